@@ -1,0 +1,43 @@
+# Two commands set everything up on a fresh machine: `make demo` and `make test`.
+PYTHON ?= $(shell for v in python3.13 python3.12 python3.11 python3; do command -v $$v && break; done 2>/dev/null | head -n 1)
+BIN := .venv/bin
+UV := $(shell command -v uv 2>/dev/null)
+
+.PHONY: demo test check lint full bench-engine clean
+
+demo: .venv/installed
+	@$(BIN)/mrsa demo $(if $(PUZZLE_SEED),--puzzle-seed $(PUZZLE_SEED))
+
+test: .venv/tested
+	$(BIN)/python -m pytest -m "not slow"
+
+check: lint
+	$(BIN)/python -m pytest
+
+lint: .venv/tested
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+.venv/bin/python:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/it."; exit 1; }
+	@if [ -n "$(UV)" ]; then uv venv --quiet --allow-existing --python "$(PYTHON)" .venv; else "$(PYTHON)" -m venv .venv; fi
+
+# Exact versions come from constraints.txt, ranges from pyproject.toml.
+define install
+	@echo "Installing $(1) ..."
+	@if [ -n "$(UV)" ]; then VIRTUAL_ENV=.venv uv pip install --quiet -c constraints.txt -e "$(1)"; \
+	  else $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e "$(1)"; fi
+endef
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(call install,.)
+	@touch $@
+
+.venv/tested: pyproject.toml constraints.txt | .venv/bin/python
+	$(call install,.[test])
+	@touch $@ .venv/installed
+
+clean:
+	rm -rf .venv

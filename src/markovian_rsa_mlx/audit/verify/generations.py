@@ -1,0 +1,128 @@
+"""Seeds, budgets and counts of generations: traces, their checkpoints and their retries."""
+
+from __future__ import annotations
+
+from ...method.lineage import MAX_ATTEMPTS, Purpose, TraceKey, trace_seed
+from ..events import (
+    GenerationStartEvent,
+    RunSetupEvent,
+    SummaryCompleteEvent,
+    TraceCheckpointEvent,
+    TraceCompleteEvent,
+    TraceRetryEvent,
+)
+from .ledger import Broken, Ledger, require
+from .texts import text_splits
+
+
+def expected_seed(ledger: Ledger, key: TraceKey, attempt: int, purpose: Purpose = "trace") -> int:
+    """The lineage's seed. Broken for an attempt beyond the seed space."""
+    require(attempt < MAX_ATTEMPTS, f"attempt {attempt} is beyond the last, {MAX_ATTEMPTS - 1}")
+    return trace_seed(ledger.setup.seed, key, attempt, purpose)
+
+
+def check_start(ledger: Ledger, event: GenerationStartEvent) -> None:
+    """Seed of the attempt, tokens of the prompt, budget of the round."""
+    key = ledger.key(event.trace_id, event.round)
+    trace = ledger.trace(key)
+    seed = expected_seed(ledger, key, trace.attempt)
+    require(event.seed == seed, f"seed of {key}, attempt {trace.attempt}, is {seed} by the lineage, not {event.seed}")
+    prompt = trace.prompt.prompt_token_ids if trace.prompt is not None else ledger.setup.prompt_token_ids
+    require(event.prompt_token_count == len(prompt), f"the prompt has {len(prompt)} tokens")
+    budget = ledger.config.budget(key.round)
+    require(event.max_tokens == budget, f"the budget of round {key.round} is {budget}")
+
+
+def check_checkpoint(ledger: Ledger, event: TraceCheckpointEvent) -> None:
+    """It goes on where this attempt's last one stopped."""
+    key = ledger.key(event.trace_id, event.round)
+    trace = ledger.trace(key)
+    require(_running(ledger, key), f"{key} is not being generated")
+    require(event.attempt == trace.attempt, f"the attempt is {trace.attempt}")
+    known = len(trace.checkpoint_ids)
+    require(event.position == known, f"the checkpoints before end at {known}, not {event.position}")
+    require(event.token_ids, "no ids")
+    ids = [*trace.checkpoint_ids, *event.token_ids]
+    _check_ids(ids, ledger.config.budget(key.round), ledger.setup)
+
+
+def check_retry(ledger: Ledger, event: TraceRetryEvent) -> None:
+    """The next attempt with its seed, within the limit."""
+    key = ledger.key(event.trace_id, event.round)
+    trace = ledger.trace(key)
+    if event.purpose == "trace":
+        require(trace.complete is None or trace.given_up, f"{key} is finished")
+        require(not ledger.given_up_for_good(key), f"{key} was given up")
+        require(key.round == 0 or trace.prompt is not None, f"{key} has no prompt yet")
+        attempt = trace.attempt + 1
+    else:
+        check_may_summarise(ledger, key)
+        attempt = trace.summary_attempt + 1
+    require(event.attempt == attempt, f"the next attempt is {attempt}")
+    seed = expected_seed(ledger, key, attempt, event.purpose)
+    require(event.seed == seed, f"the seed of {key}, attempt {attempt}, is {seed} by the lineage, not {event.seed}")
+    made = ledger.retries_now[event.trace_id, event.purpose]
+    require(made < ledger.max_retries, f"more retries than max_retries, {ledger.max_retries}")
+
+
+def check_complete(ledger: Ledger, event: TraceCompleteEvent) -> None:
+    """Once for each trace; ids, counts and finish reason agree with each other and with the checkpoints."""
+    key = ledger.key(event.trace_id, event.round)
+    trace = ledger.trace(key)
+    require(trace.complete is None or trace.given_up, f"{key} is complete already")
+    require(not ledger.given_up_for_good(key), f"{key} was given up already")
+    if event.finish_reason == "error":
+        _check_given_up(ledger, key, event)
+        return
+    require(_running(ledger, key), f"{key} is not being generated")
+    check_generation(event, ledger.config.budget(key.round), ledger.setup)
+    known = trace.checkpoint_ids
+    require(event.token_ids[: len(known)] == known, "token_ids do not go on from the checkpoints")
+
+
+def check_generation(event: TraceCompleteEvent | SummaryCompleteEvent, budget: int, setup: RunSetupEvent) -> None:
+    """What holds for every finished generation."""
+    ids, last_is_eos = event.token_ids, bool(event.token_ids) and event.token_ids[-1] in setup.eos_token_ids
+    require(event.generated_tokens == len(ids), f"generated_tokens is {event.generated_tokens} for {len(ids)} ids")
+    require(ids, "a finished generation without ids")
+    _check_ids(ids, budget, setup)
+    require((event.finish_reason == "eos") == last_is_eos, f"finish_reason is {event.finish_reason}, the last id says no")
+    require(last_is_eos or len(ids) == budget, f"cut after {len(ids)} tokens although the budget is {budget}")
+    require(text_splits(event, setup) != [], "the ids hold the end of thinking, the text does not")
+
+
+def check_may_summarise(ledger: Ledger, key: TraceKey) -> None:
+    """A summary is made once, of a finished trace that hands something on, before that is recorded."""
+    require(ledger.config.carry == "summary", "a summary although the carry is none")
+    require(ledger.carries(key), f"{key} hands nothing on")
+    ledger.finished(key)
+    require(ledger.trace(key).summary is None, f"{key} is summarised already")
+    require(ledger.trace(key).tail is None, f"{key} has handed on already")
+
+
+def _check_given_up(ledger: Ledger, key: TraceKey, event: TraceCompleteEvent) -> None:
+    empty = not event.text and not event.token_ids and event.generated_tokens == 0
+    require(empty, "a given-up trace has no text and no ids")
+    trace = ledger.trace(key)
+    if key.round >= 1 and trace.prompt is None:
+        require(not ledger.readable_parents(key), f"{key} was given up although parents left tails")
+        return
+    tried = ledger.retries_now[str(key), "trace"]
+    limit = min(ledger.max_retries, MAX_ATTEMPTS - 1 - (trace.attempt - tried))
+    require(tried >= limit, f"{key} was given up after {tried} of {limit} retries")
+
+
+def _running(ledger: Ledger, key: TraceKey) -> bool:
+    """Whether the current attempt began in this sitting and has not ended."""
+    trace = ledger.trace(key)
+    if trace.started_in != ledger.history.sittings or trace.completed_in == trace.started_in:
+        return False
+    return (trace.complete is None or trace.given_up) and trace.seed == expected_seed(ledger, key, trace.attempt)
+
+
+def _check_ids(ids: list[int], budget: int, setup: RunSetupEvent) -> None:
+    require(len(ids) <= budget, f"{len(ids)} tokens are more than the budget, {budget}")
+    ends = set(setup.eos_token_ids)
+    if not ends.isdisjoint(ids[:-1]):
+        raise Broken("an EOS id stands before the end")
+    require(min(ids) >= 0, "a negative id")

@@ -1,0 +1,118 @@
+"""What a check knows when it looks at a line: all lines before it, and what follows from them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from ...config import RSAConfig
+from ...method.lineage import Lineage, TraceKey
+from ...method.selection import Equivalent
+from ..events import RunSetupEvent, RunStartEvent, TraceCompleteEvent, TraceRetryEvent, _BaseEvent
+from ..history import RunHistory, TraceHistory
+
+
+class Broken(Exception):
+    """A line does not follow; the message is the reason."""
+
+
+def require(holds: object, reason: str) -> None:
+    """Raise `Broken` with this reason unless it holds."""
+    if not holds:
+        raise Broken(reason)
+
+
+class Ledger:
+    """The lines so far, folded (`history`), and the lineage that the settings and the seed make.
+
+    `equivalent` decides whether two answers are equal.
+    """
+
+    def __init__(self, equivalent: Equivalent) -> None:
+        self.history = RunHistory()
+        self.equivalent = equivalent
+        self.previous: _BaseEvent | None = None
+        self.retries_now: Counter[tuple[str, str]] = Counter()
+
+    @property
+    def config(self) -> RSAConfig:
+        assert self.history.start is not None
+        return self.history.start.config
+
+    @property
+    def setup(self) -> RunSetupEvent:
+        assert self.history.setup is not None
+        return self.history.setup
+
+    @property
+    def max_retries(self) -> int:
+        """The limit of this sitting."""
+        return self.history.resumes[-1].max_retries if self.history.resumes else self.config.max_retries
+
+    def add(self, event: _BaseEvent) -> None:
+        """The line follows; take note of it."""
+        self.history.add(event)
+        self.previous = event
+        if isinstance(event, RunSetupEvent):
+            self.lineage = Lineage.of(self.config, event.seed)
+            self.needed = self.lineage.needed()
+            self._all_needed = {key for keys in self.needed.values() for key in keys}
+        if isinstance(event, TraceRetryEvent):
+            self.retries_now[event.trace_id, event.purpose] += 1
+        if event.EVENT_NAME == "run_resumed":
+            self.retries_now.clear()
+
+    def is_first(self, event: _BaseEvent) -> bool:
+        """Whether this is the file's first line."""
+        return self.previous is None and isinstance(event, RunStartEvent)
+
+    def key(self, trace_id: str, round_index: int) -> TraceKey:
+        """The trace's key. Broken for an id that is none, lies in another round, or is not needed."""
+        try:
+            key = TraceKey.parse(trace_id)
+        except ValueError as error:
+            raise Broken(str(error)) from error
+        require(key.round == round_index, f"{trace_id} is no trace of round {round_index}")
+        require(key in self._all_needed, f"{trace_id} is no ancestor of a final candidate")
+        return key
+
+    def trace(self, key: TraceKey) -> TraceHistory:
+        return self.history.trace(key)
+
+    def finished(self, key: TraceKey) -> TraceCompleteEvent:
+        """The trace's completion. Broken if it is not finished or was given up."""
+        complete = self.trace(key).complete
+        require(complete is not None and not self.trace(key).given_up, f"{key} is not finished")
+        assert complete is not None
+        return complete
+
+    def carries(self, key: TraceKey) -> bool:
+        """Whether the trace hands something on: all but the last round's."""
+        return key.round < self.config.rounds or (self.lineage.last is not None and key != self.lineage.last)
+
+    def given_up_for_good(self, key: TraceKey) -> bool:
+        """Whether the trace stays given up in this sitting.
+
+        A resume tries a given-up trace again, unless a child had been prompted before.
+        """
+        trace = self.trace(key)
+        return trace.given_up and (trace.completed_in == self.history.sittings or self.child_was_prompted(key))
+
+    def child_was_prompted(self, key: TraceKey) -> bool:
+        """Whether a child of the trace got its prompt in an earlier sitting."""
+        children = (c for c in self.needed.get(key.round + 1, ()) if key in self.lineage.parents(c))
+        return any(0 < self.trace(child).prompted_in < self.history.sittings for child in children)
+
+    def settled(self, key: TraceKey) -> bool:
+        """Whether all that belongs to the trace is done."""
+        trace = self.trace(key)
+        if self.given_up_for_good(key):
+            return True
+        done = trace.complete is not None and not trace.given_up
+        return done and (trace.tail is not None or not self.carries(key))
+
+    def readable_parents(self, key: TraceKey) -> list[TraceKey]:
+        """The parents that left a tail, in the lineage's order. Broken while one of them is unsettled."""
+        parents = self.lineage.parents(key)
+        for parent in parents:
+            require(self.settled(parent), f"its parent {parent} is not settled yet")
+        return [parent for parent in parents if not self.trace(parent).given_up]

@@ -1,0 +1,103 @@
+"""What the orchestrator asks of an engine: a request in, a result out.
+
+An engine knows tokens, seeds and memory. It knows nothing of rounds, answers or the audit trail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from ..config import Sampling
+from ..method.codec import ChatMessage, Codec
+
+
+@dataclass(frozen=True)
+class TraceRequest:
+    """One trace to generate.
+
+    The random stream is a pure function of (`seed`, position). `generated_ids` were generated before an
+    interruption: the engine goes on behind them, at position `len(generated_ids)`, within the same
+    `max_tokens` (which counts them). `messages` is the same prompt as a chat, for engines that take no ids.
+    """
+
+    trace_id: str
+    messages: tuple[ChatMessage, ...]
+    prompt_token_ids: tuple[int, ...]
+    max_tokens: int
+    seed: int
+    sampling: Sampling
+    generated_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class TraceResult:
+    """A finished trace: all its ids, those of `generated_ids` and the EOS included."""
+
+    token_ids: tuple[int, ...]
+    finish_reason: Literal["eos", "max_tokens"]
+
+
+class TraceListener(Protocol):
+    """Hears of one trace's progress, on the event loop's thread."""
+
+    def started(self) -> None:
+        """The trace got its row in the engine; called once, before any `tokens`."""
+
+    def tokens(self, ids: Sequence[int]) -> None:
+        """These ids were generated since the last call."""
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What a run records of its engine. `quantization` is "none" or like "4-bit"; sizes in tokens and bytes."""
+
+    model_id: str
+    quantization: str
+    engine: str
+    engine_version: str
+    dtype: str
+    context_length: int | None
+    max_rows: int | None
+    memory_limit_bytes: int | None
+
+
+class Backend(Protocol):
+    """An engine. All methods are called on the event loop's thread."""
+
+    @property
+    def codec(self) -> Codec: ...
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    async def generate(self, request: TraceRequest, listener: TraceListener) -> TraceResult:
+        """Generate one trace; waits until the engine has room for it.
+
+        Cancelling the awaiting task stops the trace within one step. Raises `BackendError` if this trace
+        failed and `MemoryLimitError` if it can never fit.
+        """
+        ...
+
+    async def log_probability(
+        self, prompt_token_ids: Sequence[int], token_ids: Sequence[int], sampling: Sampling
+    ) -> float | None:
+        """Natural log of the chance to sample `token_ids` after the prompt; None where it cannot be had."""
+        ...
+
+    def limit(self, max_rows: int | None, memory_limit_bytes: int | None) -> None:
+        """Bound the traces decoded at once and the memory for weights and caches; None: the engine's own choice."""
+
+    def memory_estimate_bytes(self, rows: int, longest: int) -> int:
+        """Bytes for the weights and the caches of `rows` traces, the longest of `longest` tokens."""
+        ...
+
+    def peak_memory_bytes(self) -> int:
+        """The most memory used since the engine was made or last asked to `reset_peak_memory`."""
+        ...
+
+    def reset_peak_memory(self) -> None: ...
+
+    async def aclose(self) -> None:
+        """Stop what runs and free the model."""

@@ -1,0 +1,179 @@
+"""What a model's weights and caches cost, from its config alone.
+
+MLX arrays are lazy: a model built from a config and run on a prompt, but never evaluated, costs no
+memory, and its caches already know their shapes. So any architecture of mlx-lm can be measured without
+knowing it. All sizes are in bytes, lengths in tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+from mlx_lm.models.cache import make_prompt_cache
+
+from ...errors import ModelError
+
+#: mlx-lm's caches grow by this many tokens.
+CACHE_STEP = 256
+_DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+
+
+@dataclass(frozen=True)
+class ModelFootprint:
+    """Sizes of one model.
+
+    `windows` lists sliding-window caches as (window in tokens, bytes a token), summed over the layers of
+    the same window; `state_bytes` is what a sequence costs whatever its length (recurrent states).
+    """
+
+    weight_bytes: int
+    kv_bytes_per_token: int
+    state_bytes: int
+    windows: tuple[tuple[int, int], ...] = ()
+
+    def cache_bytes(self, rows: int, longest: int) -> int:
+        """Caches of `rows` sequences that are stored together, so each as long as the longest."""
+        allocated = -(-longest // CACHE_STEP) * CACHE_STEP
+        windowed = sum(min(allocated, window) * size for window, size in self.windows)
+        return rows * (self.state_bytes + allocated * self.kv_bytes_per_token + windowed)
+
+
+def footprint_from_config(config: Mapping[str, Any]) -> ModelFootprint:
+    """The footprint of the model that `config` (a config.json) describes.
+
+    Raises `ModelError` for an architecture that mlx-lm cannot build.
+    """
+    try:
+        model = build_lazily(config)
+        return footprint_of(model)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"The memory of this model cannot be foreseen from its config.json ({type(error).__name__}: {error})."
+        ) from error
+
+
+def footprint_of(model: Any) -> ModelFootprint:
+    """The footprint of a built model, loaded or lazy; evaluates nothing."""
+    weights = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+    short, long = (list(_leaves(_caches_after(model, tokens))) for tokens in (CACHE_STEP, 2 * CACHE_STEP))
+    per_token = state = 0
+    windows: dict[int, int] = {}
+    for one, two in zip(short, long, strict=True):
+        slope = (two.nbytes - one.nbytes) // CACHE_STEP
+        state += one.nbytes - slope * CACHE_STEP
+        window = getattr(one, "max_size", None) or getattr(one, "chunk_size", None)
+        if window and slope:
+            windows[window] = windows.get(window, 0) + slope
+        else:
+            per_token += slope
+    return ModelFootprint(weights, per_token, state, tuple(sorted(windows.items())))
+
+
+def build_lazily(config: Mapping[str, Any]) -> Any:
+    """The mlx-lm model of a config with unevaluated weights of the shapes and types a checkpoint would have."""
+    from mlx_lm.utils import _get_classes
+
+    settings = dict(config)
+    try:
+        model_class, args_class = _get_classes(config=settings)
+    except (KeyError, ValueError) as error:
+        raise ModelError(
+            f"mlx-lm cannot run the architecture {settings.get('model_type', 'that config.json leaves out')!r}."
+        ) from error
+    model = model_class(args_class.from_dict(settings))
+    # Where no dtype is given, weights on the hub are nearly always 16 bits wide.
+    model.set_dtype(_DTYPES.get(str(declared_dtype(settings)), mx.bfloat16))
+    quantization = settings.get("quantization")
+    if quantization:
+        _quantize_lazily(model, quantization)
+    return model
+
+
+def declared_dtype(config: Mapping[str, Any]) -> str | None:
+    """The weights' type as a config.json names it, in either of the usual keys and places."""
+    for part in (config, config.get("text_config") or {}):
+        for key in ("dtype", "torch_dtype"):
+            if part.get(key):
+                return str(part[key])
+    return None
+
+
+def context_length_of(config: Mapping[str, Any]) -> int | None:
+    """The longest sequence the model was made for, as its config.json says; None where it does not."""
+    for part in (config.get("text_config") or {}, config):
+        for key in ("max_position_embeddings", "max_sequence_length", "seq_length", "n_positions", "n_ctx"):
+            value = part.get(key)
+            if isinstance(value, int) and value > 0:
+                return value
+    return None
+
+
+def available_memory_bytes() -> int:
+    """What this process should use at most: the device's working set, or most of the free system memory."""
+    device = mx.device_info()
+    working_set = device.get("max_recommended_working_set_size")
+    if working_set:
+        return int(working_set)
+    if mx.default_device() == mx.gpu:
+        total = device.get("total_memory") or device.get("memory_size")
+        if total:
+            return int(0.9 * int(total))
+    return int(0.8 * _free_system_bytes())
+
+
+def _free_system_bytes() -> int:
+    import os
+
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and limit.read_text().strip().isdigit():
+        free = min(free, max(0, int(limit.read_text()) - int(used.read_text())))
+    return free
+
+
+def _caches_after(model: Any, tokens: int) -> list[Any]:
+    caches: list[Any] = make_prompt_cache(model)
+    model(mx.zeros((1, tokens), dtype=mx.int32), cache=caches)
+    return caches
+
+
+def _leaves(caches: Any) -> Iterator[Any]:
+    for cache in caches:
+        parts = getattr(cache, "caches", None)
+        if parts is None:
+            yield cache
+        else:
+            yield from _leaves(parts)
+
+
+def _quantize_lazily(model: Any, quantization: Mapping[str, Any]) -> None:
+    group_size = quantization["group_size"]
+
+    def predicate(path: str, module: Any) -> Any:
+        if path in quantization:
+            return quantization[path]
+        if not hasattr(module, "to_quantized") or module.weight.shape[-1] % group_size:
+            return False
+        own = getattr(model, "quant_predicate", None)
+        return own(path, module) if callable(own) else True
+
+    nn.quantize(
+        model,
+        group_size=group_size,
+        bits=quantization["bits"],
+        mode=quantization.get("mode", "affine"),
+        class_predicate=predicate,
+    )

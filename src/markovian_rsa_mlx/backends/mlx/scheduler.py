@@ -1,0 +1,170 @@
+"""The engine's loop: let waiting traces in, prefill a little, decode one step, report.
+
+First come, first served: the trace at the head of the queue waits until there is room for it, and none
+overtakes it. Runs on the worker thread alone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import mlx.core as mx
+
+from ...errors import BackendError, MemoryLimitError
+from .admission import Admission
+from .jobs import Job, Outbox
+from .prefix import Prefill, PrefixStore
+from .rows import DecodeRows, Row
+
+#: Prompt tokens read between two decode steps: enough to keep the device busy, short enough not to stall the rows.
+PREFILL_TOKENS = 2048
+
+
+class Scheduler:
+    """All traces of one engine. `admission` may be replaced at any time; it binds newcomers."""
+
+    def __init__(self, model: Any, admission: Admission, prefixes: PrefixStore, *, batchable: bool) -> None:
+        self.admission = admission
+        self._model, self._prefixes = model, prefixes
+        self._rows = DecodeRows(model, batchable=batchable)
+        self._waiting: deque[Job] = deque()
+        self._prefilling: deque[Job] = deque()
+        self._prefill: Prefill | None = None
+        self._decoding: dict[int, Job] = {}
+        self._row_cap: int | None = None
+        self._outbox = Outbox(on_lost=self.cancel)
+
+    @property
+    def idle(self) -> bool:
+        return not (self._waiting or self._prefilling or self._decoding)
+
+    def add(self, job: Job) -> None:
+        """Queue a trace."""
+        self._waiting.append(job)
+
+    def cancel(self, job: Job) -> None:
+        """Forget a trace, wherever it is; its row is free at once."""
+        for line in (self._waiting, self._prefilling):
+            if job in line:
+                line.remove(job)
+                self._prefill = None  # it may be this job's; the head starts over, which is rare and cheap
+        if self._decoding.pop(job.key, None) is not None:
+            self._rows.leave([job.key])
+
+    def fail_all(self, error: Exception) -> None:
+        """End every trace with this error."""
+        jobs = [*self._waiting, *self._prefilling, *self._decoding.values()]
+        self._drop_caches()
+        self._waiting.clear()
+        self._prefilling.clear()
+        for job in jobs:
+            self._outbox.failed(job, error)
+
+    def rest(self) -> None:
+        """Nothing to do for a while: give memory back."""
+        self._prefixes.clear()
+        mx.clear_cache()
+
+    def turn(self) -> None:
+        self._admit()
+        self._read_prompts()
+        self._decode()
+
+    def _admit(self) -> None:
+        while self._waiting and self._has_room(self._waiting[0]):
+            job = self._waiting.popleft()
+            self._outbox.started(job)
+            self._prefilling.append(job)
+        if self._waiting and not self._prefilling and not self._decoding:
+            job = self._waiting.popleft()
+            self._outbox.failed(job, no_room(self.admission, job.final_length))
+
+    def _has_room(self, newcomer: Job) -> bool:
+        inside = [job.final_length for job in (*self._prefilling, *self._decoding.values())]
+        if self._row_cap is not None and len(inside) >= self._row_cap:
+            return False
+        while not self.admission.admits(inside, newcomer.final_length, self._prefixes.nbytes):
+            if len(inside) >= self.admission.max_rows or not self._prefixes.drop_oldest():
+                return False
+        return True
+
+    def _read_prompts(self) -> None:
+        budget, ready = PREFILL_TOKENS, []
+        while self._prefilling and budget > 0:
+            job = self._prefilling[0]
+            try:
+                if self._prefill is None:
+                    others = [other.context for other in (*self._prefilling, *self._waiting) if other is not job]
+                    self._prefill = Prefill(self._model, job.context, self._prefixes, others)
+                budget -= self._prefill.advance(budget)
+            except Exception as error:
+                self._prefilling.popleft()
+                self._prefill = None
+                self._outbox.failed(job, _failure(error))
+                continue
+            if self._prefill.remaining == 0:
+                self._prefilling.popleft()
+                ready.append(_row(job, self._prefill))
+                self._decoding[job.key] = job
+                self._prefill = None
+        self._rows.join(ready)  # together: each join copies the caches of all rows
+
+    def _decode(self) -> None:
+        try:
+            drawn = self._rows.step()
+        except Exception as error:
+            self._recover(error)
+            return
+        ended = []
+        for key, token in drawn:
+            job = self._decoding[key]
+            job.tokens.append(token)
+            if job.finish_reason is not None:
+                ended.append(self._decoding.pop(key))
+        if ended:
+            self._rows.leave([job.key for job in ended])
+            for job in ended:
+                self._outbox.finished(job)
+        self._outbox.stepped(self._decoding.values())
+        if not self._decoding:
+            self._row_cap = None
+
+    def _recover(self, error: Exception) -> None:
+        """A step failed for all rows: start them over from their tokens, half as many at once.
+
+        If memory ran out that helps; if one trace is at fault, it is alone in the end and fails.
+        """
+        jobs = list(self._decoding.values())
+        self._drop_caches()
+        if len(jobs) == 1:
+            self._outbox.failed(jobs[0], _failure(error))
+            return
+        self._row_cap = max(1, len(jobs) // 2)
+        self._waiting.extendleft(reversed(jobs))
+
+    def _drop_caches(self) -> None:
+        self._rows.clear()
+        self._prefixes.clear()
+        self._decoding.clear()
+        self._prefill = None
+        mx.clear_cache()
+
+
+def no_room(admission: Admission, length: int) -> MemoryLimitError:
+    """The sentence for a trace that can never fit."""
+    need, limit = admission.need(1, length), admission.memory_limit_bytes
+    return MemoryLimitError(
+        f"One trace of {length} tokens needs {need / 1e9:.2f} GB with the model's weights, and the limit is "
+        f"{limit / 1e9:.2f} GB; lower thinking_tokens, final_tokens or tail_tokens, raise memory_limit_gb, or "
+        "take a smaller or more quantized model."
+    )
+
+
+def _row(job: Job, prefill: Prefill) -> Row:
+    request = job.request
+    return Row(job.key, prefill.caches, prefill.last_token, len(job.tokens), request.seed, request.sampling)
+
+
+def _failure(error: Exception) -> BackendError:
+    return BackendError(f"The MLX engine failed on this trace ({type(error).__name__}: {error}).")

@@ -1,0 +1,116 @@
+"""One thread that owns all MLX work: it runs the calls posted to it and, between them, turns of the engine.
+
+MLX arrays must stay on the thread that made them; only Python values cross. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import queue
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Machine(Protocol):
+    """What the worker keeps turning while it has something to do."""
+
+    @property
+    def idle(self) -> bool: ...
+
+    def turn(self) -> None: ...
+
+    def rest(self) -> None:
+        """Called once when nothing has happened for `IDLE_SECONDS`."""
+
+
+IDLE_SECONDS = 60.0
+
+
+class Worker:
+    """Runs from its making until `stop`; a daemon, and stopped at exit, so that it never holds the process up."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._machine: Machine | None = None
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="mlx-engine", daemon=True)
+        self._thread.start()
+        # A daemon thread that is inside MLX while the interpreter is torn down aborts the process.
+        weak = weakref.ref(self)
+        self._at_exit = lambda: (worker := weak()) and worker.stop()
+        atexit.register(self._at_exit)
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Run `call` on the worker before its next turn; it must not raise."""
+        self._calls.put(call)
+
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        """Run `function` on the worker; the future has its result or exception."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+
+        if self._stopping:
+            raise RuntimeError("the engine is closed")
+        self.post(run)
+        return future
+
+    def drive(self, machine: Machine) -> None:
+        """Turn this machine from now on; called on the worker."""
+        self._machine = machine
+
+    def stop(self, last: Callable[[], None] | None = None) -> None:
+        """Finish the current turn, run `last` on the worker and end the thread; waits for it."""
+        atexit.unregister(self._at_exit)
+        if not self._stopping:
+            self._stopping = True
+            self.post(lambda: self._end(last))
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout=30)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def _end(self, last: Callable[[], None] | None) -> None:
+        self._machine = None
+        if last is not None:
+            with contextlib.suppress(Exception):
+                last()
+
+    def _run(self) -> None:
+        while True:
+            self._run_calls()
+            if self._stopping and self._machine is None and self._calls.empty():
+                return
+            if self._machine is not None and not self._machine.idle:
+                self._machine.turn()
+
+    def _run_calls(self) -> None:
+        busy = self._machine is not None and not self._machine.idle
+        with contextlib.suppress(queue.Empty):
+            if not busy:
+                self._wait_for_call()
+            while True:
+                self._calls.get_nowait()()
+
+    def _wait_for_call(self) -> None:
+        try:
+            call = self._calls.get(timeout=IDLE_SECONDS)
+        except queue.Empty:
+            if self._machine is not None:
+                self._machine.rest()
+            call = self._calls.get()
+        call()

@@ -1,0 +1,120 @@
+"""An option for every setting of `RSAConfig`, and who wins: the profile, then the file, then the options."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from .. import config as settings_module
+from ..config import FIELD_NAMES, RSAConfig
+from ..errors import ConfigError
+
+#: How an option unsets what a profile or a file has set.
+UNSET: Final = "unset"
+_WORDS: Final = frozenset({"template", "carry", "answer_selection", "answer_kind"})
+
+METHOD, SAMPLING, ENGINE = "Method settings", "Sampling settings", "Limits"
+#: Group, metavar and meaning of each setting; what is allowed is added from the setting's own rule.
+HELP: Final[dict[str, tuple[str, str, str]]] = {
+    "rounds": (METHOD, "T", "T, aggregation rounds; 0 is plain parallel sampling"),
+    "population": (METHOD, "N", "N, traces per round"),
+    "aggregation_size": (METHOD, "C", "C, tails in one aggregation prompt; 1 continues each trace by itself"),
+    "thinking_tokens": (METHOD, "TOKENS", "beta, decode budget of a trace before the final round"),
+    "tail_tokens": (METHOD, "TOKENS", "tau, tokens carried forward; full means beta"),
+    "final_tokens": (METHOD, "TOKENS", "decode budget of a final-round trace"),
+    "final_candidates": (METHOD, "F", "F, traces of the final round; 0 means N; unset: 1, or N if T is 0"),
+    "carry": (METHOD, "WHAT", "what is carried of a trace"),
+    "template": (METHOD, "NAME", "aggregation template"),
+    "enable_thinking": (METHOD, "", "handed to the model's chat template"),
+    "answer_selection": (METHOD, "HOW", "how the answer is chosen among the final candidates"),
+    "answer_kind": (METHOD, "KIND", "what makes two answers the same: their value, or their text"),
+    "temperature": (SAMPLING, "X", "0 is greedy"),
+    "top_p": (SAMPLING, "X", "1 filters nothing"),
+    "top_k": (SAMPLING, "K", "0 filters nothing"),
+    "min_p": (SAMPLING, "X", "0 filters nothing"),
+    "final_temperature": (SAMPLING, "X", "the same for the final round"),
+    "final_top_p": (SAMPLING, "X", "the same for the final round"),
+    "final_top_k": (SAMPLING, "K", "the same for the final round"),
+    "final_min_p": (SAMPLING, "X", "the same for the final round"),
+    "seed": (SAMPLING, "SEED", "seed of the run; unset: drawn, and recorded in the trail"),
+    "concurrency": (ENGINE, "ROWS", "traces decoded at once; auto: as many as the memory holds"),
+    "memory_limit_gb": (ENGINE, "GB", "for weights and caches; unset: the device's working set"),
+    "max_retries": (ENGINE, "COUNT", "further attempts at a trace that failed"),
+    "token_budget": (ENGINE, "TOKENS", "stop after this many generated tokens; can be resumed"),
+    "time_budget_s": (ENGINE, "SECONDS", "stop after this many seconds; can be resumed"),
+}
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` an option for every setting; those given reach it as the dict `settings`."""
+    own = inspect.signature(command, eval_str=True)
+    kept = [parameter for parameter in own.parameters.values() if parameter.name != "settings"]
+
+    @functools.wraps(command)
+    def wrapper(**values: Any) -> None:
+        given = {name: values.pop(name) for name in FIELD_NAMES}
+        command(**values, settings={name: read_value(name, v) for name, v in given.items() if v is not None})
+
+    wrapper.__signature__ = own.replace(  # type: ignore[attr-defined]
+        parameters=[*kept, *(_option(name) for name in HELP)]
+    )
+    return wrapper
+
+
+def read_value(name: str, raw: str | bool) -> object:
+    """An option's text as a value; whatever is no number stays text, and `RSAConfig` says what is allowed."""
+    if isinstance(raw, bool) or name in _WORDS:
+        return raw
+    if raw == UNSET and getattr(RSAConfig(), name) is None:
+        return None
+    for kind in (int, float):
+        try:
+            return kind(raw)
+        except ValueError:
+            continue
+    return raw
+
+
+def resolve(profile: str | None, file: Path | None, settings: Mapping[str, Any], default: str) -> RSAConfig:
+    """The settings of a run: a profile (`default` unless named), a TOML file over it, and options over both."""
+    from_file = read_toml(file) if file else {}
+    named = from_file.pop("profile", None)
+    if profile is not None and named not in (None, profile):
+        raise ConfigError(
+            f"The settings file {str(file)!r} is based on profile {named!r}; leave --profile {profile} out, "
+            "or take the key out of the file."
+        )
+    return RSAConfig.profile(str(profile or named or default)).replace(**{**from_file, **settings})
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The settings of a TOML file, unchecked."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The settings file {str(path)!r} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The settings file {str(path)!r} is not valid TOML: {error}.") from error
+
+
+def _option(name: str) -> inspect.Parameter:
+    group, metavar, meaning = HELP[name]
+    flag = "--" + name.replace("_", "-")
+    rule = settings_module._RULES[name].allowed
+    if name == "enable_thinking":
+        info = typer.Option(f"{flag}/--no-{flag[2:]}", help=_sentence(meaning), rich_help_panel=group)
+        annotation: Any = Annotated[bool | None, info]
+    else:
+        info = typer.Option(flag, metavar=metavar, help=_sentence(f"{meaning} ({rule})"), rich_help_panel=group)
+        annotation = Annotated[str | None, info]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "." if not text.startswith(("beta", "tau")) else text + "."

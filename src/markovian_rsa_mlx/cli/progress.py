@@ -1,0 +1,216 @@
+"""What is known of a run while it goes on: a row for each needed trace, fed by events and by token ids.
+
+Pure state with an injected clock; `live` and `plain` show it. An event may be seen twice (from the file of
+an interrupted run, and again): it sets, it never adds.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..audit.events import (
+    GenerationStartEvent,
+    RunEndEvent,
+    RunResumedEvent,
+    RunSetupEvent,
+    RunStartEvent,
+    SelectionEvent,
+    SummaryCompleteEvent,
+    TraceCheckpointEvent,
+    TraceCompleteEvent,
+    TraceRetryEvent,
+    _BaseEvent,
+)
+from ..config import RSAConfig
+from ..method.answers import equal_text, extract_answer
+from ..method.lineage import Lineage
+from ..method.selection import Candidate, vote
+from ..method.tails import split_thinking
+
+State = Literal["waiting", "queued", "running", "done", "cut off", "given up"]
+FINISHED: frozenset[State] = frozenset({"done", "cut off", "given up"})
+#: Seconds over which the speed is measured.
+_SPEED_WINDOW_S = 8.0
+
+Decode = Callable[[Sequence[int]], str]
+
+
+@dataclass
+class Row:
+    """One needed trace."""
+
+    trace_id: str
+    round: int
+    parents: tuple[str, ...]
+    budget: int
+    state: State = "waiting"
+    seed: int | None = None
+    tokens: int = 0
+    tokens_before: int = 0  #: of an interrupted sitting
+    started_s: float | None = None
+    elapsed_s: float = 0.0
+    answer: str = ""
+    retries: int = 0
+
+    def speed(self, now: float) -> float:
+        """Tokens a second, of this trace alone."""
+        if self.state in FINISHED:
+            return self.tokens / self.elapsed_s if self.elapsed_s > 0 else 0.0
+        elapsed = now - self.started_s if self.started_s is not None else 0.0
+        return (self.tokens - self.tokens_before) / elapsed if elapsed > 0 else 0.0
+
+
+@dataclass
+class Progress:
+    """The state of one run. `decode` (where the tokenizer is at hand) separates answer from thinking."""
+
+    config: RSAConfig
+    clock: Callable[[], float]
+    decode: Decode | None = None
+    rows: dict[str, Row] = field(default_factory=dict)
+    chosen: SelectionEvent | None = None
+    finished: bool = False
+    run_id: str = ""
+    peak_memory_bytes: int = 0
+    summaries: dict[str, int] = field(default_factory=dict)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    _setup: RunSetupEvent | None = None
+    _started_s: float | None = None
+    _recent: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        self._started_s = self.clock()
+
+    def handle(self, event: _BaseEvent) -> None:
+        """Take in one event of the trail."""
+        with self.lock:
+            self._handle(event)
+
+    def add_tokens(self, trace_id: str, count: int) -> None:
+        """`count` further ids of this trace were generated."""
+        with self.lock:
+            now = self.clock()
+            self._recent.append((now, count))
+            while self._recent and self._recent[0][0] < now - _SPEED_WINDOW_S:
+                self._recent.popleft()
+            row = self.rows.get(trace_id)
+            if row is not None and row.state not in FINISHED:  # a summary's tokens come after its trace
+                row.tokens += count
+
+    def state(self, row: Row) -> State:
+        """The row's state; `queued` is derived: its parents are finished and the engine has no room yet."""
+        if row.state == "waiting" and all(self._is_finished(parent) for parent in row.parents):
+            return "queued"
+        return row.state
+
+    def rounds(self) -> Iterator[tuple[int, list[Row]]]:
+        """The needed traces, round by round."""
+        for number in sorted({row.round for row in self.rows.values()}):
+            yield number, [row for row in self.rows.values() if row.round == number]
+
+    def tally(self, round_number: int) -> list[tuple[str, int]]:
+        """The vote over this round's answers so far, the largest first, by plain text."""
+        rows = [row for row in self.rows.values() if row.round == round_number and row.answer]
+        classes = vote([Candidate(row.trace_id, row.answer) for row in rows], equal_text).classes
+        return sorted(((members[0].answer, len(members)) for members in classes), key=lambda pair: -pair[1])
+
+    @property
+    def total_tokens(self) -> int:
+        """Generated tokens over all traces and summaries."""
+        return sum(row.tokens for row in self.rows.values()) + sum(self.summaries.values())
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of this sitting."""
+        return self.clock() - self._started_s if self._started_s is not None else 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Speed of the whole run over the last seconds."""
+        if not self._recent:
+            return 0.0
+        span = max(self.clock() - self._recent[0][0], 0.5)
+        return sum(tokens for _, tokens in self._recent) / span
+
+    def time_left_s(self) -> tuple[float, bool] | None:
+        """Seconds until the end at the present speed, and whether that is only an upper bound.
+
+        Unfinished traces are taken to use the mean share of their budget that finished ones used.
+        """
+        speed = self.tokens_per_s
+        ended = [row for row in self.rows.values() if row.state in ("done", "cut off")]
+        rest = [row for row in self.rows.values() if row.state not in FINISHED]
+        if speed <= 0 or not rest:
+            return None
+        share = sum(row.tokens / row.budget for row in ended) / len(ended) if ended else 1.0
+        tokens = sum(max(row.budget * share - row.tokens, 0.0) for row in rest)
+        return tokens / speed, not ended
+
+    def _is_finished(self, trace_id: str) -> bool:
+        return trace_id not in self.rows or self.rows[trace_id].state in FINISHED
+
+    def _handle(self, event: _BaseEvent) -> None:
+        match event:
+            case RunStartEvent():
+                self.run_id, self.config = event.run_id, event.config
+            case RunSetupEvent():
+                self._setup = event
+                self._lay_out(event.seed)
+            case GenerationStartEvent() if event.trace_id in self.rows:
+                row = self.rows[event.trace_id]
+                if row.seed not in (None, event.seed):  # another attempt starts from nothing
+                    row.tokens = 0
+                row.state, row.seed, row.started_s = "running", event.seed, self.clock()
+                row.tokens_before = row.tokens
+            case RunResumedEvent():  # what ran when the last sitting broke off waits for the engine again
+                for row in self.rows.values():
+                    row.state = "waiting" if row.state == "running" else row.state
+            case TraceCheckpointEvent() if event.trace_id in self.rows:
+                row = self.rows[event.trace_id]
+                row.tokens = max(row.tokens, event.position + len(event.token_ids))
+            case TraceRetryEvent() if event.trace_id in self.rows and event.purpose == "trace":
+                row = self.rows[event.trace_id]
+                row.state, row.tokens, row.retries = "waiting", 0, event.attempt
+            case TraceCompleteEvent() if event.trace_id in self.rows:
+                self._complete(self.rows[event.trace_id], event)
+            case SummaryCompleteEvent():
+                self.summaries[event.trace_id] = event.generated_tokens
+            case SelectionEvent():
+                self._choose(event)
+            case RunEndEvent():
+                self.finished = True
+
+    def _lay_out(self, seed: int) -> None:
+        lineage = Lineage.of(self.config, seed)
+        for round_number, keys in lineage.needed().items():
+            for key in keys:
+                parents = tuple(str(parent) for parent in lineage.parents(key))
+                row = Row(str(key), round_number, parents, self.config.budget(round_number))
+                self.rows.setdefault(row.trace_id, row)
+
+    def _complete(self, row: Row, event: TraceCompleteEvent) -> None:
+        states: dict[str, State] = {"eos": "done", "max_tokens": "cut off", "error": "given up"}
+        row.state = states.get(event.finish_reason, "given up")
+        row.tokens, row.elapsed_s = event.generated_tokens, event.elapsed_s
+        row.answer = self._answer(event)
+
+    def _answer(self, event: TraceCompleteEvent) -> str:
+        if event.finish_reason == "error":
+            return ""
+        markers = self._setup.end_of_thinking if self._setup else []
+        split = split_thinking(event.token_ids, markers, stopped=event.finish_reason == "eos")
+        if not split.answer_ids:
+            return ""
+        # Without a tokenizer the whole text of a finished trace: its last box is nearly always the answer's.
+        text = self.decode(split.answer_ids) if self.decode else event.text
+        return extract_answer(text, self.config.answer_kind)
+
+    def _choose(self, event: SelectionEvent) -> None:
+        self.chosen = event
+        for trace_id, answer in zip(event.candidate_trace_ids, event.answers, strict=False):
+            if trace_id in self.rows:
+                self.rows[trace_id].answer = answer

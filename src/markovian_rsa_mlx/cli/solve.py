@@ -1,0 +1,149 @@
+"""`mrsa solve`: one question, one answer on standard output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import ConfigError, PromptError
+from ..method.codec import ChatMessage
+from .options import resolve, with_settings
+from .prompts import read_messages
+from .text import say, show
+
+QUESTION, MODEL, OUTPUT = "The question", "The model", "Trail and output"
+
+
+@with_settings
+def solve(
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="[PROMPT]", help="The question; - reads it from standard input.")
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", metavar="FILE", help="Read the question from a file.", rich_help_panel=QUESTION),
+    ] = None,
+    messages: Annotated[
+        Path | None,
+        typer.Option(
+            "--messages",
+            metavar="FILE.json",
+            help="A chat: a list of {role, content}, the question last.",
+            rich_help_panel=QUESTION,
+        ),
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", metavar="TEXT", help="A system message.", rich_help_panel=QUESTION)
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="MODEL",
+            help="A hub id or a local folder; unset: the small embedded reasoner.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option("--revision", metavar="REV", help="The hub's branch, tag or commit.", rich_help_panel=MODEL),
+    ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option("--adapter", metavar="FOLDER", help="A LoRA adapter to put on the model.", rich_help_panel=MODEL),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Ask the embedded reasoner also what it was not made for.", rich_help_panel=MODEL),
+    ] = False,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            "--profile",
+            metavar="NAME",
+            help="Settings by name, see mrsa profiles; unset: embedded with the embedded reasoner, else default-16gb.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE.toml",
+            help="Settings over the profile; options win over both.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    audit: Annotated[
+        Path | None,
+        typer.Option(
+            "--audit",
+            metavar="FILE.jsonl",
+            help="Where the trail goes; an unfinished run of the same settings is resumed. Unset: a new file in the folder that mrsa runs path prints.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    no_audit: Annotated[bool, typer.Option("--no-audit", help="Keep no trail.", rich_help_panel=OUTPUT)] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of the text.", rich_help_panel=OUTPUT)
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Only errors and warnings on standard error.", rich_help_panel=OUTPUT)
+    ] = False,
+    settings: Mapping[str, Any] = {},
+) -> None:
+    """Solve a problem: the answer on standard output, everything else on standard error.
+
+    Ctrl-C stops within a step, prints the best answer so far, and the same command with --audit FILE goes on.
+    """
+    from . import report, session
+
+    if no_audit and audit is not None:
+        raise ConfigError("--audit and --no-audit exclude each other; give one of them.")
+    chat = read_messages(prompt, file, messages, system)
+    choice = session.choose_model(model, revision, str(adapter) if adapter else None)
+    run_config = resolve(profile, config, settings, choice.default_profile)
+    if choice.embedded and not force:
+        _refuse_what_it_cannot(chat)
+    if choice.embedded and not quiet:
+        say("Model: the embedded reasoner (a tiny one, for its puzzles; --model names another).")
+    warnings = run_config.warnings(published_model=not choice.embedded)
+    for warning in warnings:
+        say(f"warning: {warning}")
+    outcome = session.run(choice, chat, run_config, _audit_path(audit, no_audit, chat), quiet=quiet)
+    for warning in outcome.result.warnings:
+        if warning not in warnings:
+            say(f"warning: {warning}")
+    if not quiet:
+        report.tell(outcome)
+    if json_output:
+        print(json.dumps(report.to_json(outcome), ensure_ascii=False, indent=2))
+    elif outcome.result.text:
+        show(outcome.result.text)
+    raise typer.Exit(outcome.exit_code)
+
+
+def _refuse_what_it_cannot(chat: list[ChatMessage]) -> None:
+    from .. import reasoner
+
+    if not reasoner.can_answer(chat[-1]["content"]):
+        raise PromptError(
+            f"The embedded reasoner is not made for this question. {reasoner.CAPABILITIES} "
+            "For anything else name a model, as in --model Zyphra/ZAYA1-8B (--force asks it all the same)."
+        )
+
+
+def _audit_path(audit: Path | None, no_audit: bool, chat: list[ChatMessage]) -> Path | None:
+    from .store import new_run_path
+
+    if no_audit:
+        return None
+    if audit is not None:
+        return audit
+    path = new_run_path(chat[-1]["content"])
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path

@@ -1,0 +1,99 @@
+"""Every error that a user can meet.
+
+Each class is one kind of mistake or mishap; its message is the one sentence the user reads: what is
+wrong, with the value, and what to do. The command line maps `exit_code`, a server maps `kind`.
+"""
+
+from __future__ import annotations
+
+
+class MarkovianRSAError(Exception):
+    """Base of all errors that are raised on purpose."""
+
+    exit_code = 1
+    kind = "error"
+
+
+class ConfigError(MarkovianRSAError):
+    """A setting has a value that is not allowed."""
+
+    exit_code = 2
+    kind = "invalid_setting"
+
+
+class PromptError(MarkovianRSAError):
+    """A prompt or chat cannot be used as given (empty, no user message)."""
+
+    exit_code = 2
+    kind = "invalid_prompt"
+
+
+class TemplateError(MarkovianRSAError):
+    """An aggregation template cannot be read or rendered."""
+
+    exit_code = 2
+    kind = "invalid_template"
+
+
+class ContextLengthError(MarkovianRSAError):
+    """The run would need more context than the model has."""
+
+    exit_code = 2
+    kind = "context_length_exceeded"
+
+
+class ModelError(MarkovianRSAError):
+    """A model cannot be found, read or run here."""
+
+    kind = "model_unavailable"
+
+
+class MemoryLimitError(MarkovianRSAError):
+    """Not even one trace fits into the memory that may be used."""
+
+    kind = "insufficient_memory"
+
+
+class BackendError(MarkovianRSAError):
+    """The engine failed on one trace; another attempt may succeed."""
+
+    kind = "generation_failed"
+
+
+class AuditError(MarkovianRSAError):
+    """An audit file cannot be written, read or locked."""
+
+    kind = "audit_unavailable"
+
+
+class ResumeError(AuditError):
+    """The audit file belongs to a run that differs from the one asked for."""
+
+    exit_code = 2
+    kind = "resume_mismatch"
+
+
+class VerificationError(AuditError):
+    """An audit file does not follow from itself."""
+
+    kind = "verification_failed"
+
+
+class RunFailedError(MarkovianRSAError):
+    """No final candidate is left."""
+
+    kind = "run_failed"
+
+
+class RunStoppedError(MarkovianRSAError):
+    """The run was stopped on purpose and can be resumed.
+
+    `reason` is "interrupted", "token_budget" or "time_budget"; `partial` is the `RunResult` so far (its
+    `text` is None where no candidate has an answer yet).
+    """
+
+    kind = "stopped"
+
+    def __init__(self, message: str, reason: str, partial: object) -> None:
+        super().__init__(message)
+        self.reason, self.partial = reason, partial

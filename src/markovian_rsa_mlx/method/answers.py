@@ -1,0 +1,73 @@
+r"""The answer of a trace: what it is, and when two texts are the same text.
+
+Only what stands after the thinking is looked at. Knows nothing of mathematics: whether 1/2 equals 0.5 is
+for the equivalence that a caller brings (see `selection`).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Literal
+
+#: "math": equal values are equal answers. "text": a puzzle's free text, compared as it stands.
+AnswerKind = Literal["math", "text"]
+
+_BOXED = re.compile(r"\\boxed\s*\{")
+_FINAL_LINE = re.compile(
+    r"^[\s>*_#-]*(?:the\s+|my\s+)?(?:final\s+)?answer\s*(?:\*\*|__)?\s*(?::|=|\bis\b:?)\s*(?:\*\*|__)?\s*(\S.*)$",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def extract_answer(text: str, kind: AnswerKind = "math") -> str:
+    r"""The answer in the text after the thinking; "" for none.
+
+    The last balanced `\boxed{...}` that is not empty; else, for `math`, the last line that announces an
+    answer ("Final answer: ..."); else, for `text`, the whole text.
+    """
+    boxed = last_boxed(text)
+    if boxed:
+        return boxed
+    if kind == "text":
+        return text.strip()
+    lines = _FINAL_LINE.findall(text)
+    return _strip_emphasis(lines[-1]) if lines else ""
+
+
+def last_boxed(text: str) -> str:
+    r"""The content of the last balanced, non-empty `\boxed{...}`; "" for none."""
+    for match in reversed(list(_BOXED.finditer(text))):
+        content = _balanced(text, match.end())
+        if content:
+            return content
+    return ""
+
+
+def normalise(answer: str) -> str:
+    """One form for texts that differ only in white space, dollar signs, Unicode form or a full stop."""
+    text = unicodedata.normalize("NFKC", answer).replace("$", " ")
+    return " ".join(text.split()).rstrip(".").rstrip()
+
+
+def equal_text(first: str, second: str) -> bool:
+    """Whether two answers are the same normalised text."""
+    return normalise(first) == normalise(second)
+
+
+def _balanced(text: str, start: int) -> str:
+    depth, position = 1, start
+    while position < len(text):
+        character = text[position]
+        if character == "\\":  # an escaped brace closes nothing
+            position += 2
+            continue
+        depth += (character == "{") - (character == "}")
+        if depth == 0:
+            return text[start:position].strip()
+        position += 1
+    return ""
+
+
+def _strip_emphasis(answer: str) -> str:
+    return answer.strip().strip("*_").strip()

@@ -1,0 +1,143 @@
+"""The lineage: seeds and parents of every trace, drawn before the first token.
+
+Version 1. All draws come from SHA-256 of texts that hold the run's seed and the trace's place (t, i), so
+they depend on nothing else: not on pruning, on F, on the order of execution or on what a trace says.
+Hence the ancestors of the final candidates are known at once, and only they need to be generated.
+
+Seeds are a keyed permutation of the 31-bit numbers applied to the trace's own number, so no two
+traces, attempts or summaries of a run can share one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from ..config import RSAConfig
+
+LINEAGE_VERSION = 1
+SEED_LIMIT = 2**31
+#: Places that fit below 2^31: rounds 0..1001, indices 0..9999, attempts 0..106, trace or summary.
+_ROUNDS, _INDICES, MAX_ATTEMPTS = 1_002, 10_000, 107
+_TRACE_ID = re.compile(r"r(\d+)-(\d{2,})")
+
+Purpose = Literal["trace", "summary"]
+
+
+@dataclass(frozen=True, order=True)
+class TraceKey:
+    """Round t and index i of a trace; `str` gives its id, `r{t}-{i:02d}`."""
+
+    round: int
+    index: int
+
+    def __str__(self) -> str:
+        return f"r{self.round}-{self.index:02d}"
+
+    @classmethod
+    def parse(cls, trace_id: str) -> TraceKey:
+        """The key of an id; raises ValueError for anything else."""
+        match = _TRACE_ID.fullmatch(trace_id)
+        key = cls(int(match[1]), int(match[2])) if match else None
+        if key is None or str(key) != trace_id:
+            raise ValueError(f"{trace_id!r} is no trace id")
+        return key
+
+
+def trace_seed(run_seed: int, key: TraceKey, attempt: int = 0, purpose: Purpose = "trace") -> int:
+    """Seed of one attempt at a trace (or at its summary): distinct within a run, below 2^31."""
+    if not (key.round < _ROUNDS and key.index < _INDICES and attempt < MAX_ATTEMPTS):
+        raise ValueError(f"{key} attempt {attempt} is outside the seed space")
+    number = (attempt * 2 + (purpose == "summary")) * _ROUNDS + key.round
+    place = number * _INDICES + key.index
+    while True:  # cycle walking: permute 32 bits until the result has 31
+        place = _permute(run_seed, place)
+        if place < SEED_LIMIT:
+            return place
+
+
+def draw_parents(run_seed: int, key: TraceKey, population: int, count: int) -> tuple[TraceKey, ...]:
+    """The ordered parents of a trace of round t >= 1: `count` distinct traces of round t - 1, uniformly.
+
+    With `count` 1 a trace goes on from its own chain (index i from index i).
+    """
+    if count == 1:
+        return (TraceKey(key.round - 1, key.index),)
+    pool = list(range(population))
+    for place in range(count):  # the first steps of a Fisher-Yates shuffle
+        word = _hash64(f"parents|{run_seed}|{key.round}|{key.index}|{place}")
+        other = place + word % (population - place)
+        pool[place], pool[other] = pool[other], pool[place]
+    return tuple(TraceKey(key.round - 1, index) for index in pool[:count])
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Who reads whom in one run. `population` is N, `finals` F, `rounds` T, `aggregation_size` C."""
+
+    seed: int
+    population: int
+    aggregation_size: int
+    rounds: int
+    final_count: int
+    final_aggregation: bool = False
+
+    @classmethod
+    def of(cls, config: RSAConfig, seed: int) -> Lineage:
+        """The lineage of a run with these settings."""
+        return cls(
+            seed,
+            config.population,
+            config.aggregation_size,
+            config.rounds,
+            config.final_count,
+            config.answer_selection == "final_aggregation",
+        )
+
+    @property
+    def finals(self) -> tuple[TraceKey, ...]:
+        """The final candidates: the first F traces of round T."""
+        return tuple(TraceKey(self.rounds, index) for index in range(self.final_count))
+
+    @property
+    def last(self) -> TraceKey | None:
+        """The one trace of round T + 1 that aggregates the final candidates, where that is asked for."""
+        return TraceKey(self.rounds + 1, 0) if self.final_aggregation else None
+
+    @property
+    def largest_parent_count(self) -> int:
+        """Most tails that one prompt of this run can hold; 0 without aggregation."""
+        last = min(self.aggregation_size, self.final_count) if self.final_aggregation else 0
+        return max(self.aggregation_size if self.rounds else 0, last)
+
+    def parents(self, key: TraceKey) -> tuple[TraceKey, ...]:
+        """The ordered parents of a trace; none in round 0."""
+        if key == self.last:
+            return self.finals[: min(self.aggregation_size, self.final_count)]
+        if key.round == 0:
+            return ()
+        return draw_parents(self.seed, key, self.population, self.aggregation_size)
+
+    def needed(self) -> dict[int, tuple[TraceKey, ...]]:
+        """The traces to generate, by round: the final candidates and their ancestors, in index order."""
+        wanted = {self.rounds: set(self.finals)}
+        for t in range(self.rounds, 0, -1):
+            wanted[t - 1] = {parent for key in wanted[t] for parent in self.parents(key)}
+        if self.last is not None:
+            wanted[self.rounds + 1] = {self.last}
+        return {t: tuple(sorted(wanted[t])) for t in sorted(wanted)}
+
+
+def _hash64(text: str) -> int:
+    digest = hashlib.sha256(f"mrsa-lineage-{LINEAGE_VERSION}|{text}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def _permute(run_seed: int, value: int) -> int:
+    """A four-round Feistel network on 32 bits, keyed by the run's seed."""
+    left, right = value >> 16, value & 0xFFFF
+    for step in range(4):
+        left, right = right, left ^ (_hash64(f"seed|{run_seed}|{step}|{right}") & 0xFFFF)
+    return left << 16 | right

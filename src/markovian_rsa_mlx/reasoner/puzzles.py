@@ -1,0 +1,158 @@
+"""Countdown puzzles for the embedded reasoner: drawing, wording, solving and checking, exactly.
+
+Pure standard library. A *chain* is `(first, (op, number), (op, number), ...)`, evaluated from left to right;
+its intermediate results are whole numbers from 1 to `LARGEST`. The checker knows nothing of chains: it
+reads any arithmetic expression with `ast` and computes with fractions.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+#: What the demo and the evaluation draw: how many numbers, their values, the targets, and how many
+#: chains must solve the puzzle (it evens out the difficulty; reasoning-gym's puzzles have 1 to 60).
+COUNTS = (3, 4)
+VALUES = (1, 20)
+TARGETS = (10, 99)
+SOLUTIONS = (2, 24)
+LARGEST = 400
+
+#: The three wordings of reasoning-gym's `countdown`, and its optional format instructions.
+WORDINGS = (
+    "Using all the numbers {numbers}, create an expression that equals {target}.\nYou can only use each number once.",
+    "Find a way to make {target} using all of these numbers: {numbers}.\nEach number can only be used once.",
+    "Calculate {target} using all of these numbers: {numbers}.\nEach number may be used at most once.",
+)
+INSTRUCTIONS = """{question}
+
+Final answer format instructions:
+1. Provide your solution as a arithmetic expression (no '=' sign).
+2. Do not include the target number in the expression.
+3. Use '*' for multiplication.
+4. Use '/' for division.
+5. Do not include any other text or formatting.
+"""
+
+Step = tuple[str, int]
+Chain = tuple[int, tuple[Step, ...]]
+
+
+@dataclass(frozen=True)
+class Puzzle:
+    """A Countdown puzzle: `question` as the user asks it, the numbers in its order, the target."""
+
+    question: str
+    numbers: tuple[int, ...]
+    target: int
+
+
+def apply(value: int, op: str, number: int) -> int | None:
+    """`value op number`, or None where the result is no whole number from 1 to `LARGEST`."""
+    if op == "/":
+        return value // number if number > 1 and value % number == 0 else None
+    result = value + number if op == "+" else value - number if op == "-" else value * number
+    return result if 1 <= result <= LARGEST else None
+
+
+def extend(value: int, steps: tuple[Step, ...], rest: Sequence[int]) -> Iterator[tuple[tuple[Step, ...], int]]:
+    """All ways to use up `rest` after `value`, with their results."""
+    if not rest:
+        yield steps, value
+        return
+    for index, number in enumerate(rest):
+        if number in rest[:index]:
+            continue
+        remaining = (*rest[:index], *rest[index + 1 :])
+        for op in "+-*/":
+            result = apply(value, op, number)
+            if result is not None:
+                yield from extend(result, (*steps, (op, number)), remaining)
+
+
+def chains(numbers: Sequence[int]) -> Iterator[tuple[Chain, int]]:
+    """Every chain over all `numbers` with its result; the larger of the first two numbers leads."""
+    for index, first in enumerate(numbers):
+        if first in numbers[:index]:
+            continue
+        rest = (*numbers[:index], *numbers[index + 1 :])
+        for steps, value in extend(first, (), rest):
+            if first >= steps[0][1]:
+                yield (first, steps), value
+
+
+def solutions(numbers: Sequence[int], target: int) -> list[Chain]:
+    """The chains that solve the puzzle."""
+    return [chain for chain, value in chains(numbers) if value == target]
+
+
+def is_held_out(numbers: Sequence[int], target: int) -> bool:
+    """Whether a puzzle belongs to the tenth that is never trained on."""
+    key = f"{sorted(numbers)}={target}".encode()
+    return int.from_bytes(hashlib.sha256(key).digest()[:4], "big") % 10 == 0
+
+
+def ask(numbers: Sequence[int], target: int, wording: int, instructions: bool) -> str:
+    """The question in one of the wordings of reasoning-gym."""
+    question = WORDINGS[wording].format(numbers=", ".join(map(str, numbers)), target=target)
+    return INSTRUCTIONS.format(question=question) if instructions else question
+
+
+def draw(rng: random.Random) -> tuple[tuple[int, ...], int] | None:
+    """Numbers, and the result of a random chain over them; None where that is no puzzle of ours."""
+    numbers = tuple(rng.randint(*VALUES) for _ in range(rng.choice(COUNTS)))
+    value: int | None = numbers[0]
+    for number in numbers[1:]:
+        value = apply(value, rng.choice("+-*/"), number) if value is not None else None
+    if value is None or not TARGETS[0] <= value <= TARGETS[1]:
+        return None
+    return tuple(rng.sample(numbers, len(numbers))), value
+
+
+def demo_puzzle(seed: int) -> Puzzle:
+    """A held-out puzzle of the distribution that the evaluation uses."""
+    rng = random.Random(f"demo {seed}")
+    while True:
+        drawn = draw(rng)
+        if drawn is None or not is_held_out(*drawn):
+            continue
+        if SOLUTIONS[0] <= len(solutions(*drawn)) <= SOLUTIONS[1]:
+            return Puzzle(ask(*drawn, rng.randrange(len(WORDINGS)), rng.random() < 0.5), *drawn)
+
+
+def evaluate(node: ast.expr) -> Fraction:
+    """The exact value of an arithmetic expression; `ValueError` for anything else in it."""
+    match node:
+        case ast.Constant(value=int() as value) if not isinstance(value, bool):
+            return Fraction(value)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -evaluate(operand)
+        case ast.BinOp(left=left, op=op, right=right):
+            a, b = evaluate(left), evaluate(right)
+            match op:
+                case ast.Add():
+                    return a + b
+                case ast.Sub():
+                    return a - b
+                case ast.Mult():
+                    return a * b
+                case ast.Div() if b != 0:
+                    return a / b
+    raise ValueError("not plain arithmetic")
+
+
+def check(expression: str, puzzle: Puzzle) -> bool:
+    """Whether `expression` makes the target with each of the puzzle's numbers used exactly once."""
+    if len(expression) > 200:
+        return False
+    try:
+        value = evaluate(ast.parse(expression.strip(), mode="eval").body)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return False
+    used = sorted(map(int, re.findall(r"\d+", expression)))
+    return value == puzzle.target and used == sorted(puzzle.numbers)

@@ -1,0 +1,1 @@
+"""One run in progress: its setup, its trail, its generations and its result."""

@@ -1,0 +1,171 @@
+"""One generation: its attempts, checkpoints and seeds. Traces and their summaries both pass through here."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ..audit.events import GenerationStartEvent, TraceCheckpointEvent, TraceRetryEvent
+from ..backends.base import Backend, TraceRequest
+from ..config import RSAConfig, Sampling
+from ..errors import AuditError, ContextLengthError, MemoryLimitError
+from ..method.codec import ChatMessage
+from ..method.lineage import MAX_ATTEMPTS, Purpose, TraceKey, trace_seed
+from ..method.prompts import Prompt
+from .budget import Budget
+from .trail import Trail
+
+CHECKPOINT_TOKENS = 512
+_UNBOUNDED = 1_000_000  # the engine's own admission decides
+#: Trying again cannot help against these: they end the run.
+_FATAL = (AuditError, ContextLengthError, MemoryLimitError)
+Progress = Callable[[str, Sequence[int]], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to generate. `attempt` and `generated_ids` are where an interrupted run left off."""
+
+    key: TraceKey
+    purpose: Purpose
+    prompt: Prompt
+    messages: tuple[ChatMessage, ...]
+    parents: tuple[TraceKey, ...]
+    max_tokens: int
+    sampling: Sampling
+    attempt: int = 0
+    generated_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A finished generation, by the attempt that succeeded."""
+
+    token_ids: tuple[int, ...]
+    finish_reason: Literal["eos", "max_tokens"]
+    elapsed_s: float
+    seed: int
+
+
+class Generator:
+    """Runs jobs on the backend, at most `concurrency` at once."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        config: RSAConfig,
+        run_seed: int,
+        trail: Trail,
+        budget: Budget,
+        progress: Progress | None,
+    ) -> None:
+        self.backend, self.config, self.run_seed = backend, config, run_seed
+        self.trail, self.budget, self.progress = trail, budget, progress
+        self._slots = asyncio.Semaphore(_UNBOUNDED if config.concurrency == "auto" else int(config.concurrency))
+        self._active: dict[tuple[TraceKey, Purpose], int] = {}
+        self.memory_estimate_bytes = 0
+        self.first_start: dict[int, float] = {}  #: by round, on the monotonic clock
+
+    async def generate(self, job: Job, *, again: bool = False) -> Generated | str:
+        """The generation, or the last error's message once all attempts have failed.
+
+        `again`: the trace was given up in an earlier sitting, so that its first attempt here is a retry.
+        """
+        message = "given up in an earlier sitting"
+        for tries in range(self.config.max_retries + 1):
+            attempt = job.attempt + tries
+            if (tries or again) and not self._record_retry(job, attempt, message):
+                break
+            known = job.generated_ids if attempt == job.attempt else ()
+            try:
+                async with self._slots:
+                    return await self._attempt(job, attempt, known)
+            except _FATAL:
+                raise
+            except Exception as error:  # whatever the engine raised, another seed may pass
+                message = f"{type(error).__name__}: {error}"
+        return message
+
+    def _record_retry(self, job: Job, attempt: int, message: str) -> bool:
+        if attempt >= MAX_ATTEMPTS:
+            return False
+        seed = trace_seed(self.run_seed, job.key, attempt, job.purpose)
+        self.trail.write(
+            TraceRetryEvent(self.trail.run_id, job.key.round, str(job.key), job.purpose, attempt, seed, message)
+        )
+        return True
+
+    async def _attempt(self, job: Job, attempt: int, known: tuple[int, ...]) -> Generated:
+        seed = trace_seed(self.run_seed, job.key, attempt, job.purpose)
+        request = TraceRequest(
+            str(job.key), job.messages, job.prompt.token_ids, job.max_tokens, seed, job.sampling, known
+        )
+        listener = _Listener(self, job, attempt, seed, known)
+        start = time.monotonic()
+        try:
+            result = await self.backend.generate(request, listener)
+        except asyncio.CancelledError:
+            listener.checkpoint()  # the run stops here and may go on from here
+            raise
+        finally:
+            self._active.pop((job.key, job.purpose), None)
+        listener.settle(len(result.token_ids))
+        return Generated(result.token_ids, result.finish_reason, time.monotonic() - start, seed)
+
+    def enter(self, job: Job) -> None:
+        """A job got its row: take note of what memory that needs."""
+        self.first_start.setdefault(job.key.round, time.monotonic())
+        self._active[job.key, job.purpose] = len(job.prompt.token_ids) + job.max_tokens
+        estimate = self.backend.memory_estimate_bytes(len(self._active), max(self._active.values()))
+        self.memory_estimate_bytes = max(self.memory_estimate_bytes, estimate)
+
+
+class _Listener:
+    """Turns an engine's progress into events, checkpoints and counts."""
+
+    def __init__(self, generator: Generator, job: Job, attempt: int, seed: int, known: tuple[int, ...]) -> None:
+        self._generator, self._job, self._attempt, self._seed = generator, job, attempt, seed
+        self._known, self._counted = len(known), 0
+        self._pending: list[int] = []
+
+    def started(self) -> None:
+        self._generator.enter(self._job)
+        job = self._job
+        if job.purpose == "trace":
+            self._generator.trail.write(
+                GenerationStartEvent(
+                    self._generator.trail.run_id,
+                    job.key.round,
+                    str(job.key),
+                    self._seed,
+                    len(job.prompt.token_ids),
+                    job.max_tokens,
+                    [str(parent) for parent in job.parents],
+                )
+            )
+
+    def tokens(self, ids: Sequence[int]) -> None:
+        self._counted += len(ids)
+        self._pending.extend(ids)
+        if len(self._pending) >= CHECKPOINT_TOKENS:
+            self.checkpoint()
+        if self._generator.progress is not None and self._job.purpose == "trace":
+            self._generator.progress(str(self._job.key), ids)
+        self._generator.budget.count(len(ids))
+
+    def checkpoint(self) -> None:
+        if not self._pending or self._job.purpose != "trace":
+            return
+        position = self._known + self._counted - len(self._pending)
+        key, trail = self._job.key, self._generator.trail
+        trail.write(
+            TraceCheckpointEvent(trail.run_id, key.round, str(key), self._attempt, position, list(self._pending))
+        )
+        self._pending.clear()
+
+    def settle(self, total: int) -> None:
+        """Count what the engine finished without telling."""
+        self._generator.budget.count(total - self._known - self._counted)

@@ -1,0 +1,46 @@
+"""Running a coroutine to its end from ordinary code, also where an event loop already runs (a notebook)."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_CLEAN_UP_LIMIT_S = 60.0
+
+
+def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The coroutine's result. Ctrl-C cancels it, waits for its clean-up and raises KeyboardInterrupt."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        with asyncio.Runner() as runner:
+            return runner.run(coroutine)
+    return _run_beside(coroutine)
+
+
+def _run_beside(coroutine: Coroutine[Any, Any, T]) -> T:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="mrsa-loop", daemon=True)
+    finished = threading.Event()
+
+    async def guarded() -> T:
+        try:
+            return await coroutine
+        finally:
+            finished.set()
+
+    thread.start()
+    future = asyncio.run_coroutine_threadsafe(guarded(), loop)
+    try:
+        return future.result()
+    except KeyboardInterrupt:
+        future.cancel()
+        finished.wait(_CLEAN_UP_LIMIT_S)
+        raise
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

@@ -1,0 +1,275 @@
+"""The traces of a run, demand-driven: a trace awaits its parents, is prompted, generated and cut.
+
+There is no loop over rounds. The lineage is drawn from the run's seed before the first token; each trace is
+one memoised task that awaits its parents' tasks. Asking for the final candidates pulls in exactly their
+ancestors, and each starts as soon as its own parents are done. Pruning, overlap between rounds,
+cancellation and resume follow from that. Paper: arXiv:2605.05365, section VI.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from dataclasses import dataclass
+
+from ..audit.events import (
+    AggregationPromptEvent,
+    ErrorEvent,
+    RunSetupEvent,
+    SummaryCompleteEvent,
+    TailExtractedEvent,
+    TraceCompleteEvent,
+)
+from ..backends.base import Backend
+from ..config import RSAConfig
+from ..method.lineage import Lineage, TraceKey
+from ..method.prompts import Prompt
+from ..method.tails import Tail, ThinkingSplit, split_thinking, take_tail
+from .budget import Budget
+from .generation import Generated, Generator, Job, Progress
+from .rounds import Rounds
+from .setup import Prompts
+from .trail import Trail
+
+#: Two samples that coincide although the chance of it was below one in a million raise an alarm.
+_COINCIDENCE = math.log(1e-6)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A trace when all is done: its ids and text, and what it carries on (None: nothing)."""
+
+    key: TraceKey
+    token_ids: tuple[int, ...]
+    split: ThinkingSplit
+    carried: Tail | None
+    failed: bool
+
+
+class Traces:
+    """One run's traces. Knows the method, one backend and the trail; knows nothing of answers."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        config: RSAConfig,
+        setup: RunSetupEvent,
+        trail: Trail,
+        budget: Budget,
+        progress: Progress | None = None,
+    ) -> None:
+        self.backend, self.codec, self.config, self.trail = backend, backend.codec, config, trail
+        self.lineage = Lineage.of(config, setup.seed)
+        self.needed = self.lineage.needed()
+        self.generator = Generator(backend, config, setup.seed, trail, budget, progress)
+        self.warnings: list[str] = []
+        self._setup = setup
+        self._prompts = Prompts(self.codec, setup)
+        self._rounds = Rounds(self.needed, trail, self.generator)
+        self._tasks: dict[TraceKey, asyncio.Task[Outcome]] = {}
+        self._alarms: list[asyncio.Task[None]] = []
+        self._seen: dict[tuple[tuple[int, ...], tuple[int, ...]], TraceKey] = {}
+
+    def demand(self, key: TraceKey) -> asyncio.Task[Outcome]:
+        """The task of a trace; started, with its ancestors, when first asked for."""
+        if key not in self._tasks:
+            self._tasks[key] = asyncio.create_task(self._trace(key), name=str(key))
+        return self._tasks[key]
+
+    async def finals(self) -> list[Outcome]:
+        """All final candidates, and behind them the final aggregation where that is asked for."""
+        wanted = [*self.lineage.finals, *([self.lineage.last] if self.lineage.last else [])]
+        tasks = [self.demand(key) for key in wanted]
+        outcomes = [await asyncio.shield(task) for task in tasks]
+        await asyncio.gather(*self._alarms)
+        return outcomes
+
+    def outcomes(self) -> dict[TraceKey, Outcome]:
+        """What is finished so far, given-up traces aside."""
+        done = [t.result() for t in self._tasks.values() if t.done() and not t.cancelled() and not t.exception()]
+        return {outcome.key: outcome for outcome in done if not outcome.failed}
+
+    async def cancel(self) -> None:
+        """Stop every trace within one engine step and wait until all have left."""
+        tasks = [*self._tasks.values(), *self._alarms]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _trace(self, key: TraceKey) -> Outcome:
+        pending = [self.demand(parent) for parent in self.lineage.parents(key)]
+        parents = [await asyncio.shield(task) for task in pending]
+        prompted = self._prompt(key, parents)
+        if prompted is None:
+            outcome = self._give_up(key, "none of its parents left a tail to read")
+        else:
+            outcome = await self._generate(key, *prompted)
+        self._rounds.finished(key)
+        return outcome
+
+    def _prompt(self, key: TraceKey, parents: list[Outcome]) -> tuple[Prompt, tuple[TraceKey, ...]] | None:
+        """The prompt and the parents that stand in it; None where no parent left anything."""
+        if key.round == 0:
+            return self._prompts.round_zero, ()
+        recorded = self.trail.past(key).prompt
+        if recorded is not None:
+            read = tuple(map(TraceKey.parse, recorded.selected_tail_trace_ids))
+            return Prompt(recorded.prompt_text, tuple(recorded.prompt_token_ids)), read
+        readable = [(parent.key, parent.carried) for parent in parents if parent.carried is not None]
+        if not readable:
+            return None
+        prompt = self._prompts.aggregation([tail for _, tail in readable])
+        self.trail.write(
+            AggregationPromptEvent(
+                self.trail.run_id,
+                key.round,
+                str(key),
+                [str(parent) for parent, _ in readable],
+                prompt.text,
+                list(prompt.token_ids),
+            )
+        )
+        return prompt, tuple(parent for parent, _ in readable)
+
+    async def _generate(self, key: TraceKey, prompt: Prompt, parents: tuple[TraceKey, ...]) -> Outcome:
+        past = self.trail.past(key)
+        complete = past.complete
+        again = past.given_up and not self._child_started(key)  # nobody has built on its failure yet
+        if complete is None or again:
+            job = Job(
+                key,
+                "trace",
+                prompt,
+                self._prompts.messages(prompt),
+                parents,
+                self.config.budget(key.round),
+                self.config.sampling(final=key.round >= self.config.rounds),
+                past.attempt,
+                tuple(past.checkpoint_ids),
+            )
+            generated = await self.generator.generate(job, again=again)
+            if isinstance(generated, str):
+                return self._give_up(key, generated)
+            complete = self._record(key, generated)
+        if complete.finish_reason == "error":
+            return _failed(key)
+        ids = tuple(complete.token_ids)
+        self._compare(key, prompt, ids)
+        split = split_thinking(ids, self.codec.end_of_thinking, stopped=complete.finish_reason == "eos")
+        carried = None
+        if self._children(key):
+            carried = await self._carry(key, split)
+        return Outcome(key, ids, split, carried, failed=False)
+
+    def _record(self, key: TraceKey, generated: Generated) -> TraceCompleteEvent:
+        event = TraceCompleteEvent(
+            self.trail.run_id,
+            key.round,
+            str(key),
+            self.codec.decode(generated.token_ids),
+            list(generated.token_ids),
+            len(generated.token_ids),
+            generated.finish_reason,
+            generated.elapsed_s,
+        )
+        self.trail.write(event)
+        self.trail.sync()
+        return event
+
+    async def _carry(self, key: TraceKey, split: ThinkingSplit) -> Tail:
+        """What the trace hands on, recorded."""
+        past = self.trail.past(key).tail
+        if past is not None:
+            return Tail(tuple(past.tail_token_ids), past.tail_text)
+        ids = split.reasoning_ids
+        if self.config.carry == "answer" and split.finished and self._cut(split.answer_ids).text.strip():
+            ids = split.answer_ids
+        elif self.config.carry == "summary":
+            ids = await self._summary(key, split) or ids
+        tail = self._cut(ids)
+        self.trail.write(
+            TailExtractedEvent(
+                self.trail.run_id, key.round, str(key), list(tail.token_ids), tail.text, len(tail.token_ids)
+            )
+        )
+        return tail
+
+    def _cut(self, ids: tuple[int, ...], limit: int | None = None) -> Tail:
+        return take_tail(ids, limit or self.config.tail_limit, self.codec.control_ids, self.codec.decode)
+
+    async def _summary(self, key: TraceKey, split: ThinkingSplit) -> tuple[int, ...]:
+        """Ids of the trace's summary, () where it failed or says nothing (the tail is carried instead)."""
+        past = self.trail.past(key)
+        event = past.summary
+        if event is None:
+            notes = self._cut(split.reasoning_ids, self.config.thinking_tokens)
+            prompt = self._prompts.summary(notes)
+            messages, sampling = self._prompts.messages(prompt), self.config.sampling(final=False)
+            job = Job(key, "summary", prompt, messages, (), self.config.tail_limit, sampling, past.summary_attempt)
+            generated = await self.generator.generate(job)
+            if isinstance(generated, str):
+                self._error("summary", f"{key}: the summary was given up, its tail is carried instead: {generated}")
+                return ()
+            event = self._record_summary(key, prompt, generated)
+        told = split_thinking(event.token_ids, self.codec.end_of_thinking, stopped=event.finish_reason == "eos")
+        ids = told.answer_ids if told.finished else tuple(event.token_ids)
+        return ids if self._cut(ids).text.strip() else ()
+
+    def _record_summary(self, key: TraceKey, prompt: Prompt, generated: Generated) -> SummaryCompleteEvent:
+        event = SummaryCompleteEvent(
+            self.trail.run_id,
+            key.round,
+            str(key),
+            generated.seed,
+            prompt.text,
+            list(prompt.token_ids),
+            self.codec.decode(generated.token_ids),
+            list(generated.token_ids),
+            len(generated.token_ids),
+            generated.finish_reason,
+            generated.elapsed_s,
+        )
+        self.trail.write(event)
+        self.trail.sync()
+        return event
+
+    def _give_up(self, key: TraceKey, reason: str) -> Outcome:
+        past = self.trail.past(key)
+        if not (past.given_up and self._child_started(key)):
+            self.trail.write(TraceCompleteEvent(self.trail.run_id, key.round, str(key), "", [], 0, "error", 0.0))
+            self._error("generation", f"{key} was given up: {reason}")
+        return _failed(key)
+
+    def _child_started(self, key: TraceKey) -> bool:
+        """Whether a needed child's prompt was already built without, or with, this trace."""
+        return any(self.trail.past(child).prompt is not None for child in self._children(key))
+
+    def _children(self, key: TraceKey) -> list[TraceKey]:
+        return [child for child in self.needed.get(key.round + 1, ()) if key in self.lineage.parents(child)]
+
+    def _error(self, stage: str, message: str) -> None:
+        self.warnings.append(message)
+        self.trail.write(ErrorEvent(self.trail.run_id, stage, message, recoverable=True))
+
+    def _compare(self, key: TraceKey, prompt: Prompt, ids: tuple[int, ...]) -> None:
+        """Two equal samples of one prompt are checked: likely enough to coincide, or one random stream?"""
+        sampling = self.config.sampling(final=key.round >= self.config.rounds)
+        twin = self._seen.setdefault((prompt.token_ids, ids), key)
+        if twin != key and sampling.temperature > 0 and not self._alarms:
+            self._alarms.append(asyncio.create_task(self._alarm(key, twin, prompt, ids)))
+
+    async def _alarm(self, key: TraceKey, twin: TraceKey, prompt: Prompt, ids: tuple[int, ...]) -> None:
+        sampling = self.config.sampling(final=key.round >= self.config.rounds)
+        with contextlib.suppress(Exception):  # the alarm is a help; its failure must not end a run
+            chance = await self.backend.log_probability(prompt.token_ids, ids, sampling)
+            if chance is not None and chance < _COINCIDENCE:
+                self._error(
+                    "identical_traces",
+                    f"{twin} and {key} are identical although sampled with different seeds (chance e^{chance:.0f}): "
+                    "the engine's random streams are not independent; do not trust this run.",
+                )
+
+
+def _failed(key: TraceKey) -> Outcome:
+    return Outcome(key, (), ThinkingSplit((), (), False), None, failed=True)

@@ -1,0 +1,69 @@
+"""A run's trail: where its events go, and what the file already held."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from ..audit import AuditWriter, RunHistory, TraceHistory, scan_file
+from ..audit.events import _BaseEvent
+from ..method.lineage import TraceKey
+
+OnEvent = Callable[[_BaseEvent], None]
+
+
+class Trail:
+    """Writes events to the file, to memory and to a callback, in one order.
+
+    Opening locks the file and cuts off a torn last line. `history` holds what earlier sittings wrote;
+    it is None for a new run. Only the event loop's thread may write.
+    """
+
+    def __init__(self, path: Path | str | None, on_event: OnEvent | None = None) -> None:
+        self.path = None if path is None else Path(path)
+        self.events: list[_BaseEvent] = []
+        self.run_id = ""
+        self.dropped_bytes = 0
+        self.last_written: float | None = None
+        self._on_event = on_event
+        self._writer = AuditWriter(self.path, "a")
+        try:
+            self.history = self._read()
+        except BaseException:
+            self._writer.close()
+            raise
+
+    def _read(self) -> RunHistory | None:
+        if self.path is None:
+            return None
+        scan = scan_file(self.path)
+        history = RunHistory(scan.events) if scan.events else None
+        # A run that never got as far as its setup has nothing to go on from: it starts anew.
+        keep = scan.complete_bytes if history is not None and history.setup is not None else 0
+        self.last_written = self.path.stat().st_mtime
+        self.dropped_bytes = scan.complete_bytes + scan.torn_bytes - keep
+        if self.dropped_bytes:
+            os.truncate(self.path, keep)
+        if not keep:
+            return None
+        self.events = list(scan.events)
+        return history
+
+    def past(self, key: TraceKey) -> TraceHistory:
+        """What earlier sittings know of a trace."""
+        return TraceHistory(str(key)) if self.history is None else self.history.trace(key)
+
+    def write(self, event: _BaseEvent) -> None:
+        """Record one event; raises `AuditError` if the file cannot take it."""
+        self._writer.write(event)
+        self.events.append(event)
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def sync(self) -> None:
+        """Make sure that what was written survives a power cut."""
+        self._writer.sync()
+
+    def close(self) -> None:
+        self._writer.close()

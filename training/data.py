@@ -1,0 +1,266 @@
+"""Draws training examples: round-0 and aggregation prompts of both tasks, with their responses.
+
+Aggregation prompts are built by the project's own prompt builder from simulated tails, cut by its own functions,
+so training and use cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import random
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from markovian_rsa_mlx.method.codec import ChatMessage
+from markovian_rsa_mlx.method.prompts import AggregationPrompter, PromptTemplate, chat_frame
+from markovian_rsa_mlx.method.tails import Tail, split_thinking, take_tail
+from markovian_rsa_mlx.reasoner import puzzles
+
+from . import traces
+from .examples import Builder, Example
+from .tokenizer import TokenizerCodec
+from .traces import Chain, Pieces
+
+TEMPLATE = PromptTemplate.load("zaya_v1")
+#: How often each kind of example is drawn.
+MIX = {"search": 0.40, "aggregate": 0.34, "sum": 0.10, "continue": 0.16}
+HITS = 5
+
+
+def text_of(pieces: Pieces) -> str:
+    """The text of a trace."""
+    return "".join(piece for piece, _ in pieces)
+
+
+class Drawer:
+    """Draws examples with one random stream and one tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer, rng: random.Random) -> None:
+        self.rng, self.tokenizer, self.codec = rng, tokenizer, TokenizerCodec(tokenizer)
+        message = ChatMessage(role="user", content="?")
+        self.frame = chat_frame(self.codec, [message], enable_thinking=True)
+
+    def prompt(self, question: str) -> list[int]:
+        """Ids of the prompt of a single trace."""
+        return self.codec.encode(self.frame.prefix + question + self.frame.suffix)
+
+    def aggregation(self, question: str, tails: Sequence[Tail]) -> list[int]:
+        """Ids of the project's aggregation prompt."""
+        prompter = AggregationPrompter(self.codec, TEMPLATE, self.frame, question, "tail", len(tails))
+        return list(prompter.build(tails).token_ids)
+
+    def tail(self, text: str, beta: int, tau: int) -> Tail:
+        """The tail of a trace with this text under a budget of `beta` tokens."""
+        split = split_thinking(self.codec.encode(text)[:beta], self.codec.end_of_thinking, stopped=False)
+        return take_tail(split.reasoning_ids, tau, self.codec.control_ids, self.codec.decode)
+
+    def puzzle(self) -> tuple[tuple[int, ...], int, list[Chain]]:
+        """Numbers, target and solutions of a puzzle that is not held out."""
+        while True:
+            drawn = puzzles.draw(self.rng)
+            if drawn is None or puzzles.is_held_out(*drawn):
+                continue
+            numbers, target = drawn
+            if len(numbers) == 3 and self.rng.random() < 0.5:
+                continue
+            found = puzzles.solutions(numbers, target)
+            if found:
+                return numbers, target, found
+
+    def question(self, numbers: tuple[int, ...], target: int) -> str:
+        """The puzzle in a random wording."""
+        rng = self.rng
+        text = puzzles.ask(numbers, target, rng.randrange(3), rng.random() < 0.5)
+        return text.strip() if rng.random() < 0.5 else text
+
+    def search(self) -> Example:
+        """A trace from the bare question: wrong attempts, a right one, its conclusion."""
+        numbers, target, found = self.puzzle()
+        builder = Builder(self.tokenizer, self.prompt(self.question(numbers, target)))
+        self.search_on(builder, numbers, target, found)
+        return builder.build()
+
+    def search_on(self, builder: Builder, numbers: Sequence[int], target: int, found: list[Chain]) -> None:
+        """Let the trunk go on with a search; side branches are right attempts from its boundaries."""
+        rng = self.rng
+        count = 0 if rng.random() < 0.35 else rng.randint(1, 5)
+        boundaries = [len(builder.trunk)]
+        for chain in traces.wrong_attempts(rng, numbers, target, count):
+            builder.extend(traces.attempt(chain, "no", False))
+            boundaries.append(len(builder.trunk))
+        for _ in range(HITS):
+            builder.fork(traces.attempt(rng.choice(found), "ok", True), rng.choice(boundaries))
+        right = rng.choice(found)
+        builder.extend(traces.attempt(right, "ok", True))
+        builder.extend(traces.conclusion(right, target))
+
+    def search_text(self, numbers: Sequence[int], target: int, right: Chain | None, claim: str) -> str:
+        """A simulated trace: wrong attempts, then `claim` for `right`, or nothing but attempts."""
+        rng = self.rng
+        count = rng.randint(0, 5) if right is not None else 9
+        failed = traces.wrong_attempts(rng, numbers, target, count)
+        text = "".join(text_of(traces.attempt(chain, "no", False)) for chain in failed)
+        if right is None:
+            return text
+        shown = text_of(traces.attempt(right, "ok", True))
+        if rng.random() < 0.45:  # a trace of a later round: it took the claim from a tail
+            text, shown = (text if rng.random() < 0.2 else ""), f"take {rng.randint(1, 4)}: {claim[7:]}{shown}"
+        return text + shown + claim + traces.CLOSE
+
+    def aggregate(self) -> Example:
+        """An aggregation prompt and a response that takes a claim, checks it, or searches."""
+        rng = self.rng
+        numbers, target, found = self.puzzle()
+        beta, tau = rng.choice((60, 80, 96, 96, 112, 130)), rng.choice((20, 24, 24, 28, 32, 32, 40))
+        rate = rng.choice((0.0, 0.2, 0.4, 0.6, 0.9))
+        tails: list[Tail] = []
+        claims: list[tuple[int, Chain, int]] = []
+        for number in range(1, rng.choice((1, 2, 3, 4, 4, 4, 4)) + 1):
+            right: Chain | None = rng.choice(found) if rng.random() < rate else None
+            value = target
+            if rng.random() < 0.06:
+                right, value = traces.false_claim(rng, numbers, target, rng.choice(found))
+            claim = traces.solved(right, value) if right is not None else ""
+            tails.append(self.tail(self.search_text(numbers, target, right, claim), beta, tau))
+            if right is not None and claim in tails[-1].text:
+                claims.append((number, right, value))
+        builder = Builder(self.tokenizer, self.aggregation(self.question(numbers, target), tails))
+        self.respond(builder, numbers, target, found, claims)
+        return builder.build()
+
+    def respond(
+        self,
+        builder: Builder,
+        numbers: Sequence[int],
+        target: int,
+        found: list[Chain],
+        claims: list[tuple[int, Chain, int]],
+    ) -> None:
+        """Take claims until one holds, else search."""
+        rng, start = self.rng, len(builder.trunk)
+        order = rng.sample(claims, len(claims))
+        taken: list[Pieces] = []
+        for number, chain, value in order:
+            right = traces.value_of(chain) == target and sorted(traces.numbers_of(chain)) == sorted(numbers)
+            verdict = "ok" if right and value == target else "no"
+            line = f"take {number}: {traces.expression(chain)} = {value}\n"
+            taken.append([(line, True), *traces.attempt(chain, verdict, True)])
+        # Any claim may be taken first: the others become side branches.
+        for pieces in taken[1:3]:
+            builder.fork(pieces, start)
+        for (_, chain, value), pieces in zip(order, taken, strict=True):
+            builder.extend(pieces)
+            if text_of(pieces).endswith(" ok\n"):
+                builder.extend(traces.conclusion(chain, value))
+                return
+        self.search_on(builder, numbers, target, found)
+
+    def terms(self) -> list[int]:
+        """Terms of a sum that is not held out."""
+        while True:
+            terms = traces.sum_terms(self.rng, self.rng.choice((2, 3, 4, 5, 6, 7, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12)))
+            if not puzzles.is_held_out(terms, sum(terms)):
+                return terms
+
+    def sum(self) -> Example:
+        """A running sum from the bare question."""
+        terms = self.terms()
+        builder = Builder(self.tokenizer, self.prompt(traces.sum_question(terms)))
+        lines = traces.sum_lines(terms, 0, terms[0])
+        builder.extend([("".join(lines) + traces.answer(str(sum(terms))), True)])
+        return builder.build()
+
+    def sum_tail(self, terms: list[int], start: int, beta: int, tau: int) -> tuple[Tail, int, int]:
+        """A tail of a trace that began after line `start`; its last complete line and that line's value."""
+        rng, lines = self.rng, []
+        value = sum(terms[: start + 1])
+        wrong_at = rng.randrange(start + 1, len(terms)) if rng.random() < 0.08 and start + 1 < len(terms) else -1
+        for index in range(start + 1, len(terms)):
+            result = value + terms[index] + (rng.choice((-10, -1, 1, 10, 2, -20)) if index == wrong_at else 0)
+            sign = "+" if terms[index] >= 0 else "-"
+            lines.append(f"{index}: {value}{sign}{abs(terms[index])}={result}\n")
+            value = result
+        text = "".join(lines) + f"total {value}\n" + traces.CLOSE
+        tail = self.tail(text, beta, tau)
+        shown = [line for line in lines if line in tail.text]
+        if not shown:
+            return tail, -1, 0
+        last = int(shown[-1].split(":")[0])
+        result = int(shown[-1].split("=")[1])
+        return tail, (last + 1 if f"total {value}\n" in tail.text else last), result
+
+    def continue_sum(self) -> Example:
+        """An aggregation prompt of a running sum; the response goes on after the furthest line."""
+        rng, terms = self.rng, self.terms()
+        start = int(len(terms) * rng.random() ** 1.4)
+        beta, tau = rng.choice((26, 32, 32, 40, 40, 48, 60)), rng.choice((20, 24, 24, 28, 32, 32, 40))
+        tails, states = [], []
+        for _ in range(rng.choice((1, 2, 3, 4, 4, 4, 4))):
+            begin = max(0, start - rng.choice((0, 0, 0, 1, 2)))
+            tail, last, value = self.sum_tail(terms, begin, beta, tau)
+            tails.append(tail)
+            states.append((last, value))
+        furthest = max(last for last, _ in states)
+        builder = Builder(self.tokenizer, self.aggregation(traces.sum_question(terms), tails))
+        if furthest < 0:
+            furthest, value = 0, terms[0]
+            if start + 1 >= len(terms):
+                value = int(tails[0].text.split("total ")[1]) if "total " in tails[0].text else terms[0]
+                furthest = len(terms)
+        else:
+            values = [value for last, value in states if last == furthest]
+            value = max(values, key=lambda v: (values.count(v), -values.index(v)))
+        lines = traces.sum_lines(terms, furthest, value) if furthest < len(terms) else [f"total {value}\n"]
+        total = lines[-1].split()[1]
+        builder.extend([("".join(lines) + traces.answer(total), True)])
+        return builder.build()
+
+    def example(self) -> Example:
+        """An example of a random kind."""
+        kinds: dict[str, Callable[[], Example]] = {
+            "search": self.search,
+            "aggregate": self.aggregate,
+            "sum": self.sum,
+            "continue": self.continue_sum,
+        }
+        return kinds[self.rng.choices(list(MIX), list(MIX.values()))[0]]()
+
+
+def write_shards(tokenizer_file: Path, folder: Path, size: int, ahead: int, first: int, seed: int) -> None:
+    """Keep `ahead` shards of `size` examples in `folder` until the trainer's `stop` file appears."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    number = first
+    while not (folder / "stop").exists():
+        if len(list(folder.glob("*.pkl"))) >= ahead:
+            time.sleep(1.0)
+            continue
+        drawer = Drawer(tokenizer, random.Random(f"{seed} {number}"))
+        examples = [drawer.example() for _ in range(size)]
+        part = folder / f"{number:06d}.part"
+        part.write_bytes(pickle.dumps(examples))
+        os.replace(part, part.with_suffix(".pkl"))
+        number += 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write shards of training examples.")
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--size", type=int, default=1500)
+    parser.add_argument("--ahead", type=int, default=6)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    run = partial(write_shards, options.tokenizer, options.folder, options.size, options.ahead)
+    run(options.first, options.seed)
+
+
+if __name__ == "__main__":
+    main()
