@@ -163,7 +163,6 @@ def assist(shared: Llama, gradients: list[Tensor], ready: Event, tokens: Synchro
         os.sched_setaffinity(0, {options.assistant_core})
     torch.set_num_threads(1)
     model = Llama(shared.config)
-    assistant = Assistant.start(model.share_memory(), options) if options.assistant else None
     stream = batches(options.work / "shards", options.batch, random.Random())
     for batch in stream:
         model.load_state_dict(shared.state_dict())

@@ -174,8 +174,9 @@ class RunHistory:
         if event.purpose == "summary":
             trace.summary_attempt = event.attempt
             return
+        if event.attempt != trace.attempt:  # a given-up trace is at its next attempt already
+            trace.checkpoint_ids = []
         trace.attempt = event.attempt
-        trace.checkpoint_ids = []
 
     def _complete(self, trace: TraceHistory, event: TraceCompleteEvent) -> None:
         trace.complete, trace.completed_in = event, self.sittings

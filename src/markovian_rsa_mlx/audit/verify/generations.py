@@ -50,19 +50,20 @@ def check_retry(ledger: Ledger, event: TraceRetryEvent) -> None:
     """The next attempt with its seed, within the limit."""
     key = ledger.key(event.trace_id, event.round)
     trace = ledger.trace(key)
+    made = ledger.retries_now[event.trace_id, event.purpose]
+    again = event.purpose == "trace" and _given_up_before(ledger, key)
     if event.purpose == "trace":
         require(trace.complete is None or trace.given_up, f"{key} is finished")
         require(not ledger.given_up_for_good(key), f"{key} was given up")
         require(key.round == 0 or trace.prompt is not None, f"{key} has no prompt yet")
-        attempt = trace.attempt + 1
+        attempt = trace.attempt + (0 if again and not made else 1)
     else:
         check_may_summarise(ledger, key)
         attempt = trace.summary_attempt + 1
     require(event.attempt == attempt, f"the next attempt is {attempt}")
     seed = expected_seed(ledger, key, attempt, event.purpose)
     require(event.seed == seed, f"the seed of {key}, attempt {attempt}, is {seed} by the lineage, not {event.seed}")
-    made = ledger.retries_now[event.trace_id, event.purpose]
-    require(made < ledger.max_retries, f"more retries than max_retries, {ledger.max_retries}")
+    require(made < ledger.max_retries + again, f"more retries than max_retries, {ledger.max_retries}")
 
 
 def check_complete(ledger: Ledger, event: TraceCompleteEvent) -> None:
@@ -75,20 +76,23 @@ def check_complete(ledger: Ledger, event: TraceCompleteEvent) -> None:
         _check_given_up(ledger, key, event)
         return
     require(_running(ledger, key), f"{key} is not being generated")
-    check_generation(event, ledger.config.budget(key.round), ledger.setup)
+    check_generation(ledger, event, ledger.config.budget(key.round))
     known = trace.checkpoint_ids
     require(event.token_ids[: len(known)] == known, "token_ids do not go on from the checkpoints")
 
 
-def check_generation(event: TraceCompleteEvent | SummaryCompleteEvent, budget: int, setup: RunSetupEvent) -> None:
+def check_generation(ledger: Ledger, event: TraceCompleteEvent | SummaryCompleteEvent, budget: int) -> None:
     """What holds for every finished generation."""
-    ids, last_is_eos = event.token_ids, bool(event.token_ids) and event.token_ids[-1] in setup.eos_token_ids
+    ids, setup = event.token_ids, ledger.setup
+    last_is_eos = bool(ids) and ids[-1] in setup.eos_token_ids
     require(event.generated_tokens == len(ids), f"generated_tokens is {event.generated_tokens} for {len(ids)} ids")
     require(ids, "a finished generation without ids")
     _check_ids(ids, budget, setup)
-    require((event.finish_reason == "eos") == last_is_eos, f"finish_reason is {event.finish_reason}, the last id says no")
+    require(
+        (event.finish_reason == "eos") == last_is_eos, f"finish_reason is {event.finish_reason}, the last id says no"
+    )
     require(last_is_eos or len(ids) == budget, f"cut after {len(ids)} tokens although the budget is {budget}")
-    require(text_splits(event, setup) != [], "the ids hold the end of thinking, the text does not")
+    require(text_splits(event, ledger) != [], "the ids hold the end of thinking, the text does not")
 
 
 def check_may_summarise(ledger: Ledger, key: TraceKey) -> None:
@@ -107,9 +111,14 @@ def _check_given_up(ledger: Ledger, key: TraceKey, event: TraceCompleteEvent) ->
     if key.round >= 1 and trace.prompt is None:
         require(not ledger.readable_parents(key), f"{key} was given up although parents left tails")
         return
-    tried = ledger.retries_now[str(key), "trace"]
-    limit = min(ledger.max_retries, MAX_ATTEMPTS - 1 - (trace.attempt - tried))
-    require(tried >= limit, f"{key} was given up after {tried} of {limit} retries")
+    tried, limit = ledger.retries_now[str(key), "trace"], ledger.max_retries + _given_up_before(ledger, key)
+    require(tried >= limit or trace.attempt + 1 >= MAX_ATTEMPTS, f"{key} was given up after {tried} of {limit} retries")
+
+
+def _given_up_before(ledger: Ledger, key: TraceKey) -> bool:
+    """Whether the trace was given up in an earlier sitting: its first attempt in this one is a retry."""
+    trace = ledger.trace(key)
+    return trace.given_up and trace.completed_in < ledger.history.sittings
 
 
 def _running(ledger: Ledger, key: TraceKey) -> bool:
@@ -117,7 +126,7 @@ def _running(ledger: Ledger, key: TraceKey) -> bool:
     trace = ledger.trace(key)
     if trace.started_in != ledger.history.sittings or trace.completed_in == trace.started_in:
         return False
-    return (trace.complete is None or trace.given_up) and trace.seed == expected_seed(ledger, key, trace.attempt)
+    return trace.seed == expected_seed(ledger, key, trace.attempt)
 
 
 def _check_ids(ids: list[int], budget: int, setup: RunSetupEvent) -> None:

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections import Counter
 
 from ...config import RSAConfig
+from ...method.codec import Codec
 from ...method.lineage import Lineage, TraceKey
 from ...method.selection import Equivalent
-from ..events import RunSetupEvent, RunStartEvent, TraceCompleteEvent, TraceRetryEvent, _BaseEvent
+from ..events import (
+    GenerationStartEvent,
+    RunResumedEvent,
+    RunSetupEvent,
+    TraceCompleteEvent,
+    TraceRetryEvent,
+    _BaseEvent,
+)
 from ..history import RunHistory, TraceHistory
 
 
@@ -24,14 +32,17 @@ def require(holds: object, reason: str) -> None:
 class Ledger:
     """The lines so far, folded (`history`), and the lineage that the settings and the seed make.
 
-    `equivalent` decides whether two answers are equal.
+    `equivalent` decides whether two answers are equal, `codec` makes ids of texts and texts of ids; without
+    them what they would tell is checked as far as the file allows, and `assumed` says what was taken on trust.
     """
 
-    def __init__(self, equivalent: Equivalent) -> None:
+    def __init__(self, equivalent: Equivalent | None, codec: Codec | None) -> None:
         self.history = RunHistory()
-        self.equivalent = equivalent
+        self.equivalent, self.codec = equivalent, codec
+        self.assumed: list[str] = []
         self.previous: _BaseEvent | None = None
-        self.retries_now: Counter[tuple[str, str]] = Counter()
+        self.retries_now: Counter[tuple[str, str]] = Counter()  #: of this sitting, by trace and purpose
+        self.started_now: set[tuple[str, int]] = set()  #: trace and attempt
 
     @property
     def config(self) -> RSAConfig:
@@ -48,6 +59,11 @@ class Ledger:
         """The limit of this sitting."""
         return self.history.resumes[-1].max_retries if self.history.resumes else self.config.max_retries
 
+    def assume(self, what: str) -> None:
+        """Something was taken on trust."""
+        if what not in self.assumed:
+            self.assumed.append(what)
+
     def add(self, event: _BaseEvent) -> None:
         """The line follows; take note of it."""
         self.history.add(event)
@@ -58,12 +74,11 @@ class Ledger:
             self._all_needed = {key for keys in self.needed.values() for key in keys}
         if isinstance(event, TraceRetryEvent):
             self.retries_now[event.trace_id, event.purpose] += 1
-        if event.EVENT_NAME == "run_resumed":
+        if isinstance(event, GenerationStartEvent):
+            self.started_now.add((event.trace_id, self.history.trace(event.trace_id).attempt))
+        if isinstance(event, RunResumedEvent):
             self.retries_now.clear()
-
-    def is_first(self, event: _BaseEvent) -> bool:
-        """Whether this is the file's first line."""
-        return self.previous is None and isinstance(event, RunStartEvent)
+            self.started_now.clear()
 
     def key(self, trace_id: str, round_index: int) -> TraceKey:
         """The trace's key. Broken for an id that is none, lies in another round, or is not needed."""
@@ -85,9 +100,13 @@ class Ledger:
         assert complete is not None
         return complete
 
+    def children(self, key: TraceKey) -> list[TraceKey]:
+        """The needed traces that read this one."""
+        return [child for child in self.needed.get(key.round + 1, ()) if key in self.lineage.parents(child)]
+
     def carries(self, key: TraceKey) -> bool:
-        """Whether the trace hands something on: all but the last round's."""
-        return key.round < self.config.rounds or (self.lineage.last is not None and key != self.lineage.last)
+        """Whether the trace hands something on: all that have a child."""
+        return bool(self.children(key))
 
     def given_up_for_good(self, key: TraceKey) -> bool:
         """Whether the trace stays given up in this sitting.
@@ -99,8 +118,7 @@ class Ledger:
 
     def child_was_prompted(self, key: TraceKey) -> bool:
         """Whether a child of the trace got its prompt in an earlier sitting."""
-        children = (c for c in self.needed.get(key.round + 1, ()) if key in self.lineage.parents(c))
-        return any(0 < self.trace(child).prompted_in < self.history.sittings for child in children)
+        return any(0 < self.trace(child).prompted_in < self.history.sittings for child in self.children(key))
 
     def settled(self, key: TraceKey) -> bool:
         """Whether all that belongs to the trace is done."""

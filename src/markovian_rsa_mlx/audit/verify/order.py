@@ -66,8 +66,9 @@ def check_started(ledger: Ledger, event: GenerationStartEvent) -> None:
     require(trace.complete is None or trace.given_up, f"{key} is finished")
     require(not ledger.given_up_for_good(key), f"{key} was given up")
     require(key.round == 0 or trace.prompt is not None, f"{key} has no prompt yet")
-    again = trace.starts and trace.started_in == ledger.history.sittings and not ledger.retries_now[str(key), "trace"]
-    require(not again, f"{key} has begun already in this sitting")
+    retried = ledger.retries_now[str(key), "trace"]
+    require(not trace.given_up or retried, f"{key} was given up and no retry is recorded")
+    require((str(key), trace.attempt) not in ledger.started_now, f"{key} has begun already in this sitting")
     parents = trace.prompt.selected_tail_trace_ids if trace.prompt is not None else []
     require(event.parent_trace_ids == parents, f"parents are {event.parent_trace_ids}; the prompt shows {parents}")
 

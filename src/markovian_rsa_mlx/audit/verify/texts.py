@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ...method.tails import ThinkingSplit, split_thinking
 from ..events import RunSetupEvent, SummaryCompleteEvent, TraceCompleteEvent
+from .ledger import Ledger
 
 Generation = TraceCompleteEvent | SummaryCompleteEvent
 
@@ -17,8 +18,12 @@ def split(event: Generation, setup: RunSetupEvent) -> ThinkingSplit:
     return split_thinking(event.token_ids, setup.end_of_thinking, stopped=event.finish_reason == "eos")
 
 
-def text_splits(event: Generation, setup: RunSetupEvent) -> list[tuple[str, str]] | None:
+def text_splits(event: Generation, ledger: Ledger) -> list[tuple[str, str]] | None:
     """All ways in which (reasoning, answer) can stand in the text; None where the marker leaves no text."""
+    setup = ledger.setup
+    if ledger.codec is not None:
+        exact = split(event, setup)
+        return [(ledger.codec.decode(exact.reasoning_ids), ledger.codec.decode(exact.answer_ids))]
     if not setup.end_of_thinking:
         return [(event.text, event.text)]
     parts = split(event, setup)

@@ -1,0 +1,18 @@
+"""The MLX engine. Import it only where it is used: it imports mlx and mlx-lm."""
+
+from __future__ import annotations
+
+from ...errors import ModelError
+
+try:
+    from .engine import MLXBackend
+    from .memory import ModelFootprint, footprint_from_config
+except ImportError as error:
+    if not (error.name or "").startswith(("mlx", "mlx_lm")):
+        raise
+    raise ModelError(
+        "MLX is not installed here; it runs on Apple silicon and on Linux (pip install markovian-rsa-mlx). "
+        "Elsewhere, use a model on another machine through --base-url."
+    ) from error
+
+__all__ = ["MLXBackend", "ModelFootprint", "footprint_from_config"]

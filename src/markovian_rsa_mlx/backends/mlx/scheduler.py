@@ -24,16 +24,17 @@ PREFILL_TOKENS = 2048
 class Scheduler:
     """All traces of one engine. `admission` may be replaced at any time; it binds newcomers."""
 
-    def __init__(self, model: Any, admission: Admission, prefixes: PrefixStore, *, batchable: bool) -> None:
+    def __init__(
+        self, model: Any, admission: Admission, prefixes: PrefixStore, outbox: Outbox, *, batchable: bool
+    ) -> None:
         self.admission = admission
-        self._model, self._prefixes = model, prefixes
+        self._model, self._prefixes, self._outbox = model, prefixes, outbox
         self._rows = DecodeRows(model, batchable=batchable)
         self._waiting: deque[Job] = deque()
         self._prefilling: deque[Job] = deque()
         self._prefill: Prefill | None = None
         self._decoding: dict[int, Job] = {}
-        self._row_cap: int | None = None
-        self._outbox = Outbox(on_lost=self.cancel)
+        self._row_cap: int | None = None  # rows at once while a failure is being tracked down
 
     @property
     def idle(self) -> bool:
@@ -45,10 +46,11 @@ class Scheduler:
 
     def cancel(self, job: Job) -> None:
         """Forget a trace, wherever it is; its row is free at once."""
+        if self._prefilling and self._prefilling[0] is job:
+            self._prefill = None
         for line in (self._waiting, self._prefilling):
             if job in line:
                 line.remove(job)
-                self._prefill = None  # it may be this job's; the head starts over, which is rare and cheap
         if self._decoding.pop(job.key, None) is not None:
             self._rows.leave([job.key])
 
@@ -67,9 +69,13 @@ class Scheduler:
         mx.clear_cache()
 
     def turn(self) -> None:
-        self._admit()
-        self._read_prompts()
-        self._decode()
+        """One round. Whatever goes wrong ends traces, never the engine."""
+        try:
+            self._admit()
+            self._read_prompts()
+            self._decode()
+        except Exception as error:
+            self.fail_all(_failure(error))
 
     def _admit(self) -> None:
         while self._waiting and self._has_room(self._waiting[0]):
@@ -138,6 +144,7 @@ class Scheduler:
         jobs = list(self._decoding.values())
         self._drop_caches()
         if len(jobs) == 1:
+            self._row_cap = None
             self._outbox.failed(jobs[0], _failure(error))
             return
         self._row_cap = max(1, len(jobs) // 2)

@@ -38,7 +38,8 @@ class Worker:
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._machine: Machine | None = None
-        self._stopping = False
+        self._stopping = self._ended = False
+        self._gate = threading.Lock()  # a call is either taken before the last one, or refused
         self._thread = threading.Thread(target=self._run, name="mlx-engine", daemon=True)
         self._thread.start()
         # A daemon thread that is inside MLX while the interpreter is torn down aborts the process.
@@ -46,12 +47,15 @@ class Worker:
         self._at_exit = lambda: (worker := weak()) and worker.stop()
         atexit.register(self._at_exit)
 
-    def post(self, call: Callable[[], None]) -> None:
-        """Run `call` on the worker before its next turn; it must not raise."""
-        self._calls.put(call)
+    def post(self, call: Callable[[], None]) -> bool:
+        """Run `call` on the worker before its next turn; it must not raise. False: the worker has stopped."""
+        with self._gate:
+            if not self._stopping:
+                self._calls.put(call)
+            return not self._stopping
 
     def call(self, function: Callable[[], T]) -> Future[T]:
-        """Run `function` on the worker; the future has its result or exception."""
+        """Run `function` on the worker; the future has its result or exception (RuntimeError: it has stopped)."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -62,9 +66,8 @@ class Worker:
             except BaseException as error:
                 future.set_exception(error)
 
-        if self._stopping:
-            raise RuntimeError("the engine is closed")
-        self.post(run)
+        if not self.post(run):
+            future.set_exception(RuntimeError("the worker has stopped"))
         return future
 
     def drive(self, machine: Machine) -> None:
@@ -74,27 +77,22 @@ class Worker:
     def stop(self, last: Callable[[], None] | None = None) -> None:
         """Finish the current turn, run `last` on the worker and end the thread; waits for it."""
         atexit.unregister(self._at_exit)
-        if not self._stopping:
-            self._stopping = True
-            self.post(lambda: self._end(last))
+        with self._gate:
+            if not self._stopping:
+                self._stopping = True
+                self._calls.put(lambda: self._end(last))
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout=30)
 
-    @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
-
     def _end(self, last: Callable[[], None] | None) -> None:
-        self._machine = None
+        self._machine, self._ended = None, True
         if last is not None:
             with contextlib.suppress(Exception):
                 last()
 
     def _run(self) -> None:
-        while True:
+        while not self._ended:
             self._run_calls()
-            if self._stopping and self._machine is None and self._calls.empty():
-                return
             if self._machine is not None and not self._machine.idle:
                 self._machine.turn()
 
@@ -103,7 +101,7 @@ class Worker:
         with contextlib.suppress(queue.Empty):
             if not busy:
                 self._wait_for_call()
-            while True:
+            while not self._ended:
                 self._calls.get_nowait()()
 
     def _wait_for_call(self) -> None:

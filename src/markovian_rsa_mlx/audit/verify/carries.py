@@ -1,0 +1,150 @@
+"""What is carried: tails, answer sections and summaries, as runs of the trace's own ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ...method.lineage import TraceKey
+from ...method.tails import MAX_TORN_IDS
+from ..events import ErrorEvent, SummaryCompleteEvent, TailExtractedEvent
+from .generations import check_generation, check_may_summarise, expected_seed
+from .ledger import Broken, Ledger, require
+from .texts import Generation, split, text_splits
+
+T = TypeVar("T", str, list[int])
+
+
+@dataclass(frozen=True)
+class Source:
+    """Ids that a cut is taken from, and the texts they can have (None: the file does not tell)."""
+
+    ids: Sequence[int]
+    texts: Sequence[str] | None
+
+
+def check_tail(ledger: Ledger, event: TailExtractedEvent) -> None:
+    """Once for each trace that hands something on: the last ids of what its carry says."""
+    key = ledger.key(event.trace_id, event.round)
+    require(ledger.carries(key), f"{key} is of the last round and hands nothing on")
+    complete = ledger.finished(key)
+    require(ledger.trace(key).tail is None, f"{key} has handed on already")
+    require(event.tail_tokens == len(event.tail_token_ids), f"tail_tokens is not {len(event.tail_token_ids)}")
+    first = _preferred(ledger, key, complete)
+    if first is not None:
+        if event.tail_text.strip() and _fits(ledger, event, first):
+            return
+        require(_may_be_blank(ledger, first), f"is not the last {ledger.config.tail_limit} ids of the {_name(ledger)}")
+    check_cut(ledger, event.tail_token_ids, event.tail_text, _reasoning(ledger, complete), ledger.config.tail_limit)
+
+
+def check_summary(ledger: Ledger, event: SummaryCompleteEvent) -> None:
+    """A generation of its own: its seed, its prompt around the reasoning, its budget."""
+    key = ledger.key(event.trace_id, event.round)
+    check_may_summarise(ledger, key)
+    seed = expected_seed(ledger, key, ledger.trace(key).summary_attempt, "summary")
+    require(event.seed == seed, f"the seed of the summary of {key} is {seed} by the lineage, not {event.seed}")
+    require(event.finish_reason != "error", "a summary that failed is no summary")
+    check_generation(ledger, event, ledger.config.tail_limit)
+    (before, after), (ids_before, ids_after) = ledger.setup.summary_segments, ledger.setup.summary_segment_token_ids
+    text = _between(event.prompt_text, before, after)
+    ids = _between(event.prompt_token_ids, ids_before, ids_after)
+    if text is None or ids is None:
+        raise Broken("the prompt is not the summary template around something")
+    source = _reasoning(ledger, ledger.finished(key))
+    check_cut(ledger, ids, text, source, ledger.config.thinking_tokens)
+
+
+def check_cut(ledger: Ledger, ids: Sequence[int], text: str, source: Source, limit: int) -> None:
+    """`ids` are the last `limit` of the source's, controls aside; only a torn first character may be missing."""
+    kept = _kept(ledger, source)[-limit:]
+    dropped = len(kept) - len(ids)
+    require(0 <= dropped <= MAX_TORN_IDS, f"{len(ids)} ids, where the trace has {len(kept)} to carry")
+    require(kept[dropped:] == list(ids), "is not a run of the trace's last ids")
+    if ledger.codec is not None:
+        require(text == ledger.codec.decode(ids), "the text is not that of the ids")
+        torn = any(not ledger.codec.decode(kept[n:]).startswith("\ufffd") for n in range(dropped))
+        require(not torn, "more ids are missing than a torn character has")
+    if source.texts is None:
+        ledger.assume("where the thinking ends in the texts (the marker leaves no text)")
+        return
+    whole = len(ids) == len(_kept(ledger, source))
+    require(
+        any(_is_end(text, of, bool(dropped), whole) for of in source.texts),
+        "the text is not the end of the trace's text",
+    )
+
+
+def _is_end(text: str, of: str, torn: bool, whole: bool) -> bool:
+    if whole:
+        return text.strip() == of.strip()
+    if not of.endswith(text):
+        return False
+    before = of[: len(of) - len(text)]
+    return not torn or not before[-1:].isascii()
+
+
+def _preferred(ledger: Ledger, key: TraceKey, complete: Generation) -> Source | None:
+    """What is carried before the reasoning would be, by the carry; None: nothing."""
+    carry, trace = ledger.config.carry, ledger.trace(key)
+    if carry == "answer":
+        return _answer(ledger, complete) if split(complete, ledger.setup).finished else None
+    if carry == "summary" and trace.summary is None:
+        told = ledger.previous
+        failed = isinstance(told, ErrorEvent) and told.stage == "summary" and told.message.startswith(f"{key}:")
+        require(failed, f"{key} has no summary, and no error says why")
+        return None
+    if carry == "summary" and trace.summary is not None:
+        finished = split(trace.summary, ledger.setup).finished
+        return _answer(ledger, trace.summary) if finished else Source(trace.summary.token_ids, [trace.summary.text])
+    return None
+
+
+def _fits(ledger: Ledger, event: TailExtractedEvent, source: Source) -> bool:
+    try:
+        check_cut(ledger, event.tail_token_ids, event.tail_text, source, ledger.config.tail_limit)
+    except Broken:
+        return False
+    return True
+
+
+def _may_be_blank(ledger: Ledger, source: Source) -> bool:
+    """Whether the cut can be nothing but white space, so that the reasoning's tail is carried instead."""
+    kept, limit = _kept(ledger, source), ledger.config.tail_limit
+    if ledger.codec is not None:
+        return not ledger.codec.decode(kept[-limit:]).replace("\ufffd", "").strip()
+    if source.texts is None:
+        return True
+    if len(kept) <= limit + MAX_TORN_IDS:
+        return any(not text.strip() for text in source.texts)
+    return any(not text[-1:].strip() for text in source.texts)
+
+
+def _reasoning(ledger: Ledger, event: Generation) -> Source:
+    splits = text_splits(event, ledger)
+    return Source(
+        split(event, ledger.setup).reasoning_ids, None if splits is None else [reasoning for reasoning, _ in splits]
+    )
+
+
+def _answer(ledger: Ledger, event: Generation) -> Source:
+    splits = text_splits(event, ledger)
+    return Source(split(event, ledger.setup).answer_ids, None if splits is None else [answer for _, answer in splits])
+
+
+def _kept(ledger: Ledger, source: Source) -> list[int]:
+    control = set(ledger.setup.control_token_ids)
+    return [i for i in source.ids if i not in control]
+
+
+def _name(ledger: Ledger) -> str:
+    return "summary" if ledger.config.carry == "summary" else "answer section"
+
+
+def _between(whole: T, before: T, after: T) -> T | None:
+    """What stands between; None where the edges do not fit."""
+    size = len(whole) - len(after)
+    if size < len(before) or whole[: len(before)] != before or whole[size:] != after:
+        return None
+    return whole[len(before) : size]

@@ -1,0 +1,197 @@
+"""`MLXBackend`: the engine that runs a model of mlx-lm on this machine.
+
+Here the event loop's side: checks, futures, cancellation. All MLX work happens on the worker thread, in
+`scheduler`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import itertools
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import maybe_set_recommended_wired_limit
+
+from ...config import Sampling
+from ...errors import BackendError, ContextLengthError, PromptError
+from ..base import EngineInfo, TraceListener, TraceRequest, TraceResult
+from .admission import DEFAULT_MAX_ROWS, Admission
+from .codec import MLXCodec
+from .jobs import Job, Outbox
+from .load import Loaded, load_model
+from .memory import available_memory_bytes, context_length_of, footprint_of
+from .prefix import PrefixStore
+from .sampler import SEED_LIMIT
+from .scheduler import Scheduler, no_room
+from .scoring import log_probability
+from .worker import Worker
+
+
+class MLXBackend:
+    """An engine for one model; see `Backend`. Make it with `from_pretrained`.
+
+    Usable from one event loop after another and by several runs at once; the bounds of `limit` are the
+    engine's, not a run's. Frees everything in `aclose`.
+    """
+
+    def __init__(self, worker: Worker, loaded: Loaded, available_bytes: int) -> None:
+        self._worker, self._model, self._loaded = worker, loaded.model, loaded
+        self.codec = MLXCodec(loaded.tokenizer)
+        self._batchable = can_batch(loaded.model)
+        self._available_bytes = available_bytes
+        self._context_length = context_length_of(loaded.config)
+        self._admission = Admission(footprint_of(loaded.model), self._most_rows(None), available_bytes)
+        self._prefixes = PrefixStore(0)
+        self._scheduler = Scheduler(
+            loaded.model, self._admission, self._prefixes, Outbox(self._forget), batchable=self._batchable
+        )
+        self._bound_prefixes()
+        self._keys = itertools.count()
+        self._old_wired_limit = maybe_set_recommended_wired_limit()
+        worker.drive(self._scheduler)
+        self.reset_peak_memory()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        revision: str | None = None,
+        adapter_path: str | Path | None = None,
+        model_id: str | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> MLXBackend:
+        """Load a hub id or a local folder. `model_id` is recorded in its place; `progress` hears what goes on.
+
+        Raises `ModelError`.
+        """
+        worker = Worker()
+
+        def make() -> MLXBackend:
+            available = available_memory_bytes()
+            loaded = load_model(
+                model, revision=revision, adapter_path=adapter_path, model_id=model_id, progress=progress
+            )
+            return cls(worker, loaded, available)
+
+        try:
+            return worker.call(make).result()
+        except BaseException:
+            worker.stop()
+            raise
+
+    @property
+    def info(self) -> EngineInfo:
+        """What a run records of this engine, with the bounds now in force."""
+        return EngineInfo(
+            model_id=self._loaded.model_id,
+            quantization=self._loaded.quantization,
+            engine="mlx-lm",
+            engine_version=f"mlx-lm {version('mlx-lm')}, mlx {version('mlx')}",
+            dtype=self._loaded.dtype,
+            context_length=self._context_length,
+            max_rows=self._admission.max_rows,
+            memory_limit_bytes=self._admission.memory_limit_bytes,
+        )
+
+    async def generate(self, request: TraceRequest, listener: TraceListener) -> TraceResult:
+        """Generate one trace; see `Backend.generate`."""
+        self._check(request)
+        loop = asyncio.get_running_loop()
+        job = Job(next(self._keys), request, self.codec.eos_ids, loop, loop.create_future(), listener)
+        if (reason := job.finish_reason) is not None:
+            listener.started()
+            return TraceResult(tuple(job.tokens), reason)
+        if not self._worker.post(lambda: self._scheduler.add(job)):
+            raise BackendError("The MLX engine is closed; make a new one.")
+        try:
+            return await job.future
+        except asyncio.CancelledError:
+            self._forget(job)
+            raise
+
+    async def log_probability(
+        self, prompt_token_ids: Sequence[int], token_ids: Sequence[int], sampling: Sampling
+    ) -> float | None:
+        """Natural log of the chance to sample `token_ids` after the prompt; rows that decode wait for it."""
+        prompt, tokens = tuple(prompt_token_ids), tuple(token_ids)
+        score = self._worker.call(lambda: log_probability(self._model, prompt, tokens, sampling))
+        return await asyncio.wrap_future(score)
+
+    def limit(self, max_rows: int | None, memory_limit_bytes: int | None) -> None:
+        """Bound rows and memory from now on; None is the engine's own choice (32 rows, the working set)."""
+        self._admission = Admission(
+            self._admission.footprint, self._most_rows(max_rows), memory_limit_bytes or self._available_bytes
+        )
+        self._scheduler.admission = self._admission
+        self._bound_prefixes()
+
+    def memory_estimate_bytes(self, rows: int, longest: int) -> int:
+        """Bytes for weights and caches of `rows` traces, the longest of `longest` tokens, prompt included."""
+        return self._admission.need(rows, longest)
+
+    def peak_memory_bytes(self) -> int:
+        """The most MLX memory in use since the engine was made or the last reset (of the whole process)."""
+        return int(max(mx.get_peak_memory(), mx.get_active_memory()))
+
+    def reset_peak_memory(self) -> None:
+        mx.reset_peak_memory()
+
+    async def aclose(self) -> None:
+        """Fail what runs, free the model and end the worker; a second call does nothing."""
+        await asyncio.get_running_loop().run_in_executor(None, self.close)
+
+    def close(self) -> None:
+        """`aclose` for callers without an event loop."""
+        self._worker.stop(self._free)
+
+    def _check(self, request: TraceRequest) -> None:
+        if not request.prompt_token_ids:
+            raise PromptError("The prompt is empty; give the question as text.")
+        if not 0 <= request.seed < SEED_LIMIT:
+            raise BackendError(f"The seed of {request.trace_id} is {request.seed}; allowed: 0 to {SEED_LIMIT - 1}.")
+        length = len(request.prompt_token_ids) + request.max_tokens
+        if self._context_length is not None and length > self._context_length:
+            raise ContextLengthError(
+                f"Trace {request.trace_id} may grow to {length} tokens (a prompt of {len(request.prompt_token_ids)} "
+                f"and a budget of {request.max_tokens}), and the model's context holds {self._context_length}; "
+                "lower thinking_tokens, final_tokens or tail_tokens."
+            )
+        if not self._admission.admits((), length):
+            raise no_room(self._admission, length)
+
+    def _forget(self, job: Job) -> None:
+        self._worker.post(lambda: self._scheduler.cancel(job))
+
+    def _most_rows(self, asked: int | None) -> int:
+        return (asked or DEFAULT_MAX_ROWS) if self._batchable else 1
+
+    def _bound_prefixes(self) -> None:
+        spare = self._admission.memory_limit_bytes - self._admission.footprint.weight_bytes
+        self._prefixes.max_bytes = max(0, spare // 4)
+
+    def _free(self) -> None:
+        self._scheduler.fail_all(BackendError("The MLX engine was closed."))
+        del self._scheduler, self._model, self._loaded.model
+        if self._old_wired_limit is not None:
+            mx.synchronize()
+            mx.set_wired_limit(self._old_wired_limit)
+        mx.clear_cache()
+
+
+def can_batch(model: Any) -> bool:
+    """Whether the model's caches can be merged and decoded together; tried on arrays that are never evaluated."""
+    try:
+        caches = make_prompt_cache(model)
+        model(mx.zeros((1, 2), dtype=mx.int32), cache=caches)
+        merged = [cache.merge([cache, copy.deepcopy(cache)]) for cache in caches]
+        model(mx.zeros((2, 1), dtype=mx.int32), cache=merged)
+    except Exception:
+        return False
+    return all(hasattr(cache, "extend") and hasattr(cache, "filter") for cache in merged)

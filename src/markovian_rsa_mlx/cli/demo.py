@@ -1,0 +1,48 @@
+"""`mrsa demo`: the embedded reasoner on one of its puzzles, checked independently."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..config import RSAConfig
+from ..method.codec import ChatMessage
+from .text import one_line, say
+
+
+def demo(
+    puzzle_seed: Annotated[int, typer.Option("--puzzle-seed", metavar="K", min=0, help="Which puzzle.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="SEED", min=0, help="Seed of the run.")] = 1,
+) -> None:
+    """Solve a number puzzle with the embedded reasoner, check the answer, verify the trail: no download."""
+    from ..reasoner import puzzles
+    from . import report, session, store
+    from .check import verify_run
+
+    puzzle = puzzles.demo_puzzle(puzzle_seed)
+    say(f"Puzzle {puzzle_seed}:\n\n  " + puzzle.question.strip().replace("\n", "\n  ") + "\n")
+    path = store.new_run_path(puzzle.question)
+    config = RSAConfig.embedded().replace(seed=seed)
+    chat = [ChatMessage(role="user", content=puzzle.question)]
+    outcome = session.run(session.choose_model(None), chat, config, path)
+    report.tell(outcome)
+    if outcome.stopped:
+        raise typer.Exit(outcome.exit_code)
+    answer = outcome.result.answer
+    print(one_line(answer) or "(no answer)")
+    right = puzzles.check(answer, puzzle)
+    say(
+        f"Checked by exact arithmetic: {'right' if right else 'wrong'}; "
+        f"{puzzle.target} was to be made of {', '.join(map(str, puzzle.numbers))}."
+    )
+    say(f"Trail checked: it follows from itself, {verify_run(path, None)}.")
+    if not right:
+        say("Now and then the tiny reasoner is wrong; another --seed or --puzzle-seed shows it at its best.")
+    say(
+        "\nNext:\n"
+        f"  mrsa runs show {outcome.result.run_id[:8]}          how this answer came about\n"
+        f"  mrsa demo --puzzle-seed {puzzle_seed + 1}          another puzzle\n"
+        "  mrsa plan --model Zyphra/ZAYA1-8B --profile default-16gb   what a real model needs"
+    )
+    raise typer.Exit(0 if right else 1)

@@ -1,0 +1,208 @@
+"""`mrsa plan`: what a run would cost, from the model's config.json alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..config import RSAConfig
+from ..errors import ModelError
+from .options import resolve, with_settings
+from .text import amount, count, say, size
+
+if TYPE_CHECKING:
+    from ..backends.mlx.memory import ModelFootprint
+
+#: Lineages that the mean number of needed traces is taken over, and the most traces to draw for it.
+_SEEDS, _DRAWS = 200, 60_000
+
+
+@dataclass(frozen=True)
+class Decode:
+    """Traces and tokens of a run: those needed (a mean over seeds, or exact for a given one) and all."""
+
+    traces: float
+    all_traces: int
+    tokens: float
+    all_tokens: int
+
+
+@with_settings
+def plan(
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="MODEL", help="A hub id or a local folder; unset: the embedded reasoner."),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="REV", help="The hub's branch, tag or commit.")
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option("--profile", metavar="NAME", help="Settings by name, see mrsa profiles.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE.toml", help="Settings over the profile.")
+    ] = None,
+    prompt_tokens: Annotated[
+        int, typer.Option("--prompt-tokens", metavar="TOKENS", min=1, help="Length of the question.")
+    ] = 1_000,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    settings: Mapping[str, Any] = {},
+) -> None:
+    """Say what a run needs: memory, traces that fit at once, tokens. Reads only the model's config.json."""
+    from .session import choose_model
+
+    choice = choose_model(model, revision)
+    run_config = resolve(profile, config, settings, choice.default_profile)
+    facts = _facts(choice.model_id, _read_config(model, revision), run_config, prompt_tokens)
+    if json_output:
+        print(json.dumps(facts, indent=2))
+        return
+    print(_describe(facts))
+    for warning in run_config.warnings(published_model=not choice.embedded):
+        say(f"warning: {warning}")
+
+
+def longest_sequence(config: RSAConfig, prompt_tokens: int) -> int:
+    """Tokens of the longest sequence: |q| + C tau + budget. The template's own words come on top."""
+    first = prompt_tokens + config.budget(0)
+    if config.rounds == 0:
+        return first
+    later = max(config.budget(t) for t in range(1, config.rounds + 1))
+    return max(first, prompt_tokens + config.aggregation_size * config.tail_limit + later)
+
+
+def decode_work(config: RSAConfig) -> Decode:
+    """Traces to generate and tokens to decode, at most."""
+    from ..method.lineage import Lineage
+
+    per_run = config.population * (config.rounds + 1)
+    seeds = range(max(1, min(_SEEDS, _DRAWS // per_run))) if config.seed is None else [config.seed]
+    totals = [Lineage.of(config, seed).needed() for seed in seeds]
+    traces = sum(len(keys) for needed in totals for keys in needed.values()) / len(totals)
+    tokens = sum(len(keys) * _cost(config, t) for needed in totals for t, keys in needed.items()) / len(totals)
+    last = [config.rounds + 1] if config.answer_selection == "final_aggregation" else []
+    every = {t: config.population for t in range(config.rounds)} | {config.rounds: config.final_count}
+    every |= {t: 1 for t in last}
+    return Decode(traces, sum(every.values()), tokens, sum(n * _cost(config, t) for t, n in every.items()))
+
+
+def _cost(config: RSAConfig, round_number: int) -> int:
+    """Tokens of a trace of this round, with the summary that is carried on where summaries are."""
+    carried = round_number < config.rounds and config.carry == "summary"
+    return config.budget(round_number) + (config.tail_limit if carried else 0)
+
+
+def _read_config(model: str | None, revision: str | None) -> dict[str, Any]:
+    from .. import reasoner
+
+    path = Path(reasoner.model_path() if model in (None, reasoner.MODEL_ID) else str(model))
+    try:
+        file = path / "config.json" if path.is_dir() else Path(_download(str(model), revision))
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The config.json of {model or path} cannot be read: {error}.") from error
+    if not isinstance(values, dict):
+        raise ModelError(f"The config.json of {model or path} is no JSON object.")
+    return values
+
+
+def _download(model: str, revision: str | None) -> str:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return str(hf_hub_download(model, "config.json", revision=revision))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ModelError(
+            f"The model {model!r} is no local folder, and its config.json cannot be had from the hub: "
+            f"{str(error).splitlines()[0].rstrip('.')}."
+        ) from error
+
+
+def _facts(model_id: str, model_config: dict[str, Any], config: RSAConfig, prompt_tokens: int) -> dict[str, Any]:
+    from ..backends.mlx.admission import DEFAULT_MAX_ROWS, Admission
+    from ..backends.mlx.memory import available_memory_bytes, context_length_of, footprint_from_config
+
+    footprint = footprint_from_config(model_config)
+    given = config.memory_limit_gb
+    limit = int(given * 1e9) if given is not None else available_memory_bytes()
+    most = DEFAULT_MAX_ROWS if config.concurrency == "auto" else config.concurrency
+    longest = longest_sequence(config, prompt_tokens)
+    admission = Admission(footprint, most, limit)
+    at_once = next((rows for rows in range(most, 0, -1) if admission.need(rows, longest) <= limit), 0)
+    work = decode_work(config)
+    return {
+        "model": model_id,
+        "context_length": context_length_of(model_config),
+        **_sizes(footprint),
+        "config": config.to_dict(),
+        "prompt_tokens": prompt_tokens,
+        "longest_sequence_tokens": longest,
+        "bytes_per_trace": footprint.cache_bytes(1, longest),
+        "memory_limit_bytes": limit,
+        "memory_limit_from": "memory_limit_gb" if given is not None else "this machine",
+        "traces_at_once": at_once,
+        "bytes_at_once": admission.need(max(at_once, 1), longest),
+        "traces_needed": work.traces,
+        "traces_without_pruning": work.all_traces,
+        "decode_tokens_at_most": round(work.tokens),
+        "decode_tokens_at_most_without_pruning": work.all_tokens,
+    }
+
+
+def _sizes(footprint: ModelFootprint) -> dict[str, Any]:
+    return {
+        "weight_bytes": footprint.weight_bytes,
+        "kv_bytes_per_token": footprint.kv_bytes_per_token,
+        "state_bytes_per_trace": footprint.state_bytes,
+        "sliding_windows": [{"window_tokens": window, "bytes_per_token": each} for window, each in footprint.windows],
+    }
+
+
+def _describe(facts: dict[str, Any]) -> str:
+    config = RSAConfig(**facts["config"])
+    context = f", context {count(facts['context_length'])} tokens" if facts["context_length"] else ""
+    longest, at_once = facts["longest_sequence_tokens"], facts["traces_at_once"]
+    limit = f"{size(facts['memory_limit_bytes'])} ({facts['memory_limit_from'].replace('_', '-')})"
+    extra = "".join(
+        f", + {size(each['bytes_per_token'])} within a window of {count(each['window_tokens'])} tokens"
+        for each in facts["sliding_windows"]
+    )
+    extra += f", + {size(facts['state_bytes_per_trace'])} a trace" if facts["state_bytes_per_trace"] else ""
+    lines = [
+        ("model", f"{facts['model']}{context}"),
+        ("weights", size(facts["weight_bytes"])),
+        ("KV cache", f"{size(facts['kv_bytes_per_token'])} a token{extra}"),
+        ("longest", f"{_sum(config, facts['prompt_tokens'], longest)}, {size(facts['bytes_per_trace'])} of cache"),
+        ("at once", _at_once(at_once, limit, facts["bytes_at_once"])),
+        (
+            "traces",
+            f"{facts['traces_needed']:.1f} to generate, of {facts['traces_without_pruning']} without pruning"
+            + ("" if config.seed is not None else " (mean over seeds)"),
+        ),
+        (
+            "decode",
+            f"at most {amount(facts['decode_tokens_at_most'], 'token')}, "
+            f"of {count(facts['decode_tokens_at_most_without_pruning'])} without pruning",
+        ),
+    ]
+    if facts["context_length"] and longest > facts["context_length"]:
+        lines.append(("refused", f"{count(longest)} tokens are more than the model's context holds"))
+    return "\n".join(f"{name:<9} {value}" for name, value in lines)
+
+
+def _sum(config: RSAConfig, prompt_tokens: int, longest: int) -> str:
+    tails = longest - prompt_tokens - max(config.thinking_tokens, config.final_tokens)
+    shown = f" + tails {count(config.aggregation_size * config.tail_limit)}" if config.rounds and tails > 0 else ""
+    return f"{amount(longest, 'token')} (question {count(prompt_tokens)}{shown} + budget)"
+
+
+def _at_once(rows: int, limit: str, needed: int) -> str:
+    if rows == 0:
+        return f"not even one trace: it needs {size(needed)}, the limit is {limit}"
+    return f"{amount(rows, 'trace')}, {size(needed)} of {limit}"

@@ -1,0 +1,74 @@
+"""`mrsa profiles`: the settings that the field knows by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Annotated, Any
+
+import typer
+
+from ..config import FIELD_NAMES, PROFILES, RSAConfig
+from .text import table
+
+_HEADS = {
+    "rounds": "T",
+    "population": "N",
+    "aggregation_size": "C",
+    "thinking_tokens": "beta",
+    "tail_tokens": "tau",
+    "final_tokens": "final",
+    "final_temperature": "temp*",
+    "final_top_p": "top-p*",
+    "final_top_k": "top-k*",
+    "answer_kind": "answers",
+}
+
+
+def profiles(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Print this one as TOML, as solve --config reads it.")
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the profiles, or print one as TOML."""
+    chosen = {name: RSAConfig.profile(name)} if name is not None else PROFILES
+    if json_output:
+        values = {key: profile.to_dict() for key, profile in chosen.items()}
+        print(json.dumps(values if name is None else values[name], indent=2))
+    elif name is not None:
+        print(to_toml(name))
+    else:
+        print(_overview())
+
+
+def to_toml(name: str) -> str:
+    """A profile as a settings file: what is unset stays out."""
+    values = PROFILES[name].to_dict()
+    lines = [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
+    unset = ", ".join(key for key, value in values.items() if value is None)
+    return "\n".join([f"profile = {_toml(name)}", *lines, f"# unset: {unset}"])
+
+
+def _overview() -> str:
+    differing = [field for field in FIELD_NAMES if len({getattr(profile, field) for profile in PROFILES.values()}) > 1]
+    heads = ["profile", *(_HEADS.get(field, field) for field in differing)]
+    rows = [[name, *(_cell(getattr(profile, field)) for field in differing)] for name, profile in PROFILES.items()]
+    same = dataclasses.asdict(RSAConfig())
+    rest = ", ".join(f"{field} {_cell(same[field])}" for field in ("temperature", "top_p", "carry", "answer_selection"))
+    return (
+        f"{table(heads, rows, frozenset(heads[1:]))}\n\n"
+        "T aggregation rounds, N traces per round, C tails per prompt; beta, tau and final in tokens.\n"
+        f"* of the final round; -: as before. All alike: {rest}.\n"
+        "`mrsa profiles NAME` prints one in full, `mrsa plan --profile NAME` says what it costs."
+    )
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _toml(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, str | bool) else repr(value)

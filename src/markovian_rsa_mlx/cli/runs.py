@@ -1,0 +1,121 @@
+"""`mrsa runs`: the trails that are kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import AuditError, ConfigError, MarkovianRSAError
+from . import store
+from .text import amount, clean, count, one_line, say, table
+
+_RUN_HELP = "The beginning of a run's id or of its file's name, or a path; unset: the newest."
+
+
+def list_runs(
+    json_output: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+) -> None:
+    """List the runs that are kept, the newest first."""
+    entries = [store.describe(path) for path in store.run_paths()]
+    if json_output:
+        print(json.dumps([entry.to_dict() for entry in entries], ensure_ascii=False, indent=2))
+        return
+    if not entries:
+        say(f"There are no runs in {store.runs_folder()} yet.")
+        return
+    head = ("run", "when (UTC)", "model", "state", "tokens", "answer", "question")
+    rows = [_cells(entry) for entry in entries]
+    spare = shutil.get_terminal_size((120, 24)).columns - len(
+        table(head[:-1], [row[:-1] for row in rows]).split("\n")[0]
+    )
+    print(table(head, [(*row[:-1], one_line(row[-1], max(spare - 2, 20))) for row in rows], frozenset({"tokens"})))
+
+
+def show(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help=_RUN_HELP)] = None,
+    full: Annotated[bool, typer.Option("--full", help="Every trace and every tail in full.")] = False,
+) -> None:
+    """Tell a run's story: settings, rounds, the winner's lineage and the tails it read, mishaps."""
+    from .story import tell
+
+    path = store.find_run(run)
+    print(tell(path, store.read_run(path), full))
+
+
+def verify(
+    run: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help=_RUN_HELP)] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="MODEL", help="Check text and chat rendering too, with this model's tokenizer."
+        ),
+    ] = None,
+) -> None:
+    """Check that a trail follows from itself: lineage, order, tails, prompts, counts, the choice."""
+    from .check import codec_of, verify_run
+
+    codec = codec_of(model) if model is not None else None
+    failed = 0
+    for path in [store.find_run(name) for name in run or [None]]:
+        try:
+            say_result = verify_run(path, codec)
+            print(f"{path}: follows from itself, {say_result}.")
+        except MarkovianRSAError as error:
+            failed += 1
+            print(f"{path}: {clean(str(error))}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def path(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Print this run's file instead.")] = None,
+) -> None:
+    """Print the folder that runs are kept in, or one run's file."""
+    print(store.find_run(run) if run is not None else store.runs_folder())
+
+
+def rm(
+    run: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help=_RUN_HELP.removesuffix("; unset: the newest.") + ".")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove runs; one that is being written is refused."""
+    paths = list(dict.fromkeys(store.find_run(name) for name in run))
+    for found in paths:
+        _check_removable(found)
+    if not yes and not sys.stdin.isatty():
+        raise ConfigError("There is no terminal to ask; --yes removes without asking.")
+    if not yes:
+        for found in paths:
+            say(f"  {found}  {one_line(store.describe(found).prompt)}")
+        typer.confirm(f"Remove {amount(len(paths), 'run')}?", abort=True, err=True)
+    for found in paths:
+        found.unlink()
+    say(f"Removed {amount(len(paths), 'run')}.")
+
+
+def _check_removable(found: Path) -> None:
+    entry = store.describe(found) if found.exists() else None
+    if entry is None or entry.state == "damaged" and found.parent != store.runs_folder():
+        raise AuditError(f"{found} is no audit file; it is left alone.")
+    if store.is_being_written(found):
+        raise AuditError(f"{found} is being written by a run; stop it first.")
+
+
+def _cells(entry: store.RunEntry) -> tuple[str, ...]:
+    if entry.state == "damaged":
+        return (Path(entry.path).stem, "", "", "damaged", "", "", entry.problem)
+    when = entry.created_at[:16].replace("T", " ")
+    name = one_line(Path(entry.model_id).name, 24)
+    tokens = count(entry.generated_tokens)
+    return (entry.run_id[:8], when, name, entry.state, tokens, one_line(entry.answer, 16), clean(entry.prompt))
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {"list": list_runs, "show": show, "verify": verify, "path": path, "rm": rm}

@@ -1,0 +1,173 @@
+"""`mrsa runs show`: a run's story as text, from its file alone, as far as the file goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..audit.history import RunHistory
+from ..method.lineage import TraceKey
+from .progress import FINISHED, Progress, Row
+from .store import Reading, is_being_written
+from .text import amount, clean, count, duration, one_line, size
+
+#: Rows of a round, and lines of a question or tail, that are shown unless all are asked for.
+_ROWS, _LINES = 12, 6
+
+
+def tell(path: Path, reading: Reading, full: bool) -> str:
+    """The whole story; ends early, and says so, where the file is damaged."""
+    return "\n".join(_Story(path, reading, full).lines())
+
+
+class _Story:
+    def __init__(self, path: Path, reading: Reading, full: bool) -> None:
+        self.path, self.reading, self.full = path, reading, full
+        self.problem = reading.problem
+        self.history = RunHistory()
+        self.progress: Progress | None = None
+        for number, event in enumerate(reading.events, start=1):
+            try:
+                self.history.add(event)
+            except ValueError as error:
+                self.problem = f"line {number}: {error}"
+                break
+            if self.progress is None and self.history.start is not None:
+                self.progress = Progress(self.history.start.config, lambda: 0.0)
+            if self.progress is not None:
+                self.progress.handle(event)
+
+    def lines(self) -> Iterator[str]:
+        if self.progress is None or self.history.start is None:
+            yield f"{self.path}: damaged, {self.problem or 'it holds no run_start'}."
+            return
+        yield from self._heading()
+        yield from self._rounds(self.progress)
+        yield from self._choice()
+        yield from self._lineage(self.progress)
+        yield from self._mishaps()
+        if self.problem:
+            word = "The last line is torn, as a crash leaves it" if self.reading.torn else "The file is damaged"
+            yield f"\n{word}: {clean(self.problem)}."
+
+    def _heading(self) -> Iterator[str]:
+        start, setup, config = self.history.start, self.history.setup, None
+        assert start is not None
+        config = start.config
+        state = "finished" if self.history.finished else "unfinished"
+        if not self.history.finished and is_being_written(self.path):
+            state = "running"
+        yield f"Run {clean(start.run_id)}, {state}: {self.path}"
+        yield f"begun      {start.created_at[:19].replace('T', ' ')} UTC, {self._sittings()}"
+        engine = f", {setup.engine} {setup.engine_version}, {setup.dtype}" if setup else ""
+        yield f"model      {clean(start.model_id)}, quantization {clean(start.quantization)}{clean(engine)}"
+        seed = f", seed {setup.seed}" if setup else ""
+        yield (
+            f"settings   T={config.rounds} N={config.population} C={config.aggregation_size} "
+            f"beta={count(config.thinking_tokens)} tau={count(config.tail_limit)} final={count(config.final_tokens)} "
+            f"F={config.final_count}, carry {config.carry}, {config.answer_selection}{seed}"
+        )
+        memory = f", peak memory {size(self.history.end.peak_memory_bytes)}" if self.history.end else ""
+        yield f"cost       {amount(self.history.generated_tokens, 'token')} in {duration(self.history.elapsed_s)}{memory}"
+        yield "question"
+        yield from self._block(start.prompt)
+
+    def _sittings(self) -> str:
+        resumes = len(self.history.resumes)
+        return f"resumed {amount(resumes, 'time')}" if resumes else "in one sitting"
+
+    def _rounds(self, progress: Progress) -> Iterator[str]:
+        for number, rows in progress.rounds():
+            ended = [row for row in rows if row.state in FINISHED]
+            votes = ", ".join(f"{one_line(answer, 30)} ×{members}" for answer, members in progress.tally(number)[:6])
+            tokens = amount(sum(row.tokens for row in rows), "token")
+            yield f"\nround {number}: {len(ended)} of {amount(len(rows), 'trace')}, {tokens}; {votes or 'no answers'}"
+            shown = rows if self.full else rows[:_ROWS]
+            yield from (self._row(progress, row) for row in shown)
+            if len(shown) < len(rows):
+                yield f"  ... and {len(rows) - len(shown)} more (--full)"
+
+    def _row(self, progress: Progress, row: Row) -> str:
+        state = progress.state(row)
+        state_shown = "interrupted" if state == "running" else "not begun" if state in ("waiting", "queued") else state
+        past = self.history.traces.get(TraceKey.parse(row.trace_id))
+        read = " ".join(past.parent_ids if past else [])
+        answer = f"  {one_line(row.answer, 40)}" if row.answer else ""
+        return f"  {row.trace_id}  {state_shown:<11} {count(row.tokens):>7} tokens{f'  reads {read}' if read else ''}{answer}"
+
+    def _choice(self) -> Iterator[str]:
+        selection, final = self.history.selection, self.history.final
+        if selection is None:
+            yield "\nNo answer was chosen yet."
+            return
+        tally = ", ".join(
+            f"{one_line(self._answer_of(members[0]), 30)} ×{votes}"
+            for members, votes in zip(selection.classes, selection.tally, strict=False)
+            if members
+        )
+        tie = ", a tie" if selection.tie else ""
+        zero = selection.round_zero
+        yield f"\nanswer     {one_line(selection.answer) or 'none'}, of {selection.chosen_trace_id} ({selection.answer_selection})"
+        yield f"tally      {tally or 'no answers'}{tie}"
+        yield f"round 0    {one_line(str(zero.get('answer') or 'no answer'))}, {zero.get('votes', 0)} of {zero.get('traces', 0)} traces"
+        if final is not None:
+            yield "text"
+            yield from self._block(final.final_text)
+
+    def _answer_of(self, trace_id: str) -> str:
+        assert self.history.selection is not None
+        answers = dict(zip(self.history.selection.candidate_trace_ids, self.history.selection.answers, strict=False))
+        return answers.get(trace_id, "?")
+
+    def _lineage(self, progress: Progress) -> Iterator[str]:
+        if self.history.selection is None or self.history.selection.chosen_trace_id not in progress.rows:
+            return
+        generation = [self.history.selection.chosen_trace_id]
+        yield "\nlineage of the winner"
+        while generation:
+            parents: list[str] = []
+            for trace_id in generation:
+                read = self._parents(trace_id)
+                if read:
+                    said = ", ".join(f"{parent} ({self._said(progress, parent)})" for parent in read)
+                    yield f"  {trace_id} read {said}"
+                parents += [parent for parent in read if parent not in parents]
+            generation = parents
+        for parent in self._parents(self.history.selection.chosen_trace_id):
+            tail = (
+                self.history.traces[TraceKey.parse(parent)].tail
+                if TraceKey.parse(parent) in self.history.traces
+                else None
+            )
+            if tail is not None:
+                yield f"\ntail of {parent}, {amount(tail.tail_tokens, 'token')}, as the winner read it"
+                yield from self._block(tail.tail_text, end=True)
+
+    def _parents(self, trace_id: str) -> list[str]:
+        past = self.history.traces.get(TraceKey.parse(trace_id))
+        return past.parent_ids if past else []
+
+    def _said(self, progress: Progress, trace_id: str) -> str:
+        row = progress.rows.get(trace_id)
+        return one_line(row.answer, 20) if row is not None and row.answer else "no answer"
+
+    def _mishaps(self) -> Iterator[str]:
+        notes = [f"resumed {event.created_at[:19].replace('T', ' ')} UTC" for event in self.history.resumes]
+        notes += [f"{retry.trace_id} tried again: {one_line(retry.message, 160)}" for retry in self.history.retries]
+        notes += [f"{error.stage}: {one_line(error.message, 200)}" for error in self.history.errors]
+        if notes:
+            yield "\nmishaps"
+            yield from (f"  {clean(note)}" for note in notes)
+
+    def _block(self, text: str, end: bool = False) -> Iterator[str]:
+        """A text, indented; its first lines (its last ones if `end`) unless all are asked for."""
+        lines = clean(text).strip("\n").split("\n")
+        if self.full or len(lines) <= _LINES:
+            yield from (f"  | {line}" for line in lines)
+            return
+        left_out = f"  ... {len(lines) - _LINES} more lines (--full)"
+        if end:
+            yield left_out
+        yield from (f"  | {line}" for line in (lines[-_LINES:] if end else lines[:_LINES]))
+        if not end:
+            yield left_out
