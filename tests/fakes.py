@@ -48,11 +48,29 @@ class CharacterCodec:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        return "".join("</think>" if i == THINK_END else chr(i - _FIRST_CHARACTER) if i >= _FIRST_CHARACTER else "" for i in ids)
+        return "".join(
+            "</think>" if i == THINK_END else chr(i - _FIRST_CHARACTER) if i >= _FIRST_CHARACTER else "" for i in ids
+        )
 
     def render_chat(self, messages: Sequence[ChatMessage], enable_thinking: bool) -> str:
         turns = "".join(f"<{m['role']}>{m['content']}\n" for m in messages)
         return turns + ("<assistant>" if enable_thinking else "<assistant>-")
+
+
+class ByteCodec(CharacterCodec):
+    """One token a byte, as a byte-level tokenizer falls back to; the end of thinking is eight tokens long."""
+
+    MARKER = "</think>"
+
+    @property
+    def end_of_thinking(self) -> tuple[tuple[int, ...], ...]:
+        return (tuple(self.encode(self.MARKER)),)
+
+    def encode(self, text: str) -> list[int]:
+        return [byte + _FIRST_CHARACTER for byte in text.encode()]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(i - _FIRST_CHARACTER for i in ids if i >= _FIRST_CHARACTER).decode(errors="replace")
 
 
 Model = Callable[[TraceRequest, random.Random], str]

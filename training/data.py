@@ -22,15 +22,19 @@ from markovian_rsa_mlx.method.prompts import AggregationPrompter, PromptTemplate
 from markovian_rsa_mlx.method.tails import Tail, split_thinking, take_tail
 from markovian_rsa_mlx.reasoner import puzzles
 
-from . import traces
+from . import reading, traces
 from .examples import Builder, Example
+from .records import Record, load_records
 from .tokenizer import TokenizerCodec
 from .traces import Chain, Pieces
 
 TEMPLATE = PromptTemplate.load("zaya_v1")
 #: How often each kind of example is drawn.
-MIX = {"search": 0.40, "aggregate": 0.34, "sum": 0.10, "continue": 0.16}
-HITS = 5
+MIX = {"search": 0.37, "aggregate": 0.32, "sum": 0.16, "continue": 0.15}
+HITS = 6
+DRILLS = 3
+#: How often the model's own traces are used, where there are any.
+HARVESTED = 0.5
 
 
 def text_of(pieces: Pieces) -> str:
@@ -41,7 +45,8 @@ def text_of(pieces: Pieces) -> str:
 class Drawer:
     """Draws examples with one random stream and one tokenizer."""
 
-    def __init__(self, tokenizer: Tokenizer, rng: random.Random) -> None:
+    def __init__(self, tokenizer: Tokenizer, rng: random.Random, records: Sequence[Record] = ()) -> None:
+        self.records = records
         self.rng, self.tokenizer, self.codec = rng, tokenizer, TokenizerCodec(tokenizer)
         message = ChatMessage(role="user", content="?")
         self.frame = chat_frame(self.codec, [message], enable_thinking=True)
@@ -57,7 +62,11 @@ class Drawer:
 
     def tail(self, text: str, beta: int, tau: int) -> Tail:
         """The tail of a trace with this text under a budget of `beta` tokens."""
-        split = split_thinking(self.codec.encode(text)[:beta], self.codec.end_of_thinking, stopped=False)
+        return self.cut(self.codec.encode(text)[:beta], tau)
+
+    def cut(self, trace: list[int], tau: int) -> Tail:
+        """The tail of a trace given as token ids."""
+        split = split_thinking(trace, self.codec.end_of_thinking, stopped=False)
         return take_tail(split.reasoning_ids, tau, self.codec.control_ids, self.codec.decode)
 
     def puzzle(self) -> tuple[tuple[int, ...], int, list[Chain]]:
@@ -81,21 +90,28 @@ class Drawer:
 
     def search(self) -> Example:
         """A trace from the bare question: wrong attempts, a right one, its conclusion."""
-        numbers, target, found = self.puzzle()
+        record = self.rng.choice(self.records) if self.records and self.rng.random() < HARVESTED else None
+        numbers, target, found = (record.numbers, record.target, record.solutions) if record else self.puzzle()
         builder = Builder(self.tokenizer, self.prompt(self.question(numbers, target)))
-        self.search_on(builder, numbers, target, found)
+        self.search_on(builder, numbers, target, found, record.failed if record else [])
         return builder.build()
 
-    def search_on(self, builder: Builder, numbers: Sequence[int], target: int, found: list[Chain]) -> None:
-        """Let the trunk go on with a search; side branches are right attempts from its boundaries."""
+    def search_on(
+        self, builder: Builder, numbers: Sequence[int], target: int, found: list[Chain], failed: list[Chain]
+    ) -> None:
+        """Let the trunk go on with a search; side branches are right attempts from its boundaries.
+
+        Its wrong attempts are some of `failed`, or random ones where there are none.
+        """
         rng = self.rng
         count = 0 if rng.random() < 0.35 else rng.randint(1, 5)
         boundaries = [len(builder.trunk)]
-        for chain in traces.wrong_attempts(rng, numbers, target, count):
+        drawn = rng.sample(failed, min(count, len(failed))) or traces.wrong_attempts(rng, numbers, target, count)
+        for chain in drawn:
             builder.extend(traces.attempt(chain, "no", False))
             boundaries.append(len(builder.trunk))
-        for _ in range(HITS):
-            builder.fork(traces.attempt(rng.choice(found), "ok", True), rng.choice(boundaries))
+        for chain in rng.sample(found, min(HITS, len(found))):
+            builder.fork(traces.attempt(chain, "ok", True), rng.choice(boundaries))
         right = rng.choice(found)
         builder.extend(traces.attempt(right, "ok", True))
         builder.extend(traces.conclusion(right, target))
@@ -131,7 +147,7 @@ class Drawer:
             if right is not None and claim in tails[-1].text:
                 claims.append((number, right, value))
         builder = Builder(self.tokenizer, self.aggregation(self.question(numbers, target), tails))
-        self.respond(builder, numbers, target, found, claims)
+        self.respond(builder, numbers, target, found, claims, [])
         return builder.build()
 
     def respond(
@@ -141,6 +157,7 @@ class Drawer:
         target: int,
         found: list[Chain],
         claims: list[tuple[int, Chain, int]],
+        failed: list[Chain],
     ) -> None:
         """Take claims until one holds, else search."""
         rng, start = self.rng, len(builder.trunk)
@@ -159,7 +176,20 @@ class Drawer:
             if text_of(pieces).endswith(" ok\n"):
                 builder.extend(traces.conclusion(chain, value))
                 return
-        self.search_on(builder, numbers, target, found)
+        self.search_on(builder, numbers, target, found, failed)
+
+    def aggregate_harvested(self) -> Example:
+        """As `aggregate`, with real tails of the model's own traces."""
+        rng, record = self.rng, self.rng.choice(self.records)
+        tau, count = rng.choice((24, 28, 32, 32, 40)), rng.choice((1, 2, 3, 4, 4, 4, 4))
+        traces_shown = rng.sample(rng.choice(record.rounds), count)
+        if rng.random() < 0.5:  # a puzzle that is mostly solved shows few searches: hide the claims
+            traces_shown = [trace[: rng.randint(30, 90)] for trace in traces_shown]
+        tails = [self.cut(trace, tau) for trace in traces_shown]
+        claims = [(n, chain, value) for n, tail in enumerate(tails, 1) for chain, value in reading.claims(tail.text)]
+        builder = Builder(self.tokenizer, self.aggregation(self.question(record.numbers, record.target), tails))
+        self.respond(builder, record.numbers, record.target, record.solutions, claims, record.failed)
+        return builder.build()
 
     def terms(self) -> list[int]:
         """Terms of a sum that is not held out."""
@@ -173,8 +203,17 @@ class Drawer:
         terms = self.terms()
         builder = Builder(self.tokenizer, self.prompt(traces.sum_question(terms)))
         lines = traces.sum_lines(terms, 0, terms[0])
+        self.drill(builder, terms, lines)
         builder.extend([("".join(lines) + traces.answer(str(sum(terms))), True)])
         return builder.build()
+
+    def drill(self, builder: Builder, terms: list[int], lines: list[str]) -> None:
+        """Side branches of the first line that do its work from other values."""
+        head = lines[0][: lines[0].rindex(":") + 1]
+        for _ in range(DRILLS):
+            value = round(self.rng.gauss(0, 160))
+            work = traces.sum_work(value, terms[1])
+            builder.fork([(f"{head} {work[0]}", False), *((piece, True) for piece in work[1:])], len(builder.trunk))
 
     def sum_tail(self, terms: list[int], start: int, beta: int, tau: int) -> tuple[Tail, int, int]:
         """A tail of a trace that began after line `start`; its last complete line and that line's value."""
@@ -182,24 +221,23 @@ class Drawer:
         value = sum(terms[: start + 1])
         wrong_at = rng.randrange(start + 1, len(terms)) if rng.random() < 0.08 and start + 1 < len(terms) else -1
         for index in range(start + 1, len(terms)):
-            result = value + terms[index] + (rng.choice((-10, -1, 1, 10, 2, -20)) if index == wrong_at else 0)
-            sign = "+" if terms[index] >= 0 else "-"
-            lines.append(f"{index}: {value}{sign}{abs(terms[index])}={result}\n")
-            value = result
+            error = rng.choice((-10, -1, 1, 10, 2, -20)) if index == wrong_at else 0
+            lines.append(traces.sum_line(terms, index, value, error))
+            value += terms[index] + error
         text = "".join(lines) + f"total {value}\n" + traces.CLOSE
         tail = self.tail(text, beta, tau)
         shown = [line for line in lines if line in tail.text]
         if not shown:
             return tail, -1, 0
         last = int(shown[-1].split(":")[0])
-        result = int(shown[-1].split("=")[1])
+        result = int(shown[-1].split("=")[-1])
         return tail, (last + 1 if f"total {value}\n" in tail.text else last), result
 
     def continue_sum(self) -> Example:
         """An aggregation prompt of a running sum; the response goes on after the furthest line."""
         rng, terms = self.rng, self.terms()
         start = int(len(terms) * rng.random() ** 1.4)
-        beta, tau = rng.choice((26, 32, 32, 40, 40, 48, 60)), rng.choice((20, 24, 24, 28, 32, 32, 40))
+        beta, tau = rng.choice((40, 48, 56, 64, 64, 72, 96)), rng.choice((32, 32, 36, 40, 48))
         tails, states = [], []
         for _ in range(rng.choice((1, 2, 3, 4, 4, 4, 4))):
             begin = max(0, start - rng.choice((0, 0, 0, 1, 2)))
@@ -223,9 +261,11 @@ class Drawer:
 
     def example(self) -> Example:
         """An example of a random kind."""
+        harvested = bool(self.records) and self.rng.random() < HARVESTED
+        aggregate = self.aggregate_harvested if harvested else self.aggregate
         kinds: dict[str, Callable[[], Example]] = {
             "search": self.search,
-            "aggregate": self.aggregate,
+            "aggregate": aggregate,
             "sum": self.sum,
             "continue": self.continue_sum,
         }
@@ -241,7 +281,8 @@ def write_shards(tokenizer_file: Path, folder: Path, size: int, ahead: int, firs
         if len(list(folder.glob("*.pkl"))) >= ahead:
             time.sleep(1.0)
             continue
-        drawer = Drawer(tokenizer, random.Random(f"{seed} {number}"))
+        records = load_records(folder.parent / "harvest")
+        drawer = Drawer(tokenizer, random.Random(f"{seed} {number}"), records)
         examples = [drawer.example() for _ in range(size)]
         part = folder / f"{number:06d}.part"
         part.write_bytes(pickle.dumps(examples))

@@ -157,10 +157,10 @@ def main() -> None:
                 print("---", problems[index].question[:90].replace("\n", " "), "\n", run.codec.decode(first[8 * index]))
                 print("  > ", run.codec.decode(run.last[8 * index]))
     if options.sums:
-        sums, setting = chain_sum(options.sums), Setting(40, 32, options.temperature, rounds=4)
+        sums, setting = chain_sum(options.sums), Setting(64, 40, options.temperature, rounds=4)
         first = run.start(sums, setting)
         print("sums C=4", [round(m, 3) for m in run.lineage(sums, 4, setting, first)])
-        free = run.start(sums, Setting(160, 32, options.temperature))
+        free = run.start(sums, Setting(240, 40, options.temperature))
         print("sums one trace without a limit", sum(run.right(sums, free)) / len(free))
         for index in range(options.show):
             print("---", sums[index].question[60:], "\n", run.codec.decode(free[8 * index]))

@@ -38,12 +38,12 @@ def _splitter() -> pre_tokenizers.PreTokenizer:
 
 
 def phrases(texts: Iterable[str]) -> list[str]:
-    """The stretches between numbers that occur at least three times, longest last, in byte-level spelling."""
+    """The stretches between numbers that occur at least a dozen times, longest last, in byte-level spelling."""
     splitter, counts = _splitter(), Counter[str]()
     markers = re.compile("|".join(map(re.escape, (*SPECIAL, *THINKING))))
     for stretch in (stretch for text in texts for stretch in markers.split(text)):
         counts.update(piece for piece, _ in splitter.pre_tokenize_str(stretch) if not piece.isdigit())
-    found = [piece for piece, count in counts.items() if count >= 3 and len(piece) > 1]
+    found = [piece for piece, count in counts.items() if count >= 12 and len(piece) > 1]
     return sorted(found, key=lambda piece: (len(piece), piece))
 
 

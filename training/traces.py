@@ -146,11 +146,25 @@ def sum_question(terms: Sequence[int]) -> str:
     return f"State the final answer to the following arithmetic problem: {shown} ="
 
 
+def sum_work(value: int, term: int) -> list[str]:
+    """`46-50`, `=-4`, `-6`, `=-10`: tens first, then ones, so that each step is a small fact."""
+    sign, size = ("+", abs(term)) if term >= 0 else ("-", abs(term))
+    tens, ones = size // 10 * 10, size % 10
+    middle = value + tens if term >= 0 else value - tens
+    return [f"{value}{sign}{tens}", f"={middle}", f"{sign}{ones}", f"={value + term}"]
+
+
+def sum_line(terms: Sequence[int], index: int, value: int, error: int = 0) -> str:
+    """`5: 34 - 56: 46-50=-4-6=-10`: number, the last and the next term as the problem has them, the work."""
+    term = terms[index]
+    work = "".join(sum_work(value, term)[:-1]) + f"={value + term + error}"
+    return f"{index}: {abs(terms[index - 1])} {'+' if term >= 0 else '-'} {abs(term)}: {work}\n"
+
+
 def sum_lines(terms: Sequence[int], start: int, value: int) -> list[str]:
     """The running-sum lines after line `start`, whose result is `value`, and the total."""
     lines = []
     for index in range(start + 1, len(terms)):
-        term = terms[index]
-        lines.append(f"{index}: {value}{'+' if term >= 0 else '-'}{abs(term)}={value + term}\n")
-        value += term
+        lines.append(sum_line(terms, index, value))
+        value += terms[index]
     return [*lines, f"total {value}\n"]

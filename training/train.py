@@ -31,6 +31,9 @@ from .examples import Example
 from .model import Layout, Llama, LlamaConfig
 
 
+STALE = 3
+
+
 def pad(arrays: Sequence[np.ndarray], fill: int) -> Tensor:
     """Rows of different lengths as one (batch, longest) tensor of int64."""
     width = max(map(len, arrays))
@@ -126,28 +129,34 @@ def batches(folder: Path, size: int, rng: random.Random) -> Iterator[list[Exampl
 class Assistant:
     """A second process that computes gradients on the shared weights, one batch at a time.
 
-    Its gradients are at most one step old when they are added; it runs at the lowest priority, so it
-    only uses what a busy machine leaves.
+    It runs at the lowest priority, so it only uses what a busy machine leaves; gradients that were
+    computed on weights more than `STALE` steps old are thrown away.
     """
 
     gradients: list[Tensor]
     ready: Event
     tokens: Synchronized[int]
+    step: Synchronized[int]
+    begun: Synchronized[int]
     process: SpawnProcess
 
     @classmethod
     def start(cls, model: Llama, options: argparse.Namespace) -> Assistant:
         context = multiprocessing.get_context("spawn")
         gradients = [torch.zeros_like(p).share_memory_() for p in model.parameters()]
-        ready, tokens = context.Event(), context.Value("q", 0)
-        arguments = (model, gradients, ready, tokens, options)
+        ready, counters = context.Event(), [context.Value("q", 0) for _ in range(3)]
+        arguments = (model, gradients, ready, *counters, options)
         process = context.Process(target=assist, args=arguments, daemon=True)
         process.start()
-        return cls(gradients, ready, tokens, process)
+        return cls(gradients, ready, *counters, process)
 
     def collect(self, model: Llama) -> int:
-        """Add the assistant's gradients, if it has any; the tokens they stand for."""
+        """Add the assistant's gradients, if it has fresh ones; the tokens they stand for."""
+        self.step.value += 1
         if not self.ready.is_set():
+            return 0
+        if self.step.value - self.begun.value > STALE:
+            self.ready.clear()
             return 0
         for parameter, gradient in zip(model.parameters(), self.gradients, strict=True):
             parameter.grad.add_(gradient)
@@ -156,7 +165,15 @@ class Assistant:
         return count
 
 
-def assist(shared: Llama, gradients: list[Tensor], ready: Event, tokens: Synchronized[int], options: Any) -> None:
+def assist(
+    shared: Llama,
+    gradients: list[Tensor],
+    ready: Event,
+    tokens: Synchronized[int],
+    step: Synchronized[int],
+    begun: Synchronized[int],
+    options: Any,
+) -> None:
     """The assistant's loop: copy the weights, compute one batch's gradients, wait until they are taken."""
     os.nice(19)
     if options.assistant_core is not None:
@@ -165,6 +182,7 @@ def assist(shared: Llama, gradients: list[Tensor], ready: Event, tokens: Synchro
     model = Llama(shared.config)
     stream = batches(options.work / "shards", options.batch, random.Random())
     for batch in stream:
+        begun.value = step.value
         model.load_state_dict(shared.state_dict())
         loss, _ = loss_of(model, batch)
         loss.backward()
@@ -203,7 +221,8 @@ def train(options: argparse.Namespace) -> None:
     stream = batches(options.work / "shards", options.batch, random.Random(f"{options.seed} {steps}"))
     last = saved_at = time.monotonic()
     losses: list[float] = []
-    while tokens < options.tokens:
+    end = min(options.tokens, options.stop_at or options.tokens)
+    while tokens < end:
         factor = rate(tokens, options.tokens, options.hold)
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             for group in optimizer.param_groups:
@@ -228,7 +247,7 @@ def train(options: argparse.Namespace) -> None:
         if steps % 25 == 0:
             mean, losses = sum(losses) / len(losses), []
             print(f"step {steps} tokens {tokens} loss {mean:.4f} rate {factor:.3f} seconds {seconds:.0f}", flush=True)
-        if now - saved_at > 150 or tokens >= options.tokens:
+        if now - saved_at > 150 or tokens >= end:
             saved_at = now
             state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
             part = checkpoint.with_suffix(".part")
@@ -240,6 +259,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the reasoner; continues from its checkpoint.")
     parser.add_argument("--work", type=Path, required=True, help="folder with model/tokenizer.json and shards/")
     parser.add_argument("--tokens", type=int, default=19_000_000)
+    parser.add_argument("--stop-at", type=int, help="stop earlier, with the schedule of --tokens")
     parser.add_argument("--hold", type=float, default=0.6, help="part of the tokens before annealing")
     parser.add_argument("--batch", type=int, default=3600)
     parser.add_argument("--assistant", action="store_true", help="a second process adds gradients")

@@ -6,11 +6,13 @@ How traces come about is in `run.traces`; what they say and which of them wins i
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from . import reasoner
 from .audit.events import (
     ErrorEvent,
     FinalEvent,
@@ -35,7 +37,7 @@ from .run.budget import Budget
 from .run.conclusion import Conclusion, answered_tally
 from .run.generation import Progress
 from .run.result import RunResult
-from .run.resume import check_same_run, elapsed_before, resumed_config
+from .run.resume import check_same_run, elapsed_before, given_up, resumed_config, unfinished_tokens
 from .run.setup import check_context, make_setup, now, package_version
 from .run.sync import run_sync
 from .run.traces import Outcome, Traces
@@ -43,6 +45,7 @@ from .run.trail import OnEvent, Trail
 
 Prompt = str | Sequence[ChatMessage]
 
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
 _STOPPED = {
     "interrupted": "The run was interrupted",
     "token_budget": "The token budget is used up",
@@ -73,6 +76,8 @@ class MarkovianRSAOrchestrator:
         """
         from .backends.mlx import MLXBackend
 
+        if model is None:
+            return cls(MLXBackend.from_pretrained(reasoner.model_path(), model_id=reasoner.MODEL_ID))
         return cls(MLXBackend.from_pretrained(model, revision=revision, adapter_path=adapter_path))
 
     def solve(
@@ -151,7 +156,7 @@ class MarkovianRSAOrchestrator:
 
     async def _sit(self, sitting: _Sitting, on_progress: Progress | None) -> RunResult:
         trail, config, setup = sitting.trail, sitting.config, sitting.setup
-        budget = Budget(config, _tokens(trail.events), sitting.elapsed_before_s)
+        budget = Budget(config, _tokens(trail.events) + unfinished_tokens(trail.history), sitting.elapsed_before_s)
         traces = Traces(self.backend, config, setup, trail, budget, on_progress)
         equivalent = self._equivalent or equivalence_for(config.answer_kind, self._math)
         conclusion = Conclusion(trail.run_id, config, traces.lineage, self.backend.codec, equivalent)
@@ -335,6 +340,7 @@ def _recorded_result(trail: Trail) -> RunResult:
         peak_memory_bytes=end.peak_memory_bytes,
         audit_path=trail.path,
         resumed=True,
+        warnings=given_up(history),
         events=trail.events,
     )
 
@@ -351,7 +357,8 @@ def _tokens(events: Sequence[_BaseEvent]) -> int:
 def _as_messages(prompt: Prompt) -> list[ChatMessage]:
     messages = [ChatMessage(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
     check_messages(messages)
-    return messages
+    # A lone surrogate (an argument that was no UTF-8) can be neither tokenised nor recorded.
+    return [ChatMessage(role=m["role"], content=_SURROGATES.sub("\ufffd", m["content"])) for m in messages]
 
 
 def _stopped(reason: str, partial: RunResult) -> RunStoppedError:

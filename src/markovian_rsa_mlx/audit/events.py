@@ -109,7 +109,7 @@ class RoundCompleteEvent(_BaseEvent):
     run_id: RunId
     round: Annotated[int, "The round, from 0."]
     trace_ids: Annotated[list[str], "The needed traces of the round, in index order."]
-    memory_estimate_bytes: Annotated[int, "The engine's estimate of weights and the round's caches."]
+    memory_estimate_bytes: Annotated[int, "The engine's estimate for weights and caches, the largest so far."]
     elapsed_s: Annotated[float, "Seconds since the round's first start in this sitting."]
 
 
@@ -142,7 +142,7 @@ class ErrorEvent(_BaseEvent):
 
     EVENT_NAME: str = field(init=False, default="error")
     run_id: RunId
-    stage: Annotated[str, "Where: a trace's id, or a part of the run."]
+    stage: Annotated[str, "Where: `generation` (a trace was given up), `summary`, `identical_traces`, or `run`."]
     message: Annotated[str, "What, in a sentence."]
     recoverable: Annotated[bool, "Whether the run goes on or can be resumed."]
 

@@ -20,6 +20,9 @@ HELP_WIDTH = {"max_content_width": 100}
 class Command(TyperCommand):
     """Help with the options in their groups, as plain text."""
 
+    def get_help_option(self, ctx: Any) -> Any:
+        return _with_plain_default(super().get_help_option(ctx))
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
@@ -36,6 +39,9 @@ class Command(TyperCommand):
 class Group(TyperGroup):
     """Commands in the order in which they are defined."""
 
+    def get_help_option(self, ctx: Any) -> Any:
+        return _with_plain_default(super().get_help_option(ctx))
+
 
 def build() -> typer.Typer:
     """The application with all its commands."""
@@ -46,7 +52,7 @@ def build() -> typer.Typer:
         epilog="Exit codes: 0 done, 1 failure, 2 usage, 130 interrupted. MRSA_DEBUG=1 shows tracebacks; "
         "MRSA_HOME moves the folder that runs are kept in.",
     )
-    app.callback()(_version)
+    app.callback()(_options)
     for name, command in (
         ("solve", solve.solve),
         ("demo", demo.demo),
@@ -94,14 +100,27 @@ def _invoke(arguments: Sequence[str] | None) -> int:
     return 0
 
 
-def _version(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
-    if version:
-        from importlib.metadata import version as installed
+def _with_plain_default(option: Any) -> Any:
+    """A help option that is False when it is not given: a None would have Typer load Pydantic, a quarter second."""
+    if option is not None:
+        option.default = False
+    return option
 
-        print(f"markovian-rsa-mlx {installed('markovian-rsa-mlx')}")
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"markovian-rsa-mlx {version('markovian-rsa-mlx')}")
         raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    del version  # its callback has done all
 
 
 def _typer(**values: Any) -> typer.Typer:

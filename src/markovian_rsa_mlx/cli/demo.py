@@ -15,7 +15,10 @@ def demo(
     puzzle_seed: Annotated[int, typer.Option("--puzzle-seed", metavar="K", min=0, help="Which puzzle.")] = 0,
     seed: Annotated[int, typer.Option("--seed", metavar="SEED", min=0, help="Seed of the run.")] = 1,
 ) -> None:
-    """Solve a number puzzle with the embedded reasoner, check the answer, verify the trail: no download."""
+    """Solve a number puzzle with the embedded reasoner.
+
+    Nothing is downloaded. The answer is checked by exact arithmetic and the trail is verified.
+    """
     from ..reasoner import puzzles
     from . import report, session, store
     from .check import verify_run
@@ -36,13 +39,13 @@ def demo(
         f"Checked by exact arithmetic: {'right' if right else 'wrong'}; "
         f"{puzzle.target} was to be made of {', '.join(map(str, puzzle.numbers))}."
     )
-    say(f"Trail checked: it follows from itself, {verify_run(path, None)}.")
+    say(f"Trail {verify_run(path).verdict}.")
     if not right:
         say("Now and then the tiny reasoner is wrong; another --seed or --puzzle-seed shows it at its best.")
-    say(
-        "\nNext:\n"
-        f"  mrsa runs show {outcome.result.run_id[:8]}          how this answer came about\n"
-        f"  mrsa demo --puzzle-seed {puzzle_seed + 1}          another puzzle\n"
-        "  mrsa plan --model Zyphra/ZAYA1-8B --profile default-16gb   what a real model needs"
+    steps = (
+        (f"mrsa runs show {outcome.result.run_id[:8]}", "how this answer came about"),
+        (f"mrsa demo --puzzle-seed {puzzle_seed + 1}", "another puzzle"),
+        ("mrsa plan --model Zyphra/ZAYA1-8B", "what a model of the published kind needs"),
     )
+    say("\nNext:\n" + "\n".join(f"  {command:<36} {what}" for command, what in steps))
     raise typer.Exit(0 if right else 1)

@@ -105,19 +105,19 @@ def vote_line(progress: Progress) -> str:
         for number in shown
         if number in votes
     ]
-    return "vote so far  " + ("  ·  ".join(parts) or "no answer yet")
+    return "vote so far: " + (" · ".join(parts) or "no answer yet")
 
 
 def totals_line(progress: Progress) -> str:
-    """Tokens, speed, memory, time spent and left."""
-    parts = [amount(progress.total_tokens, "token"), f"{count(progress.tokens_per_s)} tok/s"]
-    if progress.peak_memory_bytes:
-        parts.append(f"peak {size(progress.peak_memory_bytes)}")
+    """Speed, tokens, time spent and left, memory; what a narrow terminal cuts off comes last."""
+    parts = [f"{count(progress.tokens_per_s)} tok/s", amount(progress.total_tokens, "token")]
     parts.append(duration(progress.elapsed_s))
     left = progress.time_left_s()
     if left is not None:
         parts.append(f"{'at most' if left[1] else 'about'} {duration(left[0])} left")
-    return "  ·  ".join(parts)
+    if progress.peak_memory_bytes:
+        parts.append(f"peak {size(progress.peak_memory_bytes)}")
+    return " · ".join(parts)
 
 
 class LiveWatcher:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -38,10 +39,10 @@ HELP: Final[dict[str, tuple[str, str, str]]] = {
     "top_p": (SAMPLING, "X", "1 filters nothing"),
     "top_k": (SAMPLING, "K", "0 filters nothing"),
     "min_p": (SAMPLING, "X", "0 filters nothing"),
-    "final_temperature": (SAMPLING, "X", "the same for the final round"),
-    "final_top_p": (SAMPLING, "X", "the same for the final round"),
-    "final_top_k": (SAMPLING, "K", "the same for the final round"),
-    "final_min_p": (SAMPLING, "X", "the same for the final round"),
+    "final_temperature": (SAMPLING, "X", "temperature of the final round; unset: as before"),
+    "final_top_p": (SAMPLING, "X", "top-p of the final round; unset: as before"),
+    "final_top_k": (SAMPLING, "K", "top-k of the final round; unset: as before"),
+    "final_min_p": (SAMPLING, "X", "min-p of the final round; unset: as before"),
     "seed": (SAMPLING, "SEED", "seed of the run; unset: drawn, and recorded in the trail"),
     "concurrency": (ENGINE, "ROWS", "traces decoded at once; auto: as many as the memory holds"),
     "memory_limit_gb": (ENGINE, "GB", "for weights and caches; unset: the device's working set"),
@@ -49,6 +50,15 @@ HELP: Final[dict[str, tuple[str, str, str]]] = {
     "token_budget": (ENGINE, "TOKENS", "stop after this many generated tokens; can be resumed"),
     "time_budget_s": (ENGINE, "SECONDS", "stop after this many seconds; can be resumed"),
 }
+
+
+def _place(name: str) -> int:
+    """Options stand in the order of `HELP`, so that their groups hold together."""
+    return list(HELP).index(name) if name in HELP else len(HELP)
+
+
+def _help_of(name: str) -> tuple[str, str, str]:
+    return HELP.get(name, (ENGINE, "VALUE", name.replace("_", " ")))
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -62,7 +72,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         command(**values, settings={name: read_value(name, v) for name, v in given.items() if v is not None})
 
     wrapper.__signature__ = own.replace(  # type: ignore[attr-defined]
-        parameters=[*kept, *(_option(name) for name in HELP)]
+        parameters=[*kept, *(_option(name) for name in sorted(FIELD_NAMES, key=_place))]
     )
     return wrapper
 
@@ -104,9 +114,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _option(name: str) -> inspect.Parameter:
-    group, metavar, meaning = HELP[name]
+    group, metavar, meaning = _help_of(name)
     flag = "--" + name.replace("_", "-")
-    rule = settings_module._RULES[name].allowed
+    rule = _allowed(name)
     if name == "enable_thinking":
         info = typer.Option(f"{flag}/--no-{flag[2:]}", help=_sentence(meaning), rich_help_panel=group)
         annotation: Any = Annotated[bool | None, info]
@@ -114,6 +124,13 @@ def _option(name: str) -> inspect.Parameter:
         info = typer.Option(flag, metavar=metavar, help=_sentence(f"{meaning} ({rule})"), rich_help_panel=group)
         annotation = Annotated[str | None, info]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _allowed(name: str) -> str:
+    """The rule's own words, shorter and with thousands marked."""
+    text = settings_module._RULES[name].allowed
+    text = re.sub(r"\d{4,}", lambda match: f"{int(match[0]):,}", text)
+    return re.sub(r"^a (?:whole )?number (?:from )?", "", text).replace(", or unset", " or unset")
 
 
 def _sentence(text: str) -> str:

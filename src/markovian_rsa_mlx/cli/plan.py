@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import RSAConfig
-from ..errors import ModelError
+from .hub import CONFIG_FILES, fetch_files
 from .options import resolve, with_settings
 from .text import amount, count, say, size
 
 if TYPE_CHECKING:
     from ..backends.mlx.memory import ModelFootprint
+    from .session import ModelChoice
 
 #: Lineages that the mean number of needed traces is taken over, and the most traces to draw for it.
 _SEEDS, _DRAWS = 200, 60_000
@@ -53,12 +54,15 @@ def plan(
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     settings: Mapping[str, Any] = {},
 ) -> None:
-    """Say what a run needs: memory, traces that fit at once, tokens. Reads only the model's config.json."""
+    """Say what a run needs.
+
+    Memory, traces that fit at once and tokens, from the model's config.json alone; no weights are fetched.
+    """
     from .session import choose_model
 
     choice = choose_model(model, revision)
     run_config = resolve(profile, config, settings, choice.default_profile)
-    facts = _facts(choice.model_id, _read_config(model, revision), run_config, prompt_tokens)
+    facts = _facts(choice.model_id, _read_config(choice), run_config, prompt_tokens)
     if json_output:
         print(json.dumps(facts, indent=2))
         return
@@ -86,8 +90,8 @@ def decode_work(config: RSAConfig) -> Decode:
     traces = sum(len(keys) for needed in totals for keys in needed.values()) / len(totals)
     tokens = sum(len(keys) * _cost(config, t) for needed in totals for t, keys in needed.items()) / len(totals)
     last = [config.rounds + 1] if config.answer_selection == "final_aggregation" else []
-    every = {t: config.population for t in range(config.rounds)} | {config.rounds: config.final_count}
-    every |= {t: 1 for t in last}
+    every = dict.fromkeys(range(config.rounds), config.population) | {config.rounds: config.final_count}
+    every |= dict.fromkeys(last, 1)
     return Decode(traces, sum(every.values()), tokens, sum(n * _cost(config, t) for t, n in every.items()))
 
 
@@ -97,31 +101,14 @@ def _cost(config: RSAConfig, round_number: int) -> int:
     return config.budget(round_number) + (config.tail_limit if carried else 0)
 
 
-def _read_config(model: str | None, revision: str | None) -> dict[str, Any]:
+def _read_config(choice: ModelChoice) -> dict[str, Any]:
     from .. import reasoner
+    from ..backends.mlx.load import local_folder, read_config
 
-    path = Path(reasoner.model_path() if model in (None, reasoner.MODEL_ID) else str(model))
-    try:
-        file = path / "config.json" if path.is_dir() else Path(_download(str(model), revision))
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"The config.json of {model or path} cannot be read: {error}.") from error
-    if not isinstance(values, dict):
-        raise ModelError(f"The config.json of {model or path} is no JSON object.")
-    return values
-
-
-def _download(model: str, revision: str | None) -> str:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return str(hf_hub_download(model, "config.json", revision=revision))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ModelError(
-            f"The model {model!r} is no local folder, and its config.json cannot be had from the hub: "
-            f"{str(error).splitlines()[0].rstrip('.')}."
-        ) from error
+    if choice.embedded:
+        return read_config(reasoner.model_path())
+    model = choice.model_id
+    return read_config(local_folder(model) or fetch_files(model, choice.revision, CONFIG_FILES))
 
 
 def _facts(model_id: str, model_config: dict[str, Any], config: RSAConfig, prompt_tokens: int) -> dict[str, Any]:
@@ -131,11 +118,11 @@ def _facts(model_id: str, model_config: dict[str, Any], config: RSAConfig, promp
     footprint = footprint_from_config(model_config)
     given = config.memory_limit_gb
     limit = int(given * 1e9) if given is not None else available_memory_bytes()
-    most = DEFAULT_MAX_ROWS if config.concurrency == "auto" else config.concurrency
+    work = decode_work(config)
+    most = min(DEFAULT_MAX_ROWS if config.concurrency == "auto" else config.concurrency, work.all_traces)
     longest = longest_sequence(config, prompt_tokens)
     admission = Admission(footprint, most, limit)
     at_once = next((rows for rows in range(most, 0, -1) if admission.need(rows, longest) <= limit), 0)
-    work = decode_work(config)
     return {
         "model": model_id,
         "context_length": context_length_of(model_config),

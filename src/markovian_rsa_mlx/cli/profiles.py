@@ -27,7 +27,7 @@ _HEADS = {
 
 def profiles(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Print this one as TOML, as solve --config reads it.")
+        str | None, typer.Argument(metavar="NAME", help="Print this one as TOML, as solve --config reads it.")
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -59,7 +59,7 @@ def _overview() -> str:
     return (
         f"{table(heads, rows, frozenset(heads[1:]))}\n\n"
         "T aggregation rounds, N traces per round, C tails per prompt; beta, tau and final in tokens.\n"
-        f"* of the final round; -: as before. All alike: {rest}.\n"
+        f"* of the final round; -: as before. All alike:\n{rest}.\n"
         "`mrsa profiles NAME` prints one in full, `mrsa plan --profile NAME` says what it costs."
     )
 

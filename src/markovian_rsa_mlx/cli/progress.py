@@ -79,7 +79,9 @@ class Progress:
     summaries: dict[str, int] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
     _setup: RunSetupEvent | None = None
-    _started_s: float | None = None
+    _started_s: float = 0.0
+    _ended_s: float | None = None
+    _generated: int = 0
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
@@ -94,6 +96,7 @@ class Progress:
         """`count` further ids of this trace were generated."""
         with self.lock:
             now = self.clock()
+            self._generated += count
             self._recent.append((now, count))
             while self._recent and self._recent[0][0] < now - _SPEED_WINDOW_S:
                 self._recent.popleft()
@@ -126,11 +129,13 @@ class Progress:
     @property
     def elapsed_s(self) -> float:
         """Seconds of this sitting."""
-        return self.clock() - self._started_s if self._started_s is not None else 0.0
+        return (self.clock() if self._ended_s is None else self._ended_s) - self._started_s
 
     @property
     def tokens_per_s(self) -> float:
-        """Speed of the whole run over the last seconds."""
+        """Speed of the whole run over the last seconds; over this sitting once it is finished."""
+        if self.finished:
+            return self._generated / self.elapsed_s if self.elapsed_s > 0 else 0.0
         if not self._recent:
             return 0.0
         span = max(self.clock() - self._recent[0][0], 0.5)
@@ -182,7 +187,7 @@ class Progress:
             case SelectionEvent():
                 self._choose(event)
             case RunEndEvent():
-                self.finished = True
+                self.finished, self._ended_s = True, self.clock()
 
     def _lay_out(self, seed: int) -> None:
         lineage = Lineage.of(self.config, seed)

@@ -9,8 +9,8 @@ from .text import amount, duration, one_line, say, size
 
 _HOW = {
     "single": "the first final candidate that has an answer",
-    "majority": "the vote of the final candidates",
-    "final_aggregation": "one more trace that read the final candidates",
+    "majority": "it leads the class that won the vote of the final candidates",
+    "final_aggregation": "one more trace, which read the final candidates",
 }
 _STOPPED = {"interrupted": "interrupted", "token_budget": "out of tokens", "time_budget": "out of time"}
 
@@ -44,12 +44,7 @@ def tell(outcome: Outcome) -> None:
     if outcome.stopped:
         _tell_stop(outcome)
     elif result.text:
-        say(f"Answer chosen by {_HOW[outcome.config.answer_selection]}: {result.final_trace_id}.")
-    else:
-        say(
-            f"error: the final trace, {result.final_trace_id}, gave no answer; it may have been cut off: "
-            "raise --final-tokens."
-        )
+        say(f"The answer is {result.final_trace_id}'s: {_HOW[outcome.config.answer_selection]}.")
     if len(result.tally) > 1 or any(votes > 1 for _, votes in result.tally):
         say(f"Final candidates: {votes_line(result.tally)}.")
     say(round_zero_line(result.round_zero))
@@ -58,7 +53,15 @@ def tell(outcome: Outcome) -> None:
         f"peak memory {size(result.peak_memory_bytes)}, seed {result.seed}."
     )
     if result.audit_path and not outcome.stopped:
-        say(f"Trail: {result.audit_path}  (check it: mrsa runs verify {result.run_id})")
+        say(f"Trail: {result.audit_path}  (check it: mrsa runs verify {result.run_id[:8]})")
+
+
+def no_answer(outcome: Outcome) -> str:
+    """What is wrong with a run that ended without a text, and what to do."""
+    return (
+        f"error: the final trace, {outcome.result.final_trace_id}, has no text after its thinking; "
+        "where it was cut off, raise --final-tokens."
+    )
 
 
 def votes_line(tally: list[tuple[str, int]]) -> str:

@@ -38,10 +38,13 @@ def list_runs(
 
 
 def show(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help=_RUN_HELP)] = None,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help=_RUN_HELP)] = None,
     full: Annotated[bool, typer.Option("--full", help="Every trace and every tail in full.")] = False,
 ) -> None:
-    """Tell a run's story: settings, rounds, the winner's lineage and the tails it read, mishaps."""
+    """Tell a run's story.
+
+    Settings, rounds with their votes, the winner's lineage, the tails it read, mishaps; as far as the file goes.
+    """
     from .story import tell
 
     path = store.find_run(run)
@@ -49,7 +52,7 @@ def show(
 
 
 def verify(
-    run: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help=_RUN_HELP)] = None,
+    run: Annotated[list[str] | None, typer.Argument(metavar="RUN", help=_RUN_HELP)] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -57,33 +60,37 @@ def verify(
         ),
     ] = None,
 ) -> None:
-    """Check that a trail follows from itself: lineage, order, tails, prompts, counts, the choice."""
+    """Check that a trail follows from itself.
+
+    Lineage, seeds, order, tails, prompts, counts, the vote and the choice are derived again. Exit code 1, and the
+    first line that does not follow, for a trail that fails.
+    """
     from .check import codec_of, verify_run
 
     codec = codec_of(model) if model is not None else None
     failed = 0
-    for path in [store.find_run(name) for name in run or [None]]:
+    for found in [store.find_run(name) for name in run] if run else [store.find_run(None)]:
         try:
-            say_result = verify_run(path, codec)
-            print(f"{path}: follows from itself, {say_result}.")
+            report = verify_run(found, codec)
+            print(f"{found}: {report.verdict}.")
+            for assumed in report.assumed:
+                say(f"  taken on trust: {clean(assumed)}")
         except MarkovianRSAError as error:
             failed += 1
-            print(f"{path}: {clean(str(error))}")
+            print(f"{found}: {clean(str(error))}")
     if failed:
         raise typer.Exit(1)
 
 
 def path(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Print this run's file instead.")] = None,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Print this run's file instead.")] = None,
 ) -> None:
     """Print the folder that runs are kept in, or one run's file."""
     print(store.find_run(run) if run is not None else store.runs_folder())
 
 
 def rm(
-    run: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help=_RUN_HELP.removesuffix("; unset: the newest.") + ".")
-    ],
+    run: Annotated[list[str], typer.Argument(metavar="RUN", help=_RUN_HELP.removesuffix("; unset: the newest.") + ".")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove runs; one that is being written is refused."""
@@ -103,7 +110,7 @@ def rm(
 
 def _check_removable(found: Path) -> None:
     entry = store.describe(found) if found.exists() else None
-    if entry is None or entry.state == "damaged" and found.parent != store.runs_folder():
+    if entry is None or (entry.state == "damaged" and found.parent != store.runs_folder()):
         raise AuditError(f"{found} is no audit file; it is left alone.")
     if store.is_being_written(found):
         raise AuditError(f"{found} is being written by a run; stop it first.")

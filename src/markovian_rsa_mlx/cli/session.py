@@ -66,30 +66,37 @@ def run(
     audit_path: Path | None,
     *,
     quiet: bool = False,
-    live: bool = True,
 ) -> Outcome:
     """Load the model and run; a run that was stopped on purpose is an outcome, not an error."""
-    orchestrator = load(choice)
+    orchestrator = load(choice, quiet=quiet)
     try:
         progress = Progress(config, time.monotonic, orchestrator.backend.codec.decode)
-        _replay(progress, audit_path)
-        watcher = _watcher(title(choice, config), progress, orchestrator, quiet, live)
+        _replay(progress, audit_path, quiet)
+        watcher = _watcher(title(choice, config), progress, orchestrator, quiet)
         with watcher if watcher is not None else nullcontext():
             return _outcome(orchestrator, choice, messages, config, audit_path, watcher)
     finally:
         orchestrator.close()
 
 
-def load(choice: ModelChoice) -> MarkovianRSAOrchestrator:
-    """The model, loaded. The heavy imports happen here."""
-    # The hub's and the tokenizers' own progress bars and warnings would run through the live view.
+def load(choice: ModelChoice, *, quiet: bool = False) -> MarkovianRSAOrchestrator:
+    """The model, loaded; what takes long is said unless `quiet`. The heavy imports happen here."""
+    # Warnings of the tokenizers' libraries would run through the live view.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from .. import reasoner
+    from ..backends.mlx import MLXBackend
     from ..orchestrator import MarkovianRSAOrchestrator
 
-    return MarkovianRSAOrchestrator.from_pretrained(
-        choice.model_id, revision=choice.revision, adapter_path=choice.adapter
+    model = reasoner.model_path() if choice.embedded else choice.model_id
+    backend = MLXBackend.from_pretrained(
+        model,
+        revision=choice.revision,
+        adapter_path=choice.adapter,
+        model_id=choice.model_id,
+        progress=None if quiet or choice.embedded else say,
     )
+    return MarkovianRSAOrchestrator(backend)
 
 
 def title(choice: ModelChoice, config: RSAConfig) -> str:
@@ -122,10 +129,10 @@ def _outcome(
     return Outcome(result, config, choice.model_id)
 
 
-def _watcher(heading: str, progress: Progress, orchestrator: MarkovianRSAOrchestrator, quiet: bool, live: bool) -> Any:
+def _watcher(heading: str, progress: Progress, orchestrator: MarkovianRSAOrchestrator, quiet: bool) -> Any:
     if quiet:
         return None
-    if live and sys.stderr.isatty():
+    if sys.stderr.isatty():
         from rich.console import Console
 
         from .live import LiveWatcher
@@ -138,7 +145,7 @@ def _watcher(heading: str, progress: Progress, orchestrator: MarkovianRSAOrchest
     return PlainWatcher(heading, progress)
 
 
-def _replay(progress: Progress, audit_path: Path | None) -> None:
+def _replay(progress: Progress, audit_path: Path | None, quiet: bool) -> None:
     """Show an interrupted run from where it was; whether the file fits is for the orchestrator to say."""
     if audit_path is None or not audit_path.is_file() or audit_path.stat().st_size == 0:
         return
@@ -146,5 +153,7 @@ def _replay(progress: Progress, audit_path: Path | None) -> None:
 
     for event in read_run(audit_path).events:
         progress.handle(event)
-    if progress.rows and not progress.finished:
+    if progress.finished and not quiet:
+        say(f"{audit_path} holds a finished run.")
+    elif progress.rows and not quiet:
         say(f"Going on with {audit_path}: {amount(progress.total_tokens, 'token')} so far.")

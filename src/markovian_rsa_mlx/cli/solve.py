@@ -21,7 +21,7 @@ QUESTION, MODEL, OUTPUT = "The question", "The model", "Trail and output"
 @with_settings
 def solve(
     prompt: Annotated[
-        str | None, typer.Argument(metavar="[PROMPT]", help="The question; - reads it from standard input.")
+        str | None, typer.Argument(metavar="PROMPT", help="The question; - reads it from standard input.")
     ] = None,
     file: Annotated[
         Path | None,
@@ -83,7 +83,8 @@ def solve(
         typer.Option(
             "--audit",
             metavar="FILE.jsonl",
-            help="Where the trail goes; an unfinished run of the same settings is resumed. Unset: a new file in the folder that mrsa runs path prints.",
+            help="Where the trail goes; an unfinished run of the same settings is resumed. "
+            "Unset: a new file in the folder that mrsa runs path prints.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -96,7 +97,9 @@ def solve(
     ] = False,
     settings: Mapping[str, Any] = {},
 ) -> None:
-    """Solve a problem: the answer on standard output, everything else on standard error.
+    """Solve a problem.
+
+    The answer goes to standard output, everything else to standard error.
 
     Ctrl-C stops within a step, prints the best answer so far, and the same command with --audit FILE goes on.
     """
@@ -120,6 +123,8 @@ def solve(
             say(f"warning: {warning}")
     if not quiet:
         report.tell(outcome)
+    if not outcome.stopped and not outcome.result.text:
+        say(report.no_answer(outcome))
     if json_output:
         print(json.dumps(report.to_json(outcome), ensure_ascii=False, indent=2))
     elif outcome.result.text:

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from ..audit.events import _BaseEvent
 from ..errors import AuditError
+
+if TYPE_CHECKING:
+    from ..audit.events import _BaseEvent
 
 try:
     import fcntl

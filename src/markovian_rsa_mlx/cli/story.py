@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..audit.history import RunHistory
-from ..method.lineage import TraceKey
 from .progress import FINISHED, Progress, Row
 from .store import Reading, is_being_written
 from .text import amount, clean, count, duration, one_line, size
@@ -68,7 +67,8 @@ class _Story:
             f"F={config.final_count}, carry {config.carry}, {config.answer_selection}{seed}"
         )
         memory = f", peak memory {size(self.history.end.peak_memory_bytes)}" if self.history.end else ""
-        yield f"cost       {amount(self.history.generated_tokens, 'token')} in {duration(self.history.elapsed_s)}{memory}"
+        tokens = amount(self.history.generated_tokens, "token")
+        yield f"cost       {tokens} in {duration(self.history.elapsed_s)}{memory}"
         yield "question"
         yield from self._block(start.prompt)
 
@@ -90,10 +90,11 @@ class _Story:
     def _row(self, progress: Progress, row: Row) -> str:
         state = progress.state(row)
         state_shown = "interrupted" if state == "running" else "not begun" if state in ("waiting", "queued") else state
-        past = self.history.traces.get(TraceKey.parse(row.trace_id))
+        past = self.history.traces.get(row.trace_id)
         read = " ".join(past.parent_ids if past else [])
-        answer = f"  {one_line(row.answer, 40)}" if row.answer else ""
-        return f"  {row.trace_id}  {state_shown:<11} {count(row.tokens):>7} tokens{f'  reads {read}' if read else ''}{answer}"
+        answer = f"  answer {one_line(row.answer, 40)}" if row.answer else ""
+        reads = f"  reads {read}" if read else ""
+        return f"  {row.trace_id}  {state_shown:<11} {count(row.tokens):>7} tokens{reads}{answer}"
 
     def _choice(self) -> Iterator[str]:
         selection, final = self.history.selection, self.history.final
@@ -107,9 +108,11 @@ class _Story:
         )
         tie = ", a tie" if selection.tie else ""
         zero = selection.round_zero
-        yield f"\nanswer     {one_line(selection.answer) or 'none'}, of {selection.chosen_trace_id} ({selection.answer_selection})"
+        free = one_line(str(zero.get("answer") or "no answer"))
+        how = f"of {selection.chosen_trace_id} ({selection.answer_selection})"
+        yield f"\nanswer     {one_line(selection.answer) or 'none'}, {how}"
         yield f"tally      {tally or 'no answers'}{tie}"
-        yield f"round 0    {one_line(str(zero.get('answer') or 'no answer'))}, {zero.get('votes', 0)} of {zero.get('traces', 0)} traces"
+        yield f"round 0    {free}, {zero.get('votes', 0)} of {zero.get('traces', 0)} traces, a free vote"
         if final is not None:
             yield "text"
             yield from self._block(final.final_text)
@@ -134,22 +137,18 @@ class _Story:
                 parents += [parent for parent in read if parent not in parents]
             generation = parents
         for parent in self._parents(self.history.selection.chosen_trace_id):
-            tail = (
-                self.history.traces[TraceKey.parse(parent)].tail
-                if TraceKey.parse(parent) in self.history.traces
-                else None
-            )
-            if tail is not None:
+            past = self.history.traces.get(parent)
+            if past is not None and (tail := past.tail) is not None:
                 yield f"\ntail of {parent}, {amount(tail.tail_tokens, 'token')}, as the winner read it"
                 yield from self._block(tail.tail_text, end=True)
 
     def _parents(self, trace_id: str) -> list[str]:
-        past = self.history.traces.get(TraceKey.parse(trace_id))
+        past = self.history.traces.get(trace_id)
         return past.parent_ids if past else []
 
     def _said(self, progress: Progress, trace_id: str) -> str:
         row = progress.rows.get(trace_id)
-        return one_line(row.answer, 20) if row is not None and row.answer else "no answer"
+        return one_line(row.answer, 12) if row is not None and row.answer else "no answer"
 
     def _mishaps(self) -> Iterator[str]:
         notes = [f"resumed {event.created_at[:19].replace('T', ' ')} UTC" for event in self.history.resumes]

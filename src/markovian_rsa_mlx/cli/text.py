@@ -8,8 +8,13 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TextIO
 
-#: CSI, OSC (also unterminated) and other escape sequences, whole, so that no `[31m` stays behind.
-_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?|\x1b[@-Z\\-_]?")
+#: Escape sequences, whole, so that no `[31m` stays behind: CSI, strings (OSC, DCS ...) that are ended, and the
+#: short ones. Of a string without an end only its introducer goes, else it would hide all the text behind it.
+_ESCAPES = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"
+    r"|\x1b(?:[ -/]+[0-~]|[0-~])?"
+)
 #: Explicit directions of the Unicode bidi algorithm: they can make a line read other than it is.
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 

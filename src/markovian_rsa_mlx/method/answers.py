@@ -47,7 +47,7 @@ def last_boxed(text: str) -> str:
 def normalise(answer: str) -> str:
     """One form for texts that differ only in white space, dollar signs, Unicode form or a full stop."""
     text = unicodedata.normalize("NFKC", answer).replace("$", " ")
-    return " ".join(text.split()).rstrip(".").rstrip()
+    return " ".join(text.split()).rstrip(". ")
 
 
 def equal_text(first: str, second: str) -> bool:

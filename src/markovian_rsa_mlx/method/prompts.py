@@ -7,7 +7,7 @@ prompt follow from the segments (recorded with the run) and the tails alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -57,7 +57,12 @@ class ChatFrame:
 
 
 def check_messages(messages: Sequence[ChatMessage]) -> None:
-    """Raise `PromptError` unless the chat ends with a user message that says something."""
+    """Raise `PromptError` unless this is a chat in plain text whose last message is a user's and says something."""
+    for message in messages:
+        if not (isinstance(message, Mapping) and isinstance(message.get("role"), str)):
+            raise PromptError(f"{message!r} is no chat message; give objects with a role and a content.")
+        if not isinstance(message.get("content"), str):
+            raise PromptError(f"The content of a {message['role']} message is no text; give plain text.")
     if not messages or messages[-1]["role"] != "user":
         raise PromptError("The chat does not end with a user message; add the question as its last message.")
     if not messages[-1]["content"].strip():

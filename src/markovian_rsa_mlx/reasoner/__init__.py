@@ -1,0 +1,46 @@
+"""The embedded reasoner: a small model that ships with the package and solves two kinds of problem.
+
+Knows its own files and what it was trained on; knows nothing of MLX or of the method.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from .puzzles import INSTRUCTIONS, WORDINGS, Puzzle, check, demo_puzzle, is_held_out
+
+__all__ = ["CAPABILITIES", "MODEL_ID", "Puzzle", "can_answer", "check", "demo_puzzle", "is_held_out", "model_path"]
+
+MODEL_ID = "embedded-reasoner-v1"
+
+#: What a user may expect of it, in one sentence.
+CAPABILITIES = (
+    "The embedded reasoner solves Countdown puzzles with 3 or 4 numbers from 1 to 20 and targets from 10 to 99, and "
+    "sums and differences of up to 12 two-digit numbers, in the wordings of reasoning-gym's `countdown` and `chain_sum`; "
+    "it knows nothing else."
+)
+
+_FIELDS = {"numbers": r"\d{1,2}(?:, \d{1,2}){2,3}", "target": r"\d{2}"}
+
+
+def _pattern(wording: str) -> str:
+    for name, pattern in _FIELDS.items():
+        wording = wording.replace(re.escape("{" + name + "}"), pattern)
+    return wording
+
+
+_COUNTDOWN = "|".join(_pattern(re.escape(wording)) for wording in WORDINGS)
+_INSTRUCTIONS = re.escape(INSTRUCTIONS.removeprefix("{question}").rstrip())
+_CHAIN_SUM = r"State the final answer to the following arithmetic problem: \d{2}(?: [+-] \d{2}){1,11} ="
+_KNOWN = re.compile(rf"(?:(?:{_COUNTDOWN})(?:{_INSTRUCTIONS})?|{_CHAIN_SUM})\s*")
+
+
+def model_path() -> Path:
+    """The folder with the model's files, as mlx-lm loads it."""
+    return Path(__file__).parent / "model"
+
+
+def can_answer(problem: str) -> bool:
+    """Whether `problem` is worded as the problems that the model was trained on."""
+    return _KNOWN.fullmatch(problem) is not None

@@ -43,6 +43,8 @@ def check_same_run(
         )
     if start.model_id != backend.info.model_id:
         raise refuse("model", start.model_id, backend.info.model_id)
+    if start.quantization != backend.info.quantization:
+        raise refuse("quantization of the model", start.quantization, backend.info.quantization)
     for name, asked in config.to_dict().items():
         recorded = getattr(start.config, name)
         if name not in FREE_SETTINGS and recorded != asked and not (name == "seed" and asked is None):
@@ -67,6 +69,17 @@ def elapsed_before(history: RunHistory, last_written: float) -> float:
     last = history.resumes[-1] if history.resumes else None
     began = datetime.fromisoformat(last.created_at if last else history.start.created_at).timestamp()
     return (last.elapsed_before_s if last else 0.0) + max(0.0, last_written - began)
+
+
+def unfinished_tokens(history: RunHistory | None) -> int:
+    """Tokens that earlier sittings generated for traces that are not finished yet."""
+    traces = history.traces.values() if history is not None else ()
+    return sum(len(t.checkpoint_ids) for t in traces if t.complete is None or t.given_up)
+
+
+def given_up(history: RunHistory) -> list[str]:
+    """A warning for each trace that was given up for good."""
+    return [f"{t.trace_id} was given up" for t in history.traces.values() if t.given_up]
 
 
 def _short(value: object) -> str:

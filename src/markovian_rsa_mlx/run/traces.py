@@ -9,7 +9,7 @@ cancellation and resume follow from that. Paper: arXiv:2605.05365, section VI.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -68,7 +68,9 @@ class Traces:
         self._prompts = Prompts(self.codec, setup)
         self._rounds = Rounds(self.needed, trail, self.generator)
         self._tasks: dict[TraceKey, asyncio.Task[Outcome]] = {}
+        self._finished: dict[TraceKey, Outcome] = {}
         self._alarms: list[asyncio.Task[None]] = []
+        self._alarm_lock, self._alarmed = asyncio.Lock(), False
         self._seen: dict[tuple[tuple[int, ...], tuple[int, ...]], TraceKey] = {}
 
     def demand(self, key: TraceKey) -> asyncio.Task[Outcome]:
@@ -86,9 +88,11 @@ class Traces:
         return outcomes
 
     def outcomes(self) -> dict[TraceKey, Outcome]:
-        """What is finished so far, given-up traces aside."""
-        done = [t.result() for t in self._tasks.values() if t.done() and not t.cancelled() and not t.exception()]
-        return {outcome.key: outcome for outcome in done if not outcome.failed}
+        """What is finished so far, in earlier sittings too; given-up traces aside."""
+        keys = [key for keys in self.needed.values() for key in keys]
+        events = [(key, self.trail.past(key).complete) for key in keys]
+        recorded = {key: self._outcome(key, e) for key, e in events if e and e.finish_reason != "error"}
+        return recorded | self._finished
 
     async def cancel(self) -> None:
         """Stop every trace within one engine step and wait until all have left."""
@@ -100,8 +104,10 @@ class Traces:
     async def _trace(self, key: TraceKey) -> Outcome:
         pending = [self.demand(parent) for parent in self.lineage.parents(key)]
         parents = [await asyncio.shield(task) for task in pending]
-        prompted = self._prompt(key, parents)
-        if prompted is None:
+        if self._settled(key):
+            self.warnings.append(f"{key} was given up in an earlier sitting")
+            outcome = _failed(key)
+        elif (prompted := self._prompt(key, parents)) is None:
             outcome = self._give_up(key, "none of its parents left a tail to read")
         else:
             outcome = await self._generate(key, *prompted)
@@ -135,8 +141,7 @@ class Traces:
     async def _generate(self, key: TraceKey, prompt: Prompt, parents: tuple[TraceKey, ...]) -> Outcome:
         past = self.trail.past(key)
         complete = past.complete
-        again = past.given_up and not self._child_started(key)  # nobody has built on its failure yet
-        if complete is None or again:
+        if complete is None or past.given_up:
             job = Job(
                 key,
                 "trace",
@@ -148,19 +153,20 @@ class Traces:
                 past.attempt,
                 tuple(past.checkpoint_ids),
             )
-            generated = await self.generator.generate(job, again=again)
+            generated = await self.generator.generate(job, again=past.given_up)
             if isinstance(generated, str):
                 return self._give_up(key, generated)
             complete = self._record(key, generated)
-        if complete.finish_reason == "error":
-            return _failed(key)
-        ids = tuple(complete.token_ids)
-        self._compare(key, prompt, ids)
-        split = split_thinking(ids, self.codec.end_of_thinking, stopped=complete.finish_reason == "eos")
-        carried = None
+        outcome = self._finished[key] = self._outcome(key, complete)
+        self._compare(key, prompt, outcome.token_ids)
         if self._children(key):
-            carried = await self._carry(key, split)
-        return Outcome(key, ids, split, carried, failed=False)
+            return dataclasses.replace(outcome, carried=await self._carry(key, outcome.split))
+        return outcome
+
+    def _outcome(self, key: TraceKey, complete: TraceCompleteEvent) -> Outcome:
+        ids = tuple(complete.token_ids)
+        split = split_thinking(ids, self.codec.end_of_thinking, stopped=complete.finish_reason == "eos")
+        return Outcome(key, ids, split, None, failed=False)
 
     def _record(self, key: TraceKey, generated: Generated) -> TraceCompleteEvent:
         event = TraceCompleteEvent(
@@ -235,15 +241,19 @@ class Traces:
         return event
 
     def _give_up(self, key: TraceKey, reason: str) -> Outcome:
-        past = self.trail.past(key)
-        if not (past.given_up and self._child_started(key)):
-            self.trail.write(TraceCompleteEvent(self.trail.run_id, key.round, str(key), "", [], 0, "error", 0.0))
-            self._error("generation", f"{key} was given up: {reason}")
+        self.trail.write(TraceCompleteEvent(self.trail.run_id, key.round, str(key), "", [], 0, "error", 0.0))
+        self._error("generation", f"{key} was given up: {reason}")
         return _failed(key)
 
-    def _child_started(self, key: TraceKey) -> bool:
-        """Whether a needed child's prompt was already built without, or with, this trace."""
-        return any(self.trail.past(child).prompt is not None for child in self._children(key))
+    def _settled(self, key: TraceKey) -> bool:
+        """Whether earlier sittings built on the trace's failure: on a child's prompt, or on the selection."""
+        past, history = self.trail.past(key), self.trail.history
+        if history is None or not past.given_up:
+            return False
+        children = self._children(key)
+        return history.selection is not None or any(
+            self.trail.past(child).prompt is not None or self._settled(child) for child in children
+        )
 
     def _children(self, key: TraceKey) -> list[TraceKey]:
         return [child for child in self.needed.get(key.round + 1, ()) if key in self.lineage.parents(child)]
@@ -256,14 +266,20 @@ class Traces:
         """Two equal samples of one prompt are checked: likely enough to coincide, or one random stream?"""
         sampling = self.config.sampling(final=key.round >= self.config.rounds)
         twin = self._seen.setdefault((prompt.token_ids, ids), key)
-        if twin != key and sampling.temperature > 0 and not self._alarms:
+        if twin != key and sampling.temperature > 0:
             self._alarms.append(asyncio.create_task(self._alarm(key, twin, prompt, ids)))
 
     async def _alarm(self, key: TraceKey, twin: TraceKey, prompt: Prompt, ids: tuple[int, ...]) -> None:
         sampling = self.config.sampling(final=key.round >= self.config.rounds)
-        with contextlib.suppress(Exception):  # the alarm is a help; its failure must not end a run
-            chance = await self.backend.log_probability(prompt.token_ids, ids, sampling)
+        async with self._alarm_lock:
+            if self._alarmed:  # one is enough
+                return
+            try:
+                chance = await self.backend.log_probability(prompt.token_ids, ids, sampling)
+            except Exception:  # the alarm is a help; its failure must not end a run
+                return
             if chance is not None and chance < _COINCIDENCE:
+                self._alarmed = True
                 self._error(
                     "identical_traces",
                     f"{twin} and {key} are identical although sampled with different seeds (chance e^{chance:.0f}): "

@@ -123,14 +123,14 @@ def _may_be_blank(ledger: Ledger, source: Source) -> bool:
 
 def _reasoning(ledger: Ledger, event: Generation) -> Source:
     splits = text_splits(event, ledger)
-    return Source(
-        split(event, ledger.setup).reasoning_ids, None if splits is None else [reasoning for reasoning, _ in splits]
-    )
+    texts = None if splits is None else [before for before, _ in splits]
+    return Source(split(event, ledger.setup).reasoning_ids, texts)
 
 
 def _answer(ledger: Ledger, event: Generation) -> Source:
     splits = text_splits(event, ledger)
-    return Source(split(event, ledger.setup).answer_ids, None if splits is None else [answer for _, answer in splits])
+    texts = None if splits is None else [after for _, after in splits]
+    return Source(split(event, ledger.setup).answer_ids, texts)
 
 
 def _kept(ledger: Ledger, source: Source) -> list[int]:

@@ -109,16 +109,19 @@ class Ledger:
         return bool(self.children(key))
 
     def given_up_for_good(self, key: TraceKey) -> bool:
-        """Whether the trace stays given up in this sitting.
-
-        A resume tries a given-up trace again, unless a child had been prompted before.
-        """
+        """Whether the trace stays given up in this sitting; a resume tries again what nothing was built on."""
         trace = self.trace(key)
-        return trace.given_up and (trace.completed_in == self.history.sittings or self.child_was_prompted(key))
+        return trace.given_up and (trace.completed_in == self.history.sittings or self._was_built_on(key))
 
-    def child_was_prompted(self, key: TraceKey) -> bool:
-        """Whether a child of the trace got its prompt in an earlier sitting."""
-        return any(0 < self.trace(child).prompted_in < self.history.sittings for child in self.children(key))
+    def _was_built_on(self, key: TraceKey) -> bool:
+        """Whether, in earlier sittings, a child got its prompt, or was given up and built on itself."""
+        for child in self.children(key):
+            trace = self.trace(child)
+            if 0 < trace.prompted_in < self.history.sittings:
+                return True
+            if trace.given_up and trace.completed_in < self.history.sittings and self._was_built_on(child):
+                return True
+        return False
 
     def settled(self, key: TraceKey) -> bool:
         """Whether all that belongs to the trace is done."""

@@ -21,6 +21,11 @@ class Admission:
     max_rows: int
     memory_limit_bytes: int
 
+    @property
+    def spare_bytes(self) -> int:
+        """What the weights leave."""
+        return max(0, self.memory_limit_bytes - self.footprint.weight_bytes)
+
     def need(self, rows: int, longest: int) -> int:
         """Bytes for the weights and `rows` caches, the longest of `longest` tokens, at their final length."""
         caches = self.footprint.cache_bytes(rows, longest)

@@ -10,13 +10,13 @@ import asyncio
 import copy
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from ...config import Sampling
 from ...errors import BackendError, ContextLengthError, PromptError
@@ -26,10 +26,8 @@ from .codec import MLXCodec
 from .jobs import Job, Outbox
 from .load import Loaded, load_model
 from .memory import available_memory_bytes, context_length_of, footprint_of
-from .prefix import PrefixStore
 from .sampler import SEED_LIMIT
 from .scheduler import Scheduler, no_room
-from .scoring import log_probability
 from .worker import Worker
 
 
@@ -41,19 +39,23 @@ class MLXBackend:
     """
 
     def __init__(self, worker: Worker, loaded: Loaded, available_bytes: int) -> None:
-        self._worker, self._model, self._loaded = worker, loaded.model, loaded
+        self._worker = worker
         self.codec = MLXCodec(loaded.tokenizer)
         self._batchable = can_batch(loaded.model)
         self._available_bytes = available_bytes
-        self._context_length = context_length_of(loaded.config)
         self._admission = Admission(footprint_of(loaded.model), self._most_rows(None), available_bytes)
-        self._prefixes = PrefixStore(0)
-        self._scheduler = Scheduler(
-            loaded.model, self._admission, self._prefixes, Outbox(self._forget), batchable=self._batchable
+        self._info = EngineInfo(
+            model_id=loaded.model_id,
+            quantization=loaded.quantization,
+            engine="mlx-lm",
+            engine_version=f"{version('mlx-lm')} (mlx {version('mlx')})",
+            dtype=loaded.dtype,
+            context_length=context_length_of(loaded.config),
+            max_rows=self._admission.max_rows,
+            memory_limit_bytes=self._admission.memory_limit_bytes,
         )
-        self._bound_prefixes()
+        self._scheduler = Scheduler(loaded.model, self._admission, Outbox(self._forget), batchable=self._batchable)
         self._keys = itertools.count()
-        self._old_wired_limit = maybe_set_recommended_wired_limit()
         worker.drive(self._scheduler)
         self.reset_peak_memory()
 
@@ -89,16 +91,8 @@ class MLXBackend:
     @property
     def info(self) -> EngineInfo:
         """What a run records of this engine, with the bounds now in force."""
-        return EngineInfo(
-            model_id=self._loaded.model_id,
-            quantization=self._loaded.quantization,
-            engine="mlx-lm",
-            engine_version=f"mlx-lm {version('mlx-lm')}, mlx {version('mlx')}",
-            dtype=self._loaded.dtype,
-            context_length=self._context_length,
-            max_rows=self._admission.max_rows,
-            memory_limit_bytes=self._admission.memory_limit_bytes,
-        )
+        bounds = self._admission
+        return replace(self._info, max_rows=bounds.max_rows, memory_limit_bytes=bounds.memory_limit_bytes)
 
     async def generate(self, request: TraceRequest, listener: TraceListener) -> TraceResult:
         """Generate one trace; see `Backend.generate`."""
@@ -121,7 +115,7 @@ class MLXBackend:
     ) -> float | None:
         """Natural log of the chance to sample `token_ids` after the prompt; rows that decode wait for it."""
         prompt, tokens = tuple(prompt_token_ids), tuple(token_ids)
-        score = self._worker.call(lambda: log_probability(self._model, prompt, tokens, sampling))
+        score = self._worker.call(lambda: self._scheduler.log_probability(prompt, tokens, sampling))
         return await asyncio.wrap_future(score)
 
     def limit(self, max_rows: int | None, memory_limit_bytes: int | None) -> None:
@@ -130,7 +124,6 @@ class MLXBackend:
             self._admission.footprint, self._most_rows(max_rows), memory_limit_bytes or self._available_bytes
         )
         self._scheduler.admission = self._admission
-        self._bound_prefixes()
 
     def memory_estimate_bytes(self, rows: int, longest: int) -> int:
         """Bytes for weights and caches of `rows` traces, the longest of `longest` tokens, prompt included."""
@@ -149,7 +142,7 @@ class MLXBackend:
 
     def close(self) -> None:
         """`aclose` for callers without an event loop."""
-        self._worker.stop(self._free)
+        self._worker.stop()
 
     def _check(self, request: TraceRequest) -> None:
         if not request.prompt_token_ids:
@@ -157,10 +150,10 @@ class MLXBackend:
         if not 0 <= request.seed < SEED_LIMIT:
             raise BackendError(f"The seed of {request.trace_id} is {request.seed}; allowed: 0 to {SEED_LIMIT - 1}.")
         length = len(request.prompt_token_ids) + request.max_tokens
-        if self._context_length is not None and length > self._context_length:
+        if self._info.context_length is not None and length > self._info.context_length:
             raise ContextLengthError(
                 f"Trace {request.trace_id} may grow to {length} tokens (a prompt of {len(request.prompt_token_ids)} "
-                f"and a budget of {request.max_tokens}), and the model's context holds {self._context_length}; "
+                f"and a budget of {request.max_tokens}), and the model's context holds {self._info.context_length}; "
                 "lower thinking_tokens, final_tokens or tail_tokens."
             )
         if not self._admission.admits((), length):
@@ -171,18 +164,6 @@ class MLXBackend:
 
     def _most_rows(self, asked: int | None) -> int:
         return (asked or DEFAULT_MAX_ROWS) if self._batchable else 1
-
-    def _bound_prefixes(self) -> None:
-        spare = self._admission.memory_limit_bytes - self._admission.footprint.weight_bytes
-        self._prefixes.max_bytes = max(0, spare // 4)
-
-    def _free(self) -> None:
-        self._scheduler.fail_all(BackendError("The MLX engine was closed."))
-        del self._scheduler, self._model, self._loaded.model
-        if self._old_wired_limit is not None:
-            mx.synchronize()
-            mx.set_wired_limit(self._old_wired_limit)
-        mx.clear_cache()
 
 
 def can_batch(model: Any) -> bool:

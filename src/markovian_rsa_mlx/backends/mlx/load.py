@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 
 from ...errors import ModelError
 from .hub import fetch
+from .memory import parameters
 
 Progress = Callable[[str], None]
 
@@ -47,7 +47,9 @@ def load_model(
     """
     say = progress or (lambda _: None)
     if adapter_path is not None and not (Path(adapter_path) / "adapter_config.json").is_file():
-        raise ModelError(f"There is no adapter_config.json in the adapter folder {str(adapter_path)!r}; check --adapter.")
+        raise ModelError(
+            f"There is no adapter_config.json in the adapter folder {str(adapter_path)!r}; check --adapter."
+        )
     path = local_folder(model) or fetch(str(model), revision, say)
     config = read_config(path)
     say(f"Loading {model}")
@@ -126,7 +128,5 @@ def _short(message: str, most: int = 300) -> str:
 
 def _activation_dtype(model: Any) -> str:
     """The floating type that most weight arrays have; quantized layers count by their scales."""
-    types = Counter(
-        array.dtype for _, array in tree_flatten(model.parameters()) if mx.issubdtype(array.dtype, mx.floating)
-    )
+    types = Counter(array.dtype for array in parameters(model) if mx.issubdtype(array.dtype, mx.floating))
     return str(types.most_common(1)[0][0]).removeprefix("mlx.core.") if types else "unknown"

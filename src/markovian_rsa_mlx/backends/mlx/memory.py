@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
-import mlx.nn as nn
+from mlx.nn.layers.quantized import quantize
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
@@ -62,7 +62,7 @@ def footprint_from_config(config: Mapping[str, Any]) -> ModelFootprint:
 
 def footprint_of(model: Any) -> ModelFootprint:
     """The footprint of a built model, loaded or lazy; evaluates nothing."""
-    weights = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+    weights = sum(array.nbytes for array in parameters(model))
     short, long = (list(_leaves(_caches_after(model, tokens))) for tokens in (CACHE_STEP, 2 * CACHE_STEP))
     per_token = state = 0
     windows: dict[int, int] = {}
@@ -75,6 +75,11 @@ def footprint_of(model: Any) -> ModelFootprint:
         else:
             per_token += slope
     return ModelFootprint(weights, per_token, state, tuple(sorted(windows.items())))
+
+
+def parameters(model: Any) -> list[mx.array]:
+    """All weights of a model."""
+    return [array for _, array in cast(list[tuple[str, mx.array]], tree_flatten(model.parameters()))]
 
 
 def build_lazily(config: Mapping[str, Any]) -> Any:
@@ -170,7 +175,7 @@ def _quantize_lazily(model: Any, quantization: Mapping[str, Any]) -> None:
         own = getattr(model, "quant_predicate", None)
         return own(path, module) if callable(own) else True
 
-    nn.quantize(
+    quantize(
         model,
         group_size=group_size,
         bits=quantization["bits"],

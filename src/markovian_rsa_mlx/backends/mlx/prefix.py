@@ -26,7 +26,7 @@ RECENT_PROMPTS = 32
 class PrefixStore:
     """The few most recently used prefixes with their caches, at most `max_bytes` of them."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int = 0) -> None:
         self.max_bytes = max_bytes
         self._entries: OrderedDict[tuple[int, ...], list[Any]] = OrderedDict()
         self._recent: deque[tuple[int, ...]] = deque(maxlen=RECENT_PROMPTS)

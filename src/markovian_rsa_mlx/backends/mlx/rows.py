@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 
@@ -71,7 +71,7 @@ class DecodeRows:
         self._take_joining()
         if self._rows:
             self._start_step()
-        drawn = [] if tokens is None else tokens.tolist()
+        drawn = [] if tokens is None else cast(list[int], tokens.tolist())
         return list(zip(before, drawn, strict=True))
 
     def _start_step(self) -> None:
@@ -83,7 +83,7 @@ class DecodeRows:
         ]
         self._next = draw_tokens(logprobs, draws)
         self._positions = [position + 1 for position in self._positions]
-        mx.async_eval(self._next)
+        mx.async_eval(self._next)  # type: ignore[no-untyped-call]
         self._steps += 1
         if self._steps % HOUSEKEEPING_STEPS == 0:
             mx.eval([array for cache in self._caches for array in small_arrays(cache)])

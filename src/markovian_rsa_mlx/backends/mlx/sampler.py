@@ -48,8 +48,7 @@ def scaled_logits(logprobs: mx.array, sampling: Sampling) -> mx.array:
 
 def filter_logprobs(logprobs: mx.array, sampling: Sampling) -> mx.array:
     """What top-p, min-p and top-k leave, the rest at -inf: in mlx-lm's order, before the temperature."""
-    # Not mlx-lm's own functions: those are compiled over the global random state, which then belongs to
-    # whichever thread came last, and the process aborts on exit.
+    # Not mlx-lm's own functions: they are compiled over the global random state, in and out.
     if 0 < sampling.top_p < 1:
         logprobs = _top_p(logprobs, sampling.top_p)
     if sampling.min_p > 0:

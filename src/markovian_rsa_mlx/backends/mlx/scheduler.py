@@ -7,15 +7,19 @@ overtakes it. Runs on the worker thread alone.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
+from mlx_lm.utils import maybe_set_recommended_wired_limit
 
+from ...config import Sampling
 from ...errors import BackendError, MemoryLimitError
 from .admission import Admission
 from .jobs import Job, Outbox
 from .prefix import Prefill, PrefixStore
 from .rows import DecodeRows, Row
+from .scoring import log_probability
 
 #: Prompt tokens read between two decode steps: enough to keep the device busy, short enough not to stall the rows.
 PREFILL_TOKENS = 2048
@@ -24,17 +28,17 @@ PREFILL_TOKENS = 2048
 class Scheduler:
     """All traces of one engine. `admission` may be replaced at any time; it binds newcomers."""
 
-    def __init__(
-        self, model: Any, admission: Admission, prefixes: PrefixStore, outbox: Outbox, *, batchable: bool
-    ) -> None:
+    def __init__(self, model: Any, admission: Admission, outbox: Outbox, *, batchable: bool) -> None:
         self.admission = admission
-        self._model, self._prefixes, self._outbox = model, prefixes, outbox
+        self._model, self._outbox = model, outbox
+        self._prefixes = PrefixStore()
         self._rows = DecodeRows(model, batchable=batchable)
         self._waiting: deque[Job] = deque()
         self._prefilling: deque[Job] = deque()
         self._prefill: Prefill | None = None
         self._decoding: dict[int, Job] = {}
         self._row_cap: int | None = None  # rows at once while a failure is being tracked down
+        self._old_wired_limit = maybe_set_recommended_wired_limit()
 
     @property
     def idle(self) -> bool:
@@ -63,9 +67,22 @@ class Scheduler:
         for job in jobs:
             self._outbox.failed(job, error)
 
+    def log_probability(self, prompt: Sequence[int], tokens: Sequence[int], sampling: Sampling) -> float:
+        """See `scoring`."""
+        return log_probability(self._model, prompt, tokens, sampling)
+
     def rest(self) -> None:
         """Nothing to do for a while: give memory back."""
         self._prefixes.clear()
+        mx.clear_cache()
+
+    def close(self) -> None:
+        """Fail what is left and free the model."""
+        self.fail_all(BackendError("The MLX engine was closed."))
+        del self._model, self._rows
+        mx.synchronize()
+        if self._old_wired_limit is not None:
+            mx.set_wired_limit(self._old_wired_limit)
         mx.clear_cache()
 
     def turn(self) -> None:
@@ -102,6 +119,7 @@ class Scheduler:
             try:
                 if self._prefill is None:
                     others = [other.context for other in (*self._prefilling, *self._waiting) if other is not job]
+                    self._prefixes.max_bytes = self.admission.spare_bytes // 4
                     self._prefill = Prefill(self._model, job.context, self._prefixes, others)
                 budget -= self._prefill.advance(budget)
             except Exception as error:

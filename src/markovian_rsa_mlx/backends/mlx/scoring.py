@@ -28,7 +28,7 @@ def log_probability(model: Any, prompt: Sequence[int], tokens: Sequence[int], sa
         if first < stop:
             chunk = max(1, min(256, _LOGITS // logits.shape[-1]))
             drawn = mx.array(ids[first + 1 : stop + 1])
-            total += mx.sum(_log_chances(logits[first - start :].astype(mx.float32), drawn, sampling)).item()
+            total += float(mx.sum(_log_chances(logits[first - start :].astype(mx.float32), drawn, sampling)))
         mx.eval([cache.state for cache in caches])
         start = stop
     return total

@@ -9,10 +9,11 @@ import atexit
 import contextlib
 import queue
 import threading
-import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol, TypeVar
+
+import mlx.core as mx
 
 T = TypeVar("T")
 
@@ -27,6 +28,9 @@ class Machine(Protocol):
 
     def rest(self) -> None:
         """Called once when nothing has happened for `IDLE_SECONDS`."""
+
+    def close(self) -> None:
+        """Called last, on the worker: free everything."""
 
 
 IDLE_SECONDS = 60.0
@@ -43,9 +47,7 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="mlx-engine", daemon=True)
         self._thread.start()
         # A daemon thread that is inside MLX while the interpreter is torn down aborts the process.
-        weak = weakref.ref(self)
-        self._at_exit = lambda: (worker := weak()) and worker.stop()
-        atexit.register(self._at_exit)
+        atexit.register(self.stop)
 
     def post(self, call: Callable[[], None]) -> bool:
         """Run `call` on the worker before its next turn; it must not raise. False: the worker has stopped."""
@@ -74,21 +76,24 @@ class Worker:
         """Turn this machine from now on; called on the worker."""
         self._machine = machine
 
-    def stop(self, last: Callable[[], None] | None = None) -> None:
-        """Finish the current turn, run `last` on the worker and end the thread; waits for it."""
-        atexit.unregister(self._at_exit)
+    def stop(self) -> None:
+        """Finish the current turn, close the machine and end the thread; waits for it."""
+        atexit.unregister(self.stop)
         with self._gate:
             if not self._stopping:
                 self._stopping = True
-                self._calls.put(lambda: self._end(last))
+                self._calls.put(self._end)
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout=30)
 
-    def _end(self, last: Callable[[], None] | None) -> None:
-        self._machine, self._ended = None, True
-        if last is not None:
-            with contextlib.suppress(Exception):
-                last()
+    def _end(self) -> None:
+        machine, self._machine, self._ended = self._machine, None, True
+        with contextlib.suppress(Exception):
+            if machine is not None:
+                machine.close()
+        # Else the process aborts on exit ("terminate called ..."): MLX's streams would outlive their thread.
+        mx.synchronize()
+        mx.clear_streams()
 
     def _run(self) -> None:
         while not self._ended:

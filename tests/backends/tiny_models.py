@@ -31,7 +31,7 @@ _BASE = {
     "head_dim": 16,
     "torch_dtype": "float32",
     "eos_token_id": EOS,
-    "tie_word_embeddings": True,
+    "tie_word_embeddings": False,
 }
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -73,7 +73,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "n_groups": 1,
         "use_bias": False,
         "use_conv_bias": True,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": False,
         "time_step_limit": [0.0, 100.0],
         "time_step_rank": 4,
         "max_position_embeddings": 4096,
@@ -105,7 +105,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def build(kind: str, seed: int = 0, **changes: Any) -> Any:
-    """A model with random weights; a sharpened head makes its choices differ by context."""
+    """A model with random weights; the norms keep its logits in a range where sampling has choices."""
     config = {**CONFIGS[kind], **changes}
     model_class, args = _get_classes(config)
     model = model_class(args.from_dict(config))
@@ -114,7 +114,7 @@ def build(kind: str, seed: int = 0, **changes: Any) -> Any:
     for name, array in tree_flatten(model.parameters()):
         key, own = mx.random.split(key)
         if array.ndim >= 2 and mx.issubdtype(array.dtype, mx.floating):
-            array = mx.random.normal(array.shape, key=own) * (1.0 if "embed" in name else 0.5 / array.shape[-1] ** 0.5)
+            array = mx.random.normal(array.shape, key=own) * (0.25 if "embed" in name else 0.5 / array.shape[-1] ** 0.5)
         weights.append((name, array))
     model.load_weights(weights)
     mx.eval(model.parameters())

@@ -1,0 +1,129 @@
+"""The JSON Schema of the trail and the tables that document it, both made from the event classes.
+
+`python -m markovian_rsa_mlx.audit.schema DOCUMENT` puts them into the design document, between its marks.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+import types
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from ..config import RSAConfig
+from .events import EVENT_TYPES, _BaseEvent
+from .reader import type_name
+
+BEGIN = "<!-- made by `python -m markovian_rsa_mlx.audit.schema`: begin -->"
+END = "<!-- end -->"
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_PLAIN: dict[Any, dict[str, Any]] = {
+    str: {"type": "string"},
+    bool: {"type": "boolean"},
+    int: {"type": "integer", "minimum": 0},
+    float: {"type": "number", "minimum": 0},
+    types.NoneType: {"type": "null"},
+    Any: {},
+    RSAConfig: {"$ref": "#/$defs/RSAConfig"},
+}
+
+
+def schema() -> dict[str, Any]:
+    """The schema of one line (draft 2020-12): one of the events."""
+    return {
+        "$schema": _DIALECT,
+        "title": "One line of a markovian-rsa-mlx audit trail",
+        "oneOf": [{"$ref": f"#/$defs/{name}"} for name in EVENT_TYPES],
+        "$defs": {name: _event_schema(event_type) for name, event_type in EVENT_TYPES.items()}
+        | {"RSAConfig": _config_schema()},
+    }
+
+
+def document_part() -> str:
+    """The generated part of the design document: a table for each event, then the schema."""
+    tables = "\n\n".join(_table(event_type) for event_type in EVENT_TYPES.values())
+    return f"{tables}\n\n### The schema\n\n```json\n{_render(schema())}\n```\n"
+
+
+def replace_part(document: str) -> str:
+    """The document with its generated part made anew. Raises ValueError without the marks."""
+    before, rest = document.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n\n{document_part()}\n{END}{after}"
+
+
+def _render(value: Any, depth: int = 0) -> str:
+    """JSON with one line for each property, so that people can read it too."""
+    if not isinstance(value, dict) or depth == 4:
+        return json.dumps(value)
+    inner = ",\n".join(f"{' ' * (depth + 1)}{json.dumps(key)}: {_render(v, depth + 1)}" for key, v in value.items())
+    return f"{{\n{inner}\n{' ' * depth}}}"
+
+
+def _documented(event_type: type[_BaseEvent]) -> list[tuple[str, Any, str]]:
+    """(field, type, documentation), in order."""
+    hints = get_type_hints(event_type, include_extras=True)
+    rows = []
+    for field in fields(event_type):
+        if field.name != "EVENT_NAME":
+            hint, text = get_args(hints[field.name])[:2]
+            rows.append((field.name, hint, str(text)))
+    return rows
+
+
+def _event_schema(event_type: type[_BaseEvent]) -> dict[str, Any]:
+    rows = _documented(event_type)
+    properties = {name: {**_type_schema(hint), "description": text} for name, hint, text in rows}
+    return {
+        "description": inspect.getdoc(event_type),
+        "type": "object",
+        "properties": {"event": {"const": event_type.EVENT_NAME}, **properties},
+        "required": ["event", *properties],
+        "additionalProperties": False,
+    }
+
+
+def _config_schema() -> dict[str, Any]:
+    properties = {name: _type_schema(hint) for name, hint in get_type_hints(RSAConfig).items()}
+    return {
+        "description": "The settings of a run, by the names of `RSAConfig`'s fields.",
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _type_schema(hint: Any) -> dict[str, Any]:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _type_schema(arguments[0])
+    if origin is Literal:
+        return {"enum": list(arguments)}
+    if origin in (Union, types.UnionType):
+        return {"anyOf": [_type_schema(argument) for argument in arguments]}
+    if origin is list:
+        return {"type": "array", "items": _type_schema(arguments[0])}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": _type_schema(arguments[1])}
+    return dict(_PLAIN[hint])
+
+
+def _table(event_type: type[_BaseEvent]) -> str:
+    rows = "\n".join(f"| `{name}` | {type_name(hint)} | {text} |" for name, hint, text in _documented(event_type))
+    return (
+        f"#### `{event_type.EVENT_NAME}` (`{event_type.__name__}`)\n\n{inspect.getdoc(event_type)}\n\n"
+        f"| field | type | meaning |\n|---|---|---|\n{rows}"
+    )
+
+
+def _main(path: str) -> None:
+    document = Path(path)
+    document.write_text(replace_part(document.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

@@ -1,0 +1,147 @@
+"""A ZAYA config.json, in any of its dialects, in the words of transformers' native one.
+
+Legacy files (the base models, Zyphra's own converts, most third-party MLX quants) count half-layers,
+attention and experts apart, and the older ones give a list with one entry a half-layer, 0 where it has no
+meaning. Pure: knows no MLX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+FULL, SLIDING = "hybrid", "hybrid_sliding"
+
+#: Keys that only legacy configs have.
+_LEGACY_KEYS = frozenset(
+    {"zaya_layers", "cca_num_q_heads", "ffn_hidden_size", "ffn_hidden_size_list", "num_query_groups"}
+    | {"num_query_groups_list", "zaya_mlp_expansion", "kv_channels"}
+)
+#: Parts that every published ZAYA has; a config that turns one off describes another architecture.
+_ALWAYS_ON = ("cca", "zaya_use_eda", "zaya_use_mod", "scale_residual_merge", "gated_linear_unit")
+_ALWAYS_OFF = ("attention_bias", "lm_head_bias", "add_bias_linear", "clamp_temp")
+_ROPE: dict[str, dict[str, Any]] = {
+    FULL: {"rope_type": "default", "rope_theta": 5_000_000.0, "partial_rotary_factor": 0.5},
+    SLIDING: {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5},
+}
+
+
+def is_legacy(config: Mapping[str, Any]) -> bool:
+    """Whether this config.json counts half-layers."""
+    return not config.get("moe_intermediate_size") and any(key in config for key in _LEGACY_KEYS)
+
+
+def native_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` with native keys and complete `layer_types` and `rope_parameters`; legacy keys are dropped.
+
+    Raises `ValueError` for a variant of the architecture that is not implemented.
+    """
+    _refuse_variants(config)
+    native = _from_legacy(config) if is_legacy(config) else dict(config)
+    count = int(native.get("num_hidden_layers", 40))
+    native["num_hidden_layers"] = count
+    native["layer_types"] = list(native.get("layer_types") or [FULL] * count)
+    native["rope_parameters"] = _rope_parameters(native)
+    _check(native)
+    return native
+
+
+def _from_legacy(config: Mapping[str, Any]) -> dict[str, Any]:
+    halves = config.get("zaya_layers") or []
+    # In the older files num_hidden_layers contradicts the lists; the lists describe the weights.
+    count = len(halves) or int(config.get("num_hidden_layers", 80))
+    if count % 2:
+        raise ValueError(f"a legacy ZAYA config has an even number of half-layers, not {count}")
+    native = {key: value for key, value in config.items() if key not in _LEGACY_KEYS}
+    for key in ("moe_router_topk", "norm_epsilon", "rope_scaling", "swa_layers", "swa_rotary_base", *_ALWAYS_ON):
+        native.pop(key, None)
+    heads = _first(config, "cca_num_q_heads", "num_attention_heads", default=8)
+    hidden = int(config.get("hidden_size", 2048))
+    all_heads = int(config.get("num_attention_heads") or heads)
+    experts = [entry for entry in halves if isinstance(entry, int)]
+    native |= {
+        "num_hidden_layers": count // 2,
+        "num_attention_heads": heads,
+        "num_key_value_heads": _first(
+            config, "num_query_groups_list", "num_query_groups", "num_key_value_heads", default=2
+        ),
+        "head_dim": int(config.get("head_dim") or config.get("kv_channels") or hidden // all_heads),
+        "num_experts": max(experts) if experts else int(config.get("num_experts", 16)),
+        "num_experts_per_tok": int(config.get("moe_router_topk") or config.get("num_experts_per_tok") or 1),
+        "moe_intermediate_size": _first(config, "ffn_hidden_size_list", "ffn_hidden_size", default=4096) // 2,
+        "router_hidden_size": _first(config, "zaya_mlp_expansion", default=256),
+        "rms_norm_eps": config.get("norm_epsilon", config.get("rms_norm_eps", 1e-5)),
+    }
+    window, kinds = _legacy_windows(config.get("swa_layers"), count)
+    native["layer_types"] = kinds
+    if window is not None:
+        native["sliding_window"] = window
+    rotary = config.get("partial_rotary_factor", config.get("rope_pct", 0.5))
+    theta = config.get("rope_theta", config.get("rotary_base", _ROPE[FULL]["rope_theta"]))
+    sliding_theta = config.get("swa_rotary_base") or _ROPE[SLIDING]["rope_theta"]
+    native["rope_parameters"] = {
+        FULL: {"rope_type": "default", "rope_theta": float(theta), "partial_rotary_factor": rotary},
+        SLIDING: {"rope_type": "default", "rope_theta": float(sliding_theta), "partial_rotary_factor": rotary},
+    }
+    return native
+
+
+def _legacy_windows(windows: Any, halves: int) -> tuple[int | None, list[str]]:
+    """The native window and the layer types; `windows` has 0 for a full layer, by layer or by half-layer."""
+    if not isinstance(windows, Sequence) or not any(windows):
+        return None, [FULL] * (halves // 2)
+    by_layer = list(windows) if len(windows) == halves // 2 else list(windows)[::2]
+    sizes = {int(size) for size in windows if size}
+    if len(sizes) > 1:
+        raise ValueError(f"ZAYA layers with different sliding windows ({sorted(sizes)}) are not supported")
+    # A legacy window leaves the current token out, a native one counts it.
+    return sizes.pop() + 1, [SLIDING if size else FULL for size in by_layer]
+
+
+def _rope_parameters(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """One set of rotary parameters a layer type; the hub's file has a stray `rope_type` beside them."""
+    given = config.get("rope_parameters") or {}
+    if not any(isinstance(given.get(kind), Mapping) for kind in _ROPE):
+        flat = {key: value for key, value in given.items() if not isinstance(value, Mapping)}
+        for key in ("rope_theta", "partial_rotary_factor"):
+            if isinstance(config.get(key), int | float):
+                flat.setdefault(key, config[key])
+        return {FULL: _ROPE[FULL] | flat, SLIDING: _ROPE[SLIDING] | flat}
+    return {kind: _ROPE[kind] | dict(given.get(kind) or {}) for kind in _ROPE}
+
+
+def _refuse_variants(config: Mapping[str, Any]) -> None:
+    for key in _ALWAYS_ON:
+        if config.get(key) is False:
+            raise ValueError(f"a ZAYA model with {key} false is not supported")
+    for key in _ALWAYS_OFF:
+        if config.get(key) is True:
+            raise ValueError(f"a ZAYA model with {key} true is not supported")
+    if config.get("hidden_act", "silu") != "silu":
+        raise ValueError(f"a ZAYA model with hidden_act {config['hidden_act']!r} is not supported")
+
+
+def _check(config: Mapping[str, Any]) -> None:
+    kinds = config["layer_types"]
+    if len(kinds) != config["num_hidden_layers"]:
+        raise ValueError(f"layer_types names {len(kinds)} layers and num_hidden_layers is {config['num_hidden_layers']}")
+    if unknown := set(kinds) - {FULL, SLIDING}:
+        raise ValueError(f"unknown ZAYA layer types {sorted(unknown)}")
+    if SLIDING in kinds and not config.get("sliding_window"):
+        raise ValueError("layer_types has sliding layers, but sliding_window is not set")
+    if config.get("num_experts_per_tok", 1) != 1:
+        raise ValueError("ZAYA routes each token to one expert; num_experts_per_tok must be 1")
+
+
+def _first(config: Mapping[str, Any], *keys: str, default: int) -> int:
+    """The value of the first key that is there; of a list with an entry a half-layer, the first that is not 0."""
+    for key in keys:
+        value = config.get(key)
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            sizes = {int(entry) for entry in value if entry}
+            if len(sizes) > 1:
+                raise ValueError(f"ZAYA layers of different {key} ({sorted(sizes)}) are not supported")
+            value = sizes.pop() if sizes else None
+        if value:
+            return int(value)
+    return default

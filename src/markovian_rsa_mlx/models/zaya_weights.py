@@ -1,0 +1,121 @@
+"""The weights of a ZAYA checkpoint, whatever its layout, under the names of `zaya.Model`.
+
+Read are transformers' native layout, the legacy one of half-layers, and what this package saved itself.
+Every step looks at names and shapes, so that reading a converted checkpoint changes nothing. Quantized
+checkpoints pass too: `scales` and `biases` follow their `weight`.
+"""
+
+from __future__ import annotations
+
+import re
+
+import mlx.core as mx
+
+Weights = dict[str, mx.array]
+
+_HALF_LAYER = re.compile(r"^model\.layers\.(\d+)\.(.+)$")
+_LOCAL_EXPERT = re.compile(r"^(.+\.experts)\.local_experts\.(\d+)\.(linear_fc[12])\.(.+)$")
+_ATTENTION = {
+    "input_norm.": "input_layernorm.",
+    "self_attn.o_proj.": "self_attn.o_proj.",
+    "self_attn.qkv.linear_q.": "self_attn.qkv_proj.q_proj.",
+    "self_attn.qkv.linear_k.": "self_attn.qkv_proj.k_proj.",
+    "self_attn.qkv.val_proj1.": "self_attn.qkv_proj.v_proj_current.",
+    "self_attn.qkv.val_proj2.": "self_attn.qkv_proj.v_proj_delayed.",
+    "self_attn.qkv.conv_qk.0.": "self_attn.qkv_proj.conv_qk_depthwise.",
+    "self_attn.qkv.conv_qk.1.": "self_attn.qkv_proj.conv_qk_grouped.",
+    "self_attn.qkv.temp": "self_attn.qk_norm.temp",
+}
+_EXPERTS = {
+    "input_norm.": "post_attention_layernorm.",
+    "zaya_block.router.rmsnorm_eda.": "mlp.gate.router_mlp.norm.",
+    "zaya_block.router.router_mlp.0.": "mlp.gate.router_mlp.fc1.",
+    "zaya_block.router.router_mlp.2.": "mlp.gate.router_mlp.fc2.",
+    "zaya_block.router.router_mlp.4.": "mlp.gate.router_mlp.out_proj.",
+    "zaya_block.router.": "mlp.gate.",
+    "zaya_block.experts.": "mlp.experts.",
+}
+_EXPERT_PARTS = {"linear_fc1": "gate_up_proj", "linear_fc2": "down_proj"}
+
+
+def sanitize(weights: Weights, *, layers: int, kernels: tuple[int, int], tied: bool) -> Weights:
+    """The weights by the model's own names; a second pass changes nothing.
+
+    `layers` counts native layers, `kernels` are the sizes of the two convolutions. Raises `ValueError` where
+    a legacy name is not understood.
+    """
+    weights = {
+        name.removeprefix("language_model."): array
+        for name, array in weights.items()
+        if "rotary_emb" not in name and not (tied and name.startswith("lm_head."))
+    }
+    if any(".zaya_block." in name or ".self_attn.qkv." in name for name in weights):
+        weights = {_native_name(name, layers): array for name, array in weights.items()}
+    weights = _stack_experts(weights)
+    return {_parameter(name): _arranged(name, array, kernels) for name, array in weights.items()}
+
+
+def _native_name(name: str, layers: int) -> str:
+    if name.startswith("model.final_norm."):
+        return name.replace("final_norm", "norm")
+    if name.startswith("model.res_scale."):
+        return name.replace("res_scale", f"layers.{layers - 1}.post_mlp_residual_scale")
+    found = _HALF_LAYER.match(name)
+    if found is None:
+        return name
+    half, rest = int(found[1]), found[2]
+    if rest.startswith("res_scale."):
+        return _residual_name(half, rest.removeprefix("res_scale."))
+    for old, new in (_EXPERTS if half % 2 else _ATTENTION).items():
+        if rest.startswith(old):
+            return f"model.layers.{half // 2}.{new}{rest[len(old) :]}"
+    raise ValueError(f"the legacy weight {name} has no place in the model")
+
+
+def _residual_name(half: int, part: str) -> str:
+    """A half-layer's residual scale stands before it; natively it closes the part before."""
+    if half == 0:
+        return f"model.input_{part}"
+    if half % 2:
+        return f"model.layers.{half // 2}.post_attention_residual_scale.{part}"
+    return f"model.layers.{half // 2 - 1}.post_mlp_residual_scale.{part}"
+
+
+def _stack_experts(weights: Weights) -> Weights:
+    """Experts saved one by one become one array a layer, [experts, out, in]."""
+    stacked: Weights = {}
+    single: dict[str, dict[int, mx.array]] = {}
+    for name, array in weights.items():
+        found = _LOCAL_EXPERT.match(name)
+        if found is None:
+            stacked[name] = array
+        else:
+            target = f"{found[1]}.{_EXPERT_PARTS[found[3]]}.{found[4]}"
+            single.setdefault(target, {})[int(found[2])] = array
+    for name, by_expert in single.items():
+        if sorted(by_expert) != list(range(len(by_expert))):
+            raise ValueError(f"the weights of some experts of {name} are missing")
+        stacked[name] = mx.stack([by_expert[expert] for expert in range(len(by_expert))])
+    return stacked
+
+
+def _parameter(name: str) -> str:
+    """transformers' stacked experts are bare arrays; here they are the weight of a layer."""
+    return f"{name}.weight" if name.endswith((".experts.gate_up_proj", ".experts.down_proj")) else name
+
+
+def _arranged(name: str, array: mx.array, kernels: tuple[int, int]) -> mx.array:
+    if name.endswith(".conv_qk_depthwise.weight"):
+        return _kernel_second(array, kernels[0])
+    if name.endswith(".conv_qk_grouped.weight"):
+        return _kernel_second(array, kernels[1])
+    if name.endswith(".balancing_biases"):
+        return array.astype(mx.float32)  # they decide between near-equal experts
+    return array
+
+
+def _kernel_second(array: mx.array, kernel: int) -> mx.array:
+    """[channels, in, kernel] of torch to [channels, kernel, in] of MLX; what is so already stays."""
+    if array.shape[1] != kernel and array.shape[2] == kernel:
+        return array.swapaxes(1, 2)
+    return array

@@ -1,0 +1,146 @@
+"""Every kind of run that the orchestrator writes follows from itself; resumed ones too."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from markovian_rsa_mlx.audit import read_events
+from markovian_rsa_mlx.audit.verify import Report, verify_file
+from markovian_rsa_mlx.errors import AuditError, VerificationError
+from tests.fakes import CharacterCodec, FakeBackend
+
+from .conftest import failing, read_lines, record, same, wordy, write_lines
+
+KINDS: dict[str, dict[str, Any]] = {
+    "tail": {},
+    "answer": {"carry": "answer"},
+    "answer cut to its end": {"carry": "answer", "tail_tokens": 3},
+    "summary": {"carry": "summary"},
+    "summary of few tokens": {"carry": "summary", "tail_tokens": 4},
+    "C = 1": {"aggregation_size": 1, "final_candidates": 0},
+    "T = 0": {"rounds": 0},
+    "N = 1": {"rounds": 1, "population": 1, "aggregation_size": 1},
+    "F = N": {"final_candidates": 0},
+    "full chain": {"tail_tokens": "full"},
+    "majority": {"final_candidates": 0, "answer_selection": "majority"},
+    "majority of texts": {"final_candidates": 0, "answer_selection": "majority", "answer_kind": "text"},
+    "aggregated": {"final_candidates": 0, "answer_selection": "final_aggregation"},
+    "aggregated, T = 0": {"rounds": 0, "answer_selection": "final_aggregation"},
+    "everything cut": {"thinking_tokens": 12, "tail_tokens": 9, "final_tokens": 14, "final_candidates": 0},
+    "no thinking": {"enable_thinking": False, "carry": "summary"},
+}
+
+
+def check(path: Path, codec: CharacterCodec | None = None) -> Report:
+    """The file holds with whatever is at hand to check it with."""
+    report = verify_file(path)
+    assert verify_file(path, equivalent=same, codec=codec or CharacterCodec()).assumed == ()
+    return report
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_run_follows_from_itself(kind: str, tmp_path: Path) -> None:
+    report = check(record(tmp_path / "run.jsonl", **KINDS[kind]))
+    assert report.finished
+    assert report.assumed == ()
+    assert report.given_up == 0
+    assert report.verdict == f"verified: all {report.lines} lines follow from each other"
+
+
+@pytest.mark.parametrize("carry", ["tail", "answer", "summary"])
+def test_a_model_without_markers(carry: str, tmp_path: Path) -> None:
+    codec = CharacterCodec(thinking=False)
+    check(record(tmp_path / "run.jsonl", FakeBackend(wordy, codec=codec), carry=carry), codec)
+
+
+class SilentMarker(CharacterCodec):
+    """A tokenizer whose end-of-thinking marker leaves no text."""
+
+    def decode(self, ids: Any) -> str:
+        return super().decode(ids).replace("</think>", "")
+
+
+def test_a_marker_that_leaves_no_text_is_said_to_be_trusted(tmp_path: Path) -> None:
+    path = record(tmp_path / "run.jsonl", FakeBackend(wordy, codec=SilentMarker()), carry="answer")
+    report = check(path, SilentMarker())
+    assert report.assumed[0] == "where the thinking ends in the texts (the marker leaves no text)"
+
+
+@pytest.mark.parametrize("carry", ["tail", "answer", "summary"])
+@pytest.mark.parametrize("seed", range(3))
+def test_failed_retried_and_given_up_traces(seed: int, carry: str, tmp_path: Path) -> None:
+    backend = FakeBackend(wordy, fail=failing(seed, 0.25))
+    path = record(tmp_path / "run.jsonl", backend, carry=carry, max_retries=1, final_candidates=0)
+    check(path)
+    assert any(line["event"] == "trace_retry" for line in read_lines(path))
+
+
+def cuts(path: Path, every: int, offset: int, **changes: Any) -> int:
+    """Cut a copy after each `every`-th line and in mid-line, go on with it, and check it; returns how many."""
+    lines = path.read_bytes().split(b"\n")[:-1]
+    copy = path.with_name("copy.jsonl")
+    for size in range(2 + offset, len(lines), every):
+        shutil.copy(path, copy)
+        copy.write_bytes(b"\n".join(lines[:size]) + b"\n" + lines[size][: size * 7 % len(lines[size])])
+        record(copy, **changes)
+        assert check(copy).sittings == 1 + any(e.EVENT_NAME == "run_resumed" for e in read_events(copy))
+    return len(lines)
+
+
+@pytest.mark.parametrize("offset", range(3))
+@pytest.mark.parametrize("kind", ["tail", "summary", "aggregated"])
+def test_a_run_resumed_after_a_cut_at_any_line(kind: str, offset: int, tmp_path: Path) -> None:
+    path = record(tmp_path / "run.jsonl", **KINDS[kind])
+    assert cuts(path, 3, offset, **KINDS[kind]) > 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("kind", KINDS)
+def test_failing_runs_resumed_after_a_cut_at_any_line(kind: str, seed: int, tmp_path: Path) -> None:
+    backend = FakeBackend(wordy, fail=failing(seed, 0.2))
+    changes: dict[str, Any] = {**KINDS[kind], "max_retries": 1}
+    path = record(tmp_path / "run.jsonl", backend, **changes)
+    cuts(path, 1, 0, backend=FakeBackend(wordy, fail=failing(seed + 100, 0.2)), **changes)
+
+
+def test_an_unfinished_run_is_consistent_so_far(trail: list[dict[str, Any]], tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    for size in range(1, len(trail)):
+        write_lines(path, trail[:size])
+        report = check(path)
+        assert not report.finished
+        assert report.verdict.startswith(f"unfinished, consistent so far: {size} lines")
+    with path.open("a") as file:
+        file.write('{"event": "run_e')
+    assert verify_file(path).torn_bytes == 16
+
+
+def test_values_that_differ_as_texts_are_trusted_without_an_equivalence(
+    trail: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    path = tmp_path / "run.jsonl"
+    selection = next(line for line in trail if line["event"] == "selection")
+    assert len(selection["classes"]) > 1
+    merged = {**selection, "classes": [selection["candidate_trace_ids"]], "tally": [3], "tie": False}
+    merged["chosen_trace_id"], merged["answer"] = selection["candidate_trace_ids"][0], selection["answers"][0]
+    write_lines(path, [merged if line is selection else line for line in trail if line["event"] != "final"][:-1])
+    assert verify_file(path).assumed == ("that answers which differ as texts have equal values",)
+    with pytest.raises(VerificationError, match=r"\(selection\): the answers fall into the classes"):
+        verify_file(path, equivalent=same)
+
+
+def test_files_that_hold_no_run(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    with pytest.raises(AuditError, match="cannot be read"):
+        verify_file(path)
+    path.write_text("")
+    with pytest.raises(VerificationError, match="holds no events"):
+        verify_file(path)
+    path.write_text("notes\nmore notes\n")
+    with pytest.raises(VerificationError, match="line 1"):
+        verify_file(path)

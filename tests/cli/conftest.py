@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from markovian_rsa_mlx.cli import main, session
+from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
+
+from ..fakes import FakeBackend, Model, boxed
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+#: A run of a moment on the fake model: traces r0-00, r0-02 and r1-00.
+SMALL = ("--model", "fake/model", "--rounds", "1", "--population", "3", "--aggregation-size", "2", "--seed", "7")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test keeps its runs in a folder of its own."""
+    monkeypatch.setenv("MRSA_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.delenv("MRSA_DEBUG", raising=False)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def mrsa(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command in this process; `stdin` is what is piped in."""
+
+    def run(*arguments: str, stdin: str = "") -> Ran:
+        out, err = io.StringIO(), io.StringIO()
+        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main(arguments)
+        return Ran(code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+def by_index(*texts: str) -> Model:
+    """Trace i of a round says `texts[i % len(texts)]`."""
+    return lambda request, rng: texts[int(request.trace_id.split("-")[1]) % len(texts)]
+
+
+@pytest.fixture
+def fake_model(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Put a fake model in the place of whatever `--model` names; call it for one that says something else."""
+
+    def install(*texts: str) -> None:
+        backend = FakeBackend(by_index(*texts))
+        monkeypatch.setattr(session, "load", lambda choice, quiet=False: MarkovianRSAOrchestrator(backend))
+
+    install(boxed(2, "1+1"), boxed(0, "1-1"), boxed(2, "so"))
+    return install

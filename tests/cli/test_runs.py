@@ -1,0 +1,159 @@
+"""`mrsa runs` on the files of real (fake-model) runs: whole, unfinished, damaged, locked."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from markovian_rsa_mlx.audit import AuditWriter
+from markovian_rsa_mlx.cli import check
+
+from ..fakes import CharacterCodec, boxed
+from .conftest import SMALL, Run
+
+
+@pytest.fixture
+def trail(mrsa: Run, fake_model: object, home: Path) -> Path:
+    """A finished run in its usual place."""
+    assert mrsa("solve", "What is 1+1?", *SMALL).code == 0
+    (path,) = (home / "runs").glob("*.jsonl")
+    return path
+
+
+def run_id(path: Path) -> str:
+    return str(json.loads(path.read_text().splitlines()[0])["run_id"])
+
+
+def cut(path: Path, lines: int, rest: str = "") -> None:
+    """Keep the first lines, as a crash does."""
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:lines]) + rest)
+
+
+def test_list_shows_state_answer_and_question(mrsa: Run, trail: Path) -> None:
+    ran = mrsa("runs", "list")
+    assert ran.code == 0
+    assert all(part in ran.out for part in (run_id(trail)[:8], "finished", "What is 1+1?", " 2 "))
+    (entry,) = json.loads(mrsa("runs", "list", "--json").out)
+    assert entry["run_id"] == run_id(trail)
+    assert entry["answer"] == "2"
+    assert entry["generated_tokens"] > 0
+
+
+def test_list_of_nothing_is_no_error(mrsa: Run) -> None:
+    ran = mrsa("runs", "list")
+    assert (ran.code, ran.out) == (0, "")
+    assert json.loads(mrsa("runs", "list", "--json").out) == []
+
+
+def test_list_survives_unfinished_damaged_and_running_files(mrsa: Run, trail: Path) -> None:
+    cut(trail, 8, '{"event": "trace_com')
+    (trail.parent / "b.jsonl").write_text("no json at all\n")
+    (trail.parent / "c.jsonl").write_text("")
+    states = {Path(entry["path"]).name: entry["state"] for entry in json.loads(mrsa("runs", "list", "--json").out)}
+    assert states == {trail.name: "unfinished", "b.jsonl": "damaged", "c.jsonl": "damaged"}
+    with AuditWriter(trail, "a"):
+        assert "running" in mrsa("runs", "list").out
+
+
+def test_list_puts_the_newest_first(mrsa: Run, trail: Path, fake_model: object) -> None:
+    time.sleep(0.02)
+    mrsa("solve", "What is 1-1?", *SMALL)
+    prompts = [entry["prompt"] for entry in json.loads(mrsa("runs", "list", "--json").out)]
+    assert prompts == ["What is 1-1?", "What is 1+1?"]
+
+
+def test_show_tells_the_story(mrsa: Run, trail: Path) -> None:
+    for name in (run_id(trail)[:6], trail.name[:12], str(trail)):
+        ran = mrsa("runs", "show", name)
+        assert ran.code == 0
+        assert "T=1 N=3 C=2" in ran.out
+        assert "r1-00 read r0-00 (2), r0-02 (2)" in ran.out
+        assert "round 0: 2 of 2 traces" in ran.out
+        assert "tail of r0-00" in ran.out
+        assert "answer     2, of r1-00 (single)" in ran.out
+    assert mrsa("runs", "show").out == ran.out
+
+
+@pytest.mark.parametrize("lines", range(1, 16))
+def test_show_goes_as_far_as_the_file(lines: int, mrsa: Run, trail: Path) -> None:
+    cut(trail, lines, '{"event": "trace_comp')
+    ran = mrsa("runs", "show", str(trail))
+    assert ran.code == 0
+    assert "What is 1+1?" in ran.out
+    assert "unfinished" in ran.out
+    assert "torn" in ran.out
+
+
+def test_show_stops_at_damage_and_says_where(mrsa: Run, trail: Path) -> None:
+    lines = trail.read_text().splitlines(keepends=True)
+    lines[4] = "{}\n"
+    trail.write_text("".join(lines))
+    ran = mrsa("runs", "show", str(trail))
+    assert "What is 1+1?" in ran.out
+    assert "damaged: line 5" in ran.out
+
+
+def test_show_cleans_what_a_model_wrote(mrsa: Run, fake_model: Callable[..., None]) -> None:
+    fake_model(boxed("2\x1b[2J\u202e", "so\r\x07"))
+    mrsa("solve", "What\x1b[31m is 1+1?", *SMALL)
+    shown = mrsa("runs", "show").out + mrsa("runs", "list").out
+    assert not set("\x1b\x07\r\u202e") & set(shown)
+
+
+def test_show_lists_mishaps(mrsa: Run, trail: Path) -> None:
+    cut(trail, 6)
+    assert mrsa("solve", "What is 1+1?", *SMALL, "--audit", str(trail)).code == 0
+    ran = mrsa("runs", "show")
+    assert "resumed 1 time" in ran.out
+    assert "mishaps" in ran.out
+
+
+def test_verify_accepts_a_true_trail_and_names_the_first_false_line(mrsa: Run, trail: Path) -> None:
+    ran = mrsa("runs", "verify")
+    assert ran.code == 0
+    assert "verified" in ran.out
+    lines = trail.read_text().splitlines(keepends=True)
+    number = next(n for n, line in enumerate(lines) if "tail_extracted" in line)
+    lines[number] = lines[number].replace('"tail_text": "', '"tail_text": "x')
+    trail.write_text("".join(lines))
+    ran = mrsa("runs", "verify", str(trail), str(trail))
+    assert ran.code == 1
+    assert ran.out.count(f"line {number + 1}") == 2
+
+
+def test_verify_with_a_model_checks_the_text_too(mrsa: Run, trail: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "codec_of", lambda model: CharacterCodec())
+    assert mrsa("runs", "verify", "--model", "fake/model").code == 0
+    missing = mrsa("runs", "verify", str(trail.with_name("none.jsonl")))
+    assert missing.code == 1
+
+
+def test_path_prints_the_folder_or_a_file(mrsa: Run, trail: Path) -> None:
+    assert mrsa("runs", "path").out == f"{trail.parent}\n"
+    assert mrsa("runs", "path", run_id(trail)[:8]).out == f"{trail}\n"
+
+
+def test_a_name_that_fits_none_or_many_is_refused(mrsa: Run, trail: Path) -> None:
+    assert "runs list" in mrsa("runs", "show", "zzz").err
+    (trail.parent / (trail.stem + "x.jsonl")).write_text(trail.read_text())
+    ran = mrsa("runs", "show", trail.name[:8])
+    assert ran.code == 1
+    assert "fits 2 runs" in ran.err
+
+
+def test_rm_removes_only_what_it_may(mrsa: Run, trail: Path, tmp_path: Path) -> None:
+    other = tmp_path / "notes.txt"
+    other.write_text("mine")
+    assert mrsa("runs", "rm", str(other), "--yes").code == 1
+    assert mrsa("runs", "rm", str(trail)).code == 2  # no terminal to ask
+    with AuditWriter(trail, "a"):
+        ran = mrsa("runs", "rm", str(trail), "--yes")
+        assert (ran.code, "being written" in ran.err) == (1, True)
+    assert trail.exists()
+    assert other.exists()
+    assert mrsa("runs", "rm", run_id(trail)[:8], "--yes").code == 0
+    assert not trail.exists()

@@ -1,0 +1,197 @@
+"""`mrsa solve`: the answer on standard output, all else on standard error, and what every end looks like."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from markovian_rsa_mlx.audit import read_events
+from markovian_rsa_mlx.cli import session
+from markovian_rsa_mlx.errors import BackendError, ModelError
+from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
+from markovian_rsa_mlx.reasoner import demo_puzzle
+
+from ..fakes import FakeBackend, boxed
+from .conftest import SMALL, Run
+
+Install = Callable[..., None]
+
+
+def test_the_answer_alone_goes_to_standard_output(mrsa: Run, fake_model: Install, home: Path) -> None:
+    ran = mrsa("solve", "What is 1+1?", *SMALL)
+    assert (ran.code, ran.out) == (0, "\\boxed{2}\n")
+    (file,) = (home / "runs").glob("*.jsonl")
+    assert str(file) in ran.err
+    assert "mrsa runs verify" in ran.err
+    assert "Round 0 alone" in ran.err
+
+
+def test_without_a_terminal_there_is_a_line_for_each_trace_and_round(mrsa: Run, fake_model: Install) -> None:
+    lines = mrsa("solve", "What is 1+1?", *SMALL).err.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("r0-")] == ["r0-00", "r0-02"]
+    assert sum(line.startswith("round ") for line in lines) == 2
+    assert len(lines) < 15
+    assert not any("\x1b" in line for line in lines)
+
+
+def test_quiet_says_nothing_but_warnings(mrsa: Run, fake_model: Install) -> None:
+    assert mrsa("solve", "What is 1+1?", *SMALL, "--quiet").err == ""
+    assert mrsa("solve", "What is 1+1?", *SMALL, "--quiet", "--temperature", "0").err.startswith("warning: temperature")
+
+
+def test_json_is_one_object_with_all_that_is_known(mrsa: Run, fake_model: Install) -> None:
+    ran = mrsa("solve", "What is 1+1?", *SMALL, "--json")
+    value = json.loads(ran.out)
+    assert value["text"] == "\\boxed{2}"
+    assert value["answer"] == "2"
+    assert value["tally"] == [{"answer": "2", "votes": 1}]
+    assert value["round_zero"]["traces"] == 2
+    assert value["config"]["rounds"] == 1
+    assert value["seed"] == 7
+    assert value["stopped"] is None
+    assert value["generated_tokens"] > 0
+    assert Path(value["audit_path"]).is_file()
+    assert set(value) >= {"elapsed_s", "peak_memory_bytes", "warnings", "run_id", "model", "resumed", "final_trace_id"}
+
+
+@pytest.mark.parametrize("how", ["argument", "file", "dash", "pipe", "chat"])
+def test_the_question_comes_from_anywhere(how: str, tmp_path: Path, mrsa: Run, fake_model: Install) -> None:
+    question, trail = "Was ist 1+1? ∑", tmp_path / "run.jsonl"
+    (tmp_path / "q.txt").write_text(question, encoding="utf-8")
+    (tmp_path / "chat.json").write_text(json.dumps([{"role": "user", "content": question}]))
+    arguments = {
+        "argument": [question],
+        "file": ["--file", str(tmp_path / "q.txt")],
+        "dash": ["-"],
+        "pipe": [],
+        "chat": ["--messages", str(tmp_path / "chat.json")],
+    }[how]
+    assert mrsa("solve", *arguments, *SMALL, "--audit", str(trail), stdin=question).code == 0
+    assert read_events(trail)[0].to_dict()["prompt"] == question
+
+
+def test_a_system_message_reaches_the_chat(tmp_path: Path, mrsa: Run, fake_model: Install) -> None:
+    trail = tmp_path / "run.jsonl"
+    mrsa("solve", "1+1?", *SMALL, "--system", "Be brief.", "--audit", str(trail))
+    assert read_events(trail)[1].to_dict()["messages"][0] == {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([""], "The prompt is empty"),
+        (["  \n"], "The prompt is empty"),
+        ([], "The prompt is empty"),
+        (["1+1?", "--file", "q.txt"], "given twice"),
+        (["--file", "no-such.txt"], "no-such.txt"),
+        (["--messages", "no-such.json"], "no-such.json"),
+    ],
+)
+def test_no_usable_question_is_a_usage_error(arguments: list[str], said: str, mrsa: Run) -> None:
+    ran = mrsa("solve", *arguments, *SMALL)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("error: ")
+    assert said in ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "chat", ["no json", '"text"', '[{"role": "user"}]', '[{"role": "tool", "content": "x"}]', "[]",
+             '[{"role": "assistant", "content": "x"}]', '[{"role": "user", "content": ""}]']
+)  # fmt: skip
+def test_a_chat_that_is_none_is_refused(chat: str, tmp_path: Path, mrsa: Run) -> None:
+    (tmp_path / "chat.json").write_text(chat)
+    ran = mrsa("solve", "--messages", str(tmp_path / "chat.json"), *SMALL)
+    assert (ran.code, len(ran.err.splitlines())) == (2, 1)
+
+
+def test_no_audit_keeps_nothing(mrsa: Run, fake_model: Install, home: Path) -> None:
+    assert mrsa("solve", "1+1?", *SMALL, "--no-audit").code == 0
+    assert not home.exists()
+
+
+def test_the_same_command_again_gives_the_recorded_answer(tmp_path: Path, mrsa: Run, fake_model: Install) -> None:
+    line = ("solve", "1+1?", *SMALL, "--audit", str(tmp_path / "run.jsonl"))
+    first = mrsa(*line)
+    fake_model(boxed(9))
+    again = mrsa(*line)
+    assert again.out == first.out
+    assert "finished run" in again.err
+    other = mrsa(*line, "--rounds", "0")
+    assert (other.code, other.out) == (2, "")
+    assert "rounds" in other.err.splitlines()[-1]
+
+
+def test_a_run_out_of_tokens_prints_the_best_so_far_and_how_to_go_on(
+    tmp_path: Path, mrsa: Run, fake_model: Install
+) -> None:
+    trail = str(tmp_path / "run.jsonl")
+    line = ("solve", "1+1?", *SMALL, "--audit", trail, "--concurrency", "1")
+    ran = mrsa(*line, "--token-budget", "20")
+    assert (ran.code, ran.out) == (1, "\\boxed{2}\n")
+    assert "out of tokens" in ran.err
+    assert f"--audit {trail}" in ran.err
+    assert mrsa(*line).code == 0
+    assert json.loads(mrsa(*line, "--json").out)["stopped"] is None
+
+
+def test_a_final_trace_that_was_cut_off_is_a_failure(mrsa: Run, fake_model: Install) -> None:
+    ran = mrsa("solve", "1+1?", *SMALL, "--final-tokens", "3", "--quiet")
+    assert (ran.code, ran.out) == (1, "")
+    assert "--final-tokens" in ran.err
+
+
+def test_the_embedded_reasoner_is_the_default_and_says_what_it_can(mrsa: Run, fake_model: Install) -> None:
+    refused = mrsa("solve", "Who wrote Faust?")
+    assert (refused.code, refused.out) == (2, "")
+    assert "--model" in refused.err
+    assert "Countdown" in refused.err
+    small = ("--population", "2", "--aggregation-size", "2", "--seed", "1", "--json")
+    taken = mrsa("solve", demo_puzzle(0).question, *small)
+    assert taken.code == 0
+    assert "embedded reasoner" in taken.err
+    assert "warning" not in taken.err
+    assert json.loads(taken.out)["config"]["thinking_tokens"] == 96
+    assert mrsa("solve", "Who wrote Faust?", "--force", *small).code == 0
+
+
+def _failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def load(choice: session.ModelChoice, quiet: bool = False) -> MarkovianRSAOrchestrator:
+        raise error
+
+    monkeypatch.setattr(session, "load", load)
+
+
+def test_an_error_is_one_sentence_and_a_traceback_only_when_asked_for(
+    mrsa: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _failing(monkeypatch, ModelError("There is no such \x1b[31mmodel."))
+    ran = mrsa("solve", "1+1?", *SMALL)
+    assert (ran.code, ran.err.splitlines()[-1]) == (1, "error: There is no such model.")
+    monkeypatch.setenv("MRSA_DEBUG", "1")
+    with pytest.raises(ModelError):
+        mrsa("solve", "1+1?", *SMALL)
+
+
+def test_an_unexpected_error_says_how_to_see_the_traceback(mrsa: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    _failing(monkeypatch, ZeroDivisionError("division by zero"))
+    ran = mrsa("solve", "1+1?", *SMALL)
+    assert ran.code == 1
+    assert "MRSA_DEBUG=1" in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_retries_and_given_up_traces_are_told(mrsa: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(request: object) -> None:
+        if getattr(request, "trace_id", "") == "r0-00":
+            raise BackendError("The engine hiccuped.")
+
+    backend = FakeBackend(lambda request, rng: boxed(2), fail=fail)
+    monkeypatch.setattr(session, "load", lambda choice, quiet=False: MarkovianRSAOrchestrator(backend))
+    ran = mrsa("solve", "1+1?", *SMALL, "--max-retries", "1")
+    assert (ran.code, ran.out) == (0, "\\boxed{2}\n")
+    assert "r0-00 failed and is tried again" in ran.err
+    assert "r0-00 given up" in ran.err

@@ -1,0 +1,120 @@
+"""A real process in a real (pseudo) terminal: the live view, Ctrl-C, the way back; and a pipe that closes."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from .conftest import SMALL
+
+pty = pytest.importorskip("pty")
+ROOT = Path(__file__).parents[2]
+#: The command line on a fake model that sleeps between its steps.
+PROGRAM = """
+import sys, time
+from markovian_rsa_mlx.cli import main, session
+from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
+from tests.fakes import FakeBackend, boxed
+backend = FakeBackend(lambda q, r: boxed(2, "hm " * 20), chunk=2, on_step=lambda q, n: time.sleep(float(sys.argv[1])))
+session.load = lambda choice, quiet=False: MarkovianRSAOrchestrator(backend)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@dataclass
+class Terminal:
+    pid: int
+    fd: int
+    shown: str = ""
+
+    def read_until(self, pattern: str, timeout_s: float = 30.0) -> None:
+        end = time.monotonic() + timeout_s
+        while not re.search(pattern, self.shown):
+            assert time.monotonic() < end, self.shown[-2000:]
+            self._read()
+
+    def exit_code(self) -> int:
+        while self._read():
+            pass
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def _read(self) -> bool:
+        if not select.select([self.fd], [], [], 0.2)[0]:
+            return True
+        try:
+            data = os.read(self.fd, 65536)
+        except OSError:  # Linux: the other end is closed
+            return False
+        self.shown += data.decode(errors="replace")
+        return bool(data)
+
+
+def spawn(pause_s: float, *arguments: str) -> Terminal:
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.environ.update(TERM="xterm-256color", COLUMNS="90", LINES="30", PYTHONPATH=str(ROOT))
+        os.execv(sys.executable, [sys.executable, "-c", PROGRAM, str(pause_s), *arguments])
+    return Terminal(pid, fd)
+
+
+def test_ctrl_c_in_a_terminal_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
+    trail = str(tmp_path / "run.jsonl")
+    line = ("solve", "1+1?", *SMALL, "--audit", trail)
+    terminal = spawn(0.05, *line)
+    terminal.read_until(r"running.*\d+/16,000")
+    assert "\x1b[" in terminal.shown
+    pressed = time.monotonic()
+    os.write(terminal.fd, b"\x03")
+    assert terminal.exit_code() == 130
+    assert time.monotonic() - pressed < 5
+    assert "Stopped (interrupted)" in terminal.shown
+    assert f"--audit {trail}" in terminal.shown
+    assert "Traceback" not in terminal.shown
+    assert terminal.shown.rindex("\x1b[?25h") > terminal.shown.rindex("\x1b[?25l")  # the cursor is back
+
+    again = spawn(0, *line)
+    assert again.exit_code() == 0, again.shown
+    assert "Going on with" in again.shown
+    assert "\\boxed{2}" in again.shown.splitlines()[-1]
+
+
+def process(pause_s: float, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", PROGRAM, str(pause_s), *arguments]
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_an_interrupted_run_prints_its_best_so_far(tmp_path: Path) -> None:
+    line = ("solve", "1+1?", "--model", "fake/model", "--rounds", "0", "--population", "2", "--seed", "1")
+    running = process(0.02, *line, "--audit", str(tmp_path / "run.jsonl"))
+    assert running.stderr is not None
+    while "r0-0" not in running.stderr.readline():  # the first trace is finished
+        pass
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=30)
+    assert running.returncode in (130, 0)  # both traces may end in one breath
+    assert out == "\\boxed{2}\n"
+    assert "Traceback" not in err
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    running = subprocess.Popen(
+        [sys.executable, "-m", "markovian_rsa_mlx", "profiles", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert running.stdout is not None
+    assert running.stderr is not None
+    running.stdout.close()
+    assert running.stderr.read() == b""
+    running.wait(timeout=30)
+    running.stderr.close()

@@ -1,0 +1,258 @@
+"""Prompts: templates, the splicing of ids, the quoting of markers, chats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from markovian_rsa_mlx.errors import PromptError, TemplateError
+from markovian_rsa_mlx.method.codec import ChatMessage
+from markovian_rsa_mlx.method.prompts import (
+    QUOTE,
+    AggregationPrompter,
+    ChatFrame,
+    PromptTemplate,
+    chat_frame,
+    check_messages,
+    quote_markers,
+)
+from markovian_rsa_mlx.method.tails import Tail
+from tests.fakes import ByteCodec, CharacterCodec
+
+CODEC = CharacterCodec()
+BYTES = ByteCodec()
+ZAYA = PromptTemplate.load("zaya_v1")
+FRAME = ChatFrame("<user>", "\n<assistant>")
+
+
+def tail(text: str, codec: CharacterCodec = CODEC) -> Tail:
+    return Tail(tuple(codec.encode(text)), text)
+
+
+def prompter(
+    codec: CharacterCodec = CODEC, template: PromptTemplate = ZAYA, problem: str = "Why?", carry: str = "tail"
+) -> AggregationPrompter:
+    return AggregationPrompter(codec, template, FRAME, problem, carry, largest=4)
+
+
+def custom(source: str) -> AggregationPrompter:
+    return prompter(template=PromptTemplate(source, "mine"))
+
+
+def user(text: str) -> ChatMessage:
+    return ChatMessage(role="user", content=text)
+
+
+class OneIdAWord(CharacterCodec):
+    """Tokenises a text in another way than a model wrote it: what is re-tokenised gets other ids."""
+
+    def encode(self, text: str) -> list[int]:
+        return [50_000 + sum(map(ord, word)) for word in text.split(" ")]
+
+
+tails = st.lists(st.text(max_size=30).map(tail), min_size=1, max_size=4)
+
+
+@given(tails)
+def test_a_prompt_shows_every_tail_in_its_order(shown: list[Tail]) -> None:
+    prompt = prompter().build(shown)
+    rest = prompt.text
+    for number, one in enumerate(shown, start=1):
+        slot = f"\n[attempt {number}]\n{one.text}\n[end of attempt {number}]\n"
+        assert slot in rest
+        rest = rest[rest.index(slot) + len(slot) - 1 :]
+    assert prompt.text.startswith("<user>Why?\n")
+    assert prompt.text.endswith("\n<assistant>")
+
+
+@given(tails)
+def test_the_ids_are_the_text_token_for_token(shown: list[Tail]) -> None:
+    prompt = prompter().build(shown)
+    assert list(prompt.token_ids) == CODEC.encode(prompt.text)
+
+
+def test_ids_of_tails_are_spliced_and_never_tokenised_again() -> None:
+    strange = Tail((777, 778, 779), "one two three")
+    built = prompter(OneIdAWord())
+    prompt = built.build([strange, strange])
+    before, between, after = built.segment_ids[2]
+    assert prompt.token_ids == (*before, 777, 778, 779, *between, 777, 778, 779, *after)
+
+
+@given(text=st.text(max_size=30), problem=st.text(min_size=1, max_size=30))
+def test_jinja_in_a_problem_or_a_tail_is_only_text(text: str, problem: str) -> None:
+    prompt = prompter(problem="{{ 7 * 7 }}" + problem + "{% raise %}").build([tail("{{ attempts }}" + text)])
+    assert "{{ attempts }}" in prompt.text
+    assert "{{ 7 * 7 }}" + problem + "{% raise %}" in prompt.text
+
+
+def test_nothing_is_escaped_or_trimmed_from_a_tail() -> None:
+    text = "  <b> & \"quotes\" 'and' \\boxed{1}\n\n\tindented\n\n"
+    assert f"[attempt 1]\n{text}\n[end of attempt 1]" in prompter().build([tail(text)]).text
+
+
+MARKERS = ["[attempt 1]", "[end of attempt 1]", "[attempt 2]", "  [attempt 2]\t", "[end of attempt 2]\r"]
+lines = st.lists(st.sampled_from([*MARKERS, "", "text", "say [attempt 1] here", "> [attempt 1]"]), max_size=8)
+
+
+@given(first=lines, second=lines)
+def test_a_tail_cannot_close_or_open_a_slot(first: list[str], second: list[str]) -> None:
+    prompt = prompter().build([tail("\n".join(first)), tail("\n".join(second))])
+    structure = [line.strip() for line in prompt.text.split("\n") if line.strip() in {m.strip() for m in MARKERS}]
+    assert structure == ["[attempt 1]", "[end of attempt 1]", "[attempt 2]", "[end of attempt 2]"]
+    assert list(prompt.token_ids) == CODEC.encode(prompt.text)
+
+
+@given(lines)
+def test_quoting_adds_only_quotes_and_only_where_it_must(text_lines: list[str]) -> None:
+    text = "\n".join(text_lines)
+    quoted = quote_markers(text, frozenset({"[attempt 1]"}))
+    for before, after in zip(text.split("\n"), quoted.split("\n"), strict=True):
+        assert after == (QUOTE + before if before.strip() == "[attempt 1]" else before)
+
+
+def test_a_slot_number_that_this_prompt_does_not_have_is_left_alone() -> None:
+    assert "\n[attempt 2]\n" in prompter().build([tail("a\n[attempt 2]\nb")]).text
+
+
+def test_quoting_keeps_the_recorded_tail_raw_and_splices_the_quote() -> None:
+    one = tail("a\n[attempt 1]\nb")
+    prompt = prompter().build([one])
+    assert one.text == "a\n[attempt 1]\nb"
+    assert "a\n> [attempt 1]\nb" in prompt.text
+
+
+@given(st.text(max_size=30))
+def test_bytes_are_spliced_as_bytes(text: str) -> None:
+    prompt = prompter(BYTES).build([tail(text, BYTES)])
+    assert BYTES.decode(prompt.token_ids) == prompt.text
+
+
+def test_a_recorded_prompter_builds_the_same() -> None:
+    fresh = prompter()
+    pieces, ids = list(fresh.segments.values()), list(fresh.segment_ids.values())
+    again = AggregationPrompter.recorded(CODEC, pieces, ids, CODEC.encode(QUOTE))
+    shown = [tail("x\n[attempt 2]\ny"), tail("z")]
+    assert again.build(shown) == fresh.build(shown)
+
+
+@pytest.mark.parametrize(
+    ("carry", "says"), [("tail", "The end of the reasoning"), ("answer", "closing part"), ("summary", "summary")]
+)
+def test_the_template_says_what_is_carried(carry: str, says: str) -> None:
+    assert says in prompter(carry=carry).build([tail("x")]).text
+
+
+def test_one_attempt_is_not_spoken_of_as_many() -> None:
+    assert "tried 1 time before" in prompter().build([tail("x")]).text
+    assert "tried 2 times before" in prompter().build([tail("x"), tail("y")]).text
+
+
+SHOW = "{% for a in attempts %}<{{ a.number }}>{{ a.text }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("{{ problm }}" + SHOW, r"unknown variable 'problm'.*attempts, carry, problem"),
+        ("{{ problem " + SHOW, "not valid Jinja2"),
+        ("{% for a in attempts %}{{ a.text }}", "not valid Jinja2"),
+        ("{{ problem | nosuchfilter }}" + SHOW, "not valid Jinja2"),
+        ("{{ problem }}", "every attempt exactly once and in order"),
+        ("{{ problem }}" + SHOW + SHOW, "every attempt exactly once and in order"),
+        ("{% for a in attempts | reverse %}{{ a.text }}|{% endfor %}", "every attempt exactly once and in order"),
+        ("{{ attempts[0].text }}", "every attempt exactly once and in order"),
+        ("{% for a in attempts %}{{ a.txet }}{% endfor %}", "cannot be rendered"),
+        ("{{ problem.__class__.__mro__ }}" + SHOW, "cannot be rendered.*unsafe"),
+        ("{{ attempts.__class__ }}" + SHOW, "cannot be rendered.*unsafe"),
+        ("{% set x = attempts.append(1) %}" + SHOW, "cannot be rendered"),
+        ("{% include 'other' %}" + SHOW, "cannot be rendered"),
+        ("{{ problem + 1 }}" + SHOW, "cannot be rendered"),
+    ],
+)
+def test_a_template_that_cannot_work_is_refused_before_the_run(source: str, complaint: str) -> None:
+    with pytest.raises(TemplateError, match=complaint) as caught:
+        custom(source)
+    assert "mine" in str(caught.value)
+
+
+def test_a_template_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.j2"
+    path.write_text("Q: {{ problem }} ({{ carry }})\n" + SHOW + "\n\nÜber.", encoding="utf-8")
+    prompt = prompter(template=PromptTemplate.load(str(path))).build([tail("a"), tail("b")])
+    assert prompt.text == "<user>Q: Why? (tail)\n<1>a<2>b\nÜber.\n<assistant>"
+
+
+@pytest.mark.parametrize("name", ["nosuch", "no/such/file.j2", "../pyproject", ""])
+def test_a_template_that_is_not_there_is_named(name: str) -> None:
+    with pytest.raises(TemplateError, match="neither built in"):
+        PromptTemplate.load(name)
+
+
+def test_a_template_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.j2").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(TemplateError, match="UTF-8"):
+        PromptTemplate.load(str(tmp_path / "x.j2"))
+
+
+class Chat(CharacterCodec):
+    """A codec with a chat template of one's own."""
+
+    def __init__(self, template: Any) -> None:
+        super().__init__()
+        self.template = template
+
+    def render_chat(self, messages: Sequence[ChatMessage], enable_thinking: bool) -> str:
+        return str(self.template(messages))
+
+
+def test_the_frame_holds_system_message_and_earlier_turns() -> None:
+    chat = [
+        ChatMessage(role="system", content="Be brief."),
+        user("Earlier?"),
+        ChatMessage(role="assistant", content="Yes."),
+        user("Now?"),
+    ]
+    frame = chat_frame(CODEC, chat, True)
+    assert frame.prefix == "<system>Be brief.\n<user>Earlier?\n<assistant>Yes.\n<user>"
+    assert frame.prefix + "Now?" + frame.suffix == CODEC.render_chat(chat, True)
+    assert chat_frame(CODEC, chat, False).suffix != frame.suffix  # enable_thinking reaches the chat template
+
+
+def test_an_earlier_turn_that_says_the_same_does_not_confuse_the_frame() -> None:
+    frame = chat_frame(CODEC, [user("Same"), ChatMessage(role="assistant", content="Same"), user("Same")], True)
+    assert frame.prefix.count("Same") == 2
+
+
+@pytest.mark.parametrize(
+    ("template", "times"),
+    [(lambda m: "fixed", 0), (lambda m: m[-1]["content"] * 2, 2), (lambda m: m[0]["content"], 0)],
+)
+def test_a_chat_template_that_drops_or_doubles_the_question_is_refused(template: Any, times: int) -> None:
+    chat = [ChatMessage(role="system", content="s"), user("q")]
+    with pytest.raises(TemplateError, match=f"{times} times"):
+        chat_frame(Chat(template), chat, True)
+
+
+@pytest.mark.parametrize(
+    ("messages", "complaint"),
+    [
+        ([], "does not end with a user message"),
+        ([user("q"), ChatMessage(role="assistant", content="a")], "does not end with a user message"),
+        ([user("")], "empty"),
+        ([user(" \n\t")], "empty"),
+        ([{"content": "q"}], "no chat message"),
+        (["q"], "no chat message"),
+        ([{"role": "user"}], "no text"),
+        ([{"role": "user", "content": [{"type": "text", "text": "q"}]}], "no text"),
+        ([{"role": "assistant", "content": None}, user("q")], "no text"),
+    ],
+)
+def test_a_chat_that_asks_nothing_is_refused(messages: Any, complaint: str) -> None:
+    with pytest.raises(PromptError, match=complaint):
+        check_messages(messages)

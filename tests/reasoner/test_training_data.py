@@ -1,0 +1,100 @@
+"""How the reasoner's training examples are made: texts, loss masks, the held-out split, the shared prompts."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from markovian_rsa_mlx import reasoner
+from markovian_rsa_mlx.reasoner import puzzles
+
+pytest.importorskip("training.data")
+from training import traces
+from training.data import Drawer
+from training.examples import Builder, encode_pieces
+
+CHAIN = (13, (("-", 7), ("*", 18), ("-", 8)))
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_file(str(reasoner.model_path() / "tokenizer.json"))
+
+
+@pytest.fixture
+def drawer(tokenizer: Tokenizer) -> Drawer:
+    return Drawer(tokenizer, random.Random(5))
+
+
+def test_an_attempt_and_its_conclusion_read_as_specified() -> None:
+    text = "".join(piece for piece, _ in [*traces.attempt(CHAIN, "ok", True), *traces.conclusion(CHAIN, 100)])
+    assert text == (
+        "13-7=6*18=108-8=100 ok\nsolved ((13 - 7) * 18) - 8 = 100\n</think>\n\\boxed{((13 - 7) * 18) - 8}<|end|>"
+    )
+    puzzle = puzzles.Puzzle("?", (7, 8, 13, 18), 100)
+    assert puzzles.check(traces.expression(CHAIN), puzzle)
+
+
+def test_the_choices_of_a_wrong_attempt_bear_no_loss_but_results_and_verdict_do(tokenizer: Tokenizer) -> None:
+    ids, weights = encode_pieces(tokenizer, traces.attempt(CHAIN, "no", False))
+    shown = [(tokenizer.decode([i]), weight) for i, weight in zip(ids, weights, strict=True)]
+    assert [token for token, weight in shown if weight == 0] == ["13", "-", "7", "*", "18", "-", "8"]
+    assert [token for token, weight in shown if weight == 1] == ["=", "6", "=", "108", "=", "100", " no\n"]
+
+
+def test_a_branch_is_predicted_from_its_fork_and_stands_where_the_trunk_would_go_on(tokenizer: Tokenizer) -> None:
+    builder = Builder(tokenizer, tokenizer.encode("12+34").ids)
+    builder.extend([("=46\n", True)])
+    builder.fork([("=47\n", True)], at=3)
+    example = builder.build()
+    branch = example.branch == 1
+    assert list(example.position[branch]) == [3, 4, 5] == list(example.position[3:6])
+    assert list(example.source[branch]) == [2, 6, 7]
+    assert set(example.fork[branch]) == {3}
+    assert np.array_equal(example.ids[branch][[0, 2]], example.ids[[3, 5]])
+
+
+def test_no_puzzle_that_is_held_out_is_drawn_for_training(drawer: Drawer) -> None:
+    for _ in range(200):
+        numbers, target, found = drawer.puzzle()
+        assert not puzzles.is_held_out(numbers, target) and found
+    for _ in range(200):
+        terms = drawer.terms()
+        assert not puzzles.is_held_out(terms, sum(terms))
+
+
+def test_every_kind_of_example_fits_and_learns_only_from_its_response(drawer: Drawer) -> None:
+    for draw in (drawer.search, drawer.aggregate, drawer.sum, drawer.continue_sum):
+        for _ in range(25):
+            example = draw()
+            text = drawer.tokenizer.decode(example.ids[example.branch == 0].tolist(), skip_special_tokens=False)
+            assert len(example) < 600 and example.weight[: text.count("<|user|>") + 10].sum() == 0
+            assert text.endswith("}<|end|>") and text.count("</think>") == 1
+
+
+def test_an_aggregation_prompt_of_four_tails_is_short(drawer: Drawer) -> None:
+    text = "".join(piece for piece, _ in traces.attempt(CHAIN, "no", False)) * 6
+    tails = [drawer.tail(text, beta=96, tau=32) for _ in range(4)]
+    question = puzzles.ask((7, 8, 13, 18), 100, 0, instructions=True)
+    assert [len(tail.token_ids) for tail in tails] == [32] * 4
+    assert len(drawer.aggregation(question, tails)) < 220
+
+
+def test_the_work_of_a_sum_is_right_on_every_line() -> None:
+    terms = [46, -56, 70]
+    assert traces.sum_question(terms).endswith("46 - 56 + 70 =")
+    assert traces.sum_lines(terms, 0, 46) == [
+        "1: 46 - 56: 46-50=-4-6=-10\n",
+        "2: 56 + 70: -10+70=60+0=60\n",
+        "total 60\n",
+    ]
+
+
+def test_any_text_survives_the_tokenizer(tokenizer: Tokenizer) -> None:
+    for text in ("Grüße, 12345 ✓\n\n\tx", "1000 999 07", "[attempt 1]\n13-7=6 no\n", "</think>\n"):
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        assert tokenizer.decode(ids, skip_special_tokens=False) == text
+    assert all(len(tokenizer.encode(str(number)).ids) == 1 for number in range(1000))

@@ -1,0 +1,167 @@
+"""Mathematical equivalence, in a worker process that nothing a model writes can hurt."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from markovian_rsa_mlx.equivalence import MathEquivalence, equivalence_for
+from markovian_rsa_mlx.method.answers import equal_text
+
+
+@pytest.fixture(scope="module")
+def same() -> Iterator[MathEquivalence]:
+    with MathEquivalence() as equivalence:
+        yield equivalence
+
+
+def worker_pid(equivalence: MathEquivalence) -> int:
+    assert equivalence._worker is not None
+    return equivalence._worker.pid
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("1/2", "0.5"),
+        (r"\frac{1}{2}", "0.5"),
+        (r"\sqrt{8}", r"2\sqrt{2}"),
+        (r"\{1, 2\}", r"\{2, 1\}"),
+        ("(1, 2)", "(1,2)"),
+        ("x^2 + 2x + 1", "(x+1)^2"),
+        ("1,000", "1000"),
+        ("No", " No. "),
+    ],
+)
+def test_equal_values_are_equal_answers(same: MathEquivalence, first: str, second: str) -> None:
+    assert same(first, second)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("1/2", "0.51"), ("(1, 2)", "(2, 1)"), (r"\sqrt{2}", "1.5"), ("12", "21"), ("x", "y"), ("yes", "no"), ("7", "")],
+)
+def test_other_values_are_not(same: MathEquivalence, first: str, second: str) -> None:
+    assert not same(first, second)
+
+
+@pytest.mark.parametrize("hostile", ["}{", "\\", "\\boxed{", "\x00", "\ud800", "\n\n", "$" * 50, "{" * 20, "∫" * 99])
+def test_no_text_stops_the_worker(same: MathEquivalence, hostile: str) -> None:
+    same("1/2", hostile)
+    same(hostile, "1/2")
+    assert same("0.25", "1/4")
+
+
+def test_a_very_long_answer_is_compared_as_text_only(same: MathEquivalence) -> None:
+    assert same("1" * 5000, "1" * 5000)
+    assert not same("1" * 5000, "1" * 5000 + ".0")
+
+
+def test_hostile_input_costs_no_more_than_the_limit_and_no_zombie() -> None:
+    with MathEquivalence(time_limit_s=1.0) as equivalence:
+        assert equivalence("1/2", "0.5")
+        first_worker, start = worker_pid(equivalence), time.monotonic()
+        assert not equivalence("9^{9^{9^{9}}}", "9^{9^{9^{8}}}")
+        assert time.monotonic() - start < 4
+        assert equivalence("3/4", "0.75")  # it goes on, by another worker if that one had to be ended
+        if worker_pid(equivalence) != first_worker:
+            assert not alive(first_worker)  # reaped, too: a zombie still has its pid
+
+
+def test_works_from_another_thread_and_from_several_at_once(same: MathEquivalence) -> None:
+    results: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda n=n: results.append(same(f"{n}/2", str(n / 2)))) for n in (1, 3, 5, 7)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 4
+
+
+def test_a_killed_worker_leaves_the_question_undecided_and_the_next_gets_a_new_one() -> None:
+    with MathEquivalence() as equivalence:
+        assert equivalence("1/2", "0.5")
+        pid = worker_pid(equivalence)
+        os.kill(pid, signal.SIGKILL)
+        assert not equivalence("1/4", "0.25")
+        assert not alive(pid)
+        assert equivalence("1/8", "0.125")
+
+
+def test_a_decision_stands(same: MathEquivalence) -> None:
+    with MathEquivalence() as equivalence:
+        equivalence._known["1/2", "0.5"] = False
+        assert not equivalence("1/2", "0.5")
+
+
+def test_close_ends_the_worker_and_can_be_repeated() -> None:
+    equivalence = MathEquivalence()
+    assert equivalence("1/2", "0.5")
+    pid = worker_pid(equivalence)
+    equivalence.close()
+    equivalence.close()
+    assert not alive(pid)
+
+
+def test_equal_text_needs_no_worker() -> None:
+    with MathEquivalence() as equivalence:
+        assert equivalence("$12$", "12.")
+        assert equivalence._worker is None
+
+
+def test_a_puzzle_is_compared_as_text(same: MathEquivalence) -> None:
+    assert equivalence_for("text", same) is equal_text
+    assert equivalence_for("math", same) is same
+
+
+SCRIPT = """
+print("top of the script")
+from markovian_rsa_mlx.equivalence import MathEquivalence
+equivalence = MathEquivalence()
+print(equivalence("1/2", "0.5"), equivalence._worker.pid)
+"""
+
+
+def test_a_plain_script_is_not_run_a_second_time(tmp_path: Path) -> None:
+    """No `if __name__ == "__main__"` guard, no `close`; and a file in the user's folder that shadows a library."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "sympy.py").write_text("raise ImportError('not this one')")
+    done = subprocess.run([sys.executable, "-P", "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    top, answer = done.stdout.splitlines()
+    assert top == "top of the script"
+    assert answer.startswith("True ")
+    assert not alive(int(answer.split()[1]))
+
+
+def test_the_worker_ends_with_a_parent_that_is_killed() -> None:
+    code = SCRIPT + "import sys, time; sys.stdout.flush(); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        pid = int(parent.stdout.readline().split()[1])
+        parent.kill()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}/stat").exists() and time.monotonic() < deadline:
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            return  # ended; only its new parent has not looked yet
+        time.sleep(0.05)
+    assert not Path(f"/proc/{pid}").exists()

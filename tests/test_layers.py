@@ -1,0 +1,159 @@
+"""Who may import whom (the arrows of the house style), read off the source."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "markovian_rsa_mlx"
+ROOT = Path(__file__).parents[1] / "src" / PACKAGE
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_module(name: str) -> bool:
+    path = ROOT.parent.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or path.is_dir()
+
+
+def imports_of(path: Path, *, at_import: bool = False) -> Iterator[str]:
+    """Full names of the modules that a file imports; with `at_import` those within functions left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    package = module_name(path).split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    skipped = {id(child) for function in functions if at_import for child in ast.walk(function)}
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            name = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                full = f"{name}.{alias.name}"
+                yield full if is_module(full) else name
+
+
+@cache
+def arrows() -> dict[str, frozenset[str]]:
+    return {module_name(path): frozenset(imports_of(path)) for path in sorted(ROOT.rglob("*.py"))}
+
+
+def part(module: str) -> str:
+    """The part of the house a module of ours belongs to: `method`, `audit.verify`, `config`..."""
+    parts = module.removeprefix(PACKAGE).removeprefix(".").split(".")
+    return ".".join(parts[:2]) if parts[:2] in (["audit", "verify"], ["backends", "mlx"]) else parts[0] or "package"
+
+
+def known_to(who: str) -> dict[str, set[str]]:
+    """Which other parts each module of part `who` imports."""
+    return {
+        module: {part(name) for name in imported if name.split(".")[0] == PACKAGE} - {who}
+        for module, imported in arrows().items()
+        if part(module) == who
+    }
+
+
+ALLOWED = {
+    "config": {"errors"},
+    "errors": set(),
+    "method": {"config", "errors"},
+    "equivalence": {"method"},
+    "audit": {"config", "errors", "method"},
+    "audit.verify": {"audit", "method", "config", "errors"},
+    "viewer": {"audit", "audit.verify", "method", "config", "errors"},
+    "backends": {"method", "config", "errors", "backends.mlx"},
+    "backends.mlx": {"backends", "method", "models", "config", "errors"},
+    "models": set(),
+    "run": {"audit", "backends", "method", "config", "errors"},
+    "orchestrator": {
+        "run",
+        "audit",
+        "backends",
+        "backends.mlx",
+        "reasoner",
+        "method",
+        "equivalence",
+        "config",
+        "errors",
+    },
+}
+
+
+@pytest.mark.parametrize("who", ALLOWED)
+def test_a_part_knows_only_what_it_may_know(who: str) -> None:
+    for module, known in known_to(who).items():
+        assert known <= ALLOWED[who], f"{module} imports {sorted(known - ALLOWED[who])}"
+
+
+def test_the_parts_of_the_table_exist() -> None:
+    built = {part(module) for module in arrows()}
+    assert set(ALLOWED) - built <= {"viewer", "models"}
+
+
+def test_engines_know_of_codecs_only_what_the_method_says_of_them() -> None:
+    for module, imported in arrows().items():
+        if part(module).startswith("backends"):
+            of_method = {name for name in imported if name.startswith(f"{PACKAGE}.method")}
+            assert of_method <= {f"{PACKAGE}.method.codec"}, module
+
+
+def test_the_audit_knows_of_the_method_only_where_it_checks() -> None:
+    for module, known in known_to("audit").items():
+        assert "method" not in known or module == f"{PACKAGE}.audit.history", module
+
+
+def test_nothing_imports_the_command_line() -> None:
+    for module, imported in arrows().items():
+        if part(module) not in ("cli", "__main__"):
+            assert not [name for name in imported if name.startswith(f"{PACKAGE}.cli")], module
+
+
+def test_torch_is_imported_nowhere() -> None:
+    assert not [m for m, imported in arrows().items() if any(name.split(".")[0] == "torch" for name in imported)]
+
+
+def test_mlx_is_imported_by_the_engine_and_the_models_only() -> None:
+    for path in sorted(ROOT.rglob("*.py")):
+        home = part(module_name(path))
+        if home in ("backends.mlx", "models"):
+            continue
+        lazily = home in ("cli", "bench", "serve")  # within a function, where a command needs a tokenizer
+        found = imports_of(path, at_import=True) if lazily else imports_of(path)
+        assert not [name for name in found if name.split(".")[0] in ("mlx", "mlx_lm")], path
+
+
+def test_the_method_does_no_io_and_reads_no_clock() -> None:
+    forbidden = {"time", "random", "asyncio", "threading", "subprocess", "socket", "os", "secrets", "logging"}
+    for module, imported in arrows().items():
+        if part(module) == "method":
+            assert not forbidden & {name.split(".")[0] for name in imported}, module
+
+
+HEAVY = ("mlx", "mlx_lm", "transformers", "torch", "math_verify", "sympy", "numpy", "asyncio", "jinja2")
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in done.stdout.split()}
+
+
+def test_importing_the_package_is_cheap() -> None:
+    assert not modules_after("import markovian_rsa_mlx; markovian_rsa_mlx.RSAConfig()") & set(HEAVY)
+
+
+def test_the_orchestrator_needs_no_mlx_until_a_model_is_loaded() -> None:
+    assert not modules_after("from markovian_rsa_mlx import MarkovianRSAOrchestrator") & {"mlx", "mlx_lm", "sympy"}
