@@ -86,9 +86,7 @@ def test_hostile_input_costs_no_more_than_the_limit_and_no_zombie() -> None:
 
 def test_works_from_another_thread_and_from_several_at_once(same: MathEquivalence) -> None:
     results: list[bool] = []
-    threads = [
-        threading.Thread(target=lambda n=n: results.append(same(f"{n}/2", str(n / 2)))) for n in (1, 3, 5, 7)
-    ]
+    threads = [threading.Thread(target=lambda n=n: results.append(same(f"{n}/2", str(n / 2)))) for n in (1, 3, 5, 7)]
     for thread in threads:
         thread.start()
     for thread in threads:

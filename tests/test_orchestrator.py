@@ -55,7 +55,13 @@ def ids_of(backend: FakeBackend) -> list[str]:
 def test_no_rounds_is_parallel_sampling() -> None:
     backend = FakeBackend()
     config = small(
-        rounds=0, population=5, aggregation_size=9, final_tokens=33, temperature=0.5, final_temperature=0.7, final_top_k=3
+        rounds=0,
+        population=5,
+        aggregation_size=9,
+        final_tokens=33,
+        temperature=0.5,
+        final_temperature=0.7,
+        final_top_k=3,
     )
     run(backend, config)
     assert ids_of(backend) == [f"r0-{i:02d}" for i in range(5)]
@@ -311,9 +317,7 @@ def test_a_trace_starts_as_soon_as_its_own_parents_are_done() -> None:
     lineage = Lineage.of(config, 1)
     without = [str(k) for k in lineage.finals if slow not in map(str, lineage.parents(k))]
     assert without
-    result = run(
-        FakeBackend(lambda r, g: "x" * 190 if r.trace_id == slow else boxed(g.randrange(99)), chunk=1), config
-    )
+    result = run(FakeBackend(lambda r, g: "x" * 190 if r.trace_id == slow else boxed(g.randrange(99)), chunk=1), config)
     order = [
         (e.EVENT_NAME, e.trace_id) for e in result.events if isinstance(e, (GenerationStartEvent, TraceCompleteEvent))
     ]
@@ -322,12 +326,14 @@ def test_a_trace_starts_as_soon_as_its_own_parents_are_done() -> None:
 
 
 def position(events: Sequence[_BaseEvent], kind: str, trace_id: str) -> int:
-    found = [i for i, e in enumerate(events) if e.EVENT_NAME == kind and getattr(e, "trace_id", "") == trace_id]
+    found = [i for i, e in enumerate(events) if kind == e.EVENT_NAME and getattr(e, "trace_id", "") == trace_id]
     assert len(found) == 1, (kind, trace_id, found)
     return found[0]
 
 
-@pytest.mark.parametrize("settings", [{}, {"concurrency": 1}, {"final_candidates": 0, "rounds": 3}, {"carry": "summary"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"concurrency": 1}, {"final_candidates": 0, "rounds": 3}, {"carry": "summary"}]
+)
 def test_events_come_in_their_order(settings: dict[str, Any]) -> None:
     config = small(population=6, aggregation_size=3, **settings)
     events = run(FakeBackend(chunk=3), config).events
@@ -437,7 +443,9 @@ def test_a_model_without_markers_answers_in_its_whole_text() -> None:
 
 
 def test_the_majority_of_the_finals_speaks() -> None:
-    result = run(say({"r1-00": "3", "r1-01": "4", "r1-02": "", "r1-03": "4"}), small(**FINALS, answer_selection="majority"))
+    result = run(
+        say({"r1-00": "3", "r1-01": "4", "r1-02": "", "r1-03": "4"}), small(**FINALS, answer_selection="majority")
+    )
     assert (result.answer, result.final_trace_id) == ("4", "r1-01")
     assert result.tally == [("3", 1), ("4", 2)]
     (selection,) = of(result.events, SelectionEvent)
@@ -576,7 +584,14 @@ def test_lone_surrogates_in_prompt_and_text_do_not_crash(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("chance", "temperature", "alarm"),
-    [(-500.0, 1.0, True), (-14.0, 1.0, True), (-13.0, 1.0, False), (-0.1, 1.0, False), (None, 1.0, False), (-500.0, 0, False)],
+    [
+        (-500.0, 1.0, True),
+        (-14.0, 1.0, True),
+        (-13.0, 1.0, False),
+        (-0.1, 1.0, False),
+        (None, 1.0, False),
+        (-500.0, 0, False),
+    ],
 )
 def test_identical_traces_alarm_where_chance_cannot_explain_them(
     chance: float | None, temperature: float, alarm: bool

@@ -30,7 +30,7 @@ from .traces import Chain, Pieces
 
 TEMPLATE = PromptTemplate.load("zaya_v1")
 #: How often each kind of example is drawn.
-MIX = {"search": 0.37, "aggregate": 0.32, "sum": 0.16, "continue": 0.15}
+MIX = {"search": 0.32, "aggregate": 0.37, "sum": 0.16, "continue": 0.15}
 HITS = 6
 DRILLS = 3
 #: How often the model's own traces are used, where there are any.
@@ -76,9 +76,10 @@ class Drawer:
             if drawn is None or puzzles.is_held_out(*drawn):
                 continue
             numbers, target = drawn
-            if len(numbers) == 3 and self.rng.random() < 0.5:
-                continue
             found = puzzles.solutions(numbers, target)
+            # Three numbers come more easily to a target than four; four with few solutions are hopeless.
+            if self.rng.random() < 0.6 if len(numbers) == 3 else len(found) < 4:
+                continue
             if found:
                 return numbers, target, found
 
@@ -140,7 +141,7 @@ class Drawer:
         for number in range(1, rng.choice((1, 2, 3, 4, 4, 4, 4)) + 1):
             right: Chain | None = rng.choice(found) if rng.random() < rate else None
             value = target
-            if rng.random() < 0.06:
+            if rng.random() < 0.1:
                 right, value = traces.false_claim(rng, numbers, target, rng.choice(found))
             claim = traces.solved(right, value) if right is not None else ""
             tails.append(self.tail(self.search_text(numbers, target, right, claim), beta, tau))
@@ -211,7 +212,7 @@ class Drawer:
         """Side branches of the first line that do its work from other values."""
         head = lines[0][: lines[0].rindex(":") + 1]
         for _ in range(DRILLS):
-            value = round(self.rng.gauss(0, 160))
+            value = round(self.rng.gauss(0, 120))
             work = traces.sum_work(value, terms[1])
             builder.fork([(f"{head} {work[0]}", False), *((piece, True) for piece in work[1:])], len(builder.trunk))
 

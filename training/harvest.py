@@ -40,7 +40,7 @@ def harvest(evaluator: Evaluator, count: int, setting: Setting) -> list[Record]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Sample the checkpoint on training puzzles.")
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--puzzles", type=int, default=1000)
+    parser.add_argument("--puzzles", type=int, default=150)
     parser.add_argument("--beta", type=int, default=96)
     parser.add_argument("--tau", type=int, default=32)
     parser.add_argument("--seed", type=int, default=7)
@@ -52,10 +52,10 @@ def main() -> None:
     folder = options.work / "harvest"
     folder.mkdir(exist_ok=True)
     setting = Setting(options.beta, options.tau, temperature=1.0, rounds=1)
-    for part in range(0, options.puzzles, 50):
-        records = harvest(evaluator, 50, setting)
+    for part in range(0, options.puzzles, 25):
+        records = harvest(evaluator, 25, setting)
         (folder / f"{options.seed:02d}-{part:05d}.pkl").write_bytes(pickle.dumps(records))
-        print(f"{part + 50} puzzles, model of {tokens} tokens", flush=True)
+        print(f"{part + 25} puzzles, model of {tokens} tokens", flush=True)
 
 
 if __name__ == "__main__":

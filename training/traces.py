@@ -88,31 +88,32 @@ def near_miss(rng: random.Random, numbers: Sequence[int], target: int, tries: in
 
 def altered_numbers(rng: random.Random, numbers: Sequence[int]) -> list[int]:
     """The numbers with one dropped, doubled, or replaced by another."""
-    kind, changed = rng.randrange(3), list(numbers)
+    kind, changed = rng.choice((0, 1, 1, 1, 2)), list(numbers)
     index = rng.randrange(len(changed))
     if kind == 0 and len(changed) > 3:
         del changed[index]
     elif kind == 1:
         changed[index] = rng.choice(changed[:index] + changed[index + 1 :])
     else:
-        changed[index] = rng.randint(1, 20)
+        changed[index] = max(1, changed[index] + rng.choice((-3, -2, -1, 1, 2, 3)))
     return changed
 
 
 def misuse(rng: random.Random, numbers: Sequence[int], target: int) -> Chain | None:
     """A chain that hits the target with numbers that are not the puzzle's."""
-    changed = altered_numbers(rng, numbers)
-    if sorted(changed) == sorted(numbers):
-        return None
-    hits = [chain for chain, value in chains(changed) if value == target]
-    return rng.choice(hits) if hits else None
+    for _ in range(5):
+        changed = altered_numbers(rng, numbers)
+        hits = [chain for chain, value in chains(changed) if value == target]
+        if hits and sorted(changed) != sorted(numbers):
+            return rng.choice(hits)
+    return None
 
 
 def wrong_attempts(rng: random.Random, numbers: Sequence[int], target: int, count: int) -> list[Chain]:
     """Up to `count` different attempts that fail, a few of them for their numbers only."""
     found: list[Chain] = []
     for _ in range(count):
-        chain = misuse(rng, numbers, target) if rng.random() < 0.06 else None
+        chain = misuse(rng, numbers, target) if rng.random() < 0.3 else None
         chain = chain or near_miss(rng, numbers, target, rng.choice((1, 2, 4)))
         if chain is not None and chain not in found:
             found.append(chain)
@@ -121,7 +122,7 @@ def wrong_attempts(rng: random.Random, numbers: Sequence[int], target: int, coun
 
 def false_claim(rng: random.Random, numbers: Sequence[int], target: int, right: Chain) -> tuple[Chain, int]:
     """A chain and the value claimed for it that together do not solve the puzzle."""
-    kind = rng.randrange(4)
+    kind = rng.choice((0, 0, 0, 1, 2, 3))
     if kind == 0 and (chain := misuse(rng, numbers, target)) is not None:
         return chain, target
     if kind == 1:

@@ -163,13 +163,7 @@ class RSAConfig:
     @classmethod
     def from_toml(cls, path: Path | str, base: RSAConfig | None = None) -> RSAConfig:
         """Settings of a TOML file over `base`, or over the profile that its key `profile` names."""
-        try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"The settings file {str(path)!r} cannot be read: {error.strerror}.") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"The settings file {str(path)!r} is not valid TOML: {error}.") from error
-        return cls.from_mapping(values, base)
+        return cls.from_mapping(read_toml(path), base)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], base: RSAConfig | None = None) -> RSAConfig:
@@ -208,6 +202,21 @@ class RSAConfig:
     def embedded(cls) -> RSAConfig:
         """`embedded`: the embedded reasoner on its puzzles."""
         return cls.profile("embedded")
+
+
+def read_toml(path: Path | str) -> dict[str, Any]:
+    """The keys of a settings file, unchecked. Raises `ConfigError` where it cannot be read."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The settings file {str(path)!r} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The settings file {str(path)!r} is not valid TOML: {error}.") from error
+
+
+def allowed_values(name: str) -> str:
+    """What the setting `name` may be, in words."""
+    return _RULES[name].allowed
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,17 +68,23 @@ class MarkovianRSAOrchestrator:
 
     @classmethod
     def from_pretrained(
-        cls, model: str | None = None, *, revision: str | None = None, adapter_path: str | None = None
+        cls,
+        model: str | None = None,
+        *,
+        revision: str | None = None,
+        adapter_path: str | None = None,
+        progress: Callable[[str], None] | None = None,
     ) -> MarkovianRSAOrchestrator:
         """An orchestrator over the MLX engine; `model` is a hub id or a local folder, unset the embedded reasoner.
 
-        Raises `ModelError` where the model cannot be found, read or run here.
+        `progress` is told what takes long (a download, the loading). Raises `ModelError` where the model
+        cannot be found, read or run here.
         """
         from .backends.mlx import MLXBackend
 
-        if model is None:
+        if model is None or model == reasoner.MODEL_ID:
             return cls(MLXBackend.from_pretrained(reasoner.model_path(), model_id=reasoner.MODEL_ID))
-        return cls(MLXBackend.from_pretrained(model, revision=revision, adapter_path=adapter_path))
+        return cls(MLXBackend.from_pretrained(model, revision=revision, adapter_path=adapter_path, progress=progress))
 
     def solve(
         self,

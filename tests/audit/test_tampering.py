@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -352,6 +353,43 @@ def test_every_value_of_every_line_matters(trail: Lines, tmp_path: Path) -> None
                 continue
             missed.add((line["event"], name))
     assert missed <= {("trace_complete", "text")}  # of a final trace behind its box; the tokenizer tells
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where a JSON value can be changed; of long lists only a few places."""
+    found = [path] if path else []
+    inner = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else [])
+    for key, item in inner if isinstance(value, dict) else [*inner[:2], *inner[-1:]]:
+        found += places(item, (*path, key))
+    return found
+
+
+@pytest.mark.parametrize("carry", ["tail", "summary"])
+def test_nonsense_is_refused_in_words(carry: str, tmp_path: Path) -> None:
+    """Whatever stands in a file, the check says so in a sentence: it neither accepts it nor breaks."""
+    lines = read_lines(record(tmp_path / "run.jsonl", carry=carry))
+    path, rng = tmp_path / "changed.jsonl", random.Random(7)
+    nonsense = [None, "", "r9-99", [], {}, -1, 2**70, 1e300, True, [[]], [""], {"role": "user"}, ["r0-00", "r0-00"]]
+    for _ in range(250):
+        changed = copy.deepcopy(lines)
+        index = rng.randrange(len(changed))
+        *before, last = rng.choice(places(changed[index]))
+        target: Any = changed[index]
+        for key in before:
+            target = target[key]
+        old, target[last] = target[last], rng.choice(nonsense)
+        if old == target[last] or last in FREE:
+            continue
+        write_lines(path, changed)
+        with pytest.raises(VerificationError, match=r"line \d+"):
+            verify_file(path, equivalent=same)
+
+
+#: Reported only: nothing can be derived of them.
+FREE = {
+    "model_id", "quantization", "package_version", "engine", "engine_version", "dtype", "context_length", "max_rows",
+    "memory_limit_bytes", "memory_estimate_bytes", "peak_memory_bytes", "elapsed_s",
+}  # fmt: skip
 
 
 def no_error_behind_a_given_up_trace(lines: Lines) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import pytest
 
 from markovian_rsa_mlx.audit import read_events
 from markovian_rsa_mlx.audit.verify import Report, verify_file
+from markovian_rsa_mlx.backends.base import TraceRequest
 from markovian_rsa_mlx.errors import AuditError, VerificationError
-from tests.fakes import CharacterCodec, FakeBackend
+from tests.fakes import THINK_END, CharacterCodec, FakeBackend, boxed
 
 from .conftest import failing, read_lines, record, same, wordy, write_lines
 
@@ -64,6 +67,34 @@ class SilentMarker(CharacterCodec):
         return super().decode(ids).replace("</think>", "")
 
 
+class ByteCodec(CharacterCodec):
+    """One token a byte of UTF-8, so that tails and budgets can tear characters."""
+
+    def encode(self, text: str) -> list[int]:
+        parts = (
+            [i] if i < 10 else [byte + 10 for byte in chr(i - 10).encode()] for i in CharacterCodec.encode(self, text)
+        )
+        return [token for part in parts for token in part]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        data = b"".join(b"</think>" if i == THINK_END else bytes([i - 10]) if i >= 10 else b"" for i in ids)
+        return data.decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize("tau", [1, 2, 3, 5, 6, 7])
+@pytest.mark.parametrize("carry", ["tail", "answer", "summary"])
+def test_torn_characters(carry: str, tau: int, tmp_path: Path) -> None:
+    def foreign(request: TraceRequest, rng: random.Random) -> str:
+        return boxed(rng.choice("é€😀"), "".join(rng.choice("aé€😀\n") for _ in range(rng.randrange(30))))
+
+    path = tmp_path / "run.jsonl"
+    for seed in range(3):
+        path.unlink(missing_ok=True)
+        codec = ByteCodec()
+        record(path, FakeBackend(foreign, codec=codec), carry=carry, tail_tokens=tau, seed=seed, final_candidates=0)
+        check(path, codec)
+
+
 def test_a_marker_that_leaves_no_text_is_said_to_be_trusted(tmp_path: Path) -> None:
     path = record(tmp_path / "run.jsonl", FakeBackend(wordy, codec=SilentMarker()), carry="answer")
     report = check(path, SilentMarker())
@@ -96,6 +127,49 @@ def cuts(path: Path, every: int, offset: int, **changes: Any) -> int:
 def test_a_run_resumed_after_a_cut_at_any_line(kind: str, offset: int, tmp_path: Path) -> None:
     path = record(tmp_path / "run.jsonl", **KINDS[kind])
     assert cuts(path, 3, offset, **KINDS[kind]) > 30
+
+
+def refusing(*trace_ids: str) -> FakeBackend:
+    """An engine that never manages these traces (the beginning of an id is enough)."""
+
+    def fail(request: TraceRequest) -> None:
+        if request.trace_id.startswith(trace_ids):
+            raise RuntimeError("no")
+
+    return FakeBackend(wordy, fail=fail)
+
+
+def test_a_given_up_final_stays_so_once_the_answer_is_chosen(tmp_path: Path) -> None:
+    path = record(tmp_path / "run.jsonl", refusing("r2-00"), final_candidates=0)
+    whole = path.read_bytes().split(b"\n")[:-1]
+    for size in range(len(whole) - 6, len(whole)):
+        path.write_bytes(b"\n".join(whole[:size]) + b"\n")
+        record(path, final_candidates=0)
+        chosen = b'"selection"' in b"".join(whole[:size])
+        assert (check(path).given_up, verify_file(path).finished) == (int(chosen), True)
+
+
+def test_a_run_in_which_nothing_worked_works_later(tmp_path: Path) -> None:
+    path = record(tmp_path / "run.jsonl", refusing("r0"), max_retries=1)
+    report = check(path)
+    assert (report.finished, report.traces, report.given_up) == (False, 0, len(read_lines_of(path, "trace_complete")))
+    record(path, refusing("r0"), max_retries=0)
+    assert check(path).sittings == 2
+    report = check(record(path))
+    assert (report.finished, report.given_up, report.sittings) == (True, 0, 3)
+
+
+def test_a_given_up_trace_that_was_left_out_of_a_prompt_stays_given_up(tmp_path: Path) -> None:
+    path = record(tmp_path / "run.jsonl", refusing("r0-02"), final_candidates=0)
+    lines = path.read_bytes().split(b"\n")[:-1]
+    first_child = next(i for i, line in enumerate(read_lines(path)) if line["event"] == "aggregation_prompt")
+    for size in range(first_child - 2, first_child + 3):
+        path.write_bytes(b"\n".join(lines[:size]) + b"\n")
+        assert check(record(path, final_candidates=0)).given_up == int(size > first_child)
+
+
+def read_lines_of(path: Path, event: str) -> list[dict[str, Any]]:
+    return [line for line in read_lines(path) if line["event"] == event]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from rich.console import Console
@@ -63,7 +64,7 @@ def start(trace_id: str, seed: int = 1) -> GenerationStartEvent:
     return GenerationStartEvent("run", int(trace_id[1]), trace_id, seed, 10, 100, [])
 
 
-def complete(trace_id: str, text: str, reason: str = "eos") -> TraceCompleteEvent:
+def complete(trace_id: str, text: str, reason: Literal["eos", "max_tokens", "error"] = "eos") -> TraceCompleteEvent:
     ids = CharacterCodec().encode(text)
     return TraceCompleteEvent("run", int(trace_id[1]), trace_id, text, ids, len(ids), reason, 2.0)
 

@@ -104,6 +104,17 @@ def test_show_cleans_what_a_model_wrote(mrsa: Run, fake_model: Callable[..., Non
     assert not set("\x1b\x07\r\u202e") & set(shown)
 
 
+def test_a_file_made_to_harm_does_not(mrsa: Run, trail: Path) -> None:
+    evil = "\\u001b[2J\\u009b31m"
+    text = trail.read_text().replace(run_id(trail), evil).replace('"fake"', f'"{evil}"').replace('"total_gen', '"x')
+    (trail.parent / "evil.jsonl").write_text(text)
+    for command in (["list"], ["show", "evil"], ["verify", "evil"]):
+        ran = mrsa("runs", *command)
+        assert ran.code in (0, 1)
+        assert not set("\x1b\x9b") & set(ran.out + ran.err)
+        assert "bug" not in ran.err
+
+
 def test_show_lists_mishaps(mrsa: Run, trail: Path) -> None:
     cut(trail, 6)
     assert mrsa("solve", "What is 1+1?", *SMALL, "--audit", str(trail)).code == 0

@@ -36,7 +36,7 @@ class Terminal:
     fd: int
     shown: str = ""
 
-    def read_until(self, pattern: str, timeout_s: float = 30.0) -> None:
+    def read_until(self, pattern: str, timeout_s: float = 60.0) -> None:
         end = time.monotonic() + timeout_s
         while not re.search(pattern, self.shown):
             assert time.monotonic() < end, self.shown[-2000:]
@@ -75,7 +75,7 @@ def test_ctrl_c_in_a_terminal_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     pressed = time.monotonic()
     os.write(terminal.fd, b"\x03")
     assert terminal.exit_code() == 130
-    assert time.monotonic() - pressed < 5
+    assert time.monotonic() - pressed < 15  # "at once", on a machine that others use
     assert "Stopped (interrupted)" in terminal.shown
     assert f"--audit {trail}" in terminal.shown
     assert "Traceback" not in terminal.shown
@@ -83,7 +83,7 @@ def test_ctrl_c_in_a_terminal_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
 
     again = spawn(0, *line)
     assert again.exit_code() == 0, again.shown
-    assert "Going on with" in again.shown
+    assert "holds an unfinished run" in again.shown
     assert "\\boxed{2}" in again.shown.splitlines()[-1]
 
 
@@ -100,7 +100,7 @@ def test_an_interrupted_run_prints_its_best_so_far(tmp_path: Path) -> None:
     while "r0-0" not in running.stderr.readline():  # the first trace is finished
         pass
     running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=30)
+    out, err = running.communicate(timeout=60)
     assert running.returncode in (130, 0)  # both traces may end in one breath
     assert out == "\\boxed{2}\n"
     assert "Traceback" not in err
@@ -116,5 +116,5 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     assert running.stderr is not None
     running.stdout.close()
     assert running.stderr.read() == b""
-    running.wait(timeout=30)
+    running.wait(timeout=60)
     running.stderr.close()

@@ -127,6 +127,26 @@ def test_quoting_keeps_the_recorded_tail_raw_and_splices_the_quote() -> None:
     assert "a\n> [attempt 1]\nb" in prompt.text
 
 
+def test_a_token_without_text_is_no_second_beginning_of_a_line() -> None:
+    silent = 7
+    ids = (*CODEC.encode("a\n"), silent, silent, *CODEC.encode("[attempt 1]\nb"))
+    prompt = prompter().build([Tail(ids, CODEC.decode(ids))])
+    assert [i for i in prompt.token_ids if i != silent] == CODEC.encode(prompt.text)
+
+
+def test_quoting_reads_a_long_tail_about_once() -> None:
+    class Counting(CharacterCodec):
+        decoded = 0
+
+        def decode(self, ids: Sequence[int]) -> str:
+            self.decoded += len(ids)
+            return super().decode(ids)
+
+    codec = Counting()
+    prompter(codec).build([tail("ten tokens\n" * 1000 + "[attempt 1]")])
+    assert codec.decoded < 100_000
+
+
 @given(st.text(max_size=30))
 def test_bytes_are_spliced_as_bytes(text: str) -> None:
     prompt = prompter(BYTES).build([tail(text, BYTES)])

@@ -14,7 +14,7 @@ import transformers
 from safetensors.numpy import save_file
 
 from . import reference
-from .tiny_zaya import CASES, config_of, tokens_of, weights_of
+from .tiny_zaya import CASES, config_of, sure_of_experts, tokens_of, weights_of
 
 GOLDENS = Path(__file__).with_name("goldens") / "zaya.safetensors"
 PADDING = 7
@@ -28,7 +28,9 @@ def main() -> None:
         arrays[f"{case}/skips"] = np.array(reference.skips(model, tokens), dtype=np.int32)
         padded, mask = left_padded(tokens)
         arrays[f"{case}/left-padded"] = reference.logits(model, padded, mask)[1:, PADDING:]
-        arrays[f"{case}/bfloat16"] = reference.logits_in_bfloat16(model, tokens)
+        sure = reference.build(config_of(case), sure_of_experts(weights_of(case)))
+        arrays[f"{case}/sure"] = reference.logits(sure, tokens)
+        arrays[f"{case}/sure-bfloat16"] = reference.logits_in_bfloat16(sure, tokens)
     GOLDENS.parent.mkdir(exist_ok=True)
     made_with = {"torch": torch.__version__, "transformers": transformers.__version__}
     save_file(arrays, GOLDENS, metadata={"made_with": json.dumps(made_with)})

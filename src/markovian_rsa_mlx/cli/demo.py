@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +15,10 @@ from .text import one_line, say
 def demo(
     puzzle_seed: Annotated[int, typer.Option("--puzzle-seed", metavar="K", min=0, help="Which puzzle.")] = 0,
     seed: Annotated[int, typer.Option("--seed", metavar="SEED", min=0, help="Seed of the run.")] = 1,
+    audit: Annotated[
+        Path | None,
+        typer.Option("--audit", metavar="FILE.jsonl", help="Where the trail goes; unset: where solve keeps its own."),
+    ] = None,
 ) -> None:
     """Solve a number puzzle with the embedded reasoner.
 
@@ -25,18 +30,20 @@ def demo(
 
     puzzle = puzzles.demo_puzzle(puzzle_seed)
     say(f"Puzzle {puzzle_seed}:\n\n  " + puzzle.question.strip().replace("\n", "\n  ") + "\n")
-    path = store.new_run_path(puzzle.question)
+    path = audit or store.new_run_path(puzzle.question)
     config = RSAConfig.embedded().replace(seed=seed)
     chat = [ChatMessage(role="user", content=puzzle.question)]
     outcome = session.run(session.choose_model(None), chat, config, path)
     report.tell(outcome)
+    answer = outcome.result.answer
+    if answer:
+        print(one_line(answer, 200), flush=True)
     if outcome.stopped:
         raise typer.Exit(outcome.exit_code)
-    answer = outcome.result.answer
-    print(one_line(answer) or "(no answer)")
     right = puzzles.check(answer, puzzle)
+    verdict = "right" if right else "wrong" if answer else "no answer"
     say(
-        f"Checked by exact arithmetic: {'right' if right else 'wrong'}; "
+        f"Checked by exact arithmetic: {verdict}; "
         f"{puzzle.target} was to be made of {', '.join(map(str, puzzle.numbers))}."
     )
     say(f"Trail {verify_run(path).verdict}.")

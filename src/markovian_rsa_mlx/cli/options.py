@@ -5,15 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
-from .. import config as settings_module
-from ..config import FIELD_NAMES, RSAConfig
+from ..config import FIELD_NAMES, RSAConfig, allowed_values, read_toml
 from ..errors import ConfigError
 
 #: How an option unsets what a profile or a file has set.
@@ -103,16 +101,6 @@ def resolve(profile: str | None, file: Path | None, settings: Mapping[str, Any],
     return RSAConfig.profile(str(profile or named or default)).replace(**{**from_file, **settings})
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The settings of a TOML file, unchecked."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"The settings file {str(path)!r} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The settings file {str(path)!r} is not valid TOML: {error}.") from error
-
-
 def _option(name: str) -> inspect.Parameter:
     group, metavar, meaning = _help_of(name)
     flag = "--" + name.replace("_", "-")
@@ -128,7 +116,7 @@ def _option(name: str) -> inspect.Parameter:
 
 def _allowed(name: str) -> str:
     """The rule's own words, shorter and with thousands marked."""
-    text = settings_module._RULES[name].allowed
+    text = allowed_values(name)
     text = re.sub(r"\d{4,}", lambda match: f"{int(match[0]):,}", text)
     return re.sub(r"^a (?:whole )?number (?:from )?", "", text).replace(", or unset", " or unset")
 

@@ -48,7 +48,7 @@ def show(
     from .story import tell
 
     path = store.find_run(run)
-    print(tell(path, store.read_run(path), full))
+    print(clean(tell(path, store.read_run(path), full)))
 
 
 def verify(
@@ -109,7 +109,7 @@ def rm(
 
 
 def _check_removable(found: Path) -> None:
-    entry = store.describe(found) if found.exists() else None
+    entry = store.describe(found) if found.is_file() else None
     if entry is None or (entry.state == "damaged" and found.parent != store.runs_folder()):
         raise AuditError(f"{found} is no audit file; it is left alone.")
     if store.is_being_written(found):
@@ -122,7 +122,15 @@ def _cells(entry: store.RunEntry) -> tuple[str, ...]:
     when = entry.created_at[:16].replace("T", " ")
     name = one_line(Path(entry.model_id).name, 24)
     tokens = count(entry.generated_tokens)
-    return (entry.run_id[:8], when, name, entry.state, tokens, one_line(entry.answer, 16), clean(entry.prompt))
+    return (
+        clean(entry.run_id)[:8],
+        one_line(when),
+        name,
+        entry.state,
+        tokens,
+        one_line(entry.answer, 16),
+        clean(entry.prompt),
+    )
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {"list": list_runs, "show": show, "verify": verify, "path": path, "rm": rm}

@@ -84,19 +84,14 @@ def load(choice: ModelChoice, *, quiet: bool = False) -> MarkovianRSAOrchestrato
     # Warnings of the tokenizers' libraries would run through the live view.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from .. import reasoner
-    from ..backends.mlx import MLXBackend
     from ..orchestrator import MarkovianRSAOrchestrator
 
-    model = reasoner.model_path() if choice.embedded else choice.model_id
-    backend = MLXBackend.from_pretrained(
-        model,
+    return MarkovianRSAOrchestrator.from_pretrained(
+        choice.model_id,
         revision=choice.revision,
         adapter_path=choice.adapter,
-        model_id=choice.model_id,
-        progress=None if quiet or choice.embedded else say,
+        progress=None if quiet else say,
     )
-    return MarkovianRSAOrchestrator(backend)
 
 
 def title(choice: ModelChoice, config: RSAConfig) -> str:
@@ -156,4 +151,4 @@ def _replay(progress: Progress, audit_path: Path | None, quiet: bool) -> None:
     if progress.finished and not quiet:
         say(f"{audit_path} holds a finished run.")
     elif progress.rows and not quiet:
-        say(f"Going on with {audit_path}: {amount(progress.total_tokens, 'token')} so far.")
+        say(f"{audit_path} holds an unfinished run, {amount(progress.total_tokens, 'token')} so far.")

@@ -115,6 +115,8 @@ def describe(path: Path) -> RunEntry:
         )
     except OSError as error:
         return RunEntry(str(path), "damaged", problem=f"it cannot be read: {error.strerror}")
+    except (ValueError, TypeError) as error:
+        return RunEntry(str(path), "damaged", problem=f"a field is not what it should be: {error}")
 
 
 def read_run(path: Path) -> Reading:

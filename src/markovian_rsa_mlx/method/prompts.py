@@ -223,11 +223,12 @@ class AggregationPrompter:
         if quoted == tail.text:
             return tail
         ids: list[int] = []
+        line_at, offset = 0, 0  # where the current line begins, in ids and in characters
         for index, token in enumerate(tail.token_ids):
-            before = self._codec.decode(tail.token_ids[:index])
-            line = tail.text[len(before) :].split("\n", 1)[0]
-            at_line_start = not before or before.endswith("\n")
-            if at_line_start and line.strip() in markers:
+            line_so_far = self._codec.decode(tail.token_ids[line_at:index])
+            if line_so_far.endswith("\n"):
+                line_at, offset = index, offset + len(line_so_far)
+            if index == line_at and tail.text[offset:].split("\n", 1)[0].strip() in markers:
                 ids.extend(self.quote_ids)
             ids.append(token)
         return Tail(tuple(ids), quoted)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.activations import swiglu
 from mlx_lm.models.switch_layers import SwitchLinear
+
+from .fused import swiglu
 
 #: From this many tokens on it pays to bring those of one expert together.
 _SORT_FROM = 64

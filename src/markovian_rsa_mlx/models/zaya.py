@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -19,6 +18,7 @@ from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
 from mlx_lm.models.rope_utils import initialize_rope
 
 from .experts import Experts
+from .fused import fused, gelu
 from .routing import RouterStats
 from .zaya_config import FULL, SLIDING, native_config
 from .zaya_weights import Weights, sanitize
@@ -81,11 +81,11 @@ class CausalConv(nn.Module):
         """[B, T, channels] to [B, T - kernel + 1, channels], each channel by itself."""
         kernel = self.weight.shape[1]
         size = x.shape[1] - kernel + 1
-        taps = (x[:, tap : tap + size] * self.weight[:, tap, 0] for tap in range(kernel))
-        return sum(taps, self.bias)
+        taps = [x[:, tap : tap + size] for tap in range(kernel)]
+        return _weighted_sum(self.bias, taps, [self.weight[:, tap, 0] for tap in range(kernel)])
 
     def grouped(self, x: mx.array, groups: int) -> mx.array:
-        """[B, T, channels] to [B, T - kernel + 1, groups, channels / groups], each group by itself."""
+        """[B, T, channels] to [B, T - kernel + 1, groups, channels / groups], each group by itself; without bias."""
         batch, length, channels = x.shape
         kernel, width = self.weight.shape[1], channels // groups
         size = length - kernel + 1
@@ -93,8 +93,7 @@ class CausalConv(nn.Module):
         window = mx.concatenate([heads[:, tap : tap + size] for tap in range(kernel)], axis=-1)
         window = window.transpose(2, 0, 1, 3).reshape(groups, batch * size, kernel * width)
         weight = self.weight.reshape(groups, width, kernel * width).swapaxes(-1, -2)
-        out = (window @ weight).reshape(groups, batch, size, width).transpose(1, 2, 0, 3)
-        return out + self.bias.reshape(groups, width)
+        return (window @ weight).reshape(groups, batch, size, width).transpose(1, 2, 0, 3)
 
 
 class CCAProjection(nn.Module):
@@ -113,8 +112,10 @@ class CCAProjection(nn.Module):
         self.conv_qk_depthwise = CausalConv(channels, args.cca_time0, 1)
         self.conv_qk_grouped = CausalConv(channels, args.cca_time1, self.head_dim)
 
-    def __call__(self, x: mx.array, mask: mx.array | None, cache: Any) -> tuple[mx.array, mx.array]:
-        """Queries with the keys behind them, [B, L, heads + kv heads, head_dim], and values, [B, L, kv heads, ...]."""
+    def __call__(
+        self, x: mx.array, mask: mx.array | None, cache: Any
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        """Queries [B, L, heads, head_dim] and keys [B, L, kv heads, ...] in float32, and values like the keys."""
         if mask is not None:
             x = mx.where(mask[..., None], x, 0)
         q, k = self.q_proj(x), self.k_proj(x)
@@ -122,14 +123,19 @@ class CCAProjection(nn.Module):
         mixed = self.conv_qk_grouped.grouped(self.conv_qk_depthwise.depthwise(conv_input), self.heads + self.kv_heads)
         delayed = self._after(DELAYED_VALUE, self.v_proj_delayed(x), 1, cache)
         values = mx.concatenate([self.v_proj_current(x), delayed[:, :-1]], axis=-1)
-        return mixed + self._means(q, k), values.reshape(*x.shape[:2], self.kv_heads, self.head_dim)
+        return *self._around(mixed, q, k), values.reshape(*x.shape[:2], self.kv_heads, self.head_dim)
 
-    def _means(self, q: mx.array, k: mx.array) -> mx.array:
-        """Of each query with its key, and of these by key head: the path around the convolutions."""
-        shape = (*q.shape[:2], self.kv_heads, -1, self.head_dim)
-        query_means = (q.reshape(shape) + k.reshape(shape)) * 0.5
-        key_means = query_means.mean(axis=-2)
-        return mx.concatenate([query_means.reshape(*q.shape[:2], self.heads, self.head_dim), key_means], axis=-2)
+    def _around(self, mixed: mx.array, q: mx.array, k: mx.array) -> tuple[mx.array, mx.array]:
+        """The path around the convolutions adds to each query its mean with its key, to each key the mean of these."""
+        batch, length = q.shape[:2]
+        by_kv_head = (batch, length, self.kv_heads, -1, self.head_dim)
+        q, k = q.reshape(by_kv_head).astype(mx.float32), k.reshape(by_kv_head)
+        bias = self.conv_qk_grouped.bias.reshape(-1, self.head_dim)
+        queries = _add_mean(
+            mixed[:, :, : self.heads].reshape(q.shape), bias[: self.heads].reshape(q.shape[2:]), q, k
+        )
+        keys = _add_mean(mixed[:, :, self.heads :], bias[self.heads :], q.mean(axis=-2), k[..., 0, :])
+        return queries.reshape(batch, length, self.heads, self.head_dim), keys
 
     def _after(self, slot: int, x: mx.array, rows: int, cache: Any) -> mx.array:
         """`x` behind the `rows` that the cache holds (zeros at the start); the cache gets each row's new last ones."""
@@ -150,19 +156,31 @@ def _last_rows(joined: mx.array, rows: int, lengths: mx.array | None) -> mx.arra
     return mx.take_along_axis(joined, (ends[:, None] + mx.arange(rows))[..., None], axis=1)
 
 
+@fused
+def _weighted_sum(bias: mx.array, terms: list[mx.array], weights: list[mx.array]) -> mx.array:
+    total = bias.astype(mx.float32)
+    for term, weight in zip(terms, weights, strict=True):
+        total = total + term.astype(mx.float32) * weight
+    return total.astype(terms[0].dtype)
+
+
+@fused
+def _add_mean(mixed: mx.array, bias: mx.array, one: mx.array, other: mx.array) -> mx.array:
+    return mixed.astype(mx.float32) + bias + (one + other) * 0.5
+
+
 class QKNorm(nn.Module):
     """Queries and keys on a sphere of radius sqrt(head_dim); a learned scale a key head, taken as it is."""
 
     def __init__(self, args: ModelArgs) -> None:
         super().__init__()
-        self.heads = args.num_attention_heads
         self.temp = mx.ones((args.num_key_value_heads,))
 
-    def __call__(self, x: mx.array) -> tuple[mx.array, mx.array]:
-        # The norm is never below the type's epsilon; inside the root this differs only about there.
-        eps = mx.finfo(x.dtype).eps ** 2 / x.shape[-1]
-        x = mx.fast.rms_norm(x, None, eps)
-        return x[:, :, : self.heads], x[:, :, self.heads :] * self.temp.astype(x.dtype)[:, None]
+    def __call__(self, queries: mx.array, keys: mx.array, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
+        # The norm is never taken below the type's epsilon; inside the root this differs only about there.
+        eps = mx.finfo(dtype).eps ** 2 / keys.shape[-1]
+        queries, keys = mx.fast.rms_norm(queries, None, eps), mx.fast.rms_norm(keys, None, eps)
+        return queries.astype(dtype), (keys * self.temp[:, None]).astype(dtype)
 
 
 class Attention(nn.Module):
@@ -183,8 +201,8 @@ class Attention(nn.Module):
 
     def __call__(self, x: mx.array, mask: Any, padding: mx.array | None, cache: Any) -> mx.array:
         kv, state = (None, None) if cache is None else (cache[0], cache[1])
-        mixed, values = self.qkv_proj(x, padding, state)
-        queries, keys = self.qk_norm(mixed)
+        queries, keys, values = self.qkv_proj(x, padding, state)
+        queries, keys = self.qk_norm(queries, keys, x.dtype)
         queries, keys, values = (each.swapaxes(1, 2) for each in (queries, keys, values))
         offset = 0 if kv is None else kv.offset
         queries, keys = self.rope(queries, offset=offset), self.rope(keys, offset=offset)
@@ -203,7 +221,7 @@ class RouterMLP(nn.Module):
         self.out_proj = nn.Linear(width, classes, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.out_proj(nn.gelu(self.fc2(nn.gelu(self.fc1(self.norm(x))))))
+        return self.out_proj(gelu(self.fc2(gelu(self.fc1(self.norm(x))))))
 
 
 class Router(nn.Module):
@@ -256,7 +274,7 @@ class ResidualScale(nn.Module):
         )
 
 
-@partial(mx.compile, shapeless=True)
+@fused
 def _scaled_sum(
     x: mx.array, residual: mx.array, bias: mx.array, scale: mx.array, residual_bias: mx.array, residual_scale: mx.array
 ) -> mx.array:

@@ -37,7 +37,7 @@ def check_same_run(
     if [dict(m) for m in messages] != setup.messages:
         recorded, asked = setup.messages[-1]["content"], messages[-1]["content"]
         raise (
-            refuse("prompt", recorded, asked)
+            refuse("prompt", *_where_they_differ(recorded, asked))
             if recorded != asked
             else refuse("chat before the prompt", setup.messages[:-1], list(messages[:-1]))
         )
@@ -80,6 +80,13 @@ def unfinished_tokens(history: RunHistory | None) -> int:
 def given_up(history: RunHistory) -> list[str]:
     """A warning for each trace that was given up for good."""
     return [f"{t.trace_id} was given up" for t in history.traces.values() if t.given_up]
+
+
+def _where_they_differ(first: str, second: str) -> tuple[str, str]:
+    """Both texts from shortly before their first difference."""
+    pairs = enumerate(zip(first, second, strict=False))
+    start = max(0, next((i for i, (a, b) in pairs if a != b), min(len(first), len(second))) - 20)
+    return first[start:], second[start:]
 
 
 def _short(value: object) -> str:

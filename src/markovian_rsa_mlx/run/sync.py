@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -35,7 +37,8 @@ def _run_beside(coroutine: Coroutine[Any, Any, T]) -> T:
     thread.start()
     future = asyncio.run_coroutine_threadsafe(guarded(), loop)
     try:
-        return future.result()
+        with _ctrl_c_raises():
+            return future.result()
     except KeyboardInterrupt:
         future.cancel()
         finished.wait(_CLEAN_UP_LIMIT_S)
@@ -44,3 +47,16 @@ def _run_beside(coroutine: Coroutine[Any, Any, T]) -> T:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+@contextlib.contextmanager
+def _ctrl_c_raises() -> Iterator[None]:
+    """Under `asyncio.run` Ctrl-C only cancels the caller's task, which does not notice while it waits here."""
+    if threading.current_thread() is not threading.main_thread() or not callable(signal.getsignal(signal.SIGINT)):
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

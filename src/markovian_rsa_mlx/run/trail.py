@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..audit import AuditWriter, RunHistory, TraceHistory, scan_file
-from ..audit.events import _BaseEvent
+from ..audit.events import RunStartEvent, _BaseEvent
+from ..errors import AuditError
 from ..method.lineage import TraceKey
 
 OnEvent = Callable[[_BaseEvent], None]
@@ -35,9 +36,11 @@ class Trail:
             raise
 
     def _read(self) -> RunHistory | None:
-        if self.path is None:
+        if self.path is None or not self.path.is_file():  # a pipe or a device has no past
             return None
         scan = scan_file(self.path)
+        if scan.events and not isinstance(scan.events[0], RunStartEvent):
+            raise AuditError(f"{self.path} holds something else than an audit trail; write to another file.")
         history = RunHistory(scan.events) if scan.events else None
         # A run that never got as far as its setup has nothing to go on from: it starts anew.
         keep = scan.complete_bytes if history is not None and history.setup is not None else 0

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from ...method.codec import Codec
 from ...method.lineage import TraceKey
-from ...method.tails import MAX_TORN_IDS
+from ...method.tails import MAX_TORN_IDS, Tail, take_tail
 from ..events import ErrorEvent, SummaryCompleteEvent, TailExtractedEvent
 from .generations import check_generation, check_may_summarise, expected_seed
 from .ledger import Broken, Ledger, require
@@ -63,9 +64,9 @@ def check_cut(ledger: Ledger, ids: Sequence[int], text: str, source: Source, lim
     require(0 <= dropped <= MAX_TORN_IDS, f"{len(ids)} ids, where the trace has {len(kept)} to carry")
     require(kept[dropped:] == list(ids), "is not a run of the trace's last ids")
     if ledger.codec is not None:
-        require(text == ledger.codec.decode(ids), "the text is not that of the ids")
-        torn = any(not ledger.codec.decode(kept[n:]).startswith("\ufffd") for n in range(dropped))
-        require(not torn, "more ids are missing than a torn character has")
+        exact = _exact_cut(ledger, source, limit, ledger.codec)
+        require((list(ids), text) == (list(exact.token_ids), exact.text), f"the tokenizer cuts {exact.text!r}")
+        return
     if source.texts is None:
         ledger.assume("where the thinking ends in the texts (the marker leaves no text)")
         return
@@ -79,6 +80,8 @@ def check_cut(ledger: Ledger, ids: Sequence[int], text: str, source: Source, lim
 def _is_end(text: str, of: str, torn: bool, whole: bool) -> bool:
     if whole:
         return text.strip() == of.strip()
+    if not torn and text.startswith("\ufffd"):  # bytes that are no character; in the whole text the first may be one
+        return of.endswith(text.lstrip("\ufffd"))
     if not of.endswith(text):
         return False
     before = of[: len(of) - len(text)]
@@ -111,14 +114,18 @@ def _fits(ledger: Ledger, event: TailExtractedEvent, source: Source) -> bool:
 
 def _may_be_blank(ledger: Ledger, source: Source) -> bool:
     """Whether the cut can be nothing but white space, so that the reasoning's tail is carried instead."""
-    kept, limit = _kept(ledger, source), ledger.config.tail_limit
+    limit = ledger.config.tail_limit
     if ledger.codec is not None:
-        return not ledger.codec.decode(kept[-limit:]).replace("\ufffd", "").strip()
+        return not _exact_cut(ledger, source, limit, ledger.codec).text.strip()
     if source.texts is None:
         return True
-    if len(kept) <= limit + MAX_TORN_IDS:
-        return any(not text.strip() for text in source.texts)
-    return any(not text[-1:].strip() for text in source.texts)
+    if len(_kept(ledger, source)) <= limit:
+        return any(not text.lstrip("\ufffd").strip() for text in source.texts)
+    return any(not text[-1:].strip() or not text[-1:].isascii() for text in source.texts)
+
+
+def _exact_cut(ledger: Ledger, source: Source, limit: int, codec: Codec) -> Tail:
+    return take_tail(source.ids, limit, ledger.setup.control_token_ids, codec.decode)
 
 
 def _reasoning(ledger: Ledger, event: Generation) -> Source:

@@ -121,7 +121,8 @@ def _check_chosen(
 def _check_round_zero(ledger: Ledger, event: SelectionEvent) -> None:
     """The free vote; without an equivalence of values only as far as texts tell."""
     free = event.round_zero
-    require(list(free) == ["traces", "answer", "votes"], "round_zero is not traces, answer and votes")
+    form = [(name, type(value)) for name, value in free.items()]
+    require(form == [("traces", int), ("answer", str), ("votes", int)], "round_zero is not traces, answer and votes")
     keys = [key for key in ledger.needed[0] if not ledger.trace(key).given_up]
     require(free["traces"] == len(keys), f"{len(keys)} traces of round 0 were generated")
     possible = [_answers(ledger, key) for key in keys]

@@ -106,7 +106,11 @@ def check_resumed(ledger: Ledger, event: RunResumedEvent) -> None:
     check_time(event.created_at)
     try:
         ledger.config.replace(
-            concurrency=event.concurrency, memory_limit_gb=event.memory_limit_gb, max_retries=event.max_retries
+            concurrency=event.concurrency,
+            memory_limit_gb=event.memory_limit_gb,
+            max_retries=event.max_retries,
+            token_budget=event.token_budget,
+            time_budget_s=event.time_budget_s,
         )
     except ConfigError as error:
         raise Broken(str(error)) from error

@@ -1,0 +1,140 @@
+"""Many sequences at once through mlx-lm's own batches and caches, against each one alone."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm.generate import BatchGenerator
+from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache, save_prompt_cache
+
+from markovian_rsa_mlx.models import zaya
+from markovian_rsa_mlx.models.zaya import Model
+
+from .tiny_zaya import BASE
+from .zaya_models import greedy, of_case
+
+CLOSE = 1e-5
+NEW_TOKENS = 9
+LENGTHS = [1, 50, 2, 17, 33, 3, 8, 41, 5]
+MODELS = ["skips", "wide-kernels", "sliding", "sliding-wide-odd"]
+
+
+def prompts() -> list[list[int]]:
+    random = np.random.RandomState(3)
+    return [random.randint(0, BASE["vocab_size"], length).tolist() for length in LENGTHS]
+
+
+def batched(model: Model, waves: list[list[list[int]]], step: int, **settings: Any) -> list[tuple[list[int], Any]]:
+    """Greedy tokens and log-probabilities of all prompts; each wave joins three steps after the one before."""
+    generator = BatchGenerator(
+        model,
+        max_tokens=NEW_TOKENS,
+        prefill_step_size=step,
+        **{"completion_batch_size": 16, "prefill_batch_size": 4} | settings,
+    )
+    found: dict[int, tuple[list[int], list[Any]]] = {}
+    order: list[int] = []
+    waiting = list(waves)
+    steps = 0
+    while waiting or any(len(tokens) < NEW_TOKENS for tokens, _ in found.values()):
+        if waiting and steps % 3 == 0:
+            uids = generator.insert(waiting.pop(0))
+            order += uids
+            found |= {uid: ([], []) for uid in uids}
+        for response in generator.next()[1]:
+            found[response.uid][0].append(int(response.token))
+            found[response.uid][1].append(np.array(response.logprobs.astype(mx.float32)))
+        steps += 1
+    generator.close()
+    return [(found[uid][0], np.stack(found[uid][1])) for uid in order]
+
+
+@cache
+def alone(case: str, number: int) -> tuple[list[int], np.ndarray]:
+    return greedy(of_case(case), prompts()[number], NEW_TOKENS)
+
+
+@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.parametrize("step", [2, 3, 4, 2048])
+def test_nine_uneven_staggered_prompts_go_as_if_alone(case: str, step: int) -> None:
+    model, texts = of_case(case), prompts()
+    together = batched(model, [texts[:4], texts[4:6], texts[6:]], step)
+    print(max(np.abs(x[1] - alone(case, n)[1]).max() for n, x in enumerate(together)))
+    for number, (tokens, logprobs) in enumerate(together):
+        expected_tokens, expected = alone(case, number)
+        assert tokens == expected_tokens, LENGTHS[number]
+        assert np.abs(logprobs - expected).max() < CLOSE, LENGTHS[number]
+
+
+def test_ignoring_the_lengths_of_the_rows_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: were the state taken from the end of the padded chunk, the test above would fail."""
+    taken = zaya._last_rows
+    monkeypatch.setattr(zaya, "_last_rows", lambda joined, rows, lengths: taken(joined, rows, None))
+    model, texts = of_case("skips"), prompts()
+    together = batched(model, [texts[:4]], 2048)
+    worst = [np.abs(logprobs - alone("skips", number)[1]).max() for number, (_, logprobs) in enumerate(together)]
+    assert max(worst) > 0.01
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_rows_with_and_without_a_past_join_and_leave(case: str) -> None:
+    """Caches with 6, 0 and 4 tokens of history, merged; then one row leaves and another comes."""
+    model, texts = of_case(case), [prompt[:10] for prompt in prompts() if len(prompt) >= 10]
+    pasts, rests = [6, 0, 4], [prompt for prompt in texts[:3]]
+    caches = []
+    for past, prompt in zip(pasts, rests, strict=True):
+        cache = make_prompt_cache(model)
+        if past:
+            model(mx.array([prompt[:past]]), cache)
+        caches.append(cache)
+    generator = BatchGenerator(model, max_tokens=NEW_TOKENS, prefill_step_size=3)
+    uids = generator.insert([prompt[past:] for past, prompt in zip(pasts, rests, strict=True)], caches=caches)
+    found: dict[int, list[int]] = {uid: [] for uid in uids}
+    for step in range(40):
+        if step == 5:
+            generator.remove([uids[0]])
+            uids += generator.insert([texts[3]])
+            found[uids[-1]] = []
+        for response in generator.next()[1]:
+            found[response.uid].append(int(response.token))
+    generator.close()
+    for uid, prompt in zip(uids, [*rests, texts[3]], strict=True):
+        expected = greedy(model, prompt, NEW_TOKENS)[0]
+        assert found[uid] == expected[: len(found[uid])]
+        assert len(found[uid]) == NEW_TOKENS or uid == uids[0]
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_a_prefix_is_forked_and_stays_intact(case: str) -> None:
+    model, prompt = of_case(case), prompts()[1]
+    prefix = make_prompt_cache(model)
+    model(mx.array([prompt[:30]]), prefix)
+    mx.eval([cache.state for cache in prefix])
+    ends = [prompt[30:], [5, 9], [7]]
+    for _ in range(2):
+        generator = BatchGenerator(model, max_tokens=NEW_TOKENS)
+        uids = generator.insert(ends, caches=[copy.deepcopy(prefix) for _ in ends])
+        found: dict[int, list[int]] = {uid: [] for uid in uids}
+        while any(len(tokens) < NEW_TOKENS for tokens in found.values()):
+            for response in generator.next()[1]:
+                found[response.uid].append(int(response.token))
+        generator.close()
+        for uid, end in zip(uids, ends, strict=True):
+            assert found[uid] == greedy(model, prompt[:30] + end, NEW_TOKENS)[0]
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_a_saved_cache_goes_on_where_it_stopped(case: str, tmp_path: Path) -> None:
+    model, prompt = of_case(case), prompts()[1]
+    cache = make_prompt_cache(model)
+    model(mx.array([prompt[:30]]), cache)
+    save_prompt_cache(str(tmp_path / "cache.safetensors"), cache)
+    again = load_prompt_cache(str(tmp_path / "cache.safetensors"))
+    rest = mx.array([prompt[30:]])
+    assert np.abs(np.array(model(rest, again)) - np.array(model(rest, cache))).max() == 0

@@ -1,0 +1,32 @@
+"""The trail of a run takes over only files that are a run's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from markovian_rsa_mlx.errors import AuditError, ResumeError
+from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
+
+from .fakes import FakeBackend
+
+STRANGERS = ['{"event": "user logged in", "level": "info"}\n', "notes\n", '{"a": 1}\n{"b": 2}\n']
+
+
+@pytest.mark.parametrize("content", STRANGERS)
+def test_a_strangers_file_is_left_alone(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "app.jsonl"
+    path.write_text(content)
+    with MarkovianRSAOrchestrator(FakeBackend()) as orchestrator, pytest.raises(AuditError):
+        orchestrator.solve("What is it?", audit_path=path)
+    assert path.read_text() == content
+
+
+def test_a_prompt_that_differs_only_at_its_end_is_shown_there(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    question = "What is it? " * 20
+    with MarkovianRSAOrchestrator(FakeBackend()) as orchestrator:
+        orchestrator.solve(question, audit_path=path)
+        with pytest.raises(ResumeError, match=r"What is it\? .*there, .*What is it\? now"):
+            orchestrator.solve(question + "now", audit_path=path)
