@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from markovian_rsa_mlx.errors import AuditError, ResumeError
+from markovian_rsa_mlx.errors import AuditError, CallbackError, ResumeError
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 
 from .fakes import FakeBackend
@@ -30,3 +30,15 @@ def test_a_prompt_that_differs_only_at_its_end_is_shown_there(tmp_path: Path) ->
         orchestrator.solve(question, audit_path=path)
         with pytest.raises(ResumeError, match=r"What is it\? .*there, .*What is it\? now"):
             orchestrator.solve(question + "now", audit_path=path)
+
+
+@pytest.mark.parametrize("callback", ["on_event", "on_progress"])
+def test_a_callback_that_raises_ends_the_run_once_and_is_named(callback: str) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("oops")
+
+    backend = FakeBackend()
+    with MarkovianRSAOrchestrator(backend) as orchestrator, pytest.raises(CallbackError, match=f"{callback}.*KeyError"):
+        orchestrator.run("What is it?", **{callback: broken})
+    assert all(request.trace_id.startswith("r0") for request in backend.requests)
+    assert len(backend.requests) <= 2

@@ -33,8 +33,8 @@ TEMPLATE = PromptTemplate.load("zaya_v1")
 MIX = {"search": 0.32, "aggregate": 0.37, "sum": 0.16, "continue": 0.15}
 HITS = 6
 DRILLS = 3
-#: How often the model's own traces are used, where there are any.
-HARVESTED = 0.5
+#: How often the model's own traces are used, where there are any: in aggregation prompts, in searches.
+HARVESTED_TAILS, HARVESTED_ATTEMPTS = 0.3, 0.1
 
 
 def text_of(pieces: Pieces) -> str:
@@ -91,7 +91,7 @@ class Drawer:
 
     def search(self) -> Example:
         """A trace from the bare question: wrong attempts, a right one, its conclusion."""
-        record = self.rng.choice(self.records) if self.records and self.rng.random() < HARVESTED else None
+        record = self.rng.choice(self.records) if self.records and self.rng.random() < HARVESTED_ATTEMPTS else None
         numbers, target, found = (record.numbers, record.target, record.solutions) if record else self.puzzle()
         builder = Builder(self.tokenizer, self.prompt(self.question(numbers, target)))
         self.search_on(builder, numbers, target, found, record.failed if record else [])
@@ -109,12 +109,12 @@ class Drawer:
         boundaries = [len(builder.trunk)]
         drawn = rng.sample(failed, min(count, len(failed))) or traces.wrong_attempts(rng, numbers, target, count)
         for chain in drawn:
-            builder.extend(traces.attempt(chain, "no", False))
+            builder.extend(traces.attempt(chain, "no", 0.0))
             boundaries.append(len(builder.trunk))
         for chain in rng.sample(found, min(HITS, len(found))):
-            builder.fork(traces.attempt(chain, "ok", True), rng.choice(boundaries))
+            builder.fork(traces.attempt(chain, "ok", 1.0), rng.choice(boundaries))
         right = rng.choice(found)
-        builder.extend(traces.attempt(right, "ok", True))
+        builder.extend(traces.attempt(right, "ok", 1.0))
         builder.extend(traces.conclusion(right, target))
 
     def search_text(self, numbers: Sequence[int], target: int, right: Chain | None, claim: str) -> str:
@@ -122,10 +122,10 @@ class Drawer:
         rng = self.rng
         count = rng.randint(0, 5) if right is not None else 9
         failed = traces.wrong_attempts(rng, numbers, target, count)
-        text = "".join(text_of(traces.attempt(chain, "no", False)) for chain in failed)
+        text = "".join(text_of(traces.attempt(chain, "no", 0.0)) for chain in failed)
         if right is None:
             return text
-        shown = text_of(traces.attempt(right, "ok", True))
+        shown = text_of(traces.attempt(right, "ok", 1.0))
         if rng.random() < 0.45:  # a trace of a later round: it took the claim from a tail
             text, shown = (text if rng.random() < 0.2 else ""), f"take {rng.randint(1, 4)}: {claim[7:]}{shown}"
         return text + shown + claim + traces.CLOSE
@@ -168,7 +168,7 @@ class Drawer:
             right = traces.value_of(chain) == target and sorted(traces.numbers_of(chain)) == sorted(numbers)
             verdict = "ok" if right and value == target else "no"
             line = f"take {number}: {traces.expression(chain)} = {value}\n"
-            taken.append([(line, True), *traces.attempt(chain, verdict, True)])
+            taken.append([(line, 2.0), *traces.attempt(chain, verdict, 1.0)])
         # Any claim may be taken first: the others become side branches.
         for pieces in taken[1:3]:
             builder.fork(pieces, start)
@@ -205,7 +205,7 @@ class Drawer:
         builder = Builder(self.tokenizer, self.prompt(traces.sum_question(terms)))
         lines = traces.sum_lines(terms, 0, terms[0])
         self.drill(builder, terms, lines)
-        builder.extend([("".join(lines) + traces.answer(str(sum(terms))), True)])
+        builder.extend([("".join(lines) + traces.answer(str(sum(terms))), 1.0)])
         return builder.build()
 
     def drill(self, builder: Builder, terms: list[int], lines: list[str]) -> None:
@@ -214,7 +214,7 @@ class Drawer:
         for _ in range(DRILLS):
             value = round(self.rng.gauss(0, 120))
             work = traces.sum_work(value, terms[1])
-            builder.fork([(f"{head} {work[0]}", False), *((piece, True) for piece in work[1:])], len(builder.trunk))
+            builder.fork([(f"{head} {work[0]}", 0.0), *((piece, 1.0) for piece in work[1:])], len(builder.trunk))
 
     def sum_tail(self, terms: list[int], start: int, beta: int, tau: int) -> tuple[Tail, int, int]:
         """A tail of a trace that began after line `start`; its last complete line and that line's value."""
@@ -237,7 +237,7 @@ class Drawer:
     def continue_sum(self) -> Example:
         """An aggregation prompt of a running sum; the response goes on after the furthest line."""
         rng, terms = self.rng, self.terms()
-        start = int(len(terms) * rng.random() ** 1.4)
+        start = int(len(terms) * rng.random() ** 2)
         beta, tau = rng.choice((40, 48, 56, 64, 64, 72, 96)), rng.choice((32, 32, 36, 40, 48))
         tails, states = [], []
         for _ in range(rng.choice((1, 2, 3, 4, 4, 4, 4))):
@@ -257,12 +257,12 @@ class Drawer:
             value = max(values, key=lambda v: (values.count(v), -values.index(v)))
         lines = traces.sum_lines(terms, furthest, value) if furthest < len(terms) else [f"total {value}\n"]
         total = lines[-1].split()[1]
-        builder.extend([("".join(lines) + traces.answer(total), True)])
+        builder.extend([("".join(lines) + traces.answer(total), 1.0)])
         return builder.build()
 
     def example(self) -> Example:
         """An example of a random kind."""
-        harvested = bool(self.records) and self.rng.random() < HARVESTED
+        harvested = bool(self.records) and self.rng.random() < HARVESTED_TAILS
         aggregate = self.aggregate_harvested if harvested else self.aggregate
         kinds: dict[str, Callable[[], Example]] = {
             "search": self.search,

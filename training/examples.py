@@ -30,11 +30,11 @@ class Example:
 
 
 def encode_pieces(tokenizer: Tokenizer, pieces: Pieces) -> tuple[list[int], list[float]]:
-    """Token ids of the joined pieces, and weight 0 for every token that overlaps an unlearned piece."""
+    """Token ids of the joined pieces, each with the smallest weight of the pieces that it overlaps."""
     text = "".join(piece for piece, _ in pieces)
-    learn = [flag for piece, flag in pieces for _ in piece]
+    of_character = [weight for piece, weight in pieces for _ in piece]
     encoding = tokenizer.encode(text, add_special_tokens=False)
-    return encoding.ids, [float(all(learn[a:b])) for a, b in encoding.offsets]
+    return encoding.ids, [min(of_character[a:b], default=0.0) for a, b in encoding.offsets]
 
 
 class Builder:

@@ -1,7 +1,7 @@
 """The texts the reasoner learns: attempts, solved lines, checks and running sums.
 
-A text is a list of `(piece, learn)`: pieces with `learn` False are shown without loss. The choices
-inside wrong attempts are such noise; their results and verdicts are not.
+A text is a list of `(piece, weight)`: pieces of weight 0 are shown without loss. The choices inside wrong
+attempts are such noise; their results and verdicts are not.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from collections.abc import Sequence
 
 from markovian_rsa_mlx.reasoner.puzzles import LARGEST, Chain, apply, chains
 
-Pieces = list[tuple[str, bool]]
+Pieces = list[tuple[str, float]]
+#: Right attempts abound in the side branches, so that a verdict is too often ` ok` unless ` no` counts for more.
+VERDICT = {"ok": 1.0, "no": 4.0}
 CLOSE = "</think>\n"
 END = "<|end|>"
 
@@ -38,15 +40,15 @@ def expression(chain: Chain) -> str:
     return text
 
 
-def attempt(chain: Chain, verdict: str, learn_choices: bool) -> Pieces:
+def attempt(chain: Chain, verdict: str, choices: float) -> Pieces:
     """`13-7=6*18=108-8=100 no` and a line break."""
-    pieces: Pieces = [(str(chain[0]), learn_choices)]
+    pieces: Pieces = [(str(chain[0]), choices)]
     value: int | None = chain[0]
     for op, number in chain[1]:
-        pieces.append((f"{op}{number}", learn_choices))
+        pieces.append((f"{op}{number}", choices))
         value = apply(value, op, number) if value is not None else None
-        pieces.append((f"={value}", True))
-    return [*pieces, (f" {verdict}\n", True)]
+        pieces.append((f"={value}", 1.0))
+    return [*pieces, (f" {verdict}\n", VERDICT[verdict])]
 
 
 def solved(chain: Chain, target: int) -> str:
@@ -61,7 +63,7 @@ def answer(text: str) -> str:
 
 def conclusion(chain: Chain, target: int) -> Pieces:
     """What follows a right attempt."""
-    return [(solved(chain, target) + answer(expression(chain)), True)]
+    return [(solved(chain, target) + answer(expression(chain)), 1.0)]
 
 
 def random_chain(rng: random.Random, numbers: Sequence[int]) -> Chain | None:

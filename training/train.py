@@ -51,15 +51,17 @@ def tree_mask(branch: Tensor, fork: Tensor) -> Tensor:
     return (trunk | own).unsqueeze(1)
 
 
-def loss_of(model: Llama, batch: Sequence[Example]) -> tuple[Tensor, int]:
-    """Mean loss over the learned tokens of a batch, and their number."""
+def loss_of(model: Llama, batch: Sequence[Example]) -> Tensor:
+    """Weighted mean of the loss over the learned tokens of a batch."""
     ids, position, source = (pad([getattr(e, name) for e in batch], 0) for name in ("ids", "position", "source"))
     branch, fork = pad([e.branch for e in batch], 0), pad([e.fork for e in batch], 1)
-    learned = pad([(e.weight > 0).astype(np.int64) for e in batch], 0) > 0
+    learned = pad([e.weight > 0 for e in batch], 0) > 0
+    weights = torch.from_numpy(np.concatenate([e.weight[e.weight > 0] for e in batch]).astype(np.float32))
     hidden = model(ids, Layout(position, tree_mask(branch, fork)))
     rows, columns = learned.nonzero(as_tuple=True)
     logits = model.logits(hidden[rows, source[rows, columns]])
-    return functional.cross_entropy(logits, ids[rows, columns]), len(rows)
+    losses = functional.cross_entropy(logits, ids[rows, columns], reduction="none")
+    return (losses * weights).sum() / weights.sum()
 
 
 def orthogonalise(update: Tensor, steps: int = 5) -> Tensor:
@@ -184,7 +186,7 @@ def assist(
     for batch in stream:
         begun.value = step.value
         model.load_state_dict(shared.state_dict())
-        loss, _ = loss_of(model, batch)
+        loss = loss_of(model, batch)
         loss.backward()
         for parameter, gradient in zip(model.parameters(), gradients, strict=True):
             gradient.copy_(parameter.grad)
@@ -228,7 +230,7 @@ def train(options: argparse.Namespace) -> None:
             for group in optimizer.param_groups:
                 group["lr"] = peak * factor
         batch = next(stream)
-        loss, _ = loss_of(model, batch)
+        loss = loss_of(model, batch)
         loss.backward()
         losses.append(loss.item())
         tokens += sum(map(len, batch))

@@ -79,6 +79,12 @@ class VerificationError(AuditError):
     kind = "verification_failed"
 
 
+class CallbackError(MarkovianRSAError):
+    """A callback that the caller gave raised an exception; the run can be resumed."""
+
+    kind = "callback_failed"
+
+
 class RunFailedError(MarkovianRSAError):
     """No final candidate is left."""
 

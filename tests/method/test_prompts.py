@@ -185,9 +185,9 @@ SHOW = "{% for a in attempts %}<{{ a.number }}>{{ a.text }}{% endfor %}"
         ("{{ problem | nosuchfilter }}" + SHOW, "not valid Jinja2"),
         ("{{ problem }}", "every attempt exactly once and in order"),
         ("{{ problem }}" + SHOW + SHOW, "every attempt exactly once and in order"),
-        ("{% for a in attempts | reverse %}{{ a.text }}|{% endfor %}", "every attempt exactly once and in order"),
-        ("{{ attempts[0].text }}", "every attempt exactly once and in order"),
-        ("{% for a in attempts %}{{ a.txet }}{% endfor %}", "cannot be rendered"),
+        ("{{ problem }}{% for a in attempts | reverse %}{{ a.text }}|{% endfor %}", "every attempt exactly once and in order"),
+        ("{{ problem }}{{ attempts[0].text }}", "every attempt exactly once and in order"),
+        ("{{ problem }}{% for a in attempts %}{{ a.txet }}{% endfor %}", "cannot be rendered"),
         ("{{ problem.__class__.__mro__ }}" + SHOW, "cannot be rendered.*unsafe"),
         ("{{ attempts.__class__ }}" + SHOW, "cannot be rendered.*unsafe"),
         ("{% set x = attempts.append(1) %}" + SHOW, "cannot be rendered"),
@@ -276,3 +276,8 @@ def test_a_chat_template_that_drops_or_doubles_the_question_is_refused(template:
 def test_a_chat_that_asks_nothing_is_refused(messages: Any, complaint: str) -> None:
     with pytest.raises(PromptError, match=complaint):
         check_messages(messages)
+
+
+def test_a_template_without_the_problem_is_refused() -> None:
+    with pytest.raises(TemplateError, match="does not show the problem"):
+        PromptTemplate("{% for a in attempts %}{{ a.text }}{% endfor %}", "mine")

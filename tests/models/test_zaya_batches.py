@@ -65,7 +65,6 @@ def alone(case: str, number: int) -> tuple[list[int], np.ndarray]:
 def test_nine_uneven_staggered_prompts_go_as_if_alone(case: str, step: int) -> None:
     model, texts = of_case(case), prompts()
     together = batched(model, [texts[:4], texts[4:6], texts[6:]], step)
-    print(max(np.abs(x[1] - alone(case, n)[1]).max() for n, x in enumerate(together)))
     for number, (tokens, logprobs) in enumerate(together):
         expected_tokens, expected = alone(case, number)
         assert tokens == expected_tokens, LENGTHS[number]

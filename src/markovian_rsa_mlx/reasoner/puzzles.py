@@ -97,6 +97,12 @@ def is_held_out(numbers: Sequence[int], target: int) -> bool:
     return int.from_bytes(hashlib.sha256(key).digest()[:4], "big") % 10 == 0
 
 
+def is_sum_held_out(expression: str) -> bool:
+    """The same split for `chain_sum`, whose `expression` is like `12 + 34 - 56`."""
+    terms = [int(sign + digits) for sign, digits in re.findall(r"([+-]?) ?(\d+)", expression)]
+    return is_held_out(terms, sum(terms))
+
+
 def ask(numbers: Sequence[int], target: int, wording: int, instructions: bool) -> str:
     """The question in one of the wordings of reasoning-gym."""
     question = WORDINGS[wording].format(numbers=", ".join(map(str, numbers)), target=target)

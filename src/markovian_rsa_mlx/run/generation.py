@@ -11,17 +11,17 @@ from typing import Literal
 from ..audit.events import GenerationStartEvent, TraceCheckpointEvent, TraceRetryEvent
 from ..backends.base import Backend, TraceRequest
 from ..config import RSAConfig, Sampling
-from ..errors import AuditError, ContextLengthError, MemoryLimitError
+from ..errors import AuditError, CallbackError, ContextLengthError, MemoryLimitError
 from ..method.codec import ChatMessage
 from ..method.lineage import MAX_ATTEMPTS, Purpose, TraceKey, trace_seed
 from ..method.prompts import Prompt
 from .budget import Budget
-from .trail import Trail
+from .trail import Trail, callback_errors
 
 CHECKPOINT_TOKENS = 512
 _UNBOUNDED = 1_000_000  # the engine's own admission decides
 #: Trying again cannot help against these: they end the run.
-_FATAL = (AuditError, ContextLengthError, MemoryLimitError)
+_FATAL = (AuditError, CallbackError, ContextLengthError, MemoryLimitError)
 Progress = Callable[[str, Sequence[int]], None]
 
 
@@ -153,7 +153,8 @@ class _Listener:
         if len(self._pending) >= CHECKPOINT_TOKENS:
             self.checkpoint()
         if self._generator.progress is not None and self._job.purpose == "trace":
-            self._generator.progress(str(self._job.key), ids)
+            with callback_errors("on_progress"):
+                self._generator.progress(str(self._job.key), ids)
         self._generator.budget.count(len(ids))
 
     def checkpoint(self) -> None:

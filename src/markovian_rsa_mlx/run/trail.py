@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..audit import AuditWriter, RunHistory, TraceHistory, scan_file
 from ..audit.events import RunStartEvent, _BaseEvent
-from ..errors import AuditError
+from ..errors import AuditError, CallbackError
 from ..method.lineage import TraceKey
 
 OnEvent = Callable[[_BaseEvent], None]
+
+
+@contextlib.contextmanager
+def callback_errors(name: str) -> Iterator[None]:
+    """What a caller's callback raises is its own fault, not the engine's: it becomes a `CallbackError`."""
+    try:
+        yield
+    except Exception as error:
+        raise CallbackError(f"{name} raised {type(error).__name__} ({error}); mend the callback.") from error
 
 
 class Trail:
@@ -58,11 +68,12 @@ class Trail:
         return TraceHistory(str(key)) if self.history is None else self.history.trace(key)
 
     def write(self, event: _BaseEvent) -> None:
-        """Record one event; raises `AuditError` if the file cannot take it."""
+        """Record one event; raises `AuditError` if the file cannot take it, `CallbackError` if the callback fails."""
         self._writer.write(event)
         self.events.append(event)
         if self._on_event is not None:
-            self._on_event(event)
+            with callback_errors("on_event"):
+                self._on_event(event)
 
     def sync(self) -> None:
         """Make sure that what was written survives a power cut."""

@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from ...errors import ModelError
+from ...models import register
 from .hub import fetch
 from .memory import parameters
 
@@ -99,6 +100,7 @@ def quantization_of(config: Mapping[str, Any]) -> str:
 def _load(path: Path, adapter_path: str | Path | None) -> tuple[Any, Any]:
     from mlx_lm.utils import load, load_config
 
+    register()
     try:
         result = load(str(path), adapter_path=None if adapter_path is None else str(adapter_path))
         return result[0], result[1]

@@ -18,6 +18,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
 from ...errors import ModelError
+from ...models import register
 
 #: mlx-lm's caches grow by this many tokens.
 CACHE_STEP = 256
@@ -38,8 +39,9 @@ class ModelFootprint:
     windows: tuple[tuple[int, int], ...] = ()
 
     def cache_bytes(self, rows: int, longest: int) -> int:
-        """Caches of `rows` sequences that are stored together, so each as long as the longest."""
-        allocated = -(-longest // CACHE_STEP) * CACHE_STEP
+        """Caches of `rows` sequences that are stored together, so each as long as the longest; an upper bound."""
+        # A batch grows in steps from the length at which it was merged: up to one step is to spare.
+        allocated = longest + CACHE_STEP
         windowed = sum(min(allocated, window) * size for window, size in self.windows)
         return rows * (self.state_bytes + allocated * self.kv_bytes_per_token + windowed)
 
@@ -86,6 +88,7 @@ def build_lazily(config: Mapping[str, Any]) -> Any:
     """The mlx-lm model of a config with unevaluated weights of the shapes and types a checkpoint would have."""
     from mlx_lm.utils import _get_classes
 
+    register()
     settings = dict(config)
     try:
         model_class, args_class = _get_classes(config=settings)

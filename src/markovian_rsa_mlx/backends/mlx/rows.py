@@ -32,20 +32,29 @@ class Row:
     sampling: Sampling
 
 
+@dataclass
+class _Seat:
+    """What is kept of a row in the batch: not its caches, which live on in the batch's."""
+
+    key: int
+    position: int
+    seed: int
+    sampling: Sampling
+
+
 class DecodeRows:
     """The batch. `batchable` False: the model's caches cannot be merged, and there is one row at a time."""
 
     def __init__(self, model: Any, *, batchable: bool) -> None:
         self._model, self._batchable = model, batchable
-        self._rows: list[Row] = []
-        self._positions: list[int] = []
+        self._seats: list[_Seat] = []
         self._caches: list[Any] = []
         self._next: mx.array | None = None
         self._joining: list[Row] = []
         self._steps = 0
 
     def __len__(self) -> int:
-        return len(self._rows) + len(self._joining)
+        return len(self._seats) + len(self._joining)
 
     def join(self, rows: Sequence[Row]) -> None:
         """Take these rows in with the next step."""
@@ -57,19 +66,19 @@ class DecodeRows:
         """Drop these rows; a step that is under way for them is thrown away."""
         gone = set(keys)
         self._joining = [row for row in self._joining if row.key not in gone]
-        keep = [index for index, row in enumerate(self._rows) if row.key not in gone]
-        if len(keep) < len(self._rows):
+        keep = [index for index, seat in enumerate(self._seats) if seat.key not in gone]
+        if len(keep) < len(self._seats):
             self._keep(keep)
 
     def clear(self) -> None:
         """Drop all rows and their caches."""
-        self._rows, self._positions, self._caches, self._joining, self._next = [], [], [], [], None
+        self._seats, self._caches, self._joining, self._next = [], [], [], None
 
     def step(self) -> list[tuple[int, int]]:
         """Decode one step; returns (key, token) of the rows that had a token under way."""
-        before, tokens = [row.key for row in self._rows], self._next
+        before, tokens = [seat.key for seat in self._seats], self._next
         self._take_joining()
-        if self._rows:
+        if self._seats:
             self._start_step()
         drawn = [] if tokens is None else cast(list[int], tokens.tolist())
         return list(zip(before, drawn, strict=True))
@@ -78,11 +87,9 @@ class DecodeRows:
         assert self._next is not None
         logits = self._model(self._next[:, None], cache=self._caches)[:, -1, :].astype(mx.float32)
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-        draws = [
-            Draw(row.seed, position, row.sampling) for row, position in zip(self._rows, self._positions, strict=True)
-        ]
-        self._next = draw_tokens(logprobs, draws)
-        self._positions = [position + 1 for position in self._positions]
+        self._next = draw_tokens(logprobs, [Draw(seat.seed, seat.position, seat.sampling) for seat in self._seats])
+        for seat in self._seats:
+            seat.position += 1
         mx.async_eval(self._next)  # type: ignore[no-untyped-call]
         self._steps += 1
         if self._steps % HOUSEKEEPING_STEPS == 0:
@@ -104,15 +111,13 @@ class DecodeRows:
             for ours, theirs in zip(self._caches, caches, strict=True):
                 ours.extend(theirs)
             self._next = mx.concatenate([self._next, last])
-        self._rows += rows
-        self._positions += [row.position for row in rows]
+        self._seats += [_Seat(row.key, row.position, row.seed, row.sampling) for row in rows]
 
     def _keep(self, keep: list[int]) -> None:
         if not keep:
-            self._rows, self._positions, self._caches, self._next = [], [], [], None
+            self._seats, self._caches, self._next = [], [], None
             return
-        self._rows = [self._rows[index] for index in keep]
-        self._positions = [self._positions[index] for index in keep]
+        self._seats = [self._seats[index] for index in keep]
         assert self._next is not None
         self._next = self._next[mx.array(keep)]
         for cache in self._caches:

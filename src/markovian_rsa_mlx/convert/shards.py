@@ -1,0 +1,58 @@
+"""Whether a model's weight files are all there and whole, by their headers alone. Knows no MLX."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+from ..errors import ModelError
+
+INDEX = "model.safetensors.index.json"
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The folder's weight files, each checked.
+
+    Raises `ModelError` that names the first that is missing or cut short.
+    """
+    files = sorted(folder.glob("model*.safetensors"))
+    for name in _promised(folder):
+        if not (folder / name).is_file():
+            raise ModelError(
+                f"The weights file {name} is missing in {str(folder)!r}; the download is not complete, run it again."
+            )
+    if not files:
+        raise ModelError(f"There are no model*.safetensors in {str(folder)!r}; convert reads no other weights.")
+    for file in files:
+        if (fault := fault_of(file)) is not None:
+            raise ModelError(
+                f"The weights file {file.name} in {str(folder)!r} is broken ({fault}); delete it and download it again."
+            )
+    return files
+
+
+def fault_of(file: Path) -> str | None:
+    """What is wrong with a safetensors file; None if its size is what its header says."""
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > size - 8:
+                return f"its header is cut off, at {size} bytes"
+            header = json.loads(stream.read(length))
+        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
+        return "it has no safetensors header"
+    expected = 8 + length + int(end)
+    return None if size == expected else f"{size} bytes instead of {expected}"
+
+
+def _promised(folder: Path) -> list[str]:
+    index = folder / INDEX
+    if not index.is_file():
+        return []
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ModelError(f"The file {INDEX} in {str(folder)!r} cannot be read ({error}); download it again.") from error

@@ -1,0 +1,194 @@
+"""Checkpoints to MLX folders: the same logits, all or nothing, and every mishap named."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from mlx_lm.utils import load as load_with_mlx_lm
+
+from markovian_rsa_mlx.backends.mlx.load import load_model
+from markovian_rsa_mlx.convert import convert
+from markovian_rsa_mlx.convert import folder as folder_module
+from markovian_rsa_mlx.errors import ConfigError, ModelError
+
+from ..backends import tiny_models
+from . import folders
+
+TOKENS = np.random.RandomState(5).randint(0, tiny_models.VOCAB, (1, 24))
+
+
+def logits(folder: Path) -> np.ndarray:
+    return np.array(load_model(folder).model(mx.array(TOKENS)).astype(mx.float32))
+
+
+def weights(folder: Path) -> dict[str, mx.array]:
+    return dict(tree_flatten(load_model(folder).model.parameters()))
+
+
+def same(one: dict[str, mx.array], other: dict[str, mx.array]) -> bool:
+    return one.keys() == other.keys() and all(
+        a.dtype == other[name].dtype and mx.array_equal(a, other[name]).item() for name, a in one.items()
+    )
+
+
+@pytest.mark.parametrize("layout", ["native", "legacy", "lists"])
+def test_a_converted_model_gives_the_logits_of_its_source(tmp_path: Path, layout: str) -> None:
+    source = folders.write(tmp_path / "source", layout=layout, shards=3)
+    out = convert(source, tmp_path / "out")
+    native = folders.write(tmp_path / "native")
+    assert np.array_equal(logits(out), logits(native))
+    config = json.loads((out / "config.json").read_text())
+    assert (config["model_type"], config["num_hidden_layers"]) == ("zaya", 3)
+    assert load_with_mlx_lm(str(out))[1].eos_token_ids == {tiny_models.EOS}
+
+
+@pytest.mark.parametrize("bits", [None, 8, 4])
+def test_converting_again_and_reloading_changes_nothing(tmp_path: Path, bits: int | None) -> None:
+    source = folders.write(tmp_path / "source", shards=2)
+    once = convert(source, tmp_path / "once", bits=bits)
+    again = convert(source, tmp_path / "again", bits=bits)
+    twice = convert(once, tmp_path / "twice")
+    assert same(weights(once), weights(again))
+    assert same(weights(once), weights(twice))
+    first, second = (json.loads((folder / "config.json").read_text()) for folder in (once, twice))
+    assert first == second
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_what_is_small_or_delicate_stays_whole(tmp_path: Path, bits: int) -> None:
+    out = convert(folders.write(tmp_path / "source"), tmp_path / "out", bits=bits)
+    loaded = load_model(out)
+    arrays = weights(out)
+    quantized = {name.removesuffix(".scales") for name in arrays if name.endswith(".scales")}
+    large = ("q_proj", "k_proj", "v_proj_current", "v_proj_delayed", "o_proj", "gate_up_proj", "down_proj")
+    assert quantized == {
+        name.removesuffix(".weight")
+        for name in arrays
+        if name.removesuffix(".weight").endswith((*large, "embed_tokens")) and ".mlp.gate." not in name
+    }
+    assert all(arrays[f"model.layers.{i}.mlp.gate.balancing_biases"].dtype == mx.float32 for i in range(3))
+    assert loaded.quantization == f"{bits}-bit"
+    assert loaded.model.model.embed_tokens.bits == 8
+    assert loaded.model.layers[0].mlp.experts.down_proj.bits == bits
+
+
+def test_the_type_of_the_weights_can_be_chosen(tmp_path: Path) -> None:
+    out = convert(folders.write(tmp_path / "source"), tmp_path / "out", dtype="bfloat16")
+    types = {name: array.dtype for name, array in weights(out).items()}
+    assert {kind for name, kind in types.items() if not name.endswith("balancing_biases")} == {mx.bfloat16}
+    assert {kind for name, kind in types.items() if name.endswith("balancing_biases")} == {mx.float32}
+    assert load_model(out).dtype == "bfloat16"
+
+
+def test_large_models_are_written_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = folders.write(tmp_path / "source")
+    monkeypatch.setattr(folder_module, "SHARD_BYTES", 200_000)
+    heard: list[str] = []
+    out = convert(source, tmp_path / "out", progress=heard.append)
+    assert len(list(out.glob("model-*.safetensors"))) > 2
+    assert sum(line.startswith("Writing model-") for line in heard) == len(list(out.glob("model-*.safetensors")))
+    assert np.array_equal(logits(out), logits(source))
+
+
+def test_other_architectures_of_mlx_lm_convert_too(tmp_path: Path) -> None:
+    source = tiny_models.write(tmp_path / "source", "qwen3")
+    out = convert(source, tmp_path / "out", bits=8)
+    assert load_model(out).quantization == "8-bit"
+
+
+def cut(folder: Path) -> str:
+    file = folder / "model-00002-of-00003.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    return file.name
+
+
+def remove(folder: Path) -> str:
+    file = folder / "model-00003-of-00003.safetensors"
+    file.unlink()
+    return file.name
+
+
+def scramble(folder: Path) -> str:
+    file = folder / "model-00001-of-00003.safetensors"
+    file.write_bytes(b"\xff" * 200)
+    return file.name
+
+
+def break_index(folder: Path) -> str:
+    (folder / "model.safetensors.index.json").write_text("{")
+    return "model.safetensors.index.json"
+
+
+@pytest.mark.parametrize("damage", [cut, remove, scramble, break_index])
+def test_a_damaged_download_is_named_and_leaves_nothing(tmp_path: Path, damage: Any) -> None:
+    source = folders.write(tmp_path / "source", shards=3)
+    name = damage(source)
+    with pytest.raises(ModelError, match=name):
+        convert(source, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_missing_weight_is_named(tmp_path: Path) -> None:
+    source = folders.write(tmp_path / "source")
+    arrays = mx.load(str(source / "model.safetensors"))
+    del arrays["model.layers.1.self_attn.o_proj.weight"]
+    mx.save_safetensors(str(source / "model.safetensors"), arrays)
+    with pytest.raises(ModelError, match=r"layers\.1\.self_attn\.o_proj"):
+        convert(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"), [({"bits": 3}, "bits is 3; allowed: 4 and 8"), ({"dtype": "int8"}, "dtype is 'int8'")]
+)
+def test_settings_are_checked_first(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        convert(tmp_path / "nowhere", tmp_path / "out", **settings)
+
+
+def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
+    source = folders.write(tmp_path / "source")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ConfigError, match="is there already"):
+        convert(source, tmp_path / "out")
+
+
+def test_a_quantized_model_is_not_quantized_again(tmp_path: Path) -> None:
+    once = convert(folders.write(tmp_path / "source"), tmp_path / "once", bits=8)
+    with pytest.raises(ModelError, match="quantized already"):
+        convert(once, tmp_path / "twice", bits=4)
+
+
+def test_too_small_a_disk_is_seen_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = folders.write(tmp_path / "source")
+    usage = folder_module.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(folder_module.shutil, "disk_usage", lambda _: usage._replace(free=10**6))
+    with pytest.raises(ModelError, match="free some space"):
+        convert(source, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_disk_that_fills_up_leaves_no_half_model(tmp_path: Path) -> None:
+    """Files may not grow beyond a limit there, which fails like a full disk, in the middle of a write."""
+    folders.write(tmp_path / "source")
+    program = f"""
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+from markovian_rsa_mlx.convert import convert
+from markovian_rsa_mlx.errors import ModelError
+try:
+    convert({str(tmp_path / "source")!r}, {str(tmp_path / "out")!r})
+except ModelError as error:
+    print("refused:", error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "refused: The converted model cannot be written" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
