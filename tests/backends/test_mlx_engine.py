@@ -80,13 +80,13 @@ class TestRoom:
 
     def test_the_memory_bound_holds_at_every_step(self, engine: MLXBackend, monkeypatch: pytest.MonkeyPatch) -> None:
         seen = rows_seen(engine, monkeypatch)
-        engine.limit(None, engine.memory_estimate_bytes(2, 600))
+        engine.limit(None, engine.memory_estimate_bytes(2, 608))
         run(
             engine,
             [request(seed=i, max_tokens=8) for i in range(3)] + [request(seed=9, prompt=PROMPT * 24, max_tokens=8)],
         )
         assert 2 <= max(seen) <= 4
-        engine.limit(None, engine.memory_estimate_bytes(2, 600))
+        engine.limit(None, engine.memory_estimate_bytes(2, 608))
         seen.clear()
         run(engine, [request(seed=i, prompt=PROMPT * 24, max_tokens=8) for i in range(5)])
         assert max(seen) == 2

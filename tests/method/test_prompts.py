@@ -189,9 +189,9 @@ SHOW = "{% for a in attempts %}<{{ a.number }}>{{ a.text }}{% endfor %}"
         ("{{ problem }}{{ attempts[0].text }}", "every attempt exactly once and in order"),
         ("{{ problem }}{% for a in attempts %}{{ a.txet }}{% endfor %}", "cannot be rendered"),
         ("{{ problem.__class__.__mro__ }}" + SHOW, "cannot be rendered.*unsafe"),
-        ("{{ attempts.__class__ }}" + SHOW, "cannot be rendered.*unsafe"),
-        ("{% set x = attempts.append(1) %}" + SHOW, "cannot be rendered"),
-        ("{% include 'other' %}" + SHOW, "cannot be rendered"),
+        ("{{ problem }}{{ attempts.__class__ }}" + SHOW, "cannot be rendered.*unsafe"),
+        ("{{ problem }}{% set x = attempts.append(1) %}" + SHOW, "cannot be rendered"),
+        ("{{ problem }}{% include 'other' %}" + SHOW, "cannot be rendered"),
         ("{{ problem + 1 }}" + SHOW, "cannot be rendered"),
     ],
 )
