@@ -31,8 +31,12 @@ from .traces import Chain, Pieces
 TEMPLATE = PromptTemplate.load("zaya_v1")
 #: How often each kind of example is drawn.
 MIX = {"search": 0.32, "aggregate": 0.37, "sum": 0.16, "continue": 0.15}
-HITS = 6
-DRILLS = 3
+#: How many numbers the puzzles of the training have.
+COUNTS = (3, 4)
+#: Side branches of a search: right attempts, attempts that hit the target with wrong numbers; of a sum: other values.
+HITS = 5
+MISUSES = 2
+DRILLS = 7
 #: How often the model's own traces are used, where there are any: in aggregation prompts, in searches.
 HARVESTED_TAILS, HARVESTED_ATTEMPTS = 0.3, 0.1
 
@@ -72,13 +76,13 @@ class Drawer:
     def puzzle(self) -> tuple[tuple[int, ...], int, list[Chain]]:
         """Numbers, target and solutions of a puzzle that is not held out."""
         while True:
-            drawn = puzzles.draw(self.rng)
+            drawn = puzzles.draw(self.rng, COUNTS)
             if drawn is None or puzzles.is_held_out(*drawn):
                 continue
             numbers, target = drawn
             found = puzzles.solutions(numbers, target)
             # Three numbers come more easily to a target than four; four with few solutions are hopeless.
-            if self.rng.random() < 0.6 if len(numbers) == 3 else len(found) < 4:
+            if self.rng.random() < 0.75 if len(numbers) == 3 else len(found) < 4:
                 continue
             if found:
                 return numbers, target, found
@@ -113,6 +117,9 @@ class Drawer:
             boundaries.append(len(builder.trunk))
         for chain in rng.sample(found, min(HITS, len(found))):
             builder.fork(traces.attempt(chain, "ok", 1.0), rng.choice(boundaries))
+        for _ in range(MISUSES):
+            if chain := traces.misuse(rng, numbers, target):
+                builder.fork(traces.attempt(chain, "no", 0.0), rng.choice(boundaries))
         right = rng.choice(found)
         builder.extend(traces.attempt(right, "ok", 1.0))
         builder.extend(traces.conclusion(right, target))
@@ -200,21 +207,20 @@ class Drawer:
                 return terms
 
     def sum(self) -> Example:
-        """A running sum from the bare question."""
+        """A running sum from the bare question; side branches do the work of some lines from other values."""
         terms = self.terms()
         builder = Builder(self.tokenizer, self.prompt(traces.sum_question(terms)))
-        lines = traces.sum_lines(terms, 0, terms[0])
-        self.drill(builder, terms, lines)
-        builder.extend([("".join(lines) + traces.answer(str(sum(terms))), 1.0)])
+        drilled = [self.rng.randrange(1, len(terms)) for _ in range(DRILLS)]
+        for index, line in enumerate(traces.sum_lines(terms, 0, terms[0]), start=1):
+            head = line[: line.rindex(":")] if index < len(terms) else ""
+            if head:
+                builder.extend([(head, 1.0)])
+            for _ in range(drilled.count(index)):
+                first, *rest = traces.sum_work(round(self.rng.gauss(20, 130)), terms[index])
+                builder.fork([(f": {first}", 0.0), *((piece, 2.0) for piece in rest)], len(builder.trunk))
+            builder.extend([(line[len(head) :], 2.0)])
+        builder.extend([(traces.answer(str(sum(terms))), 1.0)])
         return builder.build()
-
-    def drill(self, builder: Builder, terms: list[int], lines: list[str]) -> None:
-        """Side branches of the first line that do its work from other values."""
-        head = lines[0][: lines[0].rindex(":") + 1]
-        for _ in range(DRILLS):
-            value = round(self.rng.gauss(0, 120))
-            work = traces.sum_work(value, terms[1])
-            builder.fork([(f"{head} {work[0]}", 0.0), *((piece, 1.0) for piece in work[1:])], len(builder.trunk))
 
     def sum_tail(self, terms: list[int], start: int, beta: int, tau: int) -> tuple[Tail, int, int]:
         """A tail of a trace that began after line `start`; its last complete line and that line's value."""
@@ -237,7 +243,7 @@ class Drawer:
     def continue_sum(self) -> Example:
         """An aggregation prompt of a running sum; the response goes on after the furthest line."""
         rng, terms = self.rng, self.terms()
-        start = int(len(terms) * rng.random() ** 2)
+        start = len(terms) - 1 if rng.random() < 0.12 else int(len(terms) * rng.random() ** 2)
         beta, tau = rng.choice((40, 48, 56, 64, 64, 72, 96)), rng.choice((32, 32, 36, 40, 48))
         tails, states = [], []
         for _ in range(rng.choice((1, 2, 3, 4, 4, 4, 4))):
@@ -257,7 +263,7 @@ class Drawer:
             value = max(values, key=lambda v: (values.count(v), -values.index(v)))
         lines = traces.sum_lines(terms, furthest, value) if furthest < len(terms) else [f"total {value}\n"]
         total = lines[-1].split()[1]
-        builder.extend([("".join(lines) + traces.answer(total), 1.0)])
+        builder.extend([("".join(lines) + traces.answer(total), 2.0)])
         return builder.build()
 
     def example(self) -> Example:

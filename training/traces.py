@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from markovian_rsa_mlx.reasoner.puzzles import LARGEST, Chain, apply, chains
 
 Pieces = list[tuple[str, float]]
-#: Right attempts abound in the side branches, so that a verdict is too often ` ok` unless ` no` counts for more.
-VERDICT = {"ok": 1.0, "no": 4.0}
+#: A verdict is one token of fifteen, and the one that matters.
+VERDICT = 3.0
 CLOSE = "</think>\n"
 END = "<|end|>"
 
@@ -48,7 +48,7 @@ def attempt(chain: Chain, verdict: str, choices: float) -> Pieces:
         pieces.append((f"{op}{number}", choices))
         value = apply(value, op, number) if value is not None else None
         pieces.append((f"={value}", 1.0))
-    return [*pieces, (f" {verdict}\n", VERDICT[verdict])]
+    return [*pieces, (f" {verdict}\n", VERDICT)]
 
 
 def solved(chain: Chain, target: int) -> str:

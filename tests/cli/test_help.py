@@ -19,6 +19,7 @@ COMMANDS = [
     "demo",
     "plan",
     "profiles",
+    "convert",
     "runs",
     "runs list",
     "runs show",

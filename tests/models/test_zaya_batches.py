@@ -85,7 +85,7 @@ def test_ignoring_the_lengths_of_the_rows_shows(monkeypatch: pytest.MonkeyPatch)
 def test_rows_with_and_without_a_past_join_and_leave(case: str) -> None:
     """Caches with 6, 0 and 4 tokens of history, merged; then one row leaves and another comes."""
     model, texts = of_case(case), [prompt[:10] for prompt in prompts() if len(prompt) >= 10]
-    pasts, rests = [6, 0, 4], [prompt for prompt in texts[:3]]
+    pasts, rests = [6, 0, 4], texts[:3]
     caches = []
     for past, prompt in zip(pasts, rests, strict=True):
         cache = make_prompt_cache(model)

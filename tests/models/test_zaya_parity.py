@@ -101,5 +101,7 @@ def test_bfloat16_is_as_close_as_transformers_own() -> None:
 def test_every_parameter_matters(case: str, name: str) -> None:
     """Else the goldens would prove nothing about it."""
     config, weights = config_of(case), weights_of(case)
-    weights[name] = weights[name] + 0.5 * np.random.RandomState(0).standard_normal(weights[name].shape).astype("float32")
+    weights[name] = weights[name] + 0.5 * np.random.RandomState(0).standard_normal(weights[name].shape).astype(
+        "float32"
+    )
     assert distance(logits(load(config, weights), tokens_of(case)), GOLDENS[f"{case}/logits"]) > 1e-3

@@ -71,7 +71,7 @@ def test_every_kind_of_example_fits_and_learns_only_from_its_response(drawer: Dr
         for _ in range(25):
             example = draw()
             text = drawer.tokenizer.decode(example.ids[example.branch == 0].tolist(), skip_special_tokens=False)
-            assert len(example) < 600 and example.weight[: text.count("<|user|>") + 10].sum() == 0
+            assert len(example) < 600 and example.weight[: text.count("<|user|>") + 9].sum() == 0
             assert text.endswith("}<|end|>") and text.count("</think>") == 1
 
 

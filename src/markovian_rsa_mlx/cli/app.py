@@ -45,7 +45,7 @@ class Group(TyperGroup):
 
 def build() -> typer.Typer:
     """The application with all its commands."""
-    from . import demo, plan, profiles, runs, solve
+    from . import convert, demo, plan, profiles, runs, solve
 
     app = _typer(
         help="Better answers from the model on your own machine: Markovian RSA on MLX, with an audit trail.",
@@ -58,6 +58,7 @@ def build() -> typer.Typer:
         ("demo", demo.demo),
         ("plan", plan.plan),
         ("profiles", profiles.profiles),
+        ("convert", convert.convert),
     ):
         app.command(name, cls=Command, context_settings=HELP_WIDTH)(command)
     group = _typer(help="List, read, check and remove the trails of runs.")

@@ -207,7 +207,9 @@ class Progress:
         if event.finish_reason == "error":
             return ""
         markers = self._setup.end_of_thinking if self._setup else []
-        split = split_thinking(event.token_ids, markers, stopped=event.finish_reason == "eos")
+        split = split_thinking(
+            event.token_ids, markers, stopped=event.finish_reason == "eos", thinking=self.config.enable_thinking
+        )
         if not split.answer_ids:
             return ""
         # Without a tokenizer the whole text of a finished trace: its last box is nearly always the answer's.

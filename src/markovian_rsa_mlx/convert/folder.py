@@ -104,9 +104,7 @@ def _lazy(folder: Path, config: dict[str, Any], bits: int | None, dtype: str | N
     if bits is not None:
         predicate = getattr(model, "quant_predicate", None)
         # mlx-lm's own function, for its config block; what it prints is not for our users.
-        model, config = _quietly(
-            lambda: quantize_model(model, config, GROUP_SIZE, bits, quant_predicate=predicate)
-        )
+        model, config = _quietly(lambda: quantize_model(model, config, GROUP_SIZE, bits, quant_predicate=predicate))
     return model, config
 
 

@@ -30,13 +30,14 @@ class ThinkingSplit:
 
 
 def split_thinking(
-    token_ids: Sequence[int], end_of_thinking: Sequence[Sequence[int]], *, stopped: bool
+    token_ids: Sequence[int], end_of_thinking: Sequence[Sequence[int]], *, stopped: bool, thinking: bool = True
 ) -> ThinkingSplit:
     """Split a trace's ids at the first end-of-thinking marker.
 
     Without markers (`end_of_thinking` empty) the whole trace is both reasoning and answer, and it is
     finished if the model stopped by itself (`stopped`). A trace that has markers and was cut before the
-    first of them is all reasoning and has no answer.
+    first of them is all reasoning and has no answer; but where the prompt asked for no `thinking`, one without
+    a marker is what a trace of a model without markers is.
     """
     ids = tuple(token_ids)
     if not end_of_thinking:
@@ -45,7 +46,7 @@ def split_thinking(
         for marker in end_of_thinking:
             if ids[start : start + len(marker)] == tuple(marker):
                 return ThinkingSplit(ids[:start], ids[start + len(marker) :], True)
-    return ThinkingSplit(ids, (), False)
+    return ThinkingSplit(ids, (), False) if thinking else ThinkingSplit(ids, ids, stopped)
 
 
 def take_tail(

@@ -112,9 +112,7 @@ class CCAProjection(nn.Module):
         self.conv_qk_depthwise = CausalConv(channels, args.cca_time0, 1)
         self.conv_qk_grouped = CausalConv(channels, args.cca_time1, self.head_dim)
 
-    def __call__(
-        self, x: mx.array, mask: mx.array | None, cache: Any
-    ) -> tuple[mx.array, mx.array, mx.array]:
+    def __call__(self, x: mx.array, mask: mx.array | None, cache: Any) -> tuple[mx.array, mx.array, mx.array]:
         """Queries [B, L, heads, head_dim] and keys [B, L, kv heads, ...] in float32, and values like the keys."""
         if mask is not None:
             x = mx.where(mask[..., None], x, 0)
@@ -131,9 +129,7 @@ class CCAProjection(nn.Module):
         by_kv_head = (batch, length, self.kv_heads, -1, self.head_dim)
         q, k = q.reshape(by_kv_head).astype(mx.float32), k.reshape(by_kv_head)
         bias = self.conv_qk_grouped.bias.reshape(-1, self.head_dim)
-        queries = _add_mean(
-            mixed[:, :, : self.heads].reshape(q.shape), bias[: self.heads].reshape(q.shape[2:]), q, k
-        )
+        queries = _add_mean(mixed[:, :, : self.heads].reshape(q.shape), bias[: self.heads].reshape(q.shape[2:]), q, k)
         keys = _add_mean(mixed[:, :, self.heads :], bias[self.heads :], q.mean(axis=-2), k[..., 0, :])
         return queries.reshape(batch, length, self.heads, self.head_dim), keys
 

@@ -124,7 +124,9 @@ def _refuse_variants(config: Mapping[str, Any]) -> None:
 def _check(config: Mapping[str, Any]) -> None:
     kinds = config["layer_types"]
     if len(kinds) != config["num_hidden_layers"]:
-        raise ValueError(f"layer_types names {len(kinds)} layers and num_hidden_layers is {config['num_hidden_layers']}")
+        raise ValueError(
+            f"layer_types names {len(kinds)} layers and num_hidden_layers is {config['num_hidden_layers']}"
+        )
     if unknown := set(kinds) - {FULL, SLIDING}:
         raise ValueError(f"unknown ZAYA layer types {sorted(unknown)}")
     if SLIDING in kinds and not config.get("sliding_window"):

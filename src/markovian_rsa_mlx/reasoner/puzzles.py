@@ -15,12 +15,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-#: What the demo and the evaluation draw: how many numbers, their values, the targets, and how many
-#: chains must solve the puzzle (it evens out the difficulty; reasoning-gym's puzzles have 1 to 60).
-COUNTS = (3, 4)
+#: What the demo and the evaluation draw: how many numbers (least, most), their values, the targets, and how
+#: many chains solve the puzzle. The last evens out the difficulty: the reasoner rarely finds one of few.
+COUNTS = (4, 4)
 VALUES = (1, 20)
 TARGETS = (10, 99)
-SOLUTIONS = (2, 24)
+SOLUTIONS = (7, 99)
 LARGEST = 400
 
 #: The three wordings of reasoning-gym's `countdown`, and its optional format instructions.
@@ -109,9 +109,9 @@ def ask(numbers: Sequence[int], target: int, wording: int, instructions: bool) -
     return INSTRUCTIONS.format(question=question) if instructions else question
 
 
-def draw(rng: random.Random) -> tuple[tuple[int, ...], int] | None:
+def draw(rng: random.Random, counts: tuple[int, int] = COUNTS) -> tuple[tuple[int, ...], int] | None:
     """Numbers, and the result of a random chain over them; None where that is no puzzle of ours."""
-    numbers = tuple(rng.randint(*VALUES) for _ in range(rng.choice(COUNTS)))
+    numbers = tuple(rng.randint(*VALUES) for _ in range(rng.randint(*counts)))
     value: int | None = numbers[0]
     for number in numbers[1:]:
         value = apply(value, rng.choice("+-*/"), number) if value is not None else None

@@ -165,7 +165,12 @@ class Traces:
 
     def _outcome(self, key: TraceKey, complete: TraceCompleteEvent) -> Outcome:
         ids = tuple(complete.token_ids)
-        split = split_thinking(ids, self.codec.end_of_thinking, stopped=complete.finish_reason == "eos")
+        split = split_thinking(
+            ids,
+            self.codec.end_of_thinking,
+            stopped=complete.finish_reason == "eos",
+            thinking=self.config.enable_thinking,
+        )
         return Outcome(key, ids, split, None, failed=False)
 
     def _record(self, key: TraceKey, generated: Generated) -> TraceCompleteEvent:

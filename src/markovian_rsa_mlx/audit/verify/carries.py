@@ -92,14 +92,14 @@ def _preferred(ledger: Ledger, key: TraceKey, complete: Generation) -> Source | 
     """What is carried before the reasoning would be, by the carry; None: nothing."""
     carry, trace = ledger.config.carry, ledger.trace(key)
     if carry == "answer":
-        return _answer(ledger, complete) if split(complete, ledger.setup).finished else None
+        return _answer(ledger, complete) if split(complete, ledger).finished else None
     if carry == "summary" and trace.summary is None:
         told = ledger.previous
         failed = isinstance(told, ErrorEvent) and told.stage == "summary" and told.message.startswith(f"{key}:")
         require(failed, f"{key} has no summary, and no error says why")
         return None
     if carry == "summary" and trace.summary is not None:
-        finished = split(trace.summary, ledger.setup).finished
+        finished = split(trace.summary, ledger).finished
         return _answer(ledger, trace.summary) if finished else Source(trace.summary.token_ids, [trace.summary.text])
     return None
 
@@ -131,13 +131,13 @@ def _exact_cut(ledger: Ledger, source: Source, limit: int, codec: Codec) -> Tail
 def _reasoning(ledger: Ledger, event: Generation) -> Source:
     splits = text_splits(event, ledger)
     texts = None if splits is None else [before for before, _ in splits]
-    return Source(split(event, ledger.setup).reasoning_ids, texts)
+    return Source(split(event, ledger).reasoning_ids, texts)
 
 
 def _answer(ledger: Ledger, event: Generation) -> Source:
     splits = text_splits(event, ledger)
     texts = None if splits is None else [after for _, after in splits]
-    return Source(split(event, ledger.setup).answer_ids, texts)
+    return Source(split(event, ledger).answer_ids, texts)
 
 
 def _kept(ledger: Ledger, source: Source) -> list[int]:

@@ -13,20 +13,25 @@ from .ledger import Ledger
 Generation = TraceCompleteEvent | SummaryCompleteEvent
 
 
-def split(event: Generation, setup: RunSetupEvent) -> ThinkingSplit:
+def split(event: Generation, ledger: Ledger) -> ThinkingSplit:
     """The trace's ids, taken apart at the end of thinking."""
-    return split_thinking(event.token_ids, setup.end_of_thinking, stopped=event.finish_reason == "eos")
+    return split_thinking(
+        event.token_ids,
+        ledger.setup.end_of_thinking,
+        stopped=event.finish_reason == "eos",
+        thinking=ledger.config.enable_thinking or isinstance(event, SummaryCompleteEvent),
+    )
 
 
 def text_splits(event: Generation, ledger: Ledger) -> list[tuple[str, str]] | None:
     """All ways in which (reasoning, answer) can stand in the text; None where the marker leaves no text."""
     setup = ledger.setup
     if ledger.codec is not None:
-        exact = split(event, setup)
+        exact = split(event, ledger)
         return [(ledger.codec.decode(exact.reasoning_ids), ledger.codec.decode(exact.answer_ids))]
-    if not setup.end_of_thinking:
-        return [(event.text, event.text)]
-    parts = split(event, setup)
+    parts = split(event, ledger)
+    if len(parts.reasoning_ids) == len(parts.answer_ids) == len(event.token_ids):
+        return [(event.text, event.text)]  # a trace without markers: all of it is both
     if not parts.finished:
         return [(event.text, "")]
     marker = _marker_text(parts, event, setup)

@@ -8,6 +8,9 @@ from typing import Any
 from ...errors import PromptError
 from ...method.codec import ChatMessage
 
+#: How most models write it.
+_END_OF_THINKING = "</think>"
+
 
 class MLXCodec:
     """Text to token ids and back for one model; needs no weights.
@@ -19,7 +22,7 @@ class MLXCodec:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        ends = tokenizer.think_end_tokens
+        ends = tokenizer.think_end_tokens or self._written_end_of_thinking()
         self.end_of_thinking: tuple[tuple[int, ...], ...] = (tuple(ends),) if ends else ()
         self.eos_ids: frozenset[int] = frozenset(int(token) for token in tokenizer.eos_token_ids)
         self.control_ids: frozenset[int] = self.eos_ids | _special_ids(tokenizer)
@@ -57,6 +60,10 @@ class MLXCodec:
         text = self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         # Lone surrogates cannot be written as UTF-8, and the audit is.
         return str(text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+    def _written_end_of_thinking(self) -> list[int]:
+        """The end-of-thinking mark as the chat template writes it, where the vocabulary has no token for it."""
+        return self.encode(_END_OF_THINKING) if _END_OF_THINKING in str(self._tokenizer.chat_template) else []
 
     def _decoding_anchor(self) -> list[int]:
         """Ids to decode in front where the tokenizer strips the first space of any text (SentencePiece does)."""
