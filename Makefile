@@ -1,9 +1,10 @@
 # Two commands set everything up on a fresh machine: `make demo` and `make test`.
-PYTHON ?= $(shell for v in python3.13 python3.12 python3.11 python3; do command -v $$v && break; done 2>/dev/null | head -n 1)
+PYTHON ?= $(shell for v in python3 python3.13 python3.12 python3.11 python3.14; do \
+  $$v -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$v; break; }; done)
 BIN := .venv/bin
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: demo test check lint full bench-engine clean
+.PHONY: demo test check lint clean
 
 demo: .venv/installed
 	@$(BIN)/mrsa demo $(if $(PUZZLE_SEED),--puzzle-seed $(PUZZLE_SEED))
@@ -20,8 +21,7 @@ lint: .venv/tested
 	$(BIN)/mypy
 
 .venv/bin/python:
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/it."; exit 1; }
+	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or newer is needed; set PYTHON=/path/to/it." >&2; exit 1; fi
 	@if [ -n "$(UV)" ]; then uv venv --quiet --allow-existing --python "$(PYTHON)" .venv; else "$(PYTHON)" -m venv .venv; fi
 
 # Exact versions come from constraints.txt, ranges from pyproject.toml.

@@ -7,7 +7,8 @@ import pytest
 from mlx_lm.models.cache import ArraysCache, BatchKVCache, CacheList
 
 from markovian_rsa_mlx.models import routing
-from markovian_rsa_mlx.models.routing import RouterStats, can_count, count_routing, summary
+from markovian_rsa_mlx.models.routing import RouterStats, can_count, count_routing
+from markovian_rsa_mlx.models.routing_report import describe, summary
 
 from .tiny_zaya import tokens_of
 from .zaya_models import of_case
@@ -64,4 +65,7 @@ def test_the_summary_says_how_even_the_load_is() -> None:
     assert figures["skipped_by_layer"] == [0.5, 0.5]
     assert figures["busiest_by_layer"] == [2.0, 1.0]
     assert figures["unused_experts"] == 1
-    assert summary(RouterStats(2, 2).counts())["skipped"] == 0
+    assert describe(figures).splitlines()[1] == "skipped an expert 50.0% (by layer 50.0% to 50.0%)"
+    nothing = summary(RouterStats(2, 2).counts())
+    assert nothing["skipped"] == 0
+    assert describe(nothing) == "no tokens were counted"

@@ -13,7 +13,7 @@ import pytest
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache, save_prompt_cache
 
-from markovian_rsa_mlx.models import zaya
+from markovian_rsa_mlx.models import cca
 from markovian_rsa_mlx.models.zaya import Model
 
 from .tiny_zaya import BASE
@@ -73,8 +73,8 @@ def test_nine_uneven_staggered_prompts_go_as_if_alone(case: str, step: int) -> N
 
 def test_ignoring_the_lengths_of_the_rows_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: were the state taken from the end of the padded chunk, the test above would fail."""
-    taken = zaya._last_rows
-    monkeypatch.setattr(zaya, "_last_rows", lambda joined, rows, lengths: taken(joined, rows, None))
+    taken = cca._last_rows
+    monkeypatch.setattr(cca, "_last_rows", lambda joined, rows, lengths: taken(joined, rows, None))
     model, texts = of_case("skips"), prompts()
     together = batched(model, [texts[:4]], 2048)
     worst = [np.abs(logprobs - alone("skips", number)[1]).max() for number, (_, logprobs) in enumerate(together)]

@@ -1,4 +1,4 @@
-"""Models that mlx-lm does not have, made known to it. Import it only where it is used: it imports MLX."""
+"""Models that mlx-lm does not have, made known to it. The modules import MLX, this package does not."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 
@@ -41,7 +41,7 @@ class RouterStats:
         if not self._pending[layer]:
             return
         choices = mx.concatenate(self._pending[layer])
-        sums: list[int] = (choices[:, None] == mx.arange(self.experts + 1)).sum(axis=0).tolist()
+        sums = cast(list[int], (choices[:, None] == mx.arange(self.experts + 1)).sum(axis=0).tolist())
         self._counts[layer] = [old + new for old, new in zip(self._counts[layer], sums, strict=True)]
         self._pending[layer].clear()
 
@@ -60,22 +60,3 @@ def count_routing(model: Any) -> Iterator[RouterStats]:
         yield stats
     finally:
         model.router_stats = before
-
-
-def summary(counts: list[list[int]]) -> dict[str, Any]:
-    """`counts` in figures for a report: shares of all tokens, and of the busiest expert against an even load.
-
-    `skipped` and `skipped_by_layer` are shares of 1; `busiest_by_layer` is 1 where all experts are used alike.
-    """
-    tokens = [sum(row) for row in counts]
-    used = [sum(row[:-1]) for row in counts]
-    return {
-        "tokens": max(tokens, default=0),
-        "skipped": sum(row[-1] for row in counts) / max(1, sum(tokens)),
-        "skipped_by_layer": [row[-1] / max(1, total) for row, total in zip(counts, tokens, strict=True)],
-        "busiest_by_layer": [
-            max(row[:-1]) * (len(row) - 1) / max(1, total) for row, total in zip(counts, used, strict=True)
-        ],
-        "unused_experts": sum(1 for row in counts for load in row[:-1] if load == 0),
-        "counts": counts,
-    }
