@@ -7,7 +7,6 @@ so training and use cannot drift apart.
 from __future__ import annotations
 
 import argparse
-import os
 import pickle
 import random
 import time
@@ -293,7 +292,7 @@ def write_shards(tokenizer_file: Path, folder: Path, size: int, ahead: int, firs
         examples = [drawer.example() for _ in range(size)]
         part = folder / f"{number:06d}.part"
         part.write_bytes(pickle.dumps(examples))
-        os.replace(part, part.with_suffix(".pkl"))
+        part.replace(part.with_suffix(".pkl"))
         number += 1
 
 

@@ -1,6 +1,7 @@
 """Evaluates a checkpoint on held-out problems with the method's lineage: every round, C distinct random tails.
 
-A stand-in for the project's orchestrator while training goes on; prompts and tails are made by the project's own functions.
+A stand-in for the project's orchestrator while training goes on; prompts and tails are made by the project's
+own functions.
 """
 
 from __future__ import annotations
@@ -135,9 +136,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--puzzles", type=int, default=60)
     parser.add_argument("--sums", type=int, default=30)
-    parser.add_argument("--beta", type=int, default=96)
+    parser.add_argument("--beta", type=int, default=52)
     parser.add_argument("--tau", type=int, default=32)
-    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--show", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -157,10 +158,10 @@ def main() -> None:
                 print("---", problems[index].question[:90].replace("\n", " "), "\n", run.codec.decode(first[8 * index]))
                 print("  > ", run.codec.decode(run.last[8 * index]))
     if options.sums:
-        sums, setting = chain_sum(options.sums), Setting(64, 40, options.temperature, rounds=4)
+        sums, setting = chain_sum(options.sums), Setting(64, 40, 0.6, rounds=4)
         first = run.start(sums, setting)
         print("sums C=4", [round(m, 3) for m in run.lineage(sums, 4, setting, first)])
-        free = run.start(sums, Setting(240, 40, options.temperature))
+        free = run.start(sums, Setting(240, 40, 0.6))
         print("sums one trace without a limit", sum(run.right(sums, free)) / len(free))
         for index in range(options.show):
             print("---", sums[index].question[60:], "\n", run.codec.decode(free[8 * index]))

@@ -27,7 +27,7 @@ class LlamaConfig:
     max_positions: int = 2048
 
     def __post_init__(self) -> None:
-        assert self.hidden_size % self.heads == 0 and (self.hidden_size // self.heads) % 2 == 0
+        assert self.hidden_size % (2 * self.heads) == 0, "rotary embedding needs an even head width"
 
     def to_hf(self, eos_id: int, pad_id: int) -> dict[str, Any]:
         """The `config.json` of the exported model."""

@@ -23,7 +23,7 @@ from .data import Drawer
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "src" / "markovian_rsa_mlx" / "reasoner" / "model"
 #: Planned tokens of the whole training, and those of its part before the model's own traces join in.
-TOKENS, MAIN_TOKENS = 17_500_000, 12_000_000
+TOKENS, MAIN_TOKENS = 19_600_000, 12_000_000
 HOLD = 0.6
 
 
@@ -45,7 +45,9 @@ def make_tokenizer(folder: Path) -> None:
     drawer.codec = listener = Listener(drawer.tokenizer)
     for _ in range(600):
         drawer.example()
-    responses = [drawer.tokenizer.decode(d().ids.tolist(), False) for d in (drawer.search, drawer.sum) for _ in range(200)]
+    responses = [
+        drawer.tokenizer.decode(d().ids.tolist(), False) for d in (drawer.search, drawer.sum) for _ in range(200)
+    ]
     tokenizer.save(tokenizer.build([*listener.heard, *responses]), folder)
 
 

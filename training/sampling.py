@@ -18,7 +18,12 @@ def _layout(position: Tensor, room: int) -> Layout:
 
 @torch.no_grad()
 def _generate(
-    model: Llama, prompts: Sequence[Sequence[int]], budget: int, temperature: float, end_id: int, random: torch.Generator
+    model: Llama,
+    prompts: Sequence[Sequence[int]],
+    budget: int,
+    temperature: float,
+    end_id: int,
+    random: torch.Generator,
 ) -> list[list[int]]:
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     longest = int(lengths.max())

@@ -30,7 +30,6 @@ from torch.nn import functional
 from .examples import Example
 from .model import Layout, Llama, LlamaConfig
 
-
 STALE = 3
 
 
@@ -81,7 +80,7 @@ class Muon(torch.optim.Optimizer):
         shapes: dict[torch.Size, list[torch.nn.Parameter]] = defaultdict(list)
         for parameter in parameters:
             shapes[parameter.shape].append(parameter)
-        super().__init__([{"params": p} for p in shapes.values()], dict(lr=lr, momentum=momentum, decay=decay))
+        super().__init__([{"params": p} for p in shapes.values()], {"lr": lr, "momentum": momentum, "decay": decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:

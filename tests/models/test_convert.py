@@ -15,6 +15,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import load as load_with_mlx_lm
 
 from markovian_rsa_mlx.backends.mlx.load import load_model
+from markovian_rsa_mlx.cli import main
 from markovian_rsa_mlx.convert import convert
 from markovian_rsa_mlx.convert import folder as folder_module
 from markovian_rsa_mlx.errors import ConfigError, ModelError
@@ -182,6 +183,7 @@ def test_a_disk_that_fills_up_leaves_no_half_model(tmp_path: Path) -> None:
 import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+from markovian_rsa_mlx.cli import main
 from markovian_rsa_mlx.convert import convert
 from markovian_rsa_mlx.errors import ModelError
 try:
@@ -192,3 +194,21 @@ except ModelError as error:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "refused: The converted model cannot be written" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_the_command_says_what_it_does_and_prints_the_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = folders.write(tmp_path / "source", layout="legacy")
+    assert main(["convert", str(source), "--out", str(tmp_path / "out"), "--bits", "4"]) == 0
+    ran = capsys.readouterr()
+    assert ran.out == f"{tmp_path / 'out'}\n"
+    assert "Writing model.safetensors" in ran.err
+    assert load_model(tmp_path / "out").quantization == "4-bit"
+    assert main(["convert", str(source), "--out", str(tmp_path / "out")]) == 2
+    assert main(["convert", str(tmp_path / "none"), "--out", str(tmp_path / "new")]) == 1
+
+
+def test_a_legacy_folder_runs_without_conversion(tmp_path: Path) -> None:
+    legacy = folders.write(tmp_path / "legacy", layout="lists")
+    assert np.array_equal(logits(legacy), logits(folders.write(tmp_path / "native")))

@@ -22,6 +22,7 @@ VOCABULARY = 262_272
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = zaya_tokenizer.write(tmp_path_factory.mktemp("zaya"), size=zaya_tokenizer.FULL_SIZE)
     config = {**folders.WIDE, "vocab_size": VOCABULARY, "eos_token_id": zaya_tokenizer.END_OF_TURN}
+    config["max_position_embeddings"] = 4096
     (folder / "config.json").write_text(json.dumps(config))
     folders.write_shards(folder, random_weights(config), 1)
     return folder
@@ -35,7 +36,7 @@ def test_a_run_verifies_and_its_memory_was_foreseen(checkpoint: Path, tmp_path: 
     with MarkovianRSAOrchestrator.from_pretrained(str(checkpoint)) as orchestrator:
         result = orchestrator.run("What is six times seven?", config, audit_path=tmp_path / "run.jsonl")
         assert isinstance(orchestrator.backend, MLXBackend)
-        longest = max(event.prompt_token_ids.__len__() for event in result.events if hasattr(event, "prompt_token_ids"))
+        longest = max(len(event.prompt_token_ids) for event in result.events if hasattr(event, "prompt_token_ids"))
         estimate = orchestrator.backend.memory_estimate_bytes(config.population, longest + 32)
         report = verify_file(tmp_path / "run.jsonl", codec=orchestrator.backend.codec)
     assert report.finished

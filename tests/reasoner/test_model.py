@@ -41,7 +41,8 @@ def boxed(text: str) -> str:
 def test_the_files_are_small_and_their_markers_are_found(loaded: tuple[Any, Any]) -> None:
     assert sum(file.stat().st_size for file in reasoner.model_path().iterdir()) < 12_000_000
     tokenizer = loaded[1]
-    assert tokenizer.has_thinking and (tokenizer.think_start, tokenizer.think_end) == ("<think>", "</think>")
+    assert tokenizer.has_thinking
+    assert (tokenizer.think_start, tokenizer.think_end) == ("<think>", "</think>")
     assert tokenizer.eos_token == "<|end|>"
 
 

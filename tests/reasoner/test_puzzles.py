@@ -55,7 +55,8 @@ def test_chains_use_every_number_once_and_stay_in_bounds() -> None:
         result = first
         for op, number in steps:
             step = puzzles.apply(result, op, number)
-            assert step is not None and 1 <= step <= puzzles.LARGEST
+            assert step in range(1, puzzles.LARGEST + 1)
+            assert step is not None
             result = step
         assert result == value
 

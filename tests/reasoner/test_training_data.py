@@ -60,7 +60,8 @@ def test_a_branch_is_predicted_from_its_fork_and_stands_where_the_trunk_would_go
 def test_no_puzzle_that_is_held_out_is_drawn_for_training(drawer: Drawer) -> None:
     for _ in range(200):
         numbers, target, found = drawer.puzzle()
-        assert not puzzles.is_held_out(numbers, target) and found
+        assert found
+        assert not puzzles.is_held_out(numbers, target)
     for _ in range(200):
         terms = drawer.terms()
         assert not puzzles.is_held_out(terms, sum(terms))
@@ -71,8 +72,10 @@ def test_every_kind_of_example_fits_and_learns_only_from_its_response(drawer: Dr
         for _ in range(25):
             example = draw()
             text = drawer.tokenizer.decode(example.ids[example.branch == 0].tolist(), skip_special_tokens=False)
-            assert len(example) < 600 and example.weight[: text.count("<|user|>") + 9].sum() == 0
-            assert text.endswith("}<|end|>") and text.count("</think>") == 1
+            assert len(example) < 600
+            assert example.weight[: text.count("<|user|>") + 9].sum() == 0
+            assert text.endswith("}<|end|>")
+            assert text.count("</think>") == 1
 
 
 def test_an_aggregation_prompt_of_four_tails_is_short(drawer: Drawer) -> None:

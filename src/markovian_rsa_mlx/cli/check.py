@@ -36,6 +36,8 @@ def codec_of(model: str) -> Codec:
     try:
         from mlx_lm.utils import load_tokenizer
 
-        return MLXCodec(load_tokenizer(folder, eos_token_ids=config.get("eos_token_id")))
+        from ..models import tokenizer_options
+
+        return MLXCodec(load_tokenizer(folder, tokenizer_options(config), eos_token_ids=config.get("eos_token_id")))
     except Exception as error:  # tokenizers fail in many ways; all of them mean this
         raise ModelError(f"The tokenizer in {str(folder)!r} cannot be loaded: {error}.") from error

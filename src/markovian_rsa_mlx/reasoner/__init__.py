@@ -17,8 +17,8 @@ MODEL_ID = "embedded-reasoner-v1"
 #: What a user may expect of it, in one sentence.
 CAPABILITIES = (
     "The embedded reasoner solves Countdown puzzles with 3 or 4 numbers from 1 to 20 and targets from 10 to 99, and "
-    "sums and differences of up to 12 two-digit numbers, in the wordings of reasoning-gym's `countdown` and `chain_sum`; "
-    "it knows nothing else."
+    "sums and differences of up to 12 two-digit numbers, in the wordings of reasoning-gym's `countdown` and "
+    "`chain_sum`; it knows nothing else."
 )
 
 _FIELDS = {"numbers": r"\d{1,2}(?:, \d{1,2}){2,3}", "target": r"\d{2}"}

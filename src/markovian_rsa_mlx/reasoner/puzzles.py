@@ -20,7 +20,7 @@ from fractions import Fraction
 COUNTS = (4, 4)
 VALUES = (1, 20)
 TARGETS = (10, 99)
-SOLUTIONS = (7, 99)
+SOLUTIONS = (6, 14)
 LARGEST = 400
 
 #: The three wordings of reasoning-gym's `countdown`, and its optional format instructions.

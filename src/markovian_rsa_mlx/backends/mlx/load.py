@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from ...errors import ModelError
-from ...models import register
+from ...models import register, tokenizer_options
 from .hub import fetch
 from .memory import parameters
 
@@ -102,7 +102,11 @@ def _load(path: Path, adapter_path: str | Path | None) -> tuple[Any, Any]:
 
     register()
     try:
-        result = load(str(path), adapter_path=None if adapter_path is None else str(adapter_path))
+        result = load(
+            str(path),
+            tokenizer_config=tokenizer_options(load_config(path)),
+            adapter_path=None if adapter_path is None else str(adapter_path),
+        )
         return result[0], result[1]
     except FileNotFoundError as error:
         raise ModelError(
