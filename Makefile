@@ -4,7 +4,7 @@ PYTHON ?= $(shell for v in python3 python3.13 python3.12 python3.11 python3.14; 
 BIN := .venv/bin
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: demo test check lint clean
+.PHONY: demo test check lint reasoner clean
 
 demo: .venv/installed
 	@$(BIN)/mrsa demo $(if $(PUZZLE_SEED),--puzzle-seed $(PUZZLE_SEED))
@@ -38,6 +38,11 @@ endef
 .venv/tested: pyproject.toml constraints.txt | .venv/bin/python
 	$(call install,.[test])
 	@touch $@ .venv/installed
+
+# Trains the embedded reasoner from scratch (see training/README.md); the same command goes on after a break.
+reasoner: .venv/bin/python
+	$(call install,.[train])
+	$(BIN)/python -m training.run
 
 clean:
 	rm -rf .venv

@@ -308,9 +308,10 @@ PROFILES: Final[dict[str, RSAConfig]] = {
         rounds=2,
         population=8,
         aggregation_size=4,
-        thinking_tokens=96,
+        thinking_tokens=52,
         tail_tokens=32,
-        final_tokens=96,
+        final_tokens=52,
+        temperature=0.8,
         answer_kind="text",
     ),
 }

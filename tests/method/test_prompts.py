@@ -185,7 +185,10 @@ SHOW = "{% for a in attempts %}<{{ a.number }}>{{ a.text }}{% endfor %}"
         ("{{ problem | nosuchfilter }}" + SHOW, "not valid Jinja2"),
         ("{{ problem }}", "every attempt exactly once and in order"),
         ("{{ problem }}" + SHOW + SHOW, "every attempt exactly once and in order"),
-        ("{{ problem }}{% for a in attempts | reverse %}{{ a.text }}|{% endfor %}", "every attempt exactly once and in order"),
+        (
+            "{{ problem }}{% for a in attempts | reverse %}{{ a.text }}|{% endfor %}",
+            "every attempt exactly once and in order",
+        ),
         ("{{ problem }}{{ attempts[0].text }}", "every attempt exactly once and in order"),
         ("{{ problem }}{% for a in attempts %}{{ a.txet }}{% endfor %}", "cannot be rendered"),
         ("{{ problem.__class__.__mro__ }}" + SHOW, "cannot be rendered.*unsafe"),
