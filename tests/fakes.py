@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from markovian_rsa_mlx.backends.base import EngineInfo, TraceListener, TraceRequest, TraceResult
 from markovian_rsa_mlx.config import Sampling
@@ -91,7 +92,8 @@ class FakeBackend:
     """An engine whose random stream is a function of the seed; one token a step, `chunk` tokens a callback.
 
     `model` writes the trace's text from the request and `random.Random(request.seed)`; the result is cut at
-    `max_tokens`. `fail` may raise for a request. `rows` records how many traces ran at once.
+    `max_tokens`. `fail` may raise for a request. `rows` records how many traces ran at once. `stats` is what the
+    model counted.
     """
 
     model: Model = guesser
@@ -103,6 +105,7 @@ class FakeBackend:
     running: int = 0
     rows: int = 0
     on_step: Callable[[TraceRequest, int], None] | None = None
+    stats: dict[str, Any] | None = None
 
     @property
     def info(self) -> EngineInfo:
@@ -139,6 +142,9 @@ class FakeBackend:
 
     def peak_memory_bytes(self) -> int:
         return 1
+
+    async def model_stats(self) -> dict[str, Any] | None:
+        return self.stats
 
     def reset_peak_memory(self) -> None:
         pass

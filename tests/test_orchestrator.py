@@ -28,9 +28,11 @@ from markovian_rsa_mlx.audit.events import (
     TraceCompleteEvent,
     _BaseEvent,
 )
+from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.backends.base import EngineInfo, TraceRequest
 from markovian_rsa_mlx.config import RSAConfig, Sampling
 from markovian_rsa_mlx.errors import ContextLengthError, PromptError, TemplateError
+from markovian_rsa_mlx.method.answers import equal_text
 from markovian_rsa_mlx.method.codec import ChatMessage
 from markovian_rsa_mlx.method.lineage import Lineage
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
@@ -527,6 +529,17 @@ def test_enable_thinking_reaches_the_chat_template(thinking: bool) -> None:
     run(backend, small(enable_thinking=thinking))
     for request in backend.requests:
         assert CODEC.decode(request.prompt_token_ids).endswith("-") is not thinking
+
+
+def test_without_thinking_a_text_without_a_marker_is_the_answer(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    backend = FakeBackend(lambda request, rng: "It is \\boxed{42}.")
+    result = run(backend, small(enable_thinking=False, answer_selection="majority", final_candidates=0), path)
+    assert CODEC.end_of_thinking
+    assert (result.text, result.answer, result.tally) == ("It is \\boxed{42}.", "42", [("42", 4)])
+    assert verify_file(path, equivalent=equal_text).finished
+    thinking = run(backend, small(answer_selection="majority", final_candidates=0))
+    assert (thinking.answer, thinking.tally) == ("", [])  # what was cut in mid-thought has no vote
 
 
 def test_a_template_of_ones_own_is_used_and_recorded(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from markovian_rsa_mlx.audit import AuditWriter, is_finished, read_events, scan_file
+from markovian_rsa_mlx.audit import AuditWriter, RunHistory, is_finished, read_events, scan_file
 from markovian_rsa_mlx.audit.events import (
     ErrorEvent,
     GenerationStartEvent,
+    ModelStatsEvent,
     RoundCompleteEvent,
     RunResumedEvent,
     SelectionEvent,
@@ -24,11 +25,14 @@ from markovian_rsa_mlx.audit.events import (
     TraceRetryEvent,
     _BaseEvent,
 )
+from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.backends.base import EngineInfo, TraceRequest
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import AuditError, BackendError, ResumeError
+from markovian_rsa_mlx.method.answers import equal_text
 from markovian_rsa_mlx.method.codec import ChatMessage
 from markovian_rsa_mlx.method.lineage import Lineage, TraceKey, trace_seed
+from markovian_rsa_mlx.models.routing_report import summary
 from tests.fakes import FakeBackend, boxed
 from tests.runs import QUESTION, cut, line_ends, of, of_file, run, small
 from tests.test_orchestrator_failures import failing
@@ -420,3 +424,33 @@ def test_a_failure_after_a_resume_is_still_only_one_trace(begun: Path) -> None:
     result = run(FakeBackend(long_trace, fail=fail), CONFIG, begun)
     assert len(result.warnings) == 1
     assert len(result.tally) == 2
+
+
+STATS = summary([[3, 1, 2]])
+
+
+def test_what_the_model_counted_stands_between_final_and_end(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    run(FakeBackend(long_trace, stats=STATS), CONFIG, path)
+    events = read_events(path)
+    assert [e.EVENT_NAME for e in events[-4:]] == ["selection", "final", "model_stats", "run_end"]
+    history = RunHistory(events)
+    assert history.model_stats is not None
+    assert history.model_stats.stats == STATS
+
+
+def test_a_model_without_counters_writes_no_stats(whole: Path) -> None:
+    assert RunHistory(read_events(whole)).model_stats is None
+
+
+@pytest.mark.parametrize("last", ["selection", "final", "model_stats", "run_end"])
+def test_a_resume_at_the_end_writes_stats_once(last: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    run(FakeBackend(long_trace, stats=STATS), CONFIG, path)
+    names = [e.EVENT_NAME for e in read_events(path)]
+    torn = cut(path, line_ends(path)[names.index(last)], tmp_path / "cut.jsonl")
+    run(FakeBackend(long_trace, stats=STATS), CONFIG, torn)
+    events = read_events(torn)
+    check_nothing_doubled(events)
+    assert len(of(events, ModelStatsEvent)) == 1
+    assert verify_file(torn, equivalent=equal_text).finished

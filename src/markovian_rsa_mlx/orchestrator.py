@@ -16,6 +16,7 @@ from . import reasoner
 from .audit.events import (
     ErrorEvent,
     FinalEvent,
+    ModelStatsEvent,
     RunEndEvent,
     RunResumedEvent,
     RunSetupEvent,
@@ -270,7 +271,7 @@ class _Report:
         self._budget, self._conclusion = budget, conclusion
 
     async def conclude(self) -> RunResult:
-        """Write selection, final and run_end, as far as they are not there yet. Raises `RunFailedError`."""
+        """Write selection, final, model_stats and run_end, unless they are there. Raises `RunFailedError`."""
         trail, past = self._sitting.trail, self._sitting.trail.history
         outcomes = self._traces.outcomes()
         selection = past.selection if past else None
@@ -287,6 +288,10 @@ class _Report:
         if past is None or past.final is None:
             finals = selection.candidate_trace_ids
             trail.write(FinalEvent(trail.run_id, chosen.trace_id, text, finals, selection.answer_selection))
+        if past is None or past.model_stats is None:
+            stats = await self._backend.model_stats()
+            if stats is not None:
+                trail.write(ModelStatsEvent(trail.run_id, stats))
         result = self._result(outcomes, chosen, _tally(selection), selection.round_zero, _tokens(trail.events))
         trail.write(RunEndEvent(trail.run_id, result.elapsed_s, result.generated_tokens, result.peak_memory_bytes))
         trail.sync()

@@ -13,6 +13,7 @@ import pytest
 from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.errors import VerificationError
 from markovian_rsa_mlx.method.lineage import TraceKey, trace_seed
+from markovian_rsa_mlx.models.routing_report import summary
 from tests.fakes import EOS, CharacterCodec, FakeBackend
 
 from .conftest import failing, read_lines, record, same, wordy, write_lines
@@ -316,6 +317,56 @@ CASES: dict[str, tuple[Tamper, str]] = {
     "another total": (edit("run_end", total_generated_tokens=lambda n: n - 1), "tokens were generated, not"),
     "too short a time": (edit("run_end", elapsed_s=0.0), "elapsed_s is less"),
 }  # fmt: skip
+
+
+STATS = summary([[6, 0, 2], [3, 3, 1]])
+
+
+def stats_before(event: str) -> Tamper:
+    """The line moved to before another."""
+
+    def tamper(lines: Lines) -> int:
+        line = lines.pop(find(lines, "model_stats"))
+        index = find(lines, event)
+        lines.insert(index, line)
+        return index
+
+    return tamper
+
+
+def figure(name: str, value: Any) -> Tamper:
+    return edit("model_stats", stats=lambda stats: {**stats, name: value})
+
+
+STATS_CASES: dict[str, tuple[Tamper, str]] = {
+    "twice": (double("model_stats"), "model_stats stands twice"),
+    "before final": (stats_before("final"), "model_stats without final"),
+    "before selection": (stats_before("selection"), "model_stats without final"),
+    "no counts": (edit("model_stats", stats={}), "counts are no table"),
+    "a negative count": (figure("counts", [[6, 0, -2], [3, 3, 1]]), "counts are no table"),
+    "half a count": (figure("counts", [[6, 0, 2.5], [3, 3, 1]]), "counts are no table"),
+    "a layer of more experts": (figure("counts", [[6, 0, 2], [3, 3, 0, 1]]), "counts are no table"),
+    "a count more": (figure("counts", [[6, 0, 3], [3, 3, 1]]), "tokens does not follow"),
+    "other tokens": (figure("tokens", 9), "tokens does not follow"),
+    "another share": (figure("skipped", 0.25), "skipped does not follow"),
+    "another layer's share": (figure("skipped_by_layer", [0.25, 0.25]), "skipped_by_layer does not follow"),
+    "a layer less": (figure("skipped_by_layer", [0.25]), "skipped_by_layer does not follow"),
+    "another load": (figure("busiest_by_layer", [2.0, 2.0]), "busiest_by_layer does not follow"),
+    "other unused experts": (figure("unused_experts", True), "unused_experts does not follow"),
+    "a figure more": (figure("more", 1), "its figures are"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", STATS_CASES)
+def test_tampering_with_model_stats(case: str, tmp_path: Path) -> None:
+    path = record(tmp_path / "run.jsonl", FakeBackend(wordy, stats=STATS))
+    assert verify_file(path, equivalent=same).finished
+    lines = read_lines(path)
+    tamper, reason = STATS_CASES[case]
+    index = tamper(lines)
+    write_lines(path, lines)
+    with pytest.raises(VerificationError, match=rf"line {index + 1} \(model_stats\).*{reason}"):
+        verify_file(path, equivalent=same)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -11,6 +11,7 @@ import pytest
 
 from markovian_rsa_mlx.audit import AuditWriter
 from markovian_rsa_mlx.cli import check
+from markovian_rsa_mlx.models.routing_report import summary
 
 from ..fakes import CharacterCodec, boxed
 from .conftest import SMALL, Run
@@ -113,6 +114,23 @@ def test_a_file_made_to_harm_does_not(mrsa: Run, trail: Path) -> None:
         assert ran.code in (0, 1)
         assert not set("\x1b\x9b") & set(ran.out + ran.err)
         assert "bug" not in ran.err
+
+
+def test_show_tells_what_the_model_counted(mrsa: Run, trail: Path) -> None:
+    assert "has no model stats" in mrsa("runs", "show", "--model-stats").out
+    lines = trail.read_text().splitlines(keepends=True)
+    stats = {"event": "model_stats", "run_id": run_id(trail), "stats": summary([[6, 0, 2], [3, 3, 2]])}
+    trail.write_text("".join([*lines[:-1], json.dumps(stats) + "\n", lines[-1]]))
+    assert mrsa("runs", "verify").code == 0
+    ran = mrsa("runs", "show", "--model-stats")
+    assert "skipped an expert 25.0% (by layer 25.0% to 25.0%)" in ran.out
+    assert "busiest expert    2.0 times an even load, in layer 0" in ran.out
+    assert "skipped an expert" not in mrsa("runs", "show").out
+    stats["stats"] = {"counts": "x\x1b[2J", "skipped_by_layer": 3}
+    trail.write_text("".join([*lines[:-1], json.dumps(stats) + "\n", lines[-1]]))
+    ran = mrsa("runs", "show", "--model-stats")
+    assert ran.code == 0
+    assert "The model stats are damaged: counts are no table" in ran.out
 
 
 def test_show_lists_mishaps(mrsa: Run, trail: Path) -> None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import ArraysCache, BatchKVCache, CacheList
 
+from markovian_rsa_mlx.audit import RunHistory
+from markovian_rsa_mlx.audit.verify import verify_file
+from markovian_rsa_mlx.backends.mlx import MLXBackend
+from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.models import routing
-from markovian_rsa_mlx.models.routing import RouterStats, can_count, count_routing
+from markovian_rsa_mlx.models.routing import RouterStats, can_count, count_routing, drop_pending
 from markovian_rsa_mlx.models.routing_report import describe, summary
+from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 
+from . import folders
 from .tiny_zaya import tokens_of
 from .zaya_models import of_case
 
@@ -69,3 +78,55 @@ def test_the_summary_says_how_even_the_load_is() -> None:
     nothing = summary(RouterStats(2, 2).counts())
     assert nothing["skipped"] == 0
     assert describe(nothing) == "no tokens were counted"
+
+
+CONFIG = RSAConfig(
+    rounds=1, population=3, aggregation_size=2, thinking_tokens=12, tail_tokens=8, final_tokens=12, seed=1
+)
+
+
+def test_a_run_records_what_its_routers_chose(tmp_path: Path) -> None:
+    folder = folders.write(tmp_path / "zaya", max_position_embeddings=2048)
+    with MarkovianRSAOrchestrator.from_pretrained(str(folder)) as orchestrator:
+        for path in (tmp_path / "first.jsonl", tmp_path / "second.jsonl"):  # the second starts to count anew
+            result = orchestrator.run("What is it?", CONFIG, audit_path=path)
+            history = RunHistory(result.events)
+            assert history.model_stats is not None
+            stats = history.model_stats.stats
+            prompts = [history.setup.prompt_token_ids] if history.setup else []
+            prompts += [trace.prompt.prompt_token_ids for trace in history.traces.values() if trace.prompt]
+            most = sum(map(len, prompts)) * len(history.traces) + 2 * result.generated_tokens
+            assert result.generated_tokens <= stats["tokens"] <= most
+            assert len({sum(row) for row in stats["counts"]}) == 1  # every layer saw every token
+            assert verify_file(path, codec=orchestrator.backend.codec).finished
+
+
+def test_probes_and_failed_steps_are_not_counted(tmp_path: Path) -> None:
+    backend = MLXBackend.from_pretrained(folders.write(tmp_path / "zaya"))
+    try:
+        assert asyncio.run(backend.model_stats()) is None
+    finally:
+        backend.close()
+    model = of_case(SKIPS)
+    with count_routing(model) as stats:
+        model(mx.array(tokens_of(SKIPS)))
+        drop_pending(model)
+    assert sum(map(sum, stats.counts())) == 0
+
+
+def test_reading_a_prompt_keeps_no_activations() -> None:
+    """The caches alone are evaluated then, and nothing of the last layer's experts."""
+    model, ids = of_case("full"), mx.zeros((1, 400), dtype=mx.int32)
+
+    def read_prompts(count: int) -> int:
+        for _ in range(count):
+            cache = model.make_cache()
+            model(ids, cache)
+            mx.eval([layer.state for layer in cache])
+        mx.synchronize()
+        return mx.get_active_memory()
+
+    with count_routing(model):
+        before = read_prompts(2)
+        kept = read_prompts(12) - before
+    assert kept <= 12 * 2 * 4 * ids.size * model.args.num_hidden_layers

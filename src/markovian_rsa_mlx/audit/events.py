@@ -126,6 +126,21 @@ class FinalEvent(_BaseEvent):
 
 
 @dataclass
+class ModelStatsEvent(_BaseEvent):
+    """What the model counted of itself, between `final` and `run_end`; only of a model that has counters."""
+
+    EVENT_NAME: str = field(init=False, default="model_stats")
+    run_id: RunId
+    stats: Annotated[
+        dict[str, Any],
+        "What the model's routers chose in the last sitting, prompts and other runs of the engine included: "
+        "`counts` (layers by experts, the last place the skip), `tokens` (of the layer with most), `skipped` and "
+        "`skipped_by_layer` (shares of 1), `busiest_by_layer` (load of the busiest expert, 1 where all are used "
+        "alike), `unused_experts` (over all layers).",
+    ]
+
+
+@dataclass
 class RunEndEvent(_BaseEvent):
     """The run is finished; always the last line of a finished run."""
 
@@ -277,6 +292,7 @@ EVENT_TYPES: dict[str, type[_BaseEvent]] = {
         RoundCompleteEvent,
         SelectionEvent,
         FinalEvent,
+        ModelStatsEvent,
         RunEndEvent,
         ErrorEvent,
     )

@@ -10,6 +10,7 @@ from .events import (
     ErrorEvent,
     FinalEvent,
     GenerationStartEvent,
+    ModelStatsEvent,
     RoundCompleteEvent,
     RunEndEvent,
     RunResumedEvent,
@@ -84,6 +85,7 @@ class RunHistory:
         self.errors: list[ErrorEvent] = []
         self.selection: SelectionEvent | None = None
         self.final: FinalEvent | None = None
+        self.model_stats: ModelStatsEvent | None = None
         self.end: RunEndEvent | None = None
         self.generated_tokens = 0
         for event in events:
@@ -136,6 +138,8 @@ class RunHistory:
                 self.selection = event
             case FinalEvent():
                 self.final = event
+            case ModelStatsEvent():
+                self.model_stats = event
             case RunEndEvent():
                 self.end = event
             case _:

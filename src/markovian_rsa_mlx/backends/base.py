@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from ..config import Sampling
 from ..method.codec import ChatMessage, Codec
@@ -97,7 +97,15 @@ class Backend(Protocol):
         """The most memory used since the engine was made or last asked to `reset_peak_memory`."""
         ...
 
-    def reset_peak_memory(self) -> None: ...
+    async def model_stats(self) -> dict[str, Any] | None:
+        """What the model counted of itself since the last reset, in JSON values; None where it counts nothing.
+
+        The counters are the engine's: runs that share it are counted together.
+        """
+        ...
+
+    def reset_peak_memory(self) -> None:
+        """Forget the peak and the model's counters; called as a run begins or goes on."""
 
     async def aclose(self) -> None:
         """Stop what runs and free the model."""

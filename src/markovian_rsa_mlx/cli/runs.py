@@ -40,6 +40,9 @@ def list_runs(
 def show(
     run: Annotated[str | None, typer.Argument(metavar="RUN", help=_RUN_HELP)] = None,
     full: Annotated[bool, typer.Option("--full", help="Every trace and every tail in full.")] = False,
+    model_stats: Annotated[
+        bool, typer.Option("--model-stats", help="What the model's routers chose: skipped experts and their load.")
+    ] = False,
 ) -> None:
     """Tell a run's story.
 
@@ -48,7 +51,7 @@ def show(
     from .story import tell
 
     path = store.find_run(run)
-    print(clean(tell(path, store.read_run(path), full)))
+    print(clean(tell(path, store.read_run(path), full, model_stats)))
 
 
 def verify(

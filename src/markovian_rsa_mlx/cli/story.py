@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..audit.history import RunHistory
+from ..audit.verify.figures import check_stats
+from ..audit.verify.ledger import Broken
+from ..models.routing_report import describe
 from .progress import FINISHED, Progress, Row
 from .store import Reading, is_being_written
 from .text import amount, clean, count, duration, one_line, size
@@ -14,14 +17,14 @@ from .text import amount, clean, count, duration, one_line, size
 _ROWS, _LINES = 12, 6
 
 
-def tell(path: Path, reading: Reading, full: bool) -> str:
+def tell(path: Path, reading: Reading, full: bool, model_stats: bool = False) -> str:
     """The whole story; ends early, and says so, where the file is damaged."""
-    return "\n".join(_Story(path, reading, full).lines())
+    return "\n".join(_Story(path, reading, full, model_stats).lines())
 
 
 class _Story:
-    def __init__(self, path: Path, reading: Reading, full: bool) -> None:
-        self.path, self.reading, self.full = path, reading, full
+    def __init__(self, path: Path, reading: Reading, full: bool, model_stats: bool) -> None:
+        self.path, self.reading, self.full, self.model_stats = path, reading, full, model_stats
         self.problem = reading.problem
         self.history = RunHistory()
         self.progress: Progress | None = None
@@ -45,6 +48,8 @@ class _Story:
         yield from self._choice()
         yield from self._lineage(self.progress)
         yield from self._mishaps()
+        if self.model_stats:
+            yield from self._model_stats()
         if self.problem:
             word = "The last line is torn, as a crash leaves it" if self.reading.torn else "The file is damaged"
             yield f"\n{word}: {clean(self.problem)}."
@@ -157,6 +162,19 @@ class _Story:
         if notes:
             yield "\nmishaps"
             yield from (f"  {clean(note)}" for note in notes)
+
+    def _model_stats(self) -> Iterator[str]:
+        event = self.history.model_stats
+        if event is None:
+            yield "\nThe run has no model stats: a run's end writes them, for a model that counts its experts."
+            return
+        try:
+            check_stats(event.stats)
+        except Broken as broken:
+            yield f"\nThe model stats are damaged: {clean(str(broken))}."
+            return
+        yield "\nmodel stats"
+        yield from (f"  {line}" for line in describe(event.stats).splitlines())
 
     def _block(self, text: str, end: bool = False) -> Iterator[str]:
         """A text, indented; its first lines (its last ones if `end`) unless all are asked for."""

@@ -18,6 +18,7 @@ from ..events import (
     ErrorEvent,
     FinalEvent,
     GenerationStartEvent,
+    ModelStatsEvent,
     RoundCompleteEvent,
     RunEndEvent,
     RunResumedEvent,
@@ -31,7 +32,7 @@ from ..events import (
     _BaseEvent,
 )
 from ..reader import Line, Scan, read_bytes, scan_bytes
-from . import carries, choice, generations, order, prompts, setup, tokens
+from . import carries, choice, figures, generations, order, prompts, setup, tokens
 from .form import check_form
 from .ledger import Broken, Ledger
 
@@ -119,6 +120,9 @@ def _check(ledger: Ledger, event: _BaseEvent) -> None:
         case FinalEvent():
             order.check_final_place(ledger, event)
             choice.check_final(ledger, event)
+        case ModelStatsEvent():
+            order.check_stats_place(ledger, event)
+            figures.check_stats(event.stats)
         case RunEndEvent():
             order.check_end_place(ledger, event)
             choice.check_end(ledger, event)

@@ -10,7 +10,7 @@ from ..reader import Line, UnknownEvent
 from .ledger import require
 
 #: Seeds, the largest numbers of a trail, are below it; so is every count of anything real.
-_LIMIT = 2**63
+LIMIT = 2**63
 
 
 def check_form(line: Line) -> None:
@@ -29,4 +29,4 @@ def _check_numbers(event: _BaseEvent) -> None:
     for field in fields(event):
         value = getattr(event, field.name)
         if isinstance(value, int | float) and not isinstance(value, bool):
-            require(0 <= value < _LIMIT, f"{field.name} is {value}")
+            require(0 <= value < LIMIT, f"{field.name} is {value}")

@@ -10,6 +10,7 @@ from ..events import (
     ErrorEvent,
     FinalEvent,
     GenerationStartEvent,
+    ModelStatsEvent,
     RoundCompleteEvent,
     RunEndEvent,
     RunResumedEvent,
@@ -21,7 +22,7 @@ from ..events import (
 )
 from .ledger import Broken, Ledger, require
 
-_AFTER_SELECTION = (FinalEvent, RunEndEvent, RunResumedEvent, ErrorEvent)
+_AFTER_SELECTION = (FinalEvent, ModelStatsEvent, RunEndEvent, RunResumedEvent, ErrorEvent)
 
 
 def check_place(ledger: Ledger, event: _BaseEvent) -> None:
@@ -95,6 +96,11 @@ def check_all_settled(ledger: Ledger, event: SelectionEvent) -> None:
 def check_final_place(ledger: Ledger, event: FinalEvent) -> None:
     require(ledger.history.selection is not None, "final without selection")
     require(ledger.history.final is None, "final stands twice")
+
+
+def check_stats_place(ledger: Ledger, event: ModelStatsEvent) -> None:
+    require(ledger.history.final is not None, "model_stats without final")
+    require(ledger.history.model_stats is None, "model_stats stands twice")
 
 
 def check_end_place(ledger: Ledger, event: RunEndEvent) -> None:

@@ -20,6 +20,8 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from ...config import Sampling
 from ...errors import BackendError, ContextLengthError, PromptError
+from ...models.routing import RouterStats, start_counting
+from ...models.routing_report import summary
 from ..base import EngineInfo, TraceListener, TraceRequest, TraceResult
 from .admission import DEFAULT_MAX_ROWS, Admission
 from .codec import MLXCodec
@@ -56,6 +58,8 @@ class MLXBackend:
         )
         self._scheduler = Scheduler(loaded.model, self._admission, Outbox(self._forget), batchable=self._batchable)
         self._keys = itertools.count()
+        # Not before `can_batch` and `footprint_of`, whose steps are never evaluated.
+        self._stats = start_counting(loaded.model)
         worker.drive(self._scheduler)
         self.reset_peak_memory()
 
@@ -133,8 +137,23 @@ class MLXBackend:
         """The most MLX memory in use since the engine was made or the last reset (of the whole process)."""
         return int(max(mx.get_peak_memory(), mx.get_active_memory()))
 
+    async def model_stats(self) -> dict[str, Any] | None:
+        """`routing_report.summary` of the routers' choices since the last reset, by all runs of this engine.
+
+        Rows of prompts, answers and scored texts count alike. None for a model without counters, and where
+        nothing was counted.
+        """
+        stats = self._stats
+        if stats is None:
+            return None
+        counts = await asyncio.wrap_future(self._worker.call(lambda: _counts(stats)))
+        return summary(counts) if any(map(sum, counts)) else None
+
     def reset_peak_memory(self) -> None:
+        """Forget the peak and the model's counters."""
         mx.reset_peak_memory()
+        if self._stats is not None:
+            self._worker.post(self._stats.reset)
 
     async def aclose(self) -> None:
         """Fail what runs, free the model and end the worker; a second call does nothing."""
@@ -164,6 +183,15 @@ class MLXBackend:
 
     def _most_rows(self, asked: int | None) -> int:
         return (asked or DEFAULT_MAX_ROWS) if self._batchable else 1
+
+
+def _counts(stats: RouterStats) -> list[list[int]]:
+    """The counts, or none where MLX fails: a by-product must not cost a run its end."""
+    try:
+        return stats.counts()
+    except Exception:
+        stats.reset()
+        return []
 
 
 def can_batch(model: Any) -> bool:

@@ -15,6 +15,7 @@ from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from ...config import Sampling
 from ...errors import BackendError, MemoryLimitError
+from ...models.routing import drop_pending
 from .admission import Admission
 from .jobs import Job, Outbox
 from .prefix import Prefill, PrefixStore
@@ -125,6 +126,7 @@ class Scheduler:
             except Exception as error:
                 self._prefilling.popleft()
                 self._prefill = None
+                drop_pending(self._model)
                 self._outbox.failed(job, _failure(error))
                 continue
             if self._prefill.remaining == 0:
@@ -173,6 +175,7 @@ class Scheduler:
         self._prefixes.clear()
         self._decoding.clear()
         self._prefill = None
+        drop_pending(self._model)
         mx.clear_cache()
 
 
