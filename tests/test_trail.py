@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from markovian_rsa_mlx.errors import AuditError, CallbackError, ResumeError
+from markovian_rsa_mlx.config import RSAConfig
+from markovian_rsa_mlx.errors import AuditError, CallbackError, ResumeError, TemplateError
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 
 from .fakes import FakeBackend
@@ -42,3 +43,10 @@ def test_a_callback_that_raises_ends_the_run_once_and_is_named(callback: str) ->
         orchestrator.run("What is it?", **{callback: broken})
     assert all(request.trace_id.startswith("r0") for request in backend.requests)
     assert len(backend.requests) <= 2
+
+
+def test_a_run_that_is_refused_before_it_begins_leaves_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    with MarkovianRSAOrchestrator(FakeBackend()) as orchestrator, pytest.raises(TemplateError):
+        orchestrator.solve("What is it?", RSAConfig(template="nosuch"), audit_path=path)
+    assert not path.exists()

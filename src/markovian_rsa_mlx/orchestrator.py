@@ -154,12 +154,16 @@ class MarkovianRSAOrchestrator:
         messages = _as_messages(prompt)
         trail = Trail(audit_path, on_event)
         try:
-            sitting = _Sitting(self.backend, messages, config or RSAConfig.default_16gb(), trail)
+            sitting = _Sitting(self.backend, messages, config or self._default_config(), trail)
             if trail.history is not None and trail.history.finished:
                 return _recorded_result(trail)
             return await self._sit(sitting, on_progress)
         finally:
             trail.close()
+
+    def _default_config(self) -> RSAConfig:
+        embedded = self.backend.info.model_id == reasoner.MODEL_ID
+        return RSAConfig.embedded() if embedded else RSAConfig.default_16gb()
 
     async def _sit(self, sitting: _Sitting, on_progress: Progress | None) -> RunResult:
         trail, config, setup = sitting.trail, sitting.config, sitting.setup

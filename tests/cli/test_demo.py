@@ -24,7 +24,7 @@ def solution(seed: int) -> str:
 
 
 def test_a_right_answer_is_checked_and_its_trail_too(mrsa: Run, fake_model: Callable[..., None]) -> None:
-    fake_model(boxed(solution(2)))
+    fake_model(f"</think>\\boxed{{{solution(2)}}}")
     ran = mrsa("demo", "--puzzle-seed", "2")
     assert (ran.code, ran.out) == (0, solution(2) + "\n")
     assert demo_puzzle(2).question.splitlines()[0] in ran.err

@@ -10,6 +10,7 @@ import pytest
 
 from markovian_rsa_mlx.audit import read_events
 from markovian_rsa_mlx.cli import session
+from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import BackendError, ModelError
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 from markovian_rsa_mlx.reasoner import demo_puzzle
@@ -154,7 +155,7 @@ def test_the_embedded_reasoner_is_the_default_and_says_what_it_can(mrsa: Run, fa
     assert taken.code == 0
     assert "embedded reasoner" in taken.err
     assert "warning" not in taken.err
-    assert json.loads(taken.out)["config"]["thinking_tokens"] == 96
+    assert json.loads(taken.out)["config"]["thinking_tokens"] == RSAConfig.embedded().thinking_tokens
     assert mrsa("solve", "Who wrote Faust?", "--force", *small).code == 0
 
 

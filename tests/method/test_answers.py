@@ -101,3 +101,8 @@ def test_what_stays_different_text(first: str, second: str) -> None:
 @given(st.text())
 def test_normalising_twice_changes_nothing(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text)
+
+
+def test_a_box_that_was_cut_off_is_no_answer() -> None:
+    assert extract_answer("\\boxed{(", "text") == ""
+    assert extract_answer("\\boxed{1} and \\boxed{(", "text") == "1"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from .session import Outcome
+from .store import runs_folder
 from .text import amount, duration, one_line, say, size
 
 _HOW = {
@@ -46,14 +48,16 @@ def tell(outcome: Outcome) -> None:
     elif result.text:
         say(f"The answer is {result.final_trace_id}'s: {_HOW[outcome.config.answer_selection]}.")
     if len(result.tally) > 1 or any(votes > 1 for _, votes in result.tally):
-        say(f"Final candidates: {votes_line(result.tally)}.")
+        say(f"{'Answers so far' if outcome.stopped else 'Final candidates'}: {votes_line(result.tally)}.")
     say(round_zero_line(result.round_zero))
     say(
         f"{amount(result.generated_tokens, 'token')} in {duration(result.elapsed_s)}, "
         f"peak memory {size(result.peak_memory_bytes)}, seed {result.seed}."
     )
     if result.audit_path and not outcome.stopped:
-        say(f"Trail: {result.audit_path}  (check it: mrsa runs verify {result.run_id[:8]})")
+        kept = result.audit_path.parent == runs_folder()
+        name = result.run_id[:8] if kept else shlex.quote(str(result.audit_path))
+        say(f"Trail: {result.audit_path}  (check it: mrsa runs verify {name})")
 
 
 def no_answer(outcome: Outcome) -> str:

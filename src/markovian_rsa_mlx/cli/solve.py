@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import ConfigError, PromptError
+from ..errors import AuditError, ConfigError, PromptError
 from ..method.codec import ChatMessage
 from .options import resolve, with_settings
 from .prompts import read_messages
@@ -150,5 +150,11 @@ def _audit_path(audit: Path | None, no_audit: bool, chat: list[ChatMessage]) -> 
     if audit is not None:
         return audit
     path = new_run_path(chat[-1]["content"])
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise AuditError(
+            f"The folder {path.parent} for trails cannot be made ({error.strerror}); set MRSA_HOME to another one, "
+            "or give --audit FILE."
+        ) from error
     return path

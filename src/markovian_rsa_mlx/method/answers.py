@@ -30,7 +30,7 @@ def extract_answer(text: str, kind: AnswerKind = "math") -> str:
     if boxed:
         return boxed
     if kind == "text":
-        return text.strip()
+        return "" if _BOXED.search(text) else text.strip()  # a box that was cut off is no answer
     lines = _FINAL_LINE.findall(text)
     return _strip_emphasis(lines[-1]) if lines else ""
 

@@ -38,6 +38,7 @@ class Trail:
         self.dropped_bytes = 0
         self.last_written: float | None = None
         self._on_event = on_event
+        self._is_new = self.path is not None and not self.path.exists()
         self._writer = AuditWriter(self.path, "a")
         try:
             self.history = self._read()
@@ -80,4 +81,7 @@ class Trail:
         self._writer.sync()
 
     def close(self) -> None:
+        """Close the file; one that was made for a run that never began is taken away again."""
+        if self._is_new and not self.events and self.path is not None:
+            self.path.unlink(missing_ok=True)
         self._writer.close()
