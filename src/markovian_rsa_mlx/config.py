@@ -175,7 +175,7 @@ class RSAConfig:
 
     @classmethod
     def default_16gb(cls) -> RSAConfig:
-        """`default-16gb`: a 16 GB Mac."""
+        """`default-16gb`: a 16 GB Mac; ZAYA1-8B fits there in 4 bits."""
         return cls.profile("default-16gb")
 
     @classmethod
