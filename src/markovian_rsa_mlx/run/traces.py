@@ -64,7 +64,6 @@ class Traces:
         self.needed = self.lineage.needed()
         self.generator = Generator(backend, config, setup.seed, trail, budget, progress)
         self.warnings: list[str] = []
-        self._setup = setup
         self._prompts = Prompts(self.codec, setup)
         self._rounds = Rounds(self.needed, trail, self.generator)
         self._tasks: dict[TraceKey, asyncio.Task[Outcome]] = {}
