@@ -236,7 +236,7 @@ def test_pruning_changes_nothing_in_what_is_generated() -> None:
     everything = {r.trace_id: r for r in whole.requests}
     assert len(pruned.requests) < len(whole.requests)
     for request in pruned.requests:
-        assert request == everything[request.trace_id]
+        assert replace(request, run_id="") == replace(everything[request.trace_id], run_id="")
 
 
 def test_no_two_traces_share_a_seed_and_none_is_a_clone() -> None:

@@ -58,11 +58,12 @@ class MarkovianRSAOrchestrator:
     """Solves problems with one engine. Close it (or use it as a context manager) to free the model.
 
     `equivalent` decides whether two answers are the same; the default is math-verify in a worker process,
-    or plain text for `answer_kind` "text".
+    or plain text for `answer_kind` "text". `shared`: other runs use the engine at the same time, so its bounds and
+    counters are left to whoever shares it (a run's `memory_limit_gb` then binds nothing).
     """
 
-    def __init__(self, backend: Backend, *, equivalent: Equivalent | None = None) -> None:
-        self.backend = backend
+    def __init__(self, backend: Backend, *, equivalent: Equivalent | None = None, shared: bool = False) -> None:
+        self.backend, self.shared = backend, shared
         self._math = MathEquivalence()
         self._equivalent = equivalent
         self._partial: RunResult | None = None
@@ -154,7 +155,10 @@ class MarkovianRSAOrchestrator:
         messages = _as_messages(prompt)
         trail = Trail(audit_path, on_event)
         try:
-            sitting = _Sitting(self.backend, messages, config or self._default_config(), trail)
+            config = config or self._default_config()
+            if not self.shared:
+                _take_engine(self.backend, config)
+            sitting = _Sitting(self.backend, messages, config, trail)
             if trail.history is not None and trail.history.finished:
                 return _recorded_result(trail)
             return await self._sit(sitting, on_progress)
@@ -211,9 +215,6 @@ class _Sitting:
 
     def __init__(self, backend: Backend, messages: list[ChatMessage], config: RSAConfig, trail: Trail) -> None:
         self.trail, self.elapsed_before_s = trail, 0.0
-        limit = config.memory_limit_gb
-        backend.limit(None, None if limit is None else int(limit * 1e9))
-        backend.reset_peak_memory()
         if trail.history is None:
             self.config, self.setup = self._start(backend, messages, config)
         else:
@@ -333,6 +334,13 @@ class _Report:
             warnings=self._traces.warnings,
             events=trail.events,
         )
+
+
+def _take_engine(backend: Backend, config: RSAConfig) -> None:
+    """Give the engine this run's bounds, and count from here."""
+    limit = config.memory_limit_gb
+    backend.limit(None, None if limit is None else int(limit * 1e9))
+    backend.reset_peak_memory()
 
 
 def _recorded_result(trail: Trail) -> RunResult:

@@ -19,9 +19,9 @@ from markovian_rsa_mlx.audit import (
     read_events,
 )
 from markovian_rsa_mlx.cli.live import RunView
-from markovian_rsa_mlx.cli.progress import Progress
 from markovian_rsa_mlx.cli.text import clean, duration, one_line, show, size
 from markovian_rsa_mlx.config import RSAConfig
+from markovian_rsa_mlx.progress import Progress
 
 from ..fakes import CharacterCodec
 from .conftest import SMALL, Run

@@ -20,6 +20,7 @@ class TraceRequest:
     The random stream is a pure function of (`seed`, position). `generated_ids` were generated before an
     interruption: the engine goes on behind them, at position `len(generated_ids)`, within the same
     `max_tokens` (which counts them). `messages` is the same prompt as a chat, for engines that take no ids.
+    `run_id` says whose trace it is: an engine that several runs share lets them in by turns.
     """
 
     trace_id: str
@@ -29,6 +30,7 @@ class TraceRequest:
     seed: int
     sampling: Sampling
     generated_ids: tuple[int, ...] = ()
+    run_id: str = ""
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ def demo(
 
     Nothing is downloaded. The answer is checked by exact arithmetic and the trail is verified.
     """
+    from .. import store
     from ..reasoner import puzzles
-    from . import report, session, store
+    from . import report, session
     from .check import verify_run
 
     puzzle = puzzles.demo_puzzle(puzzle_seed)

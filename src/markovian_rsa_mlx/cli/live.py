@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..audit.events import _BaseEvent
-from .progress import FINISHED, Progress, Row, State
+from ..progress import FINISHED, Progress, Row, State
 from .text import amount, count, duration, one_line, size
 
 _STYLES: dict[State, str] = {

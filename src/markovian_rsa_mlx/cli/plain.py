@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from ..audit.events import ErrorEvent, RoundCompleteEvent, TraceCompleteEvent, TraceRetryEvent, _BaseEvent
-from .progress import FINISHED, Progress
+from ..progress import FINISHED, Progress
 from .text import amount, duration, one_line, say
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from ..store import runs_folder
 from .session import Outcome
-from .store import runs_folder
 from .text import amount, duration, one_line, say, size
 
 _HOW = {

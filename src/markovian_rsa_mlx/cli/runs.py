@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .. import store
 from ..errors import AuditError, ConfigError, MarkovianRSAError
-from . import store
 from .text import amount, clean, count, one_line, say, table
 
 _RUN_HELP = "The beginning of a run's id or of its file's name, or a path; unset: the newest."

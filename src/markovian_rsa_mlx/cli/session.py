@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import PROFILES, RSAConfig
 from ..errors import RunStoppedError
 from ..method.codec import ChatMessage
-from .progress import Progress
+from ..progress import Progress
 from .text import amount, say
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _replay(progress: Progress, audit_path: Path | None, quiet: bool) -> None:
     """Show an interrupted run from where it was; whether the file fits is for the orchestrator to say."""
     if audit_path is None or not audit_path.is_file() or audit_path.stat().st_size == 0:
         return
-    from .store import read_run
+    from ..store import read_run
 
     for event in read_run(audit_path).events:
         progress.handle(event)

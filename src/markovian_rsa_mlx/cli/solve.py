@@ -143,7 +143,7 @@ def _refuse_what_it_cannot(chat: list[ChatMessage]) -> None:
 
 
 def _audit_path(audit: Path | None, no_audit: bool, chat: list[ChatMessage]) -> Path | None:
-    from .store import new_run_path
+    from ..store import new_run_path
 
     if no_audit:
         return None

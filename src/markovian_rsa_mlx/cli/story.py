@@ -9,8 +9,8 @@ from ..audit.history import RunHistory
 from ..audit.verify.figures import check_stats
 from ..audit.verify.ledger import Broken
 from ..models.routing_report import describe
-from .progress import FINISHED, Progress, Row
-from .store import Reading, is_being_written
+from ..progress import FINISHED, Progress, Row
+from ..store import Reading, is_being_written
 from .text import amount, clean, count, duration, one_line, size
 
 #: Rows of a round, and lines of a question or tail, that are shown unless all are asked for.

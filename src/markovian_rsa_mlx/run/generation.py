@@ -101,7 +101,14 @@ class Generator:
     async def _attempt(self, job: Job, attempt: int, known: tuple[int, ...]) -> Generated:
         seed = trace_seed(self.run_seed, job.key, attempt, job.purpose)
         request = TraceRequest(
-            str(job.key), job.messages, job.prompt.token_ids, job.max_tokens, seed, job.sampling, known
+            str(job.key),
+            job.messages,
+            job.prompt.token_ids,
+            job.max_tokens,
+            seed,
+            job.sampling,
+            known,
+            self.trail.run_id,
         )
         listener = _Listener(self, job, attempt, seed, known)
         start = time.monotonic()

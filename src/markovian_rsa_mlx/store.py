@@ -12,10 +12,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import AuditError
+from .errors import AuditError
 
 if TYPE_CHECKING:
-    from ..audit.events import _BaseEvent
+    from .audit.events import _BaseEvent
 
 try:
     import fcntl
@@ -121,7 +121,7 @@ def describe(path: Path) -> RunEntry:
 
 def read_run(path: Path) -> Reading:
     """All events up to the first line that is damaged. Raises `AuditError` where nothing can be read."""
-    from ..audit.reader import event_from_dict, parse_line, read_bytes
+    from .audit.reader import event_from_dict, parse_line, read_bytes
 
     pieces = read_bytes(path).split(b"\n")
     pieces = pieces[:-1] if pieces[-1] == b"" else pieces

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..audit.events import (
+from .audit.events import (
     GenerationStartEvent,
     RunEndEvent,
     RunResumedEvent,
@@ -25,11 +25,11 @@ from ..audit.events import (
     TraceRetryEvent,
     _BaseEvent,
 )
-from ..config import RSAConfig
-from ..method.answers import equal_text, extract_answer
-from ..method.lineage import Lineage
-from ..method.selection import Candidate, vote
-from ..method.tails import split_thinking
+from .config import RSAConfig
+from .method.answers import equal_text, extract_answer
+from .method.lineage import Lineage
+from .method.selection import Candidate, vote
+from .method.tails import split_thinking
 
 State = Literal["waiting", "queued", "running", "done", "cut off", "given up"]
 FINISHED: frozenset[State] = frozenset({"done", "cut off", "given up"})
