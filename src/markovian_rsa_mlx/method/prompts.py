@@ -7,7 +7,8 @@ prompt follow from the segments (recorded with the run) and the tails alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -221,16 +222,28 @@ class AggregationPrompter:
         return Prompt(text, tuple(token_ids))
 
     def _quote(self, tail: Tail, markers: frozenset[str]) -> Tail:
-        quoted = quote_markers(tail.text, markers)
-        if quoted == tail.text:
+        starts = deque(_line_starts(tail.text, markers))
+        if not starts:
             return tail
         ids: list[int] = []
         line_at, offset = 0, 0  # where the current line begins, in ids and in characters
         for index, token in enumerate(tail.token_ids):
             line_so_far = self._codec.decode(tail.token_ids[line_at:index])
-            if line_so_far.endswith("\n"):
-                line_at, offset = index, offset + len(line_so_far)
-            if index == line_at and tail.text[offset:].split("\n", 1)[0].strip() in markers:
+            reached = offset + len(line_so_far)
+            whole = tail.text.startswith(line_so_far, offset)  # no torn character at its end
+            while whole and starts and starts[0] <= reached:
                 ids.extend(self.quote_ids)
+                starts.popleft()
+            if line_so_far.endswith("\n"):
+                line_at, offset = index, reached
             ids.append(token)
-        return Tail(tuple(ids), quoted)
+        return Tail((*ids, *self.quote_ids * len(starts)), quote_markers(tail.text, markers))
+
+
+def _line_starts(text: str, markers: frozenset[str]) -> Iterator[int]:
+    """Where the lines begin that are quoted, in characters."""
+    offset = 0
+    for line in text.split("\n"):
+        if line.strip() in markers:
+            yield offset
+        offset += len(line) + 1
