@@ -98,7 +98,22 @@ def resolve(profile: str | None, file: Path | None, settings: Mapping[str, Any],
             f"The settings file {str(file)!r} is based on profile {named!r}; leave --profile {profile} out, "
             "or take the key out of the file."
         )
-    return RSAConfig.profile(str(profile or named or default)).replace(**{**from_file, **settings})
+    base = RSAConfig.profile(str(profile or named or default))
+    try:
+        return base.replace(**{**from_file, **settings})
+    except ConfigError as error:
+        if str(error) != _refusal(base, from_file):
+            raise
+        raise ConfigError(f"The settings file {str(file)!r} cannot be used: {error}") from error
+
+
+def _refusal(base: RSAConfig, values: Mapping[str, Any]) -> str:
+    """Why `base` does not take these values by themselves; "" where it does."""
+    try:
+        base.replace(**values)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def _option(name: str) -> inspect.Parameter:
