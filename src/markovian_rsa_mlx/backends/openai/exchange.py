@@ -38,6 +38,7 @@ async def exchange(wire: Wire, dialect: Dialect, ask: Ask, token_s: float = SLOW
 
 
 def _check_size(url: str, ask: Ask, reply: Reply) -> None:
-    size = len(reply.reasoning) + len(reply.content)
-    if len(reply.ids) > 2 * ask.max_tokens + 16 or size > _LONGEST_TOKEN * (ask.max_tokens + 16):
+    longest = _LONGEST_TOKEN * (ask.max_tokens + 16)
+    texts = max(len(reply.reasoning), len(reply.pieces), len(reply.pieces[-1]) if reply.pieces else 0)
+    if len(reply.ids) > 2 * ask.max_tokens + 16 or texts > longest:
         raise Fault(f"{url} sends far more than the {ask.max_tokens} tokens that were asked for")

@@ -16,6 +16,7 @@ _TOO_LONG = re.compile(
     r"context[ _](length|size|window)|maximum context|max_model_len|exceed_context|prompt is too long|too many tokens",
     re.IGNORECASE,
 )
+_INVALID = re.compile(r"\bvalidation errors?\b", re.IGNORECASE)
 #: Statuses that say "not now"; so does every 5xx.
 _PASSING = frozenset({408, 409, 425, 429})
 
@@ -44,6 +45,8 @@ def refusal(url: str, status: int, body: Any, headers: Mapping[str, str]) -> Mar
     """What a status of 300 and up means. Server text is quoted, shortened and never believed."""
     said = message_of(body)
     told = f"{url} answers {status}" + (f" ({said})" if said else "")
+    if status == 500 and _INVALID.search(said):  # llama-cpp-python's way to refuse a field
+        return Unsupported(told)
     if status in _PASSING or status >= 500 or (status == 404 and said == "generation thread died"):
         return Fault(told, retry_after(headers))
     if status in (401, 403):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import stamina
@@ -33,6 +33,7 @@ class About:
     version: str = ""
     context_length: int | None = None
     rows: int | None = None
+    props: dict[str, Any] = field(default_factory=dict)
 
 
 async def identify(wire: Wire, upstream: Upstream, codec: Codec | None) -> tuple[Identity, Codec]:
@@ -43,7 +44,7 @@ async def identify(wire: Wire, upstream: Upstream, codec: Codec | None) -> tuple
     entry = await _served_model(wire, upstream.model)
     about = await _about(wire, entry)
     model = str(entry["id"])
-    codec = codec or choose_codec(upstream, model)
+    codec = codec or choose_codec(upstream, model, wire, about.props)
     prompt = _trial_prompt(codec, model)
     for dialect in _candidates(about):
         reply = await _trial(wire, dialect, prompt)
@@ -80,10 +81,14 @@ async def _about(wire: Wire, entry: dict[str, Any]) -> About:
     if "default_generation_settings" in props:
         settings = props["default_generation_settings"]
         context = settings.get("n_ctx") if isinstance(settings, dict) else None
-        return About("llama.cpp", str(props.get("build_info", "")), _size(context), _size(props.get("total_slots")))
+        version, rows = str(props.get("build_info", "")), _size(props.get("total_slots"))
+        return About("llama.cpp", version, _size(context), rows, props)
     version = str((await _document(wire, "/version")).get("version", ""))
     if version:
         return About("vLLM", version, _size(entry.get("max_model_len")))
+    api = (await _document(wire, "/openapi.json")).get("info")
+    if isinstance(api, dict) and "llama.cpp Python" in str(api.get("title")):
+        return About("llama-cpp-python", str(api.get("version", "")), rows=1)  # it generates one reply at a time
     return About("OpenAI-compatible server", "", _size(entry.get("max_model_len")))
 
 
@@ -99,6 +104,8 @@ async def _document(wire: Wire, path: str) -> dict[str, Any]:
 def _candidates(about: About) -> list[Dialect]:
     if about.name == "llama.cpp":
         return [LlamaCppDialect()]
+    if about.name == "llama-cpp-python":
+        return [TextDialect()]
     return [VLLMDialect(), MLXServerDialect(), TextDialect(), TextDialect(plain=True), ChatDialect(), ChatDialect(True)]
 
 

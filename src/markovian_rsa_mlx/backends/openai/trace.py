@@ -93,7 +93,7 @@ class Trace:
 
     def _ids_of(self, reply: Reply, identity: Identity) -> list[int]:
         """The tokenizer's ids of a text; a reasoning that the server split off ends with the mark of that."""
-        content = self.codec.encode(reply.content)
+        content = self._content_ids(reply)
         if not reply.reasoning:
             return content
         marks = self.codec.end_of_thinking
@@ -105,6 +105,12 @@ class Trace:
         reasoning = self.codec.encode(reply.reasoning)
         over = reply.content or reply.finish == "stop"
         return [*reasoning, *marks[0], *content] if over else reasoning
+
+    def _content_ids(self, reply: Reply) -> list[int]:
+        """Ids piece by piece, which are those that were sampled; of the whole where the pieces do not add up to it."""
+        whole = self.codec.encode(reply.content)
+        ids = [token for piece in reply.pieces if piece for token in self.codec.encode(piece)]
+        return ids if self.codec.decode(ids) == self.codec.decode(whole) else whole
 
 
 def seed_at(seed: int, position: int) -> int:

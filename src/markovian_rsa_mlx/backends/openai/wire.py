@@ -85,7 +85,7 @@ class Wire:
     async def _call(self, url: str) -> AsyncIterator[httpx2.AsyncClient]:
         timeout = httpx2.Timeout(None, connect=self.times.connect_s)
         try:
-            async with httpx2.AsyncClient(verify=_ssl_context(), headers=self._headers, timeout=timeout) as client:
+            async with httpx2.AsyncClient(verify=ssl_context(), headers=self._headers, timeout=timeout) as client:
                 yield client
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise Unreachable(f"{url} cannot be reached ({_cause(error)})") from error
@@ -142,7 +142,7 @@ async def _read(response: httpx2.Response, most: int) -> bytes:
 
 
 @functools.cache
-def _ssl_context() -> ssl.SSLContext:
+def ssl_context() -> ssl.SSLContext:
     return httpx2.create_ssl_context()
 
 

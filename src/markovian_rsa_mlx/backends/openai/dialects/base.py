@@ -32,6 +32,7 @@ class Ask:
 class Reply:
     """What a call has brought so far: ids where the server gives them, else texts.
 
+    `pieces` is the content as it came: a piece of a stream ends where a token ends.
     `log_chance` is the natural log of the chance of all its tokens under `sampling`, or a bound above it; None: not
     told.
     """
@@ -39,12 +40,16 @@ class Reply:
     sampling: Sampling
     ids: list[int] = field(default_factory=list)
     reasoning: str = ""
-    content: str = ""
+    pieces: list[str] = field(default_factory=list)
     finish: Literal["stop", "length"] | None = None
     prompt_tokens: int | None = None
     generated_tokens: int | None = None
     log_chance: float | None = None
     truncated: bool = False
+
+    @property
+    def content(self) -> str:
+        return "".join(self.pieces)
 
 
 class Dialect(Protocol):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .base import Ask, Reply, first_choice
-from .text import more_sampling
+from .text import streamed
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,8 @@ class ChatDialect:
         return {
             "model": ask.model,
             "messages": list(ask.messages),
-            "stream": True,
             **thinking,
-            **more_sampling(ask, self.plain),
+            **streamed(ask, self.plain),
         }
 
     def read(self, payload: Any, reply: Reply) -> None:
@@ -37,7 +36,7 @@ class ChatDialect:
         if not isinstance(message, dict):
             return
         reply.reasoning += _text(message.get("reasoning")) or _text(message.get("reasoning_content"))
-        reply.content += _text(message.get("content"))
+        reply.pieces.append(_text(message.get("content")))
 
 
 def _text(value: Any) -> str:

@@ -21,17 +21,20 @@ class TextDialect:
     path: str = "/completions"
 
     def body(self, ask: Ask) -> dict[str, Any]:
-        return {"model": ask.model, "prompt": ask.prompt_text, "stream": True, **more_sampling(ask, self.plain)}
+        return {"model": ask.model, "prompt": ask.prompt_text, **streamed(ask, self.plain)}
 
     def read(self, payload: Any, reply: Reply) -> None:
         choice = first_choice(payload, reply)
-        text = choice.get("text")
-        reply.content += text if isinstance(text, str) else ""
+        if isinstance(choice.get("text"), str):
+            reply.pieces.append(choice["text"])
 
 
-def more_sampling(ask: Ask, plain: bool) -> dict[str, Any]:
-    """The sampling, with the usual names of what OpenAI's protocol lacks, so that no server's defaults sample along."""
-    body = sampling_body(ask)
+def streamed(ask: Ask, plain: bool) -> dict[str, Any]:
+    """A stream with its usage, and the sampling by the usual names of what OpenAI's protocol lacks.
+
+    All of it is said, so that no server's defaults sample along.
+    """
+    body = {"stream": True, "stream_options": {"include_usage": True}, **sampling_body(ask)}
     if plain:
         return body
     sampling = ask.sampling
