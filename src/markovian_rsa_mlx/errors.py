@@ -48,6 +48,10 @@ class ModelError(MarkovianRSAError):
     kind = "model_unavailable"
 
 
+class UpstreamError(ModelError):
+    """A server that is the engine refuses what no repetition can change, or is gone; the run can be resumed."""
+
+
 class MemoryLimitError(MarkovianRSAError):
     """Not even one trace fits into the memory that may be used."""
 

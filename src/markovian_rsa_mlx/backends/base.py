@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from ..config import Sampling
 from ..method.codec import ChatMessage, Codec
@@ -20,6 +20,7 @@ class TraceRequest:
     The random stream is a pure function of (`seed`, position). `generated_ids` were generated before an
     interruption: the engine goes on behind them, at position `len(generated_ids)`, within the same
     `max_tokens` (which counts them). `messages` is the same prompt as a chat, for engines that take no ids.
+    `prompt_text` is it as text, chat frame included ("": render the messages; `enable_thinking` is for that).
     `run_id` says whose trace it is: an engine that several runs share lets them in by turns.
     """
 
@@ -31,6 +32,8 @@ class TraceRequest:
     sampling: Sampling
     generated_ids: tuple[int, ...] = ()
     run_id: str = ""
+    prompt_text: str = ""
+    enable_thinking: bool = True
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,14 @@ class TraceListener(Protocol):
 
     def tokens(self, ids: Sequence[int]) -> None:
         """These ids were generated since the last call."""
+
+
+@runtime_checkable
+class RetryListener(Protocol):
+    """A `TraceListener` that also hears how an engine helps itself."""
+
+    def retried(self, message: str) -> None:
+        """A call of this attempt failed, and the engine makes it again; nothing that was told is lost."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..backends.files import CONFIG_FILES, fetch_files
 from ..config import RSAConfig
-from .hub import CONFIG_FILES, fetch_files
 from .options import resolve, with_settings
 from .text import amount, count, say, size
 

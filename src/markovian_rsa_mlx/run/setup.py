@@ -15,11 +15,12 @@ from ..backends.base import Backend
 from ..config import RSAConfig
 from ..errors import ContextLengthError
 from ..method.codec import ChatMessage, Codec
-from ..method.lineage import LINEAGE_VERSION, Lineage
+from ..method.lineage import LINEAGE_VERSION, Lineage, Purpose
 from ..method.prompts import (
     QUOTE,
     SUMMARY_VARIABLES,
     AggregationPrompter,
+    ChatFrame,
     Prompt,
     PromptTemplate,
     chat_frame,
@@ -115,7 +116,7 @@ class Prompts:
 
     def __init__(self, codec: Codec, setup: RunSetupEvent) -> None:
         self.round_zero = Prompt(setup.prompt_text, tuple(setup.prompt_token_ids))
-        self._setup = setup
+        self._codec, self._setup = codec, setup
         self._aggregation = AggregationPrompter.recorded(
             codec, setup.segments, setup.segment_token_ids, setup.quote_token_ids
         )
@@ -129,10 +130,13 @@ class Prompts:
         (before, after), (ids_before, ids_after) = self._setup.summary_segments, self._setup.summary_segment_token_ids
         return Prompt(before + notes.text + after, (*ids_before, *notes.token_ids, *ids_after))
 
-    def messages(self, prompt: Prompt) -> tuple[ChatMessage, ...]:
+    def messages(self, prompt: Prompt, purpose: Purpose = "trace") -> tuple[ChatMessage, ...]:
         """The same prompt as a chat, for engines that take no token ids."""
         chat = tuple(ChatMessage(role=m["role"], content=m["content"]) for m in self._setup.messages)
         if prompt == self.round_zero:
             return chat
-        content = prompt.text.removeprefix(self._setup.chat_prefix).removesuffix(self._setup.chat_suffix)
+        frame = ChatFrame(self._setup.chat_prefix, self._setup.chat_suffix)
+        if purpose == "summary":
+            frame = chat_frame(self._codec, chat, False)
+        content = prompt.text.removeprefix(frame.prefix).removesuffix(frame.suffix)
         return (*chat[:-1], ChatMessage(role="user", content=content))
