@@ -1,0 +1,1 @@
+"""The problems of benchmarks, and how an answer is scored."""
