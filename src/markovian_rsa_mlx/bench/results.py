@@ -62,7 +62,9 @@ class Record:
     answer: str = ""  #: what the run's selection chose
     correct: float = 0.0  #: whether that is right
     badges: tuple[Badge, ...] = ()
+    notes: tuple[str, ...] = ()  #: why answers could not be scored, a sentence each
     generated_tokens: int = 0
+    new_tokens: int = 0  #: those of them that no cell before this one had generated
     prefill_tokens: int = 0
     wall_s: float = 0.0
     peak_memory_bytes: int = 0  #: of the engine, other runs included
@@ -235,7 +237,7 @@ def _cell(value: Mapping[str, Any]) -> Cell:
 
 def record_from_dict(value: Mapping[str, Any]) -> Record:
     rounds = tuple(RoundRecord(**entry) for entry in value["rounds"])
-    return Record(**{**value, "rounds": rounds, "badges": tuple(value["badges"])})
+    return Record(**{**value, "rounds": rounds, "badges": tuple(value["badges"]), "notes": tuple(value["notes"])})
 
 
 def _row(value: Mapping[str, Any]) -> Row:
