@@ -43,3 +43,6 @@ class Task(Protocol):
         answer cannot be scored.
         """
         ...
+
+    def close(self) -> None:
+        """End what the verifier runs on; a second time does nothing."""
