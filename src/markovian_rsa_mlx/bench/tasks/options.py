@@ -23,7 +23,6 @@ class TaskOption:
     repeatable: bool = False
 
 
-#: `answer_kind` is an option of a task, too; a command line has it with the settings of a run.
 OPTIONS: Final = (
     TaskOption("param", "KEY=VALUE", "A parameter of a reasoning-gym data set; may be repeated.", repeatable=True),
     TaskOption("problem_column", "NAME", "The column with the problems (unset: problem)."),
@@ -33,6 +32,7 @@ OPTIONS: Final = (
     ),
     TaskOption("subset", "NAME", "The subset of a data set of the hub, where it has several."),
     TaskOption("split", "NAME", "The split of a data set of the hub (unset: the only one, or test, or train)."),
+    TaskOption("answer_kind", "math|text", "What makes an answer right: its value, or its text (unset: the task's)."),
     TaskOption("wording", "TEXT", "How a problem is put, with {problem} in it."),
 )
 ROW_OPTIONS: Final = ("problem_column", "answer_column", "id_column", "wording", "answer_kind")
