@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any, Literal
 
+from .statistics import Interval
+
 SCHEMA_VERSION = 1
 
 #: mean: mean correctness over the final candidates (the paper's score). vote: their vote is right. any: one of them
@@ -95,22 +97,13 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A mean over problems with its 95% interval (bootstrap over problems)."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class RoundRow:
     """A method up to one round: means over problems."""
 
     round: int
-    mean: Estimate
-    vote: Estimate
-    any: Estimate
+    mean: Interval
+    vote: Interval
+    any: Interval
     finished: float
     diversity: float
     generated_tokens: float
@@ -126,9 +119,9 @@ class Row:
     method: str
     problems: int
     failed: int  #: runs without a result
-    score: Estimate
-    vote: Estimate
-    any: Estimate
+    score: Interval
+    vote: Interval
+    any: Interval
     finished: float
     diversity: float
     generated_tokens: float
@@ -142,16 +135,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two methods on the same problems: `second` less `first`."""
+    """Two methods on the problems that both have: `second` less `first`. See `statistics.Difference`."""
 
     first: str
     second: str
     problems: int
-    difference: Estimate
+    difference: Interval
+    wins: int  #: problems on which `second` is better
+    losses: int
     p_value: float
-    test: str
+    p_adjusted: float  #: for the number of comparisons (Holm)
+    test: str  #: how the p-value was found: exact or monte carlo
     within_noise: bool
-    problems_needed: int | None  #: to see a difference of this size; None: no difference was seen
+    problems_needed: int | None  #: to see a difference of this size with 80% power; None: none was seen
+    detectable: float | None  #: the difference that these problems show with 80% power
 
 
 @dataclass(frozen=True)
@@ -200,15 +197,19 @@ def record_score(record: Record, method: Method, final_round: int) -> float | No
     return {"mean": final.mean, "vote": final.vote, "any": final.any}[method.score]
 
 
-def problem_scores(results: Results, method: Method) -> dict[int, float]:
+def method_scores(method: Method, cell: Cell) -> dict[int, float]:
     """Score by the problem's index, mean over the epochs that have one; problems without any are left out."""
-    cell = results.cell_of(method)
     found: dict[int, list[float]] = defaultdict(list)
     for record in cell.records:
         score = record_score(record, method, cell.final_round)
         if score is not None:
             found[record.index].append(score)
     return {index: mean(scores) for index, scores in sorted(found.items())}
+
+
+def problem_scores(results: Results, method: Method) -> dict[int, float]:
+    """`method_scores` of a method of these results."""
+    return method_scores(method, results.cell_of(method))
 
 
 def results_from_dict(values: Mapping[str, Any]) -> Results:
@@ -224,7 +225,7 @@ def results_from_dict(values: Mapping[str, Any]) -> Results:
             "cells": tuple(map(_cell, values["cells"])),
             "table": tuple(map(_row, values["table"])),
             "comparisons": tuple(
-                Comparison(**value | {"difference": Estimate(**value["difference"])}) for value in values["comparisons"]
+                Comparison(**value | {"difference": Interval(**value["difference"])}) for value in values["comparisons"]
             ),
             "warnings": tuple(values["warnings"]),
         }
@@ -247,4 +248,4 @@ def _row(value: Mapping[str, Any]) -> Row:
 
 def _estimates(value: Mapping[str, Any]) -> dict[str, Any]:
     names = ("score", "mean", "vote", "any")
-    return {key: Estimate(**item) if key in names else item for key, item in value.items()}
+    return {key: Interval(**item) if key in names else item for key, item in value.items()}
