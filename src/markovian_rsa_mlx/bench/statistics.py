@@ -84,8 +84,11 @@ def interval(values: Sequence[float], seed: int = 0) -> Interval:
     return Interval(mean, low, high)
 
 
-def difference(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Difference:
-    """How much better `second` is, problem by problem: the scores stand in the same order."""
+def difference(first: Sequence[float], second: Sequence[float], comparisons: int = 1, seed: int = 0) -> Difference:
+    """How much better `second` is, problem by problem: the scores stand in the same order.
+
+    `comparisons` is the number of differences that are looked at together: it takes more problems to see one of many.
+    """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} scores are no pairs")
     pairs = [b - a for a, b in zip(first, second, strict=True)]
@@ -95,8 +98,8 @@ def difference(first: Sequence[float], second: Sequence[float], seed: int = 0) -
         sum(d > 0 for d in pairs),
         sum(d < 0 for d in pairs),
         sign_flip_test(pairs, seed),
-        problems_needed(pairs),
-        detectable_difference(pairs),
+        problems_needed(pairs, comparisons),
+        detectable_difference(pairs, comparisons),
     )
 
 
@@ -123,22 +126,28 @@ def sign_flip_test(pairs: Sequence[float], seed: int = 0) -> Test:
     return Test(_drawn_p(told, seed), "monte carlo")
 
 
-def problems_needed(pairs: Sequence[float]) -> int | None:
-    """Problems for 80% power at 5%, two-sided, if differences are spread as these are (paired t, Guenther 1981)."""
+def problems_needed(pairs: Sequence[float], comparisons: int = 1) -> int | None:
+    """Problems for 80% power at 5%, two-sided, if differences are spread as these are (paired t, Guenther 1981).
+
+    Never fewer than the exact test can find anything on: all n differences one way has p = 2 / 2**n.
+    """
     spread = _deviation(pairs)
     mean = sum(pairs) / len(pairs) if pairs else 0.0
     if spread is None or mean == 0:
         return None
-    z = _NORMAL.inv_cdf(1 - SIGNIFICANCE / 2)
-    return max(2, math.ceil(((z + _NORMAL.inv_cdf(POWER)) * spread / mean) ** 2 + z * z / 2))
+    edge = SIGNIFICANCE / comparisons
+    z = _NORMAL.inv_cdf(1 - edge / 2)
+    least = math.ceil(math.log2(2 / edge))
+    return max(least, math.ceil(((z + _NORMAL.inv_cdf(POWER)) * spread / mean) ** 2 + z * z / 2))
 
 
-def detectable_difference(pairs: Sequence[float]) -> float | None:
+def detectable_difference(pairs: Sequence[float], comparisons: int = 1) -> float | None:
     """The mean difference that as many problems, spread as these are, show with 80% power."""
     spread = _deviation(pairs)
     if spread is None:
         return None
-    return (_NORMAL.inv_cdf(1 - SIGNIFICANCE / 2) + _NORMAL.inv_cdf(POWER)) * spread / math.sqrt(len(pairs))
+    z = _NORMAL.inv_cdf(1 - SIGNIFICANCE / comparisons / 2)
+    return (z + _NORMAL.inv_cdf(POWER)) * spread / math.sqrt(len(pairs))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
