@@ -32,7 +32,7 @@ def comparisons(methods: Sequence[Method], cells: Sequence[Cell]) -> tuple[Compa
     by_name = {cell.name: cell for cell in cells}
     scores = {method.name: method_scores(method, by_name[method.cell]) for method in methods}
     pairs = [names for names in combinations(scores, 2) if scores[names[0]].keys() & scores[names[1]].keys()]
-    told = [difference(*paired(scores[first], scores[second])) for first, second in pairs]
+    told = [difference(*paired(scores[first], scores[second]), comparisons=len(pairs)) for first, second in pairs]
     adjusted = holm([each.test.p_value for each in told])
     return tuple(map(_comparison, pairs, told, adjusted))
 
