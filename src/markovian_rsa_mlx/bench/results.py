@@ -169,6 +169,7 @@ class Results:
     comparisons: tuple[Comparison, ...] = ()
     generated_once: int = 0  #: tokens that were generated in fact: what methods share counts once
     warnings: tuple[str, ...] = ()
+    command: str = ""  #: the command line as given, without where its output goes
     schema_version: int = field(default=SCHEMA_VERSION)
 
     def cell_of(self, method: Method) -> Cell:

@@ -25,7 +25,7 @@ _UNKNOWN_ROWS, _MOST_AT_ONCE = 32, 16
 
 @dataclass(frozen=True)
 class Order:
-    """A benchmark as asked for. `limit` is the user's word for which problems."""
+    """A benchmark as asked for. `limit` is the user's word for which problems, `command` the command line."""
 
     task: Task
     problems: Sequence[Problem]
@@ -34,6 +34,7 @@ class Order:
     seed: int
     epochs: int = 1
     limit: str = ""
+    command: str = ""
 
     @property
     def identity(self) -> Identity:
@@ -122,6 +123,7 @@ class Sitting:
             comparisons=comparisons(order.plan.methods, cells),
             generated_once=sum(record.new_tokens for cell in cells for record in cell.records),
             warnings=order.plan.notes,
+            command=order.command,
         )
 
     def write(self) -> Results:

@@ -20,12 +20,16 @@ HELP = "Compare methods on a task: mrsa bench TASK, or mrsa bench compare A B."
 _SETTLED = ("seed", "final_candidates", "answer_selection", "token_budget", "time_budget_s", "answer_kind")
 
 
+_WORDS = "markovian_rsa_mlx.bench"
+
+
 def group(base: type[Any]) -> type[Any]:
     """A group in which `bench TASK` is `bench run TASK`."""
 
     class Bench(base):  # type: ignore[misc]
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
             known = args and (args[0] in self.commands or args[0] == "--help")
+            ctx.meta[_WORDS] = args[1:] if known else args
             rest: list[str] = super().parse_args(ctx, args if known or not args else ["run", *args])
             return rest
 
@@ -60,6 +64,7 @@ def _task_option(option: TaskOption) -> inspect.Parameter:
 @with_task_options
 @functools.partial(with_settings, without=_SETTLED)
 def run(
+    context: typer.Context,
     task: Annotated[
         str,
         typer.Argument(
@@ -193,6 +198,7 @@ def run(
             Wanted(
                 task=task,
                 task_options=task_options,
+                words=tuple(context.meta[_WORDS]),
                 limit=limit or "",
                 epochs=epochs,
                 seed=seed,

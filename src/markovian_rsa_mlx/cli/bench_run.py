@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +33,9 @@ _EMBEDDED_TASKS = {"countdown": "embedded-countdown", "chain_sum": "embedded-cha
 
 @dataclass(frozen=True)
 class Wanted:
-    """The command as given."""
+    """The command as given: `words` is all that stood behind `mrsa bench`."""
 
+    words: tuple[str, ...]
     task: str
     task_options: Mapping[str, str]
     limit: str
@@ -89,15 +91,30 @@ def _order(wanted: Wanted, task: Task) -> tuple[Order, Path]:
                 f"{name} is {getattr(base, name)}; methods are compared by their decode budgets, unset it."
             )
     methods = wanted.methods or grid.methods or DEFAULT_METHODS
-    problems = task.problems(_limit(wanted.limit))
-    if not problems:
-        raise ConfigError(f"--limit {wanted.limit} leaves no problem of {task.name}; ask for others.")
+    wanted_plan = plan(base, methods, grid)
     order = Order(
-        task, problems, plan(base, methods, grid), wanted.choice.model_id, wanted.seed, wanted.epochs, wanted.limit
+        task,
+        task.problems(_limit(wanted.limit)),
+        wanted_plan,
+        wanted.choice.model_id,
+        wanted.seed,
+        wanted.epochs,
+        wanted.limit,
+        _command(wanted.words),
     )
     points = None if wanted.grid is None else [grid.points, grid.combinations]
     path = wanted.out or default_folder(task.name, wanted.choice.model_id, wanted.seed, base, points)
     return order, path
+
+
+def _command(words: Sequence[str]) -> str:
+    """The command line that gives the same results, wherever they go and however they are shown."""
+    kept = list(words)
+    for flag in ("--fresh", "--resume-only-failed", "--json", "--quiet", "-q"):
+        kept = [word for word in kept if word != flag]
+    for place in [i for i, word in enumerate(kept) if word == "--out"][::-1]:
+        del kept[place : place + 2]
+    return shlex.join(["mrsa", "bench", *(word for word in kept if not word.startswith("--out="))])
 
 
 def _limit(text: str) -> tuple[int, int] | None:

@@ -32,7 +32,9 @@ Entry = Mapping[str, Any]
 
 
 class GymTask:
-    """A dataset of reasoning-gym. Only entries that `keep` accepts are problems; `word` may reword a question.
+    """A dataset of reasoning-gym, `count` problems unless others are asked for.
+
+    Only entries that `keep` accepts are problems; `word` may reword a question.
 
     An answer is right where the verifier gives its full score: partial credit, as for mere form, is not correctness.
     """
@@ -45,11 +47,12 @@ class GymTask:
         *,
         name: str | None = None,
         answer_kind: AnswerKind = "text",
+        count: int = DEFAULT_COUNT,
         keep: Callable[[Entry], bool] = lambda entry: True,
         word: Callable[[int, str], str] = lambda place, question: question,
     ) -> None:
         self._dataset, self._parameters, self._seed = dataset, dict(parameters), seed
-        self._keep, self._word = keep, word
+        self._keep, self._word, self._count = keep, word, count
         self.answer_kind = answer_kind
         told = ",".join(f"{key}={json.dumps(value)}" for key, value in sorted(parameters.items()))
         self.name = f"{name or dataset}{'?' + told if told and name is None else ''}#{seed}"
@@ -57,7 +60,7 @@ class GymTask:
         self._worker: Worker | None = None
 
     def problems(self, limit: tuple[int, int] | None) -> list[Problem]:
-        first, last = limit or (1, DEFAULT_COUNT)
+        first, last = limit or (1, self._count)
         found: list[Problem] = []
         index = place = misses = 0
         while place < last:
