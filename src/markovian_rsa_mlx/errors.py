@@ -95,6 +95,18 @@ class RunFailedError(MarkovianRSAError):
     kind = "run_failed"
 
 
+class TaskError(MarkovianRSAError):
+    """A benchmark's problems, or a library that it needs, cannot be had or used."""
+
+    kind = "task_unavailable"
+
+
+class ScoringError(MarkovianRSAError):
+    """One answer could not be scored: the task's verifier failed on it."""
+
+    kind = "scoring_failed"
+
+
 class RunStoppedError(MarkovianRSAError):
     """The run was stopped on purpose and can be resumed.
 

@@ -26,6 +26,8 @@ COMMANDS = [
     "runs verify",
     "runs path",
     "runs rm",
+    "bench",
+    "bench run",
 ]
 HEAVY = {"mlx", "mlx_lm", "math_verify", "sympy", "transformers", "huggingface_hub", "jinja2", "numpy"}
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cli.md"

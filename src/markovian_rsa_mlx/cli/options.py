@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -59,18 +59,19 @@ def _help_of(name: str) -> tuple[str, str, str]:
     return HELP.get(name, (ENGINE, "VALUE", name.replace("_", " ")))
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` an option for every setting; those given reach it as the dict `settings`."""
+def with_settings(command: Callable[..., None], without: Collection[str] = ()) -> Callable[..., None]:
+    """Give `command` an option for every setting not in `without`; those given reach it as the dict `settings`."""
+    offered = [name for name in sorted(FIELD_NAMES, key=_place) if name not in without]
     own = inspect.signature(command, eval_str=True)
     kept = [parameter for parameter in own.parameters.values() if parameter.name != "settings"]
 
     @functools.wraps(command)
     def wrapper(**values: Any) -> None:
-        given = {name: values.pop(name) for name in FIELD_NAMES}
+        given = {name: values.pop(name) for name in offered}
         command(**values, settings={name: read_value(name, v) for name, v in given.items() if v is not None})
 
     wrapper.__signature__ = own.replace(  # type: ignore[attr-defined]
-        parameters=[*kept, *(_option(name) for name in sorted(FIELD_NAMES, key=_place))]
+        parameters=[*kept, *map(_option, offered)]
     )
     return wrapper
 
