@@ -81,6 +81,18 @@ ALLOWED = {
     "models": set(),
     "convert": {"backends.mlx", "models", "errors"},
     "run": {"audit", "backends", "method", "config", "errors"},
+    "serve": {
+        "orchestrator",
+        "run",
+        "audit",
+        "backends",
+        "store",
+        "progress",
+        "reasoner",
+        "method",
+        "config",
+        "errors",
+    },
     "orchestrator": {
         "run",
         "audit",
