@@ -18,7 +18,9 @@ from ..method.codec import ChatMessage, Codec
 from ..method.lineage import LINEAGE_VERSION, Lineage
 from ..method.prompts import (
     QUOTE,
+    SUMMARY_VARIABLES,
     AggregationPrompter,
+    ChatFrame,
     Prompt,
     PromptTemplate,
     chat_frame,
@@ -116,6 +118,7 @@ class Prompts:
     def __init__(self, codec: Codec, setup: RunSetupEvent) -> None:
         self.round_zero = Prompt(setup.prompt_text, tuple(setup.prompt_token_ids))
         self._setup = setup
+        self._frame = ChatFrame(setup.chat_prefix, setup.chat_suffix)
         self._aggregation = AggregationPrompter.recorded(
             codec, setup.segments, setup.segment_token_ids, setup.quote_token_ids
         )
@@ -129,10 +132,18 @@ class Prompts:
         (before, after), (ids_before, ids_after) = self._setup.summary_segments, self._setup.summary_segment_token_ids
         return Prompt(before + notes.text + after, (*ids_before, *notes.token_ids, *ids_after))
 
-    def messages(self, prompt: Prompt) -> tuple[ChatMessage, ...]:
-        """The same prompt as a chat, for engines that take no token ids."""
+    def summary_frame(self) -> ChatFrame:
+        """What the chat template puts around a summary's prompt: there it was rendered without thinking."""
+        template = PromptTemplate(self._setup.summary_source, "summary", SUMMARY_VARIABLES)
+        before, after = summary_segments(template, self._setup.messages[-1]["content"])
+        framed_before, framed_after = self._setup.summary_segments
+        return ChatFrame(framed_before.removesuffix(before), framed_after.removeprefix(after))
+
+    def messages(self, prompt: Prompt, frame: ChatFrame | None = None) -> tuple[ChatMessage, ...]:
+        """The same prompt as a chat, for engines that take no token ids; `frame` unset: that of a trace."""
+        frame = frame or self._frame
         chat = tuple(ChatMessage(role=m["role"], content=m["content"]) for m in self._setup.messages)
         if prompt == self.round_zero:
             return chat
-        content = prompt.text.removeprefix(self._setup.chat_prefix).removesuffix(self._setup.chat_suffix)
+        content = prompt.text.removeprefix(frame.prefix).removesuffix(frame.suffix)
         return (*chat[:-1], ChatMessage(role="user", content=content))

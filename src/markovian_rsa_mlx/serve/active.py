@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -38,7 +38,7 @@ class ActiveRun:
     """A run between its start and its end. `rows` are its traces in the engine."""
 
     def __init__(
-        self, config: RSAConfig, path: Path | None, decode: Decode, watcher: Watcher | None, *, rsa: bool
+        self, config: RSAConfig, path: Path | None, decode: Decode, watcher: Watcher | None = None, *, rsa: bool
     ) -> None:
         self.path, self.rsa = path, rsa
         self.progress = Progress(config, time.monotonic, decode)
@@ -59,6 +59,12 @@ class ActiveRun:
     @property
     def kind(self) -> str:
         return "rsa" if self.rsa else "plain"
+
+    def recall(self, events: Iterable[_BaseEvent]) -> None:
+        """Take in what earlier sittings of this run wrote."""
+        for event in events:
+            self.progress.handle(event)
+            self.start = event if isinstance(event, RunStartEvent) else self.start
 
     def cancel(self, ender: Ender) -> None:
         """Stop it within a step; its trail can be resumed. Does nothing to a run that is over."""

@@ -20,7 +20,7 @@ from .endpoints import ENDPOINTS
 from .errors import RequestError, internal_error, of_error
 from .login import KeyInAddress
 from .pages import pages_routes
-from .security import Guard
+from .security import KeyGuard, NameGuard
 from .service import Service
 from .settings import ServerSettings
 
@@ -40,8 +40,9 @@ def build(orchestrator: MarkovianRSAOrchestrator, settings: ServerSettings) -> S
         routes=[*(Route(e.path, e.handler, methods=[e.method]) for e in ENDPOINTS), *pages_routes()],
         middleware=[
             Middleware(_Counted, service=service),
-            Middleware(Guard, settings=settings),
+            Middleware(NameGuard, settings=settings),
             Middleware(KeyInAddress, settings=settings),
+            Middleware(KeyGuard, settings=settings),
         ],
         exception_handlers={
             RequestError: _refused,

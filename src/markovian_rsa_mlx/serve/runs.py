@@ -12,7 +12,6 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from .. import store
 from ..audit import RunHistory
-from ..method.codec import ChatMessage
 from .active import ActiveRun
 from .errors import RequestError
 from .service import Service
@@ -67,13 +66,13 @@ async def resume_run(request: Request) -> Response:
     if service.find_active(run_id_of(request)) is not None:
         raise RequestError(409, "The run is under way already.", "already_running")
     path = await stored_path(request)
-    history = RunHistory((await asyncio.to_thread(store.read_run, path)).events)
+    events = (await asyncio.to_thread(store.read_run, path)).events
+    history = RunHistory(events)
     if history.finished:
         return JSONResponse(_stored(await asyncio.to_thread(store.describe, path)).to_json())
     if history.start is None or history.setup is None:
         raise RequestError(409, "The run never got as far as its setup; ask again instead.", "resume_mismatch")
-    chat = [ChatMessage(role=m["role"], content=m["content"]) for m in history.setup.messages]
-    await service.resume(chat, history.start.config, path)
+    await service.resume(history, events, path)
     return JSONResponse(_stored(await asyncio.to_thread(store.describe, path)).to_json(), status_code=202)
 
 

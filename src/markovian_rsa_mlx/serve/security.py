@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import socket
 from http.cookies import CookieError, SimpleCookie
+from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -25,29 +26,23 @@ OPEN_PATHS = frozenset({"/health", "/login"})
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-class Guard:
-    """The server's door, as a plain ASGI middleware."""
+class NameGuard:
+    """Which names this server answers to, and from whose pages it may be used; a plain ASGI middleware."""
 
     def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
-        self._app, self._settings = app, settings
+        self._app = app
         self._names = frozenset(name.lower() for name in settings.hosts) | own_names(settings.host)
         self._any_address = not is_loopback(settings.host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        try:
-            self.check_host(headers)
-            self.check_origin(headers)
-            self._check_key(scope["path"], headers)
-        except RequestError as error:
-            if error.status == 401 and _is_page_visit(scope, headers):
-                await RedirectResponse("/login", 303)(scope, receive, send)
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            try:
+                self.check_host(headers)
+                self.check_origin(headers)
+            except RequestError as error:
+                await _refuse(error)(scope, receive, send)
                 return
-            await JSONResponse(error.body(), error.status, error.headers)(scope, receive, send)
-            return
         await self._app(scope, receive, send)
 
     def check_host(self, headers: Headers) -> None:
@@ -69,22 +64,36 @@ class Guard:
         if foreign and headers.get("sec-fetch-mode") != "navigate":
             raise RequestError(403, "Pages of other sites may not use this server.", "origin_not_allowed")
 
-    def _check_key(self, path: str, headers: Headers) -> None:
-        key = self._settings.api_key
-        if key is None or path in OPEN_PATHS:
-            return
+
+class KeyGuard:
+    """Lets in who brings the key, as a bearer token or as the cookie of a login; a plain ASGI middleware."""
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
+        self._app, self._key = app, settings.api_key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._lets_in(Headers(scope=scope)):
+            await self._app(scope, receive, send)
+        elif _is_page_visit(scope, Headers(scope=scope)):
+            await RedirectResponse("/login", 303)(scope, receive, send)
+        else:
+            await _refuse(_NO_KEY)(scope, receive, send)
+
+    def _lets_in(self, headers: Headers) -> bool:
+        key = self._key
+        if key is None:
+            return True
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and equal(given.strip(), key):
-            return
-        if equal(_cookie(headers), session_of(key)):
-            return
-        raise RequestError(
-            401,
-            "The key is missing or wrong; send it as a bearer token.",
-            "invalid_api_key",
-            None,
-            {"WWW-Authenticate": "Bearer"},
-        )
+        bearer = given.strip() if scheme.lower() == "bearer" else ""
+        return equal(bearer, key) or equal(_cookie(headers), session_of(key))
+
+
+_NO_KEY: Final = RequestError(
+    401,
+    "The key is missing or wrong; send it as a bearer token.",
+    "invalid_api_key",
+    headers={"WWW-Authenticate": "Bearer"},
+)
 
 
 def session_of(key: str) -> str:
@@ -127,6 +136,10 @@ def _cookie(headers: Headers) -> str:
     except CookieError:
         return ""
     return morsel.value if morsel is not None else ""
+
+
+def _refuse(error: RequestError) -> JSONResponse:
+    return JSONResponse(error.body(), error.status, error.headers)
 
 
 def _is_page_visit(scope: Scope, headers: Headers) -> bool:

@@ -13,6 +13,7 @@ from types import FrameType
 
 import uvicorn
 from sse_starlette.sse import AppStatus
+from starlette.applications import Starlette
 
 from ..errors import ConfigError
 from ..orchestrator import MarkovianRSAOrchestrator
@@ -53,33 +54,35 @@ async def _serve(
     listener: socket.socket,
     on_ready: Callable[[], None] | None,
 ) -> None:
-    app = build(orchestrator, settings)
-    service: Service = app.state.service
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=int(settings.grace_s) + _CLOSING_S,
-    )
-    server = _Server(config, service)
+    server = GracefulServer(build(orchestrator, settings))
     if on_ready is not None:
         asyncio.get_running_loop().call_soon(on_ready)
     try:
         await server.serve([listener])
     finally:
-        await service.cancel_all("shutdown")
+        await server.service.cancel_all("shutdown")
 
 
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
-        self._service = service
+class GracefulServer(uvicorn.Server):
+    """Uvicorn, but it waits for runs, not for connections alone."""
+
+    def __init__(self, app: Starlette) -> None:
+        self.service: Service = app.state.service
+        grace_s = int(self.service.settings.grace_s) + _CLOSING_S
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=grace_s,
+            )
+        )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the door, then wait for the runs: uvicorn waits for connections alone."""
-        draining = asyncio.create_task(self._service.drain())
+        """Close the door, and give the runs their grace."""
+        draining = asyncio.create_task(self.service.drain())
         await super().shutdown(sockets)
         draining.cancel()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from .. import reasoner
+from ..audit import RunHistory, _BaseEvent
 from ..config import RSAConfig
 from ..errors import AuditError, MarkovianRSAError, PromptError, RunStoppedError
 from ..method.codec import ChatMessage
@@ -61,11 +62,16 @@ class Service:
         """Begin a run. What is wrong with it before its first token is raised here."""
         self._check_question(plan.chat)
         path = new_run_path(plan.chat[-1]["content"]) if plan.keep_trail else None
-        return await self._begin(plan.chat, plan.config, path, watcher, rsa=plan.rsa)
+        run = ActiveRun(plan.config, path, self.backend.codec.decode, watcher, rsa=plan.rsa)
+        return await self._begin(plan.chat, plan.config, run)
 
-    async def resume(self, chat: Sequence[ChatMessage], config: RSAConfig, path: Path) -> ActiveRun:
-        """Go on with the unfinished run that `path` holds."""
-        return await self._begin(chat, config, path, None, rsa=True)
+    async def resume(self, history: RunHistory, events: Sequence[_BaseEvent], path: Path) -> ActiveRun:
+        """Go on with the unfinished run that `path` holds, as it was asked for."""
+        assert history.start is not None
+        assert history.setup is not None
+        chat = [ChatMessage(role=m["role"], content=m["content"]) for m in history.setup.messages]
+        config = history.start.config
+        return await self._begin(chat, config, ActiveRun(config, path, self.backend.codec.decode, rsa=True), events)
 
     async def drain(self) -> None:
         """Take nothing new; let what runs finish within the grace, then cancel it. Whoever asks again waits along."""
@@ -91,17 +97,15 @@ class Service:
         self,
         chat: Sequence[ChatMessage],
         config: RSAConfig,
-        path: Path | None,
-        watcher: Watcher | None,
-        *,
-        rsa: bool,
+        run: ActiveRun,
+        past: Sequence[_BaseEvent] = (),
     ) -> ActiveRun:
         self._check_room()
-        if path is not None:
-            _make_folder(path.parent)
-        run = ActiveRun(config, path, self.backend.codec.decode, watcher, rsa=rsa)
+        if run.path is not None:
+            _make_folder(run.path.parent)
+        run.recall(past)
         work = self.orchestrator.arun(
-            list(chat), config, audit_path=path, on_event=run.on_event, on_progress=run.on_tokens
+            list(chat), config, audit_path=run.path, on_event=run.on_event, on_progress=run.on_tokens
         )
         run.task = asyncio.create_task(self._watched(run, work))
         self._active.add(run)
