@@ -95,6 +95,18 @@ ALLOWED = {
         "config",
         "errors",
     },
+    "serve": {
+        "orchestrator",
+        "run",
+        "audit",
+        "backends",
+        "store",
+        "progress",
+        "reasoner",
+        "method",
+        "config",
+        "errors",
+    },
     "orchestrator": {
         "run",
         "audit",

@@ -16,6 +16,7 @@ from .conftest import Run
 COMMANDS = [
     "",
     "solve",
+    "serve",
     "demo",
     "plan",
     "profiles",
@@ -29,7 +30,18 @@ COMMANDS = [
     "bench",
     "bench run",
 ]
-HEAVY = {"mlx", "mlx_lm", "math_verify", "sympy", "transformers", "huggingface_hub", "jinja2", "numpy"}
+HEAVY = {
+    "mlx",
+    "mlx_lm",
+    "math_verify",
+    "sympy",
+    "transformers",
+    "huggingface_hub",
+    "jinja2",
+    "numpy",
+    "starlette",
+    "uvicorn",
+}
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cli.md"
 BLOCK = re.compile(r"```text\n\$ mrsa ?([a-z ]*?) ?--help\n.*?```", re.DOTALL)
 
@@ -42,7 +54,7 @@ def cpu_seconds(command: list[str]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-@pytest.mark.parametrize("command", ["", "solve", "runs verify"])
+@pytest.mark.parametrize("command", ["", "solve", "serve", "runs verify"])
 def test_help_answers_within_half_a_second(command: str) -> None:
     line = [sys.executable, "-m", "markovian_rsa_mlx", *command.split(), "--help"]
     assert min(cpu_seconds(line) for _ in range(3)) < 0.5

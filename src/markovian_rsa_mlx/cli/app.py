@@ -45,7 +45,7 @@ class Group(TyperGroup):
 
 def build() -> typer.Typer:
     """The application with all its commands."""
-    from . import bench, convert, demo, plan, profiles, runs, solve
+    from . import bench, convert, demo, plan, profiles, runs, serve, solve
 
     app = _typer(
         help="Better answers from the model on your own machine: Markovian RSA on MLX, with an audit trail.",
@@ -55,6 +55,7 @@ def build() -> typer.Typer:
     app.callback()(_options)
     for name, command in (
         ("solve", solve.solve),
+        ("serve", serve.serve),
         ("demo", demo.demo),
         ("plan", plan.plan),
         ("profiles", profiles.profiles),

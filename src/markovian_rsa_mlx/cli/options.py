@@ -16,7 +16,7 @@ from ..errors import ConfigError
 
 #: How an option unsets what a profile or a file has set.
 UNSET: Final = "unset"
-_WORDS: Final = frozenset({"template", "carry", "answer_selection", "answer_kind"})
+_WORDS: Final = frozenset({"template", "carry", "summary_prompt", "answer_selection", "answer_kind"})
 
 METHOD, SAMPLING, ENGINE = "Method settings", "Sampling settings", "Limits"
 #: Group, metavar and meaning of each setting; what is allowed is added from the setting's own rule.
@@ -30,6 +30,7 @@ HELP: Final[dict[str, tuple[str, str, str]]] = {
     "final_candidates": (METHOD, "F", "F, traces of the final round; 0 means N; unset: 1, or N if T is 0"),
     "carry": (METHOD, "WHAT", "what is carried of a trace"),
     "template": (METHOD, "NAME", "aggregation template"),
+    "summary_prompt": (METHOD, "TEXT", "what a summary is asked for; unset: the built-in wording"),
     "enable_thinking": (METHOD, "", "handed to the model's chat template"),
     "answer_selection": (METHOD, "HOW", "how the answer is chosen among the final candidates"),
     "answer_kind": (METHOD, "KIND", "what makes two answers the same: their value, or their text"),
@@ -78,10 +79,10 @@ def with_settings(command: Callable[..., None], without: Collection[str] = ()) -
 
 def read_value(name: str, raw: str | bool) -> object:
     """An option's text as a value; whatever is no number stays text, and `RSAConfig` says what is allowed."""
-    if isinstance(raw, bool) or name in _WORDS:
-        return raw
     if raw == UNSET and getattr(RSAConfig(), name) is None:
         return None
+    if isinstance(raw, bool) or name in _WORDS:
+        return raw
     for kind in (int, float):
         try:
             return kind(raw)

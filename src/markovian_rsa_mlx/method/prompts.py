@@ -139,6 +139,16 @@ def static_segments(template: PromptTemplate, problem: str, carry: str, count: i
     return [*segments, rest]
 
 
+def summary_template(wording: str | None) -> PromptTemplate:
+    """The built-in summary template; `wording` takes the place of its last paragraph, which says what to write."""
+    built_in = PromptTemplate.load("summary_v1", SUMMARY_VARIABLES)
+    if wording is None:
+        return built_in
+    notes = built_in.source.rstrip().rpartition("\n\n")[0]
+    # As a literal, so that nothing in the wording is taken for a template's syntax.
+    return PromptTemplate(f"{notes}\n\n{{{{ {wording!r} }}}}\n", "summary_prompt", SUMMARY_VARIABLES)
+
+
 def summary_segments(template: PromptTemplate, problem: str) -> list[str]:
     """The two pieces of text around the notes of a summary prompt."""
     slot = _SLOT.format("notes")

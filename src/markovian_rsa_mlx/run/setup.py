@@ -26,6 +26,7 @@ from ..method.prompts import (
     chat_frame,
     framed,
     summary_segments,
+    summary_template,
 )
 from ..method.tails import Tail
 
@@ -54,10 +55,10 @@ def make_setup(
     prompt_text = codec.render_chat(messages, config.enable_thinking)
     summary_source, summary = "", list[str]()
     if config.carry == "summary":
-        summary_template = PromptTemplate.load("summary_v1", SUMMARY_VARIABLES)
-        summary_source = summary_template.source
+        asking = summary_template(config.summary_prompt)
+        summary_source = asking.source
         # A summary is no reasoning: the chat is rendered without thinking, where the model can do that.
-        summary = framed(summary_segments(summary_template, problem), chat_frame(codec, messages, False))
+        summary = framed(summary_segments(asking, problem), chat_frame(codec, messages, False))
     return RunSetupEvent(
         run_id=run_id,
         seed=seed,
