@@ -45,7 +45,7 @@ class Group(TyperGroup):
 
 def build() -> typer.Typer:
     """The application with all its commands."""
-    from . import bench, convert, demo, plan, profiles, runs, serve, solve
+    from . import bench, convert, demo, plan, profiles, runs, serve, solve, tune
 
     app = _typer(
         help="Better answers from the model on your own machine: Markovian RSA on MLX, with an audit trail.",
@@ -58,6 +58,7 @@ def build() -> typer.Typer:
         ("serve", serve.serve),
         ("demo", demo.demo),
         ("plan", plan.plan),
+        ("tune", tune.tune),
         ("profiles", profiles.profiles),
         ("convert", convert.convert),
     ):

@@ -18,7 +18,6 @@ from ..method.codec import ChatMessage, Codec
 from ..method.lineage import LINEAGE_VERSION, Lineage, Purpose
 from ..method.prompts import (
     QUOTE,
-    SUMMARY_VARIABLES,
     AggregationPrompter,
     ChatFrame,
     Prompt,

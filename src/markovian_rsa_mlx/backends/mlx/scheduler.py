@@ -45,6 +45,11 @@ class Scheduler:
     def idle(self) -> bool:
         return not (self._waiting or self._prefilling or self._decoding)
 
+    @property
+    def model(self) -> Any:
+        """The model; for use on the worker thread only."""
+        return self._model
+
     def add(self, job: Job) -> None:
         """Queue a trace."""
         self._waiting.append(job)
