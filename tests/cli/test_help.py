@@ -17,6 +17,7 @@ COMMANDS = [
     "",
     "solve",
     "demo",
+    "view",
     "plan",
     "profiles",
     "convert",

@@ -45,7 +45,7 @@ class Group(TyperGroup):
 
 def build() -> typer.Typer:
     """The application with all its commands."""
-    from . import convert, demo, plan, profiles, runs, solve
+    from . import convert, demo, plan, profiles, runs, solve, view
 
     app = _typer(
         help="Better answers from the model on your own machine: Markovian RSA on MLX, with an audit trail.",
@@ -56,6 +56,7 @@ def build() -> typer.Typer:
     for name, command in (
         ("solve", solve.solve),
         ("demo", demo.demo),
+        ("view", view.view),
         ("plan", plan.plan),
         ("profiles", profiles.profiles),
         ("convert", convert.convert),
