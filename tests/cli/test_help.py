@@ -18,6 +18,7 @@ COMMANDS = [
     "solve",
     "serve",
     "demo",
+    "view",
     "plan",
     "profiles",
     "convert",

@@ -45,7 +45,7 @@ class Group(TyperGroup):
 
 def build() -> typer.Typer:
     """The application with all its commands."""
-    from . import bench, convert, demo, plan, profiles, runs, serve, solve, tune
+    from . import bench, convert, demo, plan, profiles, runs, serve, solve, tune, view
 
     app = _typer(
         help="Better answers from the model on your own machine: Markovian RSA on MLX, with an audit trail.",
@@ -57,6 +57,7 @@ def build() -> typer.Typer:
         ("solve", solve.solve),
         ("serve", serve.serve),
         ("demo", demo.demo),
+        ("view", view.view),
         ("plan", plan.plan),
         ("tune", tune.tune),
         ("profiles", profiles.profiles),

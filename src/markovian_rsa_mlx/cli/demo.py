@@ -50,8 +50,10 @@ def demo(
     say(f"Trail {verify_run(path).verdict}.")
     if not right:
         say("Now and then the tiny reasoner is wrong; another --seed or --puzzle-seed shows it at its best.")
+    name = report.name_of(outcome.result)
     steps = (
-        (f"mrsa runs show {outcome.result.run_id[:8]}", "how this answer came about"),
+        (f"mrsa view {name} --open", "see in the browser how this answer came about"),
+        (f"mrsa runs show {name}", "the same story as text"),
         (f"mrsa demo --puzzle-seed {puzzle_seed + 1}", "another puzzle"),
         ("mrsa plan --model Zyphra/ZAYA1-8B", "what a model of the published kind needs"),
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..store import runs_folder
 from .session import Outcome
 from .text import amount, duration, one_line, say, size
+
+if TYPE_CHECKING:
+    from ..orchestrator import RunResult
 
 _HOW = {
     "single": "the first final candidate that has an answer",
@@ -55,9 +58,14 @@ def tell(outcome: Outcome) -> None:
         f"peak memory {size(result.peak_memory_bytes)}, seed {result.seed}."
     )
     if result.audit_path and not outcome.stopped:
-        kept = result.audit_path.parent == runs_folder()
-        name = result.run_id[:8] if kept else shlex.quote(str(result.audit_path))
-        say(f"Trail: {result.audit_path}  (check it: mrsa runs verify {name})")
+        say(f"Trail: {result.audit_path}")
+        say(f"  see it: mrsa view {name_of(result)} --open    check it: mrsa runs verify {name_of(result)}")
+
+
+def name_of(result: RunResult) -> str:
+    """What `mrsa view`, `runs show` and `runs verify` find the run by: its id if it is kept, else its path."""
+    path = result.audit_path
+    return result.run_id[:8] if path is None or path.parent == runs_folder() else shlex.quote(str(path))
 
 
 def no_answer(outcome: Outcome) -> str:

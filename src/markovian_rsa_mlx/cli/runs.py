@@ -15,7 +15,7 @@ from .. import store
 from ..errors import AuditError, ConfigError, MarkovianRSAError
 from .text import amount, clean, count, one_line, say, table
 
-_RUN_HELP = "The beginning of a run's id or of its file's name, or a path; unset: the newest."
+RUN_HELP = "The beginning of a run's id or of its file's name, or a path; unset: the newest."
 
 
 def list_runs(
@@ -38,7 +38,7 @@ def list_runs(
 
 
 def show(
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help=_RUN_HELP)] = None,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help=RUN_HELP)] = None,
     full: Annotated[bool, typer.Option("--full", help="Every trace and every tail in full.")] = False,
     model_stats: Annotated[
         bool, typer.Option("--model-stats", help="What the model's routers chose: skipped experts and their load.")
@@ -55,7 +55,7 @@ def show(
 
 
 def verify(
-    run: Annotated[list[str] | None, typer.Argument(metavar="RUN", help=_RUN_HELP)] = None,
+    run: Annotated[list[str] | None, typer.Argument(metavar="RUN", help=RUN_HELP)] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -93,7 +93,7 @@ def path(
 
 
 def rm(
-    run: Annotated[list[str], typer.Argument(metavar="RUN", help=_RUN_HELP.removesuffix("; unset: the newest.") + ".")],
+    run: Annotated[list[str], typer.Argument(metavar="RUN", help=RUN_HELP.removesuffix("; unset: the newest.") + ".")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove runs; one that is being written is refused."""

@@ -5,12 +5,25 @@ Knows its own files and what it was trained on; knows nothing of MLX or of the m
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
-from .puzzles import INSTRUCTIONS, WORDINGS, Puzzle, check, demo_puzzle, is_held_out
+from .puzzles import INSTRUCTIONS, WORDINGS, Puzzle, check, demo_puzzle, evaluate, is_held_out
 
-__all__ = ["CAPABILITIES", "MODEL_ID", "Puzzle", "can_answer", "check", "demo_puzzle", "is_held_out", "model_path"]
+__all__ = [
+    "CAPABILITIES",
+    "MODEL_ID",
+    "Puzzle",
+    "can_answer",
+    "check",
+    "demo_puzzle",
+    "is_held_out",
+    "judge_of",
+    "model_path",
+]
 
 MODEL_ID = "embedded-reasoner-v1"
 
@@ -44,3 +57,26 @@ def model_path() -> Path:
 def can_answer(problem: str) -> bool:
     """Whether `problem` is worded as the problems that the model was trained on."""
     return _KNOWN.fullmatch(problem) is not None
+
+
+def judge_of(problem: str) -> Callable[[str], bool] | None:
+    """What tells a right answer to one of its problems, by exact arithmetic; None for any other question."""
+    if not can_answer(problem):
+        return None
+    for wording in WORDINGS:
+        pattern = re.escape(wording).replace(r"\{numbers\}", r"([\d, ]+)").replace(r"\{target\}", r"(\d+)")
+        if match := re.match(pattern, problem):
+            names = re.findall(r"\{(\w+)\}", wording)
+            found = dict(zip(names, match.groups(), strict=True))
+            puzzle = Puzzle(problem, tuple(map(int, found["numbers"].split(","))), int(found["target"]))
+            return lambda answer: check(answer, puzzle)
+    expression = problem.split(":", 1)[1].split("=", 1)[0].strip()
+    total = evaluate(ast.parse(expression, mode="eval").body)
+    return lambda answer: _number(answer) == total
+
+
+def _number(text: str) -> Fraction | None:
+    try:
+        return Fraction(text.strip())
+    except (ValueError, ZeroDivisionError):
+        return None

@@ -1,0 +1,93 @@
+"""`mrsa view`: a run as one page for the browser."""
+
+from __future__ import annotations
+
+import os
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import AuditError
+from .runs import RUN_HELP
+from .text import one_line, say, size
+
+
+def view(
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help=RUN_HELP)] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.html", help="Where the page goes; unset: beside the trail.")
+    ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference",
+            metavar="ANSWER",
+            help="The right answer, so that the page marks right traces; puzzles of the embedded reasoner need none.",
+        ),
+    ] = None,
+    with_trail: Annotated[
+        bool | None,
+        typer.Option(
+            "--with-trail/--without-trail", help="Put the raw trail into the page, for download; unset: if it is small."
+        ),
+    ] = None,
+) -> None:
+    """Show a run in the browser.
+
+    Writes one HTML file that needs no network: the answer and how it came about, every prompt, trace and tail.
+    """
+    from .. import store
+    from ..viewer import file_page, read_trail
+
+    path = store.find_run(run)
+    trail = read_trail(path)
+    target = out or path.with_suffix(".html")
+    with _judge(trail.question, reference) as judge:
+        page = file_page(
+            trail,
+            path=str(path),
+            running=store.is_being_written(path),
+            reference=reference or "",
+            judge=judge,
+            with_trail=with_trail,
+        )
+    _write(target, page)
+    for problem in trail.problems:
+        say(f"{path}, {f'line {problem.line}' if problem.line else 'the file'}: {one_line(problem.reason, 200)}.")
+    say(f"One page of {size(len(page.encode()))}, for any browser, no network needed:")
+    print(target)
+    if open_page and not webbrowser.open(target.resolve().as_uri()):
+        say("No browser could be started here; open the file in one.")
+
+
+@contextmanager
+def _judge(question: str, reference: str | None) -> Iterator[Callable[[str], bool] | None]:
+    """What tells a right answer: equality with the one given, else exact arithmetic for a puzzle of the reasoner."""
+    if reference is None:
+        from ..reasoner import judge_of
+
+        yield judge_of(question)
+        return
+    from ..equivalence import MathEquivalence
+
+    with MathEquivalence() as equivalent:
+        yield lambda answer: equivalent(reference, answer)
+
+
+def _write(target: Path, page: str) -> None:
+    """All of it or nothing, and, like the trail, for its owner's eyes only."""
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        draft.touch(mode=0o600)
+        draft.write_text(page, encoding="utf-8")
+        draft.replace(target)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise AuditError(
+            f"The page {target} cannot be written ({error.strerror}); give another place with --out."
+        ) from error

@@ -1,0 +1,136 @@
+"""Pages put together: template, styles and scripts inline, the data in blocks, and a policy that allows no more.
+
+A script or style runs only if its hash stands in the page's content security policy; nothing may be loaded, and no text
+may become markup (`require-trusted-types-for`). The live pages may talk to their own server.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from ..method.answers import normalise
+from .assets import asset, program
+from .pack import element, group, pack, pack_bytes
+from .reading import Raw, Trail
+from .slim import slim_run
+
+#: Whether an answer is right.
+Judge = Callable[[str], bool]
+#: A trail whose gzip is larger than this is not put into its page unless asked for.
+TRAIL_LIMIT = 1_000_000
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a page may do. `header` is the value for `Content-Security-Policy`; a page carries it itself, too."""
+
+    header: str
+
+
+@dataclass(frozen=True)
+class _Parts:
+    styles: str
+    maths: str
+    program: str
+
+    def policy(self, connect: str) -> Policy:
+        scripts = " ".join(_hash(script) for script in (self.maths, self.program) if script)
+        return Policy(
+            f"default-src 'none'; script-src {scripts}; style-src {_hash(self.styles)}; img-src data:; "
+            f"connect-src {connect}; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
+        )
+
+
+def file_page(
+    trail: Trail,
+    *,
+    path: str = "",
+    running: bool = False,
+    reference: str = "",
+    judge: Judge | None = None,
+    with_trail: bool | None = None,
+) -> str:
+    """The page of a trail, for a file: it needs no server and no network.
+
+    `path` and `running` (whether a run still writes the trail) are told to the reader. `judge` says whether an
+    answer is right; `reference` is the right answer where there is one. `with_trail`: whether the raw file is put in
+    for download; unset, if it is small.
+    """
+    lines, texts = slim_run(trail.lines)
+    blocks, places = [], {}
+    for number, texts_of_group in enumerate(group(texts)):
+        places.update(dict.fromkeys(texts_of_group, number))
+        blocks.append(element(f"texts-{number}", pack(texts_of_group)))
+    packed = pack_bytes(trail.content) if with_trail is not False else ""
+    if packed and (with_trail or len(packed) * 3 / 4 < TRAIL_LIMIT):
+        blocks.append(element("trail", packed))
+    about = {
+        "mode": "file",
+        "name": trail.name,
+        "path": path,
+        "running": running,
+        "problems": [asdict(problem) for problem in trail.problems],
+        "reference": reference,
+        "verdicts": _verdicts(lines, judge) if judge is not None else {},
+    }
+    blocks.insert(0, element("run", pack({"about": about, "lines": lines, "places": places})))
+    return _assemble(_parts("app"), "'none'", _title(trail), blocks)
+
+
+def live_page(run_id: str, base: str = "") -> tuple[str, Policy]:
+    """The page of a run on a server, fed by `{base}/v1/runs/{run_id}/events`, and its policy."""
+    block = element("run", pack({"about": {"mode": "live", "run_id": run_id, "base": base}}))
+    parts = _parts("app")
+    return _assemble(parts, "'self'", f"Run {run_id[:8]}", [block]), parts.policy("'self'")
+
+
+def runs_page(base: str = "") -> tuple[str, Policy]:
+    """The list of runs of a server, fed by `{base}/v1/runs`, and its policy."""
+    block = element("run", pack({"about": {"mode": "runs", "base": base}}))
+    parts = _parts("runs", maths=False)
+    return _assemble(parts, "'self'", "Runs", [block]), parts.policy("'self'")
+
+
+def _verdicts(lines: list[Raw], judge: Judge) -> dict[str, bool]:
+    """Whether each finished trace is right, by the answer that the selection recorded or its own text gives."""
+    answers: dict[str, str] = {}
+    for line in lines:
+        if line["event"] == "trace_complete":
+            answers[line["trace_id"]] = line["answer"]
+        elif line["event"] == "selection":
+            answers.update(zip(line["candidate_trace_ids"], line["answers"], strict=False))
+    known = {answer: bool(normalise(answer)) and judge(answer) for answer in set(answers.values())}
+    return {trace_id: known[answer] for trace_id, answer in answers.items()}
+
+
+def _parts(entry: str, maths: bool = True) -> _Parts:
+    return _Parts(asset("viewer.css"), asset("vendor/temml.min.js") if maths else "", program(entry))
+
+
+def _assemble(parts: _Parts, connect: str, title: str, blocks: list[str]) -> str:
+    maths = f"<script>{parts.maths}</script>" if parts.maths else ""
+    values = {
+        "policy": parts.policy(connect).header,
+        "title": title,
+        "styles": f"<style>{parts.styles}</style>",
+        "data": "\n".join(blocks),
+        "scripts": f'{maths}\n<script type="module">{parts.program}</script>',
+    }
+    page = asset("page.html")
+    for name, value in values.items():  # the values of later names may hold anything but the marks of earlier ones
+        page = page.replace(f"<!--{name}-->", value)
+    return page
+
+
+def _title(trail: Trail) -> str:
+    """Only hexadecimal digits of the id: the title is the one place where a run's text would be markup."""
+    start = next((line for line in trail.lines if line["event"] == "run_start"), {})
+    run_id = "".join(c for c in str(start.get("run_id", "")) if c in "0123456789abcdef")[:8]
+    return f"Run {run_id}".strip()
+
+
+def _hash(content: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
