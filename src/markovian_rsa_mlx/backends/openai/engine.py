@@ -220,9 +220,9 @@ class _Again:
             return False
         if isinstance(self._trace.listener, RetryListener):
             self._trace.listener.retried(f"{error}; the call is made again")
-        if error.retry_after_s is None:
-            return True
-        return min(error.retry_after_s, _LONGEST_WAIT_S) if len(self._pool.servers) == 1 else 0.0
+        if isinstance(error, Unreachable) or (error.retry_after_s is not None and len(self._pool.servers) > 1):
+            return 0.0 if self._pool.awake else True  # the server rests, not the trace
+        return True if error.retry_after_s is None else min(error.retry_after_s, _LONGEST_WAIT_S)
 
     def _may_try_again(self, fault: Fault) -> bool:
         if len(self._trace.ids) > self._progress:
