@@ -70,8 +70,8 @@ def test_seeded_runs_repeat_word_for_word(server: MLXServer, tmp_path: Path) -> 
     assert texts[0] == texts[1]
 
 
-def test_ten_runs_in_a_storm_of_faults(tmp_path: Path) -> None:
-    figures = asyncio.run(storm(10, tmp_path, deaths=1))
-    assert figures.answered >= 9, figures.lines()
+def test_six_runs_in_a_storm_of_faults(tmp_path: Path) -> None:
+    figures = asyncio.run(storm(6, tmp_path, deaths=1))
+    assert figures.answered >= 5, figures.lines()
     assert sum(count for name, count in figures.met.items() if name) > 0.25 * figures.calls
-    assert figures.repeated > 10
+    assert figures.repeated > 5
