@@ -47,6 +47,8 @@ class FakeUpstream:
     codec: CharacterCodec = field(default_factory=CharacterCodec)
     model: str = "fake/model"
     script: deque[str] = field(default_factory=deque)
+    helper_script: deque[str] = field(default_factory=deque)
+    more: dict[str, Any] = field(default_factory=dict)
     key: str | None = None
     pause: float = 0.0
     context: int = 100_000
@@ -68,6 +70,9 @@ class FakeUpstream:
             routes += [
                 Route("/props", self.props),
                 Route("/completion", self.complete, methods=["POST"]),
+                Route("/tokenize", self.tokenize, methods=["POST"]),
+                Route("/detokenize", self.detokenize, methods=["POST"]),
+                Route("/apply-template", self.apply_template, methods=["POST"]),
             ]
         if self.kind == "vllm":
             routes.append(Route("/version", lambda _: JSONResponse({"version": "9.9"})))
@@ -80,7 +85,23 @@ class FakeUpstream:
 
     async def props(self, request: Request) -> Response:
         settings = {"n_ctx": self.context}
-        return JSONResponse({"default_generation_settings": settings, "total_slots": 4, "build_info": "b1"})
+        return JSONResponse({"default_generation_settings": settings, "total_slots": 4, "build_info": "b1"} | self.more)
+
+    async def tokenize(self, request: Request) -> Response:
+        body = await request.json()
+        if self.helper_script:
+            return self.broken(self.helper_script.popleft()) or Response(status_code=500)
+        if body.get("parse_special", True):
+            return JSONResponse({"tokens": self.codec.encode(body["content"])})
+        return JSONResponse({"tokens": [token for c in body["content"] for token in self.codec.encode(c)]})
+
+    async def detokenize(self, request: Request) -> Response:
+        return JSONResponse({"content": self.codec.decode((await request.json())["tokens"])})
+
+    async def apply_template(self, request: Request) -> Response:
+        body = await request.json()
+        thinking = body["chat_template_kwargs"]["enable_thinking"]
+        return JSONResponse({"prompt": self.codec.render_chat(body["messages"], thinking)})
 
     async def complete(self, request: Request) -> Response:
         if refused := self.unlocked(request):
@@ -168,7 +189,7 @@ class FakeUpstream:
             return JSONResponse(
                 {"tokens": ids, "tokens_predicted": len(ids), "stop_type": kind, "completion_probabilities": chances}
             )
-        content = [{"id": token, "logprob": -0.5} for token in ids]
+        content = [{"id": token, "logprob": -5.0} for token in ids]
         choice: dict[str, Any] = {"text": self.codec.decode(ids), "finish_reason": self.finish(ids)}
         if self.kind == "mlx":
             choice["logprobs"] = {"content": content}

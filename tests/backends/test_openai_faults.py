@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import math
+import random
 import time
 import warnings
 from collections import deque
@@ -13,7 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from markovian_rsa_mlx.audit import ErrorEvent, TraceCompleteEvent, read_events
+from markovian_rsa_mlx.audit import (
+    ErrorEvent,
+    TraceCheckpointEvent,
+    TraceCompleteEvent,
+    TraceRetryEvent,
+    read_events,
+)
 from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.backends.openai import engine, pool, wire
 from markovian_rsa_mlx.errors import (
@@ -25,7 +33,7 @@ from markovian_rsa_mlx.errors import (
     UpstreamError,
 )
 from markovian_rsa_mlx.method.answers import equal_text
-from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
+from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator, RunResult
 
 from ..runs import QUESTION, of, small
 from .conftest import Serve
@@ -332,3 +340,96 @@ def test_no_final_candidate_is_one_error_after_all_retries(quick: None, serve: S
 
     with pytest.raises(RunFailedError):
         asyncio.run(in_time(run(), 40))
+
+
+def test_a_server_whose_random_streams_are_one_is_refused(serve: Serve) -> None:
+    server = serve(FakeUpstream("mlx"))
+    server.fake.entropy = Stuck()
+    with pytest.raises(UpstreamError, match="--upstream-seeds always"):
+        asyncio.run(in_time(connected(server.url, seeds="never")))
+    asyncio.run(in_time(connected(server.url, seeds="always")))
+
+
+class Stuck(random.Random):
+    """Always the same number: what a server draws that seeds itself by a constant."""
+
+    def random(self) -> float:
+        return 0.5
+
+
+def test_an_interrupted_run_goes_on_from_its_checkpoint_where_the_server_takes_ids(
+    serve: Serve, tmp_path: Path
+) -> None:
+    server = serve(FakeUpstream("vllm", pause=0.002))
+    path, config = tmp_path / "run.jsonl", small(rounds=0, population=2)
+
+    async def run(stop: bool) -> RunResult | None:
+        orchestrator = MarkovianRSAOrchestrator(await connected(server.url), equivalent=equal_text)
+        work = asyncio.create_task(orchestrator.arun(QUESTION, config, audit_path=path))
+        if not stop:
+            return await work
+        await until(lambda: server.fake.active == 2)
+        await asyncio.sleep(0.05)
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        return None
+
+    asyncio.run(in_time(run(stop=True)))
+    kept = {e.trace_id: e.token_ids for e in of(read_events(path), TraceCheckpointEvent)}
+    assert kept
+    asyncio.run(in_time(run(stop=False)))
+    done = {e.trace_id: e.token_ids for e in of(read_events(path), TraceCompleteEvent)}
+    assert all(done[name][: len(ids)] == ids for name, ids in kept.items())
+    verify_file(path, codec=CODEC)
+
+
+def test_a_checkpoint_that_a_server_cannot_go_on_from_costs_an_attempt_and_the_trail_says_so(
+    serve: Serve, tmp_path: Path
+) -> None:
+    ids, texts = serve(FakeUpstream("vllm", pause=0.002)), serve(FakeUpstream("text"))
+    path, config = tmp_path / "run.jsonl", small(rounds=0, population=2)
+
+    async def run(url: str, stop: bool) -> None:
+        orchestrator = MarkovianRSAOrchestrator(await connected(url), equivalent=equal_text)
+        work = asyncio.create_task(orchestrator.arun(QUESTION, config, audit_path=path))
+        if stop:
+            await until(lambda: ids.fake.active == 2)
+            await asyncio.sleep(0.05)
+            work.cancel()
+        await asyncio.gather(work, return_exceptions=stop)
+
+    asyncio.run(in_time(run(ids.url, stop=True)))
+    asyncio.run(in_time(run(texts.url, stop=False)))
+    retries = of(read_events(path), TraceRetryEvent)
+    assert {e.trace_id for e in retries} == {"r0-00", "r0-01"}
+    assert all("cannot go on from generated tokens" in e.message for e in retries)
+    verify_file(path, codec=CODEC)
+
+
+def test_a_text_that_the_server_reads_otherwise_is_noted(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve(FakeUpstream("text"))
+    heard = HeardRetries()
+
+    async def one() -> None:
+        backend = await connected(server.url)
+        usage = FakeUpstream.usage
+        monkeypatch.setattr(FakeUpstream, "usage", lambda *a: usage(*a) | {"prompt_tokens": 3})
+        await backend.generate(asked(), heard)
+
+    asyncio.run(in_time(one()))
+    assert len(heard.retries) == 1
+    assert "as 3 tokens" in heard.retries[0]
+
+
+def test_the_chance_of_a_trace_is_what_the_server_told(serve: Serve) -> None:
+    server = serve(FakeUpstream("llama.cpp"))
+
+    async def chance() -> float | None:
+        backend = await connected(server.url)
+        request = asked()
+        result = await backend.generate(request, HeardRetries())
+        unknown = await backend.log_probability(request.prompt_token_ids, (1, 2), request.sampling)
+        assert unknown is None
+        return await backend.log_probability(request.prompt_token_ids, result.token_ids, request.sampling)
+
+    assert asyncio.run(in_time(chance())) == pytest.approx(len(server.fake.ids[-1]) * math.log(0.5))

@@ -27,7 +27,7 @@ class HeardRetries(Heard):
         super().__init__()
         self.retries: list[str] = []
 
-    def retried(self, message: str) -> None:
+    def noted(self, message: str) -> None:
         self.retries.append(message)
 
 

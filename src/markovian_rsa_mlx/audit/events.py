@@ -160,7 +160,7 @@ class ErrorEvent(_BaseEvent):
     stage: Annotated[
         str,
         "Where: `generation` (a trace was given up), `summary`, `upstream` (a call to a server failed and is made "
-        "again, within the same attempt), `identical_traces`, or `run`.",
+        "again, within the same attempt; or it read a prompt's text as other ids), `identical_traces`, or `run`.",
     ]
     message: Annotated[str, "What, in a sentence."]
     recoverable: Annotated[bool, "Whether the run goes on or can be resumed."]
