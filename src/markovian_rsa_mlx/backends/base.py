@@ -55,11 +55,11 @@ class TraceListener(Protocol):
 
 
 @runtime_checkable
-class RetryListener(Protocol):
-    """A `TraceListener` that also hears how an engine helps itself."""
+class NoteListener(Protocol):
+    """A `TraceListener` that also hears what an engine wants to have recorded."""
 
-    def retried(self, message: str) -> None:
-        """A call of this attempt failed, and the engine makes it again; nothing that was told is lost."""
+    def noted(self, message: str) -> None:
+        """Such as a call that failed and is made again within this attempt; nothing that was told is lost by it."""
 
 
 @dataclass(frozen=True)

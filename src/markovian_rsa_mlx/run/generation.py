@@ -194,8 +194,8 @@ class _Listener:
         )
         self._pending.clear()
 
-    def retried(self, message: str) -> None:
-        """The engine helps itself: recorded as an error that the run got over."""
+    def noted(self, message: str) -> None:
+        """What befell the engine stands in the trail as an error that the run got over."""
         trail = self._generator.trail
         trail.write(ErrorEvent(trail.run_id, "upstream", f"{self._job.key}: {message}", recoverable=True))
 

@@ -14,12 +14,12 @@ import stamina
 from ...config import Sampling
 from ...errors import BackendError, ContextLengthError, ModelError, UpstreamError
 from ...method.codec import Codec
-from ..base import EngineInfo, RetryListener, TraceListener, TraceRequest, TraceResult
+from ..base import EngineInfo, TraceListener, TraceRequest, TraceResult
 from .exchange import SLOWEST_TOKEN_S, exchange
 from .faults import Fault, Unreachable, Unsupported
 from .identity import Identity
 from .pool import Pool, Server
-from .probe import identify
+from .probe import check_independence, identify
 from .settings import Upstream
 from .trace import Trace
 from .wire import Wire
@@ -58,6 +58,7 @@ class UpstreamBackend:
             servers.append(server)
             try:
                 identity, codec = await identify(server.wire, upstream, codec)
+                await check_independence(server.wire, identity, codec, _sends_seeds(upstream, identity))
             except (Fault, Unsupported) as error:
                 silent.append(str(error))
                 server.rest()
@@ -75,7 +76,7 @@ class UpstreamBackend:
         """What a run records: `engine` names the server's kind, `engine_version` how prompts go over."""
         identity, dialect = self._identity, self._identity.dialect
         version = " ".join(filter(None, [identity.version, f"prompts as {dialect.prompt_as},"]))
-        seeds = "seeded" if self._sends_seeds else "not seeded"
+        seeds = "seeded" if _sends_seeds(self.upstream, identity) else "not seeded"
         return EngineInfo(
             model_id=identity.model,
             quantization="unknown",
@@ -91,7 +92,7 @@ class UpstreamBackend:
         """Generate one trace; see `Backend.generate`.
 
         Calls that fail with what may pass are made again, by a schedule and while they get the trace any further,
-        and a `RetryListener` hears of each. Raises `UpstreamError` where no server can be reached for too long.
+        and a `NoteListener` hears of each. Raises `UpstreamError` where no server can be reached for too long.
         """
         self._check(request)
         trace = Trace(request, listener, self.codec)
@@ -145,11 +146,6 @@ class UpstreamBackend:
     async def aclose(self) -> None:
         """Nothing stays open between calls."""
 
-    @property
-    def _sends_seeds(self) -> bool:
-        seeds = self.upstream.seeds
-        return seeds == "always" or (seeds == "auto" and not self._identity.dialect.costly_seeds)
-
     async def _fill(self, trace: Trace) -> None:
         """Carry the trace to its end at one server, in as many calls as its dialect needs."""
         async with self._pool.seat(trace.request.run_id) as server:
@@ -171,7 +167,7 @@ class UpstreamBackend:
 
     async def _call(self, server: Server, identity: Identity, trace: Trace) -> bool:
         """One call; whether the trace is over although its ids do not say so."""
-        ask = trace.ask(identity, self._sends_seeds)
+        ask = trace.ask(identity, _sends_seeds(self.upstream, identity))
         start, seen = time.monotonic(), 0
         async with aclosing(exchange(server.wire, identity.dialect, ask, self._token_s)) as replies:
             async for reply in replies:
@@ -218,11 +214,10 @@ class _Again:
         """stamina's question: False, or after how many seconds (True: by the schedule)."""
         if not isinstance(error, Fault) or not self._may_try_again(error):
             return False
-        if isinstance(self._trace.listener, RetryListener):
-            self._trace.listener.retried(f"{error}; the call is made again")
-        if error.retry_after_s is None:
-            return True
-        return min(error.retry_after_s, _LONGEST_WAIT_S) if len(self._pool.servers) == 1 else 0.0
+        self._trace.note(f"{error}; the call is made again")
+        if isinstance(error, Unreachable) or (error.retry_after_s is not None and len(self._pool.servers) > 1):
+            return 0.0 if self._pool.awake else True  # the server rests, not the trace
+        return True if error.retry_after_s is None else min(error.retry_after_s, _LONGEST_WAIT_S)
 
     def _may_try_again(self, fault: Fault) -> bool:
         if len(self._trace.ids) > self._progress:
@@ -243,6 +238,10 @@ class _Again:
                 "command and --audit FILE."
             )
         return BackendError(f"{fault}, {self._tries} times in a row.")
+
+
+def _sends_seeds(upstream: Upstream, identity: Identity) -> bool:
+    return upstream.seeds == "always" or (upstream.seeds == "auto" and not identity.dialect.costly_seeds)
 
 
 def _adopt(server: Server, identity: Identity, fleet: Identity, upstream: Upstream) -> None:

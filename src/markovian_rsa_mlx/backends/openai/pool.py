@@ -67,6 +67,11 @@ class Pool:
     def in_flight(self) -> int:
         return sum(server.in_flight for server in self.servers)
 
+    @property
+    def awake(self) -> bool:
+        """Whether any server may be asked now."""
+        return any(server.rests_until <= time.monotonic() for server in self.servers)
+
     @asynccontextmanager
     async def seat(self, run_id: str) -> AsyncIterator[Server]:
         """A seat at the least loaded server that works; waits for one. Runs that wait are let in by turns."""

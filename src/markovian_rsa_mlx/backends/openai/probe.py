@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -22,6 +24,8 @@ from .wire import Wire
 #: What is asked on trial: digits, other scripts and odd spacing tell tokenizers apart.
 TRIAL_QUESTION = "Say  yes: 12345 + 0.5 = ?\n\tça va, 你好 🙂"
 _TRIES = 6
+#: Tokens that are drawn twice to tell independent random streams, and the chance below which equal ones raise an alarm.
+_DRAWN_TOKENS, _COINCIDENCE = 12, math.log(1e-6)
 T = TypeVar("T")
 
 
@@ -45,14 +49,31 @@ async def identify(wire: Wire, upstream: Upstream, codec: Codec | None) -> tuple
     about = await _about(wire, entry)
     model = str(entry["id"])
     codec = codec or choose_codec(upstream, model, wire, about.props)
-    prompt = _trial_prompt(codec, model)
     for dialect in _candidates(about):
+        name = "mlx_lm.server" if isinstance(dialect, MLXServerDialect) else about.name
+        identity = Identity(model, name, about.version, dialect, about.context_length, about.rows)
+        prompt = _trial_prompt(codec, identity)
         reply = await _trial(wire, dialect, prompt)
         if reply is not None:
-            name = "mlx_lm.server" if isinstance(dialect, MLXServerDialect) else about.name
-            identity = Identity(model, name, about.version, dialect, about.context_length, about.rows)
             return await _check_tokenizer(wire, identity, prompt, reply, codec), codec
     raise UpstreamError(f"{wire.url} completes neither texts nor chats as OpenAI's protocol has it; check the URL.")
+
+
+async def check_independence(wire: Wire, identity: Identity, codec: Codec, seeded: bool) -> None:
+    """Two requests at once, seeded as those of a run, must not draw the same random numbers. Raises `UpstreamError`."""
+    ask = replace(_trial_prompt(codec, identity), max_tokens=_DRAWN_TOKENS, sampling=Sampling(temperature=2.0))
+    seeds = (1, 2) if seeded else (None, None)
+    asks = [replace(ask, seed=seed) for seed in seeds]
+    one, other = await asyncio.gather(*(_trial(wire, identity.dialect, ask) for ask in asks))
+    if one is None or other is None or (one.ids, one.content) != (other.ids, other.content):
+        return
+    # Equal by chance, where the model is all but certain of its words?
+    if one.log_chance is None or one.log_chance < _COINCIDENCE:
+        hint = "" if seeded else "; let it have seeds (--upstream-seeds always)"
+        raise UpstreamError(
+            f"{wire.url} drew the same {_DRAWN_TOKENS} tokens for two requests at temperature 2: its random streams "
+            f"are not independent{hint}."
+        )
 
 
 async def _served_model(wire: Wire, wanted: str | None) -> dict[str, Any]:
@@ -109,10 +130,11 @@ def _candidates(about: About) -> list[Dialect]:
     return [VLLMDialect(), MLXServerDialect(), TextDialect(), TextDialect(plain=True), ChatDialect(), ChatDialect(True)]
 
 
-def _trial_prompt(codec: Codec, model: str) -> Ask:
+def _trial_prompt(codec: Codec, identity: Identity) -> Ask:
     chat = (ChatMessage(role="user", content=TRIAL_QUESTION),)
     text = codec.render_chat(list(chat), True)
-    return Ask(model, tuple(codec.encode(text)), text, chat, True, 2, Sampling(), eos_ids=tuple(codec.eos_ids))
+    ids, sent = tuple(codec.encode(text)), text.removeprefix(identity.own_bos)
+    return Ask(identity.model, ids, sent, chat, True, 2, Sampling(), eos_ids=tuple(codec.eos_ids))
 
 
 async def _trial(wire: Wire, dialect: Dialect, ask: Ask) -> Reply | None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ...errors import BackendError, ContextLengthError, ModelError
 from ...method.codec import Codec
-from ..base import TraceListener, TraceRequest, TraceResult
+from ..base import NoteListener, TraceListener, TraceRequest, TraceResult
 from .dialects import Ask, Reply
 from .faults import Fault
 from .identity import Identity
@@ -38,6 +38,11 @@ class Trace:
         if not self._started:
             self._started = True
             self.listener.started()
+
+    def note(self, message: str) -> None:
+        """Have it recorded, by a listener that does so."""
+        if isinstance(self.listener, NoteListener):
+            self.listener.noted(message)
 
     def ask(self, identity: Identity, sends_seed: bool) -> Ask:
         """The next call: the whole trace, or what is still missing of it."""
@@ -70,6 +75,11 @@ class Trace:
 
     def end(self, reply: Reply, ask: Ask, identity: Identity) -> None:
         """The call is over: take what a text says, and see why it ended."""
+        if identity.dialect.prompt_as == "text" and reply.prompt_tokens not in (None, len(ask.prompt_ids)):
+            self.note(
+                f"{identity.name} read the prompt's text as {reply.prompt_tokens} tokens, where the trail has "
+                f"{len(ask.prompt_ids)}: it tokenises by itself"
+            )
         if not identity.dialect.gives_ids:
             self.take(self._ids_of(reply, identity))
         elif reply.generated_tokens not in (None, len(reply.ids)):
