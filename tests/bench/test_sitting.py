@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from markovian_rsa_mlx.backends.base import TraceRequest
+from markovian_rsa_mlx.backends.base import EngineInfo, TraceRequest
 from markovian_rsa_mlx.bench.folder import Folder
 from markovian_rsa_mlx.bench.results import Results, problem_scores, results_from_dict
 from markovian_rsa_mlx.bench.sitting import Sitting
@@ -199,3 +200,27 @@ def test_tables_for_other_programs_hold_a_line_for_each_round(tmp_path: Path) ->
     table = pyarrow.parquet.read_table(tmp_path / "results.parquet").to_pylist()
     assert [float(line["mean"]) for line in lines] == [line["mean"] for line in table]
     assert table[0]["generated_tokens"] == results.cells[0].records[0].rounds[0].generated_tokens
+
+
+@dataclass
+class Sized(FakeBackend):
+    """An engine that says how many rows it has and what they need: a byte a token."""
+
+    max_rows: int | None = None
+    memory: int | None = None
+
+    @property
+    def info(self) -> EngineInfo:
+        return dataclasses.replace(super().info, max_rows=self.max_rows, memory_limit_bytes=self.memory)
+
+
+@pytest.mark.parametrize(
+    ("max_rows", "memory", "problems"),
+    [(None, None, 8), (32, None, 8), (10, None, 3), (32, 12 * 1_280, 3), (32, 1, 1), (1_000, None, 16)],
+)
+def test_as_many_problems_at_once_as_the_engine_has_room_for(
+    tmp_path: Path, max_rows: int | None, memory: int | None, problems: int
+) -> None:
+    wanted = order(FakeTask(1), ["markovian"])  # N = 4; at the most 1,000 + 2 * 40 + 200 tokens a row
+    with Folder(tmp_path, wanted.identity) as folder:
+        assert Sitting(wanted, folder).at_once(Sized(max_rows=max_rows, memory=memory)) == problems

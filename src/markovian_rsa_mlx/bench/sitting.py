@@ -19,8 +19,8 @@ from .runner import Engine, Place, Runner, Unit
 from .tabulate import comparisons, table
 from .tasks.base import Problem, Task
 
-#: Problems at once where the engine does not say how many rows it has, and at the most.
-_UNKNOWN_ROWS, _MOST_AT_ONCE = 32, 16
+#: Rows of an engine that does not say how many it has, problems at once at the most, and a question's length.
+_UNKNOWN_ROWS, _MOST_AT_ONCE, _QUESTION_TOKENS = 32, 16, 1_000
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,19 @@ class Sitting:
         """Run them; results are written as it goes and when it stops, for whatever reason."""
         self.engine = describe(backend.info)
         runner = Runner(self.folder, self.order.task, self.order.plan.configs, self.order.seed, self.records, progress)
-        await runner.run(units, Engine(backend, equivalent), at_once or self.at_once(backend.info), self.write)
+        await runner.run(units, Engine(backend, equivalent), at_once or self.at_once(backend), self.write)
 
-    def at_once(self, info: EngineInfo) -> int:
-        """How many problems keep all of the engine's rows busy."""
-        narrowest = min(config.population for config in self.order.plan.configs.values())
-        return max(1, min(_MOST_AT_ONCE, -(-(info.max_rows or _UNKNOWN_ROWS) // narrowest)))
+    def at_once(self, backend: Backend) -> int:
+        """As many problems as keep all rows busy that the engine's memory has room for."""
+        configs = self.order.plan.configs.values()
+        longest = _QUESTION_TOKENS + max(
+            config.parents_per_trace * config.tail_limit + max(config.thinking_tokens, config.final_tokens)
+            for config in configs
+        )
+        rows, limit = backend.info.max_rows or _UNKNOWN_ROWS, backend.info.memory_limit_bytes
+        while limit is not None and rows > 1 and backend.memory_estimate_bytes(rows, longest) > limit:
+            rows -= 1
+        return min(_MOST_AT_ONCE, -(-rows // min(config.population for config in configs)))
 
     def progress(self, units: Sequence[Unit], clock: Callable[[], float]) -> BenchProgress:
         """Where this sitting starts from."""
@@ -135,7 +142,10 @@ class Sitting:
 
     def finish(self) -> Results:
         """All files. Raises `TaskError` where a library for them is missing."""
+        from .report import render
+
         results = self.write()
+        self.folder.write("report.html", render(results).encode())
         self.folder.write("results.parquet", to_parquet(results))
         return results
 
