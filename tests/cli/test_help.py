@@ -28,6 +28,7 @@ COMMANDS = [
     "runs rm",
     "bench",
     "bench run",
+    "bench compare",
 ]
 HEAVY = {"mlx", "mlx_lm", "math_verify", "sympy", "transformers", "huggingface_hub", "jinja2", "numpy"}
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cli.md"

@@ -150,6 +150,17 @@ class Comparison:
     problems_needed: int | None  #: to see a difference of this size with 80% power; None: none was seen
     detectable: float | None  #: the difference that these problems show with 80% power
 
+    @property
+    def verdict(self) -> str:
+        """What it comes to, in words."""
+        if not self.within_noise:
+            return f"{self.second if self.difference.mean > 0 else self.first} is better"
+        if self.problems_needed is None:
+            return "no difference seen"
+        if self.problems_needed <= self.problems:
+            return "within noise, just about"
+        return f"within noise; about {self.problems_needed:,} problems would tell"
+
 
 @dataclass(frozen=True)
 class Results:

@@ -38,12 +38,14 @@ def comparisons(methods: Sequence[Method], cells: Sequence[Cell]) -> tuple[Compa
     pairs = [names for names in combinations(scores, 2) if scores[names[0]].keys() & scores[names[1]].keys()]
     told = [difference(*paired(scores[first], scores[second]), comparisons=len(pairs)) for first, second in pairs]
     adjusted = holm([each.test.p_value for each in told])
-    return tuple(map(_comparison, pairs, told, adjusted))
+    return tuple(comparison(*names, each, p) for names, each, p in zip(pairs, told, adjusted, strict=True))
 
 
-def _comparison(names: tuple[str, str], told: Difference, p_adjusted: float) -> Comparison:
+def comparison(first: str, second: str, told: Difference, p_adjusted: float) -> Comparison:
+    """A difference between two methods by name."""
     return Comparison(
-        *names,
+        first,
+        second,
         problems=told.problems,
         difference=told.interval,
         wins=told.wins,

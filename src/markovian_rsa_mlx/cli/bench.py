@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..bench.tasks.options import OPTIONS, TaskOption, read_params
+from .bench_compare import compare
 from .options import resolve, with_settings
 from .session import choose_model
 
@@ -217,4 +218,4 @@ def run(
     )
 
 
-COMMANDS = {"run": run}
+COMMANDS: dict[str, Callable[..., Any]] = {"run": run, "compare": compare}

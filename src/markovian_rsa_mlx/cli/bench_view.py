@@ -146,14 +146,11 @@ def _by_round(row: Row) -> str:
 
 def _difference(comparison: Comparison) -> str:
     points = comparison.difference
-    line = (
+    return (
         f"{comparison.second} less {comparison.first}: {100 * points.mean:+.1f} points "
-        f"[{100 * points.low:+.1f}, {100 * points.high:+.1f}], p = {comparison.p_value:.2g}"
+        f"[{100 * points.low:+.1f}, {100 * points.high:+.1f}], adjusted p = {comparison.p_adjusted:.2g}: "
+        f"{comparison.verdict}"
     )
-    if not comparison.within_noise:
-        return line
-    needed = comparison.problems_needed
-    return f"{line}; within noise" + (f", about {amount(needed, 'problem')} would tell" if needed else "")
 
 
 def _badge_line(row: Row) -> str:

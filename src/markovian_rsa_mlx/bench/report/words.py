@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
-from ..results import Cell, Comparison, Method
+from ..results import Cell, Method
 from ..statistics import Interval
 
 #: A badge's name and what it means.
@@ -76,19 +76,6 @@ def memory(byte_count: int) -> str:
 
 def probability(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}" if p >= 1e-12 else "<1e-12"
-
-
-def verdict(comparison: Comparison) -> str:
-    """What a comparison comes to."""
-    if not comparison.within_noise:
-        better = comparison.second if comparison.difference.mean > 0 else comparison.first
-        return f"{better} is better"
-    needed = comparison.problems_needed
-    if needed is None:
-        return "no difference seen"
-    if needed <= comparison.problems:
-        return "within noise, just about"
-    return f"within noise; about {count(needed)} problems would tell"
 
 
 def about(method: Method, cell: Cell) -> str:
