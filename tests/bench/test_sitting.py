@@ -38,7 +38,7 @@ def test_traces_that_end_badly_are_badges_and_count_as_wrong(tmp_path: Path) -> 
     (record,) = results.cells[0].records
     assert (record.rounds[0].mean, record.rounds[0].finished, record.rounds[0].answered) == (0.25, 0.75, 2)
     assert record.badges == ("budget_hit", "parser_trouble")
-    assert record.notes == ("The verifier failed on 'broken'.",)
+    assert record.unscored == ("The verifier failed on 'broken'.",)
     assert results.table[0].badges == {"budget_hit": 1, "parser_trouble": 1}
 
 
@@ -53,6 +53,7 @@ def test_a_trace_that_is_given_up_does_not_shrink_the_population(tmp_path: Path)
     (record,) = results.cells[0].records
     assert (record.rounds[0].traces, record.rounds[0].mean) == (4, 0.75)
     assert record.badges == ("given_up",)
+    assert record.mishaps == ("r0-01 was given up: BackendError: no",)
 
 
 def test_each_answer_is_scored_once_and_by_the_verifier_alone(tmp_path: Path) -> None:

@@ -114,7 +114,10 @@ def test_a_failure_is_told_and_is_the_exit_code(
     assert ran.code == 1
     assert "1 run failed" in ran.err
     backend.fail = None
+    other = mrsa(*line, "--methods", "markovian", "--resume-only-failed")
+    assert (other.code, "no results of these methods" in other.err) == (2, True)
     assert mrsa(*line, "--resume-only-failed").code == 0
+    assert len(results(tmp_path)["cells"][0]["records"]) == 3
 
 
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
@@ -180,10 +183,11 @@ def test_a_grid_runs_every_point(bench: Run, tmp_path: Path) -> None:
     assert [cell["name"] for cell in results(tmp_path)["cells"]] == ["parallel", "markovian C=1", "markovian C=2"]
 
 
+@pytest.mark.parametrize("missing", ["reasoning_gym", "pyarrow"])
 def test_without_the_extra_one_sentence_says_how_to_install_it(
-    mrsa: Run, fake_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mrsa: Run, fake_model: Any, missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    monkeypatch.setitem(sys.modules, missing, None)
     ran = mrsa("bench", "countdown", *METHOD[:-2], "--limit", "1")
     assert ran.code == 1
     assert "pip install 'markovian-rsa-mlx[bench]'" in ran.err

@@ -64,7 +64,8 @@ class Record:
     answer: str = ""  #: what the run's selection chose
     correct: float = 0.0  #: whether that is right
     badges: tuple[Badge, ...] = ()
-    notes: tuple[str, ...] = ()  #: why answers could not be scored, a sentence each
+    unscored: tuple[str, ...] = ()  #: why answers could not be scored, a sentence each; they count as wrong
+    mishaps: tuple[str, ...] = ()  #: why traces were given up, and an engine's alarm
     generated_tokens: int = 0
     new_tokens: int = 0  #: those of them that no cell before this one had generated
     prefill_tokens: int = 0
@@ -249,8 +250,8 @@ def _cell(value: Mapping[str, Any]) -> Cell:
 
 
 def record_from_dict(value: Mapping[str, Any]) -> Record:
-    rounds = tuple(RoundRecord(**entry) for entry in value["rounds"])
-    return Record(**{**value, "rounds": rounds, "badges": tuple(value["badges"]), "notes": tuple(value["notes"])})
+    lists = {name: tuple(value[name]) for name in ("badges", "unscored", "mishaps")}
+    return Record(**{**value, **lists, "rounds": tuple(RoundRecord(**entry) for entry in value["rounds"])})
 
 
 def _row(value: Mapping[str, Any]) -> Row:

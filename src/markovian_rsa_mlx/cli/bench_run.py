@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..bench.extra import library
 from ..bench.folder import Folder, default_folder
 from ..bench.grid import Grid, plan, read_grid
 from ..bench.methods import DEFAULT_METHODS
@@ -56,12 +57,15 @@ class Wanted:
 def carry_out(wanted: Wanted) -> int:
     """Run what is left, write the files, print the table; returns the exit code."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    library("pyarrow")  # better now than after hours
     with _task(wanted) as task:
         order, path = _order(wanted, task)
         if not wanted.quiet:
             _tell(wanted, order, path)
         with Folder(path, order.identity, fresh=wanted.fresh) as folder:
             sitting = Sitting.begin(order, folder)
+            if wanted.only_failed and not sitting.records:
+                raise ConfigError(f"{path} holds no results of these methods; leave --resume-only-failed out.")
             units = sitting.missing(only_failed=wanted.only_failed)
             stopped = bool(units) and _run(wanted, sitting, units)
             results = sitting.finish()
@@ -167,14 +171,18 @@ def _conclude(wanted: Wanted, results: Results, path: Path, stopped: bool) -> in
         print(json.dumps(to_json(results, path), ensure_ascii=False, indent=2))
     elif results.table:
         print(table_text(results))
-    failed = [record for cell in results.cells for record in cell.records if record.error]
+    records = [record for cell in results.cells for record in cell.records]
+    failed = [record for record in records if record.error]
+    unscored = [why for record in records for why in record.unscored]
+    mishaps = [what for record in records for what in record.mishaps]
     if failed:
         say(f"warning: {amount(len(failed), 'run')} failed, the first on {failed[0].problem_id}: {failed[0].error}")
         say("The same command tries them again (with --resume-only-failed nothing else).")
-    notes = [note for cell in results.cells for record in cell.records for note in record.notes]
-    if notes:
-        say(f"warning: {amount(len(notes), 'answer')} could not be scored and count as wrong; the first: {notes[0]}")
+    if unscored:
+        say(f"warning: {amount(len(unscored), 'answer')} could not be scored and count as wrong; first: {unscored[0]}")
+    if mishaps:
+        say(f"warning: {amount(len(mishaps), 'mishap')} in runs that went on; the first: {mishaps[0]}")
     if stopped:
         say("Stopped. To go on: the same command.")
         return INTERRUPTED
-    return 1 if failed or notes else 0
+    return 1 if failed or unscored else 0
