@@ -196,7 +196,7 @@ def test_without_the_extra_one_sentence_says_how_to_install_it(
 
 def progress(clock: Callable[[], float]) -> BenchProgress:
     methods = [Method("single", "parallel", "mean", True), Method("markovian", "markovian")]
-    return BenchProgress(methods, {"parallel": 0, "markovian": 0}, total=4, clock=clock)
+    return BenchProgress(methods, {"parallel": 0, "markovian": 0}, clock, total=4)
 
 
 def record(mean: float) -> Record:

@@ -24,8 +24,8 @@ class BenchProgress:
 
     methods: Sequence[Method]
     final_rounds: dict[str, int]  #: T by cell
-    total: int
     clock: Callable[[], float]
+    total: int = 0
     before: int = 0
     done: int = 0
     failed: int = 0
@@ -84,9 +84,10 @@ class BenchProgress:
     @property
     def tokens_per_s(self) -> float:
         """The engine's speed over the last seconds."""
-        if not self._recent:
+        recent = tuple(self._recent)  # a terminal's thread reads while the event loop writes
+        if not recent:
             return 0.0
-        return sum(tokens for _, tokens in self._recent) / max(self.clock() - self._recent[0][0], 0.5)
+        return sum(tokens for _, tokens in recent) / max(self.clock() - recent[0][0], 0.5)
 
     def time_left_s(self) -> float | None:
         """Seconds until the end at this sitting's pace; None before the first run ended. Runs count alike."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..backends.base import Backend, EngineInfo
-from ..config import RSAConfig
 from ..method.selection import Equivalent
 from ..run.setup import package_version
 from .export import to_csv, to_parquet
@@ -45,6 +45,12 @@ class Order:
         """T by cell."""
         return {name: config.rounds for name, config in self.plan.configs.items()}
 
+    def places(self, *cells: str) -> Iterator[Place]:
+        """All runs of these cells (of all, if none is named), by epoch and problem."""
+        for cell in cells or self.plan.configs:
+            for epoch in range(1, self.epochs + 1):
+                yield from ((cell, problem.index, epoch) for problem in self.problems)
+
 
 @dataclass
 class Sitting:
@@ -54,6 +60,7 @@ class Sitting:
     folder: Folder
     records: dict[Place, Record] = field(default_factory=dict)
     engine: Mapping[str, Any] = field(default_factory=dict)
+    _writing: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def begin(cls, order: Order, folder: Folder) -> Sitting:
@@ -101,20 +108,23 @@ class Sitting:
         return min(_MOST_AT_ONCE, -(-rows // min(config.population for config in configs)))
 
     def progress(self, units: Sequence[Unit], clock: Callable[[], float]) -> BenchProgress:
-        """Where this sitting starts from."""
-        total = len(self.order.problems) * self.order.epochs
-        progress = BenchProgress(self.order.plan.methods, self.order.final_rounds, total, clock)
-        progress.before = total - len(units)
-        left = {(problem.index, epoch) for problem, epoch in units}
-        for (cell, index, epoch), record in self.records.items():
-            if (index, epoch) not in left:
-                progress.add(cell, record)
+        """Where this sitting starts from, with these left to run."""
+        order, missing = self.order, {(problem.index, epoch) for problem, epoch in self.missing()}
+        done = [place for place in order.places() if place[1:] not in missing]
+        progress = BenchProgress(order.plan.methods, order.final_rounds, clock)
+        progress.before = len(done) // len(order.plan.configs)
+        progress.total = progress.before + len(units)
+        for place in done:
+            progress.add(place[0], self.records[place])
         return progress
 
     def results(self) -> Results:
         """All that is measured of what is asked for, in an order that does not depend on how it came about."""
         order = self.order
-        cells = tuple(self._cell(name, config) for name, config in order.plan.configs.items())
+        cells = tuple(
+            Cell(name, method_settings(config), tuple(self.records[p] for p in order.places(name) if p in self.records))
+            for name, config in order.plan.configs.items()
+        )
         return Results(
             task=order.task.name,
             model=order.model,
@@ -134,10 +144,11 @@ class Sitting:
         )
 
     def write(self) -> Results:
-        """results.json and results.csv."""
-        results = self.results()
-        self.folder.write_results(results)
-        self.folder.write("results.csv", to_csv(results))
+        """results.json and results.csv; one thread at a time."""
+        with self._writing:
+            results = self.results()
+            self.folder.write_results(results)
+            self.folder.write("results.csv", to_csv(results))
         return results
 
     def finish(self) -> Results:
@@ -148,12 +159,6 @@ class Sitting:
         self.folder.write("report.html", render(results).encode())
         self.folder.write("results.parquet", to_parquet(results))
         return results
-
-    def _cell(self, name: str, config: RSAConfig) -> Cell:
-        places = (
-            (name, problem.index, epoch) for epoch in range(1, self.order.epochs + 1) for problem in self.order.problems
-        )
-        return Cell(name, method_settings(config), tuple(self.records[p] for p in places if p in self.records))
 
     def _is_missing(self, index: int, epoch: int, only_failed: bool) -> bool:
         records = [self.records.get((cell, index, epoch)) for cell in self.order.plan.configs]

@@ -35,16 +35,24 @@ def watch(sitting: Sitting, units: Sequence[Unit], quiet: bool) -> Iterator[Benc
         say(f"{progress.before} of {amount(progress.total, 'problem')} are done already.")
     if quiet:
         yield progress
-    elif sys.stderr.isatty():
-        from rich.console import Console
+    elif (console := _terminal()) is not None:
         from rich.live import Live
 
-        console = Console(stderr=True, highlight=False)
         with Live(_View(progress), console=console, refresh_per_second=2, vertical_overflow="crop", transient=True):
             yield progress
     else:
         progress.on_problem = lambda problem, epoch, records: say(problem_line(progress, problem, epoch, records))
         yield progress
+
+
+def _terminal() -> Any:
+    """A console on standard error; None where that is no terminal that can be redrawn."""
+    if not sys.stderr.isatty():
+        return None
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    return None if console.is_dumb_terminal else console
 
 
 class _View:
