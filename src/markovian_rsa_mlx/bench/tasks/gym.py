@@ -104,7 +104,7 @@ class GymTask:
                 "choose other parameters (--param)."
             ) from error
         if "refused" in entry:
-            raise ConfigError(f"The task {self._dataset!r} of reasoning-gym cannot be made: {entry['refused']}.")
+            raise ConfigError(f"reasoning-gym cannot make the task {self._dataset!r}: {entry['refused']}.")
         if "error" in entry or not self._keep(entry):  # some indices have no entry: the draw found none
             return None
         return Problem(place, str(index), self._word(place, entry["question"]), str(entry["answer"]))
