@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from markovian_rsa_mlx.bench.progress import BenchProgress
-from markovian_rsa_mlx.bench.results import Method, Record, RoundRecord
+from markovian_rsa_mlx.bench.results import Method, Record, RoundRecord, results_from_dict
 from markovian_rsa_mlx.bench.tasks.base import Problem
 from markovian_rsa_mlx.cli import session
+from markovian_rsa_mlx.cli.bench_table import table_text
 from markovian_rsa_mlx.cli.bench_view import problem_line, status_line, view_lines
 from markovian_rsa_mlx.errors import BackendError
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
@@ -88,6 +89,17 @@ def test_run_may_be_written_out(mrsa: Run, fake_model: Any, task: str, tmp_path:
     assert results(tmp_path)["problems"] == 2
     assert "mrsa bench" in results(tmp_path)["command"]
     assert "--out" not in results(tmp_path)["command"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_a_narrow_terminal_does_without_columns(bench: Run, tmp_path: Path, width: int) -> None:
+    bench()
+    found = results_from_dict(results(tmp_path))
+    rows = table_text(found, width).split("\n\n")[0].splitlines()
+    assert max(map(len, rows)) <= width
+    assert len(rows) == 1 + len(found.table)
+    assert rows[0].split()[:2] == ["method", "score"]
+    assert ("prefill" in rows[0]) == (width == 200)
 
 
 def test_json_for_a_program(bench: Run) -> None:
@@ -214,7 +226,7 @@ def test_progress_tells_time_left_and_the_means_so_far() -> None:
     state.run_done("markovian", record(0.75))
     state.problem_done(Problem(0, "p", "?", "!"), 1, [])
     assert state.time_left_s() == pytest.approx(30.0)
-    assert "1 of 4 problems" in status_line(state)
+    assert "1 of 4 problems · 2 of 8 runs" in status_line(state)
     assert "about 30.0 s left" in status_line(state)
     assert [line.split() for line in view_lines(state)[1:]] == [["single", "25.0%"], ["markovian", "75.0%"]]
 

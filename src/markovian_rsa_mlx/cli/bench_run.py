@@ -20,8 +20,9 @@ from ..bench.sitting import Order, Sitting
 from ..config import RSAConfig
 from ..errors import ConfigError
 from . import session
-from .bench_view import table_text, to_json, watch
-from .text import amount, say
+from .bench_table import table_text, to_json
+from .bench_view import watch
+from .text import amount, clean, say
 
 if TYPE_CHECKING:
     from ..bench.results import Results
@@ -168,21 +169,25 @@ def _tell(wanted: Wanted, order: Order, path: Path) -> None:
 
 def _conclude(wanted: Wanted, results: Results, path: Path, stopped: bool) -> int:
     if wanted.json_output:
-        print(json.dumps(to_json(results, path), ensure_ascii=False, indent=2))
+        print(json.dumps(to_json(results, path), ensure_ascii=False, indent=2), flush=True)
     elif results.table:
-        print(table_text(results))
+        print(table_text(results), flush=True)
     records = [record for cell in results.cells for record in cell.records]
-    failed = [record for record in records if record.error]
+    failed = [f"the first on {record.problem_id}: {record.error}" for record in records if record.error]
     unscored = [why for record in records for why in record.unscored]
     mishaps = [what for record in records for what in record.mishaps]
+    said = []
     if failed:
-        say(f"warning: {amount(len(failed), 'run')} failed, the first on {failed[0].problem_id}: {failed[0].error}")
-        say("The same command tries them again (with --resume-only-failed nothing else).")
+        said.append(f"warning: {amount(len(failed), 'run')} failed, {failed[0]}")
+        said.append("The same command tries them again (with --resume-only-failed nothing else).")
     if unscored:
-        say(f"warning: {amount(len(unscored), 'answer')} could not be scored and count as wrong; first: {unscored[0]}")
+        said.append(f"warning: {amount(len(unscored), 'answer')} could not be scored and count as wrong: {unscored[0]}")
     if mishaps:
-        say(f"warning: {amount(len(mishaps), 'mishap')} in runs that went on; the first: {mishaps[0]}")
+        said.append(f"warning: {amount(len(mishaps), 'mishap')} in runs that went on: {mishaps[0]}")
     if stopped:
-        say("Stopped. To go on: the same command.")
-        return INTERRUPTED
-    return 1 if failed or unscored else 0
+        said.append("Stopped. To go on: the same command.")
+    elif not wanted.quiet:
+        said.append(f"Report: {path / 'report.html'}")
+    if said:
+        say("\n" + clean("\n".join(said)))
+    return INTERRUPTED if stopped else 1 if failed or unscored else 0
