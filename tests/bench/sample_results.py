@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from markovian_rsa_mlx.bench.folder import method_settings
-from markovian_rsa_mlx.bench.grid import plan
+from markovian_rsa_mlx.bench.grid import Grid, plan
 from markovian_rsa_mlx.bench.methods import DEFAULT_METHODS
 from markovian_rsa_mlx.bench.results import Cell, Record, Results, RoundRecord
 from markovian_rsa_mlx.bench.tabulate import comparisons, table
@@ -25,9 +25,10 @@ def sample_results(
     seed: int = 0,
     skill: float = 0.0,
     base: RSAConfig | None = None,
+    grid: Grid | None = None,
 ) -> Results:
     """`skill` raises every problem's chance."""
-    asked = plan(base or RSAConfig.embedded(), methods)
+    asked = plan(base or RSAConfig.embedded(), methods, grid)
     rng = np.random.default_rng(seed)
     chances = np.clip(np.random.default_rng(77).beta(1.2, 1.2, count) + skill, 0, 1)
     cells = []

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
+from markovian_rsa_mlx.bench.grid import Grid
 from markovian_rsa_mlx.bench.report import problems, render
 from markovian_rsa_mlx.bench.report.curves import NARROW, WIDE, curves
-from markovian_rsa_mlx.bench.report.findings import findings
+from markovian_rsa_mlx.bench.report.findings import by_importance, findings
 from markovian_rsa_mlx.bench.report.problems import problem_rows
 from markovian_rsa_mlx.bench.report.words import link
 from markovian_rsa_mlx.bench.results import Results, results_from_dict
@@ -193,6 +194,26 @@ def test_findings_say_what_could_not_be_told_apart() -> None:
     assert "single could not be told from it on 3 problems" in told[-1]
 
 
+def test_a_grid_is_told_in_few_words_and_one_colour_a_method() -> None:
+    points = [{"population": n, "thinking_tokens": beta} for n in (8, 16) for beta in (52, 60, 80)]
+    grid = sample_results(30, methods=("single", "delethink", "markovian"), grid=Grid(points=tuple(points)))
+    told = findings(grid)
+    assert re.match(r"It is better than \d+ others, by \d+\.\d to \d+\.\d points\.", told[1])
+    assert re.match(r"\d+ others could not be told from it on 30 problems, among them markovian", told[2])
+    page = Page(render(grid))
+    own, others = by_importance(grid)
+    assert len(own) == 17
+    assert len(others) == 17 * 16 / 2
+    assert f"{len(others)} comparisons of the other methods" in page.text
+    plot = curves(grid)
+    assert plot is not None
+    assert {(s.name.partition(" ")[0], s.colour) for s in plot.series} == {
+        ("delethink", 0),
+        ("markovian", 1),
+        ("single", 2),
+    }
+
+
 def test_what_is_not_there_yet_is_said(results: Results) -> None:
     empty = replace(results, cells=tuple(replace(cell, records=()) for cell in results.cells), table=(), comparisons=())
     page = Page(render(empty))
@@ -206,8 +227,17 @@ def test_a_failed_run_is_no_wrong_answer(results: Results) -> None:
     cells = (*results.cells[:-1], replace(cell, records=(failed, *cell.records[1:])))
     rows = problem_rows(replace(results, cells=cells))
     assert [value.text for value in rows[0].cells[-1].values] == ["–", "–", "–"]
-    assert rows[0].badges.startswith("budget hit, 1 failed: broke")
+    assert rows[0].badges == "budget hit, 1 failed"
+    assert rows[0].notes.startswith("broke <script>")
+    assert "broke &lt;script&gt;" in render(replace(results, cells=cells))
     assert "alert(1)</script>" not in render(replace(results, cells=cells))
+
+
+def test_why_an_answer_was_not_scored_is_told_once(results: Results) -> None:
+    cell = results.cells[0]
+    records = [replace(r, unscored=("The verifier failed.", "Another reason."), mishaps=()) for r in cell.records]
+    page = render(replace(results, cells=(replace(cell, records=tuple(records)), *results.cells[1:])))
+    assert page.count("The verifier failed. (and 1 more)") == len(records)
 
 
 def test_many_problems_stay_a_page(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from ..results import Results
 from . import words
 from .curves import NARROW, WIDE, curves
-from .findings import findings
+from .findings import by_importance, findings
 from .problems import heat_map, problem_rows
 
 
@@ -31,6 +31,7 @@ def render(results: Results) -> str:
         style=Markup(style),
         policy=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
         findings=findings(results),
+        comparisons=by_importance(results),
         plots={"wide": curves(results, WIDE), "narrow": curves(results, NARROW)},
         heat=heat_map(results),
         problems=problem_rows(results),

@@ -17,7 +17,8 @@ from ..statistics import Interval
 from .words import count, interval, percent
 
 _LABEL_STEP: Final = 17
-_STYLES: Final = 8
+_SHORT_NAME: Final = 22
+_COLOURS: Final = 8
 _MARKERS: Final = (
     "M-4.5,0a4.5,4.5 0 1,0 9,0a4.5,4.5 0 1,0 -9,0Z",
     "M-4,-4h8v8h-8Z",
@@ -40,6 +41,7 @@ class Frame:
 
 #: With labels beside the lines; and for a telephone, whose page lists them below.
 WIDE: Final = Frame(840, 440, left=56, right=650, top=18, bottom=388)
+_FOR_LONG_NAMES: Final = Frame(840, 440, left=56, right=530, top=18, bottom=388)
 NARROW: Final = Frame(400, 380, left=46, right=388, top=14, bottom=328)
 
 
@@ -59,7 +61,7 @@ class Series:
     """A line with its label at `label_y` beside its last point."""
 
     name: str
-    style: int
+    colour: int  #: one for all points of a grid that a method is run at
     marker: str
     oracle: bool
     points: tuple[Point, ...]
@@ -93,19 +95,27 @@ class _Line:
     oracle: bool
     points: tuple[tuple[float, Interval, str], ...]  #: tokens, score, what it is
 
+    @property
+    def kind(self) -> str:
+        """The method without its place in a grid."""
+        return self.name.partition(" ")[0]
+
 
 def curves(results: Results, frame: Frame = WIDE) -> Plot | None:
     """The figure; None where nothing was measured."""
     lines = _lines(results)
     if not lines:
         return None
+    if frame == WIDE and max(len(line.name) for line in lines) > _SHORT_NAME:
+        frame = _FOR_LONG_NAMES
     tokens = [max(x, 1.0) for line in lines for x, _, _ in line.points]
     scores = [found for line in lines for _, found, _ in line.points]
     across = _Axis.of_tokens(min(tokens), max(tokens), frame)
     low = math.floor(10 * min(found.low for found in scores) + 1e-9) / 10
     high = min(1.0, math.ceil(10 * max(found.high for found in scores) - 1e-9) / 10)
     up = _Axis(low, max(high, low + 0.1), frame.bottom, frame.top, False)
-    series = [_series(number, line, across, up) for number, line in enumerate(lines)]
+    kinds = list(dict.fromkeys(line.kind for line in lines))
+    series = [_series(kinds.index(line.kind), number, line, across, up) for number, line in enumerate(lines)]
     return Plot(
         tuple(_spread(series, frame)),
         tuple(Tick(across(value), count(value)) for value in _token_ticks(across)),
@@ -152,8 +162,7 @@ def _lines(results: Results) -> list[_Line]:
         cell = results.cell_of(method)
         if cell.final_round == 0:
             same = sorted((k, str(v)) for k, v in cell.config.items() if k != "population")
-            key: object = (method.score, method.one_trace, tuple(same))
-            alike[key].append((method, row))
+            alike[method.name if method.one_trace else (method.score, tuple(same))].append((method, row))
         else:
             lines.append(_Line(method.name, method.score == "any", tuple(_by_round(method, row, cell.final_round))))
     for found in alike.values():
@@ -179,7 +188,7 @@ def _figure(row: RoundRow, score: Score) -> Interval:
     return row.vote if score == "vote" else row.any if score == "any" else row.mean
 
 
-def _series(number: int, line: _Line, across: _Axis, up: _Axis) -> Series:
+def _series(colour: int, number: int, line: _Line, across: _Axis, up: _Axis) -> Series:
     points = tuple(
         Point(
             across(max(tokens, 1.0)),
@@ -190,8 +199,8 @@ def _series(number: int, line: _Line, across: _Axis, up: _Axis) -> Series:
         )
         for tokens, found, what in line.points
     )
-    style = number % _STYLES
-    return Series(line.name, style, _MARKERS[number % len(_MARKERS)], line.oracle, points, points[-1].y)
+    marker = _MARKERS[number % len(_MARKERS)]
+    return Series(line.name, colour % _COLOURS, marker, line.oracle, points, points[-1].y)
 
 
 def _spread(series: Sequence[Series], frame: Frame) -> list[Series]:
@@ -205,7 +214,7 @@ def _spread(series: Sequence[Series], frame: Frame) -> list[Series]:
         places[index] = min(places[index], floor)
         floor = places[index] - _LABEL_STEP
     moved = {id(one): place for one, place in zip(ordered, places, strict=True)}
-    return [Series(s.name, s.style, s.marker, s.oracle, s.points, moved[id(s)]) for s in series]
+    return [Series(s.name, s.colour, s.marker, s.oracle, s.points, moved[id(s)]) for s in series]
 
 
 def _token_ticks(axis: _Axis) -> list[float]:

@@ -74,6 +74,7 @@ class ProblemRow:
     problem_id: str
     cells: tuple[CellOfProblem, ...]
     badges: str
+    notes: str  #: why, where that is known
 
 
 def heat_map(results: Results) -> HeatMap | None:
@@ -112,12 +113,16 @@ def _row(cells: Sequence[Cell], index: int, found: Sequence[Sequence[Record]]) -
     badges: list[Badge] = [badge for record in records for badge in record.badges]
     told = ", ".join(BADGES[badge][0] for badge in dict.fromkeys(badges))
     parts = tuple(_cell(cell, list(of_cell)) for cell, of_cell in zip(cells, found, strict=True))
-    return ProblemRow(records[0].problem_id, parts, ", ".join(filter(None, [told, _failures(records)])))
+    failed = sum(bool(record.error) for record in records)
+    badges = ", ".join(filter(None, [told, f"{failed} failed" if failed else ""]))
+    return ProblemRow(records[0].problem_id, parts, badges, _notes(records))
 
 
-def _failures(records: Sequence[Record]) -> str:
-    failed = [record for record in records if record.error]
-    return f"{len(failed)} failed: {short(failed[0].error, 100)}" if failed else ""
+def _notes(records: Sequence[Record]) -> str:
+    """Each reason once."""
+    told = dict.fromkeys(note for r in records for note in (r.error, *r.unscored, *r.mishaps) if note)
+    more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
+    return f"{short(next(iter(told)), 160)}{more}" if told else ""
 
 
 def _cell(cell: Cell, records: Sequence[Record]) -> CellOfProblem:
