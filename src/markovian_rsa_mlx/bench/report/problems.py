@@ -110,11 +110,10 @@ def problem_rows(results: Results) -> tuple[ProblemRow, ...]:
 
 def _row(cells: Sequence[Cell], index: int, found: Sequence[Sequence[Record]]) -> ProblemRow:
     records = [record for of_cell in found for record in of_cell]
-    badges: list[Badge] = [badge for record in records for badge in record.badges]
-    told = ", ".join(BADGES[badge][0] for badge in dict.fromkeys(badges))
+    found_badges: dict[Badge, None] = dict.fromkeys(badge for record in records for badge in record.badges)
     parts = tuple(_cell(cell, list(of_cell)) for cell, of_cell in zip(cells, found, strict=True))
     failed = sum(bool(record.error) for record in records)
-    badges = ", ".join(filter(None, [told, f"{failed} failed" if failed else ""]))
+    badges = ", ".join([*(BADGES[badge][0] for badge in found_badges), *([f"{failed} failed"] if failed else [])])
     return ProblemRow(records[0].problem_id, parts, badges, _notes(records))
 
 
