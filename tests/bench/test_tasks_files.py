@@ -76,6 +76,16 @@ def test_answers_that_are_numbers_or_lists_of_one(tmp_path: Path) -> None:
     assert problems(path)[0].reference == "1/2"
 
 
+def test_answers_within_solutions(tmp_path: Path) -> None:
+    boxed = write(tmp_path / "a.jsonl", [{"problem": "p", "answer": "So \\boxed{1}, no, \\boxed{\\frac{1}{2}}."}])
+    assert problems(boxed)[0].reference == "\\frac{1}{2}"
+    marked = write(
+        tmp_path / "b.jsonl", [{"problem": "p", "answer": "9 + 9 = 18\n#### 18"}, {"problem": "q", "answer": "7"}]
+    )
+    assert problems(marked, (1, 1), answer_after="####")[0].reference == "18"
+    assert "line 2: 'answer' has no answer after '####'" in refusal(marked, answer_after="####")
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet", ".json"])
 def test_a_wrong_column_names_those_that_are_there(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"set{suffix}", [{"question": "p", "answer": "1"}])

@@ -14,6 +14,7 @@ from .words import BADGES, link, percent, shade, short
 #: Fields across; with more problems neighbours are averaged. Rows of the table; results.csv has all.
 MOST_COLUMNS: Final = 400
 MOST_ROWS: Final = 1_000
+LONGEST_NAME: Final = 36
 _WIDTH: Final = 680
 _LARGEST: Final = 26
 
@@ -40,6 +41,7 @@ class HeatRow:
 @dataclass(frozen=True)
 class HeatMap:
     rows: tuple[HeatRow, ...]
+    left: int  #: where the fields begin, after the cells' names
     width: float
     height: int
     field_width: float
@@ -98,7 +100,8 @@ def heat_map(results: Results) -> HeatMap | None:
             rows.append(HeatRow("" if number else cell.name, number, y, fields))
             y += down
         y += gap
-    return HeatMap(tuple(rows), across * len(groups), y - gap, across, down, size)
+    left = 40 + 7 * min(max(len(cell.name) for cell in results.cells), LONGEST_NAME)
+    return HeatMap(tuple(rows), left, left + across * len(groups), y - gap, across, down, size)
 
 
 def problem_rows(results: Results) -> tuple[ProblemRow, ...]:

@@ -84,7 +84,10 @@ def _of_data_sets(spec: str, options: Mapping[str, str]) -> Task:
 
 def _answered(name: str, files: Sequence[Path], options: Mapping[str, str]) -> AnsweredTask:
     columns = Columns(
-        options.get("problem_column", "problem"), options.get("answer_column", "answer"), options.get("id_column")
+        options.get("problem_column", "problem"),
+        options.get("answer_column", "answer"),
+        options.get("id_column"),
+        options.get("answer_after"),
     )
     return AnsweredTask(
         name,

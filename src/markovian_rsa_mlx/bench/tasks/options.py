@@ -27,6 +27,7 @@ OPTIONS: Final = (
     TaskOption("param", "KEY=VALUE", "A parameter of a reasoning-gym data set; may be repeated.", repeatable=True),
     TaskOption("problem_column", "NAME", "The column with the problems (unset: problem)."),
     TaskOption("answer_column", "NAME", "The column with the answers (unset: answer)."),
+    TaskOption("answer_after", "TEXT", "The answer stands after the last TEXT in its column, as in GSM8K after ####."),
     TaskOption(
         "id_column", "NAME", "The column that names the problems; none numbers them (unset: problem_idx, ... or none)."
     ),
@@ -35,7 +36,7 @@ OPTIONS: Final = (
     TaskOption("answer_kind", "math|text", "What makes an answer right: its value, or its text (unset: the task's)."),
     TaskOption("wording", "TEXT", "How a problem is put, with {problem} in it."),
 )
-ROW_OPTIONS: Final = ("problem_column", "answer_column", "id_column", "wording", "answer_kind")
+ROW_OPTIONS: Final = ("problem_column", "answer_column", "answer_after", "id_column", "wording", "answer_kind")
 GYM_OPTIONS: Final = ("param", "wording", "answer_kind")
 HUB_OPTIONS: Final = ("subset", "split")
 
