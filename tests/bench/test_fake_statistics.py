@@ -58,7 +58,7 @@ CASES = [
 
 
 def test_an_oracle_finds_what_any_trace_found(tmp_path: Path) -> None:
-    assert by_round(simulate(tmp_path, oracle, chance(0.2), 16), "mean") == pytest.approx([0.2, 0.59, 0.91], abs=0.1)
+    assert by_round(simulate(tmp_path, oracle, chance(0.2), 30), "mean") == pytest.approx([0.2, 0.59, 0.91], abs=0.09)
 
 
 @pytest.mark.slow
@@ -79,9 +79,8 @@ def test_copying_keeps_correctness_and_loses_diversity(tmp_path: Path) -> None:
         assert distinct[2] < distinct[1]
 
 
-@pytest.mark.parametrize(
-    ("population", "size", "unused"), [(8, 2, 0.100), pytest.param(16, 4, 0.010, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("population", "size", "unused"), [(16, 4, 0.010), (8, 2, 0.100)])
 def test_tails_that_nobody_reads_are_as_many_as_chance_says(
     tmp_path: Path, population: int, size: int, unused: float
 ) -> None:

@@ -62,17 +62,15 @@ def test_each_answer_is_scored_once_and_by_the_verifier_alone(tmp_path: Path) ->
     assert sorted(task.asked) == ["right", "wrong"]
 
 
-@pytest.mark.parametrize("at_once", [1, 3])
-def test_a_benchmark_that_is_stopped_goes_on_to_the_same_results(tmp_path: Path, at_once: int) -> None:
-    wanted = order(FakeTask(5), ["single", "delethink", "markovian", "summary"], epochs=2)
-    whole = bench(tmp_path / "whole", wanted)
-    for _ in range(4):
-        bench(tmp_path / "parts", wanted, at_once=at_once, stop_after=lambda records: True)
+def test_a_benchmark_that_is_stopped_goes_on_to_the_same_results(tmp_path: Path) -> None:
+    wanted = order(FakeTask(4), ["single", "delethink", "markovian", "summary"])
+    bench(tmp_path / "whole", wanted)
+    for _ in range(2):
+        bench(tmp_path / "parts", wanted, stop_after=lambda records: True)
     stopped = json.loads((tmp_path / "parts" / "results.json").read_text())
-    assert 0 < len(stopped["cells"][-1]["records"]) < 10
+    assert 0 < len(stopped["cells"][-1]["records"]) < 4
     bench(tmp_path / "parts", wanted)
     assert settled(tmp_path / "parts" / "results.json") == settled(tmp_path / "whole" / "results.json")
-    assert whole.problems == 5
 
 
 def test_without_its_results_file_a_benchmark_is_read_off_its_trails(tmp_path: Path) -> None:
