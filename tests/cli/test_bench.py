@@ -178,12 +178,35 @@ def test_another_setting_is_refused_with_the_difference(bench: Run) -> None:
     assert bench("--methods", "markovian", "--temperature", "0.5", "--fresh").code == 0
 
 
-def test_a_budget_over_all_rounds_is_no_way_to_compare(bench: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "setting", ["token_budget = 100", "seed = 3", "final_candidates = 2", 'answer_selection = "majority"']
+)
+def test_what_a_benchmark_decides_is_refused_in_a_settings_file(bench: Run, tmp_path: Path, setting: str) -> None:
     file = tmp_path / "settings.toml"
-    file.write_text("token_budget = 100")
+    file.write_text(setting)
     ran = bench("--config", str(file))
     assert ran.code == 2
-    assert "token_budget is 100" in ran.err
+    assert f"{setting.split()[0]} is " in ran.err
+
+
+def test_a_model_that_cannot_be_loaded_leaves_no_folder(mrsa: Run, task: str, tmp_path: Path) -> None:
+    ran = mrsa("bench", task, "--model", "./nowhere", "--out", str(tmp_path / "out"))
+    assert ran.code == 1
+    assert "./nowhere" in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_embedded_reasoner_is_asked_only_what_it_was_made_for(mrsa: Run, task: str) -> None:
+    ran = mrsa("bench", task, "--answer-kind", "text")
+    assert ran.code == 2
+    assert "not made for these problems" in ran.err
+
+
+def test_another_revision_is_another_model(bench: Run) -> None:
+    assert bench("--methods", "single").code == 0
+    ran = bench("--methods", "single", "--revision", "v2")
+    assert ran.code == 2
+    assert "'fake/model@v2' asked for" in ran.err
 
 
 def test_a_grid_runs_every_point(bench: Run, tmp_path: Path) -> None:

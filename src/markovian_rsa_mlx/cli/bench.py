@@ -191,7 +191,8 @@ def run(
 
     Ctrl-C stops within a step, and the same command goes on. Methods, problems and epochs may be added to a folder.
     """
-    from .bench_run import Wanted, carry_out
+    from .bench_order import Wanted
+    from .bench_run import carry_out
 
     choice = choose_model(model, revision, str(adapter) if adapter else None)
     raise typer.Exit(
