@@ -70,6 +70,13 @@ def test_what_else_differs_is_said(weak: Results) -> None:
     assert not [told for told in differing if "settings of single" in told]
 
 
+def test_another_wording_of_the_same_problems_is_compared_and_said(weak: Results) -> None:
+    worded = replace(weak, task="embedded-countdown#1+0a1b2c")
+    assert juxtapose(weak, worded).differing == (
+        "how the problems are put: embedded-countdown#1 and embedded-countdown#1+0a1b2c",
+    )
+
+
 def test_methods_of_one_alone_are_named(weak: Results) -> None:
     found = juxtapose(weak, sample_results(30, methods=("single", "full-chain")))
     assert [pair.method for pair in found.pairs] == ["single"]

@@ -15,6 +15,7 @@ from ..errors import ConfigError, TaskError
 from .results import Comparison, Method, Results, problem_scores, results_from_dict
 from .statistics import Interval, difference, holm, interval, paired
 from .tabulate import comparison
+from .tasks.options import problems_of
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def juxtapose(first: Results, second: Results) -> Juxtaposition:
 
 
 def _common_problems(first: Results, second: Results) -> set[int]:
-    if first.task != second.task:
+    if problems_of(first.task) != problems_of(second.task):
         raise ConfigError(
             f"The two benchmarks are of other problems, {first.task!r} and {second.task!r}; "
             "only the same problems can be compared."
@@ -103,6 +104,8 @@ def _common_problems(first: Results, second: Results) -> set[int]:
 
 
 def _differing(first: Results, second: Results, names: list[str], both: int) -> Iterator[str]:
+    if first.task != second.task:
+        yield f"how the problems are put: {first.task} and {second.task}"
     for what in ("model", "seed", "epochs", "package_version"):
         here, there = getattr(first, what), getattr(second, what)
         if here != there:
