@@ -60,6 +60,16 @@ def test_only_problems_that_both_have_count(weak: Results, strong: Results) -> N
     assert "2 problems of the second that the other lacks, left out" in found.differing
 
 
+def test_a_place_that_holds_another_problem_is_no_pair(weak: Results, strong: Results) -> None:
+    renamed = tuple(
+        Cell(c.name, c.config, tuple(replace(r, problem_id="another") if r.index == 4 else r for r in c.records))
+        for c in strong.cells
+    )
+    found = juxtapose(weak, replace(strong, cells=renamed))
+    assert found.problems == 29
+    assert all(pair.comparison.problems == 29 for pair in found.pairs)
+
+
 def test_what_else_differs_is_said(weak: Results) -> None:
     other = sample_results(30, base=RSAConfig.embedded().replace(tail_tokens=16))
     other = replace(other, seed=2, engine={**other.engine, "dtype": "bfloat16"})
