@@ -60,7 +60,8 @@ def test_one_command_gives_the_table_and_the_files(bench: Run, tmp_path: Path) -
     head, single, vote, *_ = ran.out.splitlines()
     assert head.split()[:4] == ["method", "score", "vote", "pass"]
     assert single.startswith("single ")
-    assert "44.4%" in single
+    assert single.split()[1] == "44.4%"
+    assert single.split()[4:6] == ["-", "-"]
     assert vote.startswith("vote ")
     assert "66.7%" in vote
     assert "markovian less delethink" in ran.out

@@ -27,7 +27,7 @@ _BADGES = {
 def table_text(results: Results, width: int | None = None) -> str:
     """The table, as wide as there is room for; each cell by round; the last method beside the others; badges."""
     parts = [
-        _fitted([_cells(row) for row in results.table], width or _room()),
+        _fitted([_cells(row, results.method(row.method).one_trace) for row in results.table], width or _room()),
         f"{amount(results.problems, 'problem')} x {amount(results.epochs, 'epoch')}; 95% intervals over problems; "
         "tokens as the paper counts them.\n"
         f"{amount(results.generated_once, 'token')} were generated in all: what methods share is generated once.",
@@ -75,12 +75,13 @@ def to_json(results: Results, path: Path) -> dict[str, Any]:
     }
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: Row, one_trace: bool) -> tuple[str, ...]:
+    """A single trace has nothing to vote on."""
     return (
         row.method,
         _interval(row.score),
-        _interval(row.vote),
-        _interval(row.any),
+        "-" if one_trace else _interval(row.vote),
+        "-" if one_trace else _interval(row.any),
         _share(row.finished),
         _share(row.diversity),
         count(row.generated_tokens),
