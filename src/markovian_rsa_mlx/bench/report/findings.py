@@ -72,6 +72,8 @@ def _like(alike: Mapping[str, Comparison], problems: int) -> list[str]:
     head = f"{_listed(list(alike))} could not be told from it on {where}"
     if not needed:
         return [f"{head}: no difference was seen."]
+    if len(alike) == 1:
+        return [f"{head}: it would take about {count(next(iter(needed.values())))}."]
     return [f"{head}: it would take about {_listed([f'{count(n)} for {name}' for name, n in needed.items()])}."]
 
 
