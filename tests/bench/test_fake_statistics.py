@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
+from markovian_rsa_mlx.audit.events import SelectionEvent
 from markovian_rsa_mlx.backends.base import TraceRequest
 from markovian_rsa_mlx.bench.results import Cell
 from markovian_rsa_mlx.config import RSAConfig
 from tests.fakes import CharacterCodec, FakeBackend, boxed
-from tests.test_statistics import Aggregator, copy, majority, oracle
+from tests.runs import of_file
+from tests.test_statistics import LOST, Aggregator, copy, majority, oracle
 
 from .harness import FakeTask, bench, order
 
@@ -48,40 +52,34 @@ def by_round(cell: Cell, figure: str) -> list[float]:
     return [sum(getattr(r.rounds[t], figure) for r in cell.records) / len(cell.records) for t in range(3)]
 
 
-CASES = [
-    (copy, 0.3, [0.3, 0.3, 0.3]),
-    (majority, 0.4, [0.40, 0.352, 0.308]),
-    (majority, 0.5, [0.5, 0.5, 0.5]),
-    (majority, 0.6, [0.60, 0.648, 0.692]),
-    (oracle, 0.2, [0.20, 0.59, 0.91]),
-]
+CASES = [(copy, 0.3, [0.3, 0.3, 0.3]), (majority, 0.4, [0.40, 0.352, 0.308]), (majority, 0.6, [0.60, 0.648, 0.692])]
 
 
 def test_an_oracle_finds_what_any_trace_found(tmp_path: Path) -> None:
-    assert by_round(simulate(tmp_path, oracle, chance(0.2), 16), "mean") == pytest.approx([0.2, 0.59, 0.91], abs=0.1)
+    assert by_round(simulate(tmp_path, oracle, chance(0.2), 30), "mean") == pytest.approx([0.2, 0.59, 0.91], abs=0.09)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("aggregator", "p", "published"), CASES)
 def test_correctness_by_round(tmp_path: Path, aggregator: Aggregator, p: float, published: list[float]) -> None:
-    cell = simulate(tmp_path, aggregator, chance(p), 250)
-    assert by_round(cell, "mean") == pytest.approx(published, abs=0.05)
+    cell = simulate(tmp_path, aggregator, chance(p), 80)
+    assert by_round(cell, "mean") == pytest.approx(published, abs=0.08)
 
 
 @pytest.mark.slow
-def test_copying_keeps_correctness_and_loses_diversity(tmp_path: Path) -> None:
-    """All different at first; a round of copies leaves 1 - (1 - 1/N)^N of the answers, about 64%, whatever C."""
-    for size in (2, 4, 16):
-        path, config = tmp_path / str(size), CONFIG.replace(aggregation_size=size)
-        cell = simulate(path, copy, lambda r, _: r.trace_id.replace("-", "x"), 40, config)
-        distinct = [sum(r.rounds[t].distinct for r in cell.records) / len(cell.records) for t in range(3)]
-        assert distinct[1] == pytest.approx(16 * (1 - (1 - 1 / 16) ** 16), abs=0.7)
-        assert distinct[2] < distinct[1]
+@pytest.mark.parametrize("size", [2, 16])
+def test_copying_loses_diversity_whatever_c(tmp_path: Path, size: int) -> None:
+    """The chance that two draws from the last round differ falls by 1 - 1/N a round."""
+    config = CONFIG.replace(aggregation_size=size)
+    cell = simulate(tmp_path, copy, lambda request, _: request.trace_id.replace("-", "x"), 40, config)
+    lasts = [of_file(tmp_path / record.trail, SelectionEvent)[0].answers for record in cell.records]
+    chances = [1 - sum((n / 16) ** 2 for n in Counter(last).values()) for last in lasts]
+    assert mean(chances) == pytest.approx(LOST, abs=0.02)
+    assert [record.rounds[-1].distinct for record in cell.records] == [len(set(last)) for last in lasts]
 
 
-@pytest.mark.parametrize(
-    ("population", "size", "unused"), [(8, 2, 0.100), pytest.param(16, 4, 0.010, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("population", "size", "unused"), [(16, 4, 0.010), (8, 2, 0.100)])
 def test_tails_that_nobody_reads_are_as_many_as_chance_says(
     tmp_path: Path, population: int, size: int, unused: float
 ) -> None:
@@ -90,4 +88,4 @@ def test_tails_that_nobody_reads_are_as_many_as_chance_says(
     cell = simulate(tmp_path, copy, chance(0.5), 60, config)
     missing = 1 - sum(r.rounds[0].traces for r in cell.records) / (population * len(cell.records))
     assert (1 - size / population) ** population == pytest.approx(unused, abs=0.001)
-    assert missing == pytest.approx(unused, abs=0.035 if unused > 0.05 else 0.011)
+    assert missing == pytest.approx(unused, abs=0.35 * unused + 0.008)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from markovian_rsa_mlx.audit import RunHistory, read_events
 from markovian_rsa_mlx.audit.verify import verify_file
+from markovian_rsa_mlx.backends.base import TraceRequest
+from markovian_rsa_mlx.bench.known import Known, Sharing, generations
 from markovian_rsa_mlx.bench.methods import KINDS
 from markovian_rsa_mlx.bench.results import Record, Results
 from tests.fakes import FakeBackend, boxed
 
-from .harness import SMALL, FakeTask, bench, coin, order
+from .harness import SMALL, FakeTask, bench, coin, order, settled
 
 ALL = [*KINDS, "markovian:final_aggregation", "pacore:final_aggregation"]
 
@@ -86,6 +93,38 @@ def test_a_method_that_is_added_finds_what_was_generated(tmp_path: Path) -> None
     needed = {record.rounds[0].traces for record in records(grown, "markovian")}
     assert len(backend.requests) == sum(4 - record.rounds[0].traces for record in records(grown, "markovian"))
     assert needed <= {3, 4}
+
+
+def test_methods_in_another_order_are_what_that_order_gives(tmp_path: Path) -> None:
+    """Which cell generates a shared trace is the order's affair, in results as in a benchmark that began so."""
+    there = [order(FakeTask(2), names) for names in (["single", "markovian"], ["markovian", "single"])]
+    bench(tmp_path / "turned", there[0])
+    bench(tmp_path / "turned", there[1])
+    bench(tmp_path / "whole", there[1])
+    assert settled(tmp_path / "turned" / "results.json") == settled(tmp_path / "whole" / "results.json")
+
+
+def test_what_is_known_is_told_from_where_an_interrupted_trace_was(tmp_path: Path) -> None:
+    (record,) = records(bench(tmp_path, order(FakeTask(1), ["single"])), "parallel")
+    history = RunHistory(read_events(tmp_path / record.trail))
+    known = Known()
+    assert known.learn(history) == record.generated_tokens
+    assert known.learn(history) == 0
+    first = next(generations(history))
+    ids, told = first.result.token_ids, list[int]()
+
+    class Listener:
+        def started(self) -> None:
+            told.append(-1)
+
+        def tokens(self, ids: Sequence[int]) -> None:
+            told.extend(ids)
+
+    prompt, seed, budget, sampling = first.key
+    request = TraceRequest(first.trace_id, (), prompt, budget, seed, sampling, ids[:5])
+    engine = Sharing(FakeBackend(lambda *_: pytest.fail("it is known")), known)
+    assert asyncio.run(engine.generate(request, Listener())).token_ids == ids
+    assert told == [-1, *ids[5:]]
 
 
 def test_problems_have_their_own_seeds_and_epochs_too(tmp_path: Path) -> None:

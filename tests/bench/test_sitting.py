@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from markovian_rsa_mlx.backends.base import TraceRequest
+from markovian_rsa_mlx.backends.base import EngineInfo, TraceRequest
 from markovian_rsa_mlx.bench.folder import Folder
 from markovian_rsa_mlx.bench.results import Results, problem_scores, results_from_dict
 from markovian_rsa_mlx.bench.sitting import Sitting
@@ -37,7 +38,7 @@ def test_traces_that_end_badly_are_badges_and_count_as_wrong(tmp_path: Path) -> 
     (record,) = results.cells[0].records
     assert (record.rounds[0].mean, record.rounds[0].finished, record.rounds[0].answered) == (0.25, 0.75, 2)
     assert record.badges == ("budget_hit", "parser_trouble")
-    assert record.notes == ("The verifier failed on 'broken'.",)
+    assert record.unscored == ("The verifier failed on 'broken'.",)
     assert results.table[0].badges == {"budget_hit": 1, "parser_trouble": 1}
 
 
@@ -52,6 +53,7 @@ def test_a_trace_that_is_given_up_does_not_shrink_the_population(tmp_path: Path)
     (record,) = results.cells[0].records
     assert (record.rounds[0].traces, record.rounds[0].mean) == (4, 0.75)
     assert record.badges == ("given_up",)
+    assert record.mishaps == ("r0-01 was given up: BackendError: no",)
 
 
 def test_each_answer_is_scored_once_and_by_the_verifier_alone(tmp_path: Path) -> None:
@@ -60,17 +62,15 @@ def test_each_answer_is_scored_once_and_by_the_verifier_alone(tmp_path: Path) ->
     assert sorted(task.asked) == ["right", "wrong"]
 
 
-@pytest.mark.parametrize("at_once", [1, 3])
-def test_a_benchmark_that_is_stopped_goes_on_to_the_same_results(tmp_path: Path, at_once: int) -> None:
-    wanted = order(FakeTask(5), ["single", "delethink", "markovian", "summary"], epochs=2)
-    whole = bench(tmp_path / "whole", wanted)
-    for _ in range(4):
-        bench(tmp_path / "parts", wanted, at_once=at_once, stop_after=lambda records: True)
+def test_a_benchmark_that_is_stopped_goes_on_to_the_same_results(tmp_path: Path) -> None:
+    wanted = order(FakeTask(4), ["single", "delethink", "markovian", "summary"])
+    bench(tmp_path / "whole", wanted)
+    for _ in range(2):
+        bench(tmp_path / "parts", wanted, stop_after=lambda records: True)
     stopped = json.loads((tmp_path / "parts" / "results.json").read_text())
-    assert 0 < len(stopped["cells"][-1]["records"]) < 10
+    assert 0 < len(stopped["cells"][-1]["records"]) < 4
     bench(tmp_path / "parts", wanted)
     assert settled(tmp_path / "parts" / "results.json") == settled(tmp_path / "whole" / "results.json")
-    assert whole.problems == 5
 
 
 def test_without_its_results_file_a_benchmark_is_read_off_its_trails(tmp_path: Path) -> None:
@@ -199,3 +199,27 @@ def test_tables_for_other_programs_hold_a_line_for_each_round(tmp_path: Path) ->
     table = pyarrow.parquet.read_table(tmp_path / "results.parquet").to_pylist()
     assert [float(line["mean"]) for line in lines] == [line["mean"] for line in table]
     assert table[0]["generated_tokens"] == results.cells[0].records[0].rounds[0].generated_tokens
+
+
+@dataclass
+class Sized(FakeBackend):
+    """An engine that says how many rows it has and what they need: a byte a token."""
+
+    max_rows: int | None = None
+    memory: int | None = None
+
+    @property
+    def info(self) -> EngineInfo:
+        return dataclasses.replace(super().info, max_rows=self.max_rows, memory_limit_bytes=self.memory)
+
+
+@pytest.mark.parametrize(
+    ("max_rows", "memory", "problems"),
+    [(None, None, 8), (32, None, 8), (10, None, 3), (32, 12 * 1_280, 3), (32, 1, 1), (1_000, None, 16)],
+)
+def test_as_many_problems_at_once_as_the_engine_has_room_for(
+    tmp_path: Path, max_rows: int | None, memory: int | None, problems: int
+) -> None:
+    wanted = order(FakeTask(1), ["markovian"])  # N = 4; at the most 1,000 + 2 * 40 + 200 tokens a row
+    with Folder(tmp_path, wanted.identity) as folder:
+        assert Sitting(wanted, folder).at_once(Sized(max_rows=max_rows, memory=memory)) == problems

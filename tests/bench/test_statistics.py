@@ -168,7 +168,13 @@ def test_a_difference_that_is_the_same_everywhere_has_no_spread() -> None:
     found = difference([0.5] * 9, [0.75] * 9)
     assert (found.interval.low, found.interval.high) == (0.25, 0.25)
     assert difference([0.5], [0.5]).detectable is None
-    assert difference([0.0] * 9, [1.0] * 9).interval.low == 1.0
+
+
+def test_better_on_every_problem_is_no_more_certain_than_a_proportion() -> None:
+    theirs = stats.binomtest(9, 9).proportion_ci(0.95, "exact")
+    better, worse = difference([0.0] * 9, [1.0] * 9), difference([1.0] * 9, [0.0] * 9)
+    assert (better.interval.low, better.interval.high) == pytest.approx((2 * theirs.low - 1, 1.0))
+    assert (worse.interval.low, worse.interval.high) == pytest.approx((-1.0, 1 - 2 * theirs.low))
 
 
 def test_adjusting_for_many_comparisons_can_turn_a_finding_into_noise() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from markovian_rsa_mlx.bench.tasks import load_task
 from markovian_rsa_mlx.bench.tasks.base import Problem
+from markovian_rsa_mlx.bench.tasks.options import problems_of
 from markovian_rsa_mlx.errors import ConfigError, MarkovianRSAError, TaskError
 
 ROWS = [{"problem": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(1, 8)]
@@ -74,6 +76,16 @@ def test_answers_that_are_numbers_or_lists_of_one(tmp_path: Path) -> None:
     assert problems(path)[0].reference == "33"
     path = write(tmp_path / "set.jsonl", [{"problem": "p", "answer": ["1/2"]}])
     assert problems(path)[0].reference == "1/2"
+
+
+def test_answers_within_solutions(tmp_path: Path) -> None:
+    boxed = write(tmp_path / "a.jsonl", [{"problem": "p", "answer": "So \\boxed{1}, no, \\boxed{\\frac{1}{2}}."}])
+    assert problems(boxed)[0].reference == "\\frac{1}{2}"
+    marked = write(
+        tmp_path / "b.jsonl", [{"problem": "p", "answer": "9 + 9 = 18\n#### 18"}, {"problem": "q", "answer": "7"}]
+    )
+    assert problems(marked, (1, 1), answer_after="####")[0].reference == "18"
+    assert "line 2: 'answer' has no answer after '####'" in refusal(marked, answer_after="####")
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet", ".json"])
@@ -160,11 +172,11 @@ def test_what_is_not_asked_for_is_not_read(tmp_path: Path) -> None:
     assert len(problems(path, (1, 1))) == 1
 
 
-@pytest.mark.parametrize("limit", [(1, 10), (100_001, 100_010)])
+@pytest.mark.parametrize("limit", [(1, 10), (30_001, 30_010)])
 def test_a_long_file_takes_the_memory_of_what_is_asked_for(tmp_path: Path, limit: tuple[int, int]) -> None:
     path = tmp_path / "set.jsonl"
     with path.open("w") as file:
-        file.writelines(f'{{"problem": "{"x" * 100} {n}", "answer": "{n}"}}\n' for n in range(100_010))
+        file.writelines(f'{{"problem": "{"x" * 100} {n}", "answer": "{n}"}}\n' for n in range(30_010))
     tracemalloc.start()
     found = problems(path, limit)
     peak = tracemalloc.get_traced_memory()[1]
@@ -181,6 +193,23 @@ def test_without_a_limit_a_very_long_file_is_a_mistake(tmp_path: Path) -> None:
         buffer.write(f"p{n},{n}\n")
     path.write_text(buffer.getvalue())
     assert "more than 10,000 problems; choose some" in refusal(path)
+
+
+def test_a_name_tells_other_problems_and_other_ways_to_put_them(tmp_path: Path) -> None:
+    path = write(tmp_path / "set.jsonl", ROWS)
+
+    def name(**options: str) -> str:
+        return load_task(str(path), options, 0).name
+
+    plain = name()
+    assert re.fullmatch(r"set\.jsonl@[0-9a-f]{8}", plain)
+    assert name(answer_column="problem") != plain
+    worded = name(wording="Q: {problem}")
+    assert problems_of(worded) == plain != worded
+    write(path, ROWS[:-1])
+    assert problems_of(name()) != plain
+    (tmp_path / "other").mkdir()
+    assert load_task(str(write(tmp_path / "other" / "set.jsonl", ROWS)), {}, 5).name == plain
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 
 from markovian_rsa_mlx.bench.tasks import load_task, read_params
 from markovian_rsa_mlx.bench.tasks.gym import GymTask
+from markovian_rsa_mlx.bench.tasks.options import problems_of
 from markovian_rsa_mlx.bench.tasks.vetting import RefusedCodeError, vet
 from markovian_rsa_mlx.errors import ConfigError, ScoringError, TaskError
 from markovian_rsa_mlx.reasoner import puzzles
@@ -97,7 +98,7 @@ def test_parameters_gaps_and_a_wording() -> None:
         ("2", "Now: Say 7."),
         ("4", "Now: Say 9."),
     ]
-    assert task.name == "fake?gaps=true,low=5#0"
+    assert problems_of(task.name) == "fake?gaps=true,low=5#0" != task.name
 
 
 @pytest.mark.usefixtures("library")
@@ -197,6 +198,7 @@ def test_the_embedded_reasoner_is_asked_what_it_was_measured_on() -> None:
 
 SWEEP = """
 import json, sys
+from markovian_rsa_mlx.bench.tasks.options import problems_of
 from markovian_rsa_mlx.bench.tasks.vetting import Vetting
 import reasoning_gym
 from reasoning_gym.factory import DATASETS
@@ -225,5 +227,5 @@ def test_vetting_changes_no_verdict_of_any_data_set() -> None:
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", SWEEP], check=True, capture_output=True, text=True)
     told = json.loads(done.stdout.splitlines()[-1])
     compared = {name: pair for name, pair in told.items() if pair[0] != "skipped"}
-    assert len(compared) >= 100, told
+    assert len(compared) == len(told) - 1, told  # composite is nothing without parameters
     assert {name: pair for name, pair in compared.items() if pair[0] != pair[1]} == {}

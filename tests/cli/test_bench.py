@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from markovian_rsa_mlx.bench.progress import BenchProgress
-from markovian_rsa_mlx.bench.results import Method, Record, RoundRecord
+from markovian_rsa_mlx.bench.results import Method, Record, RoundRecord, results_from_dict
 from markovian_rsa_mlx.bench.tasks.base import Problem
 from markovian_rsa_mlx.cli import session
+from markovian_rsa_mlx.cli.bench_table import table_text
 from markovian_rsa_mlx.cli.bench_view import problem_line, status_line, view_lines
 from markovian_rsa_mlx.errors import BackendError
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
@@ -59,7 +60,8 @@ def test_one_command_gives_the_table_and_the_files(bench: Run, tmp_path: Path) -
     head, single, vote, *_ = ran.out.splitlines()
     assert head.split()[:4] == ["method", "score", "vote", "pass"]
     assert single.startswith("single ")
-    assert "44.4%" in single
+    assert single.split()[1] == "44.4%"
+    assert single.split()[4:6] == ["-", "-"]
     assert vote.startswith("vote ")
     assert "66.7%" in vote
     assert "markovian less delethink" in ran.out
@@ -90,6 +92,17 @@ def test_run_may_be_written_out(mrsa: Run, fake_model: Any, task: str, tmp_path:
     assert "--out" not in results(tmp_path)["command"]
 
 
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_a_narrow_terminal_does_without_columns(bench: Run, tmp_path: Path, width: int) -> None:
+    bench()
+    found = results_from_dict(results(tmp_path))
+    rows = table_text(found, width).split("\n\n")[0].splitlines()
+    assert max(map(len, rows)) <= width
+    assert len(rows) == 1 + len(found.table)
+    assert rows[0].split()[:2] == ["method", "score"]
+    assert ("prefill" in rows[0]) == (width == 200)
+
+
 def test_json_for_a_program(bench: Run) -> None:
     told = json.loads(bench("--json", "--quiet", "--methods", "single,markovian:majority").out)
     assert [row["method"] for row in told["table"]] == ["single", "markovian:majority"]
@@ -114,7 +127,10 @@ def test_a_failure_is_told_and_is_the_exit_code(
     assert ran.code == 1
     assert "1 run failed" in ran.err
     backend.fail = None
+    other = mrsa(*line, "--methods", "markovian", "--resume-only-failed")
+    assert (other.code, "no results of these methods" in other.err) == (2, True)
     assert mrsa(*line, "--resume-only-failed").code == 0
+    assert len(results(tmp_path)["cells"][0]["records"]) == 3
 
 
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
@@ -163,12 +179,35 @@ def test_another_setting_is_refused_with_the_difference(bench: Run) -> None:
     assert bench("--methods", "markovian", "--temperature", "0.5", "--fresh").code == 0
 
 
-def test_a_budget_over_all_rounds_is_no_way_to_compare(bench: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "setting", ["token_budget = 100", "seed = 3", "final_candidates = 2", 'answer_selection = "majority"']
+)
+def test_what_a_benchmark_decides_is_refused_in_a_settings_file(bench: Run, tmp_path: Path, setting: str) -> None:
     file = tmp_path / "settings.toml"
-    file.write_text("token_budget = 100")
+    file.write_text(setting)
     ran = bench("--config", str(file))
     assert ran.code == 2
-    assert "token_budget is 100" in ran.err
+    assert f"{setting.split()[0]} is " in ran.err
+
+
+def test_a_model_that_cannot_be_loaded_leaves_no_folder(mrsa: Run, task: str, tmp_path: Path) -> None:
+    ran = mrsa("bench", task, "--model", "./nowhere", "--out", str(tmp_path / "out"))
+    assert ran.code == 1
+    assert "./nowhere" in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_embedded_reasoner_is_asked_only_what_it_was_made_for(mrsa: Run, task: str) -> None:
+    ran = mrsa("bench", task, "--answer-kind", "text")
+    assert ran.code == 2
+    assert "not made for these problems" in ran.err
+
+
+def test_another_revision_is_another_model(bench: Run) -> None:
+    assert bench("--methods", "single").code == 0
+    ran = bench("--methods", "single", "--revision", "v2")
+    assert ran.code == 2
+    assert "'fake/model@v2' asked for" in ran.err
 
 
 def test_a_grid_runs_every_point(bench: Run, tmp_path: Path) -> None:
@@ -180,10 +219,11 @@ def test_a_grid_runs_every_point(bench: Run, tmp_path: Path) -> None:
     assert [cell["name"] for cell in results(tmp_path)["cells"]] == ["parallel", "markovian C=1", "markovian C=2"]
 
 
+@pytest.mark.parametrize("missing", ["reasoning_gym", "pyarrow"])
 def test_without_the_extra_one_sentence_says_how_to_install_it(
-    mrsa: Run, fake_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mrsa: Run, fake_model: Any, missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    monkeypatch.setitem(sys.modules, missing, None)
     ran = mrsa("bench", "countdown", *METHOD[:-2], "--limit", "1")
     assert ran.code == 1
     assert "pip install 'markovian-rsa-mlx[bench]'" in ran.err
@@ -192,7 +232,7 @@ def test_without_the_extra_one_sentence_says_how_to_install_it(
 
 def progress(clock: Callable[[], float]) -> BenchProgress:
     methods = [Method("single", "parallel", "mean", True), Method("markovian", "markovian")]
-    return BenchProgress(methods, {"parallel": 0, "markovian": 0}, total=4, clock=clock)
+    return BenchProgress(methods, {"parallel": 0, "markovian": 0}, clock, total=4)
 
 
 def record(mean: float) -> Record:
@@ -210,7 +250,7 @@ def test_progress_tells_time_left_and_the_means_so_far() -> None:
     state.run_done("markovian", record(0.75))
     state.problem_done(Problem(0, "p", "?", "!"), 1, [])
     assert state.time_left_s() == pytest.approx(30.0)
-    assert "1 of 4 problems" in status_line(state)
+    assert "1 of 4 problems · 2 of 8 runs" in status_line(state)
     assert "about 30.0 s left" in status_line(state)
     assert [line.split() for line in view_lines(state)[1:]] == [["single", "25.0%"], ["markovian", "75.0%"]]
 

@@ -30,6 +30,7 @@ COMMANDS = [
     "runs rm",
     "bench",
     "bench run",
+    "bench compare",
 ]
 HEAVY = {
     "mlx",

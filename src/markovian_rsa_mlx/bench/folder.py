@@ -76,6 +76,7 @@ class Folder:
 
     def __init__(self, path: Path, identity: Identity, *, fresh: bool = False) -> None:
         self.path, self._lock = path, -1
+        self._is_new = not (path / "bench.json").exists()
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._refuse_a_strangers_folder()
@@ -99,8 +100,13 @@ class Folder:
         self.close()
 
     def close(self) -> None:
-        """Unlock; a second time does nothing."""
+        """Unlock; a folder that was made for a benchmark that never began goes. A second time does nothing."""
         if self._lock >= 0:
+            if self._is_new and not (self.path / "trails").exists() and not (self.path / "results.json").exists():
+                for name in (".lock", "bench.json"):
+                    (self.path / name).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    self.path.rmdir()
             os.close(self._lock)
             self._lock = -1
 

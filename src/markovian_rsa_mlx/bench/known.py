@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ..audit import RunHistory
 from ..backends.base import Backend, TraceListener, TraceRequest, TraceResult
@@ -25,7 +25,6 @@ class Generation:
     """A finished generation as a trail tells it: a trace, or a trace's summary."""
 
     trace_id: str
-    purpose: Literal["trace", "summary"]
     key: Key
     result: TraceResult
     elapsed_s: float
@@ -44,12 +43,12 @@ def generations(history: RunHistory) -> Iterator[Generation]:
             start, sampling = trace.starts[-1], config.sampling(final=place.round >= config.rounds)
             key = (tuple(prompt), start.seed, start.max_tokens, sampling)
             result = TraceResult(tuple(done.token_ids), done.finish_reason)
-            yield Generation(trace.trace_id, "trace", key, result, done.elapsed_s)
+            yield Generation(trace.trace_id, key, result, done.elapsed_s)
         told = trace.summary
         if told is not None and told.finish_reason != "error":
             key = (tuple(told.prompt_token_ids), told.seed, config.tail_limit, config.sampling(final=False))
             result = TraceResult(tuple(told.token_ids), told.finish_reason)
-            yield Generation(trace.trace_id, "summary", key, result, told.elapsed_s)
+            yield Generation(trace.trace_id, key, result, told.elapsed_s)
 
 
 class Known:

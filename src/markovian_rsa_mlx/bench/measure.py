@@ -5,7 +5,7 @@ Pure but for the scoring, which may take long: call it off the event loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..audit import RunHistory
@@ -23,10 +23,10 @@ from .results import Badge, RoundRecord
 
 @dataclass
 class Marks:
-    """Which answers to one problem are right; each is scored once. `notes` says which could not be."""
+    """Which answers to one problem are right; each is scored once. `failures` says which could not be."""
 
     score: Callable[[str], float]
-    notes: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
     _known: dict[str, bool] = field(default_factory=dict)
 
     def right(self, answer: str) -> bool:
@@ -37,7 +37,7 @@ class Marks:
             try:
                 self._known[answer] = self.score(answer) >= 1
             except ScoringError as error:
-                self._known[answer], self.notes[answer] = False, str(error)
+                self._known[answer], self.failures[answer] = False, str(error)
         return self._known[answer]
 
 
@@ -49,7 +49,8 @@ class Measured:
     answer: str
     correct: float
     badges: tuple[Badge, ...]
-    notes: tuple[str, ...]
+    unscored: tuple[str, ...]
+    mishaps: tuple[str, ...]
     generated_tokens: int
     prefill_tokens: int
     wall_s: float
@@ -88,7 +89,8 @@ def measure(history: RunHistory, codec: Codec, equivalent: Equivalent, marks: Ma
         selection.answer,
         float(marks.right(selection.answer)),
         _badges(finals, list(traces.values()), selection.answer, marks),
-        tuple(note for answer, note in marks.notes.items() if answer in answers),
+        tuple(why for answer, why in marks.failures.items() if answer in answers),
+        tuple(_mishaps(history)),
         last.generated_tokens,
         last.prefill_tokens,
         last.wall_s,
@@ -102,6 +104,13 @@ def _seconds(history: RunHistory, known: Known) -> Mapping[str, float]:
     for generation in generations(history):
         seconds[generation.trace_id] = seconds.get(generation.trace_id, 0.0) + known.elapsed_s(generation.key)
     return seconds
+
+
+def _mishaps(history: RunHistory) -> Iterator[str]:
+    """The engine's alarm, and for each trace that was given up for good the last reason."""
+    yield from (error.message for error in history.errors if error.stage == "identical_traces")
+    reasons = {error.message.split(" ", 1)[0]: error.message for error in history.errors if error.stage == "generation"}
+    yield from (reasons[t.trace_id] for t in history.traces.values() if t.given_up and t.trace_id in reasons)
 
 
 class _Reader:
@@ -164,7 +173,7 @@ def _badges(finals: Sequence[_Trace], traces: Sequence[_Trace], answer: str, mar
     found: dict[Badge, bool] = {
         "no_answer": not normalise(answer),
         "budget_hit": any(trace.state == "max_tokens" for trace in finals),
-        "parser_trouble": unread or any(trace.answer in marks.notes for trace in traces),
+        "parser_trouble": unread or any(trace.answer in marks.failures for trace in traces),
         "given_up": any(trace.state == "error" for trace in traces),
     }
     return tuple(badge for badge, true in found.items() if true)

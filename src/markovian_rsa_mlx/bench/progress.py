@@ -20,18 +20,18 @@ OnProblem = Callable[[Problem, int, Sequence[Record]], None]
 
 @dataclass
 class BenchProgress:
-    """`total` problems (each epoch of one counts) with `cells` runs each, `before` of them done in earlier sittings."""
+    """`total` problems (each epoch counts), `before` of them done in earlier sittings; `runs` ended in this one."""
 
     methods: Sequence[Method]
     final_rounds: dict[str, int]  #: T by cell
-    total: int
     clock: Callable[[], float]
+    total: int = 0
     before: int = 0
     done: int = 0
     failed: int = 0
     generated_tokens: int = 0
     on_problem: OnProblem | None = None
-    _runs: int = 0
+    runs: int = 0
     _started_s: float = 0.0
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
     _scores: dict[str, list[float]] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class BenchProgress:
 
     def run_done(self, cell: str, record: Record) -> None:
         """A run of this sitting ended."""
-        self._runs += 1
+        self.runs += 1
         self.add(cell, record)
 
     def add(self, cell: str, record: Record) -> None:
@@ -84,11 +84,16 @@ class BenchProgress:
     @property
     def tokens_per_s(self) -> float:
         """The engine's speed over the last seconds."""
-        if not self._recent:
+        recent = tuple(self._recent)  # a terminal's thread reads while the event loop writes
+        if not recent:
             return 0.0
-        return sum(tokens for _, tokens in self._recent) / max(self.clock() - self._recent[0][0], 0.5)
+        return sum(tokens for _, tokens in recent) / max(self.clock() - recent[0][0], 0.5)
+
+    @property
+    def all_runs(self) -> int:
+        """Runs of this sitting."""
+        return (self.total - self.before) * len(self.final_rounds)
 
     def time_left_s(self) -> float | None:
         """Seconds until the end at this sitting's pace; None before the first run ended. Runs count alike."""
-        runs = (self.total - self.before) * len(self.final_rounds)
-        return self.elapsed_s * (runs - self._runs) / self._runs if self._runs else None
+        return self.elapsed_s * (self.all_runs - self.runs) / self.runs if self.runs else None

@@ -64,7 +64,8 @@ class Record:
     answer: str = ""  #: what the run's selection chose
     correct: float = 0.0  #: whether that is right
     badges: tuple[Badge, ...] = ()
-    notes: tuple[str, ...] = ()  #: why answers could not be scored, a sentence each
+    unscored: tuple[str, ...] = ()  #: why answers could not be scored, a sentence each; they count as wrong
+    mishaps: tuple[str, ...] = ()  #: why traces were given up, and an engine's alarm
     generated_tokens: int = 0
     new_tokens: int = 0  #: those of them that no cell before this one had generated
     prefill_tokens: int = 0
@@ -149,6 +150,17 @@ class Comparison:
     within_noise: bool
     problems_needed: int | None  #: to see a difference of this size with 80% power; None: none was seen
     detectable: float | None  #: the difference that these problems show with 80% power
+
+    @property
+    def verdict(self) -> str:
+        """What it comes to, in words."""
+        if not self.within_noise:
+            return f"{self.second if self.difference.mean > 0 else self.first} is better"
+        if self.problems_needed is None:
+            return "no difference seen"
+        if self.problems_needed <= self.problems:
+            return "within noise, just about"
+        return f"within noise; about {self.problems_needed:,} problems would tell"
 
 
 @dataclass(frozen=True)
@@ -238,8 +250,8 @@ def _cell(value: Mapping[str, Any]) -> Cell:
 
 
 def record_from_dict(value: Mapping[str, Any]) -> Record:
-    rounds = tuple(RoundRecord(**entry) for entry in value["rounds"])
-    return Record(**{**value, "rounds": rounds, "badges": tuple(value["badges"]), "notes": tuple(value["notes"])})
+    lists = {name: tuple(value[name]) for name in ("badges", "unscored", "mishaps")}
+    return Record(**{**value, **lists, "rounds": tuple(RoundRecord(**entry) for entry in value["rounds"])})
 
 
 def _row(value: Mapping[str, Any]) -> Row:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -113,7 +114,7 @@ class Runner:
             await self._solve(problem, epoch, engine)
             records = [self._records[cell, problem.index, epoch] for cell in self._configs]
             self._progress.problem_done(problem, epoch, records)
-            self._write_now_and_then(write)
+            await self._write_now_and_then(write)
 
     async def _solve(self, problem: Problem, epoch: int, engine: Engine) -> None:
         """All cells on one problem."""
@@ -137,9 +138,11 @@ class Runner:
         async with self._scoring:
             return await asyncio.to_thread(one.measured, record, RunHistory(result.events))  # verifiers may be slow
 
-    def _write_now_and_then(self, write: Callable[[], object]) -> None:
+    async def _write_now_and_then(self, write: Callable[[], object]) -> None:
         began_s = time.monotonic()
-        if began_s >= self._next_write_s:
-            write()
-            took_s = time.monotonic() - began_s
-            self._next_write_s = time.monotonic() + max(_WRITE_EVERY_S, 9 * took_s)
+        if began_s < self._next_write_s:
+            return
+        self._next_write_s = math.inf  # until this one is done
+        await asyncio.to_thread(write)
+        now_s = time.monotonic()
+        self._next_write_s = now_s + max(_WRITE_EVERY_S, 9 * (now_s - began_s))

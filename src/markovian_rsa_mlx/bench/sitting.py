@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..backends.base import Backend, EngineInfo
-from ..config import RSAConfig
 from ..method.selection import Equivalent
 from ..run.setup import package_version
 from .export import to_csv, to_parquet
@@ -19,8 +19,8 @@ from .runner import Engine, Place, Runner, Unit
 from .tabulate import comparisons, table
 from .tasks.base import Problem, Task
 
-#: Problems at once where the engine does not say how many rows it has, and at the most.
-_UNKNOWN_ROWS, _MOST_AT_ONCE = 32, 16
+#: Rows of an engine that does not say how many it has, problems at once at the most, and a question's length.
+_UNKNOWN_ROWS, _MOST_AT_ONCE, _QUESTION_TOKENS = 32, 16, 1_000
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,12 @@ class Order:
         """T by cell."""
         return {name: config.rounds for name, config in self.plan.configs.items()}
 
+    def places(self, *cells: str) -> Iterator[Place]:
+        """All runs of these cells (of all, if none is named), by epoch and problem."""
+        for cell in cells or self.plan.configs:
+            for epoch in range(1, self.epochs + 1):
+                yield from ((cell, problem.index, epoch) for problem in self.problems)
+
 
 @dataclass
 class Sitting:
@@ -54,6 +60,7 @@ class Sitting:
     folder: Folder
     records: dict[Place, Record] = field(default_factory=dict)
     engine: Mapping[str, Any] = field(default_factory=dict)
+    _writing: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def begin(cls, order: Order, folder: Folder) -> Sitting:
@@ -86,28 +93,38 @@ class Sitting:
         """Run them; results are written as it goes and when it stops, for whatever reason."""
         self.engine = describe(backend.info)
         runner = Runner(self.folder, self.order.task, self.order.plan.configs, self.order.seed, self.records, progress)
-        await runner.run(units, Engine(backend, equivalent), at_once or self.at_once(backend.info), self.write)
+        await runner.run(units, Engine(backend, equivalent), at_once or self.at_once(backend), self.write)
 
-    def at_once(self, info: EngineInfo) -> int:
-        """How many problems keep all of the engine's rows busy."""
-        narrowest = min(config.population for config in self.order.plan.configs.values())
-        return max(1, min(_MOST_AT_ONCE, -(-(info.max_rows or _UNKNOWN_ROWS) // narrowest)))
+    def at_once(self, backend: Backend) -> int:
+        """As many problems as keep all rows busy that the engine's memory has room for."""
+        configs = self.order.plan.configs.values()
+        longest = _QUESTION_TOKENS + max(
+            config.parents_per_trace * config.tail_limit + max(config.thinking_tokens, config.final_tokens)
+            for config in configs
+        )
+        rows, limit = backend.info.max_rows or _UNKNOWN_ROWS, backend.info.memory_limit_bytes
+        while limit is not None and rows > 1 and backend.memory_estimate_bytes(rows, longest) > limit:
+            rows -= 1
+        return min(_MOST_AT_ONCE, -(-rows // min(config.population for config in configs)))
 
     def progress(self, units: Sequence[Unit], clock: Callable[[], float]) -> BenchProgress:
-        """Where this sitting starts from."""
-        total = len(self.order.problems) * self.order.epochs
-        progress = BenchProgress(self.order.plan.methods, self.order.final_rounds, total, clock)
-        progress.before = total - len(units)
-        left = {(problem.index, epoch) for problem, epoch in units}
-        for (cell, index, epoch), record in self.records.items():
-            if (index, epoch) not in left:
-                progress.add(cell, record)
+        """Where this sitting starts from, with these left to run."""
+        order, missing = self.order, {(problem.index, epoch) for problem, epoch in self.missing()}
+        done = [place for place in order.places() if place[1:] not in missing]
+        progress = BenchProgress(order.plan.methods, order.final_rounds, clock)
+        progress.before = len(done) // len(order.plan.configs)
+        progress.total = progress.before + len(units)
+        for place in done:
+            progress.add(place[0], self.records[place])
         return progress
 
     def results(self) -> Results:
         """All that is measured of what is asked for, in an order that does not depend on how it came about."""
         order = self.order
-        cells = tuple(self._cell(name, config) for name, config in order.plan.configs.items())
+        cells = tuple(
+            Cell(name, method_settings(config), tuple(self.records[p] for p in order.places(name) if p in self.records))
+            for name, config in order.plan.configs.items()
+        )
         return Results(
             task=order.task.name,
             model=order.model,
@@ -127,23 +144,21 @@ class Sitting:
         )
 
     def write(self) -> Results:
-        """results.json and results.csv."""
-        results = self.results()
-        self.folder.write_results(results)
-        self.folder.write("results.csv", to_csv(results))
+        """results.json and results.csv; one thread at a time."""
+        with self._writing:
+            results = self.results()
+            self.folder.write_results(results)
+            self.folder.write("results.csv", to_csv(results))
         return results
 
     def finish(self) -> Results:
         """All files. Raises `TaskError` where a library for them is missing."""
+        from .report import render
+
         results = self.write()
+        self.folder.write("report.html", render(results).encode())
         self.folder.write("results.parquet", to_parquet(results))
         return results
-
-    def _cell(self, name: str, config: RSAConfig) -> Cell:
-        places = (
-            (name, problem.index, epoch) for epoch in range(1, self.order.epochs + 1) for problem in self.order.problems
-        )
-        return Cell(name, method_settings(config), tuple(self.records[p] for p in places if p in self.records))
 
     def _is_missing(self, index: int, epoch: int, only_failed: bool) -> bool:
         records = [self.records.get((cell, index, epoch)) for cell in self.order.plan.configs]

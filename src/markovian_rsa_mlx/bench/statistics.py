@@ -104,7 +104,10 @@ def difference(first: Sequence[float], second: Sequence[float], comparisons: int
 
 
 def interval_of_difference(pairs: Sequence[float], seed: int = 0) -> Interval:
-    """As `interval`; differences that are all the same have no spread to show."""
+    """As `interval`; where all differences are 1, or all -1, the exact interval of a proportion, stretched to them."""
+    if set(pairs) in ({1.0}, {-1.0}):
+        share = _without_spread((pairs[0] + 1) / 2, len(pairs))
+        return Interval(pairs[0], 2 * share.low - 1, 2 * share.high - 1)
     if len(set(pairs)) == 1:
         return Interval(pairs[0], pairs[0], pairs[0])
     return interval(pairs, seed)

@@ -28,18 +28,24 @@ def table(methods: Sequence[Method], cells: Sequence[Cell]) -> tuple[Row, ...]:
 
 
 def comparisons(methods: Sequence[Method], cells: Sequence[Cell]) -> tuple[Comparison, ...]:
-    """Each two methods on the problems that both have; the later one less the earlier one."""
+    """Each two methods on the problems that both have; the later one less the earlier one.
+
+    An oracle (pass@N) is no method to choose: it would only make the others' differences harder to see.
+    """
     by_name = {cell.name: cell for cell in cells}
-    scores = {method.name: method_scores(method, by_name[method.cell]) for method in methods}
+    chosen = [method for method in methods if method.score != "any"]
+    scores = {method.name: method_scores(method, by_name[method.cell]) for method in chosen}
     pairs = [names for names in combinations(scores, 2) if scores[names[0]].keys() & scores[names[1]].keys()]
     told = [difference(*paired(scores[first], scores[second]), comparisons=len(pairs)) for first, second in pairs]
     adjusted = holm([each.test.p_value for each in told])
-    return tuple(map(_comparison, pairs, told, adjusted))
+    return tuple(comparison(*names, each, p) for names, each, p in zip(pairs, told, adjusted, strict=True))
 
 
-def _comparison(names: tuple[str, str], told: Difference, p_adjusted: float) -> Comparison:
+def comparison(first: str, second: str, told: Difference, p_adjusted: float) -> Comparison:
+    """A difference between two methods by name."""
     return Comparison(
-        *names,
+        first,
+        second,
         problems=told.problems,
         difference=told.interval,
         wins=told.wins,

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..bench.tasks.options import OPTIONS, TaskOption, read_params
+from .bench_compare import compare
 from .options import resolve, with_settings
 from .session import choose_model
 
@@ -190,7 +191,8 @@ def run(
 
     Ctrl-C stops within a step, and the same command goes on. Methods, problems and epochs may be added to a folder.
     """
-    from .bench_run import Wanted, carry_out
+    from .bench_order import Wanted
+    from .bench_run import carry_out
 
     choice = choose_model(model, revision, str(adapter) if adapter else None)
     raise typer.Exit(
@@ -217,4 +219,4 @@ def run(
     )
 
 
-COMMANDS = {"run": run}
+COMMANDS: dict[str, Callable[..., Any]] = {"run": run, "compare": compare}

@@ -7,6 +7,8 @@ file or a folder, one of the embedded reasoner's, or a reasoning-gym data set.
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -17,12 +19,14 @@ from ...errors import ConfigError, TaskError
 from .answered import AnsweredTask, Columns
 from .base import Problem, Task
 from .options import (
+    COLUMN_OPTIONS,
     GYM_OPTIONS,
     HUB_OPTIONS,
     OPTIONS,
     ROW_OPTIONS,
     TaskOption,
     answer_kind_of,
+    asked_otherwise,
     read_params,
     wording_of,
 )
@@ -84,15 +88,30 @@ def _of_data_sets(spec: str, options: Mapping[str, str]) -> Task:
 
 def _answered(name: str, files: Sequence[Path], options: Mapping[str, str]) -> AnsweredTask:
     columns = Columns(
-        options.get("problem_column", "problem"), options.get("answer_column", "answer"), options.get("id_column")
+        options.get("problem_column", "problem"),
+        options.get("answer_column", "answer"),
+        options.get("id_column"),
+        options.get("answer_after"),
     )
     return AnsweredTask(
-        name,
+        f"{name}@{_digest(files, options)}{asked_otherwise(options)}",
         lambda: chain.from_iterable(map(read_rows, files)),
         columns,
         answer_kind=answer_kind_of(options, "math"),
         wording=wording_of(options),
     )
+
+
+def _digest(files: Sequence[Path], options: Mapping[str, str]) -> str:
+    """Files of one name, or other columns of one file, may hold other problems: a task's name tells them apart."""
+    found = hashlib.sha256(json.dumps({k: v for k, v in sorted(options.items()) if k in COLUMN_OPTIONS}).encode())
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                found.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise TaskError(f"{path} cannot be read: {error.strerror}.") from error
+    return found.hexdigest()[:8]
 
 
 def _procedural(spec: str, options: Mapping[str, str], seed: int) -> Task:
@@ -116,6 +135,7 @@ def _procedural(spec: str, options: Mapping[str, str], seed: int) -> Task:
         parameters_of(options),
         seed,
         answer_kind=kind,
+        tag=asked_otherwise(options),
         word=lambda place, question: wording.replace("{problem}", question),
     )
 

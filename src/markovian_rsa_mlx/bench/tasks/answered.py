@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from ...equivalence import MathEquivalence
 from ...errors import ConfigError, ScoringError, TaskError
-from ...method.answers import AnswerKind, equal_text
+from ...method.answers import AnswerKind, equal_text, last_boxed
 from .base import Problem
 from .rows import Row
 
@@ -28,11 +28,15 @@ _ID_COLUMNS: Final = ("problem_idx", "problem_id", "id")
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of columns; `ident` None takes one that is known, else the place in the task."""
+    """The names of columns; `ident` None takes one that is known, else the place in the task.
+
+    `answer_after`: the answer's column holds a whole solution, and the answer stands after the last of these.
+    """
 
     problem: str = "problem"
     answer: str = "answer"
     ident: str | None = None
+    answer_after: str | None = None
 
 
 class AnsweredTask:
@@ -110,8 +114,18 @@ class AnsweredTask:
 
     def _problem(self, index: int, row: Row) -> Problem:
         problem = self._text(row, self._columns.problem)
-        reference = self._text(row, self._columns.answer)
+        reference = self._reference(row)
         return Problem(index, self._ident(index, row), self._wording.replace("{problem}", problem), reference)
+
+    def _reference(self, row: Row) -> str:
+        """The answer, out of its box or from behind its mark where the column holds a solution."""
+        text, mark = self._text(row, self._columns.answer), self._columns.answer_after
+        if mark is None:
+            return (self.answer_kind == "math" and last_boxed(text)) or text
+        _, found, after = text.rpartition(mark)
+        if not found or not after.strip():
+            raise TaskError(f"{self.name}, {row.place}: {self._columns.answer!r} has no answer after {mark!r}.")
+        return after.strip()
 
     def _ident(self, index: int, row: Row) -> str:
         column = self._columns.ident

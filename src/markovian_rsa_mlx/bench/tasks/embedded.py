@@ -21,7 +21,7 @@ _COUNTDOWN: Final[dict[str, Any]] = {
 }
 _CHAIN_SUM: Final[dict[str, Any]] = {"min_terms": 8, "max_terms": 12, "min_digits": 2, "max_digits": 2}
 #: Enough to tell the methods apart, and done in a quarter of an hour on two cores.
-_COUNT = 60
+_COUNT = 50
 _INSTRUCTIONS = "\n\nFinal answer format"
 
 

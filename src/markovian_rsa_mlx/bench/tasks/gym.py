@@ -26,6 +26,8 @@ SCORE_LIMIT_S = 10.0
 DEFAULT_COUNT = 100
 _MOST_MISSES = 10_000
 _WORKER = f"{__package__}.gym_worker"
+#: Hashes order what some data sets draw from; threads of a linear algebra library would only take memory.
+_ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 #: An entry as the worker tells it: question, answer, metadata.
 Entry = Mapping[str, Any]
@@ -47,6 +49,7 @@ class GymTask:
         *,
         name: str | None = None,
         answer_kind: AnswerKind = "text",
+        tag: str = "",
         count: int = DEFAULT_COUNT,
         keep: Callable[[Entry], bool] = lambda entry: True,
         word: Callable[[int, str], str] = lambda place, question: question,
@@ -55,7 +58,7 @@ class GymTask:
         self._keep, self._word, self._count = keep, word, count
         self.answer_kind = answer_kind
         told = ",".join(f"{key}={json.dumps(value)}" for key, value in sorted(parameters.items()))
-        self.name = f"{name or dataset}{'?' + told if told and name is None else ''}#{seed}"
+        self.name = f"{name or dataset}{'?' + told if told and name is None else ''}#{seed}{tag}"
         self._lock = threading.Lock()
         self._worker: Worker | None = None
 
@@ -104,7 +107,7 @@ class GymTask:
                 "choose other parameters (--param)."
             ) from error
         if "refused" in entry:
-            raise ConfigError(f"The task {self._dataset!r} of reasoning-gym cannot be made: {entry['refused']}.")
+            raise ConfigError(f"reasoning-gym cannot make the task {self._dataset!r}: {entry['refused']}.")
         if "error" in entry or not self._keep(entry):  # some indices have no entry: the draw found none
             return None
         return Problem(place, str(index), self._word(place, entry["question"]), str(entry["answer"]))
@@ -124,7 +127,7 @@ class GymTask:
         if find_spec("reasoning_gym") is None:
             library("reasoning_gym")  # says how to install it
         arguments = (self._dataset, str(self._seed), json.dumps(self._parameters))
-        return Worker(_WORKER, arguments, start_limit_s=120.0, env={"PYTHONHASHSEED": "0"})
+        return Worker(_WORKER, arguments, start_limit_s=120.0, env=_ENVIRONMENT)
 
 
 def parameters_of(options: Mapping[str, str]) -> dict[str, Any]:

@@ -75,9 +75,8 @@ def _dataset(name: str, settings: dict[str, Any]) -> Any:
 
     if name not in DATASETS:
         close = difflib.get_close_matches(name, DATASETS, n=3)
-        raise ValueError(
-            f"there is no such dataset; {'close are ' + ', '.join(close) if close else 'its gallery lists them'}"
-        )
+        hint = f", close are {', '.join(close)}" if close else ""
+        raise ValueError(f"it has no data set of this name{hint}; mrsa bench run --help says what else is a task")
     _, config = DATASETS[name]
     known = [field.name for field in dataclasses.fields(config) if field.name not in ("seed", "size")]
     for key in settings:

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, cast, get_args
@@ -27,6 +30,7 @@ OPTIONS: Final = (
     TaskOption("param", "KEY=VALUE", "A parameter of a reasoning-gym data set; may be repeated.", repeatable=True),
     TaskOption("problem_column", "NAME", "The column with the problems (unset: problem)."),
     TaskOption("answer_column", "NAME", "The column with the answers (unset: answer)."),
+    TaskOption("answer_after", "TEXT", "The answer stands after the last TEXT in its column, as in GSM8K after ####."),
     TaskOption(
         "id_column", "NAME", "The column that names the problems; none numbers them (unset: problem_idx, ... or none)."
     ),
@@ -35,7 +39,8 @@ OPTIONS: Final = (
     TaskOption("answer_kind", "math|text", "What makes an answer right: its value, or its text (unset: the task's)."),
     TaskOption("wording", "TEXT", "How a problem is put, with {problem} in it."),
 )
-ROW_OPTIONS: Final = ("problem_column", "answer_column", "id_column", "wording", "answer_kind")
+COLUMN_OPTIONS: Final = ("problem_column", "answer_column", "answer_after", "id_column")
+ROW_OPTIONS: Final = (*COLUMN_OPTIONS, "wording", "answer_kind")
 GYM_OPTIONS: Final = ("param", "wording", "answer_kind")
 HUB_OPTIONS: Final = ("subset", "split")
 
@@ -54,6 +59,17 @@ def answer_kind_of(options: Mapping[str, str], default: AnswerKind) -> AnswerKin
     if kind not in get_args(AnswerKind):
         raise ConfigError(f"answer_kind is {kind!r}; allowed: {' | '.join(get_args(AnswerKind))}.")
     return cast(AnswerKind, kind)
+
+
+def asked_otherwise(options: Mapping[str, str]) -> str:
+    """A tag for a task's name where its problems are put or compared in another way than by default; else ""."""
+    told = {name: options[name] for name in ("wording", "answer_kind") if name in options}
+    return f"+{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:6]}" if told else ""
+
+
+def problems_of(name: str) -> str:
+    """A task's name without that tag: the same for the same problems however they are put."""
+    return re.sub(r"\+[0-9a-f]{6}$", "", name)
 
 
 def read_params(pairs: Iterable[str]) -> dict[str, str]:
