@@ -19,6 +19,8 @@ from .request import ChatRequest
 
 #: Most traces that one request may ask for, needed or not: their lineage is drawn at once.
 MOST_TRACES = 4_096
+#: An ordinary completion without a budget may be this long at the least, whatever a profile gives its final round.
+LEAST_BUDGET = 512
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def plan_of(asked: ChatRequest, base: RSAConfig, room: Callable[[list[ChatMessag
 def _ordinary(asked: ChatRequest, base: RSAConfig, room: int | None) -> RSAConfig:
     budget = asked.max_tokens
     if budget is None:
-        budget = base.final_tokens if room is None else max(1, min(base.final_tokens, room))
+        wanted = max(base.final_tokens, LEAST_BUDGET)
+        budget = wanted if room is None else max(1, min(wanted, room))
     return base.replace(
         rounds=0,
         population=asked.n or 1,
