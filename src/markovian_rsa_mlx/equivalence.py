@@ -24,6 +24,8 @@ from .method.selection import Equivalent
 TIME_LIMIT_S = 5.0
 START_LIMIT_S = 60.0
 _LONGEST_ANSWER = 2_000
+#: Pairs remembered; a server lives long.
+_MOST_KNOWN = 100_000
 _READY, _YES = b"+\n", b"1\n"
 
 
@@ -46,6 +48,8 @@ class MathEquivalence:
             return False
         with self._lock:
             if (first, second) not in self._known:
+                if len(self._known) >= _MOST_KNOWN:
+                    del self._known[next(iter(self._known))]
                 self._known[first, second] = self._ask(first, second)
             return self._known[first, second]
 

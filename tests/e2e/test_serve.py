@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -147,3 +148,16 @@ def test_a_stop_in_the_middle_leaves_a_trail_that_a_new_server_goes_on_with(tmp_
     assert item["state"] == "finished"
     assert second.stop(signal.SIGINT) == 0
     verify_file(item["trail"], equivalent=equal_text)
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "serve.md"
+EXAMPLES = re.findall(r"^```(sh|python)\n(.*?)^```", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(("language", "example"), EXAMPLES, ids=range(len(EXAMPLES)))
+def test_the_guides_examples_run(server: Process, language: str, example: str) -> None:
+    program = [sys.executable, "-c"] if language == "python" else ["bash", "-euc"]
+    text = example.replace("http://localhost:8000", server.url)
+    done = subprocess.run([*program, text], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout

@@ -77,8 +77,15 @@ async def _no_such_thing(request: Request, error: Exception) -> Response:
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
+    request.app.state.service.metrics.answered(route_of(request.scope), 500)  # sent outside of `_Counted`
     _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return await _refused(request, internal_error())
+
+
+def route_of(scope: Scope) -> str:
+    """The address as the table writes it; what no route took is counted together."""
+    endpoint = scope.get("endpoint")
+    return next((each.path for each in ENDPOINTS if each.handler is endpoint), "other")
 
 
 class _Counted:
@@ -90,8 +97,7 @@ class _Counted:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start":
-                route = scope.get("route")  # set by the router; what no route took is counted together
-                self._service.metrics.answered(getattr(route, "path", "other"), message["status"])
+                self._service.metrics.answered(route_of(scope), message["status"])
             await send(message)
 
         await self._app(scope, receive, watched if scope["type"] == "http" else send)
