@@ -64,6 +64,7 @@ def test_gauges_tell_what_is_true_now(serve: Serve) -> None:
     thread, _ = ask_in_the_background(server, messages=CHAT, n=3)
     wait_until(lambda: values(server)["mrsa_engine_rows"] == 3)
     assert values(server)["mrsa_runs_active"] == 1
+    wait_until(lambda: values(server)["mrsa_generated_tokens_total"] > 3)
     (run,) = server.service.active
     server.post(f"/v1/runs/{run.run_id}/cancel")
     thread.join()
