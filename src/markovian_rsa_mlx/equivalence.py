@@ -19,6 +19,8 @@ from .worker import Worker, own_output, serve
 #: Seconds for one comparison.
 TIME_LIMIT_S = 5.0
 _LONGEST_ANSWER = 2_000
+#: Pairs remembered; a server lives long.
+_MOST_KNOWN = 100_000
 
 #: "undecided": too slow, too long, nothing that can be read, or the worker died. It counts as different.
 Verdict = Literal["same", "different", "undecided"]
@@ -48,6 +50,8 @@ class MathEquivalence:
             return "undecided"
         with self._lock:
             if (first, second) not in self._known:
+                if len(self._known) >= _MOST_KNOWN:
+                    del self._known[next(iter(self._known))]
                 self._known[first, second] = self._ask(first, second)
             return self._known[first, second]
 

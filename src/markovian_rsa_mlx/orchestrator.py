@@ -39,7 +39,7 @@ from .run.conclusion import Conclusion, answered_tally
 from .run.generation import Progress
 from .run.result import RunResult
 from .run.resume import check_same_run, elapsed_before, given_up, resumed_config, unfinished_tokens
-from .run.setup import check_context, make_setup, now, package_version
+from .run.setup import check_context, check_memory, make_setup, now, package_version
 from .run.sync import run_sync
 from .run.traces import Outcome, Traces
 from .run.trail import OnEvent, Trail
@@ -258,6 +258,7 @@ class _Sitting:
         run_id = secrets.token_hex(8)
         setup = make_setup(run_id, seed, messages, config, backend)
         check_context(config, setup, backend.info.context_length)
+        check_memory(config, setup, backend)
         self.trail.run_id = run_id
         info = backend.info
         prompt = messages[-1]["content"]

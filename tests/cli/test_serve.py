@@ -21,8 +21,8 @@ def served(fake_model: Any, monkeypatch: pytest.MonkeyPatch) -> list[ServerSetti
     """The settings that a server would have had; none is started."""
     found: list[ServerSettings] = []
 
-    def serve(orchestrator: Any, settings: ServerSettings, listener: socket.socket, on_ready: Any) -> None:
-        on_ready()
+    def serve(orchestrator: Any, settings: ServerSettings, listener: socket.socket, tell: Any) -> None:
+        tell("Serving.")
         listener.close()
         found.append(settings)
 
@@ -33,7 +33,7 @@ def served(fake_model: Any, monkeypatch: pytest.MonkeyPatch) -> list[ServerSetti
 def test_requests_get_zyphras_table_and_the_embedded_reasoner_its_own(mrsa: Run, served: list[ServerSettings]) -> None:
     ran = mrsa(*FAKE)
     assert ran.code == 0
-    assert "Serving fake/model on http://127.0.0.1:" in ran.err
+    assert "Serving." in ran.err
     assert served[0].base == RSAConfig.apex_xhigh()
     mrsa("serve", "--port", "0")
     assert served[1].base == RSAConfig.embedded()

@@ -93,7 +93,7 @@ def serve(home: Path) -> Iterator[Serve]:
         values = {"base": small(rounds=1, seed=None), "grace_s": 0.2} | settings
         app = build(orchestrator, ServerSettings(**values))
         listener = listen("127.0.0.1", 0)
-        server = GracefulServer(app)
+        server = GracefulServer(app, lambda message: None)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"

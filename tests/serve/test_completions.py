@@ -15,7 +15,7 @@ from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.method.answers import equal_text
 
 from ..fakes import ByteCodec, FakeBackend, boxed
-from ..runs import of_file
+from ..runs import of_file, small
 from .conftest import CHAT, RSA, Running, Serve
 
 #: Zyphra's published example, scaled down.
@@ -168,6 +168,26 @@ class TestOrdinaryCompletions:
         assert [m["role"] for m in first] == ["system", "user", "assistant", "user"]
         assert first[-1]["content"] == "And two?"
         assert "And two?" in server.backend.requests[-1].messages[-1]["content"]
+
+
+def test_a_servers_token_budget_gives_the_best_so_far(serve: Serve) -> None:
+    """The budget ends in the final trace: a trace of round 0 speaks, but not behind a piece of another's answer."""
+    total = serve().post(**RSA).json()["usage"]["completion_tokens"]
+
+    def stopped(short_by: int) -> Running:
+        return serve(FakeBackend(chunk=1), base=small(rounds=1, seed=None, token_budget=total - short_by))
+
+    in_its_reasoning, in_its_answer = stopped(25), stopped(5)
+    answer = in_its_reasoning.post(**RSA).json()
+    assert answer["rsa_metadata"]["warnings"] == ["A budget stopped the run; this is the best so far."]
+    assert answer["rsa_metadata"]["final_trace_id"].startswith("r0")
+    content = answer["choices"][0]["message"]["content"]
+    assert content.startswith("\\boxed{")
+    assert joined(chunks_of(in_its_reasoning.post(**RSA, stream=True)), "content") == content
+    assert in_its_answer.post(**RSA).json()["choices"][0]["message"]["content"] == content
+    assert "in the middle of the answer" in in_its_answer.post(**RSA, stream=True).text.splitlines()[-2]
+    nothing = stopped(total - 5).post(**RSA)
+    assert (nothing.status_code, nothing.json()["error"]["code"]) == (503, "stopped")
 
 
 class TestSelection:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import httpx2
 import pytest
 
+from markovian_rsa_mlx.backends.base import EngineInfo
 from markovian_rsa_mlx.errors import BackendError
 from markovian_rsa_mlx.serve import completions
 
@@ -15,6 +17,14 @@ from ..fakes import FakeBackend, boxed
 from .conftest import CHAT, RSA, PausedBackend, Running, Serve
 
 JSON = {"Content-Type": "application/json"}
+
+
+class SmallBackend(FakeBackend):
+    """An engine with room for 1,200 tokens, at a byte each."""
+
+    @property
+    def info(self) -> EngineInfo:
+        return replace(super().info, memory_limit_bytes=1_200)
 
 
 def error_of(response: httpx2.Response, status: int) -> dict[str, Any]:
@@ -85,6 +95,18 @@ def test_a_budget_that_the_context_cannot_hold_is_400(serve: Serve, stream: bool
     assert "thinking_tokens" not in error["message"]
     assert server.get("/v1/runs").json()["data"] == []
     error_of(server.post(messages=CHAT, max_tokens=600, stream=stream), 400)
+    long = [{"role": "user", "content": "x" * 700}]
+    assert "too long" in error_of(server.post(messages=long, stream=stream), 400)["message"]
+    assert "too long" in error_of(server.post(**RSA | {"messages": long}, stream=stream), 400)["message"]
+
+
+def test_a_budget_that_the_memory_cannot_hold_is_400(serve: Serve) -> None:
+    """Only the aggregation prompt is too long: known before round 0 is generated."""
+    server = serve(SmallBackend())
+    error = error_of(server.post(**RSA | {"max_tokens": 800, "stream": True}), 400)
+    assert error["code"] == "insufficient_memory"
+    assert not server.backend.requests
+    assert server.post(**RSA | {"max_tokens": 100}).status_code == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -94,8 +116,10 @@ def test_an_engine_that_fails_is_502(serve: Serve, stream: bool, keys: dict[str,
         raise BackendError("The engine broke.")
 
     server = serve(FakeBackend(fail=fail))
-    error = error_of(server.post(**keys, stream=stream), 502)
-    assert error["type"] == "server_error"
+    answer = server.post(**keys, stream=stream)
+    assert error_of(answer, 502)["type"] == "server_error"
+    stored = server.get(f"/v1/runs/{answer.headers['X-MRSA-Run-Id']}")
+    assert stored.status_code == (200 if "rsa_t" in keys else 404)
 
 
 def test_one_failed_trace_does_not_end_a_run(serve: Serve) -> None:

@@ -15,7 +15,6 @@ from .text import say
 
 if TYPE_CHECKING:
     from ..config import RSAConfig
-    from ..serve.settings import ServerSettings
 
 MODEL, DOOR, LIMITS = "The model", "Who may ask", "Limits of the server"
 #: The settings of Zyphra's proxy, whose keys the server reads.
@@ -156,7 +155,7 @@ def serve(
     orchestrator = session.load(choice)
     try:
         _bound(orchestrator, base)
-        run_server(orchestrator, server, listener, lambda: _ready(server, listener.getsockname()[1], choice.model_id))
+        run_server(orchestrator, server, listener, say)
     finally:
         orchestrator.close()
 
@@ -185,8 +184,3 @@ def _bound(orchestrator: Any, base: RSAConfig) -> None:
     rows = None if base.concurrency == "auto" else base.concurrency
     memory = None if base.memory_limit_gb is None else int(base.memory_limit_gb * 1e9)
     orchestrator.backend.limit(rows, memory)
-
-
-def _ready(server: ServerSettings, port: int, model_id: str) -> None:
-    host = f"[{server.host}]" if ":" in server.host else server.host
-    say(f"Serving {model_id} on http://{host}:{port}/v1 (Ctrl-C ends it).")

@@ -13,7 +13,7 @@ from importlib import metadata
 from ..audit.events import RunSetupEvent
 from ..backends.base import Backend
 from ..config import RSAConfig
-from ..errors import ContextLengthError
+from ..errors import ContextLengthError, MemoryLimitError
 from ..method.codec import ChatMessage, Codec
 from ..method.lineage import LINEAGE_VERSION, Lineage, Purpose
 from ..method.prompts import (
@@ -108,6 +108,17 @@ def check_context(config: RSAConfig, setup: RunSetupEvent, context_length: int |
             f"The run can need {need:,} tokens of context (prompt {len(setup.prompt_token_ids):,}, "
             f"{config.parents_per_trace} tails of {config.tail_limit:,}, budget {config.final_tokens:,}) but the model "
             f"has {context_length:,}; lower thinking_tokens, tail_tokens, final_tokens or aggregation_size."
+        )
+
+
+def check_memory(config: RSAConfig, setup: RunSetupEvent, backend: Backend) -> None:
+    """Raise `MemoryLimitError` if a sequence of this run could outgrow the engine's memory, before anything is done."""
+    longest, limit = longest_sequence(config, setup), backend.info.memory_limit_bytes
+    need = backend.memory_estimate_bytes(1, longest)
+    if limit is not None and need > limit:
+        raise MemoryLimitError(
+            f"One trace of this run can need {longest:,} tokens, {need / 1e9:.2f} GB with the model's weights, and the "
+            f"limit is {limit / 1e9:.2f} GB; lower thinking_tokens, tail_tokens, final_tokens or aggregation_size."
         )
 
 

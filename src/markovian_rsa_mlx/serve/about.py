@@ -34,10 +34,7 @@ async def health(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Counts and gauges for Prometheus."""
     service: Service = request.app.state.service
-    runs = service.active
-    inside = sum(bool(run.rows) for run in runs)
-    rows = sum(len(run.rows) for run in runs)
-    text = service.metrics.text(inside, len(runs) - inside, rows, service.settings.queue)
+    text = service.metrics.text(service.active, service.settings.queue)
     return PlainTextResponse(text, media_type=_PROMETHEUS)
 
 

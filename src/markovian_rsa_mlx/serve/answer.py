@@ -31,6 +31,8 @@ from .shapes import (
     Votes,
 )
 
+_STOPPED = "A budget stopped the run; this is the best so far."
+
 
 @dataclass(frozen=True)
 class Spoken:
@@ -52,6 +54,11 @@ class Answer:
     @property
     def id(self) -> str:
         return completion_id(self.result.run_id)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a budget ended the run, so that this is the best of what there was."""
+        return self.history.end is None
 
     def choice_ids(self) -> list[str]:
         """The traces that are the choices: of RSA the chosen one first, then the other final candidates."""
@@ -165,7 +172,9 @@ class Answer:
             tally=[Votes(answer=answer, votes=votes) for answer, votes in result.tally],
             round_zero=result.round_zero,
             elapsed_s=round(result.elapsed_s, 3),
-            warnings=list(dict.fromkeys([*self.plan.warnings, *result.warnings])),
+            warnings=list(
+                dict.fromkeys([*self.plan.warnings, *result.warnings, *([_STOPPED] if self.stopped else [])])
+            ),
             **extra,
         )
 

@@ -39,7 +39,7 @@ def build(orchestrator: MarkovianRSAOrchestrator, settings: ServerSettings) -> S
     app = Starlette(
         routes=[*(Route(e.path, e.handler, methods=[e.method]) for e in ENDPOINTS), *pages_routes()],
         middleware=[
-            Middleware(_Counted, service=service),
+            Middleware(_Outermost, service=service),
             Middleware(NameGuard, settings=settings),
             Middleware(KeyInAddress, settings=settings),
             Middleware(KeyGuard, settings=settings),
@@ -48,7 +48,6 @@ def build(orchestrator: MarkovianRSAOrchestrator, settings: ServerSettings) -> S
             RequestError: _refused,
             MarkovianRSAError: _failed,
             HTTPException: _no_such_thing,
-            Exception: _unforeseen,
         },
         lifespan=lifespan,
     )
@@ -76,22 +75,35 @@ async def _no_such_thing(request: Request, error: Exception) -> Response:
     return await _refused(request, refusal)
 
 
-async def _unforeseen(request: Request, error: Exception) -> Response:
-    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return await _refused(request, internal_error())
+def route_of(scope: Scope) -> str:
+    """The address as the table writes it; what no route took is counted together."""
+    endpoint = scope.get("endpoint")
+    return next((each.path for each in ENDPOINTS if each.handler is endpoint), "other")
 
 
-class _Counted:
-    """Counts answers by route and status for the metrics."""
+class _Outermost:
+    """Counts answers by route and status, and makes a 500 of what nobody foresaw; its details go to the log only."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app, self._service = app, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        answered = False
+
         async def watched(message: Message) -> None:
+            nonlocal answered
             if message["type"] == "http.response.start":
-                route = scope.get("route")  # set by the router; what no route took is counted together
-                self._service.metrics.answered(getattr(route, "path", "other"), message["status"])
+                answered = True
+                self._service.metrics.answered(route_of(scope), message["status"])
             await send(message)
 
-        await self._app(scope, receive, watched if scope["type"] == "http" else send)
+        try:
+            await self._app(scope, receive, watched)
+        except Exception:
+            if answered:  # half an answer: the connection must break
+                raise
+            _log.exception("%s %s failed", scope["method"], scope["path"])
+            await JSONResponse(internal_error().body(), 500)(scope, receive, watched)

@@ -19,7 +19,7 @@ from .body import read_object
 from .errors import RequestError, internal_error, of_error
 from .plan import Plan, plan_of
 from .request import parse
-from .service import Service, result_of
+from .service import RUN_ID_HEADER, Service, result_of
 from .stream import ChatStream, ChatWatcher
 
 _log = logging.getLogger(__name__)
@@ -27,7 +27,6 @@ _log = logging.getLogger(__name__)
 FIRST_PIECE_S = 5.0
 #: Seconds between two comments that keep an idle stream's connection open.
 KEEP_ALIVE_S = 10
-RUN_ID_HEADER = "X-MRSA-Run-Id"
 
 
 async def chat_completions(request: Request) -> Response:

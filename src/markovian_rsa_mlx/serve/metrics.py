@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+from .active import ActiveRun
 
 _PREFIX = "mrsa_"
 
@@ -16,7 +18,7 @@ class Metrics:
         self._requests: Counter[tuple[str, int]] = Counter()
         self._seconds: Counter[str] = Counter()
         self._first_token: list[float] = [0.0, 0.0]  # sum, count
-        self.tokens = 0
+        self.tokens = 0  #: of runs that ended
 
     def run_ended(self, kind: str, outcome: str, seconds: float) -> None:
         """A run ended: `kind` rsa or plain; `outcome` ok, failed, cancelled, disconnected or stopped."""
@@ -36,11 +38,11 @@ class Metrics:
         count = sum(self._runs.values())
         return sum(self._seconds.values()) / count if count else 1.0
 
-    def text(self, running: int, waiting: int, rows: int, queue: int) -> str:
-        """The page; the arguments are what is true now."""
-        return "\n".join(self._lines(running, waiting, rows, queue)) + "\n"
+    def text(self, runs: Sequence[ActiveRun], queue: int) -> str:
+        """The page; `runs` are under way, at most `queue` of them."""
+        return "\n".join(self._lines(runs, queue)) + "\n"
 
-    def _lines(self, running: int, waiting: int, rows: int, queue: int) -> Iterator[str]:
+    def _lines(self, runs: Sequence[ActiveRun], queue: int) -> Iterator[str]:
         yield from _head("runs_total", "counter", "Runs that ended, by kind and outcome.")
         for (kind, outcome), count in sorted(self._runs.items()):
             yield f'{_PREFIX}runs_total{{kind="{kind}",outcome="{outcome}"}} {count}'
@@ -53,11 +55,13 @@ class Metrics:
         yield from _head("first_token_seconds", "summary", "Seconds from a run's start to its first token.")
         yield f"{_PREFIX}first_token_seconds_sum {self._first_token[0]:.3f}"
         yield f"{_PREFIX}first_token_seconds_count {self._first_token[1]:.0f}"
+        inside = sum(bool(run.rows) for run in runs)
+        tokens = self.tokens + sum(run.generated for run in runs)
         for name, kind, value, meaning in (
-            ("generated_tokens_total", "counter", self.tokens, "Tokens generated."),
-            ("runs_active", "gauge", running, "Runs with a trace in the engine."),
-            ("runs_waiting", "gauge", waiting, "Runs that wait for the engine."),
-            ("engine_rows", "gauge", rows, "Traces in the engine."),
+            ("generated_tokens_total", "counter", tokens, "Tokens generated."),
+            ("runs_active", "gauge", inside, "Runs with a trace in the engine."),
+            ("runs_waiting", "gauge", len(runs) - inside, "Runs that wait for the engine."),
+            ("engine_rows", "gauge", sum(len(run.rows) for run in runs), "Traces in the engine."),
             ("queue_limit", "gauge", queue, "Most runs at once."),
         ):
             yield from _head(name, kind, meaning)

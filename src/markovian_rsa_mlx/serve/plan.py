@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import FULL, RSAConfig
+from ..errors import ContextLengthError
 from ..method.codec import ChatMessage
 from .chat import chat_of
 from .errors import RequestError
@@ -19,6 +20,8 @@ from .request import ChatRequest
 
 #: Most traces that one request may ask for, needed or not: their lineage is drawn at once.
 MOST_TRACES = 4_096
+#: An ordinary completion without a budget may be this long at the least, whatever a profile gives its final round.
+LEAST_BUDGET = 512
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ def plan_of(asked: ChatRequest, base: RSAConfig, room: Callable[[list[ChatMessag
     """The run that a request asks for; `base` is the server's profile.
 
     `room(chat, thinking)` tells how many tokens the context leaves behind the prompt (None: nobody knows); it bounds
-    a completion that names no budget. Raises `RequestError` and `ConfigError`.
+    a completion that names no budget, and a prompt that does not fit goes no further, whatever it would be put into.
+    Raises `RequestError` and `ConfigError`.
     """
     refuse_what_would_be_lost(asked)
     chat = chat_of(asked.messages)
@@ -52,10 +56,15 @@ def plan_of(asked: ChatRequest, base: RSAConfig, room: Callable[[list[ChatMessag
     # The engine's bounds are the server's, and no request can lift them.
     base = base.replace(memory_limit_gb=None, enable_thinking=_thinking(asked, base.enable_thinking))
     rsa = bool(RSA_KEYS & asked.model_fields_set) and (asked.rsa_t != 0 or asked.given("rsa_selection"))
-    if rsa:
-        config, warnings = _rsa(asked, base)
-    else:
-        config, warnings = _ordinary(asked, base, room(chat, base.enable_thinking)), []
+    left = room(chat, base.enable_thinking)
+    if left is not None and left < 1:
+        raise RequestError(
+            400,
+            f"The prompt is {1 - left:,} tokens too long for the model's context; send less.",
+            ContextLengthError.kind,
+            "messages",
+        )
+    config, warnings = _rsa(asked, base) if rsa else (_ordinary(asked, base, left), [])
     keep = asked.rsa_trail if asked.rsa_trail is not None else rsa
     return Plan(chat, config, rsa, keep, asked, warnings)
 
@@ -63,7 +72,8 @@ def plan_of(asked: ChatRequest, base: RSAConfig, room: Callable[[list[ChatMessag
 def _ordinary(asked: ChatRequest, base: RSAConfig, room: int | None) -> RSAConfig:
     budget = asked.max_tokens
     if budget is None:
-        budget = base.final_tokens if room is None else max(1, min(base.final_tokens, room))
+        wanted = max(base.final_tokens, LEAST_BUDGET)
+        budget = wanted if room is None else min(wanted, room)
     return base.replace(
         rounds=0,
         population=asked.n or 1,

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from .. import store
 from ..audit import RunHistory
+from ..errors import AuditError
 from .active import ActiveRun
 from .errors import RequestError
 from .service import Service
@@ -114,22 +115,23 @@ async def _content(path: Path, size: int) -> AsyncIterator[bytes]:
 
 
 def _find(run_id: str) -> Path | None:
-    return next((path for path in store.run_paths() if store.describe(path).run_id == run_id), None)
+    """The stored run of exactly this id; `store.find_run` also takes beginnings, and files elsewhere."""
+    try:
+        path = store.find_run(run_id)
+    except AuditError:
+        return None
+    return path if path.parent == store.runs_folder() and store.describe(path).run_id == run_id else None
 
 
 def _page(limit: int, after: str | None) -> tuple[list[RunItem], bool]:
-    items: list[RunItem] = []
-    passed = after is None
-    for path in store.run_paths():
-        if passed and len(items) == limit:
-            return items, True
-        entry = store.describe(path)
-        if passed:
-            items.append(_stored(entry))
-        passed = passed or entry.run_id == after
-    if not passed:
-        raise RequestError(400, f"after is {after!r}: there is no such run.", param="after")
-    return items, False
+    paths, start = store.run_paths(), 0
+    if after is not None:
+        last = _find(after) if _RUN_ID.fullmatch(after) else None
+        if last not in paths:
+            raise RequestError(400, f"after is {after[:80]!r}: there is no such run.", param="after")
+        start = paths.index(last) + 1
+    page = paths[start : start + limit]
+    return [_stored(store.describe(path)) for path in page], len(paths) > start + limit
 
 
 def _limit(raw: str | None) -> int:

@@ -40,23 +40,24 @@ def serve(
     orchestrator: MarkovianRSAOrchestrator,
     settings: ServerSettings,
     listener: socket.socket,
-    on_ready: Callable[[], None] | None = None,
+    tell: Callable[[str], None],
 ) -> None:
-    """Serve until a signal ends it; `on_ready` is called once requests are taken."""
+    """Serve until a signal ends it; `tell` hears when requests are taken, and of the end."""
     # Streams end when their runs do: the library's own way, which cuts them at the signal, is for endless ones.
     AppStatus.enable_automatic_graceful_drain = False
-    asyncio.run(_serve(orchestrator, settings, listener, on_ready))
+    asyncio.run(_serve(orchestrator, settings, listener, tell))
 
 
 async def _serve(
     orchestrator: MarkovianRSAOrchestrator,
     settings: ServerSettings,
     listener: socket.socket,
-    on_ready: Callable[[], None] | None,
+    tell: Callable[[str], None],
 ) -> None:
-    server = GracefulServer(build(orchestrator, settings))
-    if on_ready is not None:
-        asyncio.get_running_loop().call_soon(on_ready)
+    server = GracefulServer(build(orchestrator, settings), tell)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"http://{host}:{listener.getsockname()[1]}/v1"
+    tell(f"Serving {server.service.model_name} on {address} (Ctrl-C ends it).")
     try:
         await server.serve([listener])
     finally:
@@ -66,7 +67,8 @@ async def _serve(
 class GracefulServer(uvicorn.Server):
     """Uvicorn, but it waits for runs, not for connections alone."""
 
-    def __init__(self, app: Starlette) -> None:
+    def __init__(self, app: Starlette, tell: Callable[[str], None]) -> None:
+        self._tell = tell
         self.service: Service = app.state.service
         grace_s = int(self.service.settings.grace_s) + _CLOSING_S
         super().__init__(
@@ -82,6 +84,9 @@ class GracefulServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the door, and give the runs their grace."""
+        count, grace_s = len(self.service.active), self.service.settings.grace_s
+        if count:
+            self._tell(f"Stopping: {count} run{'s' if count > 1 else ''} under way may take {grace_s:g} s more.")
         draining = asyncio.create_task(self.service.drain())
         await super().shutdown(sockets)
         draining.cancel()

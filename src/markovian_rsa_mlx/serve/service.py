@@ -25,6 +25,8 @@ from .metrics import Metrics
 from .plan import Plan
 from .settings import ServerSettings
 
+RUN_ID_HEADER = "X-MRSA-Run-Id"
+
 
 class Service:
     """The running server without its HTTP. Close it when done: what still runs is cancelled and can be resumed."""
@@ -158,14 +160,16 @@ class Service:
 async def result_of(run: ActiveRun) -> RunResult:
     """What a run comes to; one that was stopped at a budget gives what it has. Raises `RequestError`."""
     await asyncio.wait({run.task})
-    if run.task.cancelled():
-        raise _cancelled(run)
     try:
         return run.task.result()
     except RunStoppedError as stop:
         return cast(RunResult, stop.partial)
+    except asyncio.CancelledError:
+        refusal = _cancelled(run)
     except MarkovianRSAError as error:
-        raise of_error(error) from error
+        refusal = of_error(error)
+    refusal.headers[RUN_ID_HEADER] = run.run_id
+    raise refusal
 
 
 def _cancelled(run: ActiveRun) -> RequestError:

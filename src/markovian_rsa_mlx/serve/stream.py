@@ -42,7 +42,7 @@ class ChatWatcher:
     """Turns a run's events and tokens into pieces; see `active.Watcher`."""
 
     def __init__(self, plan: Plan, codec: Codec) -> None:
-        self.pieces: asyncio.Queue[Piece | RequestError] = asyncio.Queue()
+        self.pieces: asyncio.Queue[Piece | RequestError | None] = asyncio.Queue()  #: None: the run is over
         self._plan, self._codec = plan, codec
         self._live = {trace_id: self._fresh() for trace_id in plan.live}
         self._news = News() if plan.rsa else None
@@ -62,6 +62,11 @@ class ChatWatcher:
         if trace_id in self._live:
             self._tell(trace_id, *self._live[trace_id].add(ids))
 
+    @property
+    def answered(self) -> bool:
+        """Whether a piece of an answer has gone out."""
+        return any(trace.answered for trace in self._live.values())
+
     def told_live(self, trace_id: str) -> bool:
         """Whether this trace's text has gone out already."""
         return trace_id in self._live
@@ -70,8 +75,8 @@ class ChatWatcher:
         return LiveTrace(self._codec, self._plan.config.enable_thinking)
 
     def _start_over(self, trace_id: str) -> None:
-        if self._live[trace_id].answered:  # what was said cannot be taken back
-            failed = "The engine failed in the middle of the answer; the run goes on in its trail."
+        if self._live[trace_id].answered:
+            failed = "The engine failed in the middle of the answer, which cannot be taken back; ask again."
             self.pieces.put_nowait(RequestError(502, failed, BackendError.kind))
         self._live[trace_id] = self._fresh()
 
@@ -101,6 +106,8 @@ class ChatStream:
             yield self._of_piece(piece)
         answer = Answer(self._plan, await result_of(self._run), self._service.backend.codec, self._service.model_name)
         answer.check()
+        if answer.stopped and self._watcher.answered:
+            raise RequestError(503, "A budget stopped the run in the middle of the answer.", "stopped")
         for event in self._conclusion(answer):
             yield event
         yield ServerSentEvent("[DONE]", sep="\n")
@@ -108,18 +115,11 @@ class ChatStream:
     async def _pieces(self) -> AsyncIterator[Piece]:
         """What the watcher hears until the run is over."""
         pieces = self._watcher.pieces
-        while not (self._run.task.done() and pieces.empty()):
-            following = asyncio.ensure_future(pieces.get())
-            try:
-                await asyncio.wait({following, self._run.task}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                if not following.done():
-                    following.cancel()
-            if following.done() and not following.cancelled():
-                piece = following.result()
-                if isinstance(piece, RequestError):
-                    raise piece
-                yield piece
+        self._run.task.add_done_callback(lambda _: pieces.put_nowait(None))
+        while (piece := await pieces.get()) is not None:
+            if isinstance(piece, RequestError):
+                raise piece
+            yield piece
 
     def _of_piece(self, piece: Piece) -> ServerSentEvent:
         if piece.comment:
