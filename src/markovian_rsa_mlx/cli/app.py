@@ -45,7 +45,7 @@ class Group(TyperGroup):
 
 def build() -> typer.Typer:
     """The application with all its commands."""
-    from . import convert, demo, plan, profiles, runs, solve, tune
+    from . import convert, demo, plan, profiles, runs, schedules, solve, tune
 
     app = _typer(
         help="Better answers from the model on your own machine: Markovian RSA on MLX, with an audit trail.",
@@ -58,6 +58,7 @@ def build() -> typer.Typer:
         ("demo", demo.demo),
         ("plan", plan.plan),
         ("tune", tune.tune),
+        ("schedules", schedules.schedules),
         ("profiles", profiles.profiles),
         ("convert", convert.convert),
     ):

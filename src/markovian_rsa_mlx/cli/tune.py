@@ -109,7 +109,7 @@ def tune(
     if length_mean is not None and lengths_from:
         raise ConfigError("--length-mean and --lengths-from exclude each other; give one of them.")
     choice = session.choose_model(model, revision, str(adapter) if adapter else None)
-    known = None if speeds is None else _read_speeds(speeds, choice.model_id)
+    known = None if speeds is None else _known_speeds(speeds, choice.model_id)
     assumption = _assumption(choice.model_id, lengths_from or [], length_mean, length_sigma)
     say(f"Lengths of traces: {assumption.sentence}.")
     orchestrator = session.load(choice)
@@ -166,19 +166,23 @@ def _measure(engine: TimedEngine, candidates: list[Candidate], assumption: Assum
     return run_sync(measure_for(engine, candidates, assumption.lengths, seconds))
 
 
-def _read_speeds(path: Path, model_id: str) -> Speeds:
+def _known_speeds(path: Path, model_id: str) -> Speeds:
+    measured_on, found = read_speeds(path)
+    if measured_on != model_id:
+        raise ConfigError(f"The speeds in {str(path)!r} are those of {measured_on}, not of {model_id}; measure anew.")
+    return found
+
+
+def read_speeds(path: Path) -> tuple[str, Speeds]:
+    """The model and its speeds that `mrsa tune --json` printed into a file."""
     from ..bench.tune.measure import Speeds
 
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        found = Speeds.from_dict(values["speeds"])
-        measured_on = str(values["model"])
+        return str(values["model"]), Speeds.from_dict(values["speeds"])
     except OSError as error:
         raise ConfigError(f"The speeds file {str(path)!r} cannot be read: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{str(path)!r} is not what mrsa tune --json prints; measure anew without --speeds."
         ) from error
-    if measured_on != model_id:
-        raise ConfigError(f"The speeds in {str(path)!r} are those of {measured_on}, not of {model_id}; measure anew.")
-    return found

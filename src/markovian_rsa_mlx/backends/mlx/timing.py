@@ -50,7 +50,7 @@ class Timer:
         return await self._on_worker(lambda: self._read(tokens, behind))
 
     async def decode(self, rows: int, context: int, steps: int) -> DecodeTiming:
-        """Time `rows` rows that each have `context` tokens in their caches: the median of `steps` steps."""
+        """Time `rows` rows that each have `context` tokens in their caches: the mean of `steps` steps."""
         return await self._on_worker(lambda: self._decode(rows, context, steps))
 
     async def close(self) -> None:
@@ -90,7 +90,7 @@ class Timer:
         batch.join([self._row(seed, base) for seed in range(rows)])
         for _ in range(WARM_UP_STEPS):
             batch.step()
-        step_s = statistics.median(_timed(batch.step) for _ in range(steps))
+        step_s = statistics.mean(_timed(batch.step) for _ in range(steps))
         change_s = 0.0
         if self._batchable and rows > 1:
             change_s = statistics.median(self._exchange(batch, n, rows + n, base, step_s) for n in range(CHANGES))
