@@ -1,9 +1,13 @@
 """How well `mrsa tune` foresees real runs: simulated and real seconds of the embedded reasoner, side by side.
 
-`python -m benchmarks.tune --repeats 5` alternates measuring the engine with real runs of four settings. For each setting
-it prints real seconds, those simulated from the runs' own lengths ("own"), and those predicted from the lengths of the
-*other* settings' runs ("others"), as `mrsa tune` would. Ratios are simulated / real. The pace of a machine that others
-use drifts, so the speeds are medians over all the measurements in between.
+`python -m benchmarks.tune --repeats 5` alternates measuring the engine with real runs of four settings. For each one it
+prints real seconds, those simulated from the runs' own lengths ("own"), and those predicted from the lengths of the
+*other* settings' runs ("others"), as `mrsa tune` would. Ratios are simulated / real.
+
+The pace of a machine that others use drifts. So a short probe (a few steps, one prompt) stands before and after each
+run, and its simulated seconds are multiplied by how much slower or faster the machine was just then than in the median
+probe; "plain" is the ratio without that. Tiny models repeat themselves: each pair of equal traces makes the real run
+check their chance, which reads them once more; the simulation is told how many pairs there were.
 """
 
 from __future__ import annotations
@@ -18,19 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from markovian_rsa_mlx import MarkovianRSAOrchestrator, RSAConfig, reasoner
-from markovian_rsa_mlx.audit import RunHistory
+from markovian_rsa_mlx.audit import RunHistory, read_events
 from markovian_rsa_mlx.audit.events import _BaseEvent
-from markovian_rsa_mlx.bench.simulate import (
-    Costs,
-    Generation,
-    PromptShape,
-    Recorded,
-    Room,
-    Simulated,
-    TraceLength,
-    simulate,
-    work,
-)
+from markovian_rsa_mlx.bench.simulate import Costs, Generation, PromptShape, Recorded, Room, TraceLength, simulate, work
 from markovian_rsa_mlx.bench.tune import samples
 from markovian_rsa_mlx.bench.tune.measure import DecodePoint, Speeds, measure
 from markovian_rsa_mlx.bench.tune.predict import predict
@@ -49,22 +43,29 @@ LONGEST, MOST_ROWS = 400, 16
 
 @dataclass(frozen=True)
 class Real:
-    """A run that was made: its seconds and its work as it turned out."""
+    """A run that was made: seconds, its work as it turned out, pairs of equal traces, the machine's pace meanwhile."""
 
     config: RSAConfig
     seconds: float
-    tasks: list[Generation]
     path: Path
+    probe_s: float
 
-    def simulated(self, costs: Costs, room: Room) -> Simulated:
+    @property
+    def events(self) -> list[_BaseEvent]:
+        return read_events(self.path)
+
+    def simulated(self, costs: Costs, room: Room) -> float:
         concurrency = None if self.config.concurrency == "auto" else self.config.concurrency
-        return simulate([self.tasks], costs, room, concurrency=concurrency)
+        tasks = work_of(self.events)
+        seconds = simulate([tasks], costs, room, concurrency=concurrency).seconds
+        return seconds + sum(costs.prefill(tokens, 0) for tokens in checked_twins(self.events))
 
 
 def work_of(events: Sequence[_BaseEvent]) -> list[Generation]:
     """The work of a recorded run: its prompts' shape, its lengths, its tails."""
     history = RunHistory(events)
-    assert history.start is not None and history.setup is not None  # noqa: PT018
+    assert history.start is not None
+    assert history.setup is not None
     lengths = {
         TraceKey.parse(trace_id): TraceLength(
             trace.complete.generated_tokens,
@@ -73,32 +74,75 @@ def work_of(events: Sequence[_BaseEvent]) -> list[Generation]:
         for trace_id, trace in history.traces.items()
         if trace.complete
     }
-    setup = history.setup
-    shape = PromptShape.of_ids(setup.prompt_token_ids, setup.segment_token_ids, setup.summary_segment_token_ids)
-    return work(history.start.config, setup.seed, shape, Recorded(lengths))
+    return work(history.start.config, history.setup.seed, shape_of(events), Recorded(lengths))
 
 
-def run_once(orchestrator: MarkovianRSAOrchestrator, config: RSAConfig, seed: int, folder: Path) -> Real:
-    """One real run, with its trail."""
-    path = folder / f"{abs(hash((str(config), seed)))}.jsonl"
-    question = puzzles.demo_puzzle(seed).question
-    result = orchestrator.run(question, config.replace(seed=seed), audit_path=path)
-    return Real(config, result.elapsed_s, work_of(result.events), path)
+def shape_of(events: Sequence[_BaseEvent]) -> PromptShape:
+    setup = RunHistory(events).setup
+    assert setup is not None
+    return PromptShape.of_ids(setup.prompt_token_ids, setup.segment_token_ids, setup.summary_segment_token_ids)
 
 
-def measured(engine: Any, seconds: float) -> Speeds:
-    """The engine's speeds over the range that the settings need."""
+def checked_twins(events: Sequence[_BaseEvent]) -> list[int]:
+    """Lengths, prompt included, of traces that repeat an earlier one of the same prompt."""
+    history = RunHistory(events)
+    assert history.setup is not None
+    seen: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
+    twins = []
+    for trace in history.traces.values():
+        assert trace.complete is not None
+        prompt = trace.prompt.prompt_token_ids if trace.prompt else history.setup.prompt_token_ids
+        both = (tuple(prompt), tuple(trace.complete.token_ids))
+        if both in seen:
+            twins.append(sum(map(len, both)))
+        seen.add(both)
+    return twins
 
-    async def go() -> Speeds:
-        timer = engine.timer()
-        try:
+
+class Bench:
+    """One engine, its measured speeds, and the runs made on it."""
+
+    def __init__(self, orchestrator: MarkovianRSAOrchestrator, folder: Path) -> None:
+        self._orchestrator, self._folder = orchestrator, folder
+        self.engine: Any = orchestrator.backend
+        self.speeds: list[Speeds] = []
+
+    def measure(self, seconds: float) -> None:
+        """The engine's speeds over the range that the settings need."""
+
+        async def go(timer: Any) -> Speeds:
             return await measure(
                 timer, seconds=seconds, longest=LONGEST, fits=lambda rows, context: True, max_rows=MOST_ROWS
             )
-        finally:
-            await timer.close()
 
-    return asyncio.run(go())
+        self.speeds.append(self._timed(go))
+
+    def probe(self) -> float:
+        """Seconds of a little of everything."""
+
+        async def go(timer: Any) -> float:
+            steps = [(await timer.decode(rows, 64, 12)).step_s for rows in (8, 16, 3)]
+            return float(sum(steps)) * 10 + float(await timer.read(256))
+
+        return self._timed(go)
+
+    def run(self, config: RSAConfig, seed: int) -> Real:
+        """One real run, with its trail."""
+        path = self._folder / f"{seed}.jsonl"
+        before = self.probe()
+        question = puzzles.demo_puzzle(seed).question
+        result = self._orchestrator.run(question, config.replace(seed=seed), audit_path=path)
+        return Real(config, result.elapsed_s, path, (before + self.probe()) / 2)
+
+    def _timed(self, go: Any) -> Any:
+        async def closing() -> Any:
+            timer = self.engine.timer()
+            try:
+                return await go(timer)
+            finally:
+                await timer.close()
+
+        return asyncio.run(closing())
 
 
 def pooled(parts: Iterable[Speeds]) -> Speeds:
@@ -119,45 +163,44 @@ def pooled(parts: Iterable[Speeds]) -> Speeds:
     )
 
 
-def compare(orchestrator: MarkovianRSAOrchestrator, repeats: int, seconds: float, folder: Path) -> None:
-    engine: Any = orchestrator.backend
-    run_once(orchestrator, BASE, 10_000, folder).path.unlink()  # warm
-    speeds, runs = [measured(engine, seconds)], {name: list[Real]() for name in SETTINGS}
+def compare(bench: Bench, repeats: int, seconds: float) -> None:
+    """Run, simulate, print."""
+    bench.run(BASE, 10_000)  # warm
+    runs: dict[str, list[Real]] = {name: [] for name in SETTINGS}
     for repeat in range(repeats):
+        bench.measure(seconds)
         for place, (name, config) in enumerate(SETTINGS.items()):
-            runs[name].append(run_once(orchestrator, config, 1_000 * place + repeat + 1, folder))
-        speeds.append(measured(engine, seconds))
-    costs, room = pooled(speeds).costs(), engine.admission
-    head = f"{'setting':<28} {'runs':>4} {'real s':>8} {'own s':>8} {'ratio':>6} {'worst run':>9}"
-    print(f"{head} {'others s':>9} {'ratio':>6} {'steps':>6} {'rows':>5}")
+            runs[name].append(bench.run(config, 1_000 * place + repeat + 1))
+    bench.measure(seconds)
+    costs = pooled(bench.speeds).costs()
+    usual = statistics.median(run.probe_s for found in runs.values() for run in found)
+    print(f"{'setting':<28} runs   real s   own s  ratio   worst  plain  others s  ratio")
     for name, real in runs.items():
-        found = [each.simulated(costs, room) for each in real]
-        real_s, own_s = statistics.mean(r.seconds for r in real), statistics.mean(f.seconds for f in found)
-        ratios = [f.seconds / r.seconds for f, r in zip(found, real, strict=True)]
-        worst = max(ratios, key=lambda ratio: abs(ratio - 1))
-        others_s = from_others(name, runs, costs, room)
-        steps = statistics.mean(sum(count for _, count in f.steps[0]) for f in found)
-        rows = statistics.mean(f.mean_rows for f in found)
-        print(
-            f"{name:<28} {len(real):>4} {real_s:>8.2f} {own_s:>8.2f} {own_s / real_s:>6.2f} {worst:>9.2f} "
-            f"{others_s:>9.2f} {others_s / real_s:>6.2f} {steps:>6.0f} {rows:>5.1f}"
-        )
+        print(line(name, real, runs, costs, bench.engine.admission, usual))
+
+
+def line(
+    name: str, real: list[Real], runs: dict[str, list[Real]], costs: Costs, room: Room, usual_probe_s: float
+) -> str:
+    """One setting's figures."""
+    paces = [each.probe_s / usual_probe_s for each in real]
+    plain = [each.simulated(costs, room) for each in real]
+    own = [seconds * pace for seconds, pace in zip(plain, paces, strict=True)]
+    real_s, own_s = statistics.mean(each.seconds for each in real), statistics.mean(own)
+    ratios = [simulated / each.seconds for simulated, each in zip(own, real, strict=True)]
+    worst = max(ratios, key=lambda ratio: abs(ratio - 1))
+    others_s = from_others(name, runs, costs, room) * statistics.mean(paces)
+    return (
+        f"{name:<28} {len(real):>4} {real_s:>8.2f} {own_s:>7.2f} {own_s / real_s:>6.2f} {worst:>7.2f} "
+        f"{statistics.mean(plain) / real_s:>6.2f} {others_s:>9.2f} {others_s / real_s:>6.2f}"
+    )
 
 
 def from_others(name: str, runs: dict[str, list[Real]], costs: Costs, room: Room) -> float:
     """Mean seconds predicted from the lengths of all other settings' runs, which had other problems and seeds."""
     paths = [real.path for other, found in runs.items() if other != name for real in found]
     lengths = samples.sampled(samples.from_paths(paths)).lengths
-    shape = shape_of(runs[name][0])
-    return predict(name, SETTINGS[name], shape, lengths, costs, room).seconds
-
-
-def shape_of(real: Real) -> PromptShape:
-    from markovian_rsa_mlx.audit import read_events
-
-    setup = RunHistory(read_events(real.path)).setup
-    assert setup is not None
-    return PromptShape.of_ids(setup.prompt_token_ids, setup.segment_token_ids)
+    return predict(name, SETTINGS[name], shape_of(runs[name][0].events), lengths, costs, room).seconds
 
 
 def main() -> None:
@@ -167,7 +210,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with MarkovianRSAOrchestrator.from_pretrained() as orchestrator, tempfile.TemporaryDirectory() as folder:
         assert orchestrator.backend.info.model_id == reasoner.MODEL_ID
-        compare(orchestrator, arguments.repeats, arguments.seconds, Path(folder))
+        compare(Bench(orchestrator, Path(folder)), arguments.repeats, arguments.seconds)
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ class _Measuring:
         return Speeds(tuple(reads), tuple(decodes), self._elapsed())
 
     async def _read(self) -> list[tuple[int, int, float]]:
-        """Longer and longer beginnings, then whole chunks behind each other, as far as time and room allow."""
+        """Longer and longer beginnings, then some behind others, as far as time and room allow."""
         found: list[tuple[int, int, float]] = []
         for tokens in (min(tokens, self._longest) for tokens in READS if tokens < 2 * self._longest):
             if found and (found[-1][0] >= tokens or not self._may_read(2 * found[-1][2], tokens)):
@@ -153,7 +153,7 @@ class _Measuring:
             if seconds < REPEATED * self._seconds:
                 seconds = statistics.median([seconds, await self._timer.read(tokens), await self._timer.read(tokens)])
             found.append((tokens, 0, seconds))
-        step, _, seconds = found[-1]
+        step, _, seconds = max((read for read in found if 2 * read[0] <= self._longest), default=found[0])
         behind = step
         while behind + step <= min(self._longest, LONGEST_CONTEXT) and self._may_read(2 * seconds, behind + step):
             seconds = await self._timer.read(step, behind)
