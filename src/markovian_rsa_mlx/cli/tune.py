@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import PROFILES, RSAConfig
-from ..errors import ConfigError
+from ..errors import BackendError, ConfigError
 from .text import say
 
 if TYPE_CHECKING:
@@ -115,6 +115,10 @@ def tune(
     orchestrator = session.load(choice)
     try:
         engine: Any = orchestrator.backend
+        if not hasattr(engine, "timer"):
+            raise BackendError(
+                f"The engine {engine.info.engine} cannot be timed; mrsa tune measures models on this machine."
+            )
         engine.limit(None, None if memory_limit_gb is None else int(memory_limit_gb * 1e9))
         question = prompt_tokens
         if question is None and assumption.prompt_tokens is None:
