@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import statistics
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,11 +55,11 @@ class Real:
     def events(self) -> list[_BaseEvent]:
         return read_events(self.path)
 
-    def simulated(self, costs: Costs, room: Room) -> float:
+    def simulated(self, costs: Costs, room: Room, check_s: float) -> float:
+        """Seconds, with `check_s` a token for equal traces."""
         concurrency = None if self.config.concurrency == "auto" else self.config.concurrency
         tasks = work_of(self.events)
-        seconds = simulate([tasks], costs, room, concurrency=concurrency).seconds
-        return seconds + sum(costs.prefill(tokens, 0) for tokens in checked_twins(self.events))
+        return simulate([tasks], costs, room, concurrency=concurrency).seconds + check_s * checked_twins(self.events)
 
 
 def work_of(events: Sequence[_BaseEvent]) -> list[Generation]:
@@ -83,20 +84,19 @@ def shape_of(events: Sequence[_BaseEvent]) -> PromptShape:
     return PromptShape.of_ids(setup.prompt_token_ids, setup.segment_token_ids, setup.summary_segment_token_ids)
 
 
-def checked_twins(events: Sequence[_BaseEvent]) -> list[int]:
-    """Lengths, prompt included, of traces that repeat an earlier one of the same prompt."""
+def checked_twins(events: Sequence[_BaseEvent]) -> int:
+    """Tokens, prompts included, of traces that repeat an earlier one of the same prompt."""
     history = RunHistory(events)
     assert history.setup is not None
     seen: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
-    twins = []
+    tokens = 0
     for trace in history.traces.values():
         assert trace.complete is not None
         prompt = trace.prompt.prompt_token_ids if trace.prompt else history.setup.prompt_token_ids
         both = (tuple(prompt), tuple(trace.complete.token_ids))
-        if both in seen:
-            twins.append(sum(map(len, both)))
+        tokens += sum(map(len, both)) if both in seen else 0
         seen.add(both)
-    return twins
+    return tokens
 
 
 class Bench:
@@ -106,9 +106,10 @@ class Bench:
         self._orchestrator, self._folder = orchestrator, folder
         self.engine: Any = orchestrator.backend
         self.speeds: list[Speeds] = []
+        self.checks: list[float] = []
 
     def measure(self, seconds: float) -> None:
-        """The engine's speeds over the range that the settings need."""
+        """The engine's speeds over the range that the settings need, and a check of equal traces (seconds a token)."""
 
         async def go(timer: Any) -> Speeds:
             return await measure(
@@ -116,6 +117,10 @@ class Bench:
             )
 
         self.speeds.append(self._timed(go))
+        prompt, trace = tuple(range(10, 70)), tuple(range(70, 120))
+        start = time.perf_counter()
+        asyncio.run(self.engine.log_probability(prompt, trace, BASE.sampling(final=False)))
+        self.checks.append((time.perf_counter() - start) / (len(prompt) + len(trace)))
 
     def probe(self) -> float:
         """Seconds of a little of everything."""
@@ -176,20 +181,19 @@ def compare(bench: Bench, repeats: int, seconds: float) -> None:
     usual = statistics.median(run.probe_s for found in runs.values() for run in found)
     print(f"{'setting':<28} runs   real s   own s  ratio   worst  plain  others s  ratio")
     for name, real in runs.items():
-        print(line(name, real, runs, costs, bench.engine.admission, usual))
+        plain = [each.simulated(costs, bench.engine.admission, statistics.median(bench.checks)) for each in real]
+        others_s = from_others(name, runs, costs, bench.engine.admission)
+        print(line(name, real, plain, others_s, usual))
 
 
-def line(
-    name: str, real: list[Real], runs: dict[str, list[Real]], costs: Costs, room: Room, usual_probe_s: float
-) -> str:
+def line(name: str, real: list[Real], plain: list[float], others_s: float, usual_probe_s: float) -> str:
     """One setting's figures."""
     paces = [each.probe_s / usual_probe_s for each in real]
-    plain = [each.simulated(costs, room) for each in real]
     own = [seconds * pace for seconds, pace in zip(plain, paces, strict=True)]
     real_s, own_s = statistics.mean(each.seconds for each in real), statistics.mean(own)
     ratios = [simulated / each.seconds for simulated, each in zip(own, real, strict=True)]
     worst = max(ratios, key=lambda ratio: abs(ratio - 1))
-    others_s = from_others(name, runs, costs, room) * statistics.mean(paces)
+    others_s *= statistics.mean(paces)
     return (
         f"{name:<28} {len(real):>4} {real_s:>8.2f} {own_s:>7.2f} {own_s / real_s:>6.2f} {worst:>7.2f} "
         f"{statistics.mean(plain) / real_s:>6.2f} {others_s:>9.2f} {others_s / real_s:>6.2f}"

@@ -18,6 +18,8 @@ COMMANDS = [
     "solve",
     "demo",
     "plan",
+    "tune",
+    "schedules",
     "profiles",
     "convert",
     "runs",

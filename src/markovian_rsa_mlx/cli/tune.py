@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..bench.tune.measure import Speeds
     from ..bench.tune.samples import Assumption
 
-LENGTHS, OTHERS = "Lengths of traces", "Other machines (nothing is measured)"
+LENGTHS = "Lengths of traces"
 #: As `mrsa plan` has it, where no trail tells.
 QUESTION_TOKENS, EMBEDDED_QUESTION_TOKENS = 1_000, 50
 
@@ -99,7 +99,8 @@ def tune(
     """Say how long a problem takes here, by profile.
 
     Loads the model, measures it for about a minute (decoding by rows and context, reading prompts), and simulates runs
-    on the engine's own schedule. What fits, without loading anything, is what mrsa plan says.
+    on the engine's own schedule: minutes, tokens and memory a problem, and with --minutes the profile to take. Whether
+    a model fits at all is what mrsa plan says, without loading it.
     """
     from . import session, tune_report
 

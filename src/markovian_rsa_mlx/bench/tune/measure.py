@@ -23,7 +23,7 @@ LONGEST_CONTEXT = 8192
 READING, ONE_READING, REPEATED = 0.35, 0.15, 0.01
 #: Steps timed at each visit of a number of rows, and visits after which more would say nothing new.
 STEPS, MOST_VISITS = 8, 9
-#: What passes between a trace's last token and its children's requests: the trail is synced, prompts are put together.
+#: What a run needs for each ended trace: the trail is written and synced, the children's prompts are put together.
 TURNAROUND_S = 0.005
 
 
