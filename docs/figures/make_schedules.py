@@ -1,6 +1,7 @@
 """Draws docs/figures/schedules.svg: what pruning and overlap save, simulated for the paper's settings.
 
-`python docs/figures/make_schedules.py` (needs the extra `bench`); the figures are those of `mrsa schedules`.
+`python docs/figures/make_schedules.py` (needs the extra `bench`); the figures are those of `mrsa schedules`, and the
+rows of the table in docs/tune.md are printed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ def main() -> None:
             for place, name in enumerate(PROFILES):
                 config = RSAConfig.profile(name).replace(final_candidates=finals)
                 found = compare(config, LENGTHS, costs, batches=BATCHES)
+                gains = " | ".join(f"{found[0].seconds / each.seconds:.2f}" for each in found[1:])
+                traces = f"{found[0].traces:.1f} | {found[-1].traces:.1f}"
+                print(f"| {name} | {'1' if finals else 'N'} | {machine} | {traces} | {gains} |", flush=True)
                 for offset, each in enumerate(found):
                     speedup = found[0].seconds / each.seconds
                     at = place + (offset - 1.5) * 0.2
