@@ -26,11 +26,11 @@ from markovian_rsa_mlx.bench.simulate import (
     Generation,
     LogNormal,
     PromptShape,
-    Rules,
     Schedule,
     simulate,
     work,
 )
+from markovian_rsa_mlx.bench.simulate import engine as simulated_engine
 from markovian_rsa_mlx.bench.simulate import prefixes as simulated_prefixes
 from markovian_rsa_mlx.config import RSAConfig, Sampling
 from tests.backends import tiny_models
@@ -183,14 +183,14 @@ def test_every_step_has_the_rows_that_the_scheduler_gives_it(
     tasks = work(config, 1, SHAPE, LogNormal(15, 0.7), schedule)
     monkeypatch.setattr(scheduler, "PREFILL_TOKENS", prefill_tokens)
     real = really(model, tasks, admission, monkeypatch)
-    found = simulate([tasks], Affine(1.0), admission, rules=Rules(prefill_tokens))
+    found = simulate([tasks], Affine(1.0), admission, turn_tokens=prefill_tokens)
     assert found.steps == (steps_of(real.rows),)
     assert found.prefill_tokens == real.read
     assert {name: round(at) for (_, name), at in found.ended_s.items()} == real.ended_at
 
 
 def test_the_rules_are_the_engines() -> None:
-    assert Rules().prefill_tokens == scheduler.PREFILL_TOKENS
+    assert simulated_engine.PREFILL_TOKENS == scheduler.PREFILL_TOKENS
     ours = (
         simulated_prefixes.MIN_SHARED_TOKENS,
         simulated_prefixes.MAX_PREFIXES,

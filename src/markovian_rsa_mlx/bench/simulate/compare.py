@@ -9,8 +9,8 @@ from typing import Final
 
 from ...config import RSAConfig
 from .costs import Affine, Costs
-from .engine import Rows
 from .lengths import Lengths
+from .room import Rows
 from .run import simulate
 from .work import SCHEDULES, PromptShape, Schedule, work
 

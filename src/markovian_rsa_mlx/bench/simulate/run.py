@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .costs import Costs
-from .engine import Engine, Room, Rules
+from .engine import PREFILL_TOKENS, Engine
+from .room import Room
 from .work import Generation
-
-_RULES = Rules()
 
 
 @dataclass(frozen=True)
@@ -47,14 +46,15 @@ def simulate(
     servers: int = 1,
     runs_at_once: int | None = None,
     concurrency: int | None = None,
-    rules: Rules = _RULES,
+    turn_tokens: int = PREFILL_TOKENS,
 ) -> Simulated:
     """Simulate `runs` (see `work`) on `servers` engines alike.
 
-    `runs_at_once` bounds the runs in progress (None: all), `concurrency` the generations that each has in the engines.
-    A request goes to the engine with the fewest. Raises `MemoryLimitError` where one cannot fit.
+    `runs_at_once` bounds the runs in progress (None: all), `concurrency` the generations that each has in the engines,
+    `turn_tokens` the prompt tokens that an engine reads between two steps. A request goes to the engine with the
+    fewest. Raises `MemoryLimitError` where one cannot fit.
     """
-    return _Simulation(runs, costs, room, servers, runs_at_once or len(runs), concurrency, rules).run()
+    return _Simulation(runs, costs, room, servers, runs_at_once or len(runs), concurrency, turn_tokens).run()
 
 
 class _Simulation:
@@ -66,9 +66,9 @@ class _Simulation:
         servers: int,
         runs_at_once: int,
         concurrency: int | None,
-        rules: Rules,
+        turn_tokens: int,
     ) -> None:
-        self._engines = [Engine(costs, room, rules) for _ in range(servers)]
+        self._engines = [Engine(costs, room, turn_tokens) for _ in range(servers)]
         self._turnaround_s = costs.turnaround_s
         self._requests: list[tuple[float, int, int, Generation]] = []  # when, in which order, of which run
         self._order = itertools.count()

@@ -103,7 +103,10 @@ class Speeds:
     def from_dict(cls, values: dict[str, Any]) -> Speeds:
         """Raises KeyError, TypeError or ValueError for anything else than `to_dict` gives."""
         reads = tuple((int(r["tokens"]), int(r["behind"]), float(r["seconds"])) for r in values["reads"])
-        decodes = tuple(DecodePoint(**point) for point in values["decodes"])
+        decodes = tuple(
+            DecodePoint(int(d["rows"]), int(d["context"]), float(d["step_s"]), float(d["change_s"]))
+            for d in values["decodes"]
+        )
         if not decodes or not any(not behind for _, behind, _ in reads):
             raise ValueError("nothing was measured")
         return cls(reads, decodes, float(values["seconds"]))
