@@ -84,7 +84,7 @@ def test_speeds_are_measured_once_and_used_again(mrsa: Run, tmp_path: Path, engi
 def test_lengths_come_from_the_kept_runs_of_the_model(mrsa: Run) -> None:
     run_fake(FakeBackend(), small(), store.new_run_path("q"))
     ran = mrsa(*TUNE, "--profile", "default-16gb")
-    assert "traces of 1 earlier runs" in ran.err
+    assert "traces of 1 earlier run, mean" in ran.err
     unknown = mrsa("tune", "--model", "another", "--profile", "default-16gb")
     assert "no trail of this model was found" in unknown.err
 
