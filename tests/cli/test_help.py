@@ -20,6 +20,8 @@ COMMANDS = [
     "demo",
     "view",
     "plan",
+    "tune",
+    "schedules",
     "profiles",
     "convert",
     "runs",

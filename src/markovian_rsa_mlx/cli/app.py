@@ -45,7 +45,7 @@ class Group(TyperGroup):
 
 def build() -> typer.Typer:
     """The application with all its commands."""
-    from . import bench, convert, demo, plan, profiles, runs, serve, solve, tune, view
+    from . import bench, convert, demo, plan, profiles, runs, schedules, serve, solve, tune, view
 
     app = _typer(
         help="Better answers from the model on your own machine: Markovian RSA on MLX, with an audit trail.",
@@ -60,6 +60,7 @@ def build() -> typer.Typer:
         ("view", view.view),
         ("plan", plan.plan),
         ("tune", tune.tune),
+        ("schedules", schedules.schedules),
         ("profiles", profiles.profiles),
         ("convert", convert.convert),
     ):

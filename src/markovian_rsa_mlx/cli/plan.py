@@ -56,7 +56,8 @@ def plan(
 ) -> None:
     """Say what a run needs.
 
-    Memory, traces that fit at once and tokens, from the model's config.json alone; no weights are fetched.
+    Memory, traces that fit at once and tokens, from the model's config.json alone; no weights are fetched. How long it
+    takes here is what mrsa tune says.
     """
     from .session import choose_model
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import PROFILES, RSAConfig
-from ..errors import ConfigError
+from ..errors import BackendError, ConfigError
 from .text import say
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..bench.tune.measure import Speeds
     from ..bench.tune.samples import Assumption
 
-LENGTHS, OTHERS = "Lengths of traces", "Other machines (nothing is measured)"
+LENGTHS = "Lengths of traces"
 #: As `mrsa plan` has it, where no trail tells.
 QUESTION_TOKENS, EMBEDDED_QUESTION_TOKENS = 1_000, 50
 
@@ -99,7 +99,8 @@ def tune(
     """Say how long a problem takes here, by profile.
 
     Loads the model, measures it for about a minute (decoding by rows and context, reading prompts), and simulates runs
-    on the engine's own schedule. What fits, without loading anything, is what mrsa plan says.
+    on the engine's own schedule: minutes, tokens and memory a problem, and with --minutes the profile to take. Whether
+    a model fits at all is what mrsa plan says, without loading it.
     """
     from . import session, tune_report
 
@@ -109,12 +110,16 @@ def tune(
     if length_mean is not None and lengths_from:
         raise ConfigError("--length-mean and --lengths-from exclude each other; give one of them.")
     choice = session.choose_model(model, revision, str(adapter) if adapter else None)
-    known = None if speeds is None else _read_speeds(speeds, choice.model_id)
+    known = None if speeds is None else _known_speeds(speeds, choice.model_id)
     assumption = _assumption(choice.model_id, lengths_from or [], length_mean, length_sigma)
     say(f"Lengths of traces: {assumption.sentence}.")
     orchestrator = session.load(choice)
     try:
         engine: Any = orchestrator.backend
+        if not hasattr(engine, "timer"):
+            raise BackendError(
+                f"The engine {engine.info.engine} cannot be timed; mrsa tune measures models on this machine."
+            )
         engine.limit(None, None if memory_limit_gb is None else int(memory_limit_gb * 1e9))
         question = prompt_tokens
         if question is None and assumption.prompt_tokens is None:
@@ -166,19 +171,23 @@ def _measure(engine: TimedEngine, candidates: list[Candidate], assumption: Assum
     return run_sync(measure_for(engine, candidates, assumption.lengths, seconds))
 
 
-def _read_speeds(path: Path, model_id: str) -> Speeds:
+def _known_speeds(path: Path, model_id: str) -> Speeds:
+    measured_on, found = read_speeds(path)
+    if measured_on != model_id:
+        raise ConfigError(f"The speeds in {str(path)!r} are those of {measured_on}, not of {model_id}; measure anew.")
+    return found
+
+
+def read_speeds(path: Path) -> tuple[str, Speeds]:
+    """The model and its speeds that `mrsa tune --json` printed into a file."""
     from ..bench.tune.measure import Speeds
 
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        found = Speeds.from_dict(values["speeds"])
-        measured_on = str(values["model"])
+        return str(values["model"]), Speeds.from_dict(values["speeds"])
     except OSError as error:
         raise ConfigError(f"The speeds file {str(path)!r} cannot be read: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{str(path)!r} is not what mrsa tune --json prints; measure anew without --speeds."
         ) from error
-    if measured_on != model_id:
-        raise ConfigError(f"The speeds in {str(path)!r} are those of {measured_on}, not of {model_id}; measure anew.")
-    return found

@@ -91,7 +91,7 @@ class Report:
                 return f"{time}: nothing."
             quickest = min(runnable, key=lambda each: each.seconds_p90)
             return (
-                f"{time}: none is done in 9 runs of 10; the quickest, {quickest.profile}, takes "
+                f"{time}: none is done in time in 9 runs of 10; the quickest, {quickest.profile}, takes "
                 f"{duration(quickest.seconds_p90)}. --time-budget-s stops any run with its best answer so far."
             )
         larger = [each for each in runnable if each.generated_tokens > chosen.generated_tokens]

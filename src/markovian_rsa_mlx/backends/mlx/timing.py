@@ -11,6 +11,7 @@ import copy
 import random
 import statistics
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -25,6 +26,8 @@ from .worker import Worker
 T = TypeVar("T")
 #: Steps before the timed ones: rows fall apart, kernels are compiled.
 WARM_UP_STEPS = 3
+#: Prompts that are kept, the last used ones.
+MOST_CONTEXTS = 2
 #: How often a row is exchanged for another, and the steps after each over which its cost is spread.
 CHANGES, STEPS_AFTER = 3, 3
 
@@ -38,19 +41,19 @@ class DecodeTiming:
 
 
 class Timer:
-    """Times one model; `ids` are ordinary token ids that prompts are drawn from. Prompts that were read are kept."""
+    """Times one model; `ids` are ordinary token ids that prompts are drawn from. The last two prompts are kept."""
 
     def __init__(self, worker: Worker, model: Any, ids: Sequence[int], *, batchable: bool) -> None:
         self._worker, self._model, self._batchable = worker, model, batchable
         self._ids = sorted(set(ids))
-        self._contexts: dict[int, list[Any]] = {}
+        self._contexts: OrderedDict[int, list[Any]] = OrderedDict()
 
     async def read(self, tokens: int, behind: int = 0) -> float:
         """Seconds to read `tokens` tokens in one go, behind `behind` others (which are read first, if need be)."""
         return await self._on_worker(lambda: self._read(tokens, behind))
 
     async def decode(self, rows: int, context: int, steps: int) -> DecodeTiming:
-        """Time `rows` rows that each have `context` tokens in their caches: the median of `steps` steps."""
+        """Time `rows` rows that each have `context` tokens in their caches: the mean of `steps` steps."""
         return await self._on_worker(lambda: self._decode(rows, context, steps))
 
     async def close(self) -> None:
@@ -69,15 +72,22 @@ class Timer:
         start = time.perf_counter()
         self._prefill(caches, tokens)
         seconds = time.perf_counter() - start
-        self._contexts.setdefault(behind + tokens, caches)
+        self._keep(behind + tokens, caches)
         return seconds
 
     def _context(self, tokens: int) -> list[Any]:
-        if tokens not in self._contexts:
+        caches = self._contexts.get(tokens)
+        if caches is None:
             caches = make_prompt_cache(self._model)
             self._prefill(caches, tokens)
-            self._contexts[tokens] = caches
-        return self._contexts[tokens]
+        self._keep(tokens, caches)
+        return caches
+
+    def _keep(self, tokens: int, caches: list[Any]) -> None:
+        self._contexts[tokens] = caches
+        self._contexts.move_to_end(tokens)
+        if len(self._contexts) > MOST_CONTEXTS:
+            self._contexts.popitem(last=False)
 
     def _prefill(self, caches: list[Any], tokens: int) -> None:
         prompt = random.Random(tokens).choices(self._ids, k=tokens)
@@ -90,7 +100,7 @@ class Timer:
         batch.join([self._row(seed, base) for seed in range(rows)])
         for _ in range(WARM_UP_STEPS):
             batch.step()
-        step_s = statistics.median(_timed(batch.step) for _ in range(steps))
+        step_s = statistics.mean(_timed(batch.step) for _ in range(steps))
         change_s = 0.0
         if self._batchable and rows > 1:
             change_s = statistics.median(self._exchange(batch, n, rows + n, base, step_s) for n in range(CHANGES))

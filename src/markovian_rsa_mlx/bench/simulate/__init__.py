@@ -7,8 +7,8 @@ costs comes in as `Costs`, what fits into it as a `Room` (the engine's own admis
 from __future__ import annotations
 
 from .costs import Affine, Costs, MeasuredCosts
-from .engine import Room, Rows, Rules
 from .lengths import Lengths, LogNormal, Recorded, Sampled, TraceLength
+from .room import Room, Rows
 from .run import Simulated, simulate
 from .work import SCHEDULES, Generation, PromptShape, Schedule, work
 
@@ -24,7 +24,6 @@ __all__ = [
     "Recorded",
     "Room",
     "Rows",
-    "Rules",
     "Sampled",
     "Schedule",
     "Simulated",

@@ -17,7 +17,7 @@ class Costs(Protocol):
 
     @property
     def turnaround_s(self) -> float:
-        """From a trace's last token until its children's requests are in the engine."""
+        """What a run needs to take in a trace that has ended; only then it asks for the children."""
         ...
 
     def step(self, rows: int) -> tuple[float, float]:

@@ -10,51 +10,17 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from ...errors import MemoryLimitError
 from .costs import Costs
 from .prefixes import Prefixes
+from .room import Room
 from .work import Generation
 
-
-class Room(Protocol):
-    """What fits into an engine; `backends.mlx.admission.Admission` is one. Sizes in bytes, lengths in tokens."""
-
-    @property
-    def max_rows(self) -> int: ...
-
-    @property
-    def spare_bytes(self) -> int: ...
-
-    def need(self, rows: int, longest: int) -> int: ...
-
-    def admits(self, lengths: Iterable[int], newcomer: int, other_bytes: int = 0) -> bool: ...
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Room for so many rows, however long."""
-
-    max_rows: int
-    spare_bytes: int = 2**62
-
-    def need(self, rows: int, longest: int) -> int:
-        """Rows times longest: tokens of storage, where bytes are not known."""
-        return rows * longest
-
-    def admits(self, lengths: Iterable[int], newcomer: int, other_bytes: int = 0) -> bool:
-        return len(list(lengths)) < self.max_rows
-
-
-@dataclass(frozen=True)
-class Rules:
-    """`prefill_tokens`: most prompt tokens read in a turn. `sharing`: prompts that begin alike are read once."""
-
-    prefill_tokens: int = 2048
-    sharing: bool = True
+#: Prompt tokens read between two steps, as in the engine; a test compares.
+PREFILL_TOKENS = 2048
 
 
 @dataclass
@@ -77,11 +43,14 @@ class _Row:
 
 @dataclass
 class Engine:
-    """`clock` is the simulated time at the end of the last turn; `pending_s` what the device is still busy for."""
+    """`clock` is the simulated time at the end of the last turn; `pending_s` what the device is still busy for then.
+
+    A turn reads at most `turn_tokens` of prompts.
+    """
 
     costs: Costs
     room: Room
-    rules: Rules = Rules()
+    turn_tokens: int = PREFILL_TOKENS
     clock: float = 0.0
     pending_s: float = 0.0
     waiting: deque[Generation] = field(default_factory=deque)
@@ -154,7 +123,7 @@ class Engine:
 
     def _read(self) -> list[_Row]:
         """Read prompts up to the turn's bound; those read to the end become rows."""
-        budget, ready = self.rules.prefill_tokens, []
+        budget, ready = self.turn_tokens, []
         while self.prefilling and budget > 0:
             task = self.prefilling[0]
             if self._reading is None:
@@ -168,8 +137,6 @@ class Engine:
 
     def _begin(self, task: Generation) -> _Reading:
         total = task.prompt_tokens - 1
-        if not self.rules.sharing:
-            return _Reading(0, total, 0)
         self._prefixes.max_bytes = self.room.spare_bytes // 4
         queued = [other.read for other in (*self.prefilling, *self.waiting) if other is not task]
         known, fork = self._prefixes.begin(task.read, queued)

@@ -135,7 +135,7 @@ def _improved(logs: Sequence[tuple[float, bool]], mu: float, sigma: float) -> tu
 
 
 def _cut(tokens: float, budget: int) -> TraceLength:
-    kept = max(1, min(math.ceil(tokens), budget))
+    kept = max(1, min(math.ceil(tokens - 1e-6), budget))  # exp and log lose the last digits
     return TraceLength(kept, kept)
 
 

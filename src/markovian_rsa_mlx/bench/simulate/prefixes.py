@@ -6,10 +6,10 @@ The same rules as `backends.mlx.prefix`, over prompts that are given as pieces i
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 
 #: A prompt as what it is made of, (what, tokens) each. Prompts share a beginning as far as their pieces are equal.
-Pieces = tuple[tuple[Hashable, int], ...]
+Pieces = tuple[tuple[str, int], ...]
 
 #: As the engine has them; a test compares.
 MIN_SHARED_TOKENS, MAX_PREFIXES, RECENT_PROMPTS = 16, 4, 32
@@ -23,10 +23,7 @@ class Prefixes:
         self._size = size
         self._entries: OrderedDict[Pieces, int] = OrderedDict()
         self._recent: deque[Pieces] = deque(maxlen=RECENT_PROMPTS)
-
-    @property
-    def nbytes(self) -> int:
-        return sum(map(self._size, self._entries.values()))
+        self.nbytes = 0
 
     def begin(self, prompt: Pieces, queued: Iterable[Pieces]) -> tuple[int, int]:
         """(tokens that are there already, length at which a copy is kept or 0) for a prompt about to be read."""
@@ -46,6 +43,7 @@ class Prefixes:
         if self._size(length) > self.max_bytes:
             return
         self._entries[cut(prompt, length)] = length
+        self._weigh()
         while len(self._entries) > MAX_PREFIXES or self.nbytes > self.max_bytes:
             self.drop_oldest()
 
@@ -53,7 +51,11 @@ class Prefixes:
         if not self._entries:
             return False
         self._entries.popitem(last=False)
+        self._weigh()
         return True
+
+    def _weigh(self) -> None:
+        self.nbytes = sum(map(self._size, self._entries.values()))
 
     def _fork_point(self, prompt: Pieces, queued: Iterable[Pieces], past: int) -> int:
         lengths = sorted(

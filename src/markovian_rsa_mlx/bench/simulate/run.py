@@ -9,19 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .costs import Costs
-from .engine import Engine, Room, Rules
+from .engine import PREFILL_TOKENS, Engine
+from .room import Room
 from .work import Generation
-
-_RULES = Rules()
 
 
 @dataclass(frozen=True)
 class Simulated:
     """What a simulation found.
 
-    `ended_s` has the end of each generation by (run, name), in seconds; `steps` the decode steps of each engine, as
-    (rows, how many steps in a row had so many). `peak_bytes` is the engines' own estimate for what they let in, the
-    largest of any engine.
+    `seconds` until the last run is done; `ended_s` the end of each generation by (run, name), in seconds; `steps` the
+    decode steps of each engine, as (rows, how many steps in a row had so many). `peak_bytes` is the engines' own
+    estimate for what they let in, the largest of any engine.
     """
 
     seconds: float
@@ -47,14 +46,15 @@ def simulate(
     servers: int = 1,
     runs_at_once: int | None = None,
     concurrency: int | None = None,
-    rules: Rules = _RULES,
+    turn_tokens: int = PREFILL_TOKENS,
 ) -> Simulated:
     """Simulate `runs` (see `work`) on `servers` engines alike.
 
-    `runs_at_once` bounds the runs in progress (None: all), `concurrency` the generations that each has in the engines.
-    A request goes to the engine with the fewest. Raises `MemoryLimitError` where one cannot fit.
+    `runs_at_once` bounds the runs in progress (None: all), `concurrency` the generations that each has in the engines,
+    `turn_tokens` the prompt tokens that an engine reads between two steps. A request goes to the engine with the
+    fewest. Raises `MemoryLimitError` where one cannot fit.
     """
-    return _Simulation(runs, costs, room, servers, runs_at_once or len(runs), concurrency, rules).run()
+    return _Simulation(runs, costs, room, servers, runs_at_once or len(runs), concurrency, turn_tokens).run()
 
 
 class _Simulation:
@@ -66,9 +66,9 @@ class _Simulation:
         servers: int,
         runs_at_once: int,
         concurrency: int | None,
-        rules: Rules,
+        turn_tokens: int,
     ) -> None:
-        self._engines = [Engine(costs, room, rules) for _ in range(servers)]
+        self._engines = [Engine(costs, room, turn_tokens) for _ in range(servers)]
         self._turnaround_s = costs.turnaround_s
         self._requests: list[tuple[float, int, int, Generation]] = []  # when, in which order, of which run
         self._order = itertools.count()
@@ -100,12 +100,15 @@ class _Simulation:
         engine.add(task, now)
 
     def _settle(self, engine: Engine, ended: Sequence[Generation]) -> None:
+        """Record ends. A run takes its ended traces in one after the other, and only then asks for their children."""
         for task in ended:
             owner = self._owner[id(task)]
+            run = self._runs[owner]
             self._ended[owner, task.name] = engine.clock
-            self._ask(owner, self._runs[owner].after(task), engine.clock + self._turnaround_s)
-            if self._runs[owner].finished:
-                self._start_next(engine.clock)
+            run.busy_until = max(run.busy_until, engine.clock) + self._turnaround_s
+            self._ask(owner, run.after(task), run.busy_until)
+            if run.finished:
+                self._start_next(run.busy_until)
 
     def _start_next(self, now: float) -> None:
         owner = next(self._unstarted, None)
@@ -119,7 +122,7 @@ class _Simulation:
     def _result(self) -> Simulated:
         assert all(run.finished for run in self._runs), "a generation waits for one that does not exist"
         return Simulated(
-            max(self._ended.values(), default=0.0),
+            max(run.busy_until for run in self._runs),
             self._ended,
             tuple(tuple(engine.steps) for engine in self._engines),
             sum(task.generated for run in self._runs for task in run.tasks),
@@ -142,6 +145,7 @@ class _Run:
         self._ready = deque(task for task in tasks if not task.waits_for)
         self._free = concurrency if concurrency is not None else len(tasks)
         self._left = len(tasks)
+        self.busy_until = 0.0
 
     @property
     def finished(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -48,7 +48,7 @@ class Generation:
         """What an engine reads before the first step: the prompt without its last token."""
         return cut(self.prompt, self.prompt_tokens - 1)
 
-    @property
+    @cached_property
     def final_length(self) -> int:
         """The longest it can get, prompt included: what an engine must have room for."""
         return self.prompt_tokens + self.max_tokens
@@ -88,20 +88,20 @@ class PromptShape:
 
     def round_zero(self, run: int) -> Pieces:
         """Round 0's prompt; `run` tells problems apart, which share nothing."""
-        return ((("head", run), self.head), (("question", run), self.first - self.head))
+        return ((f"head {run}", self.head), (f"question {run}", self.first - self.head))
 
     def aggregation(self, run: int, tails: Sequence[tuple[TraceKey, int]]) -> Pieces:
         """The prompt that shows these tails (whose, tokens)."""
         before, *rest = self.segments[len(tails) - 1]
-        pieces: list[tuple[Hashable, int]] = [(("head", run), self.head), (("template", run), before - self.head)]
+        pieces = [(f"head {run}", self.head), (f"template {run}", before - self.head)]
         for place, ((key, tokens), after) in enumerate(zip(tails, rest, strict=True)):
-            pieces += [(("tail", run, key), tokens), (("segment", place), after)]
+            pieces += [(f"tail {run} {key}", tokens), (f"segment {place}", after)]
         return tuple(pieces)
 
     def summarising(self, run: int, key: TraceKey, tokens: int) -> Pieces:
         """The prompt that shows `tokens` of a trace's reasoning."""
         before, after = self.summary
-        return ((("summary", run), before), (("notes", run, key), tokens), ("summary end", after))
+        return ((f"summary {run}", before), (f"notes {run} {key}", tokens), ("summary end", after))
 
 
 def work(

@@ -15,7 +15,7 @@ from .measure import Speeds, Timer, measure
 from .predict import Prediction, predict
 
 #: Runs of which the number of rows that a profile needs is taken.
-_ROUGH_RUNS = 5
+_ROUGH_RUNS = 2
 
 
 class TimedEngine(Backend, Protocol):

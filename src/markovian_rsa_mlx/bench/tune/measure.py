@@ -23,7 +23,7 @@ LONGEST_CONTEXT = 8192
 READING, ONE_READING, REPEATED = 0.35, 0.15, 0.01
 #: Steps timed at each visit of a number of rows, and visits after which more would say nothing new.
 STEPS, MOST_VISITS = 8, 9
-#: What passes between a trace's last token and its children's requests: the trail is synced, prompts are put together.
+#: What a run needs for each ended trace: the trail is written and synced, the children's prompts are put together.
 TURNAROUND_S = 0.005
 
 
@@ -103,7 +103,10 @@ class Speeds:
     def from_dict(cls, values: dict[str, Any]) -> Speeds:
         """Raises KeyError, TypeError or ValueError for anything else than `to_dict` gives."""
         reads = tuple((int(r["tokens"]), int(r["behind"]), float(r["seconds"])) for r in values["reads"])
-        decodes = tuple(DecodePoint(**point) for point in values["decodes"])
+        decodes = tuple(
+            DecodePoint(int(d["rows"]), int(d["context"]), float(d["step_s"]), float(d["change_s"]))
+            for d in values["decodes"]
+        )
         if not decodes or not any(not behind for _, behind, _ in reads):
             raise ValueError("nothing was measured")
         return cls(reads, decodes, float(values["seconds"]))
@@ -144,7 +147,7 @@ class _Measuring:
         return Speeds(tuple(reads), tuple(decodes), self._elapsed())
 
     async def _read(self) -> list[tuple[int, int, float]]:
-        """Longer and longer beginnings, then whole chunks behind each other, as far as time and room allow."""
+        """Longer and longer beginnings, then some behind others, as far as time and room allow."""
         found: list[tuple[int, int, float]] = []
         for tokens in (min(tokens, self._longest) for tokens in READS if tokens < 2 * self._longest):
             if found and (found[-1][0] >= tokens or not self._may_read(2 * found[-1][2], tokens)):
@@ -153,7 +156,7 @@ class _Measuring:
             if seconds < REPEATED * self._seconds:
                 seconds = statistics.median([seconds, await self._timer.read(tokens), await self._timer.read(tokens)])
             found.append((tokens, 0, seconds))
-        step, _, seconds = found[-1]
+        step, _, seconds = max((read for read in found if 2 * read[0] <= self._longest), default=found[0])
         behind = step
         while behind + step <= min(self._longest, LONGEST_CONTEXT) and self._may_read(2 * seconds, behind + step):
             seconds = await self._timer.read(step, behind)

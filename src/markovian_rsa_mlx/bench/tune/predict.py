@@ -11,8 +11,8 @@ from typing import Any
 from ...config import RSAConfig
 from ..simulate import Costs, Lengths, PromptShape, Room, simulate, work
 
-#: Runs that are simulated for each profile.
-RUNS = 40
+#: Runs that are simulated for each profile, at most and at least, and the traces to simulate for it in between.
+MOST_RUNS, LEAST_RUNS, TRACES = 40, 10, 1_000
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,15 @@ def predict(
     costs: Costs,
     room: Room,
     *,
-    runs: int = RUNS,
+    runs: int | None = None,
 ) -> Prediction:
-    """Simulate `runs` runs, with seeds from the setting's or from 0. Raises `MemoryLimitError` where nothing fits."""
+    """Simulate `runs` runs (unset: fewer of large ones), seeded from 0, or the one of the settings' seed.
+
+    Raises `MemoryLimitError` where a trace does not fit.
+    """
     concurrency = None if config.concurrency == "auto" else config.concurrency
-    seeds = range(runs) if config.seed is None else [config.seed]
+    per_run = config.population * (config.rounds + 1)
+    seeds = range(runs or max(LEAST_RUNS, min(MOST_RUNS, TRACES // per_run))) if config.seed is None else [config.seed]
     works = [work(config, seed, shape, lengths) for seed in seeds]
     found = [simulate([tasks], costs, room, concurrency=concurrency) for tasks in works]
     seconds = [each.seconds for each in found]

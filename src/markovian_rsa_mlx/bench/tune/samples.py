@@ -69,7 +69,8 @@ def sampled(samples: Samples) -> Assumption:
     pool = [*samples.first, *samples.later]
     cut = sum(was_cut for _, was_cut in pool) / len(pool)
     mean = statistics.mean(tokens for tokens, _ in pool)
-    sentence = f"drawn from {samples.count:,} traces of {len(samples.prompts):,} earlier runs, mean {mean:,.0f} tokens"
+    runs = f"{len(samples.prompts):,} earlier run{'s' if len(samples.prompts) > 1 else ''}"
+    sentence = f"drawn from {samples.count:,} traces of {runs}, mean {mean:,.0f} tokens"
     if cut:
         sentence += f", {cut:.0%} cut by their budget (under a larger one they go on as a fitted log-normal does)"
     return Assumption(
