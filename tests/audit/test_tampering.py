@@ -60,6 +60,18 @@ def double(event: str, trace_id: str | None = None) -> Tamper:
     return tamper
 
 
+def clock_back(lines: Lines) -> int:
+    index = find(lines, "trace_clock", "r2-00")
+    lines[index]["elapsed_s"] = 0.0
+    return index
+
+
+def row_left_twice(lines: Lines) -> int:
+    index = find(lines, "trace_clock", "r0-00", nth=1)
+    lines.insert(index + 1, copy.deepcopy(lines[index]))
+    return index + 1
+
+
 def add_retry(lines: Lines) -> int:
     index = find(lines, "trace_complete", "r0-02")
     key, run_id, seed = TraceKey(0, 2), lines[0]["run_id"], lines[1]["seed"]
@@ -275,7 +287,10 @@ CASES: dict[str, tuple[Tamper, str]] = {
     "a token in a prompt": (token_changed_in_a_prompt, "prompt_token_ids are not"),
     "prompted twice": (double("aggregation_prompt", "r1-00"), "has its prompt already"),
     "no prompt": (remove("aggregation_prompt", "r1-00", ("generation_start", "r1-00")), "has no prompt yet"),
-    "no start": (remove("generation_start", "r0-00", ("trace_checkpoint", "r0-00")), "is not being generated"),
+    "no start": (remove("generation_start", "r0-00", ("trace_clock", "r0-00")), "has not begun on the line before"),
+    "a clock that runs backwards": (clock_back, "the clock stood at"),
+    "a row got twice": (double("trace_clock", "r0-00"), "has a row already"),
+    "a row left twice": (row_left_twice, "has no row to leave"),
     "no completion": (remove("trace_complete", "r0-00", ("tail_extracted", "r0-00")), "is not finished"),
     "no tail": (remove("tail_extracted", "r0-00", ("round_complete", None)), "is not settled yet"),
     "a child before its parent": (child_before_its_parent, "is not settled yet"),

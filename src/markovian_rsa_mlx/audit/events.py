@@ -210,6 +210,20 @@ class TraceCheckpointEvent(_BaseEvent):
 
 
 @dataclass
+class TraceClockEvent(_BaseEvent):
+    """A generation got its row in the engine, or left it, be it done or not: so idle rows can be seen."""
+
+    EVENT_NAME: str = field(init=False, default="trace_clock")
+    run_id: RunId
+    round: Round
+    trace_id: TraceId
+    purpose: Annotated[Literal["trace", "summary"], "What is generated: the trace, or its summary."]
+    attempt: Annotated[int, "The attempt, from 0."]
+    phase: Annotated[Literal["started", "ended"], "Whether it got its row or left it."]
+    elapsed_s: Annotated[float, "Seconds of the run by then, over all sittings; they never run backwards."]
+
+
+@dataclass
 class TraceRetryEvent(_BaseEvent):
     """An attempt at a trace (or at its summary) failed and another follows."""
 
@@ -283,6 +297,7 @@ EVENT_TYPES: dict[str, type[_BaseEvent]] = {
         RunSetupEvent,
         RunResumedEvent,
         GenerationStartEvent,
+        TraceClockEvent,
         TraceCheckpointEvent,
         TraceRetryEvent,
         TraceCompleteEvent,

@@ -20,6 +20,7 @@ from .events import (
     SummaryCompleteEvent,
     TailExtractedEvent,
     TraceCheckpointEvent,
+    TraceClockEvent,
     TraceCompleteEvent,
     TraceRetryEvent,
     _BaseEvent,
@@ -88,6 +89,7 @@ class RunHistory:
         self.model_stats: ModelStatsEvent | None = None
         self.end: RunEndEvent | None = None
         self.generated_tokens = 0
+        self.clock_s = 0.0  #: seconds of the run at the last `trace_clock`
         for event in events:
             self.add(event)
 
@@ -115,7 +117,8 @@ class RunHistory:
         if self.end is not None:
             return self.end.elapsed_s
         before = self.resumes[-1].elapsed_before_s if self.resumes else 0.0
-        return before + max((trace.finished_s for trace in self.traces.values()), default=0.0)
+        traces = before + max((trace.finished_s for trace in self.traces.values()), default=0.0)
+        return max(traces, self.clock_s)
 
     def trace(self, key: object) -> TraceHistory:
         """The trace of this id (or key: its `str` counts) so far; an empty one if nothing is known of it."""
@@ -159,6 +162,8 @@ class RunHistory:
             case AggregationPromptEvent():
                 trace = self._of(event.trace_id)
                 trace.prompt, trace.prompted_in = event, self.sittings
+            case TraceClockEvent():
+                self.clock_s = event.elapsed_s
             case TraceCheckpointEvent():
                 trace = self._of(event.trace_id)
                 trace.checkpoint_ids = [*trace.checkpoint_ids[: event.position], *event.token_ids]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..audit.events import GenerationStartEvent, TraceCheckpointEvent, TraceRetryEvent
+from ..audit.events import GenerationStartEvent, TraceCheckpointEvent, TraceClockEvent, TraceRetryEvent
 from ..backends.base import Backend, TraceRequest
 from ..config import RSAConfig, Sampling
 from ..errors import AuditError, CallbackError, ContextLengthError, MemoryLimitError
@@ -119,6 +119,7 @@ class Generator:
             raise
         finally:
             self._active.pop((job.key, job.purpose), None)
+            listener.clock("ended")
         listener.settle(len(result.token_ids))
         return Generated(result.token_ids, result.finish_reason, time.monotonic() - start, seed)
 
@@ -137,6 +138,7 @@ class _Listener:
         self._generator, self._job, self._attempt, self._seed = generator, job, attempt, seed
         self._known, self._counted = len(known), 0
         self._pending: list[int] = []
+        self._has_row = False
 
     def started(self) -> None:
         self._generator.enter(self._job)
@@ -152,6 +154,16 @@ class _Listener:
                     job.max_tokens,
                     [str(parent) for parent in job.parents],
                 )
+            )
+        self._has_row = True
+        self.clock("started")
+
+    def clock(self, phase: Literal["started", "ended"]) -> None:
+        """Record when the job got its row or left it; nothing of one that never had a row."""
+        if self._has_row:
+            key, trail, elapsed_s = self._job.key, self._generator.trail, self._generator.budget.elapsed_s
+            trail.write(
+                TraceClockEvent(trail.run_id, key.round, str(key), self._job.purpose, self._attempt, phase, elapsed_s)
             )
 
     def tokens(self, ids: Sequence[int]) -> None:

@@ -68,7 +68,8 @@ def elapsed_before(history: RunHistory, last_written: float) -> float:
     assert history.start is not None
     last = history.resumes[-1] if history.resumes else None
     began = datetime.fromisoformat(last.created_at if last else history.start.created_at).timestamp()
-    return (last.elapsed_before_s if last else 0.0) + max(0.0, last_written - began)
+    told = (last.elapsed_before_s if last else 0.0) + max(0.0, last_written - began)
+    return max(told, history.clock_s)  # the file's time may have been changed since
 
 
 def unfinished_tokens(history: RunHistory | None) -> int:

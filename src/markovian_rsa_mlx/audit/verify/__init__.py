@@ -27,6 +27,7 @@ from ..events import (
     SummaryCompleteEvent,
     TailExtractedEvent,
     TraceCheckpointEvent,
+    TraceClockEvent,
     TraceCompleteEvent,
     TraceRetryEvent,
     _BaseEvent,
@@ -102,6 +103,8 @@ def _check(ledger: Ledger, event: _BaseEvent) -> None:
         case GenerationStartEvent():
             order.check_started(ledger, event)
             generations.check_start(ledger, event)
+        case TraceClockEvent():
+            generations.check_clock(ledger, event)
         case TraceCheckpointEvent():
             generations.check_checkpoint(ledger, event)
         case TraceRetryEvent():

@@ -60,7 +60,7 @@ def check_end(ledger: Ledger, event: RunEndEvent) -> None:
     )
     before = history.resumes[-1].elapsed_before_s if history.resumes else 0.0
     longest = max((t.complete.elapsed_s for t in history.traces.values() if t.complete), default=0.0)
-    least = before if history.resumes else longest
+    least = max(history.clock_s, before if history.resumes else longest)
     require(event.elapsed_s >= least, f"elapsed_s is less than the {least} s that are accounted for")
 
 

@@ -8,6 +8,7 @@ from ..events import (
     RunSetupEvent,
     SummaryCompleteEvent,
     TraceCheckpointEvent,
+    TraceClockEvent,
     TraceCompleteEvent,
     TraceRetryEvent,
 )
@@ -31,6 +32,26 @@ def check_start(ledger: Ledger, event: GenerationStartEvent) -> None:
     require(event.prompt_token_count == len(prompt), f"the prompt has {len(prompt)} tokens")
     budget = ledger.config.budget(key.round)
     require(event.max_tokens == budget, f"the budget of round {key.round} is {budget}")
+
+
+def check_clock(ledger: Ledger, event: TraceClockEvent) -> None:
+    """A row is got once and left once by each attempt of a sitting, a trace's right behind its start."""
+    key = ledger.key(event.trace_id, event.round)
+    trace = ledger.trace(key)
+    row = (event.trace_id, event.purpose)
+    attempt = trace.attempt if event.purpose == "trace" else trace.summary_attempt
+    require(event.attempt == attempt, f"the attempt is {attempt}")
+    require(event.elapsed_s >= ledger.history.clock_s, f"the clock stood at {ledger.history.clock_s} s before")
+    if event.phase == "ended":
+        require(row in ledger.rows_now, f"{key} has no row to leave")
+        return
+    require(row not in ledger.rows_now, f"{key} has a row already")
+    if event.purpose == "summary":
+        check_may_summarise(ledger, key)
+        return
+    start = ledger.previous
+    began = isinstance(start, GenerationStartEvent) and start.trace_id == event.trace_id
+    require(began, f"the generation of {key} has not begun on the line before")
 
 
 def check_checkpoint(ledger: Ledger, event: TraceCheckpointEvent) -> None:

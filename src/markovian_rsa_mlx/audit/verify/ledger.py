@@ -12,6 +12,7 @@ from ..events import (
     GenerationStartEvent,
     RunResumedEvent,
     RunSetupEvent,
+    TraceClockEvent,
     TraceCompleteEvent,
     TraceRetryEvent,
     _BaseEvent,
@@ -43,6 +44,7 @@ class Ledger:
         self.previous: _BaseEvent | None = None
         self.retries_now: Counter[tuple[str, str]] = Counter()  #: of this sitting, by trace and purpose
         self.started_now: set[tuple[str, int]] = set()  #: trace and attempt
+        self.rows_now: set[tuple[str, str]] = set()  #: trace and purpose of what the engine generates, by its clock
 
     @property
     def config(self) -> RSAConfig:
@@ -76,9 +78,13 @@ class Ledger:
             self.retries_now[event.trace_id, event.purpose] += 1
         if isinstance(event, GenerationStartEvent):
             self.started_now.add((event.trace_id, self.history.trace(event.trace_id).attempt))
+        if isinstance(event, TraceClockEvent):
+            change = self.rows_now.add if event.phase == "started" else self.rows_now.discard
+            change((event.trace_id, event.purpose))
         if isinstance(event, RunResumedEvent):
             self.retries_now.clear()
             self.started_now.clear()
+            self.rows_now.clear()
 
     def key(self, trace_id: str, round_index: int) -> TraceKey:
         """The trace's key. Broken for an id that is none, lies in another round, or is not needed."""
