@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,31 @@ def large_run(path: Path, population: int = 16, tokens: int = 40_000) -> Path:
     with path.open("w", encoding="utf-8") as file:
         for line in _large(config, tokens):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    return path
+
+
+def spoken(path: Path, texts: Sequence[str]) -> Path:
+    """A run of one round, made line by line, whose traces say these texts, half characters and all."""
+    run_id, finals = "0123456789abcdef", [f"r0-{i:02d}" for i in range(len(texts))]
+    config = RSAConfig(rounds=0, population=len(texts), aggregation_size=1, seed=5)
+    with path.open("w", encoding="utf-8") as file:
+        for line in (
+            {
+                "event": "run_start", "run_id": run_id, "model_id": "synthetic", "quantization": "none",
+                "prompt": "What?", "config": config.to_dict(), "created_at": "2026-05-10T00:00:00+00:00",
+            },
+            _setup(run_id, config),
+            *(
+                {
+                    "event": "trace_complete", "run_id": run_id, "round": 0, "trace_id": trace_id, "text": text,
+                    "token_ids": [4] if "</think>" in text else [5], "generated_tokens": 1, "finish_reason": "eos",
+                    "elapsed_s": 1.0,
+                }
+                for trace_id, text in zip(finals, texts, strict=True)
+            ),
+            *_end(run_id, finals, dict.fromkeys(finals, "1"), 1.0, len(texts)),
+        ):  # fmt: skip
+            file.write(json.dumps(line) + "\n")
     return path
 
 
