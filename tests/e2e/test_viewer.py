@@ -122,7 +122,7 @@ def test_a_traces_page_shows_all_of_it(shown: Watched, trail: Path) -> None:
         if line["round"] < 2:
             tail = event(trail, "tail_extracted", trace_id)["tail_text"]
             page.wait_for_function(
-                "!document.querySelector('#reasoning') || document.querySelector('#reasoning mark.carried')"
+                "() => !document.querySelector('#reasoning') || document.querySelector('#reasoning mark.carried')"
             )
             carried = page.locator("#reasoning .text mark.carried").evaluate_all(
                 "marks => marks.map((m) => m.textContent).join('')"
@@ -133,7 +133,7 @@ def test_a_traces_page_shows_all_of_it(shown: Watched, trail: Path) -> None:
 def test_what_was_kept_stands_in_both(shown: Watched, trail: Path) -> None:
     page = shown.page
     shown.go("#/")
-    page.wait_for_function("mrsa.view.kept.size === document.querySelectorAll('.edge').length")
+    page.wait_for_function("() => mrsa.view.kept.size === document.querySelectorAll('.edge').length")
     shares = page.evaluate("Object.fromEntries(mrsa.view.kept)")
     edge = max(shares, key=lambda name: shares[name])
     assert shares[edge] > 0.5
@@ -156,7 +156,7 @@ def test_two_traces_side_by_side(shown: Watched, trail: Path) -> None:
     sides = page.locator(".sides .text").evaluate_all("parts => parts.map((p) => p.textContent)")
     assert sides == [event(trail, "trace_complete", trace_id)["text"] for trace_id in ("r0-00", "r2-00")]
     page.get_by_text("Swap").click()
-    page.wait_for_function("document.querySelector('h1').textContent === 'r2-00 and r0-00'")
+    page.wait_for_function("() => document.querySelector('h1').textContent === 'r2-00 and r0-00'")
 
 
 def test_search_finds_every_place_and_leads_there(shown: Watched, trail: Path) -> None:
@@ -172,7 +172,7 @@ def test_search_finds_every_place_and_leads_there(shown: Watched, trail: Path) -
     page.wait_for_selector("mark.found")
     assert page.locator("mark.found").first.text_content() == "hm \\(x"
     page.wait_for_function(
-        "(() => { const place = document.querySelector('mark.found').getBoundingClientRect();"
+        "() => (() => { const place = document.querySelector('mark.found').getBoundingClientRect();"
         " return place.top >= 0 && place.bottom <= innerHeight; })()"
     )
 
@@ -202,7 +202,7 @@ def test_a_reference_answer_can_be_typed(shown: Watched, trail: Path) -> None:
         x["trace_id"]: re.findall(r"boxed\{(\d)", x["text"]) for x in lines_of(trail) if x["event"] == "trace_complete"
     }
     right = sum(found[-1:] == ["2"] for found in answers.values())
-    page.wait_for_function(f"document.querySelectorAll('.node.right').length === {right}")
+    page.wait_for_function(f"() => document.querySelectorAll('.node.right').length === {right}")
     assert page.locator(".node.wrong").count() == len(answers) - right
 
 
@@ -215,7 +215,7 @@ def test_maths_is_rendered_when_asked_for_and_text_otherwise(shown: Watched) -> 
     page.locator("input[name=maths]").check()
     page.wait_for_selector("math msup")
     page.locator("input[name=maths]").uncheck()
-    page.wait_for_function("!document.querySelector('math')")
+    page.wait_for_function("() => !document.querySelector('math')")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
