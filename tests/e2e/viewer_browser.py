@@ -62,7 +62,11 @@ class Watched:
 
     def go(self, route: str) -> None:
         """Follow a route within the page and wait until it is shown."""
-        self.page.evaluate("(route) => { mrsa.app.shown = null; location.hash = route; }", route)
+        self.page.evaluate(
+            "(route) => { mrsa.app.shown = null; if (location.hash === route) mrsa.app.show(true);"
+            " location.hash = route; }",
+            route,
+        )
         self.page.wait_for_function("() => mrsa.app.shown?.startsWith(location.hash)")
 
     def check(self) -> None:
