@@ -47,9 +47,13 @@ def sections(shown: Watched) -> dict[str, Any]:
     shown.page.wait_for_function("() => mrsa.view.kept.size === document.querySelectorAll('.edge').length")
     shown.go("#/")
     found: dict[str, Any] = shown.page.evaluate(
-        "Object.fromEntries([...document.querySelectorAll('main section')].map((s) => [s.id, s.textContent]))"
+        """() => {
+          // Where the file lies only the file's own page knows.
+          const place = [...document.querySelectorAll('.settings div')].find((d) => d.textContent.startsWith('file'));
+          place?.remove();
+          return Object.fromEntries([...document.querySelectorAll('main section')].map((s) => [s.id, s.textContent]));
+        }"""
     )
-    found["settings"] = found["settings"].partition("file")[0]  # where the file lies only the file's page knows
     return found
 
 
