@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def test_every_generation_has_its_times(tmp_path: Path) -> None:
         final = trace.round == 2
         told = clocks_of(clocks, trace.trace_id)
         assert told == (whole if final else [*whole, ("summary", "started", 0), ("summary", "ended", 0)])
-    for before, event in zip(events, events[1:], strict=False):
+    for before, event in pairwise(events):
         if isinstance(before, GenerationStartEvent):
             assert isinstance(event, TraceClockEvent)
             assert event.trace_id == before.trace_id

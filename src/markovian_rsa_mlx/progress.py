@@ -26,7 +26,7 @@ from .audit.events import (
     _BaseEvent,
 )
 from .config import RSAConfig
-from .method.answers import equal_text, extract_answer
+from .method.answers import after_thinking, equal_text, extract_answer
 from .method.lineage import Lineage
 from .method.selection import Candidate, vote
 from .method.tails import split_thinking
@@ -212,9 +212,10 @@ class Progress:
         )
         if not split.answer_ids:
             return ""
-        # Without a tokenizer the whole text of a finished trace: its last box is nearly always the answer's.
-        text = self.decode(split.answer_ids) if self.decode else event.text
-        return extract_answer(text, self.config.answer_kind)
+        if self.decode is not None:
+            return extract_answer(self.decode(split.answer_ids), self.config.answer_kind)
+        place = after_thinking(event.text, self._setup.end_of_thinking_texts if self._setup else [])
+        return extract_answer(event.text[place[1] :] if place else event.text, self.config.answer_kind)
 
     def _choose(self, event: SelectionEvent) -> None:
         self.chosen = event

@@ -2,6 +2,8 @@ r"""Which text is the answer: \boxed, lines that announce it, puzzles' plain tex
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -106,3 +108,13 @@ def test_normalising_twice_changes_nothing(text: str) -> None:
 def test_a_box_that_was_cut_off_is_no_answer() -> None:
     assert extract_answer("\\boxed{(", "text") == ""
     assert extract_answer("\\boxed{1} and \\boxed{(", "text") == "1"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\n" * 200_000, "answer" + " " * 200_000, "answer: " + "\t" * 200_000, "\\boxed{" * 50_000, "the " * 60_000],
+)
+def test_a_degenerate_text_takes_no_longer_than_others(text: str) -> None:
+    start = time.process_time()
+    assert extract_answer(text) == ""
+    assert time.process_time() - start < 1

@@ -108,6 +108,8 @@ def rm(
         typer.confirm(f"Remove {amount(len(paths), 'run')}?", abort=True, err=True)
     for found in paths:
         found.unlink()
+        if found.parent == store.runs_folder():
+            found.with_suffix(".html").unlink(missing_ok=True)  # what `mrsa view` wrote beside it
     say(f"Removed {amount(len(paths), 'run')}.")
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from ..audit.history import RunHistory
 from ..audit.verify.figures import check_stats
 from ..audit.verify.ledger import Broken
+from ..method.answers import normalise
 from ..models.routing_report import describe
 from ..progress import FINISHED, Progress, Row
 from ..store import Reading, is_being_written
+from .descent import descent_of
 from .text import amount, clean, count, duration, one_line, size
 
 #: Rows of a round, and lines of a question or tail, that are shown unless all are asked for.
@@ -132,6 +134,7 @@ class _Story:
         if self.history.selection is None or self.history.selection.chosen_trace_id not in progress.rows:
             return
         generation = [self.history.selection.chosen_trace_id]
+        yield from self._descent(progress, generation[0])
         yield "\nlineage of the winner"
         while generation:
             parents: list[str] = []
@@ -147,6 +150,28 @@ class _Story:
             if past is not None and (tail := past.tail) is not None:
                 yield f"\ntail of {parent}, {amount(tail.tail_tokens, 'token')}, as the winner read it"
                 yield from self._block(tail.tail_text, end=True)
+
+    def _descent(self, progress: Progress, winner: str) -> Iterator[str]:
+        keys = self._answer_keys(progress)
+        descent = descent_of(winner, self._parents, keys)
+        if descent is None or len({row.round for row in progress.rows.values()}) < 2:
+            return
+        yield "\nhow it came about"
+        found, *readers = descent.chain
+        yield f"  {found} found it" + ("" if not self._parents(found) else ", though no tail that it read had it")
+        yield from (f"  {reader} read that tail and answered the same" for reader in readers)
+        if descent.found_anew:
+            yield f"  found anew by {', '.join(descent.found_anew)}"
+        if descent.lost:
+            said = ", ".join(f"{trace_id} ({self._said(progress, trace_id)})" for trace_id in descent.lost)
+            yield f"  read in a tail and lost in {said}"
+
+    def _answer_keys(self, progress: Progress) -> dict[str, str]:
+        """What is equal for equal answers: the selection's classes decide, elsewhere the normalised text."""
+        keys = {row.trace_id: normalise(row.answer) for row in progress.rows.values() if row.state in FINISHED}
+        classes = self.history.selection.classes if self.history.selection else []
+        same = {keys.get(t, ""): keys.get(members[0], "") for members in classes for t in members}
+        return {trace_id: same.get(key, key) for trace_id, key in keys.items()}
 
     def _parents(self, trace_id: str) -> list[str]:
         past = self.history.traces.get(trace_id)

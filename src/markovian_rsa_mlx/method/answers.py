@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 #: "math": equal values are equal answers. "text": a puzzle's free text, compared as it stands.
 AnswerKind = Literal["math", "text"]
 
 _BOXED = re.compile(r"\\boxed\s*\{")
-_FINAL_LINE = re.compile(
-    r"^[\s>*_#-]*(?:the\s+|my\s+)?(?:final\s+)?answer\s*(?:\*\*|__)?\s*(?::|=|\bis\b:?)\s*(?:\*\*|__)?\s*(\S.*)$",
+_FINAL_LINE = re.compile(  # no two neighbours may match the same white space: a text of nothing else would take forever
+    r"^[ \t\r\f\v>*_#-]*(?:the\s+|my\s+)?(?:final\s+)?answer\s*(?:(?:\*\*|__)\s*)?(?::|=|\bis\b:?)"
+    r"\s*(?:(?:\*\*|__)\s*)?(\S.*)$",
     re.IGNORECASE | re.MULTILINE,
 )
 
@@ -38,11 +39,8 @@ def extract_answer(text: str, kind: AnswerKind = "math") -> str:
 
 def last_boxed(text: str) -> str:
     r"""The content of the last balanced, non-empty `\boxed{...}`; "" for none."""
-    for match in reversed(list(_BOXED.finditer(text))):
-        content = _balanced(text, match.end())
-        if content:
-            return content
-    return ""
+    found = max(_boxes(text), default=None)
+    return text[slice(*found)].strip() if found else ""
 
 
 def normalise(answer: str) -> str:
@@ -56,18 +54,22 @@ def equal_text(first: str, second: str) -> bool:
     return normalise(first) == normalise(second)
 
 
-def _balanced(text: str, start: int) -> str:
-    depth, position = 1, start
+def _boxes(text: str) -> Iterator[tuple[int, int]]:
+    """Where the contents of balanced, non-empty boxes begin and end; one pass, however many are left open."""
+    starts = {match.end() for match in _BOXED.finditer(text)}
+    opened: list[int] = []
+    position = min(starts, default=len(text) + 1) - 1
     while position < len(text):
         character = text[position]
-        if character == "\\":  # an escaped brace closes nothing
-            position += 2
-            continue
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return text[start:position].strip()
+        if character == "\\":  # an escaped brace opens and closes nothing
+            position += 1
+        elif character == "{":
+            opened.append(position + 1)
+        elif character == "}" and opened:
+            start = opened.pop()
+            if start in starts and text[start:position].strip():
+                yield start, position
         position += 1
-    return ""
 
 
 def _strip_emphasis(answer: str) -> str:

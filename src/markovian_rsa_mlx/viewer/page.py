@@ -19,8 +19,8 @@ from .slim import slim_run
 
 #: Whether an answer is right.
 Judge = Callable[[str], bool]
-#: A trail whose gzip is larger than this is not put into its page unless asked for.
-TRAIL_LIMIT = 1_000_000
+#: A trail of more bytes than this is not put into its page unless asked for.
+TRAIL_LIMIT = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,8 @@ def file_page(
     for number, texts_of_group in enumerate(group(texts)):
         places.update(dict.fromkeys(texts_of_group, number))
         blocks.append(element(f"texts-{number}", pack(texts_of_group)))
-    packed = pack_bytes(trail.content) if with_trail is not False else ""
-    if packed and (with_trail or len(packed) * 3 / 4 < TRAIL_LIMIT):
-        blocks.append(element("trail", packed))
+    if with_trail or (with_trail is None and len(trail.content) <= TRAIL_LIMIT):
+        blocks.append(element("trail", pack_bytes(trail.content)))
     about = {
         "mode": "file",
         "name": trail.name,

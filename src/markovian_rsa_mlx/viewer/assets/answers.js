@@ -2,31 +2,43 @@
 
 const BOXED = /\\boxed\s*\{/g;
 const FINAL_LINE =
-  /(?<![^\n])[\s>*_#-]*(?:the\s+|my\s+)?(?:final\s+)?answer\s*(?:\*\*|__)?\s*(?::|=|\bis\b:?)\s*(?:\*\*|__)?\s*(\S[^\n]*)(?![^\n])/gi;
+  /(?<![^\n])[ \t\r\f\v>*_#-]*(?:the\s+|my\s+)?(?:final\s+)?answer\s*(?:(?:\*\*|__)\s*)?(?::|=|\bis\b:?)\s*(?:(?:\*\*|__)\s*)?(\S[^\n]*)(?![^\n])/gi;
 
 export function extractAnswer(text, kind) {
-  const boxes = [...text.matchAll(BOXED)].reverse();
-  for (const box of boxes) {
-    const content = balanced(text, box.index + box[0].length);
-    if (content) return content;
-  }
-  if (kind === "text") return boxes.length ? "" : text.trim();
+  const boxed = lastBoxed(text);
+  if (boxed) return boxed;
+  if (kind === "text") return text.search(BOXED) >= 0 ? "" : text.trim();
   const lines = [...text.matchAll(FINAL_LINE)];
-  return lines.length ? lines.at(-1)[1].trim().replace(/^[*_]+|[*_]+$/g, "").trim() : "";
+  return lines.length ? strip(lines.at(-1)[1].trim(), "*_", "*_").trim() : "";
 }
 
-function balanced(text, start) {
-  let depth = 1;
-  for (let i = start; i < text.length; i++) {
+// One pass, however many boxes are left open.
+function lastBoxed(text) {
+  const starts = new Set([...text.matchAll(BOXED)].map((box) => box.index + box[0].length));
+  const opened = [];
+  let found = [-1, ""];
+  for (let i = Math.min(...[...starts].slice(0, 1), text.length) - 1; i < text.length; i++) {
     if (text[i] === "\\") i++;
-    else if (text[i] === "{") depth++;
-    else if (text[i] === "}" && --depth === 0) return text.slice(start, i).trim();
+    else if (text[i] === "{") opened.push(i + 1);
+    else if (text[i] === "}" && opened.length) {
+      const start = opened.pop();
+      const content = starts.has(start) && start > found[0] ? text.slice(start, i).trim() : "";
+      if (content) found = [start, content];
+    }
   }
-  return "";
+  return found[1];
 }
 
 export function normalise(answer) {
-  return flatAnswer(answer.normalize("NFKC").replaceAll("$", " ")).replace(/[. ]+$/, "");
+  return strip(flatAnswer(answer.normalize("NFKC").replaceAll("$", " ")), "", ". ");
+}
+
+// `text` without these characters at its start and at its end (a regular expression would take long over long runs).
+function strip(text, atStart, atEnd) {
+  let [from, to] = [0, text.length];
+  while (from < to && atStart.includes(text[from])) from++;
+  while (to > from && atEnd.includes(text[to - 1])) to--;
+  return text.slice(from, to);
 }
 
 function flatAnswer(text) {

@@ -175,6 +175,7 @@ async function open() {
   const data = await (await unpack(document.getElementById("run"))).json();
   const app = await (data.about.mode === "file" ? openFile(data) : openLive(data.about));
   globalThis.mrsa = { run: app.view.run, texts: app.view.texts, view: app.view, app };
+  requestAnimationFrame(() => performance.mark("shown"));
   document.documentElement.dataset.ready = "yes";
 }
 

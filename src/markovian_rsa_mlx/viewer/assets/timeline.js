@@ -14,8 +14,8 @@ export function timeline(view) {
   }
   const end = Math.max(run.elapsed, view.now?.() ?? 0, 1e-3);
   const rows = placeRows(spansOf(run, end));
-  const wanted = Number.isInteger(run.config.concurrency) ? run.config.concurrency : run.setup?.max_rows ?? 0;
-  const places = Math.max(rows.length, Math.min(wanted, 64));
+  const limit = [run.resumes.at(-1)?.concurrency ?? run.config.concurrency, run.setup?.max_rows].find(Number.isInteger);
+  const places = rows.length;
   const x = (s) => LEFT + (s / end) * (WIDTH - LEFT - 10);
   const height = places * (BAR + 4) + 30;
   const busy = rows.flat().reduce((sum, span) => sum + span.until - span.start, 0);
@@ -30,11 +30,12 @@ export function timeline(view) {
       svg("line", { class: "tick", x1: x(s), x2: x(s), y1: 0, y2: height - 26 }),
       svg("text", { class: "minor", x: x(s), y: height - 12, "text-anchor": s === 0 ? "start" : "middle" }, label(s)))),
   ];
-  const words = `${amount(places, "row")}; busy ${percent(busy / (end * places))} of the time, ${(busy / end).toFixed(1)} traces at once on average.`;
+  const words = `${amount(places, "row")} of the batch were used${limit > places ? `, of ${limit} that there were` : ""}; ` +
+    `busy ${percent(busy / (end * places))} of the time, ${(busy / end).toFixed(1)} traces at once on average.`;
   return h("div", {},
     h("div", { class: "scroller", tabindex: 0, role: "region", "aria-label": "Timeline of the traces" },
-      svg("svg", { class: "timeline", role: "img", "aria-label": `Timeline: ${words}`, width: WIDTH, height, viewBox: `0 0 ${WIDTH} ${height}` }, drawn)),
-    h("p", { class: "minor" }, words, " Grey is an idle row. ", run.resumes.length ? "A dashed line is where a sitting ended and the run was resumed." : ""));
+      svg("svg", { class: "timeline", role: "group", "aria-label": `Timeline: ${words}`, width: WIDTH, height, viewBox: `0 0 ${WIDTH} ${height}` }, svg("g", { "aria-hidden": "true" }, drawn))),
+    h("p", { class: "minor" }, words, " Where a row is grey, nothing was decoded in it: it was idle, or a prompt was being read. ", run.resumes.length ? "A dashed line is where a sitting ended and the run was resumed." : ""));
 }
 
 function spansOf(run, end) {
@@ -57,7 +58,7 @@ function drawSpan(view, span, x, y) {
   const width = Math.max(x(span.until) - x(span.start), 2);
   const what = `${span.trace.id}${span.purpose === "summary" ? ", its summary" : ""}${span.attempt ? `, attempt ${span.attempt + 1}` : ""}`;
   const words = `${what}: from ${label(span.start)} to ${label(span.until)}, ${duration(span.until - span.start)}, ${OUTCOMES[span.outcome] ?? span.outcome}`;
-  return svg("a", { href: `#/trace/${span.trace.id}`, class: `span round-${span.trace.round % 6} ${span.outcome} ${span.purpose}`, tabindex: -1, "aria-hidden": "true" },
+  return svg("a", { href: `#/trace/${span.trace.id}`, class: `span round-${span.trace.round % 6} ${span.outcome} ${span.purpose}`, tabindex: -1 },
     svg("rect", { x: x(span.start), y, width, height: BAR, rx: 3 }),
     width > 42 ? svg("text", { x: x(span.start) + 5, y: y + 15 }, span.trace.id) : null,
     svg("title", {}, words));

@@ -3,6 +3,7 @@
 import { amount, count, duration, h, listed, percent, said } from "./dom.js";
 import { download } from "./downloads.js";
 import { rebuildPrompt } from "./slim.js";
+import { sharedRuns } from "./spans.js";
 import { traceLink, verdictSign } from "./table.js";
 import { reveal, textView } from "./text.js";
 
@@ -15,7 +16,7 @@ export async function tracePage(view, id, found = null) {
   return [
     heading(view, trace),
     facts(view, trace),
-    h("section", { id: "prompt" }, h("h2", {}, "What it read"), await promptOf(view, trace, shared)),
+    h("section", { id: "prompt" }, h("h2", {}, "What it read"), await promptOf(view, trace, shared, text)),
     ...sections,
     await summaryOf(view, trace),
   ];
@@ -54,7 +55,7 @@ function facts(view, trace) {
   return h("dl", { class: "facts" }, rows.filter(([, value]) => value !== null).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 }
 
-async function promptOf(view, trace, shared) {
+async function promptOf(view, trace, shared, spoken) {
   const { run, texts } = view;
   if (trace.round === 0 && !trace.parents.length) {
     return run.setup ? [textView(run.setup.prompt_text, [], "Prompt"), toDownload(trace, run.setup.prompt_text)]
@@ -62,7 +63,7 @@ async function promptOf(view, trace, shared) {
   }
   if (!trace.prompt) return h("p", { class: "missing" }, "Its prompt is not written yet: it waits for the traces that it reads.");
   const parts = trace.prompt.rebuilt ? rebuildPrompt(run.setup, shared.map(({ tail }) => tail)) : recorded(await texts.get(`${trace.id}/prompt`), shared);
-  return [...parts.map((part) => (part.slot === null ? textView(part.text) : tailBox(view, trace, shared[part.slot], part.slot, part.text))),
+  return [...parts.map((part) => (part.slot === null ? textView(part.text) : tailBox(view, trace, shared[part.slot], part, spoken))),
     toDownload(trace, parts.map((part) => part.text).join(""))];
 }
 
@@ -83,9 +84,10 @@ function recorded(text, shared) {
   return [...parts, { text: text.slice(done), slot: null }];
 }
 
-function tailBox(view, trace, { parent, runs, tail }, slot, text) {
+function tailBox(view, trace, { parent, runs, tail }, { slot, text }, spoken) {
   const kept = view.kept.get(`${parent}>${trace.id}`) ?? 0;
-  const marks = text === tail ? runs.map(({ from, to, at }) => ({ from: at, to: at + to - from, kind: `kept kept-${slot % 4}`, title: `kept by ${trace.id}` })) : [];
+  const here = text === tail ? runs : sharedRuns(spoken, text); // a prompt may quote lines of a tail
+  const marks = here.map(({ from, to, at }) => ({ from: at, to: at + to - from, kind: `kept kept-${slot % 4}`, title: `kept by ${trace.id}` }));
   const tokens = view.run.trace(parent)?.tail?.tail_tokens;
   return h("figure", { class: `tail slot-${slot % 4}` },
     h("figcaption", {}, `Attempt ${slot + 1}: the tail of `, traceLink(parent), tokens === undefined ? "" : `, ${amount(tokens, "token")}`, trace.chars ? `; ${trace.id} kept ${percent(kept)} of it` : ""),

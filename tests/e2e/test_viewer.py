@@ -1,0 +1,356 @@
+"""A run's page in a real browser: everything is clicked through; nothing is loaded, nothing fails."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from markovian_rsa_mlx.config import RSAConfig
+from markovian_rsa_mlx.method.lineage import Lineage
+from tests.viewer.trails import lines_of, small_run, write_lines
+
+from .viewer_browser import Watched, browser, watch, write_page
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def chrome() -> Iterator[Browser]:
+    with browser() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def trail(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_run(tmp_path_factory.mktemp("view") / "run.jsonl", population=5)
+
+
+@pytest.fixture
+def shown(chrome: Browser, trail: Path, tmp_path: Path) -> Iterator[Watched]:
+    """The page of a small run; at the end of each test it must have kept to the rules."""
+    context = chrome.new_context(viewport={"width": 1200, "height": 900}, accept_downloads=True)
+    watched = watch(context, write_page(trail, tmp_path / "run.html", judge=lambda answer: answer == "1"))
+    yield watched
+    watched.check()
+    context.close()
+
+
+def event(trail: Path, name: str, trace_id: str | None = None) -> dict[str, object]:
+    return next(x for x in lines_of(trail) if x["event"] == name and trace_id in (None, x.get("trace_id")))
+
+
+def test_the_overview_tells_the_story(shown: Watched, trail: Path) -> None:
+    page, selection = shown.page, event(trail, "selection")
+    assert page.locator(".chosen .text").inner_text() == selection["answer"]
+    tally = page.locator(".tally table tr").all_inner_texts()
+    assert [row.split()[1] for row in tally[: len(selection["tally"])]] == sorted(
+        map(str, selection["tally"]), reverse=True
+    )  # type: ignore[arg-type]
+    assert "read that tail" in page.locator(".how").inner_text() or "found it" in page.locator(".how").inner_text()
+    started = [x["trace_id"] for x in lines_of(trail) if x["event"] == "trace_complete"]
+    assert sorted(page.locator(".lineage .node").evaluate_all("nodes => nodes.map((n) => n.dataset.id)")) == sorted(
+        started
+    )
+    reads = sum(len(x["selected_tail_trace_ids"]) for x in lines_of(trail) if x["event"] == "aggregation_prompt")
+    assert page.locator(".edge").count() == reads
+    assert page.locator(".pruned").count() == 3 * 5 - len(started)
+    assert page.locator(".node.winner").get_attribute("data-id") == selection["chosen_trace_id"]
+    assert page.locator(".share").count() == 3
+    assert page.locator(".timeline .span").count() == len(started) + 1  # one failed and was tried again
+    assert page.locator(".timeline .span.failed").count() == 1
+    assert "the <b>engine</b> stumbled" in page.locator("#mishaps").inner_text()
+    assert page.locator("#traces tbody tr").count() == len(started)
+    assert page.locator(".node.right").count() + page.locator(".node.wrong").count() == len(started)
+    assert "aggregation_size (C)" in page.locator("#settings").inner_text() or page.locator("#settings details").count()
+
+
+def test_a_box_lights_up_its_family(shown: Watched, trail: Path) -> None:
+    page, winner = shown.page, str(event(trail, "selection")["chosen_trace_id"])
+    parents = {
+        x["trace_id"]: x["selected_tail_trace_ids"] for x in lines_of(trail) if x["event"] == "aggregation_prompt"
+    }
+    family, open_ = {winner}, [winner]
+    while open_:
+        new = set(parents.get(open_.pop(), [])) - family
+        family |= new
+        open_ += new
+    page.locator(f'.node[data-id="{winner}"]').hover()
+    assert set(page.locator(".node.lit").evaluate_all("nodes => nodes.map((n) => n.dataset.id)")) == family
+    page.mouse.move(5, 5)
+    assert page.locator(".node.lit").count() == 0
+    page.locator(f'.node[data-id="{winner}"]').focus()
+    assert page.locator(".node.lit").count() == len(family)
+
+
+def test_the_picture_is_walked_with_arrow_keys(shown: Watched, trail: Path) -> None:
+    page, winner = shown.page, str(event(trail, "selection")["chosen_trace_id"])
+    assert page.locator('.node[tabindex="0"]').count() == 1
+    page.locator('.node[tabindex="0"]').focus()
+    page.keyboard.press("ArrowUp")
+    parent = event(trail, "aggregation_prompt", winner)["selected_tail_trace_ids"][0]  # type: ignore[index]
+    assert page.evaluate("document.activeElement.dataset.id") == parent
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#reasoning")
+    assert page.url.endswith(f"#/trace/{parent}")
+    assert page.evaluate("document.activeElement.id") == "main"
+    page.go_back()
+    page.wait_for_selector(".lineage")
+
+
+def test_a_traces_page_shows_all_of_it(shown: Watched, trail: Path) -> None:
+    page = shown.page
+    for line in [x for x in lines_of(trail) if x["event"] == "trace_complete"]:
+        trace_id = line["trace_id"]
+        shown.go(f"#/trace/{trace_id}")
+        spoken = page.locator(".trace-text .text").evaluate_all("parts => parts.map((p) => p.textContent).join('')")
+        assert spoken == line["text"]
+        prompt = page.locator("#prompt .text").evaluate_all("parts => parts.map((p) => p.textContent).join('')")
+        recorded = event(
+            trail, "aggregation_prompt" if line["round"] else "run_setup", trace_id if line["round"] else None
+        )
+        assert prompt == recorded["prompt_text"]
+        tails = page.locator("#prompt figure a").all_inner_texts()
+        assert tails == recorded.get("selected_tail_trace_ids", [])
+        if line["round"] < 2:
+            tail = event(trail, "tail_extracted", trace_id)["tail_text"]
+            page.wait_for_function(
+                "() => !document.querySelector('#reasoning') || document.querySelector('#reasoning mark.carried')"
+            )
+            carried = page.locator("#reasoning .text mark.carried").evaluate_all(
+                "marks => marks.map((m) => m.textContent).join('')"
+            )
+            assert carried == tail
+
+
+def test_what_was_kept_stands_in_both(shown: Watched, trail: Path) -> None:
+    page = shown.page
+    shown.go("#/")
+    page.wait_for_function("() => mrsa.view.kept.size === document.querySelectorAll('.edge').length")
+    shares = page.evaluate("Object.fromEntries(mrsa.view.kept)")
+    edge = max(shares, key=lambda name: shares[name])
+    assert shares[edge] > 0.5
+    parent, child = edge.split(">")
+    shown.go(f"#/trace/{child}")
+    tail = page.locator("#prompt figure", has_text=parent).first
+    tail.locator("mark").first.wait_for()
+    kept = tail.locator("mark.kept-0, mark.kept-1").all_text_contents()
+    assert kept
+    spoken = event(trail, "trace_complete", child)["text"]
+    for run in kept:
+        assert run in str(spoken)
+
+
+def test_two_traces_side_by_side(shown: Watched, trail: Path) -> None:
+    page = shown.page
+    shown.go("#/trace/r0-00")
+    page.locator("select[aria-label^=Compare]").select_option("r2-00")
+    page.wait_for_selector(".sides")
+    sides = page.locator(".sides .text").evaluate_all("parts => parts.map((p) => p.textContent)")
+    assert sides == [event(trail, "trace_complete", trace_id)["text"] for trace_id in ("r0-00", "r2-00")]
+    page.get_by_text("Swap").click()
+    page.wait_for_function("() => document.querySelector('h1').textContent === 'r2-00 and r0-00'")
+
+
+def test_search_finds_every_place_and_leads_there(shown: Watched, trail: Path) -> None:
+    page = shown.page
+    page.keyboard.press("/")
+    page.keyboard.type("HM \\(x")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".results")
+    texts = {x["trace_id"]: x["text"] for x in lines_of(trail) if x["event"] == "trace_complete"}
+    places = sum(len(re.findall(re.escape("hm \\(x"), text, re.IGNORECASE)) for text in texts.values())
+    assert f"{places} places" in page.locator("main").inner_text()
+    page.locator(".results ul a").first.click()
+    page.wait_for_selector("mark.found")
+    assert page.locator("mark.found").first.text_content() == "hm \\(x"
+    page.wait_for_function(
+        "() => (() => { const place = document.querySelector('mark.found').getBoundingClientRect();"
+        " return place.top >= 0 && place.bottom <= innerHeight; })()"
+    )
+
+
+def test_downloads_are_exact(shown: Watched, trail: Path) -> None:
+    page = shown.page
+    shown.go("#/trace/r0-00")
+    with page.expect_download() as got:
+        page.get_by_text("Download text").click()
+    assert got.value.path().read_text(encoding="utf-8") == event(trail, "trace_complete", "r0-00")["text"]
+    with page.expect_download() as got:
+        page.get_by_text("Download prompt").click()
+    assert got.value.path().read_text(encoding="utf-8") == event(trail, "run_setup")["prompt_text"]
+    page.get_by_text("Options").click()
+    with page.expect_download() as got:
+        page.get_by_text("Download trail").click()
+    assert got.value.path().read_bytes() == trail.read_bytes()
+    assert got.value.suggested_filename == "run.jsonl"
+
+
+def test_a_reference_answer_can_be_typed(shown: Watched, trail: Path) -> None:
+    page = shown.page
+    page.get_by_text("Options").click()
+    page.locator("input[name=reference]").fill(" 2. ")
+    page.keyboard.press("Tab")
+    answers = {
+        x["trace_id"]: re.findall(r"boxed\{(\d)", x["text"]) for x in lines_of(trail) if x["event"] == "trace_complete"
+    }
+    right = sum(found[-1:] == ["2"] for found in answers.values())
+    page.wait_for_function(f"() => document.querySelectorAll('.node.right').length === {right}")
+    assert page.locator(".node.wrong").count() == len(answers) - right
+
+
+def test_maths_is_rendered_when_asked_for_and_text_otherwise(shown: Watched) -> None:
+    page = shown.page
+    shown.go("#/trace/r0-00")
+    assert page.locator("math").count() == 0
+    assert "\\(x^2" in page.locator("#reasoning .text").text_content()  # type: ignore[operator]
+    page.get_by_text("Options").click()
+    page.locator("input[name=maths]").check()
+    page.wait_for_selector("math msup")
+    page.locator("input[name=maths]").uncheck()
+    page.wait_for_function("() => !document.querySelector('math')")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(shown: Watched, theme: str) -> None:
+    page = shown.page
+    page.get_by_text("Options").click()
+    page.get_by_label("Theme").select_option(theme)
+    for route in ("#/", "#/trace/r1-01", "#/compare/r0-00/r2-00", "#/search/hm"):
+        shown.go(route)
+        assert shown.faults() == [], route
+
+
+def test_it_works_on_a_phone_and_on_paper(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    context = chrome.new_context(
+        viewport={"width": 360, "height": 740}, is_mobile=True, color_scheme="dark", offline=True
+    )
+    shown = watch(context, write_page(trail, tmp_path / "run.html"))
+    for route in ("#/", "#/trace/r1-01", "#/compare/r0-00/r2-00"):
+        shown.go(route)
+        assert shown.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), route
+    assert shown.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 28)"
+    shown.go("#/trace/r1-01")
+    shown.page.emulate_media(media="print")
+    assert not shown.page.locator("header").is_visible()
+    assert len(shown.page.pdf()) > 10_000
+    shown.check()
+    context.close()
+
+
+def test_a_permalink_opens_at_its_trace(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    context = chrome.new_context()
+    shown = watch(context, write_page(trail, tmp_path / "run.html") + "#/trace/r1-01")
+    assert shown.page.locator("h1").text_content() == "Trace r1-01"
+    shown.go("#/trace/r7-77")
+    assert "No such trace" in shown.page.locator("main").inner_text()
+    shown.check()
+    context.close()
+
+
+def test_the_browsers_lineage_is_the_methods(shown: Watched) -> None:
+    """The page derives who reads whom anew; it must say what Python says, for large seeds too."""
+    shown.go("#/")
+    for settings in (
+        {},
+        {"population": 16, "aggregation_size": 4, "final_candidates": 0},
+        {"rounds": 8, "population": 32, "aggregation_size": 4},
+        {"aggregation_size": 1},
+        {"rounds": 0, "population": 3},
+        {"answer_selection": "final_aggregation", "population": 5, "aggregation_size": 3, "final_candidates": 4},
+    ):
+        for seed in (0, 1, 2**31 - 1, 2**63 - 1):
+            config = RSAConfig(**{"rounds": 2, "population": 4, "aggregation_size": 2, **settings})
+            lineage = Lineage.of(config, seed)
+            expected = [
+                [str(key), [str(p) for p in lineage.parents(key)]] for keys in lineage.needed().values() for key in keys
+            ]
+            told = shown.page.evaluate(
+                "([config, seed]) => { const run = new mrsa.run.constructor(); run.add({event: 'run_start', config});"
+                " run.add({event: 'run_setup', seed}); return run.all().map((t) => [t.id, t.parents]); }",
+                [config.to_dict(), str(seed)],
+            )
+            assert told == expected, settings
+
+
+# ---------------------------------------------------------------- damaged, unfinished, foreign
+
+
+def open_lines(chrome: Browser, folder: Path, lines: list[dict[str, object]]) -> Watched:
+    return watch(chrome.new_context(), write_page(write_lines(folder / "x.jsonl", lines), folder / "x.html"))
+
+
+def test_an_unfinished_run_says_what_is_missing(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    lines = lines_of(trail)
+    end = next(i for i, line in enumerate(lines) if line["event"] == "aggregation_prompt" and line["round"] == 1) + 6
+    shown = open_lines(chrome, tmp_path, lines[:end])
+    text = shown.page.locator("main").inner_text()
+    assert "The run did not finish" in text
+    assert shown.page.locator(".node.is-waiting").count() > 0
+    interrupted = [
+        x["trace_id"]
+        for x in lines[:end]
+        if x["event"] == "generation_start"
+        and not [y for y in lines[:end] if y["event"] == "trace_complete" and y["trace_id"] == x["trace_id"]]
+    ]
+    assert shown.page.locator(".node.is-interrupted").count() == len(set(interrupted))
+    for trace_id in [*interrupted, "r2-00"]:
+        shown.go(f"#/trace/{trace_id}")
+        assert shown.page.locator(".missing").count() >= 1
+    shown.check()
+
+
+def test_a_damaged_and_a_foreign_file_are_shown(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    content = trail.read_bytes().split(b"\n")
+    content[6] = b"\xff not JSON"
+    damaged = tmp_path / "damaged.jsonl"
+    damaged.write_bytes(b"\n".join(content))
+    shown = watch(chrome.new_context(), write_page(damaged, tmp_path / "d.html"))
+    assert "Line 7" in shown.page.locator(".problems").inner_text()
+    shown.check()
+    fixed = {
+        "run_start",
+        "generation_start",
+        "trace_complete",
+        "tail_extracted",
+        "aggregation_prompt",
+        "round_complete",
+        "final",
+        "run_end",
+    }
+    foreign = [line for line in lines_of(trail) if line["event"] in fixed]
+    shown = open_lines(chrome, tmp_path, [*foreign, {"event": "theirs", "run_id": foreign[0]["run_id"]}])
+    text = shown.page.locator("main").inner_text()
+    assert "There is no run_setup" in text
+    assert "theirs" in text
+    assert shown.page.locator(".node.winner").count() == 1
+    shown.go("#/trace/r1-01")
+    prompt = shown.page.locator("#prompt .text").evaluate_all("parts => parts.map((p) => p.textContent).join('')")
+    assert prompt == event(trail, "aggregation_prompt", "r1-01")["prompt_text"]
+    shown.check()
+    no_start = [line for line in foreign if line["event"] != "run_start"]
+    shown = open_lines(chrome, tmp_path, no_start)
+    assert "no run_start" in shown.page.locator("main").inner_text()
+    shown.check()
+
+
+def test_the_policy_stops_what_slips_through(shown: Watched) -> None:
+    """The second wall: even markup put into the page by a fault of ours runs nothing and asks for nothing."""
+    page = shown.page
+    outcome = page.evaluate(
+        "() => { try { document.body.innerHTML = '<img src=x onerror=alert(1)>'; return 'written'; }"
+        " catch (error) { return error.name; } }"
+    )
+    assert outcome == "TypeError"
+    refused = page.evaluate("fetch('https://example.org/').then(() => 'sent', (error) => error.name)")
+    assert refused == "TypeError"
+    assert [text for text in shown.errors if "Content Security Policy" in text]
+    assert json.dumps(shown.requests).count("example.org") == 0
+    shown.errors.clear()

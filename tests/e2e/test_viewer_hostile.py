@@ -1,0 +1,156 @@
+"""Hostile texts in a real browser: nothing executes, nothing is asked for, all text appears as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from markovian_rsa_mlx.viewer import read_trail
+from tests.viewer import hostile
+from tests.viewer.trails import lines_of, spoken, write_lines
+
+from .viewer_browser import Watched, browser, watch, write_page
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def chrome() -> Iterator[Browser]:
+    with browser() as opened:
+        yield opened
+
+
+def hostile_trail(path: Path) -> Path:
+    """A run that was asked and said nothing but hostile texts, with half characters put in by hand."""
+    texts = hostile.texts()
+    spoken(path, texts)
+    lines = lines_of(path)
+    for line in lines:
+        line["run_id"] = texts[3]
+    lines[0]["model_id"], lines[0]["prompt"] = texts[6], "".join(texts[40:80])
+    lines[1]["engine"], lines[1]["template_name"] = texts[9], texts[12]
+    lines.insert(
+        -1, {"event": "error", "run_id": texts[3], "stage": texts[15], "message": texts[21], "recoverable": True}
+    )
+    write_lines(path, lines)
+    path.write_bytes(path.read_bytes().replace(b"BROKEN", hostile.HALF.encode()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def shown(chrome: Browser, tmp_path_factory: pytest.TempPathFactory) -> tuple[Watched, dict[str, str]]:
+    folder = tmp_path_factory.mktemp("hostile")
+    path = hostile_trail(folder / "run.jsonl")
+    trail = read_trail(path)
+    recorded = {line["trace_id"]: line["text"] for line in trail.lines if line["event"] == "trace_complete"}
+    assert len(recorded) == 200
+    watched = watch(chrome.new_context(), write_page(path, folder / "run.html", judge=bool))
+    return watched, recorded
+
+
+def test_two_hundred_hostile_texts_are_shown_as_they_are(shown: tuple[Watched, dict[str, str]]) -> None:
+    watched, recorded = shown
+    page = watched.page
+    for trace_id, text in recorded.items():
+        watched.go(f"#/trace/{trace_id}")
+        same = page.evaluate(
+            """(text) => {
+              const parts = [...document.querySelectorAll('.trace-text .text')].map((p) => p.textContent);
+              return parts.join('').toWellFormed() === text;
+            }""",
+            text.replace("\ud83d", "\ufffd"),  # the wire carries no half characters
+        )
+        assert same, (trace_id, text[:200])
+    assert page.evaluate("typeof window.PWNED") == "undefined"
+    assert (
+        page.locator("main script, main img, main iframe, main object, main style, main link, main meta").count() == 0
+    )
+    watched.check()
+
+
+def test_the_overview_and_the_search_hold_too(shown: tuple[Watched, dict[str, str]]) -> None:
+    watched, _ = shown
+    page = watched.page
+    for route in (
+        "#/",
+        "#/search/script",
+        "#/search/%E2%80%AE",
+        "#/search/(",
+        "#/compare/r0-00/r0-01",
+        "#/trace/%3Cimg%20src=x%3E",
+    ):
+        watched.go(route)
+        page.wait_for_timeout(50)
+        assert page.evaluate("typeof window.PWNED") == "undefined"
+    watched.go("#/")
+    assert page.locator(".lineage .node").count() == 200
+    watched.check()
+
+
+def test_rendered_maths_runs_nothing_either(shown: tuple[Watched, dict[str, str]]) -> None:
+    watched, recorded = shown
+    page = watched.page
+    page.evaluate("document.querySelector('.more').open = true")
+    page.locator("input[name=maths]").check()
+    for trace_id, text in recorded.items():
+        if len(text) < 5_000 and ("\\" in text or "$" in text):
+            watched.go(f"#/trace/{trace_id}")
+    page.evaluate("document.querySelector('.more').open = true")
+    page.locator("input[name=maths]").uncheck()
+    assert page.evaluate("typeof window.PWNED") == "undefined"
+    assert page.locator("main a[href^=javascript]").count() == 0
+    watched.check()
+
+
+def test_directions_end_where_their_text_ends(shown: tuple[Watched, dict[str, str]]) -> None:
+    """An unclosed override is shown as a glyph, reorders nothing behind it, and is copied as it is."""
+    watched, recorded = shown
+    page = watched.page
+    trace_id = next(key for key, text in recorded.items() if text.startswith("\u202eevil"))
+    watched.go(f"#/trace/{trace_id}")
+    page.wait_for_selector(".hidden", state="attached")
+    assert "\u27e8202E\u27e9" in page.locator(".hidden").first.get_attribute("data-glyph")  # type: ignore[operator]
+    order = page.evaluate(
+        """() => {
+          const node = document.querySelector('.hidden').nextSibling;
+          const range = document.createRange();
+          const left = (i) => (range.setStart(node, i), range.setEnd(node, i + 1), range.getBoundingClientRect().left);
+          return [0, 1, 2, 3].map(left);
+        }"""
+    )
+    assert order == sorted(order)
+    assert len(set(order)) == 4
+    copied = page.evaluate(
+        """() => {
+          const view = document.querySelector('#reasoning .text');
+          getSelection().selectAllChildren(view);
+          const data = new DataTransfer();
+          view.dispatchEvent(new ClipboardEvent('copy', { clipboardData: data, bubbles: true }));
+          return data.getData('text/plain');
+        }"""
+    )
+    assert copied == recorded[trace_id]
+    watched.check()
+
+
+def test_a_megabyte_line_is_laid_out_in_time(shown: tuple[Watched, dict[str, str]]) -> None:
+    watched, recorded = shown
+    trace_id = next(key for key, text in recorded.items() if len(text) == 1_000_000)
+    watched.go("#/")
+    ms = watched.page.evaluate(
+        """async (id) => {
+          const start = performance.now();
+          location.hash = `#/trace/${id}`;
+          while (!document.querySelector('#reasoning')) await new Promise(requestAnimationFrame);
+          await new Promise(requestAnimationFrame);
+          return performance.now() - start;
+        }""",
+        trace_id,
+    )
+    assert ms < 3_000

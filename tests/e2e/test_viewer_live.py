@@ -1,0 +1,118 @@
+"""A live run: the page fills in, survives a lost server, and ends equal to the file's view."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.viewer.trails import lines_of, small_run
+
+from .viewer_browser import Watched, browser, watch, write_page
+from .viewer_server import served
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.slow
+
+#: The whole model of a run and all its texts, as the page holds them.
+MODEL = """async () => {
+  const texts = {};
+  for (const key of mrsa.texts.keys().sort()) texts[key] = await mrsa.texts.get(key);
+  const plain = (value) => value instanceof Map ? Object.fromEntries(value) : value;
+  const run = Object.fromEntries(Object.entries(mrsa.run).map(([name, value]) => [name, plain(value)]));
+  for (const trace of Object.values(run.traces)) delete trace.version;
+  return JSON.stringify({ run, texts });
+}"""
+
+
+@pytest.fixture(scope="module")
+def chrome() -> Iterator[Browser]:
+    with browser() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module", params=["tail", "summary"])
+def trail(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_run(tmp_path_factory.mktemp("live") / "run.jsonl", carry=request.param)
+
+
+def sections(shown: Watched) -> dict[str, Any]:
+    """What the overview shows, section by section, once it has settled."""
+    shown.go("#/")
+    shown.page.wait_for_function("() => mrsa.view.kept.size === document.querySelectorAll('.edge').length")
+    shown.go("#/")
+    found: dict[str, Any] = shown.page.evaluate(
+        """() => {
+          // Where the file lies only the file's own page knows.
+          const place = [...document.querySelectorAll('.settings div')].find((d) => d.textContent.startsWith('file'));
+          place?.remove();
+          return Object.fromEntries([...document.querySelectorAll('main section')].map((s) => [s.id, s.textContent]));
+        }"""
+    )
+    return found
+
+
+def test_the_page_fills_in_and_ends_equal_to_the_files(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    whole = trail.read_bytes().splitlines(keepends=True)
+    growing = tmp_path / "growing.jsonl"
+    growing.write_bytes(b"".join(whole[:2]))
+    run_id = lines_of(trail)[0]["run_id"]
+    with served(growing) as server:
+        shown = watch(chrome.new_context(), f"{server.url}/runs/{run_id}", server.url)
+        page = shown.page
+        page.wait_for_selector(".lineage .node.is-waiting")  # the whole lineage is known before the first trace
+        needed = page.locator(".lineage .node").count()
+        assert page.locator(".state").inner_text() == "running"
+        seen = []
+        for number, line in enumerate(whole[2:], start=3):
+            with growing.open("ab") as file:
+                file.write(line)
+            if number == len(whole) // 2:
+                server.stop()  # a restart in mid-run
+                page.wait_for_function(
+                    "() => document.querySelector('.state').textContent.startsWith('connection lost')"
+                )
+                server.start()
+            if number % 12 == 0:
+                page.wait_for_function(f"() => mrsa.run.lines >= {number}")
+                seen.append(page.evaluate("mrsa.run.all().filter((t) => t.state !== 'waiting').length"))
+        page.wait_for_function("() => document.querySelector('.state').textContent === 'finished'")
+        assert seen[0] < seen[-1] == needed
+        assert len(set(seen)) > 2
+        assert page.locator(".lineage .node").count() == needed
+        assert len(server.connections) >= 2
+        assert server.connections[-1] >= len(whole) // 2 - 12  # it went on from where it was
+        refused = [text for text in shown.errors if "ERR_CONNECTION" not in text and "ERR_INCOMPLETE" not in text]
+        assert refused == []  # but for those of the dead server
+        shown.errors.clear()
+        from_file = watch(chrome.new_context(), write_page(trail, tmp_path / "run.html"))
+        assert json.loads(page.evaluate(MODEL)) == json.loads(from_file.page.evaluate(MODEL))
+        assert sections(shown) == sections(from_file)
+        page.get_by_text("Options").click()
+        with page.expect_download() as got:
+            page.get_by_text("Download trail").click()
+        assert got.value.path().read_bytes() == trail.read_bytes()
+        shown.check()
+        from_file.check()
+        assert shown.faults() == []
+
+
+def test_a_server_with_a_key_is_asked_with_it(chrome: Browser, trail: Path) -> None:
+    run_id = lines_of(trail)[0]["run_id"]
+    with served(trail, key="secret") as server:
+        context = chrome.new_context()
+        shown = watch(context, f"{server.url}/runs/{run_id}", server.url)
+        shown.page.locator("input[name=key]").fill("secret")
+        shown.page.keyboard.press("Enter")
+        shown.page.wait_for_selector(".lineage .node.winner")
+        shown.page.goto(f"{server.url}/")  # this tab knows the key now
+        shown.page.wait_for_selector("table a")
+        assert shown.faults() == []
+        shown.page.locator("table a").first.click()
+        shown.page.wait_for_selector(".lineage .node.winner")
+        assert [text for text in shown.errors if "401" not in text] == []

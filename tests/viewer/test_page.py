@@ -1,0 +1,275 @@
+"""A run's file becomes one page: what is in it, what cannot break out of it, what is missing."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import html.parser
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from markovian_rsa_mlx.errors import AuditError
+from markovian_rsa_mlx.viewer import file_page, live_page, read_trail, runs_page
+from markovian_rsa_mlx.viewer.assets import asset, program
+from markovian_rsa_mlx.viewer.slim import find_tail, units
+
+from .pages import blocks, data, texts
+from .trails import large_run, lines_of, said, small_run, write_lines
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_run(tmp_path_factory.mktemp("view") / "run.jsonl")
+
+
+def page_of(path: Path) -> str:
+    return file_page(read_trail(path))
+
+
+def test_every_text_of_the_trail_is_in_the_page(path: Path) -> None:
+    page = page_of(path)
+    held, lines = texts(page), data(page)["lines"]
+    recorded = lines_of(path)
+    for line in recorded:
+        if line["event"] == "trace_complete":
+            assert held[line["trace_id"]] == line["text"]
+    tails = [line for line in lines if line["event"] == "tail_extracted"]
+    for slim, line in zip(tails, (x for x in recorded if x["event"] == "tail_extracted"), strict=True):
+        assert held[slim["text"]][slim["from"] : slim["to"]] == line["tail_text"]
+    assert len(lines) == len(recorded)
+    assert blocks(page)["trail"] == path.read_bytes()
+
+
+def test_what_follows_from_the_rest_is_not_repeated(path: Path) -> None:
+    page = page_of(path)
+    assert not [key for key in texts(page) if "/" in key]  # prompts are rebuilt, tails are places in texts
+    assert all(line["rebuilt"] for line in data(page)["lines"] if line["event"] == "aggregation_prompt")
+    assert "token_ids" not in json.dumps(data(page)["lines"]).replace("control_token_ids", "").replace(
+        "eos_token_ids", ""
+    )
+
+
+def test_answers_are_what_the_selection_recorded(path: Path) -> None:
+    lines = data(page_of(path))["lines"]
+    selection = next(line for line in lines if line["event"] == "selection")
+    own = {line["trace_id"]: line["answer"] for line in lines if line["event"] == "trace_complete"}
+    assert [own[trace_id] for trace_id in selection["candidate_trace_ids"]] == selection["answers"]
+    assert any(selection["answers"])
+
+
+def test_a_summary_is_kept_with_its_prompt_and_its_tail(tmp_path: Path) -> None:
+    path = small_run(tmp_path / "run.jsonl", carry="summary")
+    page = page_of(path)
+    recorded = {line["trace_id"]: line for line in lines_of(path) if line["event"] == "summary_complete"}
+    held = texts(page)
+    assert recorded
+    for trace_id, line in recorded.items():
+        assert held[f"{trace_id}/summary"] == line["text"]
+        assert held[f"{trace_id}/summary-prompt"] == line["prompt_text"]
+
+
+def test_a_prompt_of_another_program_is_kept_as_it_is(path: Path, tmp_path: Path) -> None:
+    lines = lines_of(path)
+    for line in lines:
+        if line["event"] == "aggregation_prompt":
+            line["prompt_text"] += " (by hand)"
+    page = page_of(write_lines(tmp_path / "other.jsonl", lines))
+    prompts = {line["trace_id"]: line["prompt_text"] for line in lines if line["event"] == "aggregation_prompt"}
+    assert {key: text for key, text in texts(page).items() if "/" in key} == {
+        f"{k}/prompt": v for k, v in prompts.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "tail", "end", "at"),
+    [
+        ("one two three", "three", 13, 8),
+        ("aXa</think>aXa", "aXa", 3, 0),
+        ("aXb Xb rest", "Xb", 6, 4),
+        ("reason</think>answer", "answer", 6, 14),
+        ("one", "two", 3, -1),
+        ("one", "", 3, -1),
+    ],
+)
+def test_a_tail_is_sought_where_the_reasoning_ends(text: str, tail: str, end: int, at: int) -> None:
+    assert find_tail(text, tail, end) == at
+
+
+def test_offsets_count_as_the_browser_counts() -> None:
+    assert [units(text) for text in ("a", "é", "\U0001d4b3", "\ud83d")] == [1, 1, 2, 1]
+
+
+class Reader(html.parser.HTMLParser):
+    """Elements and attributes of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+HOSTILE = "</script><script>alert(1)</script><!--<script> ]]> <img src=x onerror=alert(1)> ' \" ` ${x} \x00 \u202e"
+
+
+def test_no_text_is_markup(tmp_path: Path) -> None:
+    """A page with hostile question, texts, answers and errors has the elements of a page with tame ones."""
+    tame, wild = Reader(), Reader()
+    tame.feed(page_of(said(tmp_path / "tame.jsonl", "so</think>42")))
+    path = said(tmp_path / "wild.jsonl", f"{HOSTILE}</think>{HOSTILE}", question=HOSTILE)
+    lines = lines_of(path)
+    lines[0]["run_id"] = HOSTILE
+    for line in lines:
+        line["run_id"] = HOSTILE
+    page = page_of(write_lines(path, lines))
+    wild.feed(page)
+    assert [tag for tag, _ in wild.found] == [tag for tag, _ in tame.found]
+    assert "alert(1)" not in re.sub(r"<script[^>]*>[^<]*</script>", "", page)
+    assert texts(page)["r0-00"] == f"{HOSTILE}</think>{HOSTILE}"
+
+
+def test_the_policy_allows_the_pages_own_scripts_and_nothing_else(path: Path) -> None:
+    page = page_of(path)
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    assert policy
+    rules = dict(rule.strip().split(" ", 1) for rule in policy[1].split(";"))
+    assert rules["default-src"] == "'none'"
+    assert rules["connect-src"] == "'none'"
+    assert rules["base-uri"] == rules["form-action"] == "'none'"
+    assert rules["require-trusted-types-for"] == "'script'"
+    scripts = re.findall(r'<script(?: type="module")?>(.*?)</script>', page, re.DOTALL)
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    assert rules["script-src"].split() == [f"'sha256-{digest}'" for digest in hashes]
+    assert len(hashes) == 2
+    reader = Reader()
+    reader.feed(page)
+    for tag, attributes in reader.found:
+        assert not [name for name in attributes if name.startswith("on") or name == "style"], tag
+        assert "src" not in attributes
+        assert attributes.get("href") in (None, "data:,", "#main")
+
+
+def test_live_pages_talk_to_their_own_server_only() -> None:
+    for page, policy in (live_page("4f2a</script>"), runs_page()):
+        assert "connect-src 'self'" in policy.header
+        assert policy.header in page
+        assert "4f2a</script>" not in page
+    assert data(live_page("4f2a", "/base")[0])["about"] == {"mode": "live", "run_id": "4f2a", "base": "/base"}
+
+
+def test_no_script_of_ours_ends_early_or_writes_markup() -> None:
+    for entry in ("app", "runs"):
+        script = program(entry)
+        assert "</script" not in script
+        assert "<!--" not in script
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", script)
+        assert not re.search(r"^(import|export) ", script, re.MULTILINE)
+    assert "</script" not in asset("vendor/temml.min.js")
+
+
+def test_a_judge_tells_right_from_wrong(path: Path) -> None:
+    page = file_page(read_trail(path), reference="1", judge=lambda answer: answer == "1")
+    about, lines = data(page)["about"], data(page)["lines"]
+    answers = {line["trace_id"]: line["answer"] for line in lines if line["event"] == "trace_complete"}
+    assert about["verdicts"] == {trace_id: answer == "1" for trace_id, answer in answers.items()}
+    assert set(about["verdicts"].values()) == {True, False}
+    assert data(page_of(path))["about"]["verdicts"] == {}
+
+
+def test_a_large_trail_stays_out_unless_asked_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("markovian_rsa_mlx.viewer.page.TRAIL_LIMIT", 100)
+    trail = read_trail(path)
+    assert "trail" not in blocks(file_page(trail))
+    assert "trail" in blocks(file_page(trail, with_trail=True))
+    assert "trail" not in blocks(file_page(trail, with_trail=False))
+
+
+def test_a_page_is_hardly_larger_than_its_texts(tmp_path: Path) -> None:
+    """The full size is measured in the slow tests; here a tenth of it, the page's own scripts aside."""
+    path = large_run(tmp_path / "large.jsonl", tokens=4_000)
+    page = file_page(read_trail(path), with_trail=False)
+    spoken = "".join(line["text"] for line in lines_of(path) if line["event"] == "trace_complete")
+    own = len(file_page(read_trail(said(tmp_path / "small.jsonl", "so")), with_trail=False))
+    assert len(page) - own < 1.45 * len(gzip.compress(spoken.encode(), 9))
+
+
+# ---------------------------------------------------------------- damaged, unfinished, foreign
+
+
+def test_damaged_lines_are_named_and_passed_over(path: Path, tmp_path: Path) -> None:
+    content = path.read_bytes().split(b"\n")
+    whole = len(content) - 1
+    content[6] = b'{"event": "trace_complete", "run_id": 3}'
+    content[8] = b"not JSON"
+    trail = read_trail(_write(tmp_path / "damaged.jsonl", b"\n".join(content)))
+    assert [problem.line for problem in trail.problems] == [7, 9]
+    assert len(trail.lines) == whole - 2
+    assert [p["line"] for p in data(file_page(trail))["about"]["problems"]] == [7, 9]
+
+
+def test_a_torn_last_line_is_called_so(path: Path, tmp_path: Path) -> None:
+    content = path.read_bytes()
+    trail = read_trail(_write(tmp_path / "torn.jsonl", content[: len(content) // 2]))
+    assert len(trail.problems) == 1
+    assert "torn" in trail.problems[0].reason
+
+
+def test_broken_characters_are_shown_as_far_as_they_go(tmp_path: Path) -> None:
+    path = said(tmp_path / "run.jsonl", "so BROKEN</think>BROKEN")
+    content = path.read_bytes().replace(b"so BROKEN", b"so \\ud83d\\u0000 \xff", 1)
+    trail = read_trail(_write(path, content))
+    assert [problem.shown for problem in trail.problems] == [True]
+    page = file_page(trail)
+    assert texts(page)["r0-00"] == "so \ud83d\x00 \ufffd</think>BROKEN"
+
+
+def test_a_question_survives_settings_that_are_refused(path: Path, tmp_path: Path) -> None:
+    lines = lines_of(path)
+    lines[0]["config"]["population"] = "many"
+    trail = read_trail(write_lines(tmp_path / "odd.jsonl", lines))
+    assert trail.question == "What is it?"
+    assert len(trail.problems) == 1
+    assert data(file_page(trail))["lines"][0]["config"]["population"] == "many"
+
+
+def test_the_nine_fixed_events_alone_make_a_page(path: Path, tmp_path: Path) -> None:
+    """What another program writes: no setup, no clock, no selection."""
+    fixed = {
+        "run_start",
+        "generation_start",
+        "trace_complete",
+        "tail_extracted",
+        "aggregation_prompt",
+        "round_complete",
+    }
+    lines = [line for line in lines_of(path) if line["event"] in {*fixed, "final", "run_end", "error"}]
+    lines.append({"event": "their_own", "run_id": lines[0]["run_id"], "payload": HOSTILE})
+    page = page_of(write_lines(tmp_path / "foreign.jsonl", lines))
+    assert not data(page)["about"]["problems"]
+    assert data(page)["lines"][-1] == {"event": "unknown", "name": "their_own"}
+    assert {key for key in texts(page) if key.endswith("/prompt")}  # nothing to rebuild them from
+    answers = [line["answer"] for line in data(page)["lines"] if line["event"] == "trace_complete"]
+    assert any(answers)
+
+
+def test_lines_of_another_run_are_left_out(path: Path, tmp_path: Path) -> None:
+    other = small_run(tmp_path / "other.jsonl", seed=9)
+    trail = read_trail(_write(tmp_path / "both.jsonl", path.read_bytes() + other.read_bytes()))
+    assert len(trail.lines) == len(lines_of(path))
+    assert "another run" in trail.problems[-1].reason
+
+
+@pytest.mark.parametrize("content", [b"", b"hello\n", b'{"event": "theirs"}\n', b"[1, 2]\n"])
+def test_what_is_no_trail_is_refused(content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(AuditError, match="is no audit trail"):
+        read_trail(_write(tmp_path / "notes.jsonl", content))
+
+
+def _write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
