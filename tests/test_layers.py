@@ -111,6 +111,7 @@ ALLOWED = {
         "errors",
     },
     "serve": {
+        "viewer",
         "orchestrator",
         "run",
         "audit",
