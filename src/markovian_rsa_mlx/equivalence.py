@@ -61,10 +61,6 @@ class MathEquivalence:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        if getattr(self, "_worker", None) is not None:
-            self.close()
-
     def close(self) -> None:
         """End the worker process."""
         worker, self._worker = self._worker, None

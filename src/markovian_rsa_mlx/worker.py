@@ -57,8 +57,12 @@ class Worker:
         self._process.stdin.flush()
         return self._reply(limit_s)[:-1]
 
+    def __del__(self) -> None:
+        if hasattr(self, "_process"):
+            self.close()
+
     def close(self) -> None:
-        """End the process."""
+        """End the process; a second time does nothing."""
         self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None

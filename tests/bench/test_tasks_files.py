@@ -92,7 +92,7 @@ def test_answers_within_solutions(tmp_path: Path) -> None:
 def test_a_wrong_column_names_those_that_are_there(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"set{suffix}", [{"question": "p", "answer": "1"}])
     said = refusal(path, ConfigError)
-    assert "no column 'problem'; there are question, answer" in said
+    assert said.startswith(f"set{suffix} has no column 'problem'; there are question, answer.")
     assert "--problem-column" in said
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import json
 import re
 import subprocess
@@ -99,6 +100,18 @@ def test_parameters_gaps_and_a_wording() -> None:
         ("4", "Now: Say 9."),
     ]
     assert problems_of(task.name) == "fake?gaps=true,low=5#0" != task.name
+
+
+@pytest.mark.usefixtures("library")
+def test_a_task_that_nobody_holds_leaves_no_process() -> None:
+    task = GymTask("fake", {}, 0)
+    task.problems((1, 1))
+    assert task._worker is not None
+    process = task._worker._process
+    assert process.poll() is None
+    del task
+    gc.collect()
+    assert process.poll() is not None
 
 
 @pytest.mark.usefixtures("library")

@@ -19,8 +19,7 @@ TASK, METHODS, MODEL, OUTPUT = "The task", "The methods", "The model", "Results"
 HELP = "Compare methods on a task: mrsa bench TASK, or mrsa bench compare A B."
 #: What a benchmark settles itself: methods are compared at F = N and by their decode budgets alone.
 _SETTLED = ("seed", "final_candidates", "answer_selection", "token_budget", "time_budget_s", "answer_kind")
-
-
+#: Where the command line's words are kept for the results.
 _WORDS = "markovian_rsa_mlx.bench"
 
 

@@ -51,7 +51,7 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Value:
-    """A problem's mean correctness in one round of one cell; None where the run failed."""
+    """A problem's mean correctness in one round of one cell, in percent; a dash where no run has a result."""
 
     shade: str
     text: str

@@ -52,6 +52,7 @@ class AnsweredTask:
         wording: str | None = None,
     ) -> None:
         self.name, self.answer_kind = name, answer_kind
+        self._source = name.rpartition("@")[0] or name  # as errors say it, without the digest
         self._rows, self._columns = rows, columns or Columns()
         self._wording = wording or (MATH_WORDING if answer_kind == "math" else TEXT_WORDING)
         self._equivalent = MathEquivalence()
@@ -60,7 +61,7 @@ class AnsweredTask:
         first, last = limit or (1, MOST_PROBLEMS + 1)
         found = list(islice(self._all(first), max(last - first + 1, 0)))
         if limit is None and len(found) > MOST_PROBLEMS:
-            raise TaskError(f"{self.name} has more than {MOST_PROBLEMS:,} problems; choose some, as in --limit 100.")
+            raise TaskError(f"{self._source} has more than {MOST_PROBLEMS:,} problems; choose some, as in --limit 100.")
         return found
 
     def score(self, problem: Problem, answer: str) -> float:
@@ -91,15 +92,15 @@ class AnsweredTask:
             if problem.problem_id in seen:
                 earlier = seen[problem.problem_id]
                 raise TaskError(
-                    f"{self.name}, {row.place}: the id {problem.problem_id!r} stands at {earlier} too; "
+                    f"{self._source}, {row.place}: the id {problem.problem_id!r} stands at {earlier} too; "
                     "ids must differ (--id-column names another column, --id-column none numbers the problems)."
                 )
             seen[problem.problem_id] = row.place
             yield problem
         if count == 0:
-            raise TaskError(f"{self.name} holds no problem: it is empty.")
+            raise TaskError(f"{self._source} holds no problem: it is empty.")
         if count < first:
-            raise ConfigError(f"{self.name} has {count:,} problems; there is no problem {first:,}.")
+            raise ConfigError(f"{self._source} has {count:,} problems; there is no problem {first:,}.")
 
     def _check_columns(self, row: Row) -> None:
         wanted = [("problem", self._columns.problem), ("answer", self._columns.answer)]
@@ -108,7 +109,7 @@ class AnsweredTask:
         for option, name in wanted:
             if name not in row.values:
                 raise ConfigError(
-                    f"{self.name} has no column {name!r}; there are {', '.join(map(str, row.values))}. "
+                    f"{self._source} has no column {name!r}; there are {', '.join(map(str, row.values))}. "
                     f"--{option}-column names the right one."
                 )
 
@@ -124,7 +125,7 @@ class AnsweredTask:
             return (self.answer_kind == "math" and last_boxed(text)) or text
         _, found, after = text.rpartition(mark)
         if not found or not after.strip():
-            raise TaskError(f"{self.name}, {row.place}: {self._columns.answer!r} has no answer after {mark!r}.")
+            raise TaskError(f"{self._source}, {row.place}: {self._columns.answer!r} has no answer after {mark!r}.")
         return after.strip()
 
     def _ident(self, index: int, row: Row) -> str:
@@ -135,14 +136,14 @@ class AnsweredTask:
 
     def _text(self, row: Row, column: str) -> str:
         if column not in row.values:
-            raise TaskError(f"{self.name}, {row.place}: it has no {column!r}.")
+            raise TaskError(f"{self._source}, {row.place}: it has no {column!r}.")
         value: Any = row.values[column]
         if isinstance(value, list) and len(value) == 1:  # some sets hold lists of one answer
             value = value[0]
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             told = "nothing" if value is None else type(value).__name__
-            raise TaskError(f"{self.name}, {row.place}: {column!r} holds {told}, and should hold text or a number.")
+            raise TaskError(f"{self._source}, {row.place}: {column!r} holds {told}, and should hold text or a number.")
         text = str(value).strip()
         if not text or value != value:
-            raise TaskError(f"{self.name}, {row.place}: {column!r} is empty.")
+            raise TaskError(f"{self._source}, {row.place}: {column!r} is empty.")
         return text
