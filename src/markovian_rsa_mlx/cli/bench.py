@@ -12,10 +12,10 @@ import typer
 
 from ..bench.tasks.options import OPTIONS, TaskOption, read_params
 from .bench_compare import compare
+from .engine import MODEL, ModelChoice, with_engine
 from .options import resolve, with_settings
-from .session import choose_model
 
-TASK, METHODS, MODEL, OUTPUT = "The task", "The methods", "The model", "Results"
+TASK, METHODS, OUTPUT = "The task", "The methods", "Results"
 HELP = "Compare methods on a task: mrsa bench TASK, or mrsa bench compare A B."
 #: What a benchmark settles itself: methods are compared at F = N and by their decode budgets alone.
 _SETTLED = ("seed", "final_candidates", "answer_selection", "token_budget", "time_budget_s", "answer_kind")
@@ -63,6 +63,7 @@ def _task_option(option: TaskOption) -> inspect.Parameter:
 
 @with_task_options
 @functools.partial(with_settings, without=_SETTLED)
+@with_engine
 def run(
     context: typer.Context,
     task: Annotated[
@@ -131,23 +132,8 @@ def run(
             rich_help_panel=METHODS,
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            metavar="MODEL",
-            help="A hub id or a local folder; unset: the small embedded reasoner.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    revision: Annotated[
-        str | None,
-        typer.Option("--revision", metavar="REV", help="The hub's branch, tag or commit.", rich_help_panel=MODEL),
-    ] = None,
-    adapter: Annotated[
-        Path | None,
-        typer.Option("--adapter", metavar="FOLDER", help="A LoRA adapter to put on the model.", rich_help_panel=MODEL),
-    ] = None,
+    *,
+    choice: ModelChoice,
     at_once: Annotated[
         int | None,
         typer.Option(
@@ -193,7 +179,6 @@ def run(
     from .bench_order import Wanted
     from .bench_run import carry_out
 
-    choice = choose_model(model, revision, str(adapter) if adapter else None)
     raise typer.Exit(
         carry_out(
             Wanted(

@@ -44,7 +44,10 @@ def choose_model(model: str | None, revision: str | None = None, adapter: str | 
 
 
 def with_engine(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` the engine's options where its parameter `choice` stands; that gets the `ModelChoice`."""
+    """Give `command` the engine's options where its parameter `choice` stands; that gets the `ModelChoice`.
+
+    A command with a key of its own (`api_key_env`) keeps that name for it; the upstream's is `--upstream-key-env`.
+    """
     own = inspect.signature(command, eval_str=True)
     place = list(own.parameters).index("choice")
     kept = [parameter for parameter in own.parameters.values() if parameter.name != "choice"]
@@ -54,7 +57,7 @@ def with_engine(command: Callable[..., None]) -> Callable[..., None]:
         given = {name: values.pop(name) for name in _OPTIONS}
         command(**values, choice=choose_engine(**given))
 
-    options = [_parameter(name, annotation) for name, annotation in _OPTIONS.items()]
+    options = [_parameter(name, annotation) for name, annotation in (_OPTIONS | _own_key(own)).items()]
     wrapper.__signature__ = own.replace(parameters=[*kept[:place], *options, *kept[place:]])  # type: ignore[attr-defined]
     return wrapper
 
@@ -118,6 +121,14 @@ def _option(flags: str, metavar: str, meaning: str, panel: str, **more: Any) -> 
     return typer.Option(*flags.split(), metavar=metavar, help=meaning, rich_help_panel=panel, **more)
 
 
+def _key_option(flags: str) -> Any:
+    return Annotated[str | None, _option(flags, "NAME", "Environment variable that holds the server's key.", UPSTREAM)]
+
+
+def _own_key(command: inspect.Signature) -> dict[str, Any]:
+    return {"upstream_key_env": _key_option("--upstream-key-env")} if "api_key_env" in command.parameters else {}
+
+
 _OPTIONS: Final[dict[str, Any]] = {
     "model": Annotated[
         str | None,
@@ -137,12 +148,7 @@ _OPTIONS: Final[dict[str, Any]] = {
     "upstream_model": Annotated[
         str | None, _option("--upstream-model", "NAME", "Which of the server's models, where it has several.", UPSTREAM)
     ],
-    "upstream_key_env": Annotated[
-        str | None,
-        _option(
-            "--upstream-key-env --api-key-env", "NAME", "Environment variable that holds the server's key.", UPSTREAM
-        ),
-    ],
+    "upstream_key_env": _key_option("--upstream-key-env --api-key-env"),
     "tokenizer": Annotated[
         str | None,
         _option(

@@ -10,36 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ConfigError, ModelError
+from .engine import MODEL, ModelChoice, with_engine
 from .options import resolve, with_settings
 from .text import say
 
 if TYPE_CHECKING:
     from ..config import RSAConfig
 
-MODEL, DOOR, LIMITS = "The model", "Who may ask", "Limits of the server"
+DOOR, LIMITS = "Who may ask", "Limits of the server"
 #: The settings of Zyphra's proxy, whose keys the server reads.
 _TABLE = "apex-xhigh"
 
 
 @with_settings
+@with_engine
 def serve(
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            metavar="MODEL",
-            help="A hub id or a local folder; unset: the small embedded reasoner.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    revision: Annotated[
-        str | None,
-        typer.Option("--revision", metavar="REV", help="The hub's branch, tag or commit.", rich_help_panel=MODEL),
-    ] = None,
-    adapter: Annotated[
-        Path | None,
-        typer.Option("--adapter", metavar="FOLDER", help="A LoRA adapter to put on the model.", rich_help_panel=MODEL),
-    ] = None,
+    *,
+    choice: ModelChoice,
     force: Annotated[
         bool,
         typer.Option("--force", help="Ask the embedded reasoner also what it was not made for.", rich_help_panel=MODEL),
@@ -138,7 +125,6 @@ def serve(
 
     key = _key(api_key_env)
     _check_door(host, key, allow_without_key)
-    choice = session.choose_model(model, revision, str(adapter) if adapter else None)
     base = resolve(profile, config, settings, "embedded" if choice.embedded else _TABLE)
     try:
         from ..serve.server import listen
