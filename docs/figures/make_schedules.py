@@ -17,7 +17,7 @@ from markovian_rsa_mlx.config import RSAConfig
 LENGTHS = LogNormal(mean=12_000, sigma=0.8)
 PROFILES = ("paper-light-8k", "paper-16k", "paper-headline-40k", "apex-xhigh")
 COLOURS = dict(zip(map(str, SCHEDULES), ("#b8b8b8", "#7fa8c9", "#d9a441", "#1f5f8b"), strict=True))
-BATCHES = 20
+BATCHES = 10
 
 
 def main() -> None:
