@@ -24,6 +24,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "answer cut to its end": {"carry": "answer", "tail_tokens": 3},
     "summary": {"carry": "summary"},
     "summary of few tokens": {"carry": "summary", "tail_tokens": 4},
+    "summary in own words": {"carry": "summary", "summary_prompt": '{{ Say }} it\'s "short".\nŒuvre 🧮'},
     "C = 1": {"aggregation_size": 1, "final_candidates": 0},
     "T = 0": {"rounds": 0},
     "N = 1": {"rounds": 1, "population": 1, "aggregation_size": 1},
@@ -217,4 +218,13 @@ def test_files_that_hold_no_run(tmp_path: Path) -> None:
         verify_file(path)
     path.write_text("notes\nmore notes\n")
     with pytest.raises(VerificationError, match="line 1"):
+        verify_file(path)
+
+
+def test_a_summary_must_ask_what_the_setting_says(tmp_path: Path) -> None:
+    path = record(tmp_path / "run.jsonl", carry="summary", summary_prompt="Short!")
+    lines = read_lines(path)
+    lines[0]["config"]["summary_prompt"] = "Long!"
+    write_lines(path, lines)
+    with pytest.raises(VerificationError, match="summary_source does not ask"):
         verify_file(path)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.method.answers import equal_text
 
@@ -92,10 +94,12 @@ def test_a_run_without_a_trail_can_be_seen_and_cancelled_while_it_runs(serve: Se
     wait_until(lambda: not paused.service.active)
 
 
-def test_addresses_reach_no_other_file(server: Running, home: Path) -> None:
+def test_addresses_reach_no_other_file(server: Running, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home.mkdir(parents=True)
+    monkeypatch.chdir(home.parent)
+    Path("abcdef").write_text('{"event": "run_start", "run_id": "abcdef"}\n')
     (home.parent / "secret.jsonl").write_text('{"event": "run_start", "run_id": "abc"}\n')
-    for name in ("abc", "..%2Fsecret.jsonl", "%2Fetc%2Fpasswd", "x" * 500, "README.md", "%00"):
+    for name in ("abc", "abcdef", "..%2Fsecret.jsonl", "%2Fetc%2Fpasswd", "x" * 500, "README.md", "%00"):
         assert server.get(f"/v1/runs/{name}/trail").status_code == 404
     assert server.get("/v1/runs", params={"limit": "0"}).status_code == 400
     assert server.get("/v1/runs", params={"limit": "1e3"}).status_code == 400

@@ -48,6 +48,11 @@ def test_a_name_that_was_rebound_is_refused(host: str) -> None:
     assert not passes(guard(), host=host)
 
 
+def test_not_even_health_answers_to_another_name(server: Running) -> None:
+    answer = server.get("/health", headers={"Host": "evil.example"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "host_not_allowed")
+
+
 def test_further_names() -> None:
     assert passes(guard(hosts=frozenset({"LLM.example"})), host="llm.example:443")
     assert passes(guard(host="0.0.0.0"), host="192.168.0.7:8000")
