@@ -25,7 +25,7 @@ from markovian_rsa_mlx.errors import ModelError
 from markovian_rsa_mlx.method.answers import equal_text
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator, RunResult
 
-from ..fakes import THINK_END, CharacterCodec
+from ..fakes import EOS, THINK_END, CharacterCodec
 from ..runs import QUESTION, of, small
 from .conftest import Serve
 from .fake_upstream import FakeUpstream
@@ -153,7 +153,7 @@ def test_segments_go_on_where_the_last_one_ended_with_seeds_of_their_own(
 
 def test_without_a_mark_for_the_end_of_thinking_a_split_reasoning_is_refused() -> None:
     identity = Identity("m", "server", "", ChatDialect())
-    trace = Trace(asked(), Heard(), CharacterCodec(thinking=False))
+    trace = Trace(asked(), Heard(), CharacterCodec(thinking=False), EOS)
     ask = trace.ask(identity, sends_seed=True)
     reply = Reply(ask.sampling, reasoning="so it goes", pieces=["42"], finish="stop")
     with pytest.raises(ModelError, match="end of thinking"):

@@ -21,7 +21,7 @@ from .identity import Identity
 from .pool import Pool, Server
 from .probe import check_independence, identify
 from .settings import Upstream
-from .trace import Trace
+from .trace import Trace, end_of_turn
 from .wire import Wire
 
 # stamina announces each retry as a warning; ours are told to the listener.
@@ -39,7 +39,7 @@ class UpstreamBackend:
     """An engine over HTTP; see `Backend`. Make it with `connect`. Usable from one event loop after another."""
 
     def __init__(self, upstream: Upstream, servers: Sequence[Server], identity: Identity, codec: Codec) -> None:
-        self.upstream, self.codec = upstream, codec
+        self.upstream, self.codec, self._eos = upstream, codec, end_of_turn(codec)
         self._identity, self._pool = identity, Pool(servers)
         self._token_s = SLOWEST_TOKEN_S
         self._chances: OrderedDict[int, float] = OrderedDict()
@@ -95,7 +95,7 @@ class UpstreamBackend:
         and a `NoteListener` hears of each. Raises `UpstreamError` where no server can be reached for too long.
         """
         self._check(request)
-        trace = Trace(request, listener, self.codec)
+        trace = Trace(request, listener, self.codec, self._eos)
         again = _Again(trace, self._pool, self.upstream)
         schedule = stamina.retry_context(
             again.wait_for,

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
-from ...errors import BackendError, ContextLengthError, ModelError
-from ...method.codec import Codec
+from ...errors import BackendError, ContextLengthError, ModelError, PromptError
+from ...method.codec import ChatMessage, Codec
 from ..base import NoteListener, TraceListener, TraceRequest, TraceResult
 from .dialects import Ask, Reply
 from .faults import Fault
@@ -17,11 +17,12 @@ from .identity import Identity
 class Trace:
     """Ids grow by what the server gives. Those of a reply that cannot be gone on from are told only when it is whole.
 
+    `eos` stands for the end that a server does not tell the id of (`end_of_turn`).
     `log_chance` is the log of the chance of all its tokens, or a bound above it; None: not known.
     """
 
-    def __init__(self, request: TraceRequest, listener: TraceListener, codec: Codec) -> None:
-        self.request, self.listener, self.codec = request, listener, codec
+    def __init__(self, request: TraceRequest, listener: TraceListener, codec: Codec, eos: int) -> None:
+        self.request, self.listener, self.codec, self._eos = request, listener, codec, eos
         self.ids = list(request.generated_ids)
         self.log_chance: float | None = None if self.ids else 0.0
         self._started = False
@@ -89,7 +90,7 @@ class Trace:
         if self.log_chance is not None:
             self.log_chance = None if reply.log_chance is None else self.log_chance + reply.log_chance
         if reply.finish == "stop" and self.finish_reason is None:
-            self.take([min(self.codec.eos_ids)])  # a server that keeps the EOS to itself
+            self.take([self._eos])  # a server that keeps it to itself
         elif reply.truncated and self.finish_reason is None:
             raise ContextLengthError(
                 f"{identity.name} cut trace {self.request.trace_id} after {len(self.ids)} tokens: its context is full; "
@@ -121,6 +122,16 @@ class Trace:
         whole = self.codec.encode(reply.content)
         ids = [token for piece in reply.pieces if piece for token in self.codec.encode(piece)]
         return ids if self.codec.decode(ids) == self.codec.decode(whole) else whole
+
+
+def end_of_turn(codec: Codec) -> int:
+    """The EOS id that ends a turn in the model's chats; the smallest where the template shows none."""
+    chat = [ChatMessage(role=role, content="a") for role in ("user", "assistant", "user")]
+    try:
+        ids = codec.encode(codec.render_chat(chat, True))
+    except PromptError:
+        ids = []
+    return next((token for token in reversed(ids) if token in codec.eos_ids), min(codec.eos_ids))
 
 
 def seed_at(seed: int, position: int) -> int:
