@@ -48,6 +48,17 @@ class App {
     this.state.className = `state ${words.split(",")[0].replace(" ", "-")}`;
   }
 
+  connected(state) {
+    this.connection = state;
+    const running = state !== "stopped";
+    if (running !== this.view.about.running) {
+      this.view.about.running = running;
+      this.shown = null;
+      this.soon();
+    }
+    this.say();
+  }
+
   judge(reference) {
     this.view.reference = reference.trim();
     this.show(true);
@@ -157,7 +168,7 @@ async function openLive(about) {
     try {
       await follow(`${url}/events`, {
         onLine: (data) => (run.add(slimmer.add(JSON.parse(data), data)), app.soon()),
-        onState: (state) => ((app.connection = state), app.say()),
+        onState: (state) => app.connected(state),
         isOver: () => run.finished,
       });
       announce(`The run is finished: ${amount(run.tokens, "token")}, answer ${visible(cut(flat(run.selection?.answer ?? ""), 80)) || "none"}`);

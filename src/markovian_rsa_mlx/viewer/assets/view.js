@@ -57,7 +57,7 @@ export class View {
   }
 
   get running() {
-    return !this.run.finished && (this.about.mode === "live" || this.about.running === true);
+    return !this.run.finished && this.about.running === true;
   }
 
   state(trace) {
