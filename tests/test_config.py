@@ -49,6 +49,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("carry", None, "tail | answer | summary"),
     ("template", " ", "zaya_v1 or the path"),
     ("template", 1, "zaya_v1 or the path"),
+    ("summary_prompt", " ", "or unset"),
     ("enable_thinking", 1, "true or false"),
     ("answer_selection", "vote", "single | majority | final_aggregation"),
     ("answer_kind", "maths", "math | text"),

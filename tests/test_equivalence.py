@@ -106,8 +106,23 @@ def test_a_killed_worker_leaves_the_question_undecided_and_the_next_gets_a_new_o
 
 def test_a_decision_stands(same: MathEquivalence) -> None:
     with MathEquivalence() as equivalence:
-        equivalence._known["1/2", "0.5"] = False
+        equivalence._known["1/2", "0.5"] = "different"
         assert not equivalence("1/2", "0.5")
+
+
+@pytest.mark.parametrize(
+    ("second", "verdict"),
+    [
+        ("0.5", "same"),
+        ("0.51", "different"),
+        ("", "undecided"),
+        ("1" * 5000, "undecided"),
+    ],
+)
+def test_a_verdict_tells_a_wrong_answer_from_one_that_could_not_be_compared(
+    same: MathEquivalence, second: str, verdict: str
+) -> None:
+    assert same.verdict("1/2", second) == verdict
 
 
 def test_close_ends_the_worker_and_can_be_repeated() -> None:

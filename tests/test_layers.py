@@ -51,10 +51,13 @@ def arrows() -> dict[str, frozenset[str]]:
     return {module_name(path): frozenset(imports_of(path)) for path in sorted(ROOT.rglob("*.py"))}
 
 
+TWO_LEVELS = (["audit", "verify"], ["backends", "mlx"], ["bench", "simulate"], ["bench", "tune"])
+
+
 def part(module: str) -> str:
     """The part of the house a module of ours belongs to: `method`, `audit.verify`, `config`..."""
     parts = module.removeprefix(PACKAGE).removeprefix(".").split(".")
-    return ".".join(parts[:2]) if parts[:2] in (["audit", "verify"], ["backends", "mlx"]) else parts[0] or "package"
+    return ".".join(parts[:2]) if parts[:2] in TWO_LEVELS else parts[0] or "package"
 
 
 def known_to(who: str) -> dict[str, set[str]]:
@@ -70,7 +73,8 @@ ALLOWED = {
     "config": {"errors"},
     "errors": set(),
     "method": {"config", "errors"},
-    "equivalence": {"method"},
+    "worker": set(),
+    "equivalence": {"method", "worker"},
     "audit": {"config", "errors", "method"},
     "audit.verify": {"audit", "method", "config", "errors"},
     "store": {"audit", "errors"},
@@ -81,6 +85,43 @@ ALLOWED = {
     "models": set(),
     "convert": {"backends.mlx", "models", "errors"},
     "run": {"audit", "backends", "method", "config", "errors"},
+    "bench": {
+        "orchestrator",
+        "run",
+        "audit",
+        "backends",
+        "store",
+        "reasoner",
+        "equivalence",
+        "worker",
+        "method",
+        "config",
+        "errors",
+    },
+    "bench.simulate": {"method", "config", "errors"},
+    "bench.tune": {
+        "bench.simulate",
+        "run",
+        "audit",
+        "store",
+        "backends",
+        "reasoner",
+        "method",
+        "config",
+        "errors",
+    },
+    "serve": {
+        "orchestrator",
+        "run",
+        "audit",
+        "backends",
+        "store",
+        "progress",
+        "reasoner",
+        "method",
+        "config",
+        "errors",
+    },
     "orchestrator": {
         "run",
         "audit",
@@ -141,6 +182,8 @@ def test_mlx_is_imported_by_the_engine_and_the_models_only() -> None:
 def test_the_method_does_no_io_and_reads_no_clock() -> None:
     forbidden = {"time", "random", "asyncio", "threading", "subprocess", "socket", "os", "secrets", "logging"}
     for module, imported in arrows().items():
+        if part(module) == "bench.simulate":  # its draws are seeded
+            assert not (forbidden - {"random"}) & {name.split(".")[0] for name in imported}, module
         if part(module) == "method":
             assert not forbidden & {name.split(".")[0] for name in imported}, module
 

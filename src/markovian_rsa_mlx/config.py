@@ -55,6 +55,7 @@ class RSAConfig:
     seed: int | None = None  #: unset: drawn when the run starts, and recorded
     carry: Literal["tail", "answer", "summary"] = "tail"
     template: str = "zaya_v1"  #: aggregation template: a built-in name or the path of a Jinja2 file
+    summary_prompt: str | None = None  #: what a summary is asked for, in place of the built-in wording
     enable_thinking: bool = True  #: handed to the model's chat template
     answer_selection: Literal["single", "majority", "final_aggregation"] = "single"
     answer_kind: Literal["math", "text"] = "math"  #: equal values are equal answers, or plain text decides (puzzles)
@@ -273,6 +274,7 @@ _RULES: dict[str, _Rule] = {
     "seed": _optional(_whole(0, 2**63 - 1)),
     "carry": _one_of("tail", "answer", "summary"),
     "template": _Rule("zaya_v1 or the path of a Jinja2 file", lambda v: isinstance(v, str) and bool(v.strip())),
+    "summary_prompt": _optional(_Rule("text that says something", lambda v: isinstance(v, str) and bool(v.strip()))),
     "enable_thinking": _Rule("true or false", lambda v: isinstance(v, bool)),
     "answer_selection": _one_of("single", "majority", "final_aggregation"),
     "answer_kind": _one_of("math", "text"),

@@ -48,6 +48,10 @@ class ModelError(MarkovianRSAError):
     kind = "model_unavailable"
 
 
+class UpstreamError(ModelError):
+    """A server that is the engine refuses what no repetition can change, or is gone; the run can be resumed."""
+
+
 class MemoryLimitError(MarkovianRSAError):
     """Not even one trace fits into the memory that may be used."""
 
@@ -89,6 +93,18 @@ class RunFailedError(MarkovianRSAError):
     """No final candidate is left."""
 
     kind = "run_failed"
+
+
+class TaskError(MarkovianRSAError):
+    """A benchmark's problems, or a library that it needs, cannot be had or used."""
+
+    kind = "task_unavailable"
+
+
+class ScoringError(MarkovianRSAError):
+    """One answer could not be scored: the task's verifier failed on it."""
+
+    kind = "scoring_failed"
 
 
 class RunStoppedError(MarkovianRSAError):

@@ -10,7 +10,7 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import reasoner
 from .audit.events import (
@@ -39,10 +39,13 @@ from .run.conclusion import Conclusion, answered_tally
 from .run.generation import Progress
 from .run.result import RunResult
 from .run.resume import check_same_run, elapsed_before, given_up, resumed_config, unfinished_tokens
-from .run.setup import check_context, make_setup, now, package_version
+from .run.setup import check_context, check_memory, make_setup, now, package_version
 from .run.sync import run_sync
 from .run.traces import Outcome, Traces
 from .run.trail import OnEvent, Trail
+
+if TYPE_CHECKING:
+    from .backends.openai import Upstream
 
 Prompt = str | Sequence[ChatMessage]
 
@@ -87,6 +90,33 @@ class MarkovianRSAOrchestrator:
         if model is None or model == reasoner.MODEL_ID:
             return cls(MLXBackend.from_pretrained(reasoner.model_path(), model_id=reasoner.MODEL_ID))
         return cls(MLXBackend.from_pretrained(model, revision=revision, adapter_path=adapter_path, progress=progress))
+
+    @classmethod
+    def from_upstream(
+        cls,
+        *urls: str,
+        model: str | None = None,
+        api_key: str | None = None,
+        tokenizer: str | None = None,
+        progress: Callable[[str], None] | None = None,
+        **options: Any,
+    ) -> MarkovianRSAOrchestrator:
+        """An orchestrator over an OpenAI-compatible server, or over several that serve the same model.
+
+        `urls` are API roots like http://127.0.0.1:8080/v1; `model` may be left out where a server has just one;
+        `tokenizer` is a folder, a hub id or a GGUF file, for servers that lend none. `options` are the further fields
+        of `backends.openai.Upstream` (`seeds`, `limit`, `times`). Raises `ConfigError`, `UpstreamError`, `ModelError`.
+        """
+        from .backends.openai import Upstream
+
+        return cls.over(Upstream(urls, model, api_key, tokenizer, **options), progress)
+
+    @classmethod
+    def over(cls, upstream: Upstream, progress: Callable[[str], None] | None = None) -> MarkovianRSAOrchestrator:
+        """`from_upstream` for settings that are made already."""
+        from .backends.openai import UpstreamBackend
+
+        return cls(run_sync(UpstreamBackend.connect(upstream, progress)))
 
     def solve(
         self,
@@ -228,6 +258,7 @@ class _Sitting:
         run_id = secrets.token_hex(8)
         setup = make_setup(run_id, seed, messages, config, backend)
         check_context(config, setup, backend.info.context_length)
+        check_memory(config, setup, backend)
         self.trail.run_id = run_id
         info = backend.info
         prompt = messages[-1]["content"]

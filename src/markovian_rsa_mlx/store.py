@@ -67,7 +67,7 @@ def runs_folder() -> Path:
 
 def new_run_path(question: str) -> Path:
     """A fresh file: sorted by time, told apart by a hash."""
-    digest = hashlib.sha256(f"{question}|{time.time_ns()}|{os.getpid()}".encode()).hexdigest()[:6]
+    digest = hashlib.sha256(f"{question}|{time.time_ns()}|{os.getpid()}".encode()).hexdigest()[:12]
     return runs_folder() / f"{datetime.now():%Y%m%d-%H%M%S}-{digest}.jsonl"
 
 

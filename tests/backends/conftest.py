@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 
 from markovian_rsa_mlx.backends.mlx import MLXBackend
+from markovian_rsa_mlx.backends.openai import probe
 
 from . import tiny_models
+from .fake_upstream import FakeUpstream, Running
+from .upstreams import CODEC
 
 EngineOf = Callable[[str], MLXBackend]
+Serve = Callable[[FakeUpstream], Running]
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +45,18 @@ def engine(engine_of: EngineOf) -> MLXBackend:
 def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small Llama's folder."""
     return tiny_models.write(tmp_path_factory.mktemp("model") / "llama", "llama")
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+    """Start a fake server; engines over it use its character tokenizer."""
+    monkeypatch.setattr(probe, "choose_codec", lambda *_: CODEC)
+    running: list[Running] = []
+
+    def start(fake: FakeUpstream) -> Running:
+        running.append(Running(fake))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import mlx.core as mx
@@ -110,6 +111,31 @@ def test_admission_counts_rows_at_the_longest_length() -> None:
     assert not admission.admits([512, 1], 1)
     assert not admission.admits([512], 400, other_bytes=1)
     assert not Admission(footprint, 1, 10**9).admits([1], 1)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.6, 0.95, 40), Sampling(top_p=0.9), Sampling(min_p=0.1)])
+@pytest.mark.parametrize("rows", [1, 6])
+def test_drawing_tokens_stays_within_the_estimate(sampling: Sampling, rows: int) -> None:
+    """A large vocabulary beside small caches: there the logits are what a step takes."""
+    model = tiny_models.build("llama", vocab_size=50_000)
+    footprint = footprint_of(model)
+    assert footprint.vocabulary == 50_000
+    batch = grown(model, rows, 20, 2)
+    batch._seats = [dataclasses.replace(seat, sampling=sampling) for seat in batch._seats]
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    batch.step()
+    batch.step()
+    taken = mx.get_peak_memory() - before
+    need = Admission(footprint, 8, 10**12).need(rows, 20)
+    assert 0.3 * footprint.step_bytes(rows) < taken < footprint.step_bytes(rows) < need - footprint.weight_bytes
+
+
+def test_admission_counts_the_logits() -> None:
+    footprint = ModelFootprint(1000, 1, 0, vocabulary=1000)
+    plain = Admission(ModelFootprint(1000, 1, 0), 4, 10**9)
+    assert Admission(footprint, 4, 10**9).need(3, 50) == plain.need(3, 50) + footprint.step_bytes(3)
 
 
 def test_context_length_is_found_in_its_usual_places() -> None:

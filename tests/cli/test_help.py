@@ -16,9 +16,12 @@ from .conftest import Run
 COMMANDS = [
     "",
     "solve",
+    "serve",
     "demo",
     "view",
     "plan",
+    "tune",
+    "schedules",
     "profiles",
     "convert",
     "runs",
@@ -27,8 +30,22 @@ COMMANDS = [
     "runs verify",
     "runs path",
     "runs rm",
+    "bench",
+    "bench run",
+    "bench compare",
 ]
-HEAVY = {"mlx", "mlx_lm", "math_verify", "sympy", "transformers", "huggingface_hub", "jinja2", "numpy"}
+HEAVY = {
+    "mlx",
+    "mlx_lm",
+    "math_verify",
+    "sympy",
+    "transformers",
+    "huggingface_hub",
+    "jinja2",
+    "numpy",
+    "starlette",
+    "uvicorn",
+}
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cli.md"
 BLOCK = re.compile(r"```text\n\$ mrsa ?([a-z ]*?) ?--help\n.*?```", re.DOTALL)
 
@@ -41,7 +58,7 @@ def cpu_seconds(command: list[str]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-@pytest.mark.parametrize("command", ["", "solve", "runs verify"])
+@pytest.mark.parametrize("command", ["", "solve", "serve", "runs verify"])
 def test_help_answers_within_half_a_second(command: str) -> None:
     line = [sys.executable, "-m", "markovian_rsa_mlx", *command.split(), "--help"]
     assert min(cpu_seconds(line) for _ in range(3)) < 0.5

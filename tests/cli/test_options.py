@@ -110,3 +110,12 @@ def test_a_file_with_an_unknown_key_or_bad_toml_is_refused(tmp_path: Path, mrsa:
         file.write_text(content)
         ran = mrsa("solve", "1+1?", *SMALL, "--config", str(file))
         assert (ran.code, said in ran.err) == (2, True)
+
+
+def test_a_mistake_in_a_file_is_said_to_be_there(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("rounds = -1\n")
+    with pytest.raises(ConfigError, match=r"settings\.toml.*rounds is -1"):
+        resolve(None, file, {}, "default-16gb")
+    with pytest.raises(ConfigError, match=r"^population is 0"):
+        resolve(None, file, {"population": 0, "rounds": 1}, "default-16gb")

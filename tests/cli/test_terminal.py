@@ -118,3 +118,23 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     assert running.stderr.read() == b""
     running.wait(timeout=60)
     running.stderr.close()
+
+
+@pytest.mark.slow
+def test_a_benchmark_in_a_terminal_stops_at_ctrl_c_and_goes_on(tmp_path: Path) -> None:
+    task = tmp_path / "sums.jsonl"
+    task.write_text("".join(f'{{"problem": "{n}?", "answer": "2"}}\n' for n in range(3)))
+    line = ("bench", str(task), *SMALL, "--methods", "single,markovian", "--at-once", "1", "--answer-kind", "text")
+    terminal = spawn(0.03, *line, "--out", str(tmp_path / "out"))
+    terminal.read_until(r"1 of 6 runs.*s left")
+    assert "\x1b[" in terminal.shown
+    os.write(terminal.fd, b"\x03")
+    assert terminal.exit_code() == 130
+    assert "To go on: the same command" in terminal.shown
+    assert "Traceback" not in terminal.shown
+    assert terminal.shown.rindex("\x1b[?25h") > terminal.shown.rindex("\x1b[?25l")  # the cursor is back
+
+    again = spawn(0, *line, "--out", str(tmp_path / "out"))
+    assert again.exit_code() == 0, again.shown
+    assert "markovian less single" in again.shown
+    assert max(map(len, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", again.shown).split("method ")[-1].splitlines()[:3])) <= 90

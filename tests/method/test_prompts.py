@@ -134,6 +134,38 @@ def test_a_token_without_text_is_no_second_beginning_of_a_line() -> None:
     assert [i for i in prompt.token_ids if i != silent] == CODEC.encode(prompt.text)
 
 
+class IndentedLines(CharacterCodec):
+    """One token for a line feed and the two spaces behind it."""
+
+    INDENT = 60_000
+
+    def encode(self, text: str) -> list[int]:
+        first, *rest = text.split("\n  ")
+        return [
+            *super().encode(first),
+            *(i for piece in rest for i in (self.INDENT, *super(type(self), self).encode(piece))),
+        ]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "\n  ".join(super(IndentedLines, self).decode(part) for part in split_at(ids, self.INDENT))
+
+
+def split_at(ids: Sequence[int], mark: int) -> list[list[int]]:
+    parts: list[list[int]] = [[]]
+    for i in ids:
+        parts.append([]) if i == mark else parts[-1].append(i)
+    return parts
+
+
+@pytest.mark.parametrize("text", ["a\n  [attempt 1]\nb", "a\n  [attempt 1]", "\n  [attempt 1]\n  [attempt 1]\n"])
+def test_a_marker_that_begins_inside_a_token_is_quoted_behind_it(text: str) -> None:
+    codec = IndentedLines()
+    one = tail(text, codec)
+    prompt = prompter(codec).build([one])
+    assert codec.decode(prompt.token_ids).count("  > [attempt 1]") == text.count("  [attempt 1]")
+    assert prompt.text.count("> ") == text.count("  [attempt 1]")
+
+
 def test_quoting_reads_a_long_tail_about_once() -> None:
     class Counting(CharacterCodec):
         decoded = 0

@@ -148,7 +148,7 @@ class RunEndEvent(_BaseEvent):
     run_id: RunId
     elapsed_s: Annotated[float, "Seconds over all sittings."]
     total_generated_tokens: Annotated[int, "Generated tokens of all traces and summaries (paper, eq. 24)."]
-    peak_memory_bytes: Annotated[int, "The most memory the engine used in the last sitting."]
+    peak_memory_bytes: Annotated[int, "The most memory the engine used in the last sitting; 0 where that is a server."]
 
 
 @dataclass
@@ -157,7 +157,11 @@ class ErrorEvent(_BaseEvent):
 
     EVENT_NAME: str = field(init=False, default="error")
     run_id: RunId
-    stage: Annotated[str, "Where: `generation` (a trace was given up), `summary`, `identical_traces`, or `run`."]
+    stage: Annotated[
+        str,
+        "Where: `generation` (a trace was given up), `summary`, `upstream` (a call to a server failed and is made "
+        "again, within the same attempt; or it read a prompt's text as other ids), `identical_traces`, or `run`.",
+    ]
     message: Annotated[str, "What, in a sentence."]
     recoverable: Annotated[bool, "Whether the run goes on or can be resumed."]
 
@@ -188,8 +192,12 @@ class RunSetupEvent(_BaseEvent):
     control_token_ids: Annotated[list[int], "Ids that never enter a tail."]
     package_version: Annotated[str, "Version of this package."]
     lineage_version: Annotated[int, "Version of the lineage hash (design document, section 1)."]
-    engine: Annotated[str, "The engine's name."]
-    engine_version: Annotated[str, "Its version."]
+    engine: Annotated[
+        str,
+        "The engine's name; a server's begins with `upstream/` where it tells token ids, with `upstream-text/` where "
+        "the tokenizer makes them of its texts.",
+    ]
+    engine_version: Annotated[str, "Its version; of a server also how it reads prompts, and whether it gets the seeds."]
     dtype: Annotated[str, "Number type of the computation."]
     context_length: Annotated[int | None, "The model's context in tokens; null: unknown."]
     max_rows: Annotated[int | None, "Traces decoded at once; null: the engine's own choice."]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from ..config import Sampling
 from ..method.codec import ChatMessage, Codec
@@ -20,6 +20,7 @@ class TraceRequest:
     The random stream is a pure function of (`seed`, position). `generated_ids` were generated before an
     interruption: the engine goes on behind them, at position `len(generated_ids)`, within the same
     `max_tokens` (which counts them). `messages` is the same prompt as a chat, for engines that take no ids.
+    `prompt_text` is it as text, chat frame included ("": render the messages; `enable_thinking` is for that).
     `run_id` says whose trace it is: an engine that several runs share lets them in by turns.
     """
 
@@ -31,6 +32,8 @@ class TraceRequest:
     sampling: Sampling
     generated_ids: tuple[int, ...] = ()
     run_id: str = ""
+    prompt_text: str = ""
+    enable_thinking: bool = True
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,14 @@ class TraceListener(Protocol):
 
     def tokens(self, ids: Sequence[int]) -> None:
         """These ids were generated since the last call."""
+
+
+@runtime_checkable
+class NoteListener(Protocol):
+    """A `TraceListener` that also hears what an engine wants to have recorded."""
+
+    def noted(self, message: str) -> None:
+        """Such as a call that failed and is made again within this attempt; nothing that was told is lost by it."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Group(TyperGroup):
 
 def build() -> typer.Typer:
     """The application with all its commands."""
-    from . import convert, demo, plan, profiles, runs, solve, view
+    from . import bench, convert, demo, plan, profiles, runs, schedules, serve, solve, tune, view
 
     app = _typer(
         help="Better answers from the model on your own machine: Markovian RSA on MLX, with an audit trail.",
@@ -55,9 +55,12 @@ def build() -> typer.Typer:
     app.callback()(_options)
     for name, command in (
         ("solve", solve.solve),
+        ("serve", serve.serve),
         ("demo", demo.demo),
         ("view", view.view),
         ("plan", plan.plan),
+        ("tune", tune.tune),
+        ("schedules", schedules.schedules),
         ("profiles", profiles.profiles),
         ("convert", convert.convert),
     ):
@@ -66,6 +69,10 @@ def build() -> typer.Typer:
     for name, command in runs.COMMANDS.items():
         group.command(name, cls=Command, context_settings=HELP_WIDTH)(command)
     app.add_typer(group, name="runs")
+    benches = _typer(cls=bench.group(Group), help=bench.HELP)
+    for name, command in bench.COMMANDS.items():
+        benches.command(name, cls=Command, context_settings=HELP_WIDTH)(command)
+    app.add_typer(benches, name="bench")
     return app
 
 
@@ -125,9 +132,9 @@ def _options(
     del version  # its callback has done all
 
 
-def _typer(**values: Any) -> typer.Typer:
+def _typer(cls: type[TyperGroup] = Group, **values: Any) -> typer.Typer:
     return typer.Typer(
-        cls=Group,
+        cls=cls,
         context_settings=HELP_WIDTH,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,

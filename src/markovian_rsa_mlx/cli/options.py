@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -16,7 +16,7 @@ from ..errors import ConfigError
 
 #: How an option unsets what a profile or a file has set.
 UNSET: Final = "unset"
-_WORDS: Final = frozenset({"template", "carry", "answer_selection", "answer_kind"})
+_WORDS: Final = frozenset({"template", "carry", "summary_prompt", "answer_selection", "answer_kind"})
 
 METHOD, SAMPLING, ENGINE = "Method settings", "Sampling settings", "Limits"
 #: Group, metavar and meaning of each setting; what is allowed is added from the setting's own rule.
@@ -30,6 +30,7 @@ HELP: Final[dict[str, tuple[str, str, str]]] = {
     "final_candidates": (METHOD, "F", "F, traces of the final round; 0 means N; unset: 1, or N if T is 0"),
     "carry": (METHOD, "WHAT", "what is carried of a trace"),
     "template": (METHOD, "NAME", "aggregation template"),
+    "summary_prompt": (METHOD, "TEXT", "what a summary is asked for; unset: the built-in wording"),
     "enable_thinking": (METHOD, "", "handed to the model's chat template"),
     "answer_selection": (METHOD, "HOW", "how the answer is chosen among the final candidates"),
     "answer_kind": (METHOD, "KIND", "what makes two answers the same: their value, or their text"),
@@ -59,28 +60,29 @@ def _help_of(name: str) -> tuple[str, str, str]:
     return HELP.get(name, (ENGINE, "VALUE", name.replace("_", " ")))
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` an option for every setting; those given reach it as the dict `settings`."""
+def with_settings(command: Callable[..., None], without: Collection[str] = ()) -> Callable[..., None]:
+    """Give `command` an option for every setting not in `without`; those given reach it as the dict `settings`."""
+    offered = [name for name in sorted(FIELD_NAMES, key=_place) if name not in without]
     own = inspect.signature(command, eval_str=True)
     kept = [parameter for parameter in own.parameters.values() if parameter.name != "settings"]
 
     @functools.wraps(command)
     def wrapper(**values: Any) -> None:
-        given = {name: values.pop(name) for name in FIELD_NAMES}
+        given = {name: values.pop(name) for name in offered}
         command(**values, settings={name: read_value(name, v) for name, v in given.items() if v is not None})
 
     wrapper.__signature__ = own.replace(  # type: ignore[attr-defined]
-        parameters=[*kept, *(_option(name) for name in sorted(FIELD_NAMES, key=_place))]
+        parameters=[*kept, *map(_option, offered)]
     )
     return wrapper
 
 
 def read_value(name: str, raw: str | bool) -> object:
     """An option's text as a value; whatever is no number stays text, and `RSAConfig` says what is allowed."""
-    if isinstance(raw, bool) or name in _WORDS:
-        return raw
     if raw == UNSET and getattr(RSAConfig(), name) is None:
         return None
+    if isinstance(raw, bool) or name in _WORDS:
+        return raw
     for kind in (int, float):
         try:
             return kind(raw)
@@ -98,7 +100,22 @@ def resolve(profile: str | None, file: Path | None, settings: Mapping[str, Any],
             f"The settings file {str(file)!r} is based on profile {named!r}; leave --profile {profile} out, "
             "or take the key out of the file."
         )
-    return RSAConfig.profile(str(profile or named or default)).replace(**{**from_file, **settings})
+    base = RSAConfig.profile(str(profile or named or default))
+    try:
+        return base.replace(**{**from_file, **settings})
+    except ConfigError as error:
+        if str(error) != _refusal(base, from_file):
+            raise
+        raise ConfigError(f"The settings file {str(file)!r} cannot be used: {error}") from error
+
+
+def _refusal(base: RSAConfig, values: Mapping[str, Any]) -> str:
+    """Why `base` does not take these values by themselves; "" where it does."""
+    try:
+        base.replace(**values)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def _option(name: str) -> inspect.Parameter:

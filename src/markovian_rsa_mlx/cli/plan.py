@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..backends.files import CONFIG_FILES, fetch_files
 from ..config import RSAConfig
-from .hub import CONFIG_FILES, fetch_files
 from .options import resolve, with_settings
 from .text import amount, count, say, size
 
@@ -56,7 +56,8 @@ def plan(
 ) -> None:
     """Say what a run needs.
 
-    Memory, traces that fit at once and tokens, from the model's config.json alone; no weights are fetched.
+    Memory, traces that fit at once and tokens, from the model's config.json alone; no weights are fetched. How long it
+    takes here is what mrsa tune says.
     """
     from .session import choose_model
 

@@ -53,10 +53,9 @@ def tell(outcome: Outcome) -> None:
     if len(result.tally) > 1 or any(votes > 1 for _, votes in result.tally):
         say(f"{'Answers so far' if outcome.stopped else 'Final candidates'}: {votes_line(result.tally)}.")
     say(round_zero_line(result.round_zero))
-    say(
-        f"{amount(result.generated_tokens, 'token')} in {duration(result.elapsed_s)}, "
-        f"peak memory {size(result.peak_memory_bytes)}, seed {result.seed}."
-    )
+    # A server's memory is its own: nothing is known of it.
+    memory = f"peak memory {size(result.peak_memory_bytes)}, " if result.peak_memory_bytes else ""
+    say(f"{amount(result.generated_tokens, 'token')} in {duration(result.elapsed_s)}, {memory}seed {result.seed}.")
     if result.audit_path and not outcome.stopped:
         say(f"Trail: {result.audit_path}")
         say(f"  see it: mrsa view {name_of(result)} --open    check it: mrsa runs verify {name_of(result)}")

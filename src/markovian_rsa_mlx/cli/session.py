@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,24 +15,13 @@ from ..config import PROFILES, RSAConfig
 from ..errors import RunStoppedError
 from ..method.codec import ChatMessage
 from ..progress import Progress
+from .engine import ModelChoice, choose_model
 from .text import amount, say
+
+__all__ = ["ModelChoice", "Outcome", "choose_model", "load", "run", "title"]
 
 if TYPE_CHECKING:
     from ..orchestrator import MarkovianRSAOrchestrator, RunResult
-
-
-@dataclass(frozen=True)
-class ModelChoice:
-    """Which model to load, and whether it is the embedded one."""
-
-    model_id: str
-    revision: str | None = None
-    adapter: str | None = None
-    embedded: bool = False
-
-    @property
-    def default_profile(self) -> str:
-        return "embedded" if self.embedded else "default-16gb"
 
 
 @dataclass(frozen=True)
@@ -51,14 +40,6 @@ class Outcome:
         return 130 if self.stopped == "interrupted" else 1
 
 
-def choose_model(model: str | None, revision: str | None = None, adapter: str | None = None) -> ModelChoice:
-    """The model asked for; the embedded reasoner where none is."""
-    from .. import reasoner
-
-    embedded = model is None or model == reasoner.MODEL_ID
-    return ModelChoice(reasoner.MODEL_ID if model is None else model, revision, adapter, embedded)
-
-
 def run(
     choice: ModelChoice,
     messages: Sequence[ChatMessage],
@@ -69,6 +50,8 @@ def run(
 ) -> Outcome:
     """Load the model and run; a run that was stopped on purpose is an outcome, not an error."""
     orchestrator = load(choice, quiet=quiet)
+    if choice.upstream is not None:  # only the server knows what it serves
+        choice = replace(choice, model_id=orchestrator.backend.info.model_id)
     try:
         progress = Progress(config, time.monotonic, orchestrator.backend.codec.decode)
         _replay(progress, audit_path, quiet)
@@ -80,17 +63,17 @@ def run(
 
 
 def load(choice: ModelChoice, *, quiet: bool = False) -> MarkovianRSAOrchestrator:
-    """The model, loaded; what takes long is said unless `quiet`. The heavy imports happen here."""
+    """The engine, ready; what takes long is said unless `quiet`. The heavy imports happen here."""
     # Warnings of the tokenizers' libraries would run through the live view.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from ..orchestrator import MarkovianRSAOrchestrator
 
+    progress = None if quiet else say
+    if choice.upstream is not None:
+        return MarkovianRSAOrchestrator.over(choice.upstream, progress)
     return MarkovianRSAOrchestrator.from_pretrained(
-        choice.model_id,
-        revision=choice.revision,
-        adapter_path=choice.adapter,
-        progress=None if quiet else say,
+        choice.model_id, revision=choice.revision, adapter_path=choice.adapter, progress=progress
     )
 
 

@@ -11,14 +11,16 @@ import typer
 
 from ..errors import AuditError, ConfigError, PromptError
 from ..method.codec import ChatMessage
+from .engine import MODEL, ModelChoice, with_engine
 from .options import resolve, with_settings
 from .prompts import read_messages
 from .text import say, show
 
-QUESTION, MODEL, OUTPUT = "The question", "The model", "Trail and output"
+QUESTION, OUTPUT = "The question", "Trail and output"
 
 
 @with_settings
+@with_engine
 def solve(
     prompt: Annotated[
         str | None, typer.Argument(metavar="PROMPT", help="The question; - reads it from standard input.")
@@ -39,23 +41,8 @@ def solve(
     system: Annotated[
         str | None, typer.Option("--system", metavar="TEXT", help="A system message.", rich_help_panel=QUESTION)
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            metavar="MODEL",
-            help="A hub id or a local folder; unset: the small embedded reasoner.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    revision: Annotated[
-        str | None,
-        typer.Option("--revision", metavar="REV", help="The hub's branch, tag or commit.", rich_help_panel=MODEL),
-    ] = None,
-    adapter: Annotated[
-        Path | None,
-        typer.Option("--adapter", metavar="FOLDER", help="A LoRA adapter to put on the model.", rich_help_panel=MODEL),
-    ] = None,
+    *,
+    choice: ModelChoice,
     force: Annotated[
         bool,
         typer.Option("--force", help="Ask the embedded reasoner also what it was not made for.", rich_help_panel=MODEL),
@@ -108,7 +95,6 @@ def solve(
     if no_audit and audit is not None:
         raise ConfigError("--audit and --no-audit exclude each other; give one of them.")
     chat = read_messages(prompt, file, messages, system)
-    choice = session.choose_model(model, revision, str(adapter) if adapter else None)
     run_config = resolve(profile, config, settings, choice.default_profile)
     if choice.embedded and not force:
         _refuse_what_it_cannot(chat)

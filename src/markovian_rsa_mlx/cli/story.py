@@ -73,7 +73,8 @@ class _Story:
             f"beta={count(config.thinking_tokens)} tau={count(config.tail_limit)} final={count(config.final_tokens)} "
             f"F={config.final_count}, carry {config.carry}, {config.answer_selection}{seed}"
         )
-        memory = f", peak memory {size(self.history.end.peak_memory_bytes)}" if self.history.end else ""
+        peak = self.history.end.peak_memory_bytes if self.history.end else 0
+        memory = f", peak memory {size(peak)}" if peak else ""
         tokens = amount(self.history.generated_tokens, "token")
         yield f"cost       {tokens} in {duration(self.history.elapsed_s)}{memory}"
         yield "question"

@@ -7,7 +7,8 @@ prompt follow from the segments (recorded with the run) and the tails alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -138,6 +139,16 @@ def static_segments(template: PromptTemplate, problem: str, carry: str, count: i
     return [*segments, rest]
 
 
+def summary_template(wording: str | None) -> PromptTemplate:
+    """The built-in summary template; `wording` takes the place of its last paragraph, which says what to write."""
+    built_in = PromptTemplate.load("summary_v1", SUMMARY_VARIABLES)
+    if wording is None:
+        return built_in
+    notes = built_in.source.rstrip().rpartition("\n\n")[0]
+    # As a literal, so that nothing in the wording is taken for a template's syntax.
+    return PromptTemplate(f"{notes}\n\n{{{{ {wording!r} }}}}\n", "summary_prompt", SUMMARY_VARIABLES)
+
+
 def summary_segments(template: PromptTemplate, problem: str) -> list[str]:
     """The two pieces of text around the notes of a summary prompt."""
     slot = _SLOT.format("notes")
@@ -221,16 +232,28 @@ class AggregationPrompter:
         return Prompt(text, tuple(token_ids))
 
     def _quote(self, tail: Tail, markers: frozenset[str]) -> Tail:
-        quoted = quote_markers(tail.text, markers)
-        if quoted == tail.text:
+        starts = deque(_line_starts(tail.text, markers))
+        if not starts:
             return tail
         ids: list[int] = []
         line_at, offset = 0, 0  # where the current line begins, in ids and in characters
         for index, token in enumerate(tail.token_ids):
             line_so_far = self._codec.decode(tail.token_ids[line_at:index])
-            if line_so_far.endswith("\n"):
-                line_at, offset = index, offset + len(line_so_far)
-            if index == line_at and tail.text[offset:].split("\n", 1)[0].strip() in markers:
+            reached = offset + len(line_so_far)
+            whole = tail.text.startswith(line_so_far, offset)  # no torn character at its end
+            while whole and starts and starts[0] <= reached:
                 ids.extend(self.quote_ids)
+                starts.popleft()
+            if line_so_far.endswith("\n"):
+                line_at, offset = index, reached
             ids.append(token)
-        return Tail(tuple(ids), quoted)
+        return Tail((*ids, *self.quote_ids * len(starts)), quote_markers(tail.text, markers))
+
+
+def _line_starts(text: str, markers: frozenset[str]) -> Iterator[int]:
+    """Where the lines begin that are quoted, in characters."""
+    offset = 0
+    for line in text.split("\n"):
+        if line.strip() in markers:
+            yield offset
+        offset += len(line) + 1

@@ -8,10 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..audit.events import GenerationStartEvent, TraceCheckpointEvent, TraceClockEvent, TraceRetryEvent
+from ..audit.events import (
+    ErrorEvent,
+    GenerationStartEvent,
+    TraceCheckpointEvent,
+    TraceClockEvent,
+    TraceRetryEvent,
+)
 from ..backends.base import Backend, TraceRequest
 from ..config import RSAConfig, Sampling
-from ..errors import AuditError, CallbackError, ContextLengthError, MemoryLimitError
+from ..errors import AuditError, CallbackError, ContextLengthError, MemoryLimitError, ModelError
 from ..method.codec import ChatMessage
 from ..method.lineage import MAX_ATTEMPTS, Purpose, TraceKey, trace_seed
 from ..method.prompts import Prompt
@@ -21,7 +27,7 @@ from .trail import Trail, callback_errors
 CHECKPOINT_TOKENS = 512
 _UNBOUNDED = 1_000_000  # the engine's own admission decides
 #: Trying again cannot help against these: they end the run.
-_FATAL = (AuditError, CallbackError, ContextLengthError, MemoryLimitError)
+_FATAL = (AuditError, CallbackError, ContextLengthError, MemoryLimitError, ModelError)
 Progress = Callable[[str, Sequence[int]], None]
 
 
@@ -109,6 +115,8 @@ class Generator:
             job.sampling,
             known,
             self.trail.run_id,
+            job.prompt.text,
+            job.purpose == "trace" and self.config.enable_thinking,
         )
         listener = _Listener(self, job, attempt, seed, known)
         start = time.monotonic()
@@ -185,6 +193,11 @@ class _Listener:
             TraceCheckpointEvent(trail.run_id, key.round, str(key), self._attempt, position, list(self._pending))
         )
         self._pending.clear()
+
+    def noted(self, message: str) -> None:
+        """What befell the engine stands in the trail as an error that the run got over."""
+        trail = self._generator.trail
+        trail.write(ErrorEvent(trail.run_id, "upstream", f"{self._job.key}: {message}", recoverable=True))
 
     def settle(self, total: int) -> None:
         """Count what the engine finished without telling."""

@@ -13,18 +13,19 @@ from importlib import metadata
 from ..audit.events import RunSetupEvent
 from ..backends.base import Backend
 from ..config import RSAConfig
-from ..errors import ContextLengthError
+from ..errors import ContextLengthError, MemoryLimitError
 from ..method.codec import ChatMessage, Codec
-from ..method.lineage import LINEAGE_VERSION, Lineage
+from ..method.lineage import LINEAGE_VERSION, Lineage, Purpose
 from ..method.prompts import (
     QUOTE,
-    SUMMARY_VARIABLES,
     AggregationPrompter,
+    ChatFrame,
     Prompt,
     PromptTemplate,
     chat_frame,
     framed,
     summary_segments,
+    summary_template,
 )
 from ..method.tails import Tail
 
@@ -53,10 +54,10 @@ def make_setup(
     prompt_text = codec.render_chat(messages, config.enable_thinking)
     summary_source, summary = "", list[str]()
     if config.carry == "summary":
-        summary_template = PromptTemplate.load("summary_v1", SUMMARY_VARIABLES)
-        summary_source = summary_template.source
+        asking = summary_template(config.summary_prompt)
+        summary_source = asking.source
         # A summary is no reasoning: the chat is rendered without thinking, where the model can do that.
-        summary = framed(summary_segments(summary_template, problem), chat_frame(codec, messages, False))
+        summary = framed(summary_segments(asking, problem), chat_frame(codec, messages, False))
     return RunSetupEvent(
         run_id=run_id,
         seed=seed,
@@ -110,12 +111,23 @@ def check_context(config: RSAConfig, setup: RunSetupEvent, context_length: int |
         )
 
 
+def check_memory(config: RSAConfig, setup: RunSetupEvent, backend: Backend) -> None:
+    """Raise `MemoryLimitError` if a sequence of this run could outgrow the engine's memory, before anything is done."""
+    longest, limit = longest_sequence(config, setup), backend.info.memory_limit_bytes
+    need = backend.memory_estimate_bytes(1, longest)
+    if limit is not None and need > limit:
+        raise MemoryLimitError(
+            f"One trace of this run can need {longest:,} tokens, {need / 1e9:.2f} GB with the model's weights, and the "
+            f"limit is {limit / 1e9:.2f} GB; lower thinking_tokens, tail_tokens, final_tokens or aggregation_size."
+        )
+
+
 class Prompts:
     """Builds every prompt of a run from its setup."""
 
     def __init__(self, codec: Codec, setup: RunSetupEvent) -> None:
         self.round_zero = Prompt(setup.prompt_text, tuple(setup.prompt_token_ids))
-        self._setup = setup
+        self._codec, self._setup = codec, setup
         self._aggregation = AggregationPrompter.recorded(
             codec, setup.segments, setup.segment_token_ids, setup.quote_token_ids
         )
@@ -129,10 +141,13 @@ class Prompts:
         (before, after), (ids_before, ids_after) = self._setup.summary_segments, self._setup.summary_segment_token_ids
         return Prompt(before + notes.text + after, (*ids_before, *notes.token_ids, *ids_after))
 
-    def messages(self, prompt: Prompt) -> tuple[ChatMessage, ...]:
+    def messages(self, prompt: Prompt, purpose: Purpose = "trace") -> tuple[ChatMessage, ...]:
         """The same prompt as a chat, for engines that take no token ids."""
         chat = tuple(ChatMessage(role=m["role"], content=m["content"]) for m in self._setup.messages)
         if prompt == self.round_zero:
             return chat
-        content = prompt.text.removeprefix(self._setup.chat_prefix).removesuffix(self._setup.chat_suffix)
+        frame = ChatFrame(self._setup.chat_prefix, self._setup.chat_suffix)
+        if purpose == "summary":
+            frame = chat_frame(self._codec, chat, False)
+        content = prompt.text.removeprefix(frame.prefix).removesuffix(frame.suffix)
         return (*chat[:-1], ChatMessage(role="user", content=content))

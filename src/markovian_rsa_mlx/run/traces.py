@@ -215,7 +215,7 @@ class Traces:
         if event is None:
             notes = self._cut(split.reasoning_ids, self.config.thinking_tokens)
             prompt = self._prompts.summary(notes)
-            messages, sampling = self._prompts.messages(prompt), self.config.sampling(final=False)
+            messages, sampling = self._prompts.messages(prompt, "summary"), self.config.sampling(final=False)
             job = Job(key, "summary", prompt, messages, (), self.config.tail_limit, sampling, past.summary_attempt)
             generated = await self.generator.generate(job)
             if isinstance(generated, str):

@@ -11,6 +11,7 @@ from ...method.prompts import (
     framed,
     static_segments,
     summary_segments,
+    summary_template,
 )
 from ..events import RunSetupEvent
 from .ledger import Broken, Ledger, require
@@ -69,6 +70,9 @@ def _check_summary(ledger: Ledger, event: RunSetupEvent) -> None:
         unused = (event.summary_source, pieces, event.summary_segment_token_ids)
         require(not any(unused), "summary texts although the carry is no summary")
         return
+    wording = ledger.config.summary_prompt
+    wanted = event.summary_source if wording is None else summary_template(wording).source
+    require(event.summary_source == wanted, "summary_source does not ask what the setting summary_prompt says")
     template = PromptTemplate(event.summary_source, "summary", SUMMARY_VARIABLES)
     before, after = summary_segments(template, event.messages[-1]["content"])
     require(len(pieces) == 2, "summary_segments are not two")

@@ -12,7 +12,7 @@ except ImportError as error:
         raise
     raise ModelError(
         "MLX is not installed here; it runs on Apple silicon and on Linux (pip install markovian-rsa-mlx). "
-        "Elsewhere, use a model on another machine through --base-url."
+        "Elsewhere, use a model on another machine through --upstream."
     ) from error
 
 __all__ = ["MLXBackend", "ModelFootprint", "footprint_from_config"]

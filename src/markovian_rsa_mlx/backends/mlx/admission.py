@@ -27,9 +27,10 @@ class Admission:
         return max(0, self.memory_limit_bytes - self.footprint.weight_bytes)
 
     def need(self, rows: int, longest: int) -> int:
-        """Bytes for the weights and `rows` caches, the longest of `longest` tokens, at their final length."""
+        """Bytes for weights and `rows` caches, the longest of `longest` tokens, at their final length, and a step."""
         caches = self.footprint.cache_bytes(rows, longest)
-        return self.footprint.weight_bytes + (int(caches * TRANSIENT) if rows > 1 else caches)
+        held = int(caches * TRANSIENT) if rows > 1 else caches
+        return self.footprint.weight_bytes + held + self.footprint.step_bytes(rows)
 
     def admits(self, lengths: Iterable[int], newcomer: int, other_bytes: int = 0) -> bool:
         """Whether a trace of final length `newcomer` may join traces of these final lengths."""

@@ -30,7 +30,11 @@ from .load import Loaded, load_model
 from .memory import available_memory_bytes, context_length_of, footprint_of
 from .sampler import SEED_LIMIT
 from .scheduler import Scheduler, no_room
+from .timing import Timer
 from .worker import Worker
+
+#: Text whose tokens any tokenizer has, for prompts that are only to be timed.
+_ORDINARY = "We know that 3 + 4 = 7, so let x be the sum of all odd numbers below 90; hence (x - 1) / 2 is even.\n"
 
 
 class MLXBackend:
@@ -121,6 +125,16 @@ class MLXBackend:
         prompt, tokens = tuple(prompt_token_ids), tuple(token_ids)
         score = self._worker.call(lambda: self._scheduler.log_probability(prompt, tokens, sampling))
         return await asyncio.wrap_future(score)
+
+    @property
+    def admission(self) -> Admission:
+        """The bounds now in force, as arithmetic."""
+        return self._admission
+
+    def timer(self) -> Timer:
+        """Times the engine's parts; nothing else may run meanwhile."""
+        ids = [token for token in self.codec.encode(_ORDINARY) if token not in self.codec.control_ids]
+        return Timer(self._worker, self._scheduler.model, ids, batchable=self._batchable)
 
     def limit(self, max_rows: int | None, memory_limit_bytes: int | None) -> None:
         """Bound rows and memory from now on; None is the engine's own choice (32 rows, the working set)."""

@@ -1,7 +1,7 @@
 """The engine's loop: let waiting traces in, prefill a little, decode one step, report.
 
-First come, first served: the trace at the head of the queue waits until there is room for it, and none
-overtakes it. Runs on the worker thread alone.
+The trace whose turn it is (see `turns`) waits until there is room for it, and none overtakes it. Runs on the worker
+thread alone.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .jobs import Job, Outbox
 from .prefix import Prefill, PrefixStore
 from .rows import DecodeRows, Row
 from .scoring import log_probability
+from .turns import Turns
 
 #: Prompt tokens read between two decode steps: enough to keep the device busy, short enough not to stall the rows.
 PREFILL_TOKENS = 2048
@@ -34,7 +35,7 @@ class Scheduler:
         self._model, self._outbox = model, outbox
         self._prefixes = PrefixStore()
         self._rows = DecodeRows(model, batchable=batchable)
-        self._waiting: deque[Job] = deque()
+        self._waiting = Turns()
         self._prefilling: deque[Job] = deque()
         self._prefill: Prefill | None = None
         self._decoding: dict[int, Job] = {}
@@ -45,17 +46,22 @@ class Scheduler:
     def idle(self) -> bool:
         return not (self._waiting or self._prefilling or self._decoding)
 
+    @property
+    def model(self) -> Any:
+        """The model; for use on the worker thread only."""
+        return self._model
+
     def add(self, job: Job) -> None:
         """Queue a trace."""
-        self._waiting.append(job)
+        self._waiting.add(job)
 
     def cancel(self, job: Job) -> None:
         """Forget a trace, wherever it is; its row is free at once."""
         if self._prefilling and self._prefilling[0] is job:
             self._prefill = None
-        for line in (self._waiting, self._prefilling):
-            if job in line:
-                line.remove(job)
+        self._waiting.remove(job)
+        if job in self._prefilling:
+            self._prefilling.remove(job)
         if self._decoding.pop(job.key, None) is not None:
             self._rows.leave([job.key])
 
@@ -96,12 +102,12 @@ class Scheduler:
             self.fail_all(_failure(error))
 
     def _admit(self) -> None:
-        while self._waiting and self._has_room(self._waiting[0]):
-            job = self._waiting.popleft()
+        while self._waiting and self._has_room(self._waiting.next):
+            job = self._waiting.take()
             self._outbox.started(job)
             self._prefilling.append(job)
         if self._waiting and not self._prefilling and not self._decoding:
-            job = self._waiting.popleft()
+            job = self._waiting.take()
             self._outbox.failed(job, no_room(self.admission, job.final_length))
 
     def _has_room(self, newcomer: Job) -> bool:
@@ -168,7 +174,7 @@ class Scheduler:
             self._outbox.failed(jobs[0], _failure(error))
             return
         self._row_cap = max(1, len(jobs) // 2)
-        self._waiting.extendleft(reversed(jobs))
+        self._waiting.put_back(jobs)
 
     def _drop_caches(self) -> None:
         self._rows.clear()

@@ -1,0 +1,218 @@
+"""What the server costs and holds, on the embedded reasoner: `python -m benchmarks.serving [load|leave|speed]`.
+
+`load`: 64 clients at once, half of them with Markovian RSA. `leave`: clients that hang up. `speed`: one request through
+the server beside the same run in this process, by turns. Each prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx2
+
+from markovian_rsa_mlx import MarkovianRSAOrchestrator, RSAConfig
+from markovian_rsa_mlx.reasoner import demo_puzzle
+
+RSA = {"rsa_t": 2, "rsa_n": 4, "rsa_k": 2, "short_resp_len": 52, "tail_window_len": 32}
+#: Repetitions of each side of `speed`.
+TIMES = 9
+
+
+class Server:
+    """A `mrsa serve` process with a folder of its own."""
+
+    def __init__(self, *options: str) -> None:
+        self.home = Path(tempfile.mkdtemp(prefix="mrsa-serving-"))
+        command = [sys.executable, "-m", "markovian_rsa_mlx", "serve", "--port", "0", "--grace", "0", *options]
+        environment = os.environ | {"MRSA_HOME": str(self.home)}
+        self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        while " on http" not in (line := self.process.stderr.readline()):
+            assert line, "the server did not start"
+        self.url = line.split(" on ")[1].split("/v1")[0]
+
+    def memory_mb(self, what: str) -> float:
+        """VmRSS (now) or VmHWM (the most so far) of the process."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
+        return int(re.search(rf"{what}:\s+(\d+)", status)[1]) / 1e3  # type: ignore[index]
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+
+
+@asynccontextmanager
+async def client_of(server: Server) -> AsyncIterator[httpx2.AsyncClient]:
+    limits = httpx2.Limits(max_connections=200)
+    async with httpx2.AsyncClient(base_url=server.url, timeout=600, limits=limits) as client:
+        yield client
+
+
+def body(marker: str, seed: int, **keys: Any) -> dict[str, Any]:
+    """A puzzle of its own, with a marker in its system message."""
+    chat = [{"role": "system", "content": marker}, {"role": "user", "content": demo_puzzle(seed).question}]
+    return {"messages": chat, "rsa_seed": seed, "rsa_trail": True, **keys}
+
+
+async def load(clients: int = 64) -> dict[str, Any]:
+    """All at once; each answer must be that of its own trail, and each trail hold one marker, its own."""
+    server = Server("--queue", "64")
+    before = server.memory_mb("VmRSS")
+    try:
+        async with client_of(server) as client:
+
+            async def one(index: int) -> tuple[str, httpx2.Response]:
+                marker = f"marker-{index:03d}-{os.urandom(4).hex()}"
+                keys = RSA if index % 2 else {"max_tokens": 80}
+                return marker, await client.post("/v1/chat/completions", json=body(marker, index, **keys))
+
+            began = time.monotonic()
+            answers = await asyncio.gather(*(one(index) for index in range(clients)))
+            seconds = time.monotonic() - began
+            after = server.memory_mb("VmRSS")
+            again = await asyncio.gather(*(one(index) for index in range(clients)))
+            metrics = (await client.get("/metrics")).text
+        mixed = sum(_mixed(server.home, marker, answer) for marker, answer in [*answers, *again])
+        return {
+            "statuses": dict(Counter(answer.status_code for _, answer in answers)),
+            "statuses_again": dict(Counter(answer.status_code for _, answer in again)),
+            "mixed": mixed,
+            "seconds": round(seconds, 1),
+            "rss_mb": {
+                "before": before,
+                "after_64": after,
+                "after_128": server.memory_mb("VmRSS"),
+                "most": server.memory_mb("VmHWM"),
+            },
+            "rows_left": re.search(r"^mrsa_engine_rows (\d+)", metrics, re.MULTILINE)[1],  # type: ignore[index]
+        }
+    finally:
+        server.stop()
+
+
+def _mixed(home: Path, marker: str, answer: httpx2.Response) -> bool:
+    if answer.status_code != 200:
+        return False
+    run_id = answer.headers["X-MRSA-Run-Id"]
+    (trail,) = [path for path in (home / "runs").glob("*.jsonl") if run_id in path.read_text(encoding="utf-8")[:400]]
+    text = trail.read_text(encoding="utf-8")
+    events = [json.loads(line) for line in text.splitlines()]
+    final = next(event for event in events if event["event"] == "final")
+    markers = set(re.findall(r"marker-\d{3}-[0-9a-f]{8}", text))
+    return markers != {marker} or final["final_text"] != answer.json()["choices"][0]["message"]["content"]
+
+
+async def leave(clients: int = 32) -> dict[str, Any]:
+    """Half streamed, half not; all hang up while they decode. Seconds until the engine has no row left."""
+    server = Server()
+    found = []
+    try:
+        async with client_of(server) as client:
+            for turn in range(5):
+                tasks = [asyncio.create_task(_hang(client, turn * clients + i)) for i in range(clients)]
+                await asyncio.sleep(2.5)
+                rows = await _gauge(client, "engine_rows")
+                for task in tasks:
+                    task.cancel()
+                began = time.monotonic()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                while await _gauge(client, "engine_rows") or await _gauge(client, "runs_waiting"):
+                    pass  # each look is a request to the server, which is what this waits on
+                found.append({"rows": rows, "seconds": round(time.monotonic() - began, 3)})
+        return {"turns": found, "worst_s": max(each["seconds"] for each in found)}
+    finally:
+        server.stop()
+
+
+async def _hang(client: httpx2.AsyncClient, index: int) -> None:
+    keys = RSA | {"rsa_n": 16, "rsa_k": 4, "rsa_final_n": 0, "stream": index % 2 == 0}
+    asked = body(f"marker-{index}", index, **keys)
+    async with client.stream("POST", "/v1/chat/completions", json=asked) as answer:
+        async for _ in answer.aiter_lines():
+            pass
+
+
+async def _gauge(client: httpx2.AsyncClient, name: str) -> int:
+    text = (await client.get("/metrics")).text
+    return int(re.search(rf"^mrsa_{name} (\d+)", text, re.MULTILINE)[1])  # type: ignore[index]
+
+
+async def speed() -> dict[str, Any]:
+    """The same run, in process and through the server, by turns: medians and their ratios."""
+    server = Server()
+    orchestrator = MarkovianRSAOrchestrator.from_pretrained()
+    sides: dict[str, list[tuple[float, float, int]]] = {"process": [], "server": []}
+    try:
+        async with client_of(server) as client:
+            for turn in range(TIMES + 1):  # the first of each warms up
+                inside = await _inside(orchestrator, server.home / f"in-process-{turn}.jsonl", turn)
+                through = await _through(client, turn)
+                assert inside[2] == through[2], "the same seed must generate the same tokens"
+                if turn:
+                    sides["process"].append(inside)
+                    sides["server"].append(through)
+    finally:
+        await asyncio.to_thread(orchestrator.close)
+        server.stop()
+    medians = {side: [median(column) for column in zip(*values, strict=True)] for side, values in sides.items()}
+    process, through_server = medians["process"], medians["server"]
+    return {
+        "runs": TIMES,
+        "tokens_median": process[2],
+        "seconds_ratio": round(through_server[0] / process[0], 3),
+        "throughput_ratio": round(process[0] / through_server[0], 3),
+        "first_token_ratio": round(through_server[1] / process[1], 3),
+    }
+
+
+async def _inside(orchestrator: MarkovianRSAOrchestrator, path: Path, seed: int) -> tuple[float, float, int]:
+    first: list[float] = []
+    began = time.monotonic()
+
+    def heard(trace_id: str, _: Any) -> None:
+        if trace_id == "r2-00" and not first:
+            first.append(time.monotonic() - began)
+
+    config = RSAConfig.embedded().replace(population=16, aggregation_size=4, seed=seed)
+    question = demo_puzzle(seed).question
+    result = await orchestrator.arun(question, config, audit_path=path, on_progress=heard)
+    return time.monotonic() - began, first[0], result.generated_tokens
+
+
+async def _through(client: httpx2.AsyncClient, seed: int) -> tuple[float, float, int]:
+    asked = {
+        "messages": [{"role": "user", "content": demo_puzzle(seed).question}],
+        "rsa_n": 16,
+        "rsa_k": 4,
+        "rsa_seed": seed,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "rsa_progress": "none",
+    }
+    first, tokens = 0.0, 0
+    began = time.monotonic()
+    async with client.stream("POST", "/v1/chat/completions", json=asked) as answer:
+        async for line in answer.aiter_lines():
+            if line.startswith("data: {"):
+                first = first or time.monotonic() - began
+                usage = json.loads(line.removeprefix("data: ")).get("usage")
+                tokens = usage["completion_tokens"] if usage else tokens
+    return time.monotonic() - began, first, tokens
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or ("load", "leave", "speed"):
+        print(json.dumps({name: asyncio.run({"load": load, "leave": leave, "speed": speed}[name]())}), flush=True)

@@ -1,0 +1,221 @@
+"""How well `mrsa tune` foresees real runs: simulated and real seconds of the embedded reasoner, side by side.
+
+`python -m benchmarks.tune --repeats 5` alternates measuring the engine with real runs of four settings. For each one it
+prints real seconds, those simulated from the runs' own lengths ("own"), and those predicted from the lengths of the
+*other* settings' runs ("others"), as `mrsa tune` would. Ratios are simulated / real.
+
+The pace of a machine that others use drifts. So a short probe (a few steps, one prompt) stands before and after each
+run, and its simulated seconds are multiplied by how much slower or faster the machine was just then than in the median
+probe; "plain" is the ratio without that. Tiny models repeat themselves: each pair of equal traces makes the real run
+check their chance, which reads them once more; the simulation is told how many pairs there were.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markovian_rsa_mlx import MarkovianRSAOrchestrator, RSAConfig, reasoner
+from markovian_rsa_mlx.audit import RunHistory, read_events
+from markovian_rsa_mlx.audit.events import _BaseEvent
+from markovian_rsa_mlx.bench.simulate import Costs, Generation, PromptShape, Recorded, Room, TraceLength, simulate, work
+from markovian_rsa_mlx.bench.tune import samples
+from markovian_rsa_mlx.bench.tune.measure import DecodePoint, Speeds, measure
+from markovian_rsa_mlx.bench.tune.predict import predict
+from markovian_rsa_mlx.method.lineage import TraceKey
+from markovian_rsa_mlx.reasoner import puzzles
+
+BASE = RSAConfig.embedded()
+SETTINGS = {
+    "N=8 C=4 T=2 F=1": BASE,
+    "N=8 C=4 T=2 F=N": BASE.replace(final_candidates=0),
+    "N=16 T=0": BASE.replace(population=16, rounds=0),
+    "N=8 C=4 T=2 F=N, 3 at once": BASE.replace(final_candidates=0, concurrency=3),
+}
+LONGEST, MOST_ROWS = 400, 16
+
+
+@dataclass(frozen=True)
+class Real:
+    """A run that was made: seconds, its work as it turned out, pairs of equal traces, the machine's pace meanwhile."""
+
+    config: RSAConfig
+    seconds: float
+    path: Path
+    probe_s: float
+
+    @property
+    def events(self) -> list[_BaseEvent]:
+        return read_events(self.path)
+
+    def simulated(self, costs: Costs, room: Room, check_s: float) -> float:
+        """Seconds, with `check_s` a token for equal traces."""
+        concurrency = None if self.config.concurrency == "auto" else self.config.concurrency
+        tasks = work_of(self.events)
+        return simulate([tasks], costs, room, concurrency=concurrency).seconds + check_s * checked_twins(self.events)
+
+
+def work_of(events: Sequence[_BaseEvent]) -> list[Generation]:
+    """The work of a recorded run: its prompts' shape, its lengths, its tails."""
+    history = RunHistory(events)
+    assert history.start is not None
+    assert history.setup is not None
+    lengths = {
+        TraceKey.parse(trace_id): TraceLength(
+            trace.complete.generated_tokens,
+            trace.tail.tail_tokens if trace.tail else trace.complete.generated_tokens,
+        )
+        for trace_id, trace in history.traces.items()
+        if trace.complete
+    }
+    return work(history.start.config, history.setup.seed, shape_of(events), Recorded(lengths))
+
+
+def shape_of(events: Sequence[_BaseEvent]) -> PromptShape:
+    setup = RunHistory(events).setup
+    assert setup is not None
+    return PromptShape.of_ids(setup.prompt_token_ids, setup.segment_token_ids, setup.summary_segment_token_ids)
+
+
+def checked_twins(events: Sequence[_BaseEvent]) -> int:
+    """Tokens, prompts included, of traces that repeat an earlier one of the same prompt."""
+    history = RunHistory(events)
+    assert history.setup is not None
+    seen: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
+    tokens = 0
+    for trace in history.traces.values():
+        assert trace.complete is not None
+        prompt = trace.prompt.prompt_token_ids if trace.prompt else history.setup.prompt_token_ids
+        both = (tuple(prompt), tuple(trace.complete.token_ids))
+        tokens += sum(map(len, both)) if both in seen else 0
+        seen.add(both)
+    return tokens
+
+
+class Bench:
+    """One engine, its measured speeds, and the runs made on it."""
+
+    def __init__(self, orchestrator: MarkovianRSAOrchestrator, folder: Path) -> None:
+        self._orchestrator, self._folder = orchestrator, folder
+        self.engine: Any = orchestrator.backend
+        self.speeds: list[Speeds] = []
+        self.checks: list[float] = []
+
+    def measure(self, seconds: float) -> None:
+        """The engine's speeds over the range that the settings need, and a check of equal traces (seconds a token)."""
+
+        async def go(timer: Any) -> Speeds:
+            return await measure(
+                timer, seconds=seconds, longest=LONGEST, fits=lambda rows, context: True, max_rows=MOST_ROWS
+            )
+
+        self.speeds.append(self._timed(go))
+        prompt, trace = tuple(range(10, 70)), tuple(range(70, 120))
+        start = time.perf_counter()
+        asyncio.run(self.engine.log_probability(prompt, trace, BASE.sampling(final=False)))
+        self.checks.append((time.perf_counter() - start) / (len(prompt) + len(trace)))
+
+    def probe(self) -> float:
+        """Seconds of a little of everything."""
+
+        async def go(timer: Any) -> float:
+            steps = [(await timer.decode(rows, 64, 12)).step_s for rows in (8, 16, 3)]
+            return float(sum(steps)) * 10 + float(await timer.read(256))
+
+        return self._timed(go)
+
+    def run(self, config: RSAConfig, seed: int) -> Real:
+        """One real run, with its trail."""
+        path = self._folder / f"{seed}.jsonl"
+        before = self.probe()
+        question = puzzles.demo_puzzle(seed).question
+        result = self._orchestrator.run(question, config.replace(seed=seed), audit_path=path)
+        return Real(config, result.elapsed_s, path, (before + self.probe()) / 2)
+
+    def _timed(self, go: Any) -> Any:
+        async def closing() -> Any:
+            timer = self.engine.timer()
+            try:
+                return await go(timer)
+            finally:
+                await timer.close()
+
+        return asyncio.run(closing())
+
+
+def pooled(parts: Iterable[Speeds]) -> Speeds:
+    """Medians over several measurements, point by point."""
+    reads: dict[tuple[int, int], list[float]] = {}
+    points: dict[tuple[int, int], list[DecodePoint]] = {}
+    for part in parts:
+        for tokens, behind, seconds in part.reads:
+            reads.setdefault((tokens, behind), []).append(seconds)
+        for point in part.decodes:
+            points.setdefault((point.rows, point.context), []).append(point)
+    return Speeds(
+        tuple((*key, statistics.median(found)) for key, found in sorted(reads.items())),
+        tuple(
+            DecodePoint(*key, statistics.median(p.step_s for p in found), statistics.median(p.change_s for p in found))
+            for key, found in sorted(points.items())
+        ),
+    )
+
+
+def compare(bench: Bench, repeats: int, seconds: float) -> None:
+    """Run, simulate, print."""
+    bench.run(BASE, 10_000)  # warm
+    runs: dict[str, list[Real]] = {name: [] for name in SETTINGS}
+    for repeat in range(repeats):
+        bench.measure(seconds)
+        for place, (name, config) in enumerate(SETTINGS.items()):
+            runs[name].append(bench.run(config, 1_000 * place + repeat + 1))
+    bench.measure(seconds)
+    costs = pooled(bench.speeds).costs()
+    usual = statistics.median(run.probe_s for found in runs.values() for run in found)
+    print(f"{'setting':<28} runs   real s   own s  ratio   worst  plain  others s  ratio")
+    for name, real in runs.items():
+        plain = [each.simulated(costs, bench.engine.admission, statistics.median(bench.checks)) for each in real]
+        others_s = from_others(name, runs, costs, bench.engine.admission)
+        print(line(name, real, plain, others_s, usual))
+
+
+def line(name: str, real: list[Real], plain: list[float], others_s: float, usual_probe_s: float) -> str:
+    """One setting's figures."""
+    paces = [each.probe_s / usual_probe_s for each in real]
+    own = [seconds * pace for seconds, pace in zip(plain, paces, strict=True)]
+    real_s, own_s = statistics.mean(each.seconds for each in real), statistics.mean(own)
+    ratios = [simulated / each.seconds for simulated, each in zip(own, real, strict=True)]
+    worst = max(ratios, key=lambda ratio: abs(ratio - 1))
+    others_s *= statistics.mean(paces)
+    return (
+        f"{name:<28} {len(real):>4} {real_s:>8.2f} {own_s:>7.2f} {own_s / real_s:>6.2f} {worst:>7.2f} "
+        f"{statistics.mean(plain) / real_s:>6.2f} {others_s:>9.2f} {others_s / real_s:>6.2f}"
+    )
+
+
+def from_others(name: str, runs: dict[str, list[Real]], costs: Costs, room: Room) -> float:
+    """Mean seconds predicted from the lengths of all other settings' runs, which had other problems and seeds."""
+    paths = [real.path for other, found in runs.items() if other != name for real in found]
+    lengths = samples.sampled(samples.from_paths(paths)).lengths
+    return predict(name, SETTINGS[name], shape_of(runs[name][0].events), lengths, costs, room).seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5, help="real runs of each setting")
+    parser.add_argument("--seconds", type=float, default=15, help="seconds of each measurement")
+    arguments = parser.parse_args()
+    with MarkovianRSAOrchestrator.from_pretrained() as orchestrator, tempfile.TemporaryDirectory() as folder:
+        assert orchestrator.backend.info.model_id == reasoner.MODEL_ID
+        compare(Bench(orchestrator, Path(folder)), arguments.repeats, arguments.seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Asking a server what it is: its model, its dialect, and whether the tokenizer at hand is its model's."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import stamina
+
+from ...config import Sampling
+from ...errors import ModelError, UpstreamError
+from ...method.codec import ChatMessage, Codec
+from .codec import choose_codec
+from .dialects import Ask, ChatDialect, Dialect, LlamaCppDialect, MLXServerDialect, Reply, TextDialect, VLLMDialect
+from .exchange import exchange
+from .faults import Fault, Misread, Unreachable, Unsupported
+from .identity import Identity
+from .settings import Upstream
+from .wire import Wire
+
+#: What is asked on trial: digits, other scripts and odd spacing tell tokenizers apart.
+TRIAL_QUESTION = "Say  yes: 12345 + 0.5 = ?\n\tça va, 你好 🙂"
+_TRIES = 6
+#: Tokens that are drawn twice to tell independent random streams, and the chance below which equal ones raise an alarm.
+_DRAWN_TOKENS, _COINCIDENCE = 12, math.log(1e-6)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class About:
+    """What a server's documents say of it."""
+
+    name: str
+    version: str = ""
+    context_length: int | None = None
+    rows: int | None = None
+    props: dict[str, Any] = field(default_factory=dict)
+
+
+async def identify(wire: Wire, upstream: Upstream, codec: Codec | None) -> tuple[Identity, Codec]:
+    """What the server is, with the tokenizer: `codec`, or the one to use. Raises `UpstreamError` and `ModelError`s.
+
+    Faults that may pass are waited out a little; `Unreachable` comes through at once.
+    """
+    entry = await _served_model(wire, upstream.model)
+    about = await _about(wire, entry)
+    model = str(entry["id"])
+    codec = codec or choose_codec(upstream, model, wire, about.props)
+    for dialect in _candidates(about):
+        name = "mlx_lm.server" if isinstance(dialect, MLXServerDialect) else about.name
+        identity = Identity(model, name, about.version, dialect, about.context_length, about.rows)
+        prompt = _trial_prompt(codec, identity)
+        reply = await _trial(wire, dialect, prompt)
+        if reply is not None:
+            return await _check_tokenizer(wire, identity, prompt, reply, codec), codec
+    raise UpstreamError(f"{wire.url} completes neither texts nor chats as OpenAI's protocol has it; check the URL.")
+
+
+async def check_independence(wire: Wire, identity: Identity, codec: Codec, seeded: bool) -> None:
+    """Two requests at once, seeded as those of a run, must not draw the same random numbers. Raises `UpstreamError`."""
+    ask = replace(_trial_prompt(codec, identity), max_tokens=_DRAWN_TOKENS, sampling=Sampling(temperature=2.0))
+    seeds = (1, 2) if seeded else (None, None)
+    asks = [replace(ask, seed=seed) for seed in seeds]
+    one, other = await asyncio.gather(*(_trial(wire, identity.dialect, ask) for ask in asks))
+    if one is None or other is None or (one.ids, one.content) != (other.ids, other.content):
+        return
+    # Equal by chance, where the model is all but certain of its words?
+    if one.log_chance is None or one.log_chance < _COINCIDENCE:
+        hint = "" if seeded else "; let it have seeds (--upstream-seeds always)"
+        raise UpstreamError(
+            f"{wire.url} drew the same {_DRAWN_TOKENS} tokens for two requests at temperature 2: its random streams "
+            f"are not independent{hint}."
+        )
+
+
+async def _served_model(wire: Wire, wanted: str | None) -> dict[str, Any]:
+    """The entry of the model in the server's list."""
+    data, cause = None, "lists no models"
+    try:
+        listed = await patiently(lambda: wire.get(f"{wire.url}/models"))
+        data = listed.get("data") if isinstance(listed, dict) else None
+    except Unreachable:
+        raise
+    except Fault as fault:  # mlx_lm.server's list breaks where the machine has no cache of the hub
+        cause = f"gives no list of its models ({fault})"
+    entries = [e for e in data or [] if isinstance(e, dict) and isinstance(e.get("id"), str)]
+    names = [str(entry["id"]) for entry in entries]
+    if wanted is not None:
+        # A server need not list what it serves under another name.
+        return next((entry for entry in entries if entry["id"] == wanted), {"id": wanted})
+    if len(entries) != 1:
+        cause = f"lists {len(names)} models ({', '.join(names[:5])})" if names else cause
+        raise UpstreamError(f"{wire.url} {cause}; name the one to use with --upstream-model.")
+    return entries[0]
+
+
+async def _about(wire: Wire, entry: dict[str, Any]) -> About:
+    props = await _document(wire, "/props")
+    if "default_generation_settings" in props:
+        settings = props["default_generation_settings"]
+        context = settings.get("n_ctx") if isinstance(settings, dict) else None
+        version, rows = str(props.get("build_info", "")), _size(props.get("total_slots"))
+        return About("llama.cpp", version, _size(context), rows, props)
+    version = str((await _document(wire, "/version")).get("version", ""))
+    if version:
+        return About("vLLM", version, _size(entry.get("max_model_len")))
+    api = (await _document(wire, "/openapi.json")).get("info")
+    if isinstance(api, dict) and "llama.cpp Python" in str(api.get("title")):
+        return About("llama-cpp-python", str(api.get("version", "")), rows=1)  # it generates one reply at a time
+    return About("OpenAI-compatible server", "", _size(entry.get("max_model_len")))
+
+
+async def _document(wire: Wire, path: str) -> dict[str, Any]:
+    """A document that some servers have; {} where this one has not."""
+    try:
+        found = await patiently(lambda: wire.get(wire.root + path))
+    except (UpstreamError, Misread):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _candidates(about: About) -> list[Dialect]:
+    if about.name == "llama.cpp":
+        return [LlamaCppDialect()]
+    if about.name == "llama-cpp-python":
+        return [TextDialect()]
+    return [VLLMDialect(), MLXServerDialect(), TextDialect(), TextDialect(plain=True), ChatDialect(), ChatDialect(True)]
+
+
+def _trial_prompt(codec: Codec, identity: Identity) -> Ask:
+    chat = (ChatMessage(role="user", content=TRIAL_QUESTION),)
+    text = codec.render_chat(list(chat), True)
+    ids, sent = tuple(codec.encode(text)), text.removeprefix(identity.own_bos)
+    return Ask(identity.model, ids, sent, chat, True, 2, Sampling(), eos_ids=tuple(codec.eos_ids))
+
+
+async def _trial(wire: Wire, dialect: Dialect, ask: Ask) -> Reply | None:
+    """The reply to a short question, None where the server does not speak so."""
+
+    async def once() -> Reply:
+        reply = Reply(ask.sampling)
+        async for reply in exchange(wire, dialect, ask):  # noqa: B007
+            pass
+        return reply
+
+    try:
+        reply = await patiently(once)
+    except (Unsupported, Misread):
+        return None
+    return None if dialect.gives_ids and not reply.ids else reply
+
+
+async def _check_tokenizer(wire: Wire, identity: Identity, ask: Ask, reply: Reply, codec: Codec) -> Identity:
+    """See that the server reads as many tokens as the tokenizer makes; a BOS of its own is left to it."""
+    if identity.dialect.prompt_as == "ids" or reply.prompt_tokens in (None, len(ask.prompt_ids)):
+        return identity
+    bos = _first_token_text(codec, ask)
+    if identity.dialect.prompt_as == "text" and reply.prompt_tokens == len(ask.prompt_ids) + 1 and bos:
+        again = await _trial(wire, identity.dialect, replace(ask, prompt_text=ask.prompt_text.removeprefix(bos)))
+        if again is not None and again.prompt_tokens == len(ask.prompt_ids):
+            return replace(identity, own_bos=bos)
+    raise ModelError(
+        f"The tokenizer makes {len(ask.prompt_ids)} tokens of a test prompt and {identity.model!r} at {wire.url} "
+        f"{reply.prompt_tokens}: it is another model's; name the right one with --tokenizer."
+    )
+
+
+def _first_token_text(codec: Codec, ask: Ask) -> str:
+    """The text of the prompt's first token, found by leaving it out; "" where that cannot be done."""
+    rest = list(ask.prompt_ids[1:])
+    lengths = range(1, min(40, len(ask.prompt_text)))
+    return next((ask.prompt_text[:n] for n in lengths if codec.encode(ask.prompt_text[n:]) == rest), "")
+
+
+async def patiently(call: Callable[[], Awaitable[T]]) -> T:
+    """The call, made again a few times where it fails with what may pass."""
+    passing: Callable[[Exception], bool] = lambda error: (  # noqa: E731
+        isinstance(error, Fault) and not isinstance(error, Misread | Unreachable)
+    )
+    async for attempt in stamina.retry_context(passing, attempts=_TRIES, timeout=None, wait_jitter=0.2, wait_max=1.0):
+        with attempt:
+            return await call()
+    raise AssertionError("unreachable")
+
+
+def _size(value: Any) -> int | None:
+    return value if type(value) is int and value > 0 else None

@@ -1,0 +1,117 @@
+"""Generations that a problem's runs have in common: what one method has generated, another need not.
+
+A generation is settled by its prompt, its seed, its budget and its sampling. Methods on one problem have the same run
+seed, so round 0 of all of them, and every trace of two that differ only in the selection, are the same generations.
+`Sharing` answers them from memory; each run's trail is complete all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..audit import RunHistory
+from ..backends.base import Backend, TraceListener, TraceRequest, TraceResult
+from ..config import Sampling
+from ..method.lineage import TraceKey
+
+#: Prompt's ids, seed, budget, sampling.
+Key = tuple[tuple[int, ...], int, int, Sampling]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A finished generation as a trail tells it: a trace, or a trace's summary."""
+
+    trace_id: str
+    key: Key
+    result: TraceResult
+    elapsed_s: float
+
+
+def generations(history: RunHistory) -> Iterator[Generation]:
+    """The finished generations of a run; what was given up is none."""
+    if history.start is None or history.setup is None:
+        return
+    config = history.start.config
+    for trace in history.traces.values():
+        place = TraceKey.parse(trace.trace_id)
+        done = trace.complete
+        if done is not None and done.finish_reason != "error" and trace.starts:
+            prompt = trace.prompt.prompt_token_ids if trace.prompt else history.setup.prompt_token_ids
+            start, sampling = trace.starts[-1], config.sampling(final=place.round >= config.rounds)
+            key = (tuple(prompt), start.seed, start.max_tokens, sampling)
+            result = TraceResult(tuple(done.token_ids), done.finish_reason)
+            yield Generation(trace.trace_id, key, result, done.elapsed_s)
+        told = trace.summary
+        if told is not None and told.finish_reason != "error":
+            key = (tuple(told.prompt_token_ids), told.seed, config.tail_limit, config.sampling(final=False))
+            result = TraceResult(tuple(told.token_ids), told.finish_reason)
+            yield Generation(trace.trace_id, key, result, told.elapsed_s)
+
+
+class Known:
+    """What is known of one problem's generations."""
+
+    def __init__(self) -> None:
+        self._results: dict[Key, TraceResult] = {}
+        self._elapsed_s: dict[Key, float] = {}
+
+    def learn(self, history: RunHistory) -> int:
+        """Take in a run's generations; returns the tokens of those that were not known before."""
+        new = 0
+        for generation in generations(history):
+            key = generation.key
+            if key not in self._results:
+                self._results[key] = generation.result
+                new += len(generation.result.token_ids)
+            # The one that was generated in fact took longest; the others were answered from memory.
+            self._elapsed_s[key] = max(self._elapsed_s.get(key, 0.0), generation.elapsed_s)
+        return new
+
+    def result(self, request: TraceRequest) -> TraceResult | None:
+        """The finished generation that `request` asks for. An engine that takes no ids shares nothing."""
+        if not request.prompt_token_ids:
+            return None
+        return self._results.get((request.prompt_token_ids, request.seed, request.max_tokens, request.sampling))
+
+    def elapsed_s(self, key: Key) -> float:
+        """Seconds that this generation took where it was generated."""
+        return self._elapsed_s.get(key, 0.0)
+
+
+class Sharing:
+    """A `Backend` for the runs of one problem, one after another: what is known is not generated again.
+
+    `on_tokens` hears how many tokens the engine generates.
+    """
+
+    def __init__(self, backend: Backend, known: Known, on_tokens: Callable[[int], None] | None = None) -> None:
+        self._backend, self._known, self._on_tokens = backend, known, on_tokens
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    async def generate(self, request: TraceRequest, listener: TraceListener) -> TraceResult:
+        result = self._known.result(request)
+        if result is None:
+            return await self._backend.generate(request, _Counted(listener, self._on_tokens))
+        listener.started()
+        listener.tokens(result.token_ids[len(request.generated_ids) :])
+        return result
+
+
+class _Counted:
+    """Passes a trace's progress on, and counts it."""
+
+    def __init__(self, listener: TraceListener, on_tokens: Callable[[int], None] | None) -> None:
+        self._listener, self._on_tokens = listener, on_tokens
+
+    def started(self) -> None:
+        self._listener.started()
+
+    def tokens(self, ids: Sequence[int]) -> None:
+        self._listener.tokens(ids)
+        if self._on_tokens is not None:
+            self._on_tokens(len(ids))

@@ -1,0 +1,179 @@
+"""What a finished run's trail says: per round how many are right, the vote, the tokens; the run's badges.
+
+Pure but for the scoring, which may take long: call it off the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..audit import RunHistory
+from ..audit.events import TraceCompleteEvent
+from ..config import RSAConfig
+from ..errors import ScoringError
+from ..method.answers import extract_answer, normalise
+from ..method.codec import Codec
+from ..method.lineage import Lineage, TraceKey
+from ..method.selection import Candidate, Equivalent, vote
+from ..method.tails import split_thinking
+from .known import Known, generations
+from .results import Badge, RoundRecord
+
+
+@dataclass
+class Marks:
+    """Which answers to one problem are right; each is scored once. `failures` says which could not be."""
+
+    score: Callable[[str], float]
+    failures: dict[str, str] = field(default_factory=dict)
+    _known: dict[str, bool] = field(default_factory=dict)
+
+    def right(self, answer: str) -> bool:
+        """Whether the answer scores 1; one that the verifier fails on is not right."""
+        if not normalise(answer):
+            return False
+        if answer not in self._known:
+            try:
+                self._known[answer] = self.score(answer) >= 1
+            except ScoringError as error:
+                self._known[answer], self.failures[answer] = False, str(error)
+        return self._known[answer]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The figures of one run, as `Record` holds them."""
+
+    rounds: tuple[RoundRecord, ...]
+    answer: str
+    correct: float
+    badges: tuple[Badge, ...]
+    unscored: tuple[str, ...]
+    mishaps: tuple[str, ...]
+    generated_tokens: int
+    prefill_tokens: int
+    wall_s: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class _Trace:
+    """One needed trace: what it said and what it cost, its summary included."""
+
+    key: TraceKey
+    answer: str
+    state: str  # eos, max_tokens or error
+    generated_tokens: int
+    prefill_tokens: int
+    done_s: float
+
+
+def measure(history: RunHistory, codec: Codec, equivalent: Equivalent, marks: Marks, known: Known) -> Measured:
+    """The figures of a finished run. `known` has learnt it, and says how long shared traces took."""
+    start, setup, selection, end = history.start, history.setup, history.selection, history.end
+    assert start is not None and setup is not None and selection is not None and end is not None  # noqa: PT018
+    lineage = Lineage.of(start.config, setup.seed)
+    reader = _Reader(history, start.config, codec, _seconds(history, known))
+    rounds: list[RoundRecord] = []
+    traces: dict[TraceKey, _Trace] = {}
+    for number, keys in lineage.needed().items():
+        for key in keys:
+            traces[key] = reader.trace(key, [traces[parent] for parent in lineage.parents(key)])
+        rounds.append(_round(number, [traces[key] for key in keys], list(traces.values()), equivalent, marks))
+    last = rounds[-1]
+    finals = [traces[key] for key in lineage.finals]
+    answers = {trace.answer for trace in traces.values()} | {selection.answer}
+    return Measured(
+        tuple(rounds),
+        selection.answer,
+        float(marks.right(selection.answer)),
+        _badges(finals, list(traces.values()), selection.answer, marks),
+        tuple(why for answer, why in marks.failures.items() if answer in answers),
+        tuple(_mishaps(history)),
+        last.generated_tokens,
+        last.prefill_tokens,
+        last.wall_s,
+        end.peak_memory_bytes,
+    )
+
+
+def _seconds(history: RunHistory, known: Known) -> Mapping[str, float]:
+    """Seconds by trace, its summary included, where they were generated."""
+    seconds: dict[str, float] = {}
+    for generation in generations(history):
+        seconds[generation.trace_id] = seconds.get(generation.trace_id, 0.0) + known.elapsed_s(generation.key)
+    return seconds
+
+
+def _mishaps(history: RunHistory) -> Iterator[str]:
+    """The engine's alarm, and for each trace that was given up for good the last reason."""
+    yield from (error.message for error in history.errors if error.stage == "identical_traces")
+    reasons = {error.message.split(" ", 1)[0]: error.message for error in history.errors if error.stage == "generation"}
+    yield from (reasons[t.trace_id] for t in history.traces.values() if t.given_up and t.trace_id in reasons)
+
+
+class _Reader:
+    """Reads a run's traces off its history."""
+
+    def __init__(self, history: RunHistory, config: RSAConfig, codec: Codec, seconds: Mapping[str, float]) -> None:
+        self._history, self._config, self._codec, self._seconds = history, config, codec, seconds
+
+    def trace(self, key: TraceKey, parents: Sequence[_Trace]) -> _Trace:
+        past = self._history.trace(key)
+        complete, summary = past.complete, past.summary
+        assert complete is not None
+        began_s = max((parent.done_s for parent in parents), default=0.0)
+        return _Trace(
+            key,
+            self._answer(complete),
+            complete.finish_reason,
+            complete.generated_tokens + (summary.generated_tokens if summary else 0),
+            sum(start.prompt_token_count for start in past.starts) + (len(summary.prompt_token_ids) if summary else 0),
+            began_s + self._seconds.get(str(key), 0.0),
+        )
+
+    def _answer(self, complete: TraceCompleteEvent) -> str:
+        """As the run's own selection reads it."""
+        setup = self._history.setup
+        assert setup is not None
+        if complete.finish_reason == "error":
+            return ""
+        stopped, thinking = complete.finish_reason == "eos", self._config.enable_thinking
+        split = split_thinking(complete.token_ids, setup.end_of_thinking, stopped=stopped, thinking=thinking)
+        return extract_answer(self._codec.decode(split.answer_ids).strip(), self._config.answer_kind)
+
+
+def _round(
+    number: int, traces: Sequence[_Trace], so_far: Sequence[_Trace], equivalent: Equivalent, marks: Marks
+) -> RoundRecord:
+    """`so_far`: the traces of all rounds up to this one."""
+    right = [marks.right(trace.answer) for trace in traces]
+    tally = vote([Candidate(str(trace.key), trace.answer) for trace in traces], equivalent)
+    tokens = sum(trace.generated_tokens for trace in so_far)
+    wall_s = max(trace.done_s for trace in so_far)
+    return RoundRecord(
+        round=number,
+        traces=len(traces),
+        mean=sum(right) / len(traces),
+        vote=float(tally.winner is not None and marks.right(tally.winner.answer)),
+        any=float(any(right)),
+        finished=sum(trace.state == "eos" for trace in traces) / len(traces),
+        answered=sum(tally.tally),
+        distinct=len(tally.tally),
+        generated_tokens=tokens,
+        prefill_tokens=sum(trace.prefill_tokens for trace in so_far),
+        wall_s=wall_s,
+        tokens_per_s=tokens / wall_s if wall_s > 0 else 0.0,
+    )
+
+
+def _badges(finals: Sequence[_Trace], traces: Sequence[_Trace], answer: str, marks: Marks) -> tuple[Badge, ...]:
+    unread = any(trace.state == "eos" and not normalise(trace.answer) for trace in finals)
+    found: dict[Badge, bool] = {
+        "no_answer": not normalise(answer),
+        "budget_hit": any(trace.state == "max_tokens" for trace in finals),
+        "parser_trouble": unread or any(trace.answer in marks.failures for trace in traces),
+        "given_up": any(trace.state == "error" for trace in traces),
+    }
+    return tuple(badge for badge, true in found.items() if true)

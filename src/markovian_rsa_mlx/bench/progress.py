@@ -1,0 +1,99 @@
+"""What is known of a benchmark while it goes on: problems done, tokens, time left, scores so far.
+
+Pure state with an injected clock; the command line shows it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from .results import Method, Record, record_score
+from .tasks.base import Problem
+
+#: Seconds over which the speed is measured.
+_SPEED_WINDOW_S = 8.0
+
+OnProblem = Callable[[Problem, int, Sequence[Record]], None]
+
+
+@dataclass
+class BenchProgress:
+    """`total` problems (each epoch counts), `before` of them done in earlier sittings; `runs` ended in this one."""
+
+    methods: Sequence[Method]
+    final_rounds: dict[str, int]  #: T by cell
+    clock: Callable[[], float]
+    total: int = 0
+    before: int = 0
+    done: int = 0
+    failed: int = 0
+    generated_tokens: int = 0
+    on_problem: OnProblem | None = None
+    runs: int = 0
+    _started_s: float = 0.0
+    _recent: deque[tuple[float, int]] = field(default_factory=deque)
+    _scores: dict[str, list[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._started_s = self.clock()
+
+    def tokens(self, count: int) -> None:
+        """The engine generated `count` tokens."""
+        now = self.clock()
+        self.generated_tokens += count
+        self._recent.append((now, count))
+        while self._recent and self._recent[0][0] < now - _SPEED_WINDOW_S:
+            self._recent.popleft()
+
+    def run_done(self, cell: str, record: Record) -> None:
+        """A run of this sitting ended."""
+        self.runs += 1
+        self.add(cell, record)
+
+    def add(self, cell: str, record: Record) -> None:
+        """Take a run's scores into the means so far."""
+        self.failed += bool(record.error)
+        for method in self.methods:
+            if method.cell == cell:
+                score = record_score(record, method, self.final_rounds[cell])
+                if score is not None:
+                    self._scores.setdefault(method.name, []).append(score)
+
+    def problem_done(self, problem: Problem, epoch: int, records: Sequence[Record]) -> None:
+        self.done += 1
+        if self.on_problem is not None:
+            self.on_problem(problem, epoch, records)
+
+    def score(self, method: str) -> float | None:
+        """The method's mean over the runs so far; None before the first."""
+        scores = self._scores.get(method)
+        return sum(scores) / len(scores) if scores else None
+
+    @property
+    def finished(self) -> int:
+        """Problems done, of earlier sittings too."""
+        return self.before + self.done
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of this sitting."""
+        return self.clock() - self._started_s
+
+    @property
+    def tokens_per_s(self) -> float:
+        """The engine's speed over the last seconds."""
+        recent = tuple(self._recent)  # a terminal's thread reads while the event loop writes
+        if not recent:
+            return 0.0
+        return sum(tokens for _, tokens in recent) / max(self.clock() - recent[0][0], 0.5)
+
+    @property
+    def all_runs(self) -> int:
+        """Runs of this sitting."""
+        return (self.total - self.before) * len(self.final_rounds)
+
+    def time_left_s(self) -> float | None:
+        """Seconds until the end at this sitting's pace; None before the first run ended. Runs count alike."""
+        return self.elapsed_s * (self.all_runs - self.runs) / self.runs if self.runs else None

@@ -1,0 +1,238 @@
+"""How sure a benchmark is: intervals over problems, paired differences and exact tests of them.
+
+Pure. The unit is the problem: traces and epochs of one problem are averaged first (they share its difficulty, so
+they are no independent observations), and problems are resampled. Agrees with scipy, which is not needed here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+CONFIDENCE: Final = 0.95
+SIGNIFICANCE: Final = 0.05
+POWER: Final = 0.8
+RESAMPLES: Final = 9_999
+#: Additions that counting all patterns may take.
+_MOST_ADDITIONS: Final = 2 * 10**8
+#: Scores are shares of candidates and epochs: their differences have a small common denominator.
+_LARGEST_DENOMINATOR: Final = 2_000
+_MONTE_CARLO: Final = 99_999
+_NORMAL = NormalDist()
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over problems with its 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Test:
+    """A two-sided p-value and how it was found: "exact" or "monte carlo"."""
+
+    p_value: float
+    how: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`second` less `first` on the problems that both have."""
+
+    problems: int
+    interval: Interval
+    wins: int  #: problems on which second is better
+    losses: int
+    test: Test
+    needed: int | None  #: problems to see a difference of this size with 80% power; None where none was seen
+    detectable: float | None  #: the difference that these problems show with 80% power; None for fewer than two
+
+    def within_noise(self, p_value: float) -> bool:
+        """Whether chance alone explains it: the test's p-value, adjusted where due, says so or the interval holds 0."""
+        return p_value >= SIGNIFICANCE or self.interval.low <= 0 <= self.interval.high
+
+
+def interval(values: Sequence[float], seed: int = 0) -> Interval:
+    """The mean over problems with its BCa bootstrap interval (Efron 1987), problems resampled.
+
+    Where all values are the same a bootstrap sees no spread. If they are all 0 or all 1, the exact interval of a
+    proportion (Clopper-Pearson) is given instead: 20 of 20 right is 83% to 100%.
+    """
+    import numpy as np
+
+    data = np.asarray(values, dtype=np.float64)
+    if data.size == 0:
+        return Interval(math.nan, math.nan, math.nan)
+    mean = float(data.mean())
+    if np.all(data == data[0]):
+        return _without_spread(float(data[0]), data.size)
+    means = _bootstrap_means(data, seed)
+    low, high = (float(np.percentile(means, 100 * share)) for share in _bca_shares(data, means))
+    return Interval(mean, low, high)
+
+
+def difference(first: Sequence[float], second: Sequence[float], comparisons: int = 1, seed: int = 0) -> Difference:
+    """How much better `second` is, problem by problem: the scores stand in the same order.
+
+    `comparisons` is the number of differences that are looked at together: it takes more problems to see one of many.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} scores are no pairs")
+    pairs = [b - a for a, b in zip(first, second, strict=True)]
+    return Difference(
+        len(pairs),
+        interval_of_difference(pairs, seed),
+        sum(d > 0 for d in pairs),
+        sum(d < 0 for d in pairs),
+        sign_flip_test(pairs, seed),
+        problems_needed(pairs, comparisons),
+        detectable_difference(pairs, comparisons),
+    )
+
+
+def interval_of_difference(pairs: Sequence[float], seed: int = 0) -> Interval:
+    """As `interval`; where all differences are 1, or all -1, the exact interval of a proportion, stretched to them."""
+    if set(pairs) in ({1.0}, {-1.0}):
+        share = _without_spread((pairs[0] + 1) / 2, len(pairs))
+        return Interval(pairs[0], 2 * share.low - 1, 2 * share.high - 1)
+    if len(set(pairs)) == 1:
+        return Interval(pairs[0], pairs[0], pairs[0])
+    return interval(pairs, seed)
+
+
+def sign_flip_test(pairs: Sequence[float], seed: int = 0) -> Test:
+    """The permutation test of paired differences: were they as likely the other way round?
+
+    All 2**n sign patterns are counted at once, by convolution, where differences are multiples of a small fraction:
+    scores that are shares of candidates are. For scores 0 and 1 this is McNemar's exact test. Else patterns are
+    drawn.
+    """
+    told = [d for d in pairs if d != 0]
+    if not told:
+        return Test(1.0, "exact")
+    steps = _as_whole_numbers(told)
+    if steps is not None and 2 * len(steps) * sum(map(abs, steps)) <= _MOST_ADDITIONS:
+        return Test(_exact_p(steps), "exact")
+    return Test(_drawn_p(told, seed), "monte carlo")
+
+
+def problems_needed(pairs: Sequence[float], comparisons: int = 1) -> int | None:
+    """Problems for 80% power at 5%, two-sided, if differences are spread as these are (paired t, Guenther 1981).
+
+    Never fewer than the exact test can find anything on: all n differences one way has p = 2 / 2**n.
+    """
+    spread = _deviation(pairs)
+    mean = sum(pairs) / len(pairs) if pairs else 0.0
+    if spread is None or mean == 0:
+        return None
+    edge = SIGNIFICANCE / comparisons
+    z = _NORMAL.inv_cdf(1 - edge / 2)
+    least = math.ceil(math.log2(2 / edge))
+    return max(least, math.ceil(((z + _NORMAL.inv_cdf(POWER)) * spread / mean) ** 2 + z * z / 2))
+
+
+def detectable_difference(pairs: Sequence[float], comparisons: int = 1) -> float | None:
+    """The mean difference that as many problems, spread as these are, show with 80% power."""
+    spread = _deviation(pairs)
+    if spread is None:
+        return None
+    z = _NORMAL.inv_cdf(1 - SIGNIFICANCE / comparisons / 2)
+    return (z + _NORMAL.inv_cdf(POWER)) * spread / math.sqrt(len(pairs))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number (Holm 1979), so that among many comparisons few are found by chance."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted, highest = [1.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def paired(first: Mapping[int, float], second: Mapping[int, float]) -> tuple[list[float], list[float]]:
+    """The scores of the problems that both have, in one order."""
+    both = sorted(first.keys() & second.keys())
+    return [first[key] for key in both], [second[key] for key in both]
+
+
+def _without_spread(value: float, count: int) -> Interval:
+    edge = ((1 - CONFIDENCE) / 2) ** (1 / count)
+    return Interval(value, edge if value == 1 else value, 1 - edge if value == 0 else value)
+
+
+def _bootstrap_means(data: Array, seed: int) -> Array:
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    means: Array = data[rng.integers(0, data.size, (RESAMPLES, data.size))].mean(axis=-1)
+    return means
+
+
+def _bca_shares(data: Array, means: Array) -> tuple[float, float]:
+    """Which percentiles of the resampled means bound the interval: corrected for bias and for skewness."""
+    import numpy as np
+
+    mean = data.mean()
+    below = float((np.sum(means < mean) + np.sum(means <= mean)) / (2 * means.size))
+    away = data - mean
+    acceleration = float(np.sum(away**3) / (6 * np.sum(away**2) ** 1.5))
+    bias = _NORMAL.inv_cdf(min(max(below, 1 / means.size), 1 - 1 / means.size))
+    tail = _NORMAL.inv_cdf((1 - CONFIDENCE) / 2)
+    low, high = (bias + (bias + z) / (1 - acceleration * (bias + z)) for z in (tail, -tail))
+    return _NORMAL.cdf(low), _NORMAL.cdf(high)
+
+
+def _as_whole_numbers(values: Sequence[float]) -> list[int] | None:
+    """The values as multiples of one small fraction."""
+    fractions = [Fraction(value).limit_denominator(_LARGEST_DENOMINATOR) for value in values]
+    scale = math.lcm(*(fraction.denominator for fraction in fractions))
+    exact = all(math.isclose(f, v, rel_tol=0, abs_tol=1e-9) for f, v in zip(fractions, values, strict=True))
+    return [int(fraction * scale) for fraction in fractions] if exact and scale <= _LARGEST_DENOMINATOR else None
+
+
+def _exact_p(steps: Sequence[int]) -> float:
+    """P(|sum of +-steps| >= |sum of steps|), each sign as likely as the other."""
+    import numpy as np
+
+    sizes = [abs(step) for step in steps]
+    weights = np.zeros(2 * sum(sizes) + 1)  # weights[middle + s] is the probability of the sum s
+    middle = sum(sizes)
+    weights[middle] = 1.0
+    for size in sizes:
+        weights = (np.roll(weights, size) + np.roll(weights, -size)) / 2
+    sums = np.abs(np.arange(weights.size) - middle)
+    return min(1.0, float(weights[sums >= abs(sum(steps))].sum()))
+
+
+def _drawn_p(pairs: Sequence[float], seed: int) -> float:
+    import numpy as np
+
+    data, rng = np.abs(np.asarray(pairs)), np.random.default_rng(seed)
+    observed = abs(math.fsum(pairs)) * (1 - 1e-12)
+    hits = 0
+    for _ in range(99):  # in parts, for the memory
+        signs = rng.integers(0, 2, (_MONTE_CARLO // 99, data.size)) * 2 - 1
+        hits += int(np.sum(np.abs(signs @ data) >= observed))
+    return (hits + 1) / (_MONTE_CARLO // 99 * 99 + 1)
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    """The sample's standard deviation; None for fewer than two."""
+    if len(values) < 2:
+        return None
+    mean = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))

@@ -1,0 +1,48 @@
+"""What a benchmark asks of a task: its problems, and a score for an answer.
+
+Knows nothing of methods, models or runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ...method.answers import AnswerKind
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem. `index` is its place in the whole task from 0, whatever part of it is asked for."""
+
+    index: int
+    problem_id: str
+    question: str
+    reference: str
+
+
+class Task(Protocol):
+    """A set of problems with a verifier. `name` is canonical: it is recorded, and equal for equal problems."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def answer_kind(self) -> AnswerKind:
+        """How answers are extracted and when two of them are the same answer in a vote."""
+        ...
+
+    def problems(self, limit: tuple[int, int] | None) -> list[Problem]:
+        """The problems at places `limit[0]` to `limit[1]` (from 1, both included) or all. Raises `TaskError`."""
+        ...
+
+    def score(self, problem: Problem, answer: str) -> float:
+        """The score of an answer as it was extracted; 1.0 is right, "" scores 0.
+
+        May take long and may be called from any thread, one call at a time. Raises `ScoringError` where this one
+        answer cannot be scored.
+        """
+        ...
+
+    def close(self) -> None:
+        """End what the verifier runs on; a second time does nothing."""

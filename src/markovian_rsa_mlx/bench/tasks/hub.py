@@ -1,0 +1,162 @@
+"""Data sets of the Hugging Face hub, and folders laid out like one: which of their files hold the problems.
+
+What is cached serves without a network. Splits and subsets are those that the data set's card names, else they are
+read off the files' names. Knows nothing of columns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ...errors import ConfigError, TaskError
+from .rows import READERS
+
+#: Splits that are taken unasked, in this order, where there are several.
+_PREFERRED = ("test", "train", "validation")
+#: Seconds to wait for the hub's first word; downloads have their own, longer patience.
+_TIMEOUT_S = 20
+_SPLIT_NAME = re.compile(r"^(train|test|validation|valid|val|dev|eval)(?=[-_.]|$)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set's file names (POSIX paths), and how to have one of them as a local file."""
+
+    name: str
+    files: Sequence[str]
+    get: Callable[[str], Path]
+
+
+def on_hub(repo: str, revision: str | None) -> Dataset:
+    """A data set of the hub, asked once; without a network what is cached of it. Raises `TaskError`."""
+    from huggingface_hub import HfApi, errors, hf_hub_download
+
+    try:
+        info = HfApi().dataset_info(repo, revision=revision, timeout=_TIMEOUT_S)
+    except errors.GatedRepoError as error:  # a kind of RepositoryNotFoundError, so it goes first
+        raise TaskError(
+            f"The data set {repo} is gated; accept its terms at https://huggingface.co/datasets/{repo} and log in with "
+            "`hf auth login`."
+        ) from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise TaskError(
+            f"There is no data set {repo!r}{f' with revision {revision!r}' if revision else ''} on the hub, or it is "
+            "private; check the name, or log in with `hf auth login`."
+        ) from error
+    except errors.HFValidationError as error:
+        raise ConfigError(f"{repo!r} is no id of a data set like owner/name.") from error
+    except Exception as error:  # no network shows itself in many kinds, by the HTTP library's taste
+        return _cached(repo, revision, error)
+
+    def get(file: str) -> Path:
+        try:  # by the name of the revision, not its commit: only then the cache knows it without a network
+            return Path(hf_hub_download(repo, file, repo_type="dataset", revision=revision))
+        except Exception as error:
+            raise TaskError(f"The download of {repo} broke off ({_cause(error)}); run it again to go on.") from error
+
+    return Dataset(repo, [file.rfilename for file in info.siblings or []], get)
+
+
+def in_folder(folder: Path, name: str | None = None) -> Dataset:
+    """A folder with a data set's files, as a download of it is."""
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return Dataset(name or str(folder), files, lambda file: folder / file)
+
+
+def data_files(dataset: Dataset, subset: str | None, split: str | None) -> list[Path]:
+    """The local files with the rows of one split of one subset, in order. Raises `TaskError` or `ConfigError`."""
+    splits = _splits(dataset, subset)
+    if not splits:
+        raise TaskError(
+            f"{dataset.name} has no file that can be read ({', '.join(READERS)}); its revision refs/convert/parquet "
+            f"often has: {dataset.name}@refs/convert/parquet."
+        )
+    if split is None:
+        found = list(splits) if len(splits) == 1 else [name for name in _PREFERRED if name in splits][:1]
+        if not found:
+            raise ConfigError(f"{dataset.name} has the splits {', '.join(splits)}; choose one with --split.")
+        split = found[0]
+    if split not in splits:
+        raise ConfigError(f"{dataset.name} has no split {split!r}; there are {', '.join(splits)}.")
+    return [dataset.get(file) for file in splits[split]]
+
+
+def _splits(dataset: Dataset, subset: str | None) -> dict[str, list[str]]:
+    """Files by split."""
+    readable = [file for file in sorted(dataset.files) if PurePosixPath(file).suffix.lower() in READERS]
+    configs = _configs(dataset)
+    if not configs:
+        if subset is not None:
+            readable = [file for file in readable if subset in PurePosixPath(file).parts]
+            if not readable:
+                raise ConfigError(f"{dataset.name} has no subset {subset!r}.")
+        return _by_name(readable)
+    names = [str(config.get("config_name", "default")) for config in configs]
+    chosen = subset or (names[0] if len(names) == 1 else "default")
+    if chosen not in names:
+        raise ConfigError(f"{dataset.name} has the subsets {', '.join(names)}; choose one with --subset.")
+    return _by_card(configs[names.index(chosen)]["data_files"], readable)
+
+
+def _configs(dataset: Dataset) -> list[dict[str, Any]]:
+    """The subsets with their files, as the card's head gives them."""
+    if "README.md" not in dataset.files:
+        return []
+    from huggingface_hub.repocard import metadata_load
+
+    try:
+        head = metadata_load(dataset.get("README.md")) or {}
+    except ValueError:  # a card with a damaged head is no reason to do without the files
+        return []
+    configs = head.get("configs")
+    if not isinstance(configs, list):
+        return []
+    return [config for config in configs if isinstance(config, dict) and config.get("data_files")]
+
+
+def _by_card(data_files: Any, readable: Sequence[str]) -> dict[str, list[str]]:
+    """A card's `data_files`: a pattern, a list of them, or of mappings with `split` and `path`."""
+    entries = data_files if isinstance(data_files, list) else [data_files]
+    splits: dict[str, list[str]] = {}
+    for entry in entries:
+        split, paths = (entry.get("split", "train"), entry["path"]) if isinstance(entry, dict) else ("train", entry)
+        patterns = paths if isinstance(paths, list) else [paths]
+        files = [file for file in readable if any(fnmatch(file, pattern) for pattern in patterns)]
+        if files:
+            splits.setdefault(str(split), []).extend(files)
+    return splits
+
+
+def _by_name(readable: Sequence[str]) -> dict[str, list[str]]:
+    """Files whose name, or one of whose folders, begins with a split's usual name; all else is `train`."""
+    splits: dict[str, list[str]] = {}
+    for file in readable:
+        found = [match[1].lower() for part in PurePosixPath(file).parts if (match := _SPLIT_NAME.match(part))]
+        splits.setdefault(found[-1] if found else "train", []).append(file)
+    return splits
+
+
+def _cached(repo: str, revision: str | None, cause: Exception) -> Dataset:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(repo, repo_type="dataset", revision=revision, local_files_only=True)
+        cached = in_folder(Path(folder), repo)
+    except Exception:
+        cached = Dataset(repo, (), Path)
+    if not any(PurePosixPath(file).suffix.lower() in READERS for file in cached.files):
+        raise TaskError(
+            f"The data set {repo} is not on this machine and the hub cannot be reached ({_cause(cause)}); try again "
+            "later, or download it elsewhere and give its file or folder as the task."
+        ) from cause
+    return cached
+
+
+def _cause(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200].rstrip('.')}" if lines else type(error).__name__

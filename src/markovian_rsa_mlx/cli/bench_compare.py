@@ -1,0 +1,68 @@
+"""`mrsa bench compare`: two benchmarks of the same problems."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .text import amount, clean, count, say, table
+
+if TYPE_CHECKING:
+    from ..bench.juxtapose import Juxtaposition, Pair
+    from ..bench.statistics import Interval
+
+_FOLDER = "A folder that mrsa bench TASK wrote."
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help=_FOLDER)],
+    second: Annotated[Path, typer.Argument(metavar="B", help=_FOLDER)],
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+) -> None:
+    """Compare two benchmarks, method by method.
+
+    B less A on the problems that both have, with intervals and exact tests; what else differs between them is said.
+    """
+    from ..bench.juxtapose import juxtapose, read_folder
+
+    found = juxtapose(read_folder(first), read_folder(second))
+    if json_output:
+        print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
+        return
+    for what in found.differing:
+        say(clean(f"not the same: {what}"))
+    for names, where in ((found.only_first, "A"), (found.only_second, "B")):
+        if names:
+            say(clean(f"only in {where}: {', '.join(names)}"))
+    print(clean(_table(found)))
+
+
+def _table(found: Juxtaposition) -> str:
+    head = ("method", "A", "B", "B less A", "better / worse", "p", "tokens A", "tokens B", "verdict")
+    rows = [_cells(pair) for pair in found.pairs]
+    adjusted = f"; p adjusted for {amount(len(rows), 'comparison')}" if len(rows) > 1 else ""
+    note = f"{amount(found.problems, 'problem')} in both; 95% intervals over problems{adjusted}."
+    return f"{table(head, rows, frozenset(head[1:-1]))}\n\n{note}"
+
+
+def _cells(pair: Pair) -> tuple[str, ...]:
+    told = pair.comparison
+    low, high = 100 * told.difference.low, 100 * told.difference.high
+    return (
+        pair.method,
+        _share(pair.first),
+        _share(pair.second),
+        f"{100 * told.difference.mean:+.1f} [{low:+.1f}, {high:+.1f}]",
+        f"{told.wins} / {told.losses}",
+        f"{told.p_adjusted:.2g}",
+        count(pair.first_tokens),
+        count(pair.second_tokens),
+        told.verdict,
+    )
+
+
+def _share(found: Interval) -> str:
+    return f"{100 * found.mean:.1f}% [{100 * found.low:.1f}, {100 * found.high:.1f}]"

@@ -1,0 +1,101 @@
+"""Carrying out `mrsa bench run`: the order, its folder, the model where something is left to run, the files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..bench.extra import library
+from ..bench.folder import Folder
+from ..bench.runner import Unit
+from ..bench.sitting import Order, Sitting
+from ..errors import ConfigError
+from . import session
+from .bench_order import Wanted, check_embedded, make_order, open_task
+from .bench_table import table_text, to_json
+from .bench_view import watch
+from .text import amount, clean, say
+
+if TYPE_CHECKING:
+    from ..bench.results import Results
+
+INTERRUPTED = 130
+
+
+def carry_out(wanted: Wanted) -> int:
+    """Run what is left, write the files, print the table; returns the exit code."""
+    library("pyarrow")  # better now than after hours
+    with open_task(wanted) as task:
+        order, path = make_order(wanted, task)
+        if wanted.choice.embedded and (warning := check_embedded(order.problems)):
+            say(f"warning: {warning}")
+        if not wanted.quiet:
+            _tell(wanted, order, path)
+        with Folder(path, order.identity, fresh=wanted.fresh) as folder:
+            sitting = Sitting.begin(order, folder)
+            if wanted.only_failed and not sitting.records:
+                raise ConfigError(f"{path} holds no results of these methods; leave --resume-only-failed out.")
+            units = sitting.missing(only_failed=wanted.only_failed)
+            stopped = bool(units) and _run(wanted, sitting, units)
+            results = sitting.finish()
+    return _conclude(wanted, results, path, stopped)
+
+
+def _run(wanted: Wanted, sitting: Sitting, units: list[Unit]) -> bool:
+    """Load the model and run; whether Ctrl-C stopped it."""
+    from ..equivalence import MathEquivalence, equivalence_for
+    from ..run.sync import run_sync
+
+    orchestrator, config = session.load(wanted.choice, quiet=wanted.quiet), wanted.config
+    backend = orchestrator.backend
+    try:
+        rows, memory = config.concurrency, config.memory_limit_gb
+        backend.limit(None if rows == "auto" else int(rows), None if memory is None else int(memory * 1e9))
+        backend.reset_peak_memory()
+        with MathEquivalence() as math, watch(sitting, units, wanted.quiet) as progress:
+            equivalent = equivalence_for(sitting.order.task.answer_kind, math)
+            run_sync(sitting.run(units, backend, equivalent, progress, wanted.at_once))
+    except KeyboardInterrupt:
+        return True
+    finally:
+        orchestrator.close()
+    return False
+
+
+def _tell(wanted: Wanted, order: Order, path: Path) -> None:
+    configs = order.plan.configs
+    runs = len(order.problems) * order.epochs * len(configs)
+    say(f"{order.task.name}: {amount(len(order.problems), 'problem')}, {amount(runs, 'run')}, seed {order.seed}.")
+    say(f"Model {order.model}; settings: {', '.join(configs)}.")
+    say(f"Results: {path}")
+    for note in order.plan.notes:
+        say(f"warning: {note}")
+    for warning in wanted.config.warnings(published_model=not wanted.choice.embedded):
+        say(f"warning: {warning}")
+
+
+def _conclude(wanted: Wanted, results: Results, path: Path, stopped: bool) -> int:
+    if wanted.json_output:
+        print(json.dumps(to_json(results, path), ensure_ascii=False, indent=2), flush=True)
+    elif results.table:
+        print(table_text(results), flush=True)
+    records = [record for cell in results.cells for record in cell.records]
+    failed = [f"the first on {record.problem_id}: {record.error}" for record in records if record.error]
+    unscored = [why for record in records for why in record.unscored]
+    mishaps = [what for record in records for what in record.mishaps]
+    said = []
+    if failed:
+        said.append(f"warning: {amount(len(failed), 'run')} failed, {failed[0]}")
+        said.append("The same command tries them again (with --resume-only-failed nothing else).")
+    if unscored:
+        said.append(f"warning: {amount(len(unscored), 'answer')} could not be scored and count as wrong: {unscored[0]}")
+    if mishaps:
+        said.append(f"warning: {amount(len(mishaps), 'mishap')} in runs that went on: {mishaps[0]}")
+    if stopped:
+        said.append("Stopped. To go on: the same command.")
+    elif not wanted.quiet:
+        said.append(f"Report: {path / 'report.html'}")
+    if said:
+        say("\n" + clean("\n".join(said)))
+    return INTERRUPTED if stopped else 1 if failed or unscored else 0

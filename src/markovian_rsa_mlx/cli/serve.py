@@ -1,0 +1,186 @@
+"""`mrsa serve`: the model behind the OpenAI protocol, until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import ConfigError, ModelError
+from .options import resolve, with_settings
+from .text import say
+
+if TYPE_CHECKING:
+    from ..config import RSAConfig
+
+MODEL, DOOR, LIMITS = "The model", "Who may ask", "Limits of the server"
+#: The settings of Zyphra's proxy, whose keys the server reads.
+_TABLE = "apex-xhigh"
+
+
+@with_settings
+def serve(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="MODEL",
+            help="A hub id or a local folder; unset: the small embedded reasoner.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option("--revision", metavar="REV", help="The hub's branch, tag or commit.", rich_help_panel=MODEL),
+    ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option("--adapter", metavar="FOLDER", help="A LoRA adapter to put on the model.", rich_help_panel=MODEL),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Ask the embedded reasoner also what it was not made for.", rich_help_panel=MODEL),
+    ] = False,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            "--profile",
+            metavar="NAME",
+            help="Settings that requests leave unset, see mrsa profiles; unset: embedded with the embedded reasoner, "
+            "else apex-xhigh, the defaults of Zyphra's proxy.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE.toml",
+            help="Settings over the profile; options win over both.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.", rich_help_panel=DOOR)
+    ] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            "--port", metavar="PORT", min=0, max=65535, help="0 takes any that is free.", rich_help_panel=DOOR
+        ),
+    ] = 8000,
+    api_key_env: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key-env",
+            metavar="NAME",
+            help="The environment variable that holds the key which clients must send.",
+            rich_help_panel=DOOR,
+        ),
+    ] = None,
+    allow_without_key: Annotated[
+        bool,
+        typer.Option(
+            "--allow-without-key",
+            help="Let other machines in although there is no key.",
+            rich_help_panel=DOOR,
+        ),
+    ] = False,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-host",
+            metavar="NAME",
+            help="A further name that clients know this server by (a proxy's); may be given several times.",
+            rich_help_panel=DOOR,
+        ),
+    ] = None,
+    queue: Annotated[
+        int,
+        typer.Option(
+            "--queue",
+            metavar="N",
+            min=1,
+            max=100_000,
+            help="Most requests at once, waiting ones included.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = 64,
+    max_body_mb: Annotated[
+        float,
+        typer.Option(
+            "--max-body-mb", metavar="MB", min=0.001, max=1_000, help="Largest request body.", rich_help_panel=LIMITS
+        ),
+    ] = 4.0,
+    grace: Annotated[
+        float,
+        typer.Option(
+            "--grace",
+            metavar="SECONDS",
+            min=0,
+            max=86_400,
+            help="How long runs may go on after Ctrl-C or SIGTERM before they are cancelled; they can be resumed.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = 30.0,
+    settings: Mapping[str, Any] = {},
+) -> None:
+    """Serve a model to programs that speak the OpenAI protocol.
+
+    The keys of Zyphra's proxy in a request's body (rsa_t, rsa_n, rsa_k, ...) make it a run of Markovian RSA.
+
+    Method and sampling settings are what requests leave unset; concurrency and memory limit bound all requests at once.
+    """
+    from . import session
+
+    key = _key(api_key_env)
+    _check_door(host, key, allow_without_key)
+    choice = session.choose_model(model, revision, str(adapter) if adapter else None)
+    base = resolve(profile, config, settings, "embedded" if choice.embedded else _TABLE)
+    try:
+        from ..serve.server import listen
+        from ..serve.server import serve as run_server
+        from ..serve.settings import ServerSettings
+    except ImportError as error:
+        raise ModelError(
+            f"The server's libraries are not installed ({error.name}); pip install 'markovian-rsa-mlx[serve]'."
+        ) from error
+    server = ServerSettings(
+        base, queue, key, host, frozenset(allow_host or ()), int(max_body_mb * 1e6), grace, any_question=force
+    )
+    listener = listen(host, port)
+    orchestrator = session.load(choice)
+    try:
+        _bound(orchestrator, base)
+        run_server(orchestrator, server, listener, say)
+    finally:
+        orchestrator.close()
+
+
+def _key(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key or not key.isascii():
+        raise ConfigError(f"The environment variable {variable} holds no key in ASCII; set it.")
+    return key
+
+
+def _check_door(host: str, key: str | None, allow_without_key: bool) -> None:
+    from ..serve.settings import is_loopback
+
+    if key is None and not is_loopback(host) and not allow_without_key:
+        raise ConfigError(
+            f"Other machines could use this server on {host} without a key; give --api-key-env NAME "
+            "(or --allow-without-key)."
+        )
+
+
+def _bound(orchestrator: Any, base: RSAConfig) -> None:
+    """The engine's bounds are the server's: all requests together keep to them."""
+    rows = None if base.concurrency == "auto" else base.concurrency
+    memory = None if base.memory_limit_gb is None else int(base.memory_limit_gb * 1e9)
+    orchestrator.backend.limit(rows, memory)

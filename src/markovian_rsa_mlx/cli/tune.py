@@ -1,0 +1,193 @@
+"""`mrsa tune`: what each profile would take on this machine, from measured speeds and simulated runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..config import PROFILES, RSAConfig
+from ..errors import BackendError, ConfigError
+from .text import say
+
+if TYPE_CHECKING:
+    from ..bench.tune.engine import Candidate, TimedEngine
+    from ..bench.tune.measure import Speeds
+    from ..bench.tune.samples import Assumption
+
+LENGTHS = "Lengths of traces"
+#: As `mrsa plan` has it, where no trail tells.
+QUESTION_TOKENS, EMBEDDED_QUESTION_TOKENS = 1_000, 50
+
+
+def tune(
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="MODEL", help="A hub id or a local folder; unset: the embedded reasoner."),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="REV", help="The hub's branch, tag or commit.")
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option("--adapter", metavar="FOLDER", help="A LoRA adapter in mlx-lm's format.")
+    ] = None,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option("--profile", metavar="NAME", help="A profile to predict, once for each; unset: all that suit."),
+    ] = None,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option("--config", metavar="FILE.toml", help="Settings of your own to predict, once for each."),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--minutes", metavar="MINUTES", help="Time for one problem; the profile to take is named."),
+    ] = None,
+    prompt_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--prompt-tokens", metavar="TOKENS", min=1, help="Length of the question; unset: as in the trails."
+        ),
+    ] = None,
+    memory_limit_gb: Annotated[
+        float | None,
+        typer.Option(
+            "--memory-limit-gb", metavar="GB", help="For weights and caches; unset: the device's working set."
+        ),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option("--seconds", metavar="SECONDS", min=1, help="How long to measure, about.")
+    ] = 60.0,
+    speeds: Annotated[
+        Path | None,
+        typer.Option("--speeds", metavar="FILE.json", help="What tune --json printed earlier, instead of measuring."),
+    ] = None,
+    lengths_from: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--lengths-from",
+            metavar="PATH",
+            help="A trail, or a folder with trails (a bench's, say); unset: the kept runs of this model.",
+            rich_help_panel=LENGTHS,
+        ),
+    ] = None,
+    length_mean: Annotated[
+        float | None,
+        typer.Option(
+            "--length-mean",
+            metavar="TOKENS",
+            min=1,
+            help="Mean of log-normal lengths, before any budget cuts them.",
+            rich_help_panel=LENGTHS,
+        ),
+    ] = None,
+    length_sigma: Annotated[
+        float,
+        typer.Option(
+            "--length-sigma",
+            metavar="X",
+            min=0,
+            max=3,
+            help="Standard deviation of the lengths' logarithm.",
+            rich_help_panel=LENGTHS,
+        ),
+    ] = 0.8,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON, the measured speeds included.")] = False,
+) -> None:
+    """Say how long a problem takes here, by profile.
+
+    Loads the model, measures it for about a minute (decoding by rows and context, reading prompts), and simulates runs
+    on the engine's own schedule: minutes, tokens and memory a problem, and with --minutes the profile to take. Whether
+    a model fits at all is what mrsa plan says, without loading it.
+    """
+    from . import session, tune_report
+
+    configs = _configs(profile or [], config or [], embedded=session.choose_model(model).embedded)
+    if minutes is not None and not minutes > 0:
+        raise ConfigError(f"--minutes is {minutes:g}; allowed: a number above 0.")
+    if length_mean is not None and lengths_from:
+        raise ConfigError("--length-mean and --lengths-from exclude each other; give one of them.")
+    choice = session.choose_model(model, revision, str(adapter) if adapter else None)
+    known = None if speeds is None else _known_speeds(speeds, choice.model_id)
+    assumption = _assumption(choice.model_id, lengths_from or [], length_mean, length_sigma)
+    say(f"Lengths of traces: {assumption.sentence}.")
+    orchestrator = session.load(choice)
+    try:
+        engine: Any = orchestrator.backend
+        if not hasattr(engine, "timer"):
+            raise BackendError(
+                f"The engine {engine.info.engine} cannot be timed; mrsa tune measures models on this machine."
+            )
+        engine.limit(None, None if memory_limit_gb is None else int(memory_limit_gb * 1e9))
+        question = prompt_tokens
+        if question is None and assumption.prompt_tokens is None:
+            question = EMBEDDED_QUESTION_TOKENS if choice.embedded else QUESTION_TOKENS
+        candidates = _candidates(configs, engine, question, assumption)
+        if known is None:
+            known = _measure(engine, candidates, assumption, seconds)
+    finally:
+        orchestrator.close()
+    costs = known.costs()
+    predictions = [each.predict(assumption.lengths, costs) for each in candidates]
+    report = tune_report.Report(choice.model_id, known, assumption.sentence, predictions, minutes)
+    print(json.dumps(report.to_dict(), indent=2) if json_output else report.to_text())
+
+
+def _configs(profiles: list[str], files: list[Path], *, embedded: bool) -> dict[str, RSAConfig]:
+    """By name: those asked for, else all profiles that suit the model."""
+    if not profiles and not files:
+        return {name: each for name, each in PROFILES.items() if (name == "embedded") == embedded}
+    return {name: RSAConfig.profile(name) for name in profiles} | {
+        path.stem: RSAConfig.from_toml(path) for path in files
+    }
+
+
+def _assumption(model_id: str, paths: list[Path], mean: float | None, sigma: float) -> Assumption:
+    from ..bench.tune import samples
+
+    if mean is not None:
+        return samples.given(mean, sigma)
+    found = samples.from_paths(paths) if paths else samples.from_own_runs(model_id)
+    if found.models - {model_id}:
+        say(f"warning: the trails are of {', '.join(sorted(found.models))}; lengths differ from model to model.")
+    return samples.sampled(found) if found.count else samples.assumed(model_id)
+
+
+def _candidates(
+    configs: dict[str, RSAConfig], engine: TimedEngine, question: int | None, assumption: Assumption
+) -> list[Candidate]:
+    from ..bench.tune.engine import candidate
+
+    return [candidate(name, each, engine, question, assumption.prompt_tokens) for name, each in configs.items()]
+
+
+def _measure(engine: TimedEngine, candidates: list[Candidate], assumption: Assumption, seconds: float) -> Speeds:
+    from ..bench.tune.engine import measure_for
+    from ..run.sync import run_sync
+
+    say(f"Measuring for about {seconds:.0f} s ...")
+    return run_sync(measure_for(engine, candidates, assumption.lengths, seconds))
+
+
+def _known_speeds(path: Path, model_id: str) -> Speeds:
+    measured_on, found = read_speeds(path)
+    if measured_on != model_id:
+        raise ConfigError(f"The speeds in {str(path)!r} are those of {measured_on}, not of {model_id}; measure anew.")
+    return found
+
+
+def read_speeds(path: Path) -> tuple[str, Speeds]:
+    """The model and its speeds that `mrsa tune --json` printed into a file."""
+    from ..bench.tune.measure import Speeds
+
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return str(values["model"]), Speeds.from_dict(values["speeds"])
+    except OSError as error:
+        raise ConfigError(f"The speeds file {str(path)!r} cannot be read: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{str(path)!r} is not what mrsa tune --json prints; measure anew without --speeds."
+        ) from error

@@ -1,0 +1,48 @@
+"""The endpoints that tell of the server itself: models, health, metrics."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from .errors import RequestError
+from .service import Service
+from .shapes import Health, Model, ModelList
+
+_PROMETHEUS = "text/plain; version=0.0.4"
+
+
+async def list_models(request: Request) -> Response:
+    """The one model that is served."""
+    return JSONResponse(ModelList(object="list", data=[_model(request.app.state.service)]).to_json())
+
+
+async def get_model(request: Request) -> Response:
+    """The model, by the name it is served under."""
+    model, asked = _model(request.app.state.service), request.path_params["model"]
+    if asked != model.id:
+        raise RequestError(404, f"There is no model {asked[:80]!r} here.", "model_not_found", "model")
+    return JSONResponse(model.to_json())
+
+
+async def health(request: Request) -> Response:
+    """Whether the server takes requests."""
+    stopping = request.app.state.service.closing.is_set()
+    return JSONResponse(Health(status="stopping" if stopping else "ok").to_json(), 503 if stopping else 200)
+
+
+async def metrics(request: Request) -> Response:
+    """Counts and gauges for Prometheus."""
+    service: Service = request.app.state.service
+    text = service.metrics.text(service.active, service.settings.queue)
+    return PlainTextResponse(text, media_type=_PROMETHEUS)
+
+
+def _model(service: Service) -> Model:
+    return Model(
+        id=service.model_name,
+        object="model",
+        created=service.started_at,
+        owned_by="markovian-rsa-mlx",
+        context_length=service.backend.info.context_length,
+    )

@@ -1,0 +1,122 @@
+"""`POST /v1/chat/completions`: a request in, an answer or its stream out; a client that goes away ends its run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+from sse_starlette import EventSourceResponse, JSONServerSentEvent, ServerSentEvent
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from ..errors import MarkovianRSAError
+from .active import ActiveRun
+from .answer import Answer
+from .body import read_object
+from .errors import RequestError, internal_error, of_error
+from .plan import Plan, plan_of
+from .request import parse
+from .service import RUN_ID_HEADER, Service, result_of
+from .stream import ChatStream, ChatWatcher
+
+_log = logging.getLogger(__name__)
+#: Seconds that a stream waits for its first piece before it commits itself to status 200.
+FIRST_PIECE_S = 5.0
+#: Seconds between two comments that keep an idle stream's connection open.
+KEEP_ALIVE_S = 10
+
+
+async def chat_completions(request: Request) -> Response:
+    """Complete a chat, with Markovian RSA where the body asks for it."""
+    service: Service = request.app.state.service
+    asked = parse(await read_object(request, service.settings.most_body_bytes))
+    if asked.model not in (None, service.model_name, service.backend.info.model_id):
+        raise RequestError(
+            404,
+            f"There is no model {asked.model!r} here; served is {service.model_name!r}.",
+            "model_not_found",
+            "model",
+        )
+    plan = plan_of(asked, service.settings.base, service.room)
+    if not asked.stream:
+        return await _at_once(request, service, plan, await service.start(plan))
+    watcher = ChatWatcher(plan, service.backend.codec)
+    run = await service.start(plan, watcher)
+    return await _streamed(request, run, ChatStream(service, plan, run, watcher))
+
+
+async def _at_once(request: Request, service: Service, plan: Plan, run: ActiveRun) -> Response:
+    work = asyncio.ensure_future(result_of(run))
+    try:
+        await _unless_gone(request, work)
+        result = work.result()
+    finally:
+        run.cancel("client")
+        work.cancel()
+    answer = Answer(plan, result, service.backend.codec, service.model_name)
+    return JSONResponse(answer.completion().to_json(), headers={RUN_ID_HEADER: run.run_id})
+
+
+async def _streamed(request: Request, run: ActiveRun, stream: ChatStream) -> Response:
+    """The stream, once it has something to say: what fails before that still gets a status of its own."""
+    events = stream.events()
+    first = asyncio.ensure_future(anext(events))
+    try:
+        await _unless_gone(request, first, FIRST_PIECE_S)
+        if first.done():
+            first.result()
+    except BaseException:
+        first.cancel()
+        run.cancel("client")
+        raise
+    return _RunStream(run, _guarded(first, events), {RUN_ID_HEADER: run.run_id})
+
+
+async def _guarded(
+    first: asyncio.Future[ServerSentEvent], events: AsyncIterator[ServerSentEvent]
+) -> AsyncIterator[ServerSentEvent]:
+    """The events; an error becomes the last of them."""
+    try:
+        yield await first
+        async for event in events:
+            yield event
+    except RequestError as error:
+        yield JSONServerSentEvent(error.body(), sep="\n")
+    except MarkovianRSAError as error:
+        yield JSONServerSentEvent(of_error(error).body(), sep="\n")
+    except Exception:
+        _log.exception("A stream failed")
+        yield JSONServerSentEvent(internal_error().body(), sep="\n")
+
+
+class _RunStream(EventSourceResponse):
+    """A stream whose end, whatever it is, ends the run too."""
+
+    def __init__(self, run: ActiveRun, events: AsyncIterator[ServerSentEvent], headers: dict[str, str]) -> None:
+        super().__init__(events, headers=headers, ping=KEEP_ALIVE_S, ping_message_factory=_keep_alive, sep="\n")
+        self._run = run
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._run.cancel("client")
+
+
+def _keep_alive() -> ServerSentEvent:
+    return ServerSentEvent(comment="keepalive", sep="\n")
+
+
+async def _unless_gone(request: Request, work: asyncio.Future[Any], seconds: float | None = None) -> None:
+    """Wait for the work, at most `seconds`; a `RequestError` when the client goes away first."""
+    gone = asyncio.ensure_future(request.receive())  # after the body there is nothing to come but the disconnect
+    waited: set[asyncio.Future[Any]] = {work, gone}
+    try:
+        await asyncio.wait(waited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if gone.done() and not work.done():
+            raise RequestError(499, "The client went away.", "client_gone")
+    finally:
+        gone.cancel()

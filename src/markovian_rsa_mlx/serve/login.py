@@ -1,0 +1,68 @@
+"""How a browser shows that its user knows the key: a form, or `?key=` on any page, for a cookie."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qs, urlencode
+
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .body import read_bytes
+from .security import COOKIE, equal, session_of
+from .settings import ServerSettings
+
+_MOST_BYTES = 10_000
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Log in</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 22rem; margin: 20vh auto; padding: 0 1rem }}
+input, button {{ font: inherit; width: 100%; box-sizing: border-box; padding: .5rem; margin-top: .5rem }}</style></head>
+<body><form method="post" action="/login"><label for="key">The server's key</label>
+<input id="key" name="key" type="password" autocomplete="current-password" required autofocus>
+<button>Log in</button><p role="alert">{message}</p></form></body></html>
+"""
+
+
+class KeyInAddress:
+    """`GET /...?key=...` with the right key becomes a cookie and the same address without it."""
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
+        self._app, self._key = app, settings.api_key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._key is not None and scope["type"] == "http" and scope["method"] == "GET":
+            params = QueryParams(scope["query_string"])
+            if equal(params.get("key", ""), self._key):
+                rest = urlencode([(name, value) for name, value in params.multi_items() if name != "key"])
+                # One slash: an address that begins with two would lead to another site.
+                target = "/" + scope["path"].lstrip("/") + (f"?{rest}" if rest else "")
+                await _logged_in(self._key, target, scope["scheme"] == "https")(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+async def login(request: Request) -> Response:
+    """The form, and what it sends."""
+    key: str | None = request.app.state.service.settings.api_key
+    if key is None:
+        return RedirectResponse("/", 303)
+    if request.method != "POST":
+        return HTMLResponse(_PAGE.format(message=""), headers=_HEADERS)
+    form = parse_qs((await read_bytes(request, _MOST_BYTES)).decode(errors="replace"))
+    if not equal(form.get("key", [""])[0], key):
+        return HTMLResponse(_PAGE.format(message="That is not the key."), 401, _HEADERS)
+    return _logged_in(key, "/", request.url.scheme == "https")
+
+
+def _logged_in(key: str, target: str, secure: bool) -> Response:
+    response = RedirectResponse(target, 303, _HEADERS)
+    response.set_cookie(COOKIE, session_of(key), httponly=True, samesite="strict", secure=secure, path="/")
+    return response

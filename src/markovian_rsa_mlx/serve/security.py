@@ -1,0 +1,146 @@
+"""Who may ask: Host and Origin (against DNS rebinding and foreign pages), then the key.
+
+A browser cannot send a bearer key by itself. Whoever knows the key logs in once and gets a cookie that holds a
+proof of it, not the key; it is sent by pages of this server only (SameSite=Strict).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import socket
+from http.cookies import CookieError, SimpleCookie
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse, RedirectResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .errors import RequestError
+from .settings import ServerSettings, is_address, is_loopback
+
+COOKIE = "mrsa_session"
+#: Open to everybody who may reach the server at all.
+OPEN_PATHS = frozenset({"/health", "/login"})
+_LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class NameGuard:
+    """Which names this server answers to, and from whose pages it may be used; a plain ASGI middleware."""
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
+        self._app = app
+        self._names = frozenset(name.lower() for name in settings.hosts) | own_names(settings.host)
+        self._any_address = not is_loopback(settings.host)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            try:
+                self.check_host(headers)
+                self.check_origin(headers)
+            except RequestError as error:
+                await _refuse(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def check_host(self, headers: Headers) -> None:
+        """A page of another site that had its name resolve to this machine still says its own name."""
+        name = host_name(headers.get("host", ""))
+        if not (name in self._names or (self._any_address and is_address(name))):
+            raise RequestError(
+                403,
+                f"The host {name[:100]!r} is not this server; --allow-host names further ones.",
+                "host_not_allowed",
+            )
+
+    def check_origin(self, headers: Headers) -> None:
+        """Pages of other sites must not ask in a user's name."""
+        origin = headers.get("origin")
+        if origin is not None and urlsplit_host(origin) != headers.get("host", "").lower():
+            raise RequestError(403, "Pages of other sites may not use this server.", "origin_not_allowed")
+        foreign = headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        if foreign and headers.get("sec-fetch-mode") != "navigate":
+            raise RequestError(403, "Pages of other sites may not use this server.", "origin_not_allowed")
+
+
+class KeyGuard:
+    """Lets in who brings the key, as a bearer token or as the cookie of a login; a plain ASGI middleware."""
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
+        self._app, self._key = app, settings.api_key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._lets_in(Headers(scope=scope)):
+            await self._app(scope, receive, send)
+        elif _is_page_visit(scope, Headers(scope=scope)):
+            await RedirectResponse("/login", 303)(scope, receive, send)
+        else:
+            await _refuse(_NO_KEY)(scope, receive, send)
+
+    def _lets_in(self, headers: Headers) -> bool:
+        key = self._key
+        if key is None:
+            return True
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        bearer = given.strip() if scheme.lower() == "bearer" else ""
+        return equal(bearer, key) or equal(_cookie(headers), session_of(key))
+
+
+_NO_KEY: Final = RequestError(
+    401,
+    "The key is missing or wrong; send it as a bearer token.",
+    "invalid_api_key",
+    headers={"WWW-Authenticate": "Bearer"},
+)
+
+
+def session_of(key: str) -> str:
+    """What a browser that knows the key carries: a proof, from which the key cannot be had."""
+    return hmac.new(key.encode(), b"mrsa browser session", hashlib.sha256).hexdigest()
+
+
+def equal(given: str, wanted: str) -> bool:
+    """Compares in a time that says nothing of where the texts differ."""
+    return hmac.compare_digest(given.encode(errors="surrogateescape"), wanted.encode())
+
+
+def own_names(host: str) -> frozenset[str]:
+    """Names that a server bound to `host` goes by."""
+    if is_loopback(host):
+        return _LOCAL | {host.lower()}
+    machine = socket.gethostname().lower()
+    return _LOCAL | {host.lower(), machine, f"{machine}.local"}
+
+
+def host_name(value: str) -> str:
+    """The name in a Host header, its port and brackets aside."""
+    value = value.strip().lower()
+    if value.startswith("["):
+        return value[1:].partition("]")[0]
+    return value.rpartition(":")[0] if value.count(":") == 1 else value
+
+
+def urlsplit_host(origin: str) -> str:
+    """Host and port of an origin as a Host header says them; "" for none ("null")."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
+
+
+def _cookie(headers: Headers) -> str:
+    try:
+        morsel = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+    except CookieError:
+        return ""
+    return morsel.value if morsel is not None else ""
+
+
+def _refuse(error: RequestError) -> JSONResponse:
+    return JSONResponse(error.body(), error.status, error.headers)
+
+
+def _is_page_visit(scope: Scope, headers: Headers) -> bool:
+    return scope["method"] == "GET" and "text/html" in headers.get("accept", "")

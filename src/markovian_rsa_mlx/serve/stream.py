@@ -1,0 +1,166 @@
+"""A streamed completion: what happens in a run, as chunks.
+
+A choice that is certain from the start is told while it is generated; the others when they are chosen. What the
+rounds are doing goes out as reasoning, as comments, or not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sse_starlette import JSONServerSentEvent, ServerSentEvent
+
+from ..audit.events import TraceCompleteEvent, TraceRetryEvent, _BaseEvent
+from ..errors import BackendError
+from ..method.codec import Codec
+from ..progress import Progress
+from .active import ActiveRun
+from .answer import Answer, completion_id
+from .errors import RequestError
+from .live import LiveTrace
+from .news import News
+from .plan import Plan
+from .service import Service, result_of
+from .shapes import Chunk, ChunkChoice, Delta
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Something to tell: text of one choice, or a comment."""
+
+    index: int = 0
+    reasoning: str = ""
+    content: str = ""
+    comment: str = ""
+
+
+class ChatWatcher:
+    """Turns a run's events and tokens into pieces; see `active.Watcher`."""
+
+    def __init__(self, plan: Plan, codec: Codec) -> None:
+        self.pieces: asyncio.Queue[Piece | RequestError | None] = asyncio.Queue()  #: None: the run is over
+        self._plan, self._codec = plan, codec
+        self._live = {trace_id: self._fresh() for trace_id in plan.live}
+        self._news = News() if plan.rsa else None
+
+    def event(self, event: _BaseEvent, progress: Progress) -> None:
+        if self._news is not None and (line := self._news.line(event, progress)):
+            self._tell_news(line)
+        trace_id = getattr(event, "trace_id", None)
+        if trace_id not in self._live:
+            return
+        if isinstance(event, TraceCompleteEvent) and event.finish_reason != "error":
+            self._tell(trace_id, *self._live[trace_id].end())
+        elif isinstance(event, TraceRetryEvent) and event.purpose == "trace":
+            self._start_over(trace_id)
+
+    def tokens(self, trace_id: str, ids: Sequence[int]) -> None:
+        if trace_id in self._live:
+            self._tell(trace_id, *self._live[trace_id].add(ids))
+
+    @property
+    def answered(self) -> bool:
+        """Whether a piece of an answer has gone out."""
+        return any(trace.answered for trace in self._live.values())
+
+    def told_live(self, trace_id: str) -> bool:
+        """Whether this trace's text has gone out already."""
+        return trace_id in self._live
+
+    def _fresh(self) -> LiveTrace:
+        return LiveTrace(self._codec, self._plan.config.enable_thinking)
+
+    def _start_over(self, trace_id: str) -> None:
+        if self._live[trace_id].answered:
+            failed = "The engine failed in the middle of the answer, which cannot be taken back; ask again."
+            self.pieces.put_nowait(RequestError(502, failed, BackendError.kind))
+        self._live[trace_id] = self._fresh()
+
+    def _tell(self, trace_id: str, reasoning: str, content: str) -> None:
+        if reasoning or content:
+            self.pieces.put_nowait(Piece(self._plan.live[trace_id], reasoning, content))
+
+    def _tell_news(self, line: str) -> None:
+        match self._plan.asked.rsa_progress or "reasoning":
+            case "reasoning":
+                self.pieces.put_nowait(Piece(reasoning=line + "\n"))
+            case "comments":
+                self.pieces.put_nowait(Piece(comment=line))
+
+
+class ChatStream:
+    """The chunks of one run, from its first piece to its usage."""
+
+    def __init__(self, service: Service, plan: Plan, run: ActiveRun, watcher: ChatWatcher) -> None:
+        self._service, self._plan, self._run, self._watcher = service, plan, run, watcher
+        self._created = int(time.time())
+        self._begun: set[int] = set()
+
+    async def events(self) -> AsyncIterator[ServerSentEvent]:
+        """Server-sent events; an error is one of them, and then there is no [DONE]."""
+        async for piece in self._pieces():
+            yield self._of_piece(piece)
+        answer = Answer(self._plan, await result_of(self._run), self._service.backend.codec, self._service.model_name)
+        answer.check()
+        if answer.stopped and self._watcher.answered:
+            raise RequestError(503, "A budget stopped the run in the middle of the answer.", "stopped")
+        for event in self._conclusion(answer):
+            yield event
+        yield ServerSentEvent("[DONE]", sep="\n")
+
+    async def _pieces(self) -> AsyncIterator[Piece]:
+        """What the watcher hears until the run is over."""
+        pieces = self._watcher.pieces
+        self._run.task.add_done_callback(lambda _: pieces.put_nowait(None))
+        while (piece := await pieces.get()) is not None:
+            if isinstance(piece, RequestError):
+                raise piece
+            yield piece
+
+    def _of_piece(self, piece: Piece) -> ServerSentEvent:
+        if piece.comment:
+            return ServerSentEvent(comment=piece.comment, sep="\n")
+        return self._delta(piece.index, piece.reasoning, piece.content)
+
+    def _conclusion(self, answer: Answer) -> list[ServerSentEvent]:
+        events, ids = [], answer.choice_ids()
+        for index, trace_id in enumerate(ids):
+            spoken = answer.spoken(trace_id)
+            if not self._watcher.told_live(trace_id) and (spoken.reasoning or spoken.content):
+                events.append(self._delta(index, spoken.reasoning or "", spoken.content))
+            end = ChunkChoice(index=index, delta=self._opened(index), finish_reason=spoken.finish_reason)
+            extras = answer.extras() if index == len(ids) - 1 else {}
+            events.append(self._chunk([end], **extras))
+        options = self._plan.asked.stream_options
+        if options is not None and options.include_usage:
+            events.append(self._chunk([], usage=answer.usage()))
+        return events
+
+    def _delta(self, index: int, reasoning: str, content: str) -> ServerSentEvent:
+        delta = self._opened(index)
+        if reasoning:
+            delta.reasoning = delta.reasoning_content = reasoning
+        if content:
+            delta.content = content
+        return self._chunk([ChunkChoice(index=index, delta=delta, finish_reason=None)])
+
+    def _opened(self, index: int) -> Delta:
+        """A choice's first delta names its role."""
+        first = index not in self._begun
+        self._begun.add(index)
+        return Delta(role="assistant") if first else Delta()
+
+    def _chunk(self, choices: list[ChunkChoice], **extras: Any) -> ServerSentEvent:
+        chunk = Chunk(
+            id=completion_id(self._run.run_id),
+            object="chat.completion.chunk",
+            created=self._created,
+            model=self._service.model_name,
+            choices=choices,
+            **extras,
+        )
+        return JSONServerSentEvent(chunk.to_json(), sep="\n")

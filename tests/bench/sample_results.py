@@ -1,0 +1,97 @@
+"""Results as a benchmark of the embedded profile would give them, made up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from markovian_rsa_mlx.bench.folder import method_settings
+from markovian_rsa_mlx.bench.grid import Grid, plan
+from markovian_rsa_mlx.bench.methods import DEFAULT_METHODS
+from markovian_rsa_mlx.bench.results import Cell, Record, Results, RoundRecord
+from markovian_rsa_mlx.bench.tabulate import comparisons, table
+from markovian_rsa_mlx.config import RSAConfig
+
+#: How much a round helps, by kind of cell: an exponent on the share of wrong candidates.
+GAINS = {"markovian": 2.5, "delethink": 1.4}
+
+
+def sample_results(
+    count: int = 12,
+    *,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    epochs: int = 1,
+    seed: int = 0,
+    skill: float = 0.0,
+    base: RSAConfig | None = None,
+    grid: Grid | None = None,
+) -> Results:
+    """`skill` raises every problem's chance."""
+    asked = plan(base or RSAConfig.embedded(), methods, grid)
+    rng = np.random.default_rng(seed)
+    chances = np.clip(np.random.default_rng(77).beta(1.2, 1.2, count) + skill, 0, 1)
+    cells = []
+    for name, config in asked.configs.items():
+        records = [
+            record(rng, name, config, index, epoch, chances[index])
+            for epoch in range(1, epochs + 1)
+            for index in range(count)
+        ]
+        cells.append(Cell(name, method_settings(config), tuple(records)))
+    return Results(
+        task="embedded-countdown#1",
+        model="embedded-reasoner-v1",
+        seed=1,
+        epochs=epochs,
+        problems=count,
+        limit=str(count),
+        engine={"engine": "mlx-lm", "engine_version": "0.32", "dtype": "float32", "quantization": None},
+        package_version="0.1.0",
+        methods=asked.methods,
+        cells=tuple(cells),
+        table=table(asked.methods, cells),
+        comparisons=comparisons(asked.methods, cells),
+        generated_once=12_345,
+        command="mrsa bench countdown --limit 12",
+    )
+
+
+def record(rng: np.random.Generator, cell: str, config: RSAConfig, index: int, epoch: int, chance: float) -> Record:
+    rounds, tokens = [], 0
+    for number in range(config.rounds + 1):
+        wrong = (1 - chance) ** (GAINS.get(cell.split()[0], 1.0) ** number)
+        right = float(rng.binomial(config.population, 1 - wrong)) / config.population
+        tokens += 48 * config.population
+        rounds.append(
+            RoundRecord(
+                round=number,
+                traces=config.population,
+                mean=right,
+                vote=float(right > 0.5),
+                any=float(right > 0),
+                finished=0.5,
+                answered=config.population,
+                distinct=3,
+                generated_tokens=tokens,
+                prefill_tokens=2 * tokens,
+                wall_s=3.0 * (number + 1),
+                tokens_per_s=tokens / 3.0 / (number + 1),
+            )
+        )
+    return Record(
+        index=index,
+        problem_id=str(3 * index + 2),
+        epoch=epoch,
+        seed=1,
+        trail=f"trails/{cell}/{index + 1:05d}-{epoch}.jsonl",
+        rounds=tuple(rounds),
+        answer="1 + 2 * 3",
+        correct=rounds[-1].vote,
+        badges=("budget_hit",) if index % 3 == 0 else (),
+        generated_tokens=tokens,
+        new_tokens=tokens,
+        prefill_tokens=2 * tokens,
+        wall_s=9.0,
+        peak_memory_bytes=120_000_000,
+    )

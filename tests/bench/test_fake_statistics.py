@@ -1,0 +1,91 @@
+"""The method's statistics hold in a benchmark of fake models: the same aggregators as in tests/test_statistics.py."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+from markovian_rsa_mlx.audit.events import SelectionEvent
+from markovian_rsa_mlx.backends.base import TraceRequest
+from markovian_rsa_mlx.bench.results import Cell
+from markovian_rsa_mlx.config import RSAConfig
+from tests.fakes import CharacterCodec, FakeBackend, boxed
+from tests.runs import of_file
+from tests.test_statistics import LOST, Aggregator, copy, majority, oracle
+
+from .harness import FakeTask, bench, order
+
+CONFIG = RSAConfig(
+    rounds=2, population=16, aggregation_size=4, thinking_tokens=100, tail_tokens=40, final_tokens=100,
+    answer_kind="text",
+)  # fmt: skip
+_SHOWN = re.compile(r"so it goes (\w+)")
+
+
+def simulate(
+    path: Path, aggregator: Aggregator, first: Callable[[TraceRequest, random.Random], str], problems: int,
+    config: RSAConfig = CONFIG,
+) -> Cell:  # fmt: skip
+    """A benchmark of Markovian RSA; `first` says what a round-0 trace answers."""
+    codec = CharacterCodec()
+
+    def model(request: TraceRequest, rng: random.Random) -> str:
+        read = _SHOWN.findall(codec.decode(request.prompt_token_ids))
+        return boxed(aggregator(read, rng) if read else first(request, rng))
+
+    wanted = order(FakeTask(problems), ["markovian"], config)
+    (cell,) = bench(path, wanted, FakeBackend(model, chunk=100), at_once=8).cells
+    return cell
+
+
+def chance(p: float) -> Callable[[TraceRequest, random.Random], str]:
+    return lambda request, rng: "right" if rng.random() < p else "wrong"
+
+
+def by_round(cell: Cell, figure: str) -> list[float]:
+    return [sum(getattr(r.rounds[t], figure) for r in cell.records) / len(cell.records) for t in range(3)]
+
+
+CASES = [(copy, 0.3, [0.3, 0.3, 0.3]), (majority, 0.4, [0.40, 0.352, 0.308]), (majority, 0.6, [0.60, 0.648, 0.692])]
+
+
+def test_an_oracle_finds_what_any_trace_found(tmp_path: Path) -> None:
+    assert by_round(simulate(tmp_path, oracle, chance(0.2), 30), "mean") == pytest.approx([0.2, 0.59, 0.91], abs=0.09)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("aggregator", "p", "published"), CASES)
+def test_correctness_by_round(tmp_path: Path, aggregator: Aggregator, p: float, published: list[float]) -> None:
+    cell = simulate(tmp_path, aggregator, chance(p), 80)
+    assert by_round(cell, "mean") == pytest.approx(published, abs=0.08)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 16])
+def test_copying_loses_diversity_whatever_c(tmp_path: Path, size: int) -> None:
+    """The chance that two draws from the last round differ falls by 1 - 1/N a round."""
+    config = CONFIG.replace(aggregation_size=size)
+    cell = simulate(tmp_path, copy, lambda request, _: request.trace_id.replace("-", "x"), 40, config)
+    lasts = [of_file(tmp_path / record.trail, SelectionEvent)[0].answers for record in cell.records]
+    chances = [1 - sum((n / 16) ** 2 for n in Counter(last).values()) for last in lasts]
+    assert mean(chances) == pytest.approx(LOST, abs=0.02)
+    assert [record.rounds[-1].distinct for record in cell.records] == [len(set(last)) for last in lasts]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("population", "size", "unused"), [(16, 4, 0.010), (8, 2, 0.100)])
+def test_tails_that_nobody_reads_are_as_many_as_chance_says(
+    tmp_path: Path, population: int, size: int, unused: float
+) -> None:
+    """A round before the last holds the traces that are read, so what is missing in it was not."""
+    config = CONFIG.replace(population=population, aggregation_size=size, rounds=1)
+    cell = simulate(tmp_path, copy, chance(0.5), 60, config)
+    missing = 1 - sum(r.rounds[0].traces for r in cell.records) / (population * len(cell.records))
+    assert (1 - size / population) ** population == pytest.approx(unused, abs=0.001)
+    assert missing == pytest.approx(unused, abs=0.35 * unused + 0.008)

@@ -1,0 +1,74 @@
+"""Grids: every combination or points one by one, over the base settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from markovian_rsa_mlx.bench.grid import Plan, plan, read_grid
+from markovian_rsa_mlx.config import RSAConfig
+from markovian_rsa_mlx.errors import ConfigError
+
+BASE = RSAConfig.paper_16k()
+
+
+def read(tmp_path: Path, text: str, *methods: str) -> Plan:
+    file = tmp_path / "grid.toml"
+    file.write_text(text)
+    return plan(BASE, methods or ["markovian"], read_grid(file))
+
+
+def test_every_combination_is_a_cell_named_by_what_varies(tmp_path: Path) -> None:
+    found = read(tmp_path, '[grid]\nC = [1, 4]\nbeta = [8_000, 16_000]\nfinal_tokens = "beta"')
+    assert list(found.configs) == [
+        "markovian C=1 beta=8000",
+        "markovian C=1 beta=16000",
+        "markovian C=4 beta=8000",
+        "markovian C=4 beta=16000",
+    ]
+    assert [c.final_tokens for c in found.configs.values()] == [8_000, 16_000, 8_000, 16_000]
+
+
+def test_a_single_trace_is_run_once_where_only_aggregation_differs(tmp_path: Path) -> None:
+    found = read(tmp_path, "[grid]\nC = [1, 2, 4]\ntau = [2_000, 4_000]", "single", "markovian")
+    assert found.methods[0].name == "single"
+    assert len(found.methods) == 7
+
+
+def test_combinations_that_are_not_allowed_are_left_out_and_told(tmp_path: Path) -> None:
+    found = read(tmp_path, "[grid]\nN = [2, 16]\nC = [4]")
+    assert [c.population for c in found.configs.values()] == [16]
+    assert "N=2 C=4 is left out" in found.notes[0]
+
+
+def test_points_stand_one_by_one_and_must_be_allowed(tmp_path: Path) -> None:
+    found = read(tmp_path, "[[point]]\nbeta = 40_000\ntau = 8_000\n[[point]]\nT = 4\nC = 1\nbeta = 8_000")
+    assert list(found.configs) == ["markovian T=2 C=4 beta=40000 tau=8000", "markovian T=4 C=1 beta=8000 tau=4000"]
+    with pytest.raises(ConfigError, match="tail_tokens"):
+        read(tmp_path, "[[point]]\nbeta = 1_000")
+
+
+def test_the_paper_s_table_is_one_file(tmp_path: Path) -> None:
+    text = 'methods = ["markovian"]\n[grid]\nN = 16\nC = 4\nT = 2\nbeta = [8_000, 16_000, 40_000]\ntau = [4_000, 8_000]'
+    assert len(read(tmp_path, text).configs) == 6
+    file = tmp_path / "grid.toml"
+    assert read_grid(file).methods == ("markovian",)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[grid]\nseed = [1]", "'seed'"),
+        ("[grid]\nfinal_candidates = [1]", "final_candidates"),
+        ("[grid]\ngamma = [1]", "'gamma'"),
+        ("beta = 3", "unknown beta"),
+        ("", "is empty"),
+        ("[grid]\nbeta = []", "is empty: thinking_tokens"),
+        ("[grid]\nN = [2]\nC = [4]", "No point"),
+        ("grid = [", "not valid TOML"),
+    ],
+)
+def test_a_grid_that_cannot_be_used_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        read(tmp_path, text)

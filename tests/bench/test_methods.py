@@ -1,0 +1,72 @@
+"""Methods by name, as settings of the one orchestrator."""
+
+from __future__ import annotations
+
+import pytest
+
+from markovian_rsa_mlx.bench.grid import plan
+from markovian_rsa_mlx.bench.methods import DEFAULT_METHODS, KINDS, read_methods
+from markovian_rsa_mlx.config import FULL, RSAConfig
+from markovian_rsa_mlx.errors import ConfigError
+
+BASE = RSAConfig.paper_16k()
+
+
+def config(method: str) -> RSAConfig:
+    (found,) = plan(BASE, [method]).configs.values()
+    return found
+
+
+def test_every_method_is_compared_with_all_final_candidates() -> None:
+    assert {c.final_count for c in plan(BASE, list(KINDS)).configs.values()} == {16, 48}
+
+
+@pytest.mark.parametrize("method", ["single", "vote", "pass"])
+def test_baselines_are_one_parallel_run_under_the_budget_and_sampling_of_round_zero(method: str) -> None:
+    base = BASE.replace(final_temperature=0.6, final_top_k=40)
+    (baseline,) = plan(base, [method]).configs.values()
+    assert (baseline.rounds, baseline.population, baseline.final_tokens) == (0, 16, 16_000)
+    assert baseline.sampling(final=True) == base.sampling(final=False)
+
+
+def test_the_vote_at_equal_budget_has_the_traces_of_all_rounds() -> None:
+    assert config("vote-equal").population == 16 * 3
+
+
+def test_variants_change_only_their_own_setting() -> None:
+    markovian = config("markovian")
+    assert config("delethink") == markovian.replace(aggregation_size=1)
+    assert config("full-chain") == markovian.replace(tail_tokens=FULL)
+    assert config("pacore") == markovian.replace(carry="answer")
+    assert config("summary") == markovian.replace(carry="summary")
+
+
+def test_selections_read_the_same_runs_but_for_a_final_aggregation() -> None:
+    found = plan(BASE, ["markovian", "markovian:majority", "markovian:single", "markovian:final-aggregation"])
+    assert list(found.configs) == ["markovian", "markovian:final_aggregation"]
+    assert [method.score for method in found.methods] == ["mean", "vote", "chosen", "chosen"]
+    assert found.configs["markovian:final_aggregation"].answer_selection == "final_aggregation"
+
+
+def test_single_vote_and_pass_are_one_cell() -> None:
+    found = plan(BASE, DEFAULT_METHODS)
+    assert [m.cell for m in found.methods[:3]] == ["parallel"] * 3
+    assert [m.one_trace for m in found.methods] == [True, False, False, False, False, False]
+    assert len(found.configs) == 4
+
+
+def test_a_name_twice_is_one_method_and_aliases_are_understood() -> None:
+    assert [m.name for m in read_methods(["RSA", "markovian", "pass@N", "self-consistency"])] == [
+        "markovian",
+        "pass",
+        "vote",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("markovain", "did you mean markovian"), ("markovian:best", "final_aggregation"), ("vote:single", "nothing to")],
+)
+def test_an_unknown_method_is_refused_with_a_hint(name: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        read_methods([name])

@@ -1,0 +1,231 @@
+"""Procedural tasks: problems drawn from a seed, and verifiers that nothing a model writes gets out of."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from markovian_rsa_mlx.bench.tasks import load_task, read_params
+from markovian_rsa_mlx.bench.tasks.gym import GymTask
+from markovian_rsa_mlx.bench.tasks.options import problems_of
+from markovian_rsa_mlx.bench.tasks.vetting import RefusedCodeError, vet
+from markovian_rsa_mlx.errors import ConfigError, ScoringError, TaskError
+from markovian_rsa_mlx.reasoner import puzzles
+
+#: A library of one data set with the manners of the real one, and some worse.
+FAKE = """
+import os, time
+from dataclasses import dataclass, fields
+
+@dataclass
+class Config:
+    seed: int = 0
+    size: int = 500
+    low: int = 1
+    gaps: bool = False
+
+class Dataset:
+    def __init__(self, config):
+        assert config.low >= 1, "low must be at least 1"
+        self.config = config
+        print("a library that prints")
+
+    def __getitem__(self, index):
+        if self.config.gaps and index % 2:
+            raise ValueError("no entry found for this index")
+        value = self.config.low + index + 100 * self.config.seed
+        return {"question": f"Say {value}.", "answer": str(value), "metadata": {"hash": hash("x")}}
+
+    def score_answer(self, answer, entry):
+        if answer == "raise":
+            raise RuntimeError("a verifier that fails")
+        if answer == "hang":
+            time.sleep(60)
+        if answer == "leave":
+            os._exit(3)
+        try:
+            return 1.0 if eval(answer) == int(entry["answer"]) else 0.25
+        except Exception:
+            return 0.01
+
+DATASETS = {"fake": (Dataset, Config)}
+
+def create_dataset(name, **settings):
+    return Dataset(Config(**settings))
+"""
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "reasoning_gym").mkdir()
+    (tmp_path / "reasoning_gym" / "__init__.py").write_text("")
+    (tmp_path / "reasoning_gym" / "factory.py").write_text(FAKE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.fixture
+def fake(library: None) -> Iterator[GymTask]:
+    task = GymTask("fake", {}, 3)
+    yield task
+    task.close()
+
+
+def test_problems_come_from_the_seed_and_keep_their_places(fake: GymTask) -> None:
+    found = fake.problems((2, 4))
+    assert [(p.index, p.problem_id, p.question) for p in found] == [
+        (1, "1", "Say 302."),
+        (2, "2", "Say 303."),
+        (3, "3", "Say 304."),
+    ]
+    assert fake.name == "fake#3"
+    assert [fake.score(found[0], answer) for answer in ("302", "300 + 2", "303", "no", "")] == [1.0, 1.0, 0.0, 0.0, 0.0]
+    assert fake.score(found[2], "304") == 1.0
+
+
+@pytest.mark.usefixtures("library")
+def test_parameters_gaps_and_a_wording() -> None:
+    options = {**read_params(["low=5", "gaps=true"]), "wording": "Now: {problem}"}
+    task = load_task("fake", options, 0)
+    assert [(p.problem_id, p.question) for p in task.problems((1, 3))] == [
+        ("0", "Now: Say 5."),
+        ("2", "Now: Say 7."),
+        ("4", "Now: Say 9."),
+    ]
+    assert problems_of(task.name) == "fake?gaps=true,low=5#0" != task.name
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize(
+    ("spec", "params", "said"),
+    [
+        ("fake", ["low=0"], "low must be at least 1"),
+        ("fake", ["height=1"], "'height' is no parameter of fake; known are low, gaps"),
+        ("fakes", [], "close are fake"),
+        ("fake", ["seed=1"], "--param seed is set by --seed"),
+        ("fake", ["low"], "--param is 'low'; allowed: KEY=VALUE"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told_once(spec: str, params: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        load_task(spec, read_params(params), 0).problems((1, 1))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("library")
+def test_a_filter_that_nothing_passes_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("markovian_rsa_mlx.bench.tasks.gym._MOST_MISSES", 50)
+    with pytest.raises(TaskError, match="gave 0 problems and then none for"):
+        GymTask("fake", {}, 0, keep=lambda entry: False).problems((1, 1))
+
+
+def test_a_verifier_that_raises_hangs_or_dies_costs_one_answer(fake: GymTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("markovian_rsa_mlx.bench.tasks.gym.SCORE_LIMIT_S", 1.0)
+    (problem,) = fake.problems((1, 1))
+    with pytest.raises(ScoringError, match=r"failed on an answer \(RuntimeError: a verifier that fails\)"):
+        fake.score(problem, "raise")
+    with pytest.raises(ScoringError, match="gave no score"):
+        fake.score(problem, "hang")
+    assert fake.score(problem, "301") == 1.0
+    with pytest.raises(ScoringError):
+        fake.score(problem, "leave")
+    assert fake.score(problem, "301") == 1.0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "__import__('os').system('touch {file}') or 301",
+        "open('{file}', 'w') and 301",
+        "(lambda: open('{file}', 'w'))() and 301",
+        "[open('{file}', 'w') for x in (1,)] and 301",
+        "().__class__.__base__.__subclasses__() and 301",
+        'exec(\'open("{file}", "w")\') or 301',
+        "eval('301')",
+        "getattr(1, 'real') and 301",
+    ],
+)
+def test_a_verifier_that_evaluates_answers_runs_no_code(fake: GymTask, tmp_path: Path, answer: str) -> None:
+    (problem,) = fake.problems((1, 1))
+    file = tmp_path / "touched"
+    assert fake.score(problem, answer.replace("{file}", str(file))) == 0.0
+    assert not file.exists()
+    assert fake.score(problem, "301") == 1.0
+
+
+@pytest.mark.parametrize(
+    "text", ["1 + 2 * 3", "[[1, 2], ['a', 'b']]", "sqrt(2)", "Symbol('x')**Integer(2)", "-x if x else 1"]
+)
+def test_plain_expressions_pass(text: str) -> None:
+    vet(compile(text, "<string>", "eval"))
+
+
+@pytest.mark.parametrize("text", ["x.y", "lambda: 1", "[x for x in y]", "__name__", "(x := 1)", "sympify('1')"])
+def test_anything_else_does_not(text: str) -> None:
+    with pytest.raises(RefusedCodeError):
+        vet(compile(text, "<string>", "eval"))
+
+
+def test_the_library_is_not_imported_here() -> None:
+    code = (
+        "import sys; from markovian_rsa_mlx.bench.tasks import load_task; load_task('countdown', {}, 1); "
+        "assert not {'reasoning_gym', 'numpy', 'pyarrow', 'huggingface_hub'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_embedded_reasoner_is_asked_what_it_was_measured_on() -> None:
+    task = load_task("embedded-countdown", {}, 1)
+    found = task.problems((1, 4))
+    assert [("Final answer format" in p.question) for p in found] == [True, False, True, False]
+    for problem in found:
+        numbers = [int(digits) for digits in re.findall(r"\d+", problem.reference)]
+        target = int(puzzles.evaluate(ast.parse(problem.reference, mode="eval").body))
+        assert puzzles.is_held_out(numbers, target)
+        assert len(puzzles.solutions(numbers, target)) >= puzzles.LEAST_SOLUTIONS
+        assert task.score(problem, problem.reference) == 1.0
+        assert task.score(problem, "1 + 1") == 0.0
+        assert task.score(problem, "__import__('os').getpid()") == 0.0
+    assert task.answer_kind == "text"
+    assert task.problems((3, 3)) == [found[2]]
+
+
+SWEEP = """
+import json, sys
+from markovian_rsa_mlx.bench.tasks.options import problems_of
+from markovian_rsa_mlx.bench.tasks.vetting import Vetting
+import reasoning_gym
+from reasoning_gym.factory import DATASETS
+vetting, told = Vetting(), {}
+for name in sorted(DATASETS):
+    try:
+        dataset = reasoning_gym.create_dataset(name, seed=1, size=3)
+        entry = dataset[0]
+        plain = dataset.score_answer(entry["answer"], entry=entry)
+    except Exception as error:
+        told[name] = ["skipped", repr(error)[:80]]
+        continue
+    vetting.watch(True)
+    try:
+        told[name] = [plain, dataset.score_answer(entry["answer"], entry=entry)]
+    except Exception as error:
+        told[name] = [plain, repr(error)]
+    finally:
+        vetting.watch(False)
+print("\\n" + json.dumps(told))
+"""
+
+
+@pytest.mark.slow
+def test_vetting_changes_no_verdict_of_any_data_set() -> None:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", SWEEP], check=True, capture_output=True, text=True)
+    told = json.loads(done.stdout.splitlines()[-1])
+    compared = {name: pair for name, pair in told.items() if pair[0] != "skipped"}
+    assert len(compared) == len(told) - 1, told  # composite is nothing without parameters
+    assert {name: pair for name, pair in compared.items() if pair[0] != pair[1]} == {}

@@ -1,0 +1,261 @@
+"""`mrsa bench` as a user meets it: one command, its table, its exit codes; the same command goes on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from markovian_rsa_mlx.bench.progress import BenchProgress
+from markovian_rsa_mlx.bench.results import Method, Record, RoundRecord, results_from_dict
+from markovian_rsa_mlx.bench.tasks.base import Problem
+from markovian_rsa_mlx.cli import session
+from markovian_rsa_mlx.cli.bench_table import table_text
+from markovian_rsa_mlx.cli.bench_view import problem_line, status_line, view_lines
+from markovian_rsa_mlx.errors import BackendError
+from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
+
+from ..fakes import FakeBackend, boxed
+from .conftest import Run, by_index
+
+METHOD = (
+    "--model",
+    "fake/model",
+    "--rounds",
+    "1",
+    "--population",
+    "3",
+    "--aggregation-size",
+    "2",
+    "--answer-kind",
+    "text",
+)
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> str:
+    """Three problems; `fake_model` answers 2 in two of three traces."""
+    file = tmp_path / "sums.jsonl"
+    rows = [{"problem": f"{n}+1?", "answer": str(n + 1)} for n in (1, 1, 2)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+@pytest.fixture
+def bench(mrsa: Run, fake_model: Callable[..., None], task: str, tmp_path: Path) -> Run:
+    return lambda *more: mrsa("bench", task, *METHOD, "--out", str(tmp_path / "out"), *more)
+
+
+def results(tmp_path: Path) -> Any:
+    return json.loads((tmp_path / "out" / "results.json").read_text())
+
+
+def test_one_command_gives_the_table_and_the_files(bench: Run, tmp_path: Path) -> None:
+    ran = bench()
+    assert ran.code == 0
+    head, single, vote, *_ = ran.out.splitlines()
+    assert head.split()[:4] == ["method", "score", "vote", "pass"]
+    assert single.startswith("single ")
+    assert single.split()[1] == "44.4%"
+    assert single.split()[4:6] == ["-", "-"]
+    assert vote.startswith("vote ")
+    assert "66.7%" in vote
+    assert "markovian less delethink" in ran.out
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"results.json", "results.csv", "results.parquet"}
+    assert "3 of 3 problems" in ran.err
+
+
+def test_the_same_command_does_nothing_twice(bench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = bench()
+    before = (tmp_path / "out" / "results.json").read_bytes()
+    monkeypatch.setattr(session, "load", lambda *_, **__: pytest.fail("there is nothing to run"))
+    assert bench().out == first.out
+    assert (tmp_path / "out" / "results.json").read_bytes() == before
+
+
+def test_without_out_the_same_command_finds_its_folder(mrsa: Run, fake_model: Any, task: str, home: Path) -> None:
+    line = ("bench", task, *METHOD, "--methods", "single")
+    assert mrsa(*line).code == mrsa(*line).code == 0
+    assert mrsa(*line, "--thinking-tokens", "9000").code == 0
+    assert len(list((home / "bench").iterdir())) == 2
+
+
+def test_run_may_be_written_out(mrsa: Run, fake_model: Any, task: str, tmp_path: Path) -> None:
+    ran = mrsa("bench", "run", task, *METHOD, "--methods", "vote", "--limit", "2-3", "--out", str(tmp_path / "out"))
+    assert ran.code == 0
+    assert results(tmp_path)["problems"] == 2
+    assert "mrsa bench" in results(tmp_path)["command"]
+    assert "--out" not in results(tmp_path)["command"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_a_narrow_terminal_does_without_columns(bench: Run, tmp_path: Path, width: int) -> None:
+    bench()
+    found = results_from_dict(results(tmp_path))
+    rows = table_text(found, width).split("\n\n")[0].splitlines()
+    assert max(map(len, rows)) <= width
+    assert len(rows) == 1 + len(found.table)
+    assert rows[0].split()[:2] == ["method", "score"]
+    assert ("prefill" in rows[0]) == (width == 200)
+
+
+def test_json_for_a_program(bench: Run) -> None:
+    told = json.loads(bench("--json", "--quiet", "--methods", "single,markovian:majority").out)
+    assert [row["method"] for row in told["table"]] == ["single", "markovian:majority"]
+    assert told["comparisons"][0]["problems"] == 3
+
+
+def test_quiet_says_nothing(bench: Run) -> None:
+    assert bench("--quiet").err == ""
+
+
+def test_a_failure_is_told_and_is_the_exit_code(
+    mrsa: Run, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(request: Any) -> None:
+        if "2+1?" in request.messages[-1]["content"]:
+            raise BackendError("out of order")
+
+    backend = FakeBackend(by_index(boxed(2)), fail=fail)
+    monkeypatch.setattr(session, "load", lambda choice, quiet=False: MarkovianRSAOrchestrator(backend))
+    line = ("bench", task, *METHOD, "--methods", "single", "--out", str(tmp_path / "out"))
+    ran = mrsa(*line)
+    assert ran.code == 1
+    assert "1 run failed" in ran.err
+    backend.fail = None
+    other = mrsa(*line, "--methods", "markovian", "--resume-only-failed")
+    assert (other.code, "no results of these methods" in other.err) == (2, True)
+    assert mrsa(*line, "--resume-only-failed").code == 0
+    assert len(results(tmp_path)["cells"][0]["records"]) == 3
+
+
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
+    mrsa: Run, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(request: Any, position: int) -> None:
+        if "2+1?" in request.messages[-1]["content"]:
+            raise KeyboardInterrupt
+
+    backend = FakeBackend(by_index(boxed(2)), on_step=interrupt)
+    monkeypatch.setattr(session, "load", lambda choice, quiet=False: MarkovianRSAOrchestrator(backend))
+    line = ("bench", task, *METHOD, "--methods", "single", "--at-once", "1", "--out", str(tmp_path / "out"))
+    ran = mrsa(*line)
+    assert ran.code == 130
+    assert "To go on: the same command" in ran.err
+    assert len(results(tmp_path)["cells"][0]["records"]) == 2
+    backend.on_step = None
+    assert mrsa(*line).code == 0
+    assert len(results(tmp_path)["cells"][0]["records"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--limit", "0"), "--limit is '0'"),
+        (("--limit", "9-3"), "--limit is '9-3'"),
+        (("--limit", "7-9"), "no problem 7"),
+        (("--methods", "guess"), "There is no method 'guess'"),
+        (("--grid", "nowhere.toml"), "nowhere.toml"),
+        (("--population", "1"), "aggregation_size is 2"),
+    ],
+)
+def test_a_mistake_is_one_sentence(bench: Run, more: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    ran = bench(*more)
+    assert ran.code in (1, 2)
+    assert ran.err.count("error:") == 1
+    assert words in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_setting_is_refused_with_the_difference(bench: Run) -> None:
+    bench("--methods", "markovian")
+    ran = bench("--methods", "markovian", "--temperature", "0.5")
+    assert ran.code == 2
+    assert "temperature of markovian: 1.0 there, 0.5 asked for" in ran.err
+    assert bench("--methods", "markovian", "--temperature", "0.5", "--fresh").code == 0
+
+
+@pytest.mark.parametrize(
+    "setting", ["token_budget = 100", "seed = 3", "final_candidates = 2", 'answer_selection = "majority"']
+)
+def test_what_a_benchmark_decides_is_refused_in_a_settings_file(bench: Run, tmp_path: Path, setting: str) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(setting)
+    ran = bench("--config", str(file))
+    assert ran.code == 2
+    assert f"{setting.split()[0]} is " in ran.err
+
+
+def test_a_model_that_cannot_be_loaded_leaves_no_folder(mrsa: Run, task: str, tmp_path: Path) -> None:
+    ran = mrsa("bench", task, "--model", "./nowhere", "--out", str(tmp_path / "out"))
+    assert ran.code == 1
+    assert "./nowhere" in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_embedded_reasoner_is_asked_only_what_it_was_made_for(mrsa: Run, task: str) -> None:
+    ran = mrsa("bench", task, "--answer-kind", "text")
+    assert ran.code == 2
+    assert "not made for these problems" in ran.err
+
+
+def test_another_revision_is_another_model(bench: Run) -> None:
+    assert bench("--methods", "single").code == 0
+    ran = bench("--methods", "single", "--revision", "v2")
+    assert ran.code == 2
+    assert "'fake/model@v2' asked for" in ran.err
+
+
+def test_a_grid_runs_every_point(bench: Run, tmp_path: Path) -> None:
+    file = tmp_path / "grid.toml"
+    file.write_text('methods = ["single", "markovian"]\n[grid]\nC = [1, 2, 5]\n')
+    ran = bench("--grid", str(file))
+    assert ran.code == 0
+    assert "C=5 is left out" in ran.err
+    assert [cell["name"] for cell in results(tmp_path)["cells"]] == ["parallel", "markovian C=1", "markovian C=2"]
+
+
+@pytest.mark.parametrize("missing", ["reasoning_gym", "pyarrow"])
+def test_without_the_extra_one_sentence_says_how_to_install_it(
+    mrsa: Run, fake_model: Any, missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    ran = mrsa("bench", "countdown", *METHOD[:-2], "--limit", "1")
+    assert ran.code == 1
+    assert "pip install 'markovian-rsa-mlx[bench]'" in ran.err
+    assert ran.err.count("\n") == 1
+
+
+def progress(clock: Callable[[], float]) -> BenchProgress:
+    methods = [Method("single", "parallel", "mean", True), Method("markovian", "markovian")]
+    return BenchProgress(methods, {"parallel": 0, "markovian": 0}, clock, total=4)
+
+
+def record(mean: float) -> Record:
+    only = RoundRecord(0, 4, mean, 1.0, 1.0, 1.0, 4, 2, 80, 20, 1.0, 80.0)
+    return Record(0, "p\x1b[31m0", 1, 7, "t", rounds=(only,), correct=1.0)
+
+
+def test_progress_tells_time_left_and_the_means_so_far() -> None:
+    now = [0.0]
+    state = progress(lambda: now[0])
+    assert state.time_left_s() is None
+    now[0] = 10.0
+    state.tokens(500)
+    state.run_done("parallel", record(0.25))
+    state.run_done("markovian", record(0.75))
+    state.problem_done(Problem(0, "p", "?", "!"), 1, [])
+    assert state.time_left_s() == pytest.approx(30.0)
+    assert "1 of 4 problems · 2 of 8 runs" in status_line(state)
+    assert "about 30.0 s left" in status_line(state)
+    assert [line.split() for line in view_lines(state)[1:]] == [["single", "25.0%"], ["markovian", "75.0%"]]
+
+
+def test_a_problem_s_line_cannot_move_the_cursor() -> None:
+    line = problem_line(progress(lambda: 0.0), Problem(0, "p\x1b[31m0", "?", "!"), 2, [record(1.0)])
+    assert line.startswith("problem p0, epoch 2: 1 of 1 runs right")
+    assert "\x1b" not in line

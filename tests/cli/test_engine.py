@@ -1,0 +1,94 @@
+"""The options that choose an engine, on every command that has them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from markovian_rsa_mlx.backends.openai import Upstream, UpstreamBackend, probe
+from markovian_rsa_mlx.cli import engine, session
+from markovian_rsa_mlx.errors import ConfigError
+
+from ..backends.fake_upstream import FakeUpstream, Running
+from ..fakes import CharacterCodec
+from .conftest import Run
+
+URL = "http://127.0.0.1:9/v1"
+SMALL = ("--rounds", "1", "--population", "3", "--aggregation-size", "2", "--seed", "7")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--upstream", URL, "--model", "a/b"), "--upstream-model"),
+        (("--upstream", URL, "--adapter", "folder"), "--adapter"),
+        (("--upstream", URL, "--revision", "main"), "--revision"),
+        (("--upstream-model", "m"), "--upstream URL"),
+        (("--api-key-env", "HOME"), "--upstream URL"),
+        (("--tokenizer", "folder"), "--upstream URL"),
+        (("--upstream", "nonsense"), "http://127.0.0.1:8080/v1"),
+        (("--upstream", URL, "--upstream-seeds", "often"), "auto | always | never"),
+        (("--upstream", URL, "--upstream-limit", "0"), "10,000"),
+        (("--upstream", URL, "--api-key-env", "MRSA_NO_SUCH_KEY"), "MRSA_NO_SUCH_KEY"),
+    ],
+)
+def test_options_that_do_not_go_together_are_usage_errors(mrsa: Run, options: tuple[str, ...], says: str) -> None:
+    ran = mrsa("solve", "What is it?", *options)
+    assert ran.code == 2
+    assert says in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("name", ["--api-key-env", "--upstream-key-env"])
+def test_a_run_over_a_server_with_a_key(mrsa: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    monkeypatch.setattr(probe, "choose_codec", lambda *_: CharacterCodec())
+    monkeypatch.setenv("MRSA_TEST_KEY", "the-secret")
+    server = Running(FakeUpstream("vllm", key="the-secret"))
+    try:
+        audit = tmp_path / "run.jsonl"
+        line = ("solve", "What is it?", "--upstream", server.url, name, "MRSA_TEST_KEY", "--audit", str(audit), *SMALL)
+        ran = mrsa(*line, "--json")
+        assert ran.code == 0, ran.err
+        told = json.loads(ran.out)
+        assert told["model"] == "fake/model"
+        assert told["peak_memory_bytes"] == 0
+        assert "memory" not in ran.err
+        assert "the-secret" not in ran.out + ran.err + audit.read_text()
+        assert mrsa("runs", "verify", str(audit)).code == 0
+        assert "memory" not in mrsa("runs", "show", str(audit)).out
+    finally:
+        server.stop()
+
+
+def test_a_server_that_is_not_there_is_one_line(mrsa: Run) -> None:
+    ran = mrsa("solve", "What is it?", "--upstream", "http://127.0.0.1:9/v1", "--quiet", "--profile", "paper-16k")
+    assert ran.code == 1
+    assert ran.err.count("\n") == 1
+    assert "cannot be reached" in ran.err
+
+
+def test_choices_of_commands_that_choose_by_themselves() -> None:
+    choice = engine.choose_engine(upstream=[URL, URL], upstream_timeout=5.0)
+    assert choice.upstream is not None
+    assert choice.upstream.urls == (URL,)
+    assert (choice.upstream.times.first_token_s, choice.upstream.times.stall_s) == (5.0, 5.0)
+    assert not choice.embedded
+    assert engine.choose_engine().embedded
+    assert session.choose_model("a/b", "main") == engine.ModelChoice("a/b", "main")
+
+
+def test_loading_a_choice_with_servers_asks_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Upstream] = []
+
+    async def connect(upstream: Upstream, progress: object = None) -> object:
+        asked.append(upstream)
+        raise ConfigError("asked")
+
+    monkeypatch.setattr(UpstreamBackend, "connect", connect)
+    choice = engine.choose_engine(upstream=[URL], upstream_limit=3)
+    with pytest.raises(ConfigError, match="asked"):
+        session.load(choice, quiet=True)
+    assert asked == [dataclasses.replace(choice.upstream)] if choice.upstream else False

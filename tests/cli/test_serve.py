@@ -1,0 +1,92 @@
+"""`mrsa serve` as far as the listening socket; what is behind it is in tests/serve."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+
+from markovian_rsa_mlx.config import RSAConfig
+from markovian_rsa_mlx.serve import server
+from markovian_rsa_mlx.serve.settings import ServerSettings
+
+from .conftest import Run
+
+FAKE = ("serve", "--model", "fake/model", "--port", "0")
+
+
+@pytest.fixture
+def served(fake_model: Any, monkeypatch: pytest.MonkeyPatch) -> list[ServerSettings]:
+    """The settings that a server would have had; none is started."""
+    found: list[ServerSettings] = []
+
+    def serve(orchestrator: Any, settings: ServerSettings, listener: socket.socket, tell: Any) -> None:
+        tell("Serving.")
+        listener.close()
+        found.append(settings)
+
+    monkeypatch.setattr(server, "serve", serve)
+    return found
+
+
+def test_requests_get_zyphras_table_and_the_embedded_reasoner_its_own(mrsa: Run, served: list[ServerSettings]) -> None:
+    ran = mrsa(*FAKE)
+    assert ran.code == 0
+    assert "Serving." in ran.err
+    assert served[0].base == RSAConfig.apex_xhigh()
+    mrsa("serve", "--port", "0")
+    assert served[1].base == RSAConfig.embedded()
+    mrsa(*FAKE, "--profile", "paper-16k", "--population", "20")
+    assert served[2].base == RSAConfig.paper_16k().replace(population=20)
+
+
+def test_other_machines_need_a_key(mrsa: Run, served: list[ServerSettings], monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = mrsa(*FAKE, "--host", "0.0.0.0")
+    assert ran.code == 2
+    assert "--api-key-env" in ran.err
+    assert mrsa(*FAKE, "--host", "0.0.0.0", "--allow-without-key").code == 0
+    monkeypatch.setenv("THE_KEY", "secret")
+    assert mrsa(*FAKE, "--host", "0.0.0.0", "--api-key-env", "THE_KEY").code == 0
+    assert [settings.api_key for settings in served] == [None, "secret"]
+
+
+@pytest.mark.parametrize("value", [None, "", "  ", "schlüssel"])
+def test_a_variable_without_a_key_is_refused(
+    mrsa: Run, served: list[ServerSettings], monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    if value is not None:
+        monkeypatch.setenv("THE_KEY", value)
+    ran = mrsa(*FAKE, "--api-key-env", "THE_KEY")
+    assert ran.code == 2
+    assert "THE_KEY" in ran.err
+    assert not served
+
+
+def test_a_port_in_use_is_one_sentence(mrsa: Run, served: list[ServerSettings]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ran = mrsa("serve", "--model", "fake/model", "--port", str(taken.getsockname()[1]))
+    assert ran.code == 2
+    assert "cannot listen" in ran.err
+    assert not served
+
+
+def test_options_reach_the_server(mrsa: Run, served: list[ServerSettings]) -> None:
+    mrsa(
+        *FAKE,
+        "--queue",
+        "3",
+        "--max-body-mb",
+        "0.5",
+        "--grace",
+        "7",
+        "--allow-host",
+        "a",
+        "--allow-host",
+        "b",
+        "--force",
+    )
+    (settings,) = served
+    assert (settings.queue, settings.most_body_bytes, settings.grace_s) == (3, 500_000, 7)
+    assert settings.hosts == {"a", "b"}
+    assert settings.any_question

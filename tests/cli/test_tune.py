@@ -1,0 +1,186 @@
+"""`mrsa tune` and `mrsa schedules`, on a fake engine whose speeds are known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from markovian_rsa_mlx import store
+from markovian_rsa_mlx.cli import session
+from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
+from tests.bench.tune.engines import TimedFake
+from tests.fakes import FakeBackend
+from tests.runs import run as run_fake
+from tests.runs import small
+
+from .conftest import Run
+
+TUNE = ("tune", "--model", "fake", "--prompt-tokens", "200")
+GIVEN = ("--length-mean", "12000", "--length-sigma", "0.5")
+
+
+@pytest.fixture(autouse=True)
+def engine(monkeypatch: pytest.MonkeyPatch) -> TimedFake:
+    backend = TimedFake()
+    monkeypatch.setattr(session, "load", lambda choice, quiet=False: MarkovianRSAOrchestrator(backend))
+    return backend
+
+
+def test_every_published_profile_gets_a_line(mrsa: Run, engine: TimedFake) -> None:
+    ran = mrsa(*TUNE, *GIVEN)
+    assert ran.code == 0, ran.err
+    for name in ("default-16gb", "paper-light-8k", "paper-16k", "paper-headline-40k", "apex-xhigh"):
+        assert f"\n{name} " in ran.out
+    assert "\nembedded" not in ran.out
+    assert "tokens/s at 64 tokens" in ran.out
+    assert "log-normal as given, mean 12,000 tokens, sigma 0.5" in ran.err
+    assert engine.times.closed
+
+
+def test_the_figures_follow_from_the_speeds(mrsa: Run) -> None:
+    ran = mrsa(*TUNE, "--length-mean", "500", "--length-sigma", "0", "--profile", "default-16gb", "--json")
+    facts = json.loads(ran.out)
+    (found,) = facts["profiles"]
+    assert found["generated_tokens"] == 500 * found["traces"]
+    # Three rounds of 500 steps: two of two rows (12 ms a step), one of one row (11 ms); prompts come on top.
+    assert found["seconds"] == pytest.approx(500 * (2 * 0.012 + 0.011), rel=0.05)
+    assert found["rows"] == 2
+    assert facts["recommended"] is None
+
+
+def test_a_time_budget_names_the_largest_that_fits(mrsa: Run) -> None:
+    some = ("--profile", "default-16gb", "--profile", "paper-light-8k", "--profile", "paper-16k")
+    facts = json.loads(mrsa(*TUNE, *GIVEN, *some, "--json").out)
+    by_time = sorted(facts["profiles"], key=lambda each: each["seconds_p90"])
+    for place in (0, 2):
+        minutes = by_time[place]["seconds_p90"] / 60 * 1.001
+        fitting = [each for each in by_time if each["seconds_p90"] <= 60 * minutes]
+        best = max(fitting, key=lambda each: each["generated_tokens"])
+        ran = mrsa(*TUNE, *GIVEN, *some, "--minutes", str(minutes))
+        assert f" a problem: {best['profile']} (" in ran.out.splitlines()[-1]
+    none = mrsa(*TUNE, *GIVEN, *some, "--minutes", "0.001")
+    assert none.code == 0
+    assert f"the quickest, {by_time[0]['profile']}" in none.out
+    assert "--time-budget-s" in none.out
+
+
+def test_speeds_are_measured_once_and_used_again(mrsa: Run, tmp_path: Path, engine: TimedFake) -> None:
+    line = (*TUNE, *GIVEN, "--profile", "default-16gb", "--json")
+    first = mrsa(*line)
+    file = tmp_path / "speeds.json"
+    file.write_text(first.out)
+    engine.times.decodes.clear()
+    again = mrsa(*line, "--speeds", str(file))
+    assert not engine.times.decodes
+    assert json.loads(again.out)["profiles"] == json.loads(first.out)["profiles"]
+    other = mrsa("tune", "--model", "other", *GIVEN, "--speeds", str(file))
+    assert (other.code, other.out) == (2, "")
+    assert "those of fake, not of other" in other.err
+
+
+def test_lengths_come_from_the_kept_runs_of_the_model(mrsa: Run) -> None:
+    run_fake(FakeBackend(), small(), store.new_run_path("q"))
+    ran = mrsa(*TUNE, "--profile", "default-16gb")
+    assert "traces of 1 earlier run, mean" in ran.err
+    unknown = mrsa("tune", "--model", "another", "--profile", "default-16gb")
+    assert "no trail of this model was found" in unknown.err
+
+
+def test_lengths_of_another_model_are_warned_about(mrsa: Run, tmp_path: Path) -> None:
+    run_fake(FakeBackend(), small(), tmp_path / "a.jsonl")
+    ran = mrsa("tune", "--model", "another", "--profile", "default-16gb", "--lengths-from", str(tmp_path))
+    assert "warning: the trails are of fake" in ran.err
+    assert ran.code == 0
+
+
+def test_own_settings_are_predicted_under_the_name_of_their_file(mrsa: Run, tmp_path: Path) -> None:
+    file = tmp_path / "wide.toml"
+    file.write_text('profile = "default-16gb"\npopulation = 6\n')
+    facts = json.loads(mrsa(*TUNE, *GIVEN, "--config", str(file), "--profile", "paper-16k", "--json").out)
+    assert [each["profile"] for each in facts["profiles"]] == ["paper-16k", "wide"]
+
+
+def test_what_does_not_fit_says_why(mrsa: Run) -> None:
+    ran = mrsa(*TUNE, *GIVEN, "--profile", "default-16gb", "--profile", "paper-16k", "--memory-limit-gb", "40")
+    assert ran.code == 0
+    assert "paper-16k: a trace of" in ran.out
+    assert "does not fit into 40.0 GB" in ran.out
+    assert "\ndefault-16gb " in ran.out
+    nothing = mrsa(*TUNE, *GIVEN, "--memory-limit-gb", "1.5", "--minutes", "5")
+    assert "None of the profiles runs here." in nothing.out
+
+
+def _text(content: str) -> Callable[[Path], list[str]]:
+    def make(folder: Path) -> list[str]:
+        (folder / "speeds.json").write_text(content)
+        return ["--speeds", str(folder / "speeds.json")]
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (lambda folder: ["--profile", "nope"], "no profile 'nope'; known are"),
+        (lambda folder: ["--minutes", "0"], "--minutes is 0"),
+        (lambda folder: ["--lengths-from", str(folder / "none")], "There is no file or folder"),
+        (lambda folder: ["--lengths-from", str(folder)], "holds no trail"),
+        (lambda folder: ["--lengths-from", ".", "--length-mean", "5"], "exclude each other"),
+        (lambda folder: ["--speeds", str(folder / "none.json")], "cannot be read"),
+        (_text("{}"), "is not what mrsa tune --json prints"),
+        (_text('{"model": "fake", "speeds": {"reads": [], "decodes": [], "seconds": 1}}'), "is not what"),
+        (_text("[1]"), "is not what"),
+        (lambda folder: ["--config", str(folder / "none.toml")], "cannot be read"),
+    ],
+)
+def test_a_mistake_is_one_sentence(options: Callable[[Path], list[str]], said: str, mrsa: Run, tmp_path: Path) -> None:
+    ran = mrsa(*TUNE, *options(tmp_path))
+    assert ran.code != 0
+    assert ran.out == ""
+    assert said in ran.err.splitlines()[-1]
+    assert ran.err.count("error:") == 1
+
+
+def test_an_engine_that_cannot_be_timed_is_refused(mrsa: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "load", lambda choice, quiet=False: MarkovianRSAOrchestrator(FakeBackend()))
+    ran = mrsa(*TUNE)
+    assert (ran.code, ran.out) == (1, "")
+    assert "cannot be timed" in ran.err
+
+
+def test_schedules_are_compared_with_the_loop_over_rounds(mrsa: Run) -> None:
+    line = (
+        "schedules",
+        "--profile",
+        "paper-16k",
+        "--batches",
+        "2",
+        "--servers",
+        "2",
+        "--rows",
+        "16",
+        "--problems",
+        "2",
+    )
+    ran = mrsa(*line)
+    assert ran.code == 0
+    lines = ran.out.splitlines()
+    assert lines[1].split()[:2] == ["paper-16k", "F=1"]
+    assert lines[1].split()[-3:] == ["1.00x"] * 3
+    assert "2 problems at once on 2 engines of 16 rows" in ran.out
+    facts = json.loads(mrsa(*line, "--json").out)
+    assert [each["name"] for each in facts] == ["paper-16k F=1", "paper-16k F=N"]
+    found = facts[0]["machines"]["compute-bound"]
+    assert found[0]["schedule"] == "round barrier, all traces"
+    assert found[-1]["speedup"] > 1.8
+    assert found[-1]["traces"] < 0.6 * found[0]["traces"]
+
+
+def test_a_measured_engine_is_a_machine_too(mrsa: Run, tmp_path: Path) -> None:
+    file = tmp_path / "speeds.json"
+    file.write_text(mrsa(*TUNE, *GIVEN, "--profile", "default-16gb", "--json").out)
+    ran = mrsa("schedules", "--profile", "paper-light-8k", "--batches", "1", "--speeds", str(file))
+    assert "measured (fake)" in ran.out.splitlines()[0]

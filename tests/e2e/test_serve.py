@@ -1,0 +1,163 @@
+"""A real `mrsa serve` with the embedded reasoner, and the clients that people use, unmodified."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from markovian_rsa_mlx.audit.verify import verify_file
+from markovian_rsa_mlx.method.answers import equal_text
+from markovian_rsa_mlx.reasoner import demo_puzzle
+
+pytestmark = pytest.mark.slow
+
+PUZZLE = demo_puzzle(3)
+CHAT: Any = [{"role": "user", "content": PUZZLE.question}]
+#: The body of Zyphra's published example, scaled down to the embedded reasoner.
+EXAMPLE = {
+    "rsa_t": 2,
+    "rsa_n": 4,
+    "rsa_k": 2,
+    "short_resp_len": 52,
+    "rsa_tail_window": True,
+    "tail_window_len": 32,
+    "rsa_final_n": 1,
+    "final_temperature": 0.6,
+    "return_aggregation_prompt": True,
+    "rsa_debug": True,
+}
+
+
+class Process:
+    """`mrsa serve` as a process of its own."""
+
+    def __init__(self, home: Path, *options: str) -> None:
+        self.home = home
+        command = [sys.executable, "-m", "markovian_rsa_mlx", "serve", "--port", "0", *options]
+        environment = os.environ | {"MRSA_HOME": str(home)}
+        self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        self.said = ""
+        while " on http" not in self.said:
+            line = self.process.stderr.readline()
+            assert line, self.said
+            self.said += line
+        self.url = self.said.split(" on ")[1].split("/v1")[0]
+
+    def stop(self, sign: signal.Signals = signal.SIGTERM) -> int:
+        """The exit code; what was said last is in `said`."""
+        self.process.send_signal(sign)
+        _, rest = self.process.communicate(timeout=60)
+        self.said += rest
+        return self.process.returncode
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    process = Process(tmp_path_factory.mktemp("home"))
+    yield process
+    assert process.stop() == 0
+    assert "Traceback" not in process.said
+
+
+def check(answer: Any) -> None:
+    message = answer["choices"][0]["message"]
+    assert message["reasoning"] == message["reasoning_content"]
+    assert message["reasoning"]
+    assert answer["aggregation_prompt"].startswith(PUZZLE.question)
+    assert answer["usage"]["total_tokens"] == answer["usage"]["prompt_tokens"] + answer["usage"]["completion_tokens"]
+    assert len(answer["rsa_metadata"]["rsa_token_count_history"]) == 3
+    verify_file(answer["rsa_metadata"]["trail"], equivalent=equal_text)
+
+
+def test_openai_python(server: Process) -> None:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        assert client.models.list().data[0].id == "embedded-reasoner-v1"
+        answer = client.chat.completions.create(model="embedded-reasoner-v1", messages=CHAT, extra_body=EXAMPLE)
+        check(answer.model_dump())
+        pieces = client.chat.completions.create(
+            model="embedded-reasoner-v1",
+            messages=CHAT,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body=EXAMPLE | {"rsa_seed": answer.model_dump()["rsa_metadata"]["seed"], "rsa_progress": "comments"},
+        )
+        content = "".join(p.choices[0].delta.content or "" for p in pieces if p.choices)
+        assert content == answer.choices[0].message.content
+
+
+def test_openai_python_asynchronously(server: Process) -> None:
+    async def ask() -> None:
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+            whole, stream = await asyncio.gather(
+                client.chat.completions.create(model="embedded-reasoner-v1", messages=CHAT, extra_body=EXAMPLE),
+                client.chat.completions.create(
+                    model="embedded-reasoner-v1", messages=CHAT, stream=True, extra_body=EXAMPLE
+                ),
+            )
+            check(whole.model_dump())
+            text = [piece.choices[0].delta.content or "" async for piece in stream if piece.choices]
+            assert "".join(text)
+
+    asyncio.run(ask())
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
+def test_curl(server: Process) -> None:
+    body = json.dumps({"messages": CHAT, **EXAMPLE})
+    command = ["curl", "-sS", f"{server.url}/v1/chat/completions", "-H", "Content-Type: application/json", "-d", body]
+    check(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    body = json.dumps({"messages": CHAT, "stream": True, **EXAMPLE})
+    streamed = subprocess.run([*command[:-1], body, "-N"], capture_output=True, text=True, check=True).stdout
+    assert streamed.rstrip().endswith("data: [DONE]")
+
+
+def test_a_stop_in_the_middle_leaves_a_trail_that_a_new_server_goes_on_with(tmp_path: Path) -> None:
+    first = Process(tmp_path, "--grace", "0", "--concurrency", "1")
+    body = {"messages": CHAT, **EXAMPLE, "rsa_n": 6, "rsa_final_n": 3, "stream": True}
+    with (
+        httpx2.Client(timeout=60) as client,
+        client.stream("POST", f"{first.url}/v1/chat/completions", json=body) as answer,
+    ):
+        run_id = answer.headers["X-MRSA-Run-Id"]
+        lines = answer.iter_lines()
+        next(line for line in lines if "traces done" in line)
+        began = time.monotonic()
+        assert first.stop() == 0
+        assert time.monotonic() - began < 10
+        assert any("/resume goes on" in line for line in lines)
+    assert "Traceback" not in first.said
+    second = Process(tmp_path)
+    assert httpx2.post(f"{second.url}/v1/runs/{run_id}/resume").status_code == 202
+    assert "event: run_end" in httpx2.get(f"{second.url}/v1/runs/{run_id}/events", timeout=60).text
+    item = httpx2.get(f"{second.url}/v1/runs/{run_id}").json()
+    assert item["state"] == "finished"
+    assert second.stop(signal.SIGINT) == 0
+    verify_file(item["trail"], equivalent=equal_text)
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "serve.md"
+EXAMPLES = re.findall(r"^```(sh|python)\n(.*?)^```", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(("language", "example"), EXAMPLES, ids=range(len(EXAMPLES)))
+def test_the_guides_examples_run(server: Process, language: str, example: str) -> None:
+    program = [sys.executable, "-c"] if language == "python" else ["bash", "-euc"]
+    text = example.replace("http://localhost:8000", server.url)
+    done = subprocess.run([*program, text], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout

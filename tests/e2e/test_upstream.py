@@ -1,0 +1,77 @@
+"""`mrsa solve --upstream` against a real `mlx_lm.server`, in good weather and in bad."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from markovian_rsa_mlx.audit import AggregationPromptEvent, RunSetupEvent, TraceCompleteEvent, read_events
+from markovian_rsa_mlx.audit.verify import verify_file
+from markovian_rsa_mlx.backends.mlx.tokenizer import load_codec
+from markovian_rsa_mlx.reasoner import check, demo_puzzle
+
+from ..runs import of
+from .faults import storm
+from .servers import MODEL, MLXServer
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLXServer]:
+    running = MLXServer(tmp_path_factory.mktemp("server"))
+    yield running
+    running.kill()
+
+
+def mrsa(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "markovian_rsa_mlx", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_puzzle_over_a_real_server(server: MLXServer, tmp_path: Path) -> None:
+    puzzle, path = demo_puzzle(3), tmp_path / "run.jsonl"
+    line = ("solve", puzzle.question, "--upstream", server.url, "--profile", "embedded", "--seed", "11")
+    done = mrsa(*line, "--audit", str(path), "--json", "--quiet")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["model"] == MODEL
+    assert check(told["answer"], puzzle)
+    assert mrsa("runs", "verify", str(path), "--model", MODEL).returncode == 0
+    events, codec = read_events(path), load_codec(MODEL)
+    traces = of(events, TraceCompleteEvent)
+    assert all(codec.decode(e.token_ids) == e.text for e in traces)
+    assert len({tuple(e.token_ids) for e in traces if e.round == 0}) == len([e for e in traces if e.round == 0])
+    # The server tokenises the texts of prompts by itself; here that gives the recorded ids.
+    setup = of(events, RunSetupEvent)[0]
+    assert setup.engine == "upstream/mlx_lm.server"
+    for prompt in of(events, AggregationPromptEvent):
+        assert codec.encode(prompt.prompt_text) == prompt.prompt_token_ids
+    again = mrsa(*line, "--audit", str(path))
+    assert again.stdout.strip() == told["text"].strip()
+
+
+def test_seeded_runs_repeat_word_for_word(server: MLXServer, tmp_path: Path) -> None:
+    """One at a time, as the server serves requests with a seed."""
+    texts = []
+    for number in range(2):
+        path = tmp_path / f"{number}.jsonl"
+        line = ("solve", demo_puzzle(4).question, "--upstream", server.url, "--upstream-seeds", "always")
+        sizes = ("--profile", "embedded", "--seed", "5", "--population", "4", "--concurrency", "1")
+        mrsa(*line, *sizes, "--audit", str(path), "--quiet")
+        assert verify_file(path).finished
+        texts.append({e.trace_id: e.token_ids for e in of(read_events(path), TraceCompleteEvent)})
+    assert texts[0] == texts[1]
+
+
+def test_six_runs_in_a_storm_of_faults(tmp_path: Path) -> None:
+    figures = asyncio.run(storm(6, tmp_path, deaths=1))
+    assert figures.answered >= 5, figures.lines()
+    assert sum(count for name, count in figures.met.items() if name) > 0.25 * figures.calls
+    assert figures.repeated > 5

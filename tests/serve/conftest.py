@@ -1,0 +1,115 @@
+"""Servers over fake engines: a real uvicorn on a thread, a client, and engines that wait to be let go."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+
+from markovian_rsa_mlx.backends.base import TraceListener, TraceRequest, TraceResult
+from markovian_rsa_mlx.method.answers import equal_text
+from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
+from markovian_rsa_mlx.serve.app import build
+from markovian_rsa_mlx.serve.server import GracefulServer, listen
+from markovian_rsa_mlx.serve.service import Service
+from markovian_rsa_mlx.serve.settings import ServerSettings
+
+from ..fakes import FakeBackend
+from ..runs import small
+
+CHAT = [{"role": "user", "content": "What is it?"}]
+#: A run of a moment: T = 1, N = 3, C = 2.
+RSA = {"messages": CHAT, "rsa_t": 1, "rsa_n": 3, "rsa_k": 2, "short_resp_len": 200, "tail_window_len": 20, "seed": 1}
+
+
+@dataclass
+class PausedBackend(FakeBackend):
+    """An engine whose traces give one chunk a `pause_s`, as a real one takes its time."""
+
+    pause_s: float = 0.02
+
+    async def generate(self, request: TraceRequest, listener: TraceListener) -> TraceResult:
+        self.requests.append(request)
+        self.running += 1
+        self.rows = max(self.rows, self.running)
+        try:
+            listener.started()
+            for token in range(request.max_tokens):
+                await asyncio.sleep(self.pause_s)
+                listener.tokens([ord("a") + token % 26 + 10])
+            raise AssertionError("these traces are meant to be cancelled")
+        finally:
+            self.running -= 1
+
+
+@dataclass
+class Running:
+    """A server on a thread."""
+
+    url: str
+    app: Starlette
+    backend: FakeBackend
+    server: uvicorn.Server
+    client: httpx2.Client = field(default_factory=httpx2.Client)
+
+    @property
+    def service(self) -> Service:
+        service: Service = self.app.state.service
+        return service
+
+    def post(self, path: str = "/v1/chat/completions", **keys: Any) -> httpx2.Response:
+        return self.client.post(path, json=keys)
+
+    def get(self, path: str, **options: Any) -> httpx2.Response:
+        return self.client.get(path, **options)
+
+
+Serve = Callable[..., Running]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test keeps its runs in a folder of its own."""
+    monkeypatch.setenv("MRSA_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "runs"
+
+
+@pytest.fixture
+def serve(home: Path) -> Iterator[Serve]:
+    """Start a server over an engine; all are stopped when the test ends."""
+    started: list[tuple[uvicorn.Server, threading.Thread, httpx2.Client]] = []
+
+    def start(backend: FakeBackend | None = None, **settings: Any) -> Running:
+        backend = backend or FakeBackend()
+        orchestrator = MarkovianRSAOrchestrator(backend, equivalent=equal_text)
+        values = {"base": small(rounds=1, seed=None), "grace_s": 0.2} | settings
+        app = build(orchestrator, ServerSettings(**values))
+        listener = listen("127.0.0.1", 0)
+        server = GracefulServer(app, lambda message: None)
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        client = httpx2.Client(base_url=url, timeout=20)
+        started.append((server, thread, client))
+        return Running(url, app, backend, server, client)
+
+    yield start
+    for server, thread, client in started:
+        client.close()
+        server.should_exit = True
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def server(serve: Serve) -> Running:
+    """A server whose model is uncertain."""
+    return serve()

@@ -1,0 +1,263 @@
+"""An answer over HTTP: the openai client and plain requests, whole and streamed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from markovian_rsa_mlx.audit.events import GenerationStartEvent, TraceCompleteEvent
+from markovian_rsa_mlx.audit.verify import verify_file
+from markovian_rsa_mlx.config import RSAConfig
+from markovian_rsa_mlx.method.answers import equal_text
+
+from ..fakes import ByteCodec, FakeBackend, boxed
+from ..runs import of_file, small
+from .conftest import CHAT, RSA, Running, Serve
+
+#: Zyphra's published example, scaled down.
+EXAMPLE = {
+    "rsa_t": 2,
+    "rsa_n": 4,
+    "rsa_k": 2,
+    "short_resp_len": 120,
+    "rsa_tail_window": True,
+    "tail_window_len": 24,
+    "rsa_final_n": 1,
+    "final_temperature": 0.6,
+    "return_aggregation_prompt": True,
+    "rsa_debug": True,
+}
+
+
+def chunks_of(response: httpx2.Response) -> list[dict[str, Any]]:
+    lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def joined(chunks: list[dict[str, Any]], key: str, index: int = 0) -> str:
+    deltas = [c["delta"] for chunk in chunks for c in chunk["choices"] if c["index"] == index]
+    return "".join(delta.get(key) or "" for delta in deltas)
+
+
+class TestOpenAIClient:
+    def test_the_published_example(self, server: Running) -> None:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+        answer: Any = client.chat.completions.create(model="fake", messages=CHAT, max_tokens=150, extra_body=EXAMPLE)
+        message = answer.choices[0].message
+        assert message.reasoning == message.reasoning_content
+        assert message.reasoning.startswith("think")
+        assert message.content.startswith("\\boxed{")
+        assert answer.rsa_metadata["rsa_iterations"] == 2
+        assert len(answer.rsa_metadata["rsa_token_count_history"]) == 3
+        assert "[attempt 2]" in answer.aggregation_prompt
+        assert "<user>" not in answer.aggregation_prompt
+        path = answer.rsa_metadata["trail"]
+        verify_file(path, equivalent=equal_text)
+        assert answer.usage.completion_tokens == sum(e.generated_tokens for e in of_file(path, TraceCompleteEvent))
+        assert answer.usage.prompt_tokens == sum(e.prompt_token_count for e in of_file(path, GenerationStartEvent))
+        assert of_file(path, GenerationStartEvent)[-1].max_tokens == 150
+
+    def test_the_example_streamed(self, server: Running) -> None:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+        stream: Any = client.chat.completions.create(
+            model="fake", messages=CHAT, stream=True, stream_options={"include_usage": True}, extra_body=EXAMPLE
+        )
+        chunks = list(stream)
+        reasoning = "".join(getattr(c.delta, "reasoning", None) or "" for chunk in chunks for c in chunk.choices)
+        content = "".join(c.delta.content or "" for chunk in chunks for c in chunk.choices)
+        assert "Round 0 of 2" in reasoning
+        assert reasoning.rstrip().splitlines()[-1].startswith("think")
+        assert content.startswith("\\boxed{")
+        assert chunks[-1].usage.total_tokens > 0
+        assert not any(chunk.usage for chunk in chunks[:-1])
+        (end,) = [chunk for chunk in chunks if chunk.choices and chunk.choices[0].finish_reason]
+        assert end.choices[0].finish_reason == "stop"
+        assert end.rsa_metadata["rsa_n"] == 4
+        assert "[attempt 1]" in end.aggregation_prompt
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_asynchronously(self, server: Running, stream: bool) -> None:
+        import asyncio
+
+        async def ask() -> str:
+            async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+                answer: Any = await client.chat.completions.create(
+                    model="fake", messages=CHAT, stream=stream, extra_body=EXAMPLE
+                )
+                if not stream:
+                    return str(answer.choices[0].message.content)
+                return "".join([chunk.choices[0].delta.content or "" async for chunk in answer if chunk.choices])
+
+        assert asyncio.run(ask()).startswith("\\boxed{")
+
+    def test_an_error_is_the_clients_own(self, server: Running) -> None:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+        with pytest.raises(openai.BadRequestError, match="rsa_t is -1"):
+            client.chat.completions.create(model="fake", messages=CHAT, extra_body={"rsa_t": -1})
+
+
+class TestOrdinaryCompletions:
+    def test_without_rsa_keys_no_rounds_and_no_trail(self, server: Running) -> None:
+        answer = server.post(messages=CHAT, max_tokens=90, temperature=0.3, top_p=0.9, top_k=7, seed=5).json()
+        assert len(answer["choices"]) == 1
+        assert "rsa_metadata" not in answer
+        (request,) = server.backend.requests
+        assert request.max_tokens == 90
+        assert (request.sampling.temperature, request.sampling.top_p, request.sampling.top_k) == (0.3, 0.9, 7)
+        assert server.get("/v1/runs").json()["data"] == []
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_n_choices_in_order(self, server: Running, stream: bool) -> None:
+        whole = server.post(messages=CHAT, n=3, seed=5).json()
+        texts = [choice["message"]["content"] for choice in whole["choices"]]
+        assert len(set(texts)) == 3
+        assert [choice["index"] for choice in whole["choices"]] == [0, 1, 2]
+        if stream:
+            chunks = chunks_of(server.post(messages=CHAT, n=3, seed=5, stream=True))
+            assert [joined(chunks, "content", index) for index in range(3)] == texts
+
+    def test_a_seed_repeats_the_answer(self, server: Running) -> None:
+        texts = [server.post(messages=CHAT, seed=s).json()["choices"][0]["message"]["content"] for s in (1, 1, 2)]
+        assert texts[0] == texts[1] != texts[2]
+
+    def test_rsa_t_0_is_one(self, server: Running) -> None:
+        answer = server.post(messages=CHAT, rsa_t=0, rsa_n=4).json()
+        assert len(answer["choices"]) == 1
+        assert "rsa_metadata" not in answer
+
+    def test_a_trail_on_demand(self, server: Running) -> None:
+        server.post(messages=CHAT, rsa_trail=True)
+        (item,) = server.get("/v1/runs").json()["data"]
+        assert (item["state"], item["prompt"]) == ("finished", "What is it?")
+
+    def test_a_cut_off_answer_says_length(self, server: Running) -> None:
+        (choice,) = server.post(messages=CHAT, max_tokens=3).json()["choices"]
+        assert choice["finish_reason"] == "length"
+        assert choice["message"]["content"] == ""
+        assert choice["message"]["reasoning"]
+
+    def test_without_a_budget_the_context_bounds_it(self, serve: Serve) -> None:
+        server = serve(FakeBackend(context_length=100))
+        assert server.post(messages=CHAT).status_code == 200
+        prompt = len(server.backend.requests[0].prompt_token_ids)
+        assert server.backend.requests[0].max_tokens == 100 - prompt
+
+    def test_a_model_without_thinking_has_no_reasoning(self, serve: Serve) -> None:
+        from ..fakes import CharacterCodec
+
+        server = serve(FakeBackend(lambda request, rng: "plainly 7", CharacterCodec(thinking=False)))
+        message = server.post(messages=CHAT).json()["choices"][0]["message"]
+        assert message == {
+            "role": "assistant", "content": "plainly 7", "reasoning": None, "reasoning_content": None,
+        }  # fmt: skip
+
+    def test_chats_with_system_and_turns_reach_the_model(self, server: Running) -> None:
+        chat = [
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": "One?"},
+            {"role": "assistant", "content": "Yes.", "reasoning": "hm", "tool_calls": None},
+            {"role": "user", "content": [{"type": "text", "text": "And "}, {"type": "text", "text": "two?"}]},
+        ]
+        assert server.post(**RSA | {"messages": chat}).status_code == 200
+        first = server.backend.requests[0].messages
+        assert [m["role"] for m in first] == ["system", "user", "assistant", "user"]
+        assert first[-1]["content"] == "And two?"
+        assert "And two?" in server.backend.requests[-1].messages[-1]["content"]
+
+
+def test_a_servers_token_budget_gives_the_best_so_far(serve: Serve) -> None:
+    """The budget ends in the final trace: a trace of round 0 speaks, but not behind a piece of another's answer."""
+    total = serve().post(**RSA).json()["usage"]["completion_tokens"]
+
+    def stopped(short_by: int) -> Running:
+        return serve(FakeBackend(chunk=1), base=small(rounds=1, seed=None, token_budget=total - short_by))
+
+    in_its_reasoning, in_its_answer = stopped(25), stopped(5)
+    answer = in_its_reasoning.post(**RSA).json()
+    assert answer["rsa_metadata"]["warnings"] == ["A budget stopped the run; this is the best so far."]
+    assert answer["rsa_metadata"]["final_trace_id"].startswith("r0")
+    content = answer["choices"][0]["message"]["content"]
+    assert content.startswith("\\boxed{")
+    assert joined(chunks_of(in_its_reasoning.post(**RSA, stream=True)), "content") == content
+    assert in_its_answer.post(**RSA).json()["choices"][0]["message"]["content"] == content
+    assert "in the middle of the answer" in in_its_answer.post(**RSA, stream=True).text.splitlines()[-2]
+    nothing = stopped(total - 5).post(**RSA)
+    assert (nothing.status_code, nothing.json()["error"]["code"]) == (503, "stopped")
+
+
+class TestSelection:
+    def test_the_chosen_candidate_comes_first(self, serve: Serve) -> None:
+        """Candidates 0 to 3 say 1, 2, 2, 3: the vote takes the second."""
+        answers = {0: 1, 1: 2, 2: 2, 3: 3}
+        server = serve(FakeBackend(lambda request, rng: boxed(answers[int(request.trace_id.split("-")[1])])))
+        keys = RSA | {"rsa_n": 4, "rsa_final_n": 0, "rsa_selection": "majority"}
+        answer = server.post(**keys).json()
+        contents = [choice["message"]["content"] for choice in answer["choices"]]
+        assert contents == ["\\boxed{2}", "\\boxed{1}", "\\boxed{2}", "\\boxed{3}"]
+        assert answer["rsa_metadata"]["final_trace_id"] == "r1-01"
+        assert {"answer": "2", "votes": 2} in answer["rsa_metadata"]["tally"]
+        chunks = chunks_of(server.post(**keys, stream=True, rsa_progress="none"))
+        assert [joined(chunks, "content", index) for index in range(4)] == contents
+
+    def test_final_aggregation_speaks_last(self, server: Running) -> None:
+        keys = RSA | {"rsa_selection": "final_aggregation", "rsa_final_n": 2}
+        answer = server.post(**keys).json()
+        assert answer["rsa_metadata"]["final_trace_id"] == "r2-00"
+        assert len(answer["choices"]) == 3
+        chunks = chunks_of(server.post(**keys, stream=True))
+        assert joined(chunks, "content") == answer["choices"][0]["message"]["content"]
+
+    def test_self_consistency(self, serve: Serve) -> None:
+        server = serve(FakeBackend(lambda request, rng: boxed(7)))
+        answer = server.post(messages=CHAT, rsa_t=0, rsa_n=5, rsa_selection="majority").json()
+        assert answer["rsa_metadata"]["tally"] == [{"answer": "7", "votes": 5}]
+
+
+class TestStreams:
+    def test_the_same_seed_says_the_same_streamed_or_not(self, server: Running) -> None:
+        whole = server.post(**RSA).json()["choices"][0]["message"]
+        for progress in ("none", "comments"):
+            chunks = chunks_of(server.post(**RSA, stream=True, rsa_progress=progress))
+            assert joined(chunks, "content") == whole["content"]
+            assert joined(chunks, "reasoning") == joined(chunks, "reasoning_content") == whole["reasoning"]
+
+    def test_progress_as_comments(self, server: Running) -> None:
+        text = server.post(**RSA, stream=True, rsa_progress="comments").text
+        assert ": Round 0 of 1: 3 traces" in text or ": Round 0 of 1: 2 traces" in text
+        assert "Round" not in "".join(line for line in text.splitlines() if line.startswith("data:"))
+        assert "Round" not in server.post(**RSA, stream=True, rsa_progress="none").text
+
+    def test_characters_and_markers_of_many_tokens_are_never_torn(self, serve: Serve) -> None:
+        """One token a byte, one token a piece: every delta is whole characters, and no half marker is shown."""
+        said = "så det går <think 🧮 </thin…</think>  \\boxed{é🧮}  "
+        server = serve(FakeBackend(lambda request, rng: said, ByteCodec(), chunk=1))
+        chunks = chunks_of(server.post(messages=CHAT, stream=True))
+        assert joined(chunks, "reasoning") == "så det går <think 🧮 </thin…"
+        assert joined(chunks, "content") == "\\boxed{é🧮}"
+        assert "\ufffd" not in json.dumps(chunks, ensure_ascii=False)
+        assert len(chunks) > 20
+
+    def test_the_final_trace_is_told_while_it_is_generated(self, server: Running) -> None:
+        keys = RSA | {"messages": [{"role": "user", "content": "Long?"}]}
+        server.backend.model = lambda request, rng: boxed(1, "word " * 30)
+        server.backend.chunk = 10
+        chunks = chunks_of(server.post(**keys, stream=True, rsa_progress="none"))
+        assert len([c for c in chunks if c["choices"] and c["choices"][0]["delta"].get("reasoning")]) > 10
+
+    def test_only_one_role_delta_a_choice(self, server: Running) -> None:
+        chunks = chunks_of(server.post(messages=CHAT, n=2, stream=True))
+        roles = [c["index"] for chunk in chunks for c in chunk["choices"] if "role" in c["delta"]]
+        assert sorted(roles) == [0, 1]
+
+
+def test_a_profile_by_name(server: Running) -> None:
+    answer = server.post(messages=CHAT, rsa_profile="paper-light-8k", rsa_t=1, short_resp_len=300).json()
+    metadata = answer["rsa_metadata"]
+    assert metadata["rsa_n"] == RSAConfig.paper_light_8k().population
+    assert metadata["rsa_k"] == 4
+    assert any("whole traces" in warning for warning in metadata["warnings"])

@@ -1,0 +1,71 @@
+"""schemathesis drives the served OpenAPI document: no 500, no answer that the document does not foresee.
+
+MRSA_FUZZ_EXAMPLES=1000 makes it the long run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from markovian_rsa_mlx.serve import plan
+
+from ..fakes import FakeBackend
+from .conftest import RSA, Running, Serve
+
+EXAMPLES = os.environ.get("MRSA_FUZZ_EXAMPLES", "25")
+KEY = "fuzz-key"
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_schema_conformance",
+    "response_headers_conformance",
+    "negative_data_rejection",
+    "unsupported_method",
+    "ignored_auth",
+)
+
+
+@pytest.mark.slow
+def test_schemathesis_finds_nothing(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(plan, "MOST_TRACES", 32)  # the many traces of one request are tested elsewhere
+    server = serve(FakeBackend(context_length=5_000), api_key=KEY)
+    headers = {"Authorization": f"Bearer {KEY}"}
+    run_id = server.client.post("/v1/chat/completions", json=RSA, headers=headers).json()["rsa_metadata"]["run_id"]
+    config = tmp_path / "schemathesis.toml"
+    config.write_text(f'[parameters]\n"path.run_id" = "{run_id}"\n')
+    command = [
+        str(Path(sys.executable).parent / "st"), "--config-file", str(config), "run", f"{server.url}/openapi.json",
+        "--checks", ",".join(CHECKS), "--max-examples", EXAMPLES, "--seed", "7", "--continue-on-failure",
+        "--request-timeout", "20", "--no-color", "--warnings", "off",
+        "-H", f"Authorization: Bearer {KEY}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-6_000:] + done.stderr[-2_000:]
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_the_document_knows_every_route_and_nothing_else(server: Running) -> None:
+    document = server.get("/openapi.json").json()
+    routes = {
+        (route.path.replace(":path}", "}"), method.lower())  # type: ignore[attr-defined]
+        for route in server.app.routes
+        for method in route.methods - {"HEAD"}  # type: ignore[attr-defined]
+    }
+    described = {(path, method) for path, methods in document["paths"].items() for method in methods}
+    assert described == {route for route in routes if route[0].startswith("/v1") or route[0].count("/") == 1} - {
+        ("/login", "get"),
+        ("/login", "post"),
+    }
+    body = document["components"]["schemas"]["ChatRequest"]
+    assert body["additionalProperties"] is False
+    assert {"rsa_t", "rsa_use_pacore", "max_completion_tokens"} <= set(body["properties"])
+    assert json.dumps(document).count("#/$defs") == 0

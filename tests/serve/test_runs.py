@@ -1,0 +1,118 @@
+"""The endpoints of runs: list, look, follow, download."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from markovian_rsa_mlx.audit.verify import verify_file
+from markovian_rsa_mlx.method.answers import equal_text
+
+from ..fakes import FakeBackend
+from ..runs import run as run_in_process
+from .conftest import CHAT, RSA, PausedBackend, Running, Serve
+from .test_disconnect import ask_in_the_background, wait_until
+
+
+def events_of(text: str) -> list[tuple[int, str, dict[str, object]]]:
+    """(id, event, data) of a server-sent event stream."""
+    found = []
+    for block in text.strip().split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.split("\n") if not line.startswith(":"))
+        if fields:
+            found.append((int(fields["id"]), fields["event"], json.loads(fields["data"])))
+    return found
+
+
+def test_runs_are_listed_newest_first_and_paged(server: Running) -> None:
+    ids = [server.post(**RSA | {"seed": seed}).json()["rsa_metadata"]["run_id"] for seed in range(5)]
+    page = server.get("/v1/runs", params={"limit": 2}).json()
+    assert [item["id"] for item in page["data"]] == ids[:2:-1]
+    assert page["has_more"]
+    rest = server.get("/v1/runs", params={"limit": 10, "after": ids[3]}).json()
+    assert [item["id"] for item in rest["data"]] == ids[2::-1]
+    assert not rest["has_more"]
+
+
+def test_a_run_of_the_command_line_is_one_of_them(server: Running, home: Path) -> None:
+    result = run_in_process(FakeBackend(), path=home / "of-solve.jsonl")
+    item = server.get(f"/v1/runs/{result.run_id}").json()
+    assert (item["state"], item["answer"], item["trail"]) == ("finished", result.answer, str(home / "of-solve.jsonl"))
+    assert server.get("/v1/runs").json()["data"] == [item]
+
+
+def test_the_run_id_stands_in_the_header_and_leads_to_the_trail(server: Running) -> None:
+    answer = server.post(**RSA)
+    run_id = answer.headers["X-MRSA-Run-Id"]
+    assert answer.json()["rsa_metadata"]["run_id"] == run_id
+    trail = server.get(f"/v1/runs/{run_id}/trail")
+    assert trail.content == Path(answer.json()["rsa_metadata"]["trail"]).read_bytes()
+    assert json.loads(trail.text.splitlines()[0])["run_id"] == run_id
+
+
+def test_a_finished_run_is_replayed_with_line_numbers(server: Running) -> None:
+    metadata = server.post(**RSA).json()["rsa_metadata"]
+    lines = Path(metadata["trail"]).read_text().splitlines()
+    events = events_of(server.get(f"/v1/runs/{metadata['run_id']}/events").text)
+    assert [number for number, _, _ in events] == list(range(1, len(lines) + 1))
+    assert [data for _, _, data in events] == [json.loads(line) for line in lines]
+    assert all(name == data["event"] for _, name, data in events)
+    rest = server.get(f"/v1/runs/{metadata['run_id']}/events", headers={"Last-Event-ID": "3"})
+    assert events_of(rest.text) == events[3:]
+    all_seen = server.get(f"/v1/runs/{metadata['run_id']}/events", headers={"Last-Event-ID": str(len(lines))})
+    assert all_seen.status_code == 204
+
+
+def test_a_running_run_is_followed_until_it_is_cancelled(serve: Serve) -> None:
+    paused = serve(PausedBackend(pause_s=0.01))
+    thread, _ = ask_in_the_background(paused, **RSA)
+    (run,) = paused.service.active
+    seen = []
+    with paused.client.stream("GET", f"/v1/runs/{run.run_id}/events") as answer:
+        for line in answer.iter_lines():
+            seen.append(line)
+            if line == "event: generation_start":
+                wait_until(lambda: run.generated > 5)
+                run.task.get_loop().call_soon_threadsafe(run.cancel, "request")
+    assert "event: run_setup" in seen
+    assert "event: trace_checkpoint" in seen  # written as the run was cancelled, and still told
+    thread.join()
+
+
+def test_a_run_without_a_trail_can_be_seen_and_cancelled_while_it_runs(serve: Serve) -> None:
+    paused = serve(PausedBackend())
+    thread, answers = ask_in_the_background(paused, messages=CHAT)
+    (item,) = paused.get("/v1/runs").json()["data"]
+    assert (item["state"], item["trail"]) == ("running", None)
+    assert paused.get(f"/v1/runs/{item['id']}").json()["id"] == item["id"]
+    assert paused.post(f"/v1/runs/{item['id']}/cancel").status_code == 200
+    thread.join()
+    assert answers[0].status_code == 409
+    assert paused.get(f"/v1/runs/{item['id']}").status_code == 404
+    wait_until(lambda: not paused.service.active)
+
+
+def test_addresses_reach_no_other_file(server: Running, home: Path) -> None:
+    home.mkdir(parents=True)
+    (home.parent / "secret.jsonl").write_text('{"event": "run_start", "run_id": "abc"}\n')
+    for name in ("abc", "..%2Fsecret.jsonl", "%2Fetc%2Fpasswd", "x" * 500, "README.md", "%00"):
+        assert server.get(f"/v1/runs/{name}/trail").status_code == 404
+    assert server.get("/v1/runs", params={"limit": "0"}).status_code == 400
+    assert server.get("/v1/runs", params={"limit": "1e3"}).status_code == 400
+    assert server.get("/v1/runs", params={"after": "../secret"}).status_code == 400
+
+
+def test_a_damaged_file_is_listed_as_such(server: Running, home: Path) -> None:
+    home.mkdir(parents=True)
+    (home / "bad.jsonl").write_bytes(b"\xff\n")
+    (item,) = server.get("/v1/runs").json()["data"]
+    assert (item["state"], item["id"]) == ("damaged", "")
+    assert item["problem"]
+
+
+def test_a_trail_of_the_server_verifies(server: Running) -> None:
+    metadata = server.post(**RSA | {"rsa_summarize": True, "summary_prompt": "{{ 7 }} 'Sum' it \"up\"!\n"}).json()
+    verify_file(Path(metadata["rsa_metadata"]["trail"]), equivalent=equal_text)
+    prompts = [r.messages[-1]["content"] for r in server.backend.requests if "[notes]" in r.messages[-1]["content"]]
+    assert prompts
+    assert all(prompt.endswith("{{ 7 }} 'Sum' it \"up\"!") for prompt in prompts)
