@@ -116,6 +116,7 @@ ALLOWED = {
         "audit",
         "backends",
         "store",
+        "viewer",
         "progress",
         "reasoner",
         "method",

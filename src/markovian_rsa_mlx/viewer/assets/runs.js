@@ -10,9 +10,9 @@ const AGAIN_MS = 5000;
 async function showRuns(about) {
   const main = document.getElementById("main");
   try {
-    const answer = await (await ask(`${about.base}/v1/runs`)).json();
-    const runs = Array.isArray(answer) ? answer : (answer.data ?? answer.runs ?? []);
-    main.replaceChildren(h("h1", {}, "Runs"), runs.length ? table(about, runs) : h("p", {}, "There are no runs yet."));
+    const { data, has_more } = await (await ask(`${about.base}/v1/runs`)).json();
+    main.replaceChildren(h("h1", {}, "Runs"), data.length ? table(about, data) : h("p", {}, "There are no runs yet."),
+      has_more ? h("p", { class: "minor" }, "There are older ones; mrsa runs list shows all.") : "");
   } catch (error) {
     if (error.status && error.status < 500) return main.replaceChildren(refusal(error, () => showRuns(about)));
     main.querySelector(".lost") ?? main.prepend(h("p", { class: "lost missing" }, "The server does not answer; trying again."));
@@ -27,15 +27,14 @@ function table(about, runs) {
 }
 
 function row(about, run) {
-  const id = String(run.run_id || run.id || "");
-  const name = id ? h("a", { href: `${about.base}/runs/${encodeURIComponent(id)}` }, id.slice(0, 8)) : "damaged";
+  const name = run.id ? h("a", { href: `${about.base}/runs/${encodeURIComponent(run.id)}` }, run.id.slice(0, 8)) : "damaged";
   return h("tr", {},
     h("th", { scope: "row" }, name),
-    h("td", { class: "nowrap" }, String(run.created_at ?? "").slice(0, 16).replace("T", " ")),
-    h("td", {}, said(String(run.state ?? run.status ?? ""), 20)),
-    h("td", { class: "number" }, count(Number(run.generated_tokens ?? 0))),
-    h("td", {}, said(String(run.answer ?? ""), 40)),
-    h("td", {}, said(String(run.prompt ?? run.problem ?? ""), 100)));
+    h("td", { class: "nowrap" }, run.created_at.slice(0, 16).replace("T", " ")),
+    h("td", {}, run.state),
+    h("td", { class: "number" }, count(run.generated_tokens)),
+    h("td", {}, said(run.answer, 40)),
+    h("td", {}, said(run.prompt || run.problem, 100)));
 }
 
 async function openRuns() {
