@@ -30,7 +30,10 @@ export function storeKey(key) {
 // A request to the page's own server, with the key where one is known. Throws `Refused`.
 export async function ask(url, headers = {}) {
   const key = storedKey();
-  const response = await fetch(url, { headers: key ? { ...headers, Authorization: `Bearer ${key}` } : headers, cache: "no-store" });
+  const response = await fetch(url, {
+    headers: key ? { ...headers, Authorization: `Bearer ${key}` } : headers,
+    cache: "no-store",
+  });
   if (!response.ok) throw new Refused(response.status);
   return response;
 }
@@ -42,7 +45,10 @@ export async function follow(url, { onLine, onState, isOver }) {
   let wait = 500;
   while (!isOver()) {
     try {
-      const response = await ask(url, { Accept: "text/event-stream", ...(last ? { "Last-Event-ID": String(last) } : {}) });
+      const response = await ask(url, {
+        Accept: "text/event-stream",
+        ...(last ? { "Last-Event-ID": String(last) } : {}),
+      });
       if (response.status === 204) {
         onState("stopped");
         await new Promise((done) => setTimeout(done, LONGEST_WAIT));

@@ -10,7 +10,15 @@ const COLOURS = 6;
 
 export class View {
   constructor(run, texts, about) {
-    Object.assign(this, { run, texts, about, reference: about.reference ?? "", node: null, kept: new Map(), colours: new Map() });
+    Object.assign(this, {
+      run,
+      texts,
+      about,
+      reference: about.reference ?? "",
+      node: null,
+      kept: new Map(),
+      colours: new Map(),
+    });
     this.refresh();
   }
 
@@ -93,7 +101,9 @@ export class View {
     const idle = globalThis.requestIdleCallback ?? ((call) => setTimeout(call, 20));
     const pause = () => new Promise((done) => idle(done, { timeout: 300 }));
     for (const trace of this.run.all()) {
-      const open = trace.parents.filter((parent) => !this.kept.has(`${parent}>${trace.id}`) && this.run.trace(parent)?.tail);
+      const open = trace.parents.filter(
+        (parent) => !this.kept.has(`${parent}>${trace.id}`) && this.run.trace(parent)?.tail,
+      );
       if (!open.length || !trace.chars) continue;
       await this.shared(trace, pause);
       open.forEach((parent) => tell(`${parent}>${trace.id}`, this.kept.get(`${parent}>${trace.id}`) ?? 0));
