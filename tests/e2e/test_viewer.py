@@ -14,18 +14,12 @@ from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.method.lineage import Lineage
 from tests.viewer.trails import lines_of, small_run, write_lines
 
-from .viewer_browser import Watched, browser, watch, write_page
+from .viewer_browser import Watched, watch, write_page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Browser]:
-    with browser() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

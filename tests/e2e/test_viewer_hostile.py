@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,18 +11,12 @@ from markovian_rsa_mlx.viewer import read_trail
 from tests.viewer import hostile
 from tests.viewer.trails import lines_of, spoken, write_lines
 
-from .viewer_browser import Watched, browser, watch, write_page
+from .viewer_browser import Watched, watch, write_page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Browser]:
-    with browser() as opened:
-        yield opened
 
 
 def hostile_trail(path: Path) -> Path:

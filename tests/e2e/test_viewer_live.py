@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import pytest
 
 from tests.viewer.trails import lines_of, small_run
 
-from .viewer_browser import Watched, browser, watch, write_page
+from .viewer_browser import Watched, watch, write_page
 from .viewer_server import served
 
 if TYPE_CHECKING:
@@ -28,12 +27,6 @@ MODEL = """async () => {
   for (const trace of Object.values(run.traces)) delete trace.version;
   return JSON.stringify({ run, texts });
 }"""
-
-
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Browser]:
-    with browser() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module", params=["tail", "summary"])

@@ -91,7 +91,7 @@ class Watched:
 def watch(context: BrowserContext, url: str, home: str | None = None) -> Watched:
     """Open a page and wait until it shows its run."""
     page = context.new_page()
-    watched = Watched(page, home or url)
+    watched = Watched(page, home or url.partition("#")[0])
     page.on("request", lambda request: watched.requests.append(request.url))
     page.on("pageerror", lambda error: watched.errors.append(str(error)))
     page.on("console", lambda message: _note(watched, message))

@@ -81,7 +81,8 @@ class TrailServer:
             return refused(request) or FileResponse(self.path)
 
         async def runs(request: Request) -> Response:
-            return refused(request) or JSONResponse({"data": [store.describe(self.path).to_dict()]})
+            entry = store.describe(self.path).to_dict()
+            return refused(request) or JSONResponse({"data": [{**entry, "id": entry["run_id"]}], "has_more": False})
 
         async def run_page(request: Request) -> Response:
             return shown(live_page(request.path_params["run_id"]))

@@ -159,7 +159,12 @@ def test_live_pages_talk_to_their_own_server_only() -> None:
         assert "connect-src 'self'" in policy.header
         assert policy.header in page
         assert "4f2a</script>" not in page
-    assert data(live_page("4f2a", "/base")[0])["about"] == {"mode": "live", "run_id": "4f2a", "base": "/base"}
+    assert data(live_page("4f2a", "/base")[0])["about"] == {
+        "mode": "live",
+        "run_id": "4f2a",
+        "base": "/base",
+        "running": True,
+    }
 
 
 def test_no_script_of_ours_ends_early_or_writes_markup() -> None:

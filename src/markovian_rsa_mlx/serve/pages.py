@@ -1,4 +1,4 @@
-"""Pages for people: the list of runs, and each run while it goes on; the endpoints for programs are in `endpoints`."""
+"""Pages for people: the runs, one run live, the login. The endpoints for programs are in `endpoints`."""
 
 from __future__ import annotations
 
@@ -8,41 +8,33 @@ from starlette.routing import BaseRoute, Route
 
 from ..viewer import Policy, live_page, runs_page
 from .login import login
-from .runs import stored_path
+from .runs import run_id_of, stored_path
 
 
 def pages_routes() -> list[BaseRoute]:
     """The routes of pages. They stand behind the same door as the endpoints; only the login is open."""
     return [
-        Route("/", show_runs),
-        Route("/runs/{run_id}", show_run),
+        Route("/", list_page, methods=["GET"]),
+        Route("/runs/{run_id}", run_page, methods=["GET"]),
         Route("/login", login, methods=["GET", "POST"]),
     ]
 
 
-async def show_runs(request: Request) -> Response:
-    """The list of runs."""
-    return _page(*runs_page(_base(request)))
+async def list_page(request: Request) -> Response:
+    """All runs that are kept."""
+    return _shown(*runs_page())
 
 
-async def show_run(request: Request) -> Response:
-    """One run; the page asks for its events itself."""
-    await stored_path(request)  # an unknown run is said here, not on an empty page
-    return _page(*live_page(request.path_params["run_id"], _base(request)))
+async def run_page(request: Request) -> Response:
+    """One run, finished or under way."""
+    await stored_path(request)  # a run that there is not is 404 here, too
+    return _shown(*live_page(run_id_of(request)))
 
 
-def _base(request: Request) -> str:
-    """Where a reverse proxy has mounted the server; empty otherwise."""
-    return str(request.scope.get("root_path", "")).rstrip("/")
-
-
-def _page(content: str, policy: Policy) -> Response:
-    return HTMLResponse(
-        content,
-        headers={
-            "Content-Security-Policy": f"{policy.header}; frame-ancestors 'none'",
-            "Referrer-Policy": "no-referrer",
-            "X-Content-Type-Options": "nosniff",
-            "Cache-Control": "no-store",
-        },
-    )
+def _shown(page: str, policy: Policy) -> Response:
+    headers = {
+        "Content-Security-Policy": f"{policy.header}; frame-ancestors 'none'",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-store",
+    }
+    return HTMLResponse(page, headers=headers)

@@ -81,7 +81,7 @@ def file_page(
 
 def live_page(run_id: str, base: str = "") -> tuple[str, Policy]:
     """The page of a run on a server, fed by `{base}/v1/runs/{run_id}/events`, and its policy."""
-    block = element("run", pack({"about": {"mode": "live", "run_id": run_id, "base": base}}))
+    block = element("run", pack({"about": {"mode": "live", "run_id": run_id, "base": base, "running": True}}))
     parts = _parts("app")
     return _assemble(parts, "'self'", f"Run {run_id[:8]}", [block]), parts.policy("'self'")
 

@@ -42,7 +42,10 @@ function strip(text, atStart, atEnd) {
 }
 
 function flatAnswer(text) {
-  return text.split(/[\s\x1c-\x1f\x85]+/).filter(Boolean).join(" ");
+  return text
+    .split(/[\s\x1c-\x1f\x85]+/)
+    .filter(Boolean)
+    .join(" ");
 }
 
 // Where the first end-of-thinking text begins and ends, or null.

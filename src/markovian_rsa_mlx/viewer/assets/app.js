@@ -20,7 +20,15 @@ const REFRESH_MS = 400;
 
 class App {
   constructor(view, trail) {
-    Object.assign(this, { view, trail, main: document.getElementById("main"), connection: null, shown: null, turn: 0, timer: null });
+    Object.assign(this, {
+      view,
+      trail,
+      main: document.getElementById("main"),
+      connection: null,
+      shown: null,
+      turn: 0,
+      timer: null,
+    });
     addEventListener("hashchange", () => this.show(true));
     addEventListener("beforeprint", completeAll);
     addEventListener("keydown", (event) => this.key(event));
@@ -28,24 +36,89 @@ class App {
   }
 
   header() {
-    const search = h("input", { type: "search", name: "search", "aria-label": "Search in all texts", placeholder: "Search all texts ( / )" });
-    const reference = h("input", { type: "text", name: "reference", size: 10, value: this.view.reference, onchange: (event) => this.judge(event.target.value) });
-    const maths = canRenderMaths() ? h("label", {}, h("input", { type: "checkbox", name: "maths", onchange: (event) => this.maths(event.target.checked) }), " Render maths") : null;
+    const search = h("input", {
+      type: "search",
+      name: "search",
+      "aria-label": "Search in all texts",
+      placeholder: "Search all texts ( / )",
+    });
+    const reference = h("input", {
+      type: "text",
+      name: "reference",
+      size: 10,
+      value: this.view.reference,
+      onchange: (event) => this.judge(event.target.value),
+    });
+    const maths = canRenderMaths()
+      ? h(
+          "label",
+          {},
+          h("input", { type: "checkbox", name: "maths", onchange: (event) => this.maths(event.target.checked) }),
+          " Render maths",
+        )
+      : null;
     this.state = h("span", { class: "state" });
-    document.getElementById("header").replaceChildren(
-      h("a", { href: "#/", class: "home" }, this.view.run.start ? `Run ${visible(cut(this.view.run.start.run_id, 9))}` : "Run"), this.state,
-      h("form", { role: "search", onsubmit: (event) => (event.preventDefault(), (location.hash = `#/search/${encodeURIComponent(search.value)}`)) }, search),
-      h("details", { class: "more" }, h("summary", {}, "Options"), h("div", { class: "menu" },
-        h("label", {}, "Right answer ", reference), maths, themeSwitch(),
-        this.trail ? h("button", { type: "button", onclick: () => this.trail() }, "Download trail") : h("span", { class: "minor" }, "The trail is too large for this page; it lies where the settings say."))));
+    document
+      .getElementById("header")
+      .replaceChildren(
+        h(
+          "a",
+          { href: "#/", class: "home" },
+          this.view.run.start ? `Run ${visible(cut(this.view.run.start.run_id, 9))}` : "Run",
+        ),
+        this.state,
+        h(
+          "form",
+          {
+            role: "search",
+            onsubmit: (event) => (
+              event.preventDefault(),
+              (location.hash = `#/search/${encodeURIComponent(search.value)}`)
+            ),
+          },
+          search,
+        ),
+        h(
+          "details",
+          { class: "more" },
+          h("summary", {}, "Options"),
+          h(
+            "div",
+            { class: "menu" },
+            h("label", {}, "Right answer ", reference),
+            maths,
+            themeSwitch(),
+            this.trail
+              ? h("button", { type: "button", onclick: () => this.trail() }, "Download trail")
+              : h("span", { class: "minor" }, "The trail is too large for this page; it lies where the settings say."),
+          ),
+        ),
+      );
     this.say();
   }
 
   say() {
     const { run } = this.view;
-    const words = run.finished ? "finished" : this.connection === "lost" ? "connection lost, trying again" : this.view.running ? "running" : "unfinished";
+    const words = run.finished
+      ? "finished"
+      : this.connection === "lost"
+        ? "connection lost, trying again"
+        : this.view.running
+          ? "running"
+          : "unfinished";
     this.state.textContent = words;
     this.state.className = `state ${words.split(",")[0].replace(" ", "-")}`;
+  }
+
+  connected(state) {
+    this.connection = state;
+    const running = state !== "stopped";
+    if (running !== this.view.about.running) {
+      this.view.about.running = running;
+      this.shown = null;
+      this.soon();
+    }
+    this.say();
   }
 
   judge(reference) {
@@ -87,12 +160,17 @@ class App {
   }
 
   version(name, rest) {
-    if (name === "trace" || name === "compare") return `${location.hash} ${rest.slice(0, 2).map((id) => this.view.run.trace(id)?.version).join()} ${this.view.run.finished}`;
+    if (name === "trace" || name === "compare")
+      return `${location.hash} ${rest
+        .slice(0, 2)
+        .map((id) => this.view.run.trace(id)?.version)
+        .join()} ${this.view.run.finished}`;
     return `${location.hash} ${this.view.run.lines}`;
   }
 
   content(name, rest) {
-    if (name === "trace") return tracePage(this.view, rest[0], rest[1] === "at" ? { at: Number(rest[2]), length: Number(rest[3]) } : null);
+    if (name === "trace")
+      return tracePage(this.view, rest[0], rest[1] === "at" ? { at: Number(rest[2]), length: Number(rest[3]) } : null);
     if (name === "compare") return comparePage(this.view, rest[0], rest[1]);
     if (name === "search") return searchPage(this.view, rest.join("/"));
     return [h("h1", { class: "unseen" }, "How this run came to its answer"), ...overview(this.view)];
@@ -111,10 +189,14 @@ class App {
       announce(title);
       return;
     }
-    for (const summary of this.main.querySelectorAll("summary")) summary.parentElement.open = open.includes(summary.textContent);
+    for (const summary of this.main.querySelectorAll("summary"))
+      summary.parentElement.open = open.includes(summary.textContent);
     [...this.main.querySelectorAll(".scroller")].forEach((scroller, i) => (scroller.scrollLeft = sideways[i] ?? 0));
     window.scrollTo(0, scrollY);
-    if (key) [...this.main.querySelectorAll("[data-key]")].find((one) => one.dataset.key === key)?.focus({ preventScroll: true });
+    if (key)
+      [...this.main.querySelectorAll("[data-key]")]
+        .find((one) => one.dataset.key === key)
+        ?.focus({ preventScroll: true });
   }
 
   // What was kept of each tail is worked out after the first view and then drawn into it.
@@ -157,10 +239,12 @@ async function openLive(about) {
     try {
       await follow(`${url}/events`, {
         onLine: (data) => (run.add(slimmer.add(JSON.parse(data), data)), app.soon()),
-        onState: (state) => ((app.connection = state), app.say()),
+        onState: (state) => app.connected(state),
         isOver: () => run.finished,
       });
-      announce(`The run is finished: ${amount(run.tokens, "token")}, answer ${visible(cut(flat(run.selection?.answer ?? ""), 80)) || "none"}`);
+      announce(
+        `The run is finished: ${amount(run.tokens, "token")}, answer ${visible(cut(flat(run.selection?.answer ?? ""), 80)) || "none"}`,
+      );
     } catch (error) {
       app.main.replaceChildren(refusal(error, watch));
     }

@@ -26,8 +26,16 @@ export function themeSwitch() {
       // a page from disk may have no storage; the theme then lasts as long as the page
     }
   };
-  return h("label", {}, "Theme ", h("select", { onchange: choose },
-    THEMES.map((theme) => h("option", { value: theme, selected: theme === storedTheme() }, theme))));
+  return h(
+    "label",
+    {},
+    "Theme ",
+    h(
+      "select",
+      { onchange: choose },
+      THEMES.map((theme) => h("option", { value: theme, selected: theme === storedTheme() }, theme)),
+    ),
+  );
 }
 
 // Say something to those who cannot see it happen.
@@ -44,12 +52,20 @@ export function skipLink() {
 
 // What a server that refuses is answered with: a field for its key, or the sentence.
 export function refusal(error, again) {
-  if (error.status !== 401 && error.status !== 403) return h("p", { class: "missing" }, error.status === 404 ? "The server knows no such run." : error.message);
+  if (error.status !== 401 && error.status !== 403)
+    return h("p", { class: "missing" }, error.status === 404 ? "The server knows no such run." : error.message);
   const field = h("input", { type: "password", name: "key", autocomplete: "current-password", required: true });
   const submit = (event) => {
     event.preventDefault();
     storeKey(field.value);
     again();
   };
-  return h("form", { class: "key-form", onsubmit: submit }, h("h1", {}, "This server asks for its key"), h("label", {}, "Key ", field), " ", h("button", {}, "Show"));
+  return h(
+    "form",
+    { class: "key-form", onsubmit: submit },
+    h("h1", {}, "This server asks for its key"),
+    h("label", {}, "Key ", field),
+    " ",
+    h("button", {}, "Show"),
+  );
 }

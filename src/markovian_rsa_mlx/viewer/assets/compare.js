@@ -16,12 +16,44 @@ export async function comparePage(view, first, second) {
     [traces[1], right, runs.map(({ from, to, at }) => mark(at, at + to - from, first))],
   ];
   return [
-    h("div", { class: "heading" }, h("h1", {}, `${first} and ${second}`),
-      h("nav", { class: "tools", "aria-label": "Traces" }, h("a", { href: "#/" }, "Overview"), h("a", { href: `#/compare/${second}/${first}` }, "Swap"))),
-    h("p", { class: "minor" }, h("mark", { class: "kept kept-0" }, "This"), ` stands in both: ${amount(runs.length, "run")} of characters.`),
-    h("div", { class: "sides" }, sides.map(([trace, text, marks]) => h("section", { "aria-label": trace.id },
-      h("h2", {}, traceLink(trace.id)),
-      h("p", {}, `${view.stateWord(trace)}, ${amount(trace.tokens, "token")}; answer: `, trace.answer ? said(trace.answer, 80) : "none", " ", verdictSign(view.verdict(trace))),
-      text ? textView(text, marks, `Text of ${trace.id}`) : h("p", { class: "missing" }, "Its text is not in the trail.")))),
+    h(
+      "div",
+      { class: "heading" },
+      h("h1", {}, `${first} and ${second}`),
+      h(
+        "nav",
+        { class: "tools", "aria-label": "Traces" },
+        h("a", { href: "#/" }, "Overview"),
+        h("a", { href: `#/compare/${second}/${first}` }, "Swap"),
+      ),
+    ),
+    h(
+      "p",
+      { class: "minor" },
+      h("mark", { class: "kept kept-0" }, "This"),
+      ` stands in both: ${amount(runs.length, "run")} of characters.`,
+    ),
+    h(
+      "div",
+      { class: "sides" },
+      sides.map(([trace, text, marks]) =>
+        h(
+          "section",
+          { "aria-label": trace.id },
+          h("h2", {}, traceLink(trace.id)),
+          h(
+            "p",
+            {},
+            `${view.stateWord(trace)}, ${amount(trace.tokens, "token")}; answer: `,
+            trace.answer ? said(trace.answer, 80) : "none",
+            " ",
+            verdictSign(view.verdict(trace)),
+          ),
+          text
+            ? textView(text, marks, `Text of ${trace.id}`)
+            : h("p", { class: "missing" }, "Its text is not in the trail."),
+        ),
+      ),
+    ),
   ];
 }

@@ -9,7 +9,9 @@ function fill(element, attributes, children) {
     else if (name === "style") for (const [key, v] of Object.entries(value)) element.style.setProperty(key, v);
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -23,7 +25,11 @@ export function svg(tag, attributes, ...children) {
 
 // Text of a model on one line: in an isolate of its own, so that its directions end where it ends.
 export function said(text, width = 80) {
-  return h("bdi", { class: "said", title: text.length > width ? visible(cut(text, 2000)) : null }, visible(cut(flat(text), width)));
+  return h(
+    "bdi",
+    { class: "said", title: text.length > width ? visible(cut(text, 2000)) : null },
+    visible(cut(flat(text), width)),
+  );
 }
 
 export function flat(text) {
@@ -53,7 +59,9 @@ export function visible(text) {
 }
 
 export function count(number) {
-  return Math.round(number).toString().replace(/\B(?=(\d{3})+$)/g, ",");
+  return Math.round(number)
+    .toString()
+    .replace(/\B(?=(\d{3})+$)/g, ",");
 }
 
 export function amount(number, noun) {
@@ -68,7 +76,11 @@ export function duration(seconds) {
 }
 
 export function size(bytes) {
-  for (const [unit, scale] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]]) {
+  for (const [unit, scale] of [
+    ["GB", 1e9],
+    ["MB", 1e6],
+    ["kB", 1e3],
+  ]) {
     if (bytes >= scale) return `${(bytes / scale).toFixed(1)} ${unit}`;
   }
   return `${bytes} B`;

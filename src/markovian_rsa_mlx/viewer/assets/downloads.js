@@ -3,7 +3,9 @@
 import { h } from "./dom.js";
 
 export function download(name, content) {
-  const url = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type: "text/plain;charset=utf-8" }));
+  const url = URL.createObjectURL(
+    content instanceof Blob ? content : new Blob([content], { type: "text/plain;charset=utf-8" }),
+  );
   h("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10000);
 }

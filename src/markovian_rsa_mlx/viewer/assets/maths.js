@@ -3,15 +3,20 @@
 
 import { h } from "./dom.js";
 
-const DELIMITED = /\$\$([^$]{1,4000})\$\$|\\\[([^]{1,4000}?)\\\]|\\\(([^]{1,4000}?)\\\)|\$([^\s$](?:[^$\n]{0,400}[^\s$\\])?)\$(?!\d)|(\\boxed\s*\{[^\n]{0,400}\})/g;
+const DELIMITED =
+  /\$\$([^$]{1,4000})\$\$|\\\[([^]{1,4000}?)\\\]|\\\(([^]{1,4000}?)\\\)|\$([^\s$](?:[^$\n]{0,400}[^\s$\\])?)\$(?!\d)|(\\boxed\s*\{[^\n]{0,400}\})/g;
 const ELEMENTS = new Set(
-  ("math semantics mrow mi mn mo ms mtext mspace mfrac msqrt mroot mstyle merror mpadded mphantom msub msup msubsup munder mover " +
-    "munderover mmultiscripts mprescripts mtable mtr mtd menclose").split(" "),
+  (
+    "math semantics mrow mi mn mo ms mtext mspace mfrac msqrt mroot mstyle merror mpadded mphantom msub msup msubsup munder mover " +
+    "munderover mmultiscripts mprescripts mtable mtr mtd menclose"
+  ).split(" "),
 );
 const ATTRIBUTES = new Set(
-  ("class display mathvariant stretchy fence separator form lspace rspace accent accentunder linethickness columnalign rowspacing " +
+  (
+    "class display mathvariant stretchy fence separator form lspace rspace accent accentunder linethickness columnalign rowspacing " +
     "columnspacing columnlines rowlines width height depth voffset minsize maxsize movablelimits largeop symmetric scriptlevel " +
-    "displaystyle mathsize notation dir xmlns tabindex").split(" "),
+    "displaystyle mathsize notation dir xmlns tabindex"
+  ).split(" "),
 );
 
 let on = false;
@@ -45,7 +50,14 @@ export function mathsPieces(text) {
 export function mathsOf({ text, tex, display }) {
   const box = h("span", { class: "formula", title: text.slice(0, 400) });
   try {
-    const options = { displayMode: display, throwOnError: true, trust: false, maxExpand: 200, maxSize: [40, 400], annotate: false };
+    const options = {
+      displayMode: display,
+      throwOnError: true,
+      trust: false,
+      maxExpand: 200,
+      maxSize: [40, 400],
+      annotate: false,
+    };
     globalThis.temml.render(tex, box, options);
     if (box.querySelector("*") && [...box.querySelectorAll("*")].every(allowed)) return box;
   } catch {
@@ -55,5 +67,8 @@ export function mathsOf({ text, tex, display }) {
 }
 
 function allowed(element) {
-  return ELEMENTS.has(element.localName) && [...element.attributes].every(({ name }) => ATTRIBUTES.has(name) || name === "style");
+  return (
+    ELEMENTS.has(element.localName) &&
+    [...element.attributes].every(({ name }) => ATTRIBUTES.has(name) || name === "style")
+  );
 }

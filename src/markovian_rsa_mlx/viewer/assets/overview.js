@@ -1,29 +1,29 @@
 // The first page: the answer and how it came about, the lineage, shares, timeline, table, mishaps, settings.
 
-import { amount, count, duration, h, listed, said, separated, size } from "./dom.js";
+import { answer } from "./answer.js";
+import { amount, count, duration, h, said, size } from "./dom.js";
 import { finalCount } from "./lineage.js";
 import { lineagePicture } from "./picture.js";
 import { sharesChart } from "./shares.js";
-import { chain } from "./story.js";
-import { traceLink, traceTable, verdictSign } from "./table.js";
+import { traceLink, traceTable } from "./table.js";
 import { textView } from "./text.js";
 import { timeline } from "./timeline.js";
-
-const HOW = {
-  single: "it is the first final candidate that has an answer",
-  majority: "it speaks for the largest class of equal answers among the final candidates",
-  final_aggregation: "it is one more trace, which read the final candidates",
-};
 
 export function overview(view) {
   const { run } = view;
   return [
     problems(view),
-    section("question", "Question", run.start ? textView(run.start.prompt) : missing("The file has no run_start, so the question is not known."),
-      otherMessages(run)),
+    section(
+      "question",
+      "Question",
+      run.start ? textView(run.start.prompt) : missing("The file has no run_start, so the question is not known."),
+      otherMessages(run),
+    ),
     section("answer", "Answer", answer(view)),
     section("figures", "Cost", figures(view)),
-    run.traces.size ? section("lineage", "Lineage", legend(view), lineagePicture(view)) : section("lineage", "Lineage", missing("No trace has begun.")),
+    run.traces.size
+      ? section("lineage", "Lineage", legend(view), lineagePicture(view))
+      : section("lineage", "Lineage", missing("No trace has begun.")),
     run.traces.size ? section("shares", "The answers, round by round", sharesChart(view)) : null,
     section("timeline", "Timeline", timeline(view)),
     section("traces", "All traces", traceTable(view)),
@@ -43,103 +43,74 @@ function missing(text) {
 function problems(view) {
   const { run, about } = view;
   const notes = (about.problems ?? []).map(({ line, reason, shown }) =>
-    h("li", {}, line ? `Line ${count(line)}: ` : "", said(reason, 300), shown ? " (shown as far as it can be)" : " (left out)"));
+    h(
+      "li",
+      {},
+      line ? `Line ${count(line)}: ` : "",
+      said(reason, 300),
+      shown ? " (shown as far as it can be)" : " (left out)",
+    ),
+  );
   const gaps = [];
-  if (!run.setup && run.start) gaps.push("There is no run_setup: prompts are shown as recorded, and where the thinking ends is not known.");
+  if (!run.setup && run.start)
+    gaps.push("There is no run_setup: prompts are shown as recorded, and where the thinking ends is not known.");
   if (!run.finished && !view.running) {
-    gaps.push(run.selection ? "The file ends before its run_end: the run was stopped while it ended."
-      : "The run did not finish: no answer was chosen. The same command with this file goes on from here.");
+    gaps.push(
+      run.selection
+        ? "The file ends before its run_end: the run was stopped while it ended."
+        : "The run did not finish: no answer was chosen. The same command with this file goes on from here.",
+    );
   }
-  for (const [name, times] of run.unknown) gaps.push(h("span", {}, `${amount(times, "line")} of the unknown type `, said(name, 40), " left out."));
+  for (const [name, times] of run.unknown)
+    gaps.push(h("span", {}, `${amount(times, "line")} of the unknown type `, said(name, 40), " left out."));
   if (!notes.length && !gaps.length) return null;
-  return h("section", { class: "problems", "aria-label": "What is missing" },
-    notes.length ? [h("h2", {}, "The file is damaged"), h("ul", {}, notes)] : null, gaps.map((gap) => h("p", {}, gap)));
+  return h(
+    "section",
+    { class: "problems", "aria-label": "What is missing" },
+    notes.length ? [h("h2", {}, "The file is damaged"), h("ul", {}, notes)] : null,
+    gaps.map((gap) => h("p", {}, gap)),
+  );
 }
 
 function otherMessages(run) {
   const before = run.setup?.messages?.slice(0, -1) ?? [];
   if (!before.length) return null;
-  return h("details", {}, h("summary", {}, `${amount(before.length, "message")} before it`),
-    before.map(({ role, content }) => [h("h3", {}, said(role, 30)), textView(content)]));
-}
-
-function answer(view) {
-  const { run } = view;
-  const winner = run.trace(run.selection?.chosen_trace_id ?? run.final?.final_trace_id);
-  if (!run.selection && !run.final) return soFar(view);
-  const chosen = run.selection?.answer ?? winner?.answer ?? "";
-  const rule = run.selection?.answer_selection ?? run.final.answer_selection;
-  return [
-    h("p", { class: "chosen" }, chosen ? textView(chosen) : "no answer", winner ? [" ", verdictSign(view.verdict(winner))] : null),
-    h("p", {}, "It is ", winner ? traceLink(winner.id) : said(run.final.final_trace_id), "’s: ", HOW[rule] ?? said(rule), "."),
-    tally(view),
-    how(view),
-    run.final ? h("details", {}, h("summary", {}, "The answer’s whole text"), textView(run.final.final_text)) : null,
-  ];
-}
-
-function soFar(view) {
-  const best = view.run.roundNumbers().reverse().map((round) => ({ round, top: view.run.tally(round)[0] })).find(({ top }) => top?.key);
-  if (!best) return h("p", {}, view.running ? "Not yet." : "None: no trace of this file has an answer.");
-  return h("p", {}, view.running ? "Not yet. " : "None was chosen. ", `The answer of most traces of round ${best.round} so far: `,
-    said(best.top.answer), ` (${best.top.ids.length}).`);
-}
-
-function tally(view) {
-  const { selection } = view.run;
-  if (!selection) return null;
-  const answers = new Map(selection.candidate_trace_ids.map((id, i) => [id, selection.answers[i] ?? ""]));
-  const classes = selection.classes.map((members, i) => ({ members, votes: selection.tally[i] ?? members.length }));
-  classes.sort((a, b) => b.votes - a.votes);
-  const silent = selection.candidate_trace_ids.length - classes.reduce((sum, { votes }) => sum + votes, 0);
-  const zero = selection.round_zero ?? {};
-  return h("div", { class: "tally" },
-    selection.candidate_trace_ids.length > 1 ? h("table", {},
-      h("caption", {}, `The final candidates: ${amount(selection.candidate_trace_ids.length, "trace")}${selection.tie ? ", a tie" : ""}`),
-      h("tbody", {}, classes.map(({ members, votes }) => h("tr", {},
-        h("th", { scope: "row" }, said(answers.get(members[0]) ?? "?", 60)), h("td", { class: "number" }, `${votes} ×`),
-        h("td", {}, separated(members.map((id) => traceLink(id)))))),
-      silent > 0 ? h("tr", {}, h("th", { scope: "row" }, "no answer"), h("td", { class: "number" }, `${silent} ×`), h("td")) : null)) : null,
-    zero.traces ? h("p", { class: "minor" }, "A free vote over round 0 alone would have said ", zero.answer ? said(String(zero.answer)) : "nothing",
-      zero.answer ? ` (${zero.votes} of ${amount(zero.traces, "trace")}).` : ".") : null);
-}
-
-// Whose tail carried the answer on, and where it was lost.
-function how(view) {
-  const { run, path } = view;
-  if (!path) return null;
-  if (run.roundNumbers().length < 2) return null;
-  const steps = chain(run, path);
-  const first = run.trace(steps[0]);
-  const others = path.origins.filter((trace) => trace.id !== first.id);
-  const alike = run.tally(first.round).find(({ key }) => key === path.key)?.ids.length ?? 1;
-  const finished = run.tally(first.round).reduce((sum, { ids }) => sum + ids.length, 0);
-  return h("div", { class: "how" },
-    h("h3", {}, "How it came about"),
-    h("ol", { class: "chain" }, steps.map((id, i) => h("li", {}, traceLink(id),
-      h("span", { class: "minor" }, i === 0 ? (first.round === 0 ? " found it" : " found it, though none of the tails that it read had it") : " read that tail and answered the same",
-        i === steps.length - 1 && i > 0 ? ": the run’s answer" : "")))),
-    h("p", {}, `In round ${first.round}, ${alike} of ${amount(finished, "finished trace")} answered so.`,
-      others.length ? [" It was also found anew by ", listed(others.slice(0, 8).map((trace) => traceLink(trace.id))), "."] : ""),
-    path.lost.length ? h("p", {}, "Lost in ", listed(path.lost.slice(0, 8).map((trace) => [traceLink(trace.id), trace.answer ? " (" : " (no answer", trace.answer ? said(trace.answer, 24) : "", ")"])),
-      path.lost.length > 8 ? ` and ${path.lost.length - 8} more` : "", ": read it in a tail and answered otherwise.") : null);
+  return h(
+    "details",
+    {},
+    h("summary", {}, `${amount(before.length, "message")} before it`),
+    before.map(({ role, content }) => [h("h3", {}, said(role, 30)), textView(content)]),
+  );
 }
 
 function figures(view) {
   const { run } = view;
   const ended = run.all().filter((trace) => trace.elapsed !== null);
   const population = run.config.population;
-  const all = Number.isInteger(population) && Number.isInteger(run.config.rounds) && run.setup
-    ? population * run.config.rounds + finalCount(run.config) + (run.config.answer_selection === "final_aggregation" ? 1 : 0) : null;
+  const all =
+    Number.isInteger(population) && Number.isInteger(run.config.rounds) && run.setup
+      ? population * run.config.rounds +
+        finalCount(run.config) +
+        (run.config.answer_selection === "final_aggregation" ? 1 : 0)
+      : null;
   const facts = [
     ["Tokens", count(run.tokens)],
     ["Time", duration(run.elapsed || longest(ended))],
     ["Peak memory", run.end ? size(run.end.peak_memory_bytes) : "not known yet"],
-    ["Traces", `${ended.length} of ${run.traces.size}${all > run.traces.size ? `; ${count(all - run.traces.size)} more were not needed` : ""}`],
+    [
+      "Traces",
+      `${ended.length} of ${run.traces.size}${all > run.traces.size ? `; ${count(all - run.traces.size)} more were not needed` : ""}`,
+    ],
     ["Cut off", count(run.all().filter((trace) => trace.state === "cut off").length)],
-    view.knowsRight() ? ["Right", `${run.all().filter((trace) => view.verdict(trace)).length} of ${ended.length}`] : null,
+    view.knowsRight()
+      ? ["Right", `${run.all().filter((trace) => view.verdict(trace)).length} of ${ended.length}`]
+      : null,
   ];
-  return h("dl", { class: "facts" }, facts.filter(Boolean).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  return h(
+    "dl",
+    { class: "facts" },
+    facts.filter(Boolean).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+  );
 }
 
 function longest(traces) {
@@ -147,16 +118,36 @@ function longest(traces) {
 }
 
 function legend(view) {
-  return h("p", { class: "minor" }, "Each box is a trace; a line leads from each trace whose tail was read to its reader, thicker the more of the tail was kept. ",
+  return h(
+    "p",
+    { class: "minor" },
+    "Each box is a trace; a line leads from each trace whose tail was read to its reader, thicker the more of the tail was kept. ",
     "★ is the run’s answer; its way is drawn in colour. ✂ was cut off by its budget, ✕ was given up; a dot was not needed: nobody would have read it.",
-    view.knowsRight() ? " ✓ and ✗ say right and wrong." : "");
+    view.knowsRight() ? " ✓ and ✗ say right and wrong." : "",
+  );
 }
 
 function mishaps(view) {
   const { run } = view;
   const notes = [
-    ...run.resumes.map((event) => h("li", {}, `Resumed ${when(event.created_at)} after ${duration(event.elapsed_before_s)}`, event.dropped_bytes ? `; a torn last line of ${amount(event.dropped_bytes, "byte")} was cut off` : "")),
-    ...run.retries.map((event) => h("li", {}, traceLink(event.trace_id), event.purpose === "summary" ? " (its summary)" : "", ` was tried again (attempt ${event.attempt + 1}): `, said(event.message, 400))),
+    ...run.resumes.map((event) =>
+      h(
+        "li",
+        {},
+        `Resumed ${when(event.created_at)} after ${duration(event.elapsed_before_s)}`,
+        event.dropped_bytes ? `; a torn last line of ${amount(event.dropped_bytes, "byte")} was cut off` : "",
+      ),
+    ),
+    ...run.retries.map((event) =>
+      h(
+        "li",
+        {},
+        traceLink(event.trace_id),
+        event.purpose === "summary" ? " (its summary)" : "",
+        ` was tried again (attempt ${event.attempt + 1}): `,
+        said(event.message, 400),
+      ),
+    ),
     ...run.errors.map((event) => h("li", { class: "wrong" }, said(event.stage, 30), ": ", said(event.message, 600))),
   ];
   return notes.length ? h("ul", {}, notes) : h("p", {}, "None.");
@@ -167,18 +158,37 @@ function when(iso) {
 }
 
 const SYMBOLS = {
-  rounds: "T", population: "N", aggregation_size: "C", thinking_tokens: "beta", tail_tokens: "tau", final_candidates: "F",
+  rounds: "T",
+  population: "N",
+  aggregation_size: "C",
+  thinking_tokens: "beta",
+  tail_tokens: "tau",
+  final_candidates: "F",
 };
 
 function settings(view) {
   const { run } = view;
   const { start, setup } = run;
-  const rows = Object.entries(run.config).map(([name, value]) => [SYMBOLS[name] ? `${name} (${SYMBOLS[name]})` : name, value === null ? "unset" : String(value)]);
+  const rows = Object.entries(run.config).map(([name, value]) => [
+    SYMBOLS[name] ? `${name} (${SYMBOLS[name]})` : name,
+    value === null ? "unset" : String(value),
+  ]);
   const about = [
-    ["run", start?.run_id], ["begun", start ? when(start.created_at) : null], ["model", start?.model_id], ["quantization", start?.quantization],
-    ["seed", setup?.seed], ["engine", setup ? `${setup.engine} ${setup.engine_version}, ${setup.dtype}` : null],
-    ["template", setup?.template_name], ["package", setup?.package_version], ["file", view.about.path ?? view.about.name],
+    ["run", start?.run_id],
+    ["begun", start ? when(start.created_at) : null],
+    ["model", start?.model_id],
+    ["quantization", start?.quantization],
+    ["seed", setup?.seed],
+    ["engine", setup ? `${setup.engine} ${setup.engine_version}, ${setup.dtype}` : null],
+    ["template", setup?.template_name],
+    ["package", setup?.package_version],
+    ["file", view.about.path ?? view.about.name],
   ].filter(([, value]) => value);
-  const list = (pairs) => h("dl", { class: "settings" }, pairs.map(([name, value]) => h("div", {}, h("dt", {}, said(name, 40)), h("dd", {}, said(String(value), 200)))));
+  const list = (pairs) =>
+    h(
+      "dl",
+      { class: "settings" },
+      pairs.map(([name, value]) => h("div", {}, h("dt", {}, said(name, 40)), h("dd", {}, said(String(value), 200)))),
+    );
   return [list(about), h("details", {}, h("summary", {}, "All settings"), list(rows))];
 }

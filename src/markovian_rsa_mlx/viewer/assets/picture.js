@@ -11,7 +11,12 @@ const LEFT = 74;
 const DOT = 14;
 
 export const STATE_WORDS = {
-  waiting: "not begun", running: "running", interrupted: "interrupted", done: "finished", "cut off": "cut off", "given up": "given up",
+  waiting: "not begun",
+  running: "running",
+  interrupted: "interrupted",
+  done: "finished",
+  "cut off": "cut off",
+  "given up": "given up",
 };
 const STATE_SIGNS = { waiting: "·", running: "…", interrupted: "‖", done: "", "cut off": "✂", "given up": "✕" };
 
@@ -38,14 +43,24 @@ export function lineagePicture(view) {
     }
   }
   const edges = drawEdges(view, places);
-  const nodes = rows.flatMap((row) => row.items.map((item) => (item.trace ? drawNode(view, item, row) : drawPruned(item, row))));
+  const nodes = rows.flatMap((row) =>
+    row.items.map((item) => (item.trace ? drawNode(view, item, row) : drawPruned(item, row))),
+  );
   const labels = rows.map((row) => drawLabel(run, row));
   const height = rows.at(-1).y + HEIGHT + 12;
   const picture = svg(
     "svg",
-    { class: "lineage", role: "group", "aria-label": "Lineage of the traces. Arrow keys move between them.",
-      width: LEFT + width + GAP, height, viewBox: `0 0 ${LEFT + width + GAP} ${height}` },
-    svg("g", { class: "edges", "aria-hidden": "true" }, edges), nodes, labels,
+    {
+      class: "lineage",
+      role: "group",
+      "aria-label": "Lineage of the traces. Arrow keys move between them.",
+      width: LEFT + width + GAP,
+      height,
+      viewBox: `0 0 ${LEFT + width + GAP} ${height}`,
+    },
+    svg("g", { class: "edges", "aria-hidden": "true" }, edges),
+    nodes,
+    labels,
   );
   listen(view, picture);
   return h("div", { class: "scroller", tabindex: 0, role: "region", "aria-label": "Picture of the lineage" }, picture);
@@ -59,10 +74,19 @@ function layOut(run) {
   return run.roundNumbers().map((round, number) => {
     const here = traces.filter((trace) => trace.round === round);
     const ids = new Set(here.map((trace) => trace.id));
-    const rest = Array.from({ length: populationOf(run, round) }, (_, i) => i).filter((i) => !ids.has(traceId(round, i)));
+    const rest = Array.from({ length: populationOf(run, round) }, (_, i) => i).filter(
+      (i) => !ids.has(traceId(round, i)),
+    );
     const items = [...here.map((trace) => ({ trace, index: trace.index })), ...rest.map((index) => ({ index }))];
     items.sort((a, b) => a.index - b.index);
-    return { round, items, box, pruned: rest.length, y: 10 + number * ROW, width: here.length * (box + GAP) + rest.length * DOT };
+    return {
+      round,
+      items,
+      box,
+      pruned: rest.length,
+      y: 10 + number * ROW,
+      width: here.length * (box + GAP) + rest.length * DOT,
+    };
   });
 }
 
@@ -74,14 +98,24 @@ function populationOf(run, round) {
 
 function drawLabel(run, row) {
   const needed = row.items.length - row.pruned;
-  return svg("g", { class: "label" },
+  return svg(
+    "g",
+    { class: "label" },
     svg("text", { x: 4, y: row.y + 20 }, `Round ${row.round}`),
-    svg("text", { x: 4, y: row.y + 36, class: "minor" }, row.pruned ? `${needed} of ${needed + row.pruned}` : amount(needed, "trace")));
+    svg(
+      "text",
+      { x: 4, y: row.y + 36, class: "minor" },
+      row.pruned ? `${needed} of ${needed + row.pruned}` : amount(needed, "trace"),
+    ),
+  );
 }
 
 function drawPruned(item, row) {
-  return svg("circle", { class: "pruned", cx: item.x + DOT / 2, cy: row.y + HEIGHT / 2, r: 3.5 },
-    svg("title", {}, `${traceId(row.round, item.index)} was not needed: no final candidate descends from it`));
+  return svg(
+    "circle",
+    { class: "pruned", cx: item.x + DOT / 2, cy: row.y + HEIGHT / 2, r: 3.5 },
+    svg("title", {}, `${traceId(row.round, item.index)} was not needed: no final candidate descends from it`),
+  );
 }
 
 function drawNode(view, item, row) {
@@ -89,22 +123,40 @@ function drawNode(view, item, row) {
   const width = row.box;
   const letters = Math.floor((width - 16) / 7);
   const verdict = view.verdict(trace);
-  const kind = ["node", `is-${view.state(trace).replace(" ", "-")}`, view.isWinner(trace) && "winner",
-    view.path?.carriers.has(trace.id) && "carrier", verdict === true && "right", verdict === false && "wrong"];
+  const kind = [
+    "node",
+    `is-${view.state(trace).replace(" ", "-")}`,
+    view.isWinner(trace) && "winner",
+    view.path?.carriers.has(trace.id) && "carrier",
+    verdict === true && "right",
+    verdict === false && "wrong",
+  ];
   const sign = view.isWinner(trace) ? "★" : STATE_SIGNS[view.state(trace)];
   const share = trace.budget ? Math.min(trace.tokens / trace.budget, 1) : 0;
   const part = (tag, more, ...rest) => svg(tag, more, ...rest);
-  return svg("a", { class: kind.filter(Boolean).join(" "), href: `#/trace/${trace.id}`, "data-id": trace.id, "data-key": `node-${trace.id}`,
-      tabindex: view.atNode(trace) ? 0 : -1, "aria-label": describeTrace(view, trace) },
+  return svg(
+    "a",
+    {
+      class: kind.filter(Boolean).join(" "),
+      href: `#/trace/${trace.id}`,
+      "data-id": trace.id,
+      "data-key": `node-${trace.id}`,
+      tabindex: view.atNode(trace) ? 0 : -1,
+      "aria-label": describeTrace(view, trace),
+    },
     part("rect", { class: "box", x: item.x, y: row.y, width, height: HEIGHT, rx: 7 }),
     part("rect", { class: `class-${view.colour(trace)}`, x: item.x, y: row.y + 7, width: 5, height: HEIGHT - 14 }),
     part("text", { class: "id", x: item.x + 11, y: row.y + 17 }, trace.id),
-    part("text", { class: "sign", x: item.x + width - 8, y: row.y + 17, "text-anchor": "end" },
-      [sign, verdict === true && "✓", verdict === false && "✗"].filter(Boolean).join(" ")),
+    part(
+      "text",
+      { class: "sign", x: item.x + width - 8, y: row.y + 17, "text-anchor": "end" },
+      [sign, verdict === true && "✓", verdict === false && "✗"].filter(Boolean).join(" "),
+    ),
     part("text", { class: "answer", x: item.x + 11, y: row.y + 34 }, visible(cut(flat(trace.answer), letters)) || "–"),
     part("rect", { class: "budget", x: item.x + 11, y: row.y + HEIGHT - 8, width: width - 18, height: 3 }),
     part("rect", { class: "used", x: item.x + 11, y: row.y + HEIGHT - 8, width: (width - 18) * share, height: 3 }),
-    part("title", {}, `${describeTrace(view, trace)}${trace.budget ? `, ${count(trace.budget)} allowed` : ""}`));
+    part("title", {}, `${describeTrace(view, trace)}${trace.budget ? `, ${count(trace.budget)} allowed` : ""}`),
+  );
 }
 
 function drawEdges(view, places) {
@@ -119,9 +171,18 @@ function drawEdges(view, places) {
       const key = `${parent}>${child.id}`;
       const kept = view.kept.get(key);
       const kind = ["edge", view.path?.edges.has(key) && "carried", !child.promptTokens && !child.prompt && "planned"];
-      edges.push(svg("path", { class: kind.filter(Boolean).join(" "), "data-edge": key, style: keptWidth(kept),
-          d: `M${from.x} ${y} C${from.x} ${y + middle} ${to.x} ${to.y - middle} ${to.x} ${to.y}` },
-        kept === undefined ? null : svg("title", {}, `${child.id} kept ${percent(kept)} of ${parent}'s tail`)));
+      edges.push(
+        svg(
+          "path",
+          {
+            class: kind.filter(Boolean).join(" "),
+            "data-edge": key,
+            style: keptWidth(kept),
+            d: `M${from.x} ${y} C${from.x} ${y + middle} ${to.x} ${to.y - middle} ${to.x} ${to.y}`,
+          },
+          kept === undefined ? null : svg("title", {}, `${child.id} kept ${percent(kept)} of ${parent}'s tail`),
+        ),
+      );
     }
   }
   return edges;
@@ -141,7 +202,8 @@ function listen(view, picture) {
   const light = (id) => {
     const family = id ? new Set([id, ...ancestors(view.run, id), ...descendants(view.run, id)]) : null;
     picture.classList.toggle("dimmed", family !== null);
-    for (const node of picture.querySelectorAll(".node")) node.classList.toggle("lit", family?.has(node.dataset.id) ?? false);
+    for (const node of picture.querySelectorAll(".node"))
+      node.classList.toggle("lit", family?.has(node.dataset.id) ?? false);
     for (const edge of picture.querySelectorAll(".edge")) {
       const [parent, child] = edge.dataset.edge.split(">");
       edge.classList.toggle("lit", (family?.has(parent) && family.has(child)) ?? false);
@@ -162,8 +224,10 @@ function move(view, picture, event) {
   const row = view.run.all().filter((other) => other.round === trace.round);
   const at = row.indexOf(trace);
   const to = {
-    ArrowLeft: () => row[at - 1], ArrowRight: () => row[at + 1],
-    ArrowUp: () => view.run.trace(trace.parents[0]), ArrowDown: () => view.run.children(trace.id)[0],
+    ArrowLeft: () => row[at - 1],
+    ArrowRight: () => row[at + 1],
+    ArrowUp: () => view.run.trace(trace.parents[0]),
+    ArrowDown: () => view.run.children(trace.id)[0],
   }[event.key]?.();
   if (!to) return;
   event.preventDefault();

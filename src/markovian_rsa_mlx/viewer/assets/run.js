@@ -62,7 +62,9 @@ export class Run {
 
   canonical() {
     const known = new Map();
-    const answers = new Map((this.selection?.candidate_trace_ids ?? []).map((id, i) => [id, this.selection.answers[i] ?? ""]));
+    const answers = new Map(
+      (this.selection?.candidate_trace_ids ?? []).map((id, i) => [id, this.selection.answers[i] ?? ""]),
+    );
     for (const members of this.selection?.classes ?? []) {
       const first = normalise(answers.get(members[0]) ?? "");
       for (const id of members) known.set(normalise(answers.get(id) ?? ""), first);
@@ -104,9 +106,28 @@ export class Run {
 
 function newTrace(id, round, index, parents, planned) {
   return {
-    id, round, index, parents, planned, state: "waiting", version: 0, tokens: 0, attempt: 0, answer: "", chars: 0,
-    budget: null, seed: null, promptTokens: null, elapsed: null, reasoningEnd: 0, answerAt: null, tail: null,
-    summary: null, prompt: null, retries: [], spans: [],
+    id,
+    round,
+    index,
+    parents,
+    planned,
+    state: "waiting",
+    version: 0,
+    tokens: 0,
+    attempt: 0,
+    answer: "",
+    chars: 0,
+    budget: null,
+    seed: null,
+    promptTokens: null,
+    elapsed: null,
+    reasoningEnd: 0,
+    answerAt: null,
+    tail: null,
+    summary: null,
+    prompt: null,
+    retries: [],
+    spans: [],
   };
 }
 
@@ -131,14 +152,26 @@ const TAKE = {
     const trace = run.of(line);
     if (trace.seed !== null && trace.seed !== line.seed) trace.tokens = 0; // another attempt starts from nothing
     trace.parents = line.parent_trace_ids;
-    Object.assign(trace, { state: "running", seed: line.seed, budget: line.max_tokens, promptTokens: line.prompt_token_count });
+    Object.assign(trace, {
+      state: "running",
+      seed: line.seed,
+      budget: line.max_tokens,
+      promptTokens: line.prompt_token_count,
+    });
   },
   trace_clock(run, line) {
     const trace = run.of(line);
     run.hasClock = true;
     run.clockEnd = Math.max(run.clockEnd, line.elapsed_s);
     if (line.phase === "ended") closeSpan(trace, line.purpose, line.elapsed_s, "");
-    else trace.spans.push({ purpose: line.purpose, attempt: line.attempt, start: line.elapsed_s, end: null, outcome: "running" });
+    else
+      trace.spans.push({
+        purpose: line.purpose,
+        attempt: line.attempt,
+        start: line.elapsed_s,
+        end: null,
+        outcome: "running",
+      });
   },
   trace_checkpoint(run, line) {
     const trace = run.of(line);
@@ -157,8 +190,13 @@ const TAKE = {
     const span = trace.spans.filter(({ purpose }) => purpose === "trace").at(-1);
     if (span) span.outcome = line.finish_reason === "error" ? "failed" : line.finish_reason;
     Object.assign(trace, {
-      state: ENDS[line.finish_reason] ?? "given up", tokens: line.generated_tokens, elapsed: line.elapsed_s, chars: line.chars,
-      reasoningEnd: line.reasoning_end, answerAt: line.answer_at, answer: line.answer,
+      state: ENDS[line.finish_reason] ?? "given up",
+      tokens: line.generated_tokens,
+      elapsed: line.elapsed_s,
+      chars: line.chars,
+      reasoningEnd: line.reasoning_end,
+      answerAt: line.answer_at,
+      answer: line.answer,
     });
   },
   summary_complete: (run, line) => (run.of(line).summary = line),

@@ -2,10 +2,19 @@
 
 import { afterThinking, endsThinking, extractAnswer } from "./answers.js";
 
-const BULK = ["token_ids", "prompt_token_ids", "tail_token_ids", "segment_token_ids", "summary_segment_token_ids", "quote_token_ids"];
+const BULK = [
+  "token_ids",
+  "prompt_token_ids",
+  "tail_token_ids",
+  "segment_token_ids",
+  "summary_segment_token_ids",
+  "quote_token_ids",
+];
 const KNOWN = new Set(
-  ("run_start run_setup run_resumed generation_start trace_clock trace_checkpoint trace_retry trace_complete summary_complete " +
-    "tail_extracted aggregation_prompt round_complete selection final model_stats run_end error").split(" "),
+  (
+    "run_start run_setup run_resumed generation_start trace_clock trace_checkpoint trace_retry trace_complete summary_complete " +
+    "tail_extracted aggregation_prompt round_complete selection final model_stats run_end error"
+  ).split(" "),
 );
 
 export class Slimmer {
@@ -75,7 +84,10 @@ export class Slimmer {
   }
 
   prompt(raw, slim) {
-    const rebuilt = rebuildPrompt(this.setup, raw.selected_tail_trace_ids.map((id) => this.tails.get(id)));
+    const rebuilt = rebuildPrompt(
+      this.setup,
+      raw.selected_tail_trace_ids.map((id) => this.tails.get(id)),
+    );
     const same = rebuilt !== null && rebuilt.map((part) => part.text).join("") === raw.prompt_text;
     if (!same) this.texts.put(`${raw.trace_id}/prompt`, raw.prompt_text);
     delete slim.prompt_text;
@@ -113,7 +125,10 @@ export function rebuildPrompt(setup, tails) {
 function markerLines(pieces) {
   const lines = new Set();
   pieces.forEach((piece, i) => {
-    const full = piece.split(/\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]/).map((line) => line.trim()).filter(Boolean);
+    const full = piece
+      .split(/\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]/)
+      .map((line) => line.trim())
+      .filter(Boolean);
     if (full.length && i > 0) lines.add(full[0]);
     if (full.length && i < pieces.length - 1) lines.add(full.at(-1));
   });
@@ -121,5 +136,8 @@ function markerLines(pieces) {
 }
 
 function quoteMarkers(text, markers) {
-  return text.split("\n").map((line) => (markers.has(line.trim()) ? "> " + line : line)).join("\n");
+  return text
+    .split("\n")
+    .map((line) => (markers.has(line.trim()) ? "> " + line : line))
+    .join("\n");
 }

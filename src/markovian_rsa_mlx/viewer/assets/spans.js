@@ -17,7 +17,7 @@ export function sharedRuns(text, tail) {
     else if (known.length < 8) known.push(i);
   }
   const runs = [];
-  for (let i = 0; i + k <= text.length; ) {
+  for (let i = 0; i + k <= text.length;) {
     const best = longest(text, i, tail, places.get(text.slice(i, i + k)) ?? [], k);
     if (!best) i++;
     else {
@@ -32,7 +32,8 @@ function longest(text, from, tail, starts, k) {
   let best = null;
   for (const at of starts) {
     let length = k;
-    while (from + length < text.length && at + length < tail.length && text[from + length] === tail[at + length]) length++;
+    while (from + length < text.length && at + length < tail.length && text[from + length] === tail[at + length])
+      length++;
     if (!best || length > best.to - best.from) best = { from, to: from + length, at };
   }
   return best && text.slice(best.from, best.to).trim() ? best : null;

@@ -30,18 +30,30 @@ export function storeKey(key) {
 // A request to the page's own server, with the key where one is known. Throws `Refused`.
 export async function ask(url, headers = {}) {
   const key = storedKey();
-  const response = await fetch(url, { headers: key ? { ...headers, Authorization: `Bearer ${key}` } : headers, cache: "no-store" });
+  const response = await fetch(url, {
+    headers: key ? { ...headers, Authorization: `Bearer ${key}` } : headers,
+    cache: "no-store",
+  });
   if (!response.ok) throw new Refused(response.status);
   return response;
 }
 
-// Call `onLine(data)` for each line of the run, once, in order, until `isOver()`. `onState` is told "live" or "lost".
+// Call `onLine(data)` for each line of the run, once, in order, until `isOver()`. `onState` is told "live", "lost" or
+// "stopped" (204: nobody writes the trail; it may be gone on with).
 export async function follow(url, { onLine, onState, isOver }) {
   let last = 0;
   let wait = 500;
   while (!isOver()) {
     try {
-      const response = await ask(url, { Accept: "text/event-stream", ...(last ? { "Last-Event-ID": String(last) } : {}) });
+      const response = await ask(url, {
+        Accept: "text/event-stream",
+        ...(last ? { "Last-Event-ID": String(last) } : {}),
+      });
+      if (response.status === 204) {
+        onState("stopped");
+        await new Promise((done) => setTimeout(done, LONGEST_WAIT));
+        continue;
+      }
       onState("live");
       for await (const { id, data } of events(response.body)) {
         wait = 500;

@@ -14,14 +14,26 @@ export function verdictSign(verdict) {
 export function traceTable(view) {
   const { run } = view;
   const right = view.knowsRight();
-  const head = ["Trace", "State", "Tokens", "Answer", right && "Verdict", "Read the tails of (kept)", "Was read by", "Began", "Took"].filter(Boolean);
+  const head = [
+    "Trace",
+    "State",
+    "Tokens",
+    "Answer",
+    right && "Verdict",
+    "Read the tails of (kept)",
+    "Was read by",
+    "Began",
+    "Took",
+  ].filter(Boolean);
   const rows = run.all().map((trace) => {
     const began = trace.spans.find((span) => span.purpose === "trace");
     const reads = trace.parents.map((parent) => {
       const kept = view.kept.get(`${parent}>${trace.id}`);
       return h("span", { class: "nowrap" }, traceLink(parent), kept === undefined ? null : ` (${percent(kept)})`);
     });
-    return h("tr", { class: view.isWinner(trace) ? "winner" : null },
+    return h(
+      "tr",
+      { class: view.isWinner(trace) ? "winner" : null },
       h("th", { scope: "row" }, traceLink(trace.id), view.isWinner(trace) ? " ★" : ""),
       h("td", {}, view.stateWord(trace)),
       h("td", { class: "number" }, count(trace.tokens)),
@@ -30,8 +42,25 @@ export function traceTable(view) {
       h("td", {}, separated(reads)),
       h("td", {}, separated(run.children(trace.id).map((child) => traceLink(child.id)))),
       h("td", { class: "number" }, began ? `${began.start.toFixed(1)} s` : ""),
-      h("td", { class: "number" }, trace.elapsed === null ? "" : duration(trace.elapsed)));
+      h("td", { class: "number" }, trace.elapsed === null ? "" : duration(trace.elapsed)),
+    );
   });
-  return h("div", { class: "scroller", tabindex: 0, role: "region", "aria-label": "Table of the traces" },
-    h("table", {}, h("thead", {}, h("tr", {}, head.map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, rows)));
+  return h(
+    "div",
+    { class: "scroller", tabindex: 0, role: "region", "aria-label": "Table of the traces" },
+    h(
+      "table",
+      {},
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          head.map((name) => h("th", { scope: "col" }, name)),
+        ),
+      ),
+      h("tbody", {}, rows),
+    ),
+  );
 }

@@ -46,7 +46,11 @@ export function textView(text, marks = [], label = null) {
     }
     return block;
   });
-  const view = h("div", { class: "text", role: label ? "region" : null, "aria-label": label, tabindex: label ? 0 : null }, blocks);
+  const view = h(
+    "div",
+    { class: "text", role: label ? "region" : null, "aria-label": label, tabindex: label ? 0 : null },
+    blocks,
+  );
   view.addEventListener("copy", copyRaw);
   return view;
 }
@@ -101,7 +105,10 @@ function pieces(text, from, to, marks, maths) {
     const content = characters(text.slice(start, end), maths);
     if (!over.length) nodes.push(...content);
     else {
-      const title = over.map((mark) => mark.title).filter(Boolean).join("; ");
+      const title = over
+        .map((mark) => mark.title)
+        .filter(Boolean)
+        .join("; ");
       nodes.push(h("mark", { class: over.map((mark) => mark.kind).join(" "), title: title || null }, content));
     }
   }
@@ -120,8 +127,12 @@ function hidden(text) {
   let done = 0;
   for (const match of text.matchAll(HIDDEN_RUN)) {
     nodes.push(text.slice(done, match.index));
-    const codes = [...match[0].slice(0, 8)].map((c) => "U+" + c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0"));
-    nodes.push(h("span", { class: "hidden", "data-glyph": [...match[0]].map(glyph).join(""), title: codes.join(" ") }, match[0]));
+    const codes = [...match[0].slice(0, 8)].map(
+      (c) => "U+" + c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0"),
+    );
+    nodes.push(
+      h("span", { class: "hidden", "data-glyph": [...match[0]].map(glyph).join(""), title: codes.join(" ") }, match[0]),
+    );
     done = match.index + match[0].length;
   }
   nodes.push(text.slice(done));

@@ -25,14 +25,35 @@ export async function tracePage(view, id, found = null) {
 function heading(view, trace) {
   const all = view.run.all();
   const at = all.indexOf(trace);
-  const step = (other, words) => (other ? h("a", { href: `#/trace/${other.id}`, rel: words }, words === "prev" ? `← ${other.id}` : `${other.id} →`) : null);
-  const choose = h("select", { "aria-label": "Compare with another trace", onchange: (event) => (location.hash = `#/compare/${trace.id}/${event.target.value}`) },
+  const step = (other, words) =>
+    other
+      ? h("a", { href: `#/trace/${other.id}`, rel: words }, words === "prev" ? `← ${other.id}` : `${other.id} →`)
+      : null;
+  const choose = h(
+    "select",
+    {
+      "aria-label": "Compare with another trace",
+      onchange: (event) => (location.hash = `#/compare/${trace.id}/${event.target.value}`),
+    },
     h("option", { value: "", disabled: true, selected: true }, "Compare with …"),
-    all.filter((other) => other !== trace && other.chars).map((other) => h("option", { value: other.id }, other.id)));
-  return h("div", { class: "heading" },
+    all.filter((other) => other !== trace && other.chars).map((other) => h("option", { value: other.id }, other.id)),
+  );
+  return h(
+    "div",
+    { class: "heading" },
     h("h1", {}, `Trace ${trace.id}`, view.isWinner(trace) ? " ★" : ""),
-    h("nav", { "aria-label": "Traces", class: "tools" }, h("a", { href: "#/" }, "Overview"), step(all[at - 1], "prev"), step(all[at + 1], "next"), choose,
-      trace.chars ? button("Download text", async () => download(`${trace.id}.txt`, await view.texts.get(trace.id))) : null));
+    h(
+      "nav",
+      { "aria-label": "Traces", class: "tools" },
+      h("a", { href: "#/" }, "Overview"),
+      step(all[at - 1], "prev"),
+      step(all[at + 1], "next"),
+      choose,
+      trace.chars
+        ? button("Download text", async () => download(`${trace.id}.txt`, await view.texts.get(trace.id)))
+        : null,
+    ),
+  );
 }
 
 export function button(words, onclick) {
@@ -50,21 +71,43 @@ function facts(view, trace) {
     ["Seed", trace.seed],
     ["Read", trace.parents.length ? listed(trace.parents.map((id) => traceLink(id))) : "the question alone"],
     ["Was read by", children.length ? listed(children.map((child) => traceLink(child.id))) : "nobody"],
-    ["Attempts", trace.retries.length ? [`${trace.retries.length + 1}; `, listed(trace.retries.map((retry) => said(retry.message, 200)))] : null],
+    [
+      "Attempts",
+      trace.retries.length
+        ? [`${trace.retries.length + 1}; `, listed(trace.retries.map((retry) => said(retry.message, 200)))]
+        : null,
+    ],
   ];
-  return h("dl", { class: "facts" }, rows.filter(([, value]) => value !== null).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  return h(
+    "dl",
+    { class: "facts" },
+    rows
+      .filter(([, value]) => value !== null)
+      .map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+  );
 }
 
 async function promptOf(view, trace, shared, spoken) {
   const { run, texts } = view;
   if (trace.round === 0 && !trace.parents.length) {
-    return run.setup ? [textView(run.setup.prompt_text, [], "Prompt"), toDownload(trace, run.setup.prompt_text)]
+    return run.setup
+      ? [textView(run.setup.prompt_text, [], "Prompt"), toDownload(trace, run.setup.prompt_text)]
       : h("p", { class: "missing" }, "The trail does not hold the prompt of round 0.");
   }
-  if (!trace.prompt) return h("p", { class: "missing" }, "Its prompt is not written yet: it waits for the traces that it reads.");
-  const parts = trace.prompt.rebuilt ? rebuildPrompt(run.setup, shared.map(({ tail }) => tail)) : recorded(await texts.get(`${trace.id}/prompt`), shared);
-  return [...parts.map((part) => (part.slot === null ? textView(part.text) : tailBox(view, trace, shared[part.slot], part, spoken))),
-    toDownload(trace, parts.map((part) => part.text).join(""))];
+  if (!trace.prompt)
+    return h("p", { class: "missing" }, "Its prompt is not written yet: it waits for the traces that it reads.");
+  const parts = trace.prompt.rebuilt
+    ? rebuildPrompt(
+        run.setup,
+        shared.map(({ tail }) => tail),
+      )
+    : recorded(await texts.get(`${trace.id}/prompt`), shared);
+  return [
+    ...parts.map((part) =>
+      part.slot === null ? textView(part.text) : tailBox(view, trace, shared[part.slot], part, spoken),
+    ),
+    toDownload(trace, parts.map((part) => part.text).join("")),
+  ];
 }
 
 function toDownload(trace, prompt) {
@@ -87,31 +130,76 @@ function recorded(text, shared) {
 function tailBox(view, trace, { parent, runs, tail }, { slot, text }, spoken) {
   const kept = view.kept.get(`${parent}>${trace.id}`) ?? 0;
   const here = text === tail ? runs : sharedRuns(spoken, text); // a prompt may quote lines of a tail
-  const marks = here.map(({ from, to, at }) => ({ from: at, to: at + to - from, kind: `kept kept-${slot % 4}`, title: `kept by ${trace.id}` }));
+  const marks = here.map(({ from, to, at }) => ({
+    from: at,
+    to: at + to - from,
+    kind: `kept kept-${slot % 4}`,
+    title: `kept by ${trace.id}`,
+  }));
   const tokens = view.run.trace(parent)?.tail?.tail_tokens;
-  return h("figure", { class: `tail slot-${slot % 4}` },
-    h("figcaption", {}, `Attempt ${slot + 1}: the tail of `, traceLink(parent), tokens === undefined ? "" : `, ${amount(tokens, "token")}`, trace.chars ? `; ${trace.id} kept ${percent(kept)} of it` : ""),
-    textView(text, marks, `Tail of ${parent}`));
+  return h(
+    "figure",
+    { class: `tail slot-${slot % 4}` },
+    h(
+      "figcaption",
+      {},
+      `Attempt ${slot + 1}: the tail of `,
+      traceLink(parent),
+      tokens === undefined ? "" : `, ${amount(tokens, "token")}`,
+      trace.chars ? `; ${trace.id} kept ${percent(kept)} of it` : "",
+    ),
+    textView(text, marks, `Tail of ${parent}`),
+  );
 }
 
 function traceText(view, trace, text, shared, found) {
-  if (!trace.chars) return [h("section", {}, h("h2", {}, "Reasoning"), h("p", { class: "missing" }, nothing(view, trace)))];
-  const marks = shared.flatMap(({ parent, runs }, slot) => runs.map(({ from, to }) => ({ from, to, kind: `kept kept-${slot % 4}`, title: `stands in the tail of ${parent}` })));
+  if (!trace.chars)
+    return [h("section", {}, h("h2", {}, "Reasoning"), h("p", { class: "missing" }, nothing(view, trace)))];
+  const marks = shared.flatMap(({ parent, runs }, slot) =>
+    runs.map(({ from, to }) => ({ from, to, kind: `kept kept-${slot % 4}`, title: `stands in the tail of ${parent}` })),
+  );
   const tail = trace.tail?.text === trace.id ? trace.tail : null;
   if (tail) marks.push({ from: tail.from, to: tail.to, kind: "carried", title: "carried on as its tail" });
   if (found) marks.push({ from: found.at, to: found.at + found.length, kind: "found", title: "found" });
   const part = (from, to, label) => {
-    const view_ = textView(text.slice(from, to), marks.filter((mark) => mark.from < to && mark.to > from).map((mark) => ({ ...mark, from: mark.from - from, to: mark.to - from })), label);
+    const view_ = textView(
+      text.slice(from, to),
+      marks
+        .filter((mark) => mark.from < to && mark.to > from)
+        .map((mark) => ({ ...mark, from: mark.from - from, to: mark.to - from })),
+      label,
+    );
     if (found && found.at >= from && found.at < to) requestAnimationFrame(() => reveal(view_, found.at - from));
     return view_;
   };
   const split = trace.answerAt !== null && trace.answerAt >= trace.reasoningEnd;
   const end = split ? trace.reasoningEnd : text.length;
-  const sections = [h("section", { class: "trace-text", id: "reasoning" }, h("h2", {}, split || trace.answerAt === null ? "Reasoning" : "Reasoning and answer"), notes(view, trace, shared), part(0, end, "Reasoning"),
-    trace.state === "cut off" ? h("p", { class: "cut" }, `✂ Cut off here by its budget of ${trace.budget === null ? "tokens" : amount(trace.budget, "token")}.`) : null)];
+  const sections = [
+    h(
+      "section",
+      { class: "trace-text", id: "reasoning" },
+      h("h2", {}, split || trace.answerAt === null ? "Reasoning" : "Reasoning and answer"),
+      notes(view, trace, shared),
+      part(0, end, "Reasoning"),
+      trace.state === "cut off"
+        ? h(
+            "p",
+            { class: "cut" },
+            `✂ Cut off here by its budget of ${trace.budget === null ? "tokens" : amount(trace.budget, "token")}.`,
+          )
+        : null,
+    ),
+  ];
   if (split) {
-    sections.push(h("div", { class: "trace-text divider" }, part(end, trace.answerAt, null)),
-      h("section", { class: "trace-text", id: "answer" }, h("h2", {}, "Answer"), part(trace.answerAt, text.length, "Answer")));
+    sections.push(
+      h("div", { class: "trace-text divider" }, part(end, trace.answerAt, null)),
+      h(
+        "section",
+        { class: "trace-text", id: "answer" },
+        h("h2", {}, "Answer"),
+        part(trace.answerAt, text.length, "Answer"),
+      ),
+    );
   }
   return sections;
 }
@@ -119,10 +207,38 @@ function traceText(view, trace, text, shared, found) {
 function notes(view, trace, shared) {
   const children = view.run.children(trace.id).map((child) => traceLink(child.id));
   const own = trace.tail?.text === trace.id;
-  return h("ul", { class: "key minor" },
-    shared.filter(({ runs }) => runs.length).map(({ parent }) => h("li", {}, h("mark", { class: `kept kept-${trace.parents.indexOf(parent) % 4}` }, "this"), " stands in the tail of ", traceLink(parent))),
-    own ? h("li", {}, h("mark", { class: "carried" }, "this"), ` is the tail, ${amount(trace.tail.tail_tokens, "token")}: what was carried on`, children.length ? [", read by ", listed(children)] : "") : null,
-    trace.tail && !own ? h("li", {}, "What was carried on is not a piece of this text: ", trace.tail.text.endsWith("/summary") ? "it is its summary, below." : "it was recorded apart.") : null);
+  return h(
+    "ul",
+    { class: "key minor" },
+    shared
+      .filter(({ runs }) => runs.length)
+      .map(({ parent }) =>
+        h(
+          "li",
+          {},
+          h("mark", { class: `kept kept-${trace.parents.indexOf(parent) % 4}` }, "this"),
+          " stands in the tail of ",
+          traceLink(parent),
+        ),
+      ),
+    own
+      ? h(
+          "li",
+          {},
+          h("mark", { class: "carried" }, "this"),
+          ` is the tail, ${amount(trace.tail.tail_tokens, "token")}: what was carried on`,
+          children.length ? [", read by ", listed(children)] : "",
+        )
+      : null,
+    trace.tail && !own
+      ? h(
+          "li",
+          {},
+          "What was carried on is not a piece of this text: ",
+          trace.tail.text.endsWith("/summary") ? "it is its summary, below." : "it was recorded apart.",
+        )
+      : null,
+  );
 }
 
 function nothing(view, trace) {
@@ -130,14 +246,23 @@ function nothing(view, trace) {
   if (state === "given up") return "It was given up; the reasons are among the errors of the overview.";
   if (state === "waiting") return "It has not begun.";
   const so = trace.tokens ? `${amount(trace.tokens, "token")} at its last checkpoint; ` : "";
-  return state === "done" || state === "cut off" ? "It said nothing." : `It is ${view.stateWord(trace)}: ${so}the trail holds its text only once it is finished.`;
+  return state === "done" || state === "cut off"
+    ? "It said nothing."
+    : `It is ${view.stateWord(trace)}: ${so}the trail holds its text only once it is finished.`;
 }
 
 async function summaryOf(view, trace) {
   if (!trace.summary) return null;
   const text = await view.texts.get(`${trace.id}/summary`);
   const prompt = await view.texts.get(`${trace.id}/summary-prompt`);
-  const marks = trace.tail?.text.endsWith("/summary") ? [{ from: trace.tail.from, to: trace.tail.to, kind: "carried", title: "carried on" }] : [];
-  return h("section", { id: "summary" }, h("h2", {}, `Its summary, ${amount(trace.summary.generated_tokens, "token")}`), textView(text, marks, "Summary"),
-    h("details", {}, h("summary", {}, "The prompt for it"), textView(prompt)));
+  const marks = trace.tail?.text.endsWith("/summary")
+    ? [{ from: trace.tail.from, to: trace.tail.to, kind: "carried", title: "carried on" }]
+    : [];
+  return h(
+    "section",
+    { id: "summary" },
+    h("h2", {}, `Its summary, ${amount(trace.summary.generated_tokens, "token")}`),
+    textView(text, marks, "Summary"),
+    h("details", {}, h("summary", {}, "The prompt for it"), textView(prompt)),
+  );
 }

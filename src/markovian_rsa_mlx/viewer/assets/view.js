@@ -10,7 +10,15 @@ const COLOURS = 6;
 
 export class View {
   constructor(run, texts, about) {
-    Object.assign(this, { run, texts, about, reference: about.reference ?? "", node: null, kept: new Map(), colours: new Map() });
+    Object.assign(this, {
+      run,
+      texts,
+      about,
+      reference: about.reference ?? "",
+      node: null,
+      kept: new Map(),
+      colours: new Map(),
+    });
     this.refresh();
   }
 
@@ -57,7 +65,7 @@ export class View {
   }
 
   get running() {
-    return !this.run.finished && (this.about.mode === "live" || this.about.running === true);
+    return !this.run.finished && this.about.running === true;
   }
 
   state(trace) {
@@ -74,11 +82,12 @@ export class View {
     return trace === (this.run.all().find((one) => this.isWinner(one)) ?? this.run.all().at(-1));
   }
 
-  // The runs that a trace shares with each of its parents' tails: [{parent, tail, runs}].
-  async shared(trace) {
+  // The runs that a trace shares with each of its parents' tails: [{parent, tail, runs}]; `pause` comes between them.
+  async shared(trace, pause = async () => {}) {
     const text = await this.texts.get(trace.id);
     const found = [];
     for (const parent of trace.parents) {
+      await pause();
       const tail = await this.texts.tail(this.run.trace(parent));
       const runs = sharedRuns(text, tail);
       if (tail) this.kept.set(`${parent}>${trace.id}`, keptShare(tail, runs));
@@ -90,11 +99,13 @@ export class View {
   // Work out, a trace at a time and while the browser is idle, what was kept of every tail.
   async keepShares(tell) {
     const idle = globalThis.requestIdleCallback ?? ((call) => setTimeout(call, 20));
+    const pause = () => new Promise((done) => idle(done, { timeout: 300 }));
     for (const trace of this.run.all()) {
-      const open = trace.parents.filter((parent) => !this.kept.has(`${parent}>${trace.id}`) && this.run.trace(parent)?.tail);
+      const open = trace.parents.filter(
+        (parent) => !this.kept.has(`${parent}>${trace.id}`) && this.run.trace(parent)?.tail,
+      );
       if (!open.length || !trace.chars) continue;
-      await new Promise((done) => idle(done));
-      await this.shared(trace);
+      await this.shared(trace, pause);
       open.forEach((parent) => tell(`${parent}>${trace.id}`, this.kept.get(`${parent}>${trace.id}`) ?? 0));
     }
   }
