@@ -4,10 +4,14 @@ PYTHON ?= $(shell for v in python3 python3.13 python3.12 python3.11 python3.14; 
 BIN := .venv/bin
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: demo test check lint reasoner clean
+.PHONY: demo bench test check lint reasoner clean
 
 demo: .venv/installed
 	@$(BIN)/mrsa demo $(if $(PUZZLE_SEED),--puzzle-seed $(PUZZLE_SEED))
+
+# The comparison of the README on the embedded reasoner, about 13 minutes; BENCH="--limit 5" for a taste.
+bench: .venv/measured
+	$(BIN)/mrsa bench countdown $(BENCH)
 
 test: .venv/tested
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow"
@@ -32,12 +36,16 @@ define install
 endef
 
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
-	$(call install,.)
+	$(call install,.[serve])
+	@touch $@
+
+.venv/measured: pyproject.toml constraints.txt | .venv/bin/python
+	$(call install,.[bench])
 	@touch $@
 
 .venv/tested: pyproject.toml constraints.txt | .venv/bin/python
 	$(call install,.[test])
-	@touch $@ .venv/installed
+	@touch $@ .venv/installed .venv/measured
 
 # Trains the embedded reasoner from scratch (see training/README.md); the same command goes on after a break.
 reasoner: .venv/bin/python
