@@ -34,6 +34,11 @@ def guess(prompt: str, rng: random.Random) -> str:
     return boxed(rng.randrange(10**6), "think " * rng.randrange(1, 6))
 
 
+def letters(prompt: str, rng: random.Random) -> str:
+    """Random from the first token on."""
+    return "".join(rng.choices("abcdefgh", k=40))
+
+
 @dataclass
 class FakeUpstream:
     """`kind`: mlx, vllm, llama.cpp, text, chat, split (chat with `reasoning`), split_content (`reasoning_content`).
@@ -165,7 +170,8 @@ class FakeUpstream:
         seed = body.get("seed")
         rng = random.Random(self.entropy.random() if seed is None else seed)
         most = body.get("n_predict") or body["max_tokens"]
-        ids = [*self.codec.encode(self.answer(self.prompt_of(body), rng)), EOS]
+        answer = letters if self.is_trial(body) else self.answer
+        ids = [*self.codec.encode(answer(self.prompt_of(body), rng)), EOS]
         if isinstance(body.get("prompt"), list):
             said = self.said(body["prompt"])
             ids = ids[len(said) :] if ids[: len(said)] == said else ids

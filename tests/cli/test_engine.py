@@ -17,7 +17,7 @@ from ..fakes import CharacterCodec
 from .conftest import Run
 
 URL = "http://127.0.0.1:9/v1"
-SMALL = ("--rounds", "1", "--population", "3", "--aggregation-size", "2", "--seed", "7")
+SMALL = ("--rounds", "1", "--population", "3", "--aggregation-size", "2", "--seed", "7", "--answer-kind", "text")
 
 
 @pytest.mark.parametrize(

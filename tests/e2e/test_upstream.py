@@ -32,7 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLXServer]:
 
 def mrsa(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "markovian_rsa_mlx", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_a_puzzle_over_a_real_server(server: MLXServer, tmp_path: Path) -> None:

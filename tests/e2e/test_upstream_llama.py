@@ -56,7 +56,7 @@ def llama_server() -> Iterator[str]:
     if not (GGUF and SERVER):
         pytest.skip("MRSA_GGUF and MRSA_LLAMA_SERVER say no llama-server")
     root = f"http://127.0.0.1:{(port := free_port())}"
-    process = started([SERVER, "-m", GGUF, "--port", str(port), "-c", "8192", "-np", "4"], f"{root}/health")
+    process = started([SERVER, "-m", GGUF, "--port", str(port), "-c", "8192", "-np", "4", "-t", "1"], f"{root}/health")
     yield root
     process.kill()
     process.wait()
@@ -68,7 +68,19 @@ def llama_python() -> Iterator[str]:
         pytest.skip("MRSA_GGUF and MRSA_LLAMA_PYTHON say no llama_cpp.server")
     pytest.importorskip("llama_cpp")
     root = f"http://127.0.0.1:{(port := free_port())}"
-    command = [PYTHON, "-m", "llama_cpp.server", "--model", GGUF, "--port", str(port), "--n_ctx", "2048"]
+    command = [
+        PYTHON,
+        "-m",
+        "llama_cpp.server",
+        "--model",
+        GGUF,
+        "--port",
+        str(port),
+        "--n_ctx",
+        "2048",
+        "--n_threads",
+        "1",
+    ]
     process = started(command, f"{root}/v1/models")
     yield root
     process.kill()

@@ -12,9 +12,10 @@ from typing import Any
 import stamina
 
 from ...config import Sampling
-from ...errors import BackendError, ContextLengthError, ModelError, UpstreamError
+from ...errors import ContextLengthError, UpstreamError
 from ...method.codec import Codec
 from ..base import EngineInfo, TraceListener, TraceRequest, TraceResult
+from .again import Again
 from .exchange import SLOWEST_TOKEN_S, exchange
 from .faults import Fault, Unreachable, Unsupported
 from .identity import Identity
@@ -29,9 +30,6 @@ logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 _DEFAULT_ROWS = 32
 _KNOWN_CHANCES = 10_000
-#: Calls in a row that bring nothing before the attempt at a trace is given up.
-_TRIES = 6
-_LONGEST_WAIT_S = 60.0
 _FIRST_WAIT_S, _LONGEST_BACKOFF_S, _JITTER_S = 0.2, 5.0, 0.3
 
 
@@ -96,7 +94,7 @@ class UpstreamBackend:
         """
         self._check(request)
         trace = Trace(request, listener, self.codec, self._eos)
-        again = _Again(trace, self._pool, self.upstream)
+        again = Again(trace, self._pool, self.upstream)
         schedule = stamina.retry_context(
             again.wait_for,
             attempts=None,
@@ -200,44 +198,6 @@ class UpstreamBackend:
         self._chances[hash((trace.request.prompt_token_ids, tuple(trace.ids)))] = trace.log_chance
         if len(self._chances) > _KNOWN_CHANCES:
             self._chances.popitem(last=False)
-
-
-class _Again:
-    """Whether a failed call is made again, and when; what the listener hears of it."""
-
-    def __init__(self, trace: Trace, pool: Pool, upstream: Upstream) -> None:
-        self._trace, self._pool, self._times = trace, pool, upstream.times
-        self._tries, self._progress = 0, len(trace.ids)
-        self._unreachable_since: float | None = None
-
-    def wait_for(self, error: Exception) -> bool | float:
-        """stamina's question: False, or after how many seconds (True: by the schedule)."""
-        if not isinstance(error, Fault) or not self._may_try_again(error):
-            return False
-        self._trace.note(f"{error}; the call is made again")
-        if isinstance(error, Unreachable) or (error.retry_after_s is not None and len(self._pool.servers) > 1):
-            return 0.0 if self._pool.awake else True  # the server rests, not the trace
-        return True if error.retry_after_s is None else min(error.retry_after_s, _LONGEST_WAIT_S)
-
-    def _may_try_again(self, fault: Fault) -> bool:
-        if len(self._trace.ids) > self._progress:
-            self._tries, self._progress = 0, len(self._trace.ids)
-        if isinstance(fault, Unreachable):
-            now = time.monotonic()
-            self._unreachable_since = self._unreachable_since or now
-            return now - self._unreachable_since < self._times.patience_s
-        self._unreachable_since = None
-        self._tries += 1
-        return self._tries < _TRIES
-
-    def given_up(self, fault: Fault) -> ModelError | BackendError:
-        """The error that ends the attempt, or, where no server is there any more, the run."""
-        if isinstance(fault, Unreachable):
-            return UpstreamError(
-                f"{fault}, for {self._times.patience_s:g} s now; start the server again and go on with the same "
-                "command and --audit FILE."
-            )
-        return BackendError(f"{fault}, {self._tries} times in a row.")
 
 
 def _sends_seeds(upstream: Upstream, identity: Identity) -> bool:

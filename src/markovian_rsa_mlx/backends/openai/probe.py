@@ -65,7 +65,7 @@ async def check_independence(wire: Wire, identity: Identity, codec: Codec, seede
     seeds = (1, 2) if seeded else (None, None)
     asks = [replace(ask, seed=seed) for seed in seeds]
     one, other = await asyncio.gather(*(_trial(wire, identity.dialect, ask) for ask in asks))
-    if one is None or other is None or (one.ids, one.content) != (other.ids, other.content):
+    if one is None or other is None or _drawn(one) != _drawn(other):
         return
     # Equal by chance, where the model is all but certain of its words?
     if one.log_chance is None or one.log_chance < _COINCIDENCE:
@@ -184,6 +184,10 @@ async def patiently(call: Callable[[], Awaitable[T]]) -> T:
         with attempt:
             return await call()
     raise AssertionError("unreachable")
+
+
+def _drawn(reply: Reply) -> tuple[list[int], str, str]:
+    return reply.ids, reply.reasoning, reply.content
 
 
 def _size(value: Any) -> int | None:
