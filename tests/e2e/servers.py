@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -48,3 +49,27 @@ class MLXServer:
                 return bool(reply.status == 200)
         except OSError:
             return False
+
+
+class MRSAServer:
+    """`mrsa serve` as a process of its own."""
+
+    def __init__(self, home: Path, *options: str, port: int = 0) -> None:
+        self.home = home
+        command = [sys.executable, "-m", "markovian_rsa_mlx", "serve", "--port", str(port), *options]
+        environment = os.environ | {"MRSA_HOME": str(home)}
+        self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        self.said = ""
+        while " on http" not in self.said:
+            line = self.process.stderr.readline()
+            assert line, self.said
+            self.said += line
+        self.url = self.said.split(" on ")[1].split("/v1")[0]
+
+    def stop(self, sign: signal.Signals = signal.SIGTERM) -> int:
+        """The exit code; what was said last is in `said`."""
+        self.process.send_signal(sign)
+        _, rest = self.process.communicate(timeout=60)
+        self.said += rest
+        return self.process.returncode

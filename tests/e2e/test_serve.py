@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import shutil
 import signal
@@ -22,6 +21,8 @@ import pytest
 from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.method.answers import equal_text
 from markovian_rsa_mlx.reasoner import demo_puzzle
+
+from .servers import MRSAServer
 
 pytestmark = pytest.mark.slow
 
@@ -42,33 +43,9 @@ EXAMPLE = {
 }
 
 
-class Process:
-    """`mrsa serve` as a process of its own."""
-
-    def __init__(self, home: Path, *options: str) -> None:
-        self.home = home
-        command = [sys.executable, "-m", "markovian_rsa_mlx", "serve", "--port", "0", *options]
-        environment = os.environ | {"MRSA_HOME": str(home)}
-        self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-        assert self.process.stderr is not None
-        self.said = ""
-        while " on http" not in self.said:
-            line = self.process.stderr.readline()
-            assert line, self.said
-            self.said += line
-        self.url = self.said.split(" on ")[1].split("/v1")[0]
-
-    def stop(self, sign: signal.Signals = signal.SIGTERM) -> int:
-        """The exit code; what was said last is in `said`."""
-        self.process.send_signal(sign)
-        _, rest = self.process.communicate(timeout=60)
-        self.said += rest
-        return self.process.returncode
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    process = Process(tmp_path_factory.mktemp("home"))
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MRSAServer]:
+    process = MRSAServer(tmp_path_factory.mktemp("home"))
     yield process
     assert process.stop() == 0
     assert "Traceback" not in process.said
@@ -84,7 +61,7 @@ def check(answer: Any) -> None:
     verify_file(answer["rsa_metadata"]["trail"], equivalent=equal_text)
 
 
-def test_openai_python(server: Process) -> None:
+def test_openai_python(server: MRSAServer) -> None:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
         assert client.models.list().data[0].id == "embedded-reasoner-v1"
         answer = client.chat.completions.create(model="embedded-reasoner-v1", messages=CHAT, extra_body=EXAMPLE)
@@ -100,7 +77,7 @@ def test_openai_python(server: Process) -> None:
         assert content == answer.choices[0].message.content
 
 
-def test_openai_python_asynchronously(server: Process) -> None:
+def test_openai_python_asynchronously(server: MRSAServer) -> None:
     async def ask() -> None:
         async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
             whole, stream = await asyncio.gather(
@@ -117,7 +94,7 @@ def test_openai_python_asynchronously(server: Process) -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
-def test_curl(server: Process) -> None:
+def test_curl(server: MRSAServer) -> None:
     body = json.dumps({"messages": CHAT, **EXAMPLE})
     command = ["curl", "-sS", f"{server.url}/v1/chat/completions", "-H", "Content-Type: application/json", "-d", body]
     check(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
@@ -127,7 +104,7 @@ def test_curl(server: Process) -> None:
 
 
 def test_a_stop_in_the_middle_leaves_a_trail_that_a_new_server_goes_on_with(tmp_path: Path) -> None:
-    first = Process(tmp_path, "--grace", "0", "--concurrency", "1")
+    first = MRSAServer(tmp_path, "--grace", "0", "--concurrency", "1")
     body = {"messages": CHAT, **EXAMPLE, "rsa_n": 6, "rsa_final_n": 3, "stream": True}
     with (
         httpx2.Client(timeout=60) as client,
@@ -141,7 +118,7 @@ def test_a_stop_in_the_middle_leaves_a_trail_that_a_new_server_goes_on_with(tmp_
         assert time.monotonic() - began < 10
         assert any("/resume goes on" in line for line in lines)
     assert "Traceback" not in first.said
-    second = Process(tmp_path)
+    second = MRSAServer(tmp_path)
     assert httpx2.post(f"{second.url}/v1/runs/{run_id}/resume").status_code == 202
     assert "event: run_end" in httpx2.get(f"{second.url}/v1/runs/{run_id}/events", timeout=60).text
     item = httpx2.get(f"{second.url}/v1/runs/{run_id}").json()
@@ -155,7 +132,7 @@ EXAMPLES = re.findall(r"^```(sh|python)\n(.*?)^```", DOCUMENT.read_text(encoding
 
 
 @pytest.mark.parametrize(("language", "example"), EXAMPLES, ids=range(len(EXAMPLES)))
-def test_the_guides_examples_run(server: Process, language: str, example: str) -> None:
+def test_the_guides_examples_run(server: MRSAServer, language: str, example: str) -> None:
     program = [sys.executable, "-c"] if language == "python" else ["bash", "-euc"]
     text = example.replace("http://localhost:8000", server.url)
     done = subprocess.run([*program, text], capture_output=True, text=True, check=False, timeout=60)

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import openai
 import pytest
 
 from markovian_rsa_mlx.audit import AggregationPromptEvent, RunSetupEvent, TraceCompleteEvent, read_events
@@ -18,7 +20,7 @@ from markovian_rsa_mlx.reasoner import check, demo_puzzle
 
 from ..runs import of
 from .faults import storm
-from .servers import MODEL, MLXServer
+from .servers import MODEL, MLXServer, MRSAServer
 
 pytestmark = pytest.mark.slow
 
@@ -75,3 +77,25 @@ def test_six_runs_in_a_storm_of_faults(tmp_path: Path) -> None:
     assert figures.answered >= 5, figures.lines()
     assert sum(count for name, count in figures.met.items() if name) > 0.25 * figures.calls
     assert figures.repeated > 5
+
+
+def test_a_server_over_a_server(server: MLXServer, tmp_path: Path) -> None:
+    """`mrsa serve --upstream`: an OpenAI client asks for a run whose engine is another server."""
+    puzzle = demo_puzzle(3)
+    ours = MRSAServer(tmp_path, "--upstream", server.url, "--profile", "embedded")
+    with openai.OpenAI(base_url=f"{ours.url}/v1", api_key="none") as client:
+        model = client.models.list().data[0].id
+        chat: Any = [{"role": "user", "content": puzzle.question}]
+        answer = client.chat.completions.create(
+            model=model, messages=chat, extra_body={"rsa_t": 2, "rsa_n": 4, "rsa_k": 2}
+        )
+        pieces = client.chat.completions.create(model=model, messages=chat, stream=True, extra_body={"rsa_t": 1})
+        assert "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
+    assert answer.choices[0].message.content
+    trails = sorted((tmp_path / "runs").glob("*.jsonl"))
+    assert len(trails) == 2
+    for trail in trails:
+        assert mrsa("runs", "verify", str(trail), "--model", MODEL).returncode == 0
+        assert of(read_events(trail), RunSetupEvent)[0].engine == "upstream/mlx_lm.server"
+    assert ours.stop() == 0
+    assert "Traceback" not in ours.said

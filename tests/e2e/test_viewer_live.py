@@ -6,10 +6,16 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx2
 import pytest
 
+from markovian_rsa_mlx.audit.verify import verify_file
+from markovian_rsa_mlx.method.answers import equal_text
+from markovian_rsa_mlx.reasoner import demo_puzzle
 from tests.viewer.trails import lines_of, small_run
 
+from ..backends.fake_upstream import free_port
+from .servers import MRSAServer
 from .viewer_browser import Watched, watch, write_page
 from .viewer_server import served
 
@@ -109,3 +115,34 @@ def test_a_server_with_a_key_is_asked_with_it(chrome: Browser, trail: Path) -> N
         shown.page.locator("table a").first.click()
         shown.page.wait_for_selector(".lineage .node.winner")
         assert [text for text in shown.errors if "401" not in text] == []
+
+
+def test_a_server_that_is_started_again_in_mid_run(chrome: Browser, tmp_path: Path) -> None:
+    port = free_port()
+    body = {
+        "messages": [{"role": "user", "content": demo_puzzle(3).question}],
+        "rsa_t": 2,
+        "rsa_n": 6,
+        "rsa_k": 2,
+        "rsa_final_n": 3,
+        "stream": True,
+    }
+    first = MRSAServer(tmp_path, "--grace", "0", "--concurrency", "1", port=port)
+    with httpx2.Client(timeout=60) as client:
+        with client.stream("POST", f"{first.url}/v1/chat/completions", json=body) as answer:
+            run_id = answer.headers["X-MRSA-Run-Id"]
+            shown = watch(chrome.new_context(), f"{first.url}/runs/{run_id}", first.url)
+            page = shown.page
+            page.wait_for_function("() => mrsa.run.all().some((t) => t.state === 'finished' || t.state === 'cut off')")
+            assert page.locator(".state").inner_text() == "running"
+            assert first.stop() == 0
+        page.wait_for_function("() => document.querySelector('.state').textContent !== 'running'")
+        second = MRSAServer(tmp_path, port=port)
+        assert client.post(f"{second.url}/v1/runs/{run_id}/resume").status_code == 202
+    page.wait_for_function("() => document.querySelector('.state').textContent === 'finished'")
+    (trail,) = (tmp_path / "runs").glob("*.jsonl")
+    verify_file(trail, equivalent=equal_text)
+    from_file = watch(chrome.new_context(), write_page(trail, tmp_path / "run.html"))
+    assert json.loads(page.evaluate(MODEL)) == json.loads(from_file.page.evaluate(MODEL))
+    assert sections(shown) == sections(from_file)
+    assert second.stop() == 0
