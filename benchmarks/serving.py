@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -156,42 +157,55 @@ async def _gauge(client: httpx2.AsyncClient, name: str) -> int:
 
 
 async def speed() -> dict[str, Any]:
-    """The same run, in process and through the server, by turns: medians and their ratios.
+    """The same run, in process and through the server, in pairs of changing order: medians of the pairs' ratios.
 
-    `cpu_ratio` compares the processor time of the engine's process, the fairer figure where others share the cores.
+    `cpu` compares the processor time of the engine's process, the fairer figure where others share the cores.
     """
     server = Server()
     orchestrator = MarkovianRSAOrchestrator.from_pretrained()
-    sides: dict[str, list[tuple[float, float, int, float]]] = {"process": [], "server": []}
+    pairs = []
     try:
         async with client_of(server) as client:
             for turn in range(TIMES + 1):  # the first of each warms up
-                before = time.process_time()
-                inside = await _inside(orchestrator, server.home / f"in-process-{turn}.jsonl", turn)
-                cpu_inside, before = time.process_time() - before, server.cpu_s()
-                through = await _through(client, turn)
-                assert inside[2] == through[2], "the same seed must generate the same tokens"
+                sides = [
+                    ("process", lambda t: _inside(orchestrator, server.home / f"in-process-{t}.jsonl", t)),
+                    ("server", lambda t: _through(client, server, t)),
+                ]
+                found = {name: await run(turn) for name, run in (sides if turn % 2 else sides[::-1])}
+                assert found["process"].tokens == found["server"].tokens, "one seed must generate the same tokens"
                 if turn:
-                    sides["process"].append((*inside, cpu_inside))
-                    sides["server"].append((*through, server.cpu_s() - before))
+                    pairs.append((found["process"], found["server"]))
     finally:
         await asyncio.to_thread(orchestrator.close)
         server.stop()
-    medians = {side: [median(column) for column in zip(*values, strict=True)] for side, values in sides.items()}
-    process, through_server = medians["process"], medians["server"]
     return {
-        "runs": TIMES,
-        "tokens_median": process[2],
-        "seconds_ratio": round(through_server[0] / process[0], 3),
-        "throughput_ratio": round(process[0] / through_server[0], 3),
-        "first_token_ratio": round(through_server[1] / process[1], 3),
-        "cpu_ratio": round(through_server[3] / process[3], 3),
+        "pairs": TIMES,
+        "tokens": [inside.tokens for inside, _ in pairs],
+        "seconds": _ratios([(inside.seconds, through.seconds) for inside, through in pairs]),
+        "first_token": _ratios([(inside.first, through.first) for inside, through in pairs]),
+        "cpu": _ratios([(inside.cpu, through.cpu) for inside, through in pairs]),
     }
 
 
-async def _inside(orchestrator: MarkovianRSAOrchestrator, path: Path, seed: int) -> tuple[float, float, int]:
+@dataclass(frozen=True)
+class Cost:
+    """One run: seconds in all and until the final trace's first token, tokens, processor seconds of the engine."""
+
+    seconds: float
+    first: float
+    tokens: int
+    cpu: float
+
+
+def _ratios(pairs: list[tuple[float, float]]) -> dict[str, Any]:
+    """Server over process, for each pair and in the median."""
+    ratios = [round(through / inside, 3) for inside, through in pairs]
+    return {"median": median(ratios), "all": ratios}
+
+
+async def _inside(orchestrator: MarkovianRSAOrchestrator, path: Path, seed: int) -> Cost:
     first: list[float] = []
-    began = time.monotonic()
+    began, cpu = time.monotonic(), time.process_time()
 
     def heard(trace_id: str, _: Any) -> None:
         if trace_id == "r2-00" and not first:
@@ -200,10 +214,10 @@ async def _inside(orchestrator: MarkovianRSAOrchestrator, path: Path, seed: int)
     config = RSAConfig.embedded().replace(population=16, aggregation_size=4, seed=seed)
     question = demo_puzzle(seed).question
     result = await orchestrator.arun(question, config, audit_path=path, on_progress=heard)
-    return time.monotonic() - began, first[0], result.generated_tokens
+    return Cost(time.monotonic() - began, first[0], result.generated_tokens, time.process_time() - cpu)
 
 
-async def _through(client: httpx2.AsyncClient, seed: int) -> tuple[float, float, int]:
+async def _through(client: httpx2.AsyncClient, server: Server, seed: int) -> Cost:
     asked = {
         "messages": [{"role": "user", "content": demo_puzzle(seed).question}],
         "rsa_n": 16,
@@ -214,14 +228,14 @@ async def _through(client: httpx2.AsyncClient, seed: int) -> tuple[float, float,
         "rsa_progress": "none",
     }
     first, tokens = 0.0, 0
-    began = time.monotonic()
+    began, cpu = time.monotonic(), server.cpu_s()
     async with client.stream("POST", "/v1/chat/completions", json=asked) as answer:
         async for line in answer.aiter_lines():
             if line.startswith("data: {"):
                 first = first or time.monotonic() - began
                 usage = json.loads(line.removeprefix("data: ")).get("usage")
                 tokens = usage["completion_tokens"] if usage else tokens
-    return time.monotonic() - began, first, tokens
+    return Cost(time.monotonic() - began, first, tokens, server.cpu_s() - cpu)
 
 
 if __name__ == "__main__":
