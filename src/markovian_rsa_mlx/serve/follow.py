@@ -56,27 +56,32 @@ class Follower:
         """The lines, until the run's end or until nobody writes any more."""
         while True:
             alive = self.alive()  # before reading: what was written until the end is still read
-            lines = await asyncio.to_thread(self._read)
+            lines, more = await asyncio.to_thread(self._read)
             for line in lines:
                 self._number += 1
                 if self._number > self._last:
-                    yield ServerSentEvent(line.decode(), event=_name(line), id=str(self._number), sep="\n")
+                    yield ServerSentEvent(
+                        line.decode(errors="replace"), event=_name(line), id=str(self._number), sep="\n"
+                    )
             if lines and _name(lines[-1]) == "run_end":
                 return
-            if not lines:
+            if not more:
                 ours = self._service.find_active(self._run_id) is not None
                 if not alive or (self._service.closing.is_set() and not ours):
                     return
                 await asyncio.sleep(POLL_S)
 
-    def _read(self) -> list[bytes]:
-        """The next whole lines; a torn one is kept back until the rest of it is there."""
+    def _read(self) -> tuple[list[bytes], bool]:
+        """The next whole lines, and whether anything was read: a line may be longer than what is read at a time.
+
+        A torn one is kept back until the rest of it is there.
+        """
         with self._path.open("rb") as file:
             file.seek(self._offset)
             content = file.read(_CHUNK)
         self._offset += len(content)
         *lines, self._torn = (self._torn + content).split(b"\n")
-        return lines
+        return lines, bool(content)
 
 
 def _name(line: bytes) -> str:
