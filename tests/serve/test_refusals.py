@@ -80,6 +80,11 @@ def test_large_bodies_are_413(serve: Serve) -> None:
     error_of(server.client.post("/v1/chat/completions", content=pieces, headers=JSON), 413)
 
 
+@pytest.mark.parametrize("keys", [{"x" * 3_000_000: 1}, {"model": "x" * 3_000_000}, {"rsa_profile": "x" * 3_000_000}])
+def test_errors_quote_no_more_than_a_line_of_a_body(server: Running, keys: dict[str, Any]) -> None:
+    assert len(server.post(messages=CHAT, **keys).content) < 1_000
+
+
 def test_unknown_addresses_and_methods(server: Running) -> None:
     error_of(server.get("/v1/nothing"), 404)
     error_of(server.get("/v1/chat/completions"), 405)

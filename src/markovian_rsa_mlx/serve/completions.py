@@ -18,7 +18,7 @@ from .answer import Answer
 from .body import read_object
 from .errors import RequestError, internal_error, of_error
 from .plan import Plan, plan_of
-from .request import parse
+from .request import parse, shortened
 from .service import RUN_ID_HEADER, Service, result_of
 from .stream import ChatStream, ChatWatcher
 
@@ -36,7 +36,7 @@ async def chat_completions(request: Request) -> Response:
     if asked.model not in (None, service.model_name, service.backend.info.model_id):
         raise RequestError(
             404,
-            f"There is no model {asked.model!r} here; served is {service.model_name!r}.",
+            f"There is no model {shortened(repr(asked.model))} here; served is {service.model_name!r}.",
             "model_not_found",
             "model",
         )
