@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import time
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -48,7 +47,10 @@ class Service:
     def model_name(self) -> str:
         """What clients call the model: a hub id as it is, a folder by its own name."""
         model_id = self.backend.info.model_id
-        return Path(os.path.abspath(model_id)).name if model_id.startswith(("/", ".", "~")) else model_id
+        if not model_id.startswith(("/", ".", "~")):
+            return model_id
+        path = Path(model_id)
+        return path.name if path.name not in ("", "..") else path.resolve().name
 
     @property
     def active(self) -> list[ActiveRun]:
