@@ -40,7 +40,8 @@ async def chat_completions(request: Request) -> Response:
             "model_not_found",
             "model",
         )
-    plan = plan_of(asked, service.settings.base, service.room)
+    # On a thread: a prompt of megabytes takes the tokenizer many seconds, and some tokenizers ask a server.
+    plan = await asyncio.to_thread(plan_of, asked, service.settings.base, service.room)
     if not asked.stream:
         return await _at_once(request, service, plan, await service.start(plan))
     watcher = ChatWatcher(plan, service.backend.codec)

@@ -50,7 +50,7 @@ class Follower:
 
     async def has_more(self) -> bool:
         """Whether the file holds a line behind the last one told."""
-        return await asyncio.to_thread(lambda: self._path.read_bytes().count(b"\n")) > self._last
+        return await asyncio.to_thread(self._lines) > self._last
 
     async def events(self) -> AsyncIterator[ServerSentEvent]:
         """The lines, until the run's end or until nobody writes any more."""
@@ -70,6 +70,10 @@ class Follower:
                 if not alive or (self._service.closing.is_set() and not ours):
                     return
                 await asyncio.sleep(POLL_S)
+
+    def _lines(self) -> int:
+        with self._path.open("rb") as file:
+            return sum(line.endswith(b"\n") for line in file)
 
     def _read(self) -> tuple[list[bytes], bool]:
         """The next whole lines, and whether anything was read: a line may be longer than what is read at a time.
