@@ -148,6 +148,7 @@ def test_no_request_lifts_the_servers_memory_limit() -> None:
         ({"rsa_n": 0}, "rsa_n is 0"),
         ({"rsa_n": 1024, "rsa_t": 100}, "at most 4,096 traces"),
         ({"rsa_k": 0}, "rsa_k is 0"),
+        ({"rsa_n": 100, "rsa_k": 65}, "rsa_k is 65; allowed: at most 64"),
         ({"temperature": 11}, "temperature is 11"),
         ({"top_p": 0}, "top_p is 0"),
         ({"max_tokens": 0}, "max_tokens is 0"),
