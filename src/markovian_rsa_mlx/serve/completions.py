@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
-from sse_starlette import EventSourceResponse, JSONServerSentEvent, ServerSentEvent
+from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -20,6 +20,7 @@ from .errors import RequestError, internal_error, of_error
 from .plan import Plan, plan_of
 from .request import parse, shortened
 from .service import RUN_ID_HEADER, Service, result_of
+from .sse import object_event
 from .stream import ChatStream, ChatWatcher
 
 _log = logging.getLogger(__name__)
@@ -85,12 +86,12 @@ async def _guarded(
         async for event in events:
             yield event
     except RequestError as error:
-        yield JSONServerSentEvent(error.body(), sep="\n")
+        yield object_event(error.body())
     except MarkovianRSAError as error:
-        yield JSONServerSentEvent(of_error(error).body(), sep="\n")
+        yield object_event(of_error(error).body())
     except Exception:
         _log.exception("A stream failed")
-        yield JSONServerSentEvent(internal_error().body(), sep="\n")
+        yield object_event(internal_error().body())
 
 
 class _RunStream(EventSourceResponse):

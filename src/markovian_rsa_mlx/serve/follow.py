@@ -19,6 +19,7 @@ from ..store import is_being_written
 from .errors import RequestError
 from .runs import run_id_of, stored_path
 from .service import Service
+from .sse import line_event
 
 #: Seconds between two looks at a growing file, and bytes read at a time.
 POLL_S = 0.1
@@ -60,9 +61,7 @@ class Follower:
             for line in lines:
                 self._number += 1
                 if self._number > self._last:
-                    yield ServerSentEvent(
-                        line.decode(errors="replace"), event=_name(line), id=str(self._number), sep="\n"
-                    )
+                    yield line_event(line.decode(errors="replace"), event=_name(line), number=str(self._number))
             if lines and _name(lines[-1]) == "run_end":
                 return
             if not more:
