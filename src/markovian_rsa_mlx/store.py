@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -73,7 +74,11 @@ def new_run_path(question: str) -> Path:
 
 def run_paths() -> list[Path]:
     """All run files, the newest first."""
-    return sorted(runs_folder().glob("*.jsonl"), key=lambda path: (path.stat().st_mtime, path.name), reverse=True)
+    found = []
+    for path in runs_folder().glob("*.jsonl"):
+        with contextlib.suppress(FileNotFoundError):  # taken away meanwhile: its run never began
+            found.append((path.stat().st_mtime, path.name, path))
+    return [path for _, _, path in sorted(found, reverse=True)]
 
 
 def find_run(name: str | None) -> Path:

@@ -218,6 +218,15 @@ def test_what_is_no_plain_address_is_refused_without_its_secrets(url: str) -> No
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["schlüssel-secret", "secret\nof two lines"])
+def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(key: str) -> None:
+    from markovian_rsa_mlx.backends.openai import Upstream
+
+    with pytest.raises(ConfigError, match="printable ASCII") as caught:
+        Upstream(("http://x/v1",), api_key=key)
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("given", "root"),
     [

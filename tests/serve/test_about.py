@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +44,15 @@ def test_a_folder_is_served_under_its_own_name(serve: Serve) -> None:
     assert server.get("/v1/models").json()["data"][0]["id"] == "zaya-4bit"
     assert server.post(messages=CHAT, model="zaya-4bit").json()["model"] == "zaya-4bit"
     assert server.post(messages=CHAT, model="/home/somebody/models/zaya-4bit").status_code == 200
+
+
+def test_the_folder_that_the_server_was_started_in_has_a_name(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "zaya-8bit").mkdir()
+    monkeypatch.chdir(tmp_path / "zaya-8bit")
+    monkeypatch.setattr(FolderBackend, "info", replace(FakeBackend().info, model_id="."))
+    assert serve(FolderBackend()).get("/v1/models").json()["data"][0]["id"] == "zaya-8bit"
 
 
 def test_metrics_count_runs_requests_and_tokens(server: Running) -> None:

@@ -249,6 +249,18 @@ class TestStreams:
         chunks = chunks_of(server.post(**keys, stream=True, rsa_progress="none"))
         assert len([c for c in chunks if c["choices"] and c["choices"][0]["delta"].get("reasoning")]) > 10
 
+    def test_a_models_text_breaks_no_line_of_any_reader(self, serve: Serve) -> None:
+        """`str.splitlines` knows more line breaks than server-sent events do."""
+        said = "1\x85data: x\u2028data: y\u2029data: z\n\ndata: w"
+        server = serve(FakeBackend(lambda request, rng: boxed(said)))
+        answer = server.post(**RSA, stream=True, rsa_progress="comments")
+        run_id = answer.headers["X-MRSA-Run-Id"]
+        assert "votes: 1 data: x data: y data: z data: w (" in answer.text
+        for text in (answer.text, server.get(f"/v1/runs/{run_id}/events").text):
+            data = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
+            assert all(isinstance(json.loads(line), dict) for line in data if line != "[DONE]")
+        assert "1\x85data: x\u2028data: y" in joined(chunks_of(answer), "content")
+
     def test_only_one_role_delta_a_choice(self, server: Running) -> None:
         chunks = chunks_of(server.post(messages=CHAT, n=2, stream=True))
         roles = [c["index"] for chunk in chunks for c in chunk["choices"] if "role" in c["delta"]]

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import fcntl
+import gc
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx2
 import pytest
 
 from markovian_rsa_mlx.audit import read_events
 from markovian_rsa_mlx.audit.events import RunEndEvent
+from markovian_rsa_mlx.backends.base import EngineInfo
+from markovian_rsa_mlx.errors import BackendError, RunStoppedError
 
-from ..fakes import guesser
+from ..fakes import FakeBackend, guesser
+from ..runs import run as run_in_process
+from ..runs import small
 from .conftest import CHAT, RSA, PausedBackend, Running, Serve
 
 
@@ -85,14 +94,82 @@ def test_resuming_goes_on_and_ends_the_run(serve: Serve) -> None:
     assert (again.status_code, again.json()["state"]) == (200, "finished")
 
 
-def test_two_resumes_at_once_are_one(serve: Serve) -> None:
+def stopped_run(serve: Serve) -> tuple[str, Path]:
+    """A run that was cancelled: its id and its trail."""
     paused = serve(PausedBackend())
     thread, _ = ask_in_the_background(paused, **RSA)
     (run,) = paused.service.active
     paused.post(f"/v1/runs/{run.run_id}/cancel")
     thread.join()
-    assert paused.post(f"/v1/runs/{run.run_id}/resume").status_code == 202
-    assert paused.post(f"/v1/runs/{run.run_id}/resume").json()["error"]["code"] == "already_running"
+    assert run.path is not None
+    return run.run_id, run.path
+
+
+def test_several_resumes_at_once_are_one(serve: Serve) -> None:
+    run_id, _ = stopped_run(serve)
+    url = f"{serve(PausedBackend()).url}/v1/runs/{run_id}/resume"
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(httpx2.post, [url] * 6))
+    assert sorted(answer.status_code for answer in answers) == [202, *[409] * 5]
+    codes = {answer.json()["error"]["code"] for answer in answers if answer.status_code == 409}
+    assert codes == {"already_running"}
+
+
+def test_what_another_process_writes_is_not_resumed(serve: Serve) -> None:
+    run_id, path = stopped_run(serve)
+    with path.open("rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        answer = serve().post(f"/v1/runs/{run_id}/resume")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "already_running")
+
+
+def test_a_damaged_trail_is_not_resumed(serve: Serve) -> None:
+    run_id, path = stopped_run(serve)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], b"garbage\n", *lines[3:]]))
+    answer = serve().post(f"/v1/runs/{run_id}/resume")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "damaged")
+    assert "line 4" in answer.json()["error"]["message"]
+
+
+def test_a_server_of_another_model_resumes_nothing(serve: Serve) -> None:
+    class Other(FakeBackend):
+        @property
+        def info(self) -> EngineInfo:
+            return dataclasses.replace(super().info, model_id="other")
+
+    run_id, path = stopped_run(serve)
+    before = path.read_bytes()
+    answer = serve(Other()).post(f"/v1/runs/{run_id}/resume")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "resume_mismatch")
+    assert "another model: 'fake' there, 'other'" in answer.json()["error"]["message"]
+    assert path.read_bytes() == before
+
+
+def test_a_stopped_run_of_the_command_line_is_resumed(serve: Serve, home: Path) -> None:
+    path = home / "of-solve.jsonl"
+    home.mkdir(parents=True)
+    with pytest.raises(RunStoppedError) as stopped:
+        run_in_process(FakeBackend(), small(token_budget=100), path)
+    assert stopped.value.partial is not None
+    run_id = stopped.value.partial.run_id
+    server = serve()
+    server.post(f"/v1/runs/{run_id}/resume")
+    wait_until(lambda: not server.service.active)
+    assert "event: run_resumed" in server.get(f"/v1/runs/{run_id}/events").text
+
+
+def test_the_failure_of_a_resumed_run_stands_in_its_trail_alone(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(request: object) -> None:
+        raise BackendError("The engine broke.")
+
+    run_id, _ = stopped_run(serve)
+    server = serve(FakeBackend(fail=fail))
+    assert server.post(f"/v1/runs/{run_id}/resume").status_code == 202
+    assert "No final candidate is left" in server.get(f"/v1/runs/{run_id}/events").text
+    wait_until(lambda: not server.service.active)
+    gc.collect()  # asyncio complains of exceptions that nobody looked at
+    assert "never retrieved" not in caplog.text
 
 
 def test_a_stop_lets_runs_finish_within_the_grace(serve: Serve) -> None:

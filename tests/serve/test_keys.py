@@ -83,6 +83,7 @@ def test_k_is_clamped_to_n_and_f_to_n() -> None:
     made = config(rsa_n=2, rsa_k=9, rsa_final_n=7)
     assert (made.aggregation_size, made.final_count) == (2, 2)
     assert config(rsa_n=3).aggregation_size == 3
+    assert config(rsa_n=8, rsa_k=100).aggregation_size == 8
     assert config(rsa_n=3, rsa_final_n=0).final_count == 3
 
 
@@ -146,7 +147,8 @@ def test_no_request_lifts_the_servers_memory_limit() -> None:
         ({"rsa_t": True}, "rsa_t is True"),
         ({"rsa_n": 0}, "rsa_n is 0"),
         ({"rsa_n": 1024, "rsa_t": 100}, "at most 4,096 traces"),
-        ({"rsa_k": 65}, "rsa_k is 65"),
+        ({"rsa_k": 0}, "rsa_k is 0"),
+        ({"rsa_n": 100, "rsa_k": 65}, "rsa_k is 65; allowed: at most 64"),
         ({"temperature": 11}, "temperature is 11"),
         ({"top_p": 0}, "top_p is 0"),
         ({"max_tokens": 0}, "max_tokens is 0"),

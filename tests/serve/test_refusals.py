@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +16,7 @@ from markovian_rsa_mlx.backends.base import EngineInfo
 from markovian_rsa_mlx.errors import BackendError
 from markovian_rsa_mlx.serve import completions
 
-from ..fakes import FakeBackend, boxed
+from ..fakes import CharacterCodec, FakeBackend, boxed
 from .conftest import CHAT, RSA, PausedBackend, Running, Serve
 
 JSON = {"Content-Type": "application/json"}
@@ -80,6 +83,11 @@ def test_large_bodies_are_413(serve: Serve) -> None:
     error_of(server.client.post("/v1/chat/completions", content=pieces, headers=JSON), 413)
 
 
+@pytest.mark.parametrize("keys", [{"x" * 3_000_000: 1}, {"model": "x" * 3_000_000}, {"rsa_profile": "x" * 3_000_000}])
+def test_errors_quote_no_more_than_a_line_of_a_body(server: Running, keys: dict[str, Any]) -> None:
+    assert len(server.post(messages=CHAT, **keys).content) < 1_000
+
+
 def test_unknown_addresses_and_methods(server: Running) -> None:
     error_of(server.get("/v1/nothing"), 404)
     error_of(server.get("/v1/chat/completions"), 405)
@@ -98,6 +106,25 @@ def test_a_budget_that_the_context_cannot_hold_is_400(serve: Serve, stream: bool
     long = [{"role": "user", "content": "x" * 700}]
     assert "too long" in error_of(server.post(messages=long, stream=stream), 400)["message"]
     assert "too long" in error_of(server.post(**RSA | {"messages": long}, stream=stream), 400)["message"]
+
+
+def test_a_long_prompt_is_read_while_others_are_answered(serve: Serve) -> None:
+    reading = threading.Event()
+
+    class Slow(CharacterCodec):
+        def encode(self, text: str) -> list[int]:
+            reading.set()
+            time.sleep(1)
+            return super().encode(text)
+
+    server = serve(FakeBackend(codec=Slow(), context_length=500))
+    long = [{"role": "user", "content": "x" * 700}]
+    with ThreadPoolExecutor(1) as pool:
+        refused = pool.submit(server.post, messages=long)
+        assert reading.wait(5)
+        assert httpx2.get(f"{server.url}/health").status_code == 200
+        assert not refused.done()
+        error_of(refused.result(), 400)
 
 
 def test_a_budget_that_the_memory_cannot_hold_is_400(serve: Serve) -> None:

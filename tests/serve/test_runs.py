@@ -65,6 +65,17 @@ def test_a_finished_run_is_replayed_with_line_numbers(server: Running) -> None:
     assert all_seen.status_code == 204
 
 
+def test_lines_of_any_length_and_damaged_ones_are_told_to_the_last(server: Running) -> None:
+    metadata = server.post(**RSA).json()["rsa_metadata"]
+    path = Path(metadata["trail"])
+    lines = path.read_bytes().splitlines()
+    lines[3:3] = [json.dumps({"event": "error", "message": "x" * 2_500_000}).encode(), b'{"event": "error\xff"}']
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    events = events_of(server.get(f"/v1/runs/{metadata['run_id']}/events").text)
+    assert [number for number, _, _ in events] == list(range(1, len(lines) + 1))
+    assert events[-1][1] == "run_end"
+
+
 def test_a_running_run_is_followed_until_it_is_cancelled(serve: Serve) -> None:
     paused = serve(PausedBackend(pause_s=0.01))
     thread, _ = ask_in_the_background(paused, **RSA)
@@ -112,6 +123,13 @@ def test_a_damaged_file_is_listed_as_such(server: Running, home: Path) -> None:
     (item,) = server.get("/v1/runs").json()["data"]
     assert (item["state"], item["id"]) == ("damaged", "")
     assert item["problem"]
+
+
+def test_a_file_that_goes_away_meanwhile_does_not_spoil_the_list(server: Running, home: Path) -> None:
+    metadata = server.post(**RSA).json()["rsa_metadata"]
+    (home / "gone.jsonl").symlink_to(home / "nothing")  # there when the folder is read, and not when it is looked at
+    assert [item["id"] for item in server.get("/v1/runs").json()["data"]] == [metadata["run_id"]]
+    assert server.get(f"/v1/runs/{metadata['run_id']}").status_code == 200
 
 
 def test_a_trail_of_the_server_verifies(server: Running) -> None:

@@ -133,6 +133,14 @@ class TestBrowser:
         assert KEY not in cookie
         assert server.get("/v1/models").status_code == 200  # the client keeps the cookie
 
+    def test_the_form_lets_the_browser_say_where_it_stands(self, serve: Serve) -> None:
+        """With "no-referrer" a form's Origin is "null", which is no page of this server."""
+        server = serve(api_key=KEY)
+        assert server.get("/login").headers["referrer-policy"] == "same-origin"
+        assert server.client.post("/login", data={"key": "guess"}).headers["referrer-policy"] == "same-origin"
+        for origin, status in ((server.url, 303), ("null", 403)):
+            assert server.client.post("/login", data={"key": KEY}, headers={"Origin": origin}).status_code == status
+
     def test_a_key_in_the_address_is_taken_out_of_it(self, serve: Serve) -> None:
         server = serve(api_key=KEY)
         visit = server.get("/v1/runs", params={"key": KEY, "limit": "3"})

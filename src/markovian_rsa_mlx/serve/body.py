@@ -21,7 +21,7 @@ async def read_object(request: Request, most_bytes: int) -> dict[str, Any]:
     try:
         return parse_line(body)
     except ValueError as error:
-        reason = str(error).encode(errors="replace").decode()
+        reason = str(error).encode(errors="replace").decode()[:200]
         raise RequestError(400, f"The body cannot be used: {reason}.", "invalid_json") from error
 
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
-from sse_starlette import EventSourceResponse, JSONServerSentEvent, ServerSentEvent
+from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -18,8 +18,9 @@ from .answer import Answer
 from .body import read_object
 from .errors import RequestError, internal_error, of_error
 from .plan import Plan, plan_of
-from .request import parse
+from .request import parse, shortened
 from .service import RUN_ID_HEADER, Service, result_of
+from .sse import object_event
 from .stream import ChatStream, ChatWatcher
 
 _log = logging.getLogger(__name__)
@@ -36,11 +37,12 @@ async def chat_completions(request: Request) -> Response:
     if asked.model not in (None, service.model_name, service.backend.info.model_id):
         raise RequestError(
             404,
-            f"There is no model {asked.model!r} here; served is {service.model_name!r}.",
+            f"There is no model {shortened(repr(asked.model))} here; served is {service.model_name!r}.",
             "model_not_found",
             "model",
         )
-    plan = plan_of(asked, service.settings.base, service.room)
+    # On a thread: a prompt of megabytes takes the tokenizer many seconds, and some tokenizers ask a server.
+    plan = await asyncio.to_thread(plan_of, asked, service.settings.base, service.room)
     if not asked.stream:
         return await _at_once(request, service, plan, await service.start(plan))
     watcher = ChatWatcher(plan, service.backend.codec)
@@ -84,12 +86,12 @@ async def _guarded(
         async for event in events:
             yield event
     except RequestError as error:
-        yield JSONServerSentEvent(error.body(), sep="\n")
+        yield object_event(error.body())
     except MarkovianRSAError as error:
-        yield JSONServerSentEvent(of_error(error).body(), sep="\n")
+        yield object_event(of_error(error).body())
     except Exception:
         _log.exception("A stream failed")
-        yield JSONServerSentEvent(internal_error().body(), sep="\n")
+        yield object_event(internal_error().body())
 
 
 class _RunStream(EventSourceResponse):

@@ -19,6 +19,7 @@ from ..store import is_being_written
 from .errors import RequestError
 from .runs import run_id_of, stored_path
 from .service import Service
+from .sse import line_event
 
 #: Seconds between two looks at a growing file, and bytes read at a time.
 POLL_S = 0.1
@@ -50,33 +51,40 @@ class Follower:
 
     async def has_more(self) -> bool:
         """Whether the file holds a line behind the last one told."""
-        return await asyncio.to_thread(lambda: self._path.read_bytes().count(b"\n")) > self._last
+        return await asyncio.to_thread(self._lines) > self._last
 
     async def events(self) -> AsyncIterator[ServerSentEvent]:
         """The lines, until the run's end or until nobody writes any more."""
         while True:
             alive = self.alive()  # before reading: what was written until the end is still read
-            lines = await asyncio.to_thread(self._read)
+            lines, more = await asyncio.to_thread(self._read)
             for line in lines:
                 self._number += 1
                 if self._number > self._last:
-                    yield ServerSentEvent(line.decode(), event=_name(line), id=str(self._number), sep="\n")
+                    yield line_event(line.decode(errors="replace"), event=_name(line), number=str(self._number))
             if lines and _name(lines[-1]) == "run_end":
                 return
-            if not lines:
+            if not more:
                 ours = self._service.find_active(self._run_id) is not None
                 if not alive or (self._service.closing.is_set() and not ours):
                     return
                 await asyncio.sleep(POLL_S)
 
-    def _read(self) -> list[bytes]:
-        """The next whole lines; a torn one is kept back until the rest of it is there."""
+    def _lines(self) -> int:
+        with self._path.open("rb") as file:
+            return sum(line.endswith(b"\n") for line in file)
+
+    def _read(self) -> tuple[list[bytes], bool]:
+        """The next whole lines, and whether anything was read: a line may be longer than what is read at a time.
+
+        A torn one is kept back until the rest of it is there.
+        """
         with self._path.open("rb") as file:
             file.seek(self._offset)
             content = file.read(_CHUNK)
         self._offset += len(content)
         *lines, self._torn = (self._torn + content).split(b"\n")
-        return lines
+        return lines, bool(content)
 
 
 def _name(line: bytes) -> str:

@@ -81,7 +81,7 @@ Switch = Annotated[bool, BeforeValidator(_switch), WithJsonSchema(_SWITCH_SCHEMA
 Rounds = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=100)]
 Traces = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=1_024)]
 Finals = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=1_024)]
-Parents = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=64)]
+Parents = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=1_024)]
 Choices = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=128)]
 Tokens = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=10_000_000)]
 TopK = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=1_000_000)]

@@ -20,6 +20,8 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+# The form's own policy: with "no-referrer" the browser would send it with the Origin "null", as a foreign page's.
+_FORM_HEADERS = _HEADERS | {"Referrer-Policy": "same-origin"}
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Log in</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -55,10 +57,10 @@ async def login(request: Request) -> Response:
     if key is None:
         return RedirectResponse("/", 303)
     if request.method != "POST":
-        return HTMLResponse(_PAGE.format(message=""), headers=_HEADERS)
+        return HTMLResponse(_PAGE.format(message=""), headers=_FORM_HEADERS)
     form = parse_qs((await read_bytes(request, _MOST_BYTES)).decode(errors="replace"))
     if not equal(form.get("key", [""])[0], key):
-        return HTMLResponse(_PAGE.format(message="That is not the key."), 401, _HEADERS)
+        return HTMLResponse(_PAGE.format(message="That is not the key."), 401, _FORM_HEADERS)
     return _logged_in(key, "/", request.url.scheme == "https")
 
 

@@ -9,7 +9,7 @@ from ..progress import FINISHED, Progress, Row
 
 #: Seconds between two lines about one round.
 _PAUSE_S = 0.5
-_MOST_ANSWERS = 5
+_MOST_ANSWERS, _LONGEST_ANSWER = 5, 80
 
 
 class News:
@@ -34,8 +34,15 @@ class News:
         if len(rows) == 1 or (done < len(rows) and now - self._told_s < _PAUSE_S):
             return ""
         self._told_s = now
-        votes = ", ".join(f"{answer} ({count})" for answer, count in progress.tally(round_number)[:_MOST_ANSWERS])
+        tally = progress.tally(round_number)[:_MOST_ANSWERS]
+        votes = ", ".join(f"{_on_one_line(answer)} ({count})" for answer, count in tally)
         return f"Round {round_number}: {done} of {amount(len(rows))} done" + (f"; votes: {votes}" if votes else "")
+
+
+def _on_one_line(answer: str) -> str:
+    """An answer is the model's text: of any length, with any line breaks."""
+    line = " ".join(answer.split())
+    return line if len(line) <= _LONGEST_ANSWER else line[: _LONGEST_ANSWER - 3] + "..."
 
 
 def amount(count: int) -> str:

@@ -20,6 +20,8 @@ from .request import ChatRequest
 
 #: Most traces that one request may ask for, needed or not: their lineage is drawn at once.
 MOST_TRACES = 4_096
+#: Most tails in a prompt: the frames of prompts with fewer are all made at once, their number grows as its square.
+MOST_PARENTS = 64
 #: An ordinary completion without a budget may be this long at the least, whatever a profile gives its final round.
 LEAST_BUDGET = 512
 
@@ -106,7 +108,7 @@ def _rsa(asked: ChatRequest, base: RSAConfig) -> tuple[RSAConfig, list[str]]:
     config = base.replace(
         rounds=rounds,
         population=population,
-        aggregation_size=min(asked.rsa_k or base.aggregation_size, population),
+        aggregation_size=_parents(asked, base, population),
         thinking_tokens=beta,
         tail_tokens=tau,
         final_tokens=asked.max_tokens or base.final_tokens,
@@ -120,6 +122,13 @@ def _rsa(asked: ChatRequest, base: RSAConfig) -> tuple[RSAConfig, list[str]]:
         **{key: getattr(asked, key) for key in _FINAL_SAMPLING if key in asked.model_fields_set},
     )
     return config, [*warnings, *config.warnings(published_model=False)]
+
+
+def _parents(asked: ChatRequest, base: RSAConfig, population: int) -> int:
+    parents = min(asked.rsa_k or base.aggregation_size, population)
+    if asked.rsa_k is not None and parents > MOST_PARENTS:
+        raise RequestError(400, f"rsa_k is {parents}; allowed: at most {MOST_PARENTS} tails a prompt.", param="rsa_k")
+    return parents
 
 
 _FINAL_SAMPLING = ("final_temperature", "final_top_p", "final_top_k")

@@ -107,7 +107,9 @@ class ChatRequest(BaseModel):
     return_rsa_metadata: Switch | None = Field(None, description="Unset: true.")
     rsa_max_concurrency: Slots | None = Field(None, description="Traces at once; 0: no limit of its own.")
     rsa_debug: Switch | None = Field(None, description="rsa_metadata tells of every trace.")
-    rsa_profile: str | None = Field(None, description="Settings by name, in place of the server's profile.")
+    rsa_profile: str | None = Field(
+        None, max_length=100, description="Settings by name, in place of the server's profile."
+    )
     rsa_selection: Literal["single", "majority", "final_aggregation"] | None = None
     rsa_progress: Literal["reasoning", "comments", "none"] | None = Field(
         None, description="How a stream tells of the rounds: as reasoning (unset), as comments, or not."
@@ -167,7 +169,7 @@ def _canonical(body: dict[str, Any]) -> dict[str, Any]:
 
 def _refusal(error: ValidationError) -> RequestError:
     first = error.errors(include_url=False, include_context=False)[0]
-    path = ".".join(str(step) for step in first["loc"])
+    path = shortened(".".join(str(step) for step in first["loc"]))
     if first["type"] == "extra_forbidden":
         known = [*ChatRequest.model_fields, *ALIASES]
         close = difflib.get_close_matches(path, known, n=1)
@@ -181,4 +183,9 @@ def _refusal(error: ValidationError) -> RequestError:
 
 def _short(value: Any) -> str:
     text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a number of many digits"
+    return shortened(text)
+
+
+def shortened(text: str) -> str:
+    """What a client sent, as an error quotes it: a body's worth of it helps nobody."""
     return text if len(text) <= 80 else text[:77] + "..."

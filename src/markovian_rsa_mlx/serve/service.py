@@ -6,6 +6,7 @@ A run is one task on the server's event loop; every run uses the one engine, whi
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Coroutine, Sequence
@@ -25,6 +26,7 @@ from .metrics import Metrics
 from .plan import Plan
 from .settings import ServerSettings
 
+_log = logging.getLogger(__name__)
 RUN_ID_HEADER = "X-MRSA-Run-Id"
 
 
@@ -45,7 +47,10 @@ class Service:
     def model_name(self) -> str:
         """What clients call the model: a hub id as it is, a folder by its own name."""
         model_id = self.backend.info.model_id
-        return Path(model_id).name if model_id.startswith(("/", ".", "~")) else model_id
+        if not model_id.startswith(("/", ".", "~")):
+            return model_id
+        path = Path(model_id)
+        return path.name if path.name not in ("", "..") else path.resolve().name
 
     @property
     def active(self) -> list[ActiveRun]:
@@ -73,7 +78,10 @@ class Service:
         assert history.setup is not None
         chat = [ChatMessage(role=m["role"], content=m["content"]) for m in history.setup.messages]
         config = history.start.config
-        return await self._begin(chat, config, ActiveRun(config, path, self.backend.codec.decode, rsa=True), events)
+        run = ActiveRun(config, path, self.backend.codec.decode, rsa=True)
+        await self._begin(chat, config, run, events)
+        run.task.add_done_callback(_log_what_nobody_foresaw)
+        return run
 
     async def drain(self) -> None:
         """Take nothing new; let what runs finish within the grace, then cancel it. Whoever asks again waits along."""
@@ -177,6 +185,13 @@ def _cancelled(run: ActiveRun) -> RequestError:
     if run.ended_by == "shutdown":
         return RequestError(503, f"The server is stopping and cancelled the run{again}.", "stopping", None, _retry(10))
     return RequestError(409, f"The run was cancelled{again}.", "cancelled")
+
+
+def _log_what_nobody_foresaw(task: asyncio.Task[RunResult]) -> None:
+    """Nobody waits for a resumed run: how it ends stands in its trail, but a bug must not go unseen."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, MarkovianRSAError):
+        _log.error("A resumed run failed", exc_info=error)
 
 
 def _retry(seconds: int) -> dict[str, str]:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sse_starlette import JSONServerSentEvent, ServerSentEvent
+from sse_starlette import ServerSentEvent
 
 from ..audit.events import TraceCompleteEvent, TraceRetryEvent, _BaseEvent
 from ..errors import BackendError
@@ -26,6 +26,7 @@ from .news import News
 from .plan import Plan
 from .service import Service, result_of
 from .shapes import Chunk, ChunkChoice, Delta
+from .sse import object_event
 
 
 @dataclass(frozen=True)
@@ -163,4 +164,4 @@ class ChatStream:
             choices=choices,
             **extras,
         )
-        return JSONServerSentEvent(chunk.to_json(), sep="\n")
+        return object_event(chunk.to_json())

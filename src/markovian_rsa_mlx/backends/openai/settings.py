@@ -43,6 +43,9 @@ class Upstream:
         if not self.urls:
             raise ConfigError("No upstream URL is given; name one, as in http://127.0.0.1:8080/v1.")
         object.__setattr__(self, "urls", tuple(dict.fromkeys(map(base_url, self.urls))))
+        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
+            # HTTP's own error would quote the header, and with it the key.
+            raise ConfigError("The upstream's key holds more than printable ASCII, so no header can carry it; mend it.")
         if self.seeds not in SEED_CHOICES:
             raise ConfigError(f"The upstream seeds are {self.seeds!r}; allowed: {' | '.join(SEED_CHOICES)}.")
         if self.limit is not None and not 1 <= self.limit <= 10_000:

@@ -1,0 +1,23 @@
+"""Server-sent events whose data is JSON on one line, for every reader.
+
+Some clients break lines at more characters than the protocol does (`str.splitlines`); a model's text may hold them.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sse_starlette import ServerSentEvent
+
+_BREAKS = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}
+
+
+def object_event(value: dict[str, Any]) -> ServerSentEvent:
+    """An event that holds this object."""
+    return line_event(json.dumps(value, ensure_ascii=False))
+
+
+def line_event(line: str, *, event: str | None = None, number: str | None = None) -> ServerSentEvent:
+    """An event that holds a line of JSON: in valid JSON the escaped characters stand within texts only."""
+    return ServerSentEvent(line.translate(_BREAKS), event=event, id=number, sep="\n")
