@@ -60,7 +60,9 @@ class Follower:
             for line in lines:
                 self._number += 1
                 if self._number > self._last:
-                    yield ServerSentEvent(line.decode(), event=_name(line), id=str(self._number), sep="\n")
+                    yield ServerSentEvent(
+                        line.decode("utf-8", "replace"), event=_name(line), id=str(self._number), sep="\n"
+                    )
             if lines and _name(lines[-1]) == "run_end":
                 return
             if not lines:
