@@ -22,6 +22,7 @@ from markovian_rsa_mlx.bench.report.findings import by_importance, findings
 from markovian_rsa_mlx.bench.report.problems import problem_rows
 from markovian_rsa_mlx.bench.report.words import link
 from markovian_rsa_mlx.bench.results import Results, results_from_dict
+from markovian_rsa_mlx.bench.tabulate import table
 
 from .sample_results import sample_results
 
@@ -233,6 +234,17 @@ def test_a_failed_run_is_no_wrong_answer(results: Results) -> None:
     assert rows[0].notes.startswith("broke <script>")
     assert "broke &lt;script&gt;" in render(replace(results, cells=cells))
     assert "alert(1)</script>" not in render(replace(results, cells=cells))
+
+
+def test_a_failed_run_is_counted_once_however_many_methods_read_it(results: Results) -> None:
+    cell = next(cell for cell in results.cells if cell.name == "parallel")
+    assert len([method for method in results.methods if method.cell == cell.name]) > 1
+    failed = [dataclasses.replace(record, error="broke", rounds=()) for record in cell.records[:2]]
+    for count, said in ((1, "1 run failed and is left out"), (2, "2 runs failed and are left out")):
+        broken = replace(cell, records=(*failed[:count], *cell.records[count:]))
+        cells = tuple(broken if each.name == cell.name else each for each in results.cells)
+        told = replace(results, cells=cells, table=table(results.methods, cells))
+        assert said in findings(told)[-1]
 
 
 def test_why_an_answer_was_not_scored_is_told_once(results: Results) -> None:

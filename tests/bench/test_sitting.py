@@ -84,6 +84,39 @@ def test_without_its_results_file_a_benchmark_is_read_off_its_trails(tmp_path: P
     assert backend.requests == []
 
 
+@pytest.mark.parametrize("content", ["[]", "null", "{", '{"schema_version": 1}', ""])
+def test_a_damaged_results_file_is_made_again_from_the_trails(tmp_path: Path, content: str) -> None:
+    wanted = order()
+    bench(tmp_path, wanted)
+    before = settled(tmp_path / "results.json")
+    (tmp_path / "results.json").write_text(content)
+    bench(tmp_path, wanted)
+    assert settled(tmp_path / "results.json") == before
+
+
+def test_a_damaged_trail_is_one_run_s_trouble(tmp_path: Path) -> None:
+    wanted = order(FakeTask(3), ["single", "markovian"])
+    bench(tmp_path, wanted)
+    before = settled(tmp_path / "results.json")
+    (tmp_path / "results.json").unlink()
+    trail = tmp_path / "trails" / "markovian" / "00002-1.jsonl"
+    sound = trail.read_bytes()
+    trail.write_bytes(sound.replace(b'{"event": "run_setup"', b'{"event": ', 1))
+    damaged = trail.read_bytes()
+
+    results = bench(tmp_path, wanted)
+    assert [(row.problems, row.failed) for row in results.table] == [(3, 0), (2, 1)]
+    error = results.cells[1].records[1].error
+    assert str(trail) in error
+    assert "line 2" in error
+    assert "remove" in error
+    assert trail.read_bytes() == damaged
+
+    trail.unlink()
+    bench(tmp_path, wanted)
+    assert settled(tmp_path / "results.json") == before
+
+
 def test_problems_and_epochs_can_be_added(tmp_path: Path) -> None:
     methods = ["single", "markovian"]
     bench(tmp_path / "grown", order(FakeTask(4), methods, limit=(1, 2)))

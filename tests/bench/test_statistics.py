@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from itertools import combinations
 
 import numpy as np
@@ -41,6 +42,23 @@ def test_the_interval_is_scipys_bca_on_the_same_resamples(count: int, candidates
     ours = interval(values, seed=7)
     assert ours.mean == pytest.approx(np.mean(values))
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_the_interval_of_many_problems_takes_little_memory() -> None:
+    values = drawn(4_000, 1)
+    tracemalloc.start()
+    try:
+        interval(values)
+        assert tracemalloc.get_traced_memory()[1] < 200e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_resamples_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = drawn(31, 2)
+    whole = interval(values, seed=5)
+    monkeypatch.setattr(statistics, "_AT_ONCE", 31 * 7)
+    assert interval(values, seed=5) == whole
 
 
 @pytest.mark.parametrize("count", [1, 3, 20, 200])

@@ -68,6 +68,25 @@ def test_what_cannot_be_shown_is_one_sentence(mrsa: Run, fake_model: Callable[..
     assert "give another place with --out" in ran.err
 
 
+def test_a_page_never_replaces_its_trail(mrsa: Run, fake_model: Callable[..., None], tmp_path: Path) -> None:
+    trail = tmp_path / "run.html"
+    solved(mrsa, "--audit", str(trail))
+    before = trail.read_bytes()
+    for words in (["view", str(trail)], ["view", str(trail), "--out", str(tmp_path / "." / "run.html")]):
+        ran = mrsa(*words)
+        assert ran.code == 2
+        assert "would replace its trail" in ran.err
+        assert trail.read_bytes() == before
+
+
+def test_a_place_inside_a_file_is_one_sentence(mrsa: Run, fake_model: Callable[..., None], tmp_path: Path) -> None:
+    solved(mrsa)
+    (tmp_path / "file").write_text("mine")
+    ran = mrsa("view", "--out", str(tmp_path / "file" / "x.html"))
+    assert ran.code == 1
+    assert re.fullmatch(r"error: The page .*file/x\.html cannot be written .*--out\.\n", ran.err)
+
+
 def test_a_damaged_line_is_said_and_the_rest_shown(mrsa: Run, fake_model: Callable[..., None], tmp_path: Path) -> None:
     trail = tmp_path / "run.jsonl"
     solved(mrsa, "--audit", str(trail))

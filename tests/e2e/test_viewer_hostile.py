@@ -9,7 +9,7 @@ import pytest
 
 from markovian_rsa_mlx.viewer import read_trail
 from tests.viewer import hostile
-from tests.viewer.trails import lines_of, spoken, write_lines
+from tests.viewer.trails import lines_of, small_run, spoken, write_lines
 
 from .viewer_browser import Watched, watch, write_page
 
@@ -147,3 +147,21 @@ def test_a_megabyte_line_is_laid_out_in_time(shown: tuple[Watched, dict[str, str
         trace_id,
     )
     assert ms < 3_000
+
+
+def test_long_blanks_in_a_tail_and_in_its_reader_are_passed_over(chrome: Browser, tmp_path: Path) -> None:
+    path = small_run(tmp_path / "run.jsonl")
+    lines = lines_of(path)
+    blank = " " * 100_000
+    reader = next(line["trace_id"] for line in lines if line["event"] == "aggregation_prompt")
+    for line in lines:
+        if line["event"] == "trace_complete":
+            line["text"] = f"so {blank}what was kept of it{blank}{line['text']}"
+        if line["event"] == "tail_extracted":
+            line["tail_text"] = f"what was kept of it{blank}end"
+    write_lines(path, lines)
+    watched = watch(chrome.new_context(), write_page(path, tmp_path / "run.html"))
+    watched.page.set_default_timeout(10_000)
+    watched.go(f"#/trace/{reader}")
+    assert watched.page.locator("#reasoning mark.kept").first.is_visible()
+    watched.check()

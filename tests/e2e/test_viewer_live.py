@@ -117,6 +117,37 @@ def test_a_server_with_a_key_is_asked_with_it(chrome: Browser, trail: Path) -> N
         assert [text for text in shown.errors if "401" not in text] == []
 
 
+def test_a_server_with_another_key_is_gone_on_with(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    whole = trail.read_bytes().splitlines(keepends=True)
+    growing = tmp_path / "growing.jsonl"
+    growing.write_bytes(b"".join(whole[:10]))
+    with served(growing) as server:
+        page = watch(chrome.new_context(), f"{server.url}/runs/{lines_of(trail)[0]['run_id']}", server.url).page
+        page.wait_for_function("() => mrsa.run.lines === 10")
+        server.stop()
+        server.key = "secret"
+        server.start()
+        page.locator("input[name=key]").fill("secret")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".lineage .node")
+        growing.write_bytes(trail.read_bytes())
+        page.wait_for_function("() => document.querySelector('.state').textContent === 'finished'")
+        assert page.evaluate("mrsa.run.lines") == len(whole)
+
+
+def test_a_damaged_line_of_a_live_run_is_said(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    whole = trail.read_bytes().splitlines(keepends=True)
+    damaged = tmp_path / "damaged.jsonl"
+    damaged.write_bytes(b"".join([*whole[:6], b'{"event": <b>', b"\n", *whole[7:]]))
+    with served(damaged) as server:
+        shown = watch(chrome.new_context(), f"{server.url}/runs/{lines_of(trail)[0]['run_id']}", server.url)
+        shown.page.wait_for_function("() => document.querySelector('.state').textContent === 'finished'")
+        shown.page.wait_for_selector(".problems li")
+        assert shown.page.locator(".problems li").inner_text() == "Line 7: it is damaged (left out)"
+        assert len(server.connections) == 1
+        shown.check()
+
+
 def test_a_server_that_is_started_again_in_mid_run(chrome: Browser, tmp_path: Path) -> None:
     port = free_port()
     body = {

@@ -132,6 +132,15 @@ def test_a_file_that_goes_away_meanwhile_does_not_spoil_the_list(server: Running
     assert server.get(f"/v1/runs/{metadata['run_id']}").status_code == 200
 
 
+def test_a_line_that_is_not_utf_8_does_not_end_the_stream(server: Running, home: Path) -> None:
+    home.mkdir(parents=True)
+    lines = [b'{"event": "run_start", "run_id": "abcdef"}', b'{"event": "\xff"}', b'{"event": "run_end"}']
+    (home / "2026-abcdef.jsonl").write_bytes(b"\n".join([*lines, b""]))
+    told = server.get("/v1/runs/abcdef/events").text
+    assert [line for line in told.splitlines() if line.startswith("id: ")] == ["id: 1", "id: 2", "id: 3"]
+    assert 'data: {"event": "\ufffd"}' in told
+
+
 def test_a_trail_of_the_server_verifies(server: Running) -> None:
     metadata = server.post(**RSA | {"rsa_summarize": True, "summary_prompt": "{{ 7 }} 'Sum' it \"up\"!\n"}).json()
     verify_file(Path(metadata["rsa_metadata"]["trail"]), equivalent=equal_text)

@@ -122,7 +122,7 @@ class Folder:
         """The results of earlier sittings; None where there are none that this version can read."""
         try:
             return results_from_dict(json.loads((self.path / "results.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def write_results(self, results: Results) -> None:

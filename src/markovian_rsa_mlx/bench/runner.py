@@ -13,15 +13,15 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
-from ..audit import RunHistory
+from ..audit import RunHistory, read_events
 from ..backends.base import Backend
 from ..config import RSAConfig
-from ..errors import ContextLengthError, MemoryLimitError, PromptError, RunFailedError
+from ..errors import AuditError, ContextLengthError, MemoryLimitError, PromptError, RunFailedError
 from ..method.selection import Equivalent
 from ..orchestrator import MarkovianRSAOrchestrator
-from ..store import read_run
 from .folder import Folder
 from .known import Known, Sharing
 from .measure import Marks, measure
@@ -67,10 +67,18 @@ class _OneProblem:
     ) -> None:
         self.problem, self.epoch, self._engine = problem, epoch, engine
         self.known = Known()  # by whatever cell, in earlier sittings too: need not be generated again
+        self.damaged: dict[Path, str] = {}  # trails that cannot be read, and why
         self._counted = Known()  # by the cells so far, in their order, whenever that was
         self._marks = Marks(lambda answer: score(problem, answer))
         backend: Any = Sharing(engine.backend, self.known, on_tokens)
         self.orchestrator = MarkovianRSAOrchestrator(backend, equivalent=engine.equivalent, shared=True)
+
+    async def recall(self, trail: Path) -> None:
+        """Take in what an earlier sitting generated."""
+        try:
+            self.known.learn(RunHistory(await asyncio.to_thread(read_events, trail)))
+        except AuditError as error:
+            self.damaged[trail] = str(error)
 
     def measured(self, record: Record, history: RunHistory) -> Record:
         """The record with the figures of its finished run."""
@@ -120,7 +128,7 @@ class Runner:
         """All cells on one problem."""
         one = _OneProblem(problem, epoch, engine, self._task.score, self._progress.tokens)
         for path in self._folder.trails(problem.index, epoch):
-            one.known.learn(RunHistory((await asyncio.to_thread(read_run, path)).events))
+            await one.recall(path)
         for cell, config in self._configs.items():
             seeded = config.replace(seed=run_seed(self._seed, problem.index, epoch))
             record = await self._run(one, cell, seeded)
@@ -131,6 +139,8 @@ class Runner:
         trail = self._folder.trail(cell, one.problem.index, one.epoch)
         where = trail.relative_to(self._folder.path).as_posix()
         record = Record(one.problem.index, one.problem.problem_id, one.epoch, config.seed or 0, where)
+        if trail in one.damaged:
+            return replace(record, error=f"{one.damaged[trail]} To run it anew, remove that file.")
         try:
             result = await one.orchestrator.arun(one.problem.question, config, audit_path=trail)
         except _ONE_PROBLEMS as error:

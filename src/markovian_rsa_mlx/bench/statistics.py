@@ -28,6 +28,8 @@ _MOST_ADDITIONS: Final = 2 * 10**8
 #: Scores are shares of candidates and epochs: their differences have a small common denominator.
 _LARGEST_DENOMINATOR: Final = 2_000
 _MONTE_CARLO: Final = 99_999
+#: Scores that are drawn at once: all resamples of thousands of problems would take gigabytes.
+_AT_ONCE: Final = 4_000_000
 _NORMAL = NormalDist()
 
 
@@ -178,8 +180,9 @@ def _bootstrap_means(data: Array, seed: int) -> Array:
     import numpy as np
 
     rng = np.random.default_rng(seed)
-    means: Array = data[rng.integers(0, data.size, (RESAMPLES, data.size))].mean(axis=-1)
-    return means
+    rows = max(_AT_ONCE // data.size, 1)
+    parts = [min(rows, RESAMPLES - done) for done in range(0, RESAMPLES, rows)]
+    return np.concatenate([data[rng.integers(0, data.size, (part, data.size))].mean(axis=-1) for part in parts])
 
 
 def _bca_shares(data: Array, means: Array) -> tuple[float, float]:

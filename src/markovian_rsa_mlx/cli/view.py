@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import webbrowser
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..errors import AuditError
+from ..errors import AuditError, ConfigError
 from .runs import RUN_HELP
 from .text import one_line, say, size
 
@@ -46,7 +46,7 @@ def view(
 
     path = store.find_run(run)
     trail = read_trail(path)
-    target = out or path.with_suffix(".html")
+    target = _target(path, out)
     with _judge(trail.question, reference) as judge:
         page = file_page(
             trail,
@@ -79,6 +79,14 @@ def _judge(question: str, reference: str | None) -> Iterator[Callable[[str], boo
         yield lambda answer: equivalent(reference, answer)
 
 
+def _target(path: Path, out: Path | None) -> Path:
+    """Where the page goes: never over its own trail, which nothing could bring back."""
+    target = out or path.with_suffix(".html")
+    if target.resolve() == path.resolve():
+        raise ConfigError(f"The page would replace its trail {str(path)!r}; give another place with --out.")
+    return target
+
+
 def _write(target: Path, page: str) -> None:
     """All of it or nothing, and, like the trail, for its owner's eyes only."""
     draft = target.with_name(f".{target.name}.{os.getpid()}")
@@ -87,7 +95,8 @@ def _write(target: Path, page: str) -> None:
         draft.write_text(page, encoding="utf-8")
         draft.replace(target)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
         raise AuditError(
             f"The page {target} cannot be written ({error.strerror}); give another place with --out."
         ) from error

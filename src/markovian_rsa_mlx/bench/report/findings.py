@@ -40,9 +40,10 @@ def findings(results: Results) -> list[str]:
         f"at {count(best.generated_tokens)} generated tokens a problem."
     ]
     told += _beats(best, beaten) + _like(alike, results.problems)
-    failed = sum(row.failed for row in results.table)
+    failed = sum(bool(record.error) for cell in results.cells for record in cell.records)
     if failed:
-        told.append(f"{count(failed)} runs failed and are left out; the same command tries them again.")
+        what = "1 run failed and is" if failed == 1 else f"{count(failed)} runs failed and are"
+        told.append(f"{what} left out; the same command tries again.")
     return told
 
 

@@ -235,10 +235,19 @@ async function openLive(about) {
   const app = new App(view, async () => download(`${about.run_id}.jsonl`, await (await ask(`${url}/trail`)).blob()));
   globalThis.mrsa = { run, texts, view, app };
   await app.show(true);
+  const take = (data, line) => {
+    try {
+      run.add(slimmer.add(JSON.parse(data), data));
+    } catch {
+      about.problems = [...(about.problems ?? []), { line, reason: "it is damaged", shown: false }];
+    }
+    app.soon();
+  };
+  const place = { last: 0 };
   const watch = async () => {
     try {
-      await follow(`${url}/events`, {
-        onLine: (data) => (run.add(slimmer.add(JSON.parse(data), data)), app.soon()),
+      await follow(`${url}/events`, place, {
+        onLine: take,
         onState: (state) => app.connected(state),
         isOver: () => run.finished,
       });
@@ -246,7 +255,7 @@ async function openLive(about) {
         `The run is finished: ${amount(run.tokens, "token")}, answer ${visible(cut(flat(run.selection?.answer ?? ""), 80)) || "none"}`,
       );
     } catch (error) {
-      app.main.replaceChildren(refusal(error, watch));
+      app.main.replaceChildren(refusal(error, () => (app.show(true), watch())));
     }
   };
   watch();

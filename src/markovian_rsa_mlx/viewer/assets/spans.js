@@ -6,12 +6,13 @@ function least(tail) {
 }
 
 // The runs that `text` shares with `tail`, greedily from the left, each as long as it can be: [{from, to, at}], `at`
-// in the tail.
+// in the tail. None begins with blanks alone: a model that repeats them for long would keep the page busy for minutes.
 export function sharedRuns(text, tail) {
   const k = least(tail);
   const places = new Map();
   for (let i = 0; i + k <= tail.length; i++) {
     const gram = tail.slice(i, i + k);
+    if (!gram.trim()) continue;
     const known = places.get(gram);
     if (!known) places.set(gram, [i]);
     else if (known.length < 8) known.push(i);
@@ -36,7 +37,7 @@ function longest(text, from, tail, starts, k) {
       length++;
     if (!best || length > best.to - best.from) best = { from, to: from + length, at };
   }
-  return best && text.slice(best.from, best.to).trim() ? best : null;
+  return best;
 }
 
 // The share of the tail that stands in some run.

@@ -38,16 +38,15 @@ export async function ask(url, headers = {}) {
   return response;
 }
 
-// Call `onLine(data)` for each line of the run, once, in order, until `isOver()`. `onState` is told "live", "lost" or
-// "stopped" (204: nobody writes the trail; it may be gone on with).
-export async function follow(url, { onLine, onState, isOver }) {
-  let last = 0;
+// Call `onLine(data, number)` for each line of the run behind `place.last`, once, in order, until `isOver()`. `onState` is
+// told "live", "lost" or "stopped" (204: nobody writes the trail; it may be gone on with).
+export async function follow(url, place, { onLine, onState, isOver }) {
   let wait = 500;
   while (!isOver()) {
     try {
       const response = await ask(url, {
         Accept: "text/event-stream",
-        ...(last ? { "Last-Event-ID": String(last) } : {}),
+        ...(place.last ? { "Last-Event-ID": String(place.last) } : {}),
       });
       if (response.status === 204) {
         onState("stopped");
@@ -57,9 +56,9 @@ export async function follow(url, { onLine, onState, isOver }) {
       onState("live");
       for await (const { id, data } of events(response.body)) {
         wait = 500;
-        if (id !== null && id <= last) continue;
-        if (id !== null) last = id;
-        onLine(data);
+        if (id !== null && id <= place.last) continue;
+        if (id !== null) place.last = id;
+        onLine(data, id);
         if (isOver()) return;
       }
     } catch (error) {
