@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,22 @@ def test_curl(server: MRSAServer) -> None:
     body = json.dumps({"messages": CHAT, "stream": True, **EXAMPLE})
     streamed = subprocess.run([*command[:-1], body, "-N"], capture_output=True, text=True, check=True).stdout
     assert streamed.rstrip().endswith("data: [DONE]")
+
+
+def test_a_second_signal_ends_at_once_and_tells_who_waits(tmp_path: Path) -> None:
+    server = MRSAServer(tmp_path, "--grace", "60", "--concurrency", "1")
+    body = {"messages": CHAT, **EXAMPLE, "rsa_t": 6, "rsa_n": 16, "rsa_final_n": 8}
+    with ThreadPoolExecutor(1) as pool, httpx2.Client(timeout=60) as client:
+        asked = pool.submit(client.post, f"{server.url}/v1/chat/completions", json=body)
+        while not client.get(f"{server.url}/v1/runs").json()["data"]:
+            time.sleep(0.1)
+        server.process.send_signal(signal.SIGINT)
+        time.sleep(1)
+        assert server.stop(signal.SIGINT) == 0
+        answer = asked.result()
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "stopping"
+    assert "Traceback" not in server.said
 
 
 def test_a_stop_in_the_middle_leaves_a_trail_that_a_new_server_goes_on_with(tmp_path: Path) -> None:

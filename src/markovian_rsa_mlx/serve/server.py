@@ -1,7 +1,7 @@
 """The server process: a socket, uvicorn, and an orderly end.
 
-A first signal lets what runs finish within the grace, then cancels it; a second one ends at once. Trails can be
-resumed either way.
+A first signal lets what runs finish within the grace, then cancels it; a second one cancels it at once, and a third one waits
+for no answer to be sent. Trails can be resumed in any case.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from .app import build
 from .service import Service
 from .settings import ServerSettings
 
-#: Seconds for connections to close once their runs are over.
-_CLOSING_S = 5
+#: Seconds for connections to close once their runs are over, and where somebody is in a hurry.
+_CLOSING_S, _HURRIED_S = 5, 2
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -68,7 +68,8 @@ class GracefulServer(uvicorn.Server):
     """Uvicorn, but it waits for runs, not for connections alone."""
 
     def __init__(self, app: Starlette, tell: Callable[[str], None]) -> None:
-        self._tell = tell
+        self._tell, self._loop = tell, asyncio.get_running_loop()
+        self._hurry: asyncio.Task[None] | None = None
         self.service: Service = app.state.service
         grace_s = int(self.service.settings.grace_s) + _CLOSING_S
         super().__init__(
@@ -94,5 +95,18 @@ class GracefulServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Uvicorn's own would raise the signal again when all is done, and so take the exit code."""
         del sig, frame
-        self.force_exit = self.should_exit
+        if self.should_exit:
+            self._loop.call_soon_threadsafe(self._end_at_once)
         self.should_exit = True
+
+    def _end_at_once(self) -> None:
+        if self._hurry is None:
+            self._hurry = asyncio.create_task(self._cancel())
+        else:
+            self.force_exit = True
+
+    async def _cancel(self) -> None:
+        """Whoever waits for a run is still told what became of it."""
+        await self.service.cancel_all("shutdown")
+        await asyncio.sleep(_HURRIED_S)
+        self.force_exit = True
