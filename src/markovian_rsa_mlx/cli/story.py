@@ -164,7 +164,7 @@ class _Story:
             yield f"  found anew by {', '.join(descent.found_anew)}"
         if descent.lost:
             said = ", ".join(f"{trace_id} ({self._said(progress, trace_id)})" for trace_id in descent.lost)
-            yield f"  read in a tail and lost in {said}"
+            yield f"  read in a tail and not taken over by {said}"
 
     def _answer_keys(self, progress: Progress) -> dict[str, str]:
         """What is equal for equal answers: the selection's classes decide, elsewhere the normalised text."""

@@ -1,7 +1,7 @@
 """The server process: a socket, uvicorn, and an orderly end.
 
-A first signal lets what runs finish within the grace, then cancels it; a second one cancels it at once, and a third one waits
-for no answer to be sent. Trails can be resumed in any case.
+A first signal lets what runs finish within the grace, then cancels it; a second one cancels it at once, and a third one
+waits for no answer to be sent. Trails can be resumed in any case.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ async def _serve(
     server = GracefulServer(build(orchestrator, settings), tell)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"http://{host}:{listener.getsockname()[1]}/v1"
-    tell(f"Serving {server.service.model_name} on {address} (Ctrl-C ends it).")
+    tell(f"Serving {server.service.model_name} on {address} (Ctrl-C ends it); its runs are shown at {address[:-2]}.")
     try:
         await server.serve([listener])
     finally:

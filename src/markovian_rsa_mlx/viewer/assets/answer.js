@@ -24,19 +24,16 @@ export function answer(view) {
       chosen ? textView(chosen) : "no answer",
       winner ? [" ", verdictSign(view.verdict(winner))] : null,
     ),
-    h(
-      "p",
-      {},
-      "It is ",
-      winner ? traceLink(winner.id) : said(run.final.final_trace_id),
-      "’s: ",
-      HOW[rule] ?? said(rule),
-      ".",
-    ),
+    h("p", {}, ...because(winner ? traceLink(winner.id) : said(run.final.final_trace_id), rule, chosen)),
     tally(view),
     how(view),
     run.final ? h("details", {}, h("summary", {}, "The answer’s whole text"), textView(run.final.final_text)) : null,
   ];
+}
+
+function because(who, rule, chosen) {
+  if (!chosen) return ["No final candidate has an answer; the text is that of ", who, "."];
+  return ["It is ", who, "’s: ", HOW[rule] ?? said(rule), "."];
 }
 
 function soFar(view) {
@@ -159,7 +156,7 @@ function how(view) {
       ? h(
           "p",
           {},
-          "Lost in ",
+          "Not taken over by ",
           listed(
             path.lost
               .slice(0, 8)
@@ -167,11 +164,11 @@ function how(view) {
                 traceLink(trace.id),
                 trace.answer ? " (" : " (no answer",
                 trace.answer ? said(trace.answer, 24) : "",
-                ")",
+                view.verdict(trace) ? ", right too)" : ")",
               ]),
           ),
           path.lost.length > 8 ? ` and ${path.lost.length - 8} more` : "",
-          ": read it in a tail and answered otherwise.",
+          ": they read it in a tail and answered otherwise.",
         )
       : null,
   );

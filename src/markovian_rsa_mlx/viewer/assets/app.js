@@ -11,6 +11,7 @@ import { Run } from "./run.js";
 import { searchPage } from "./search.js";
 import { Slimmer } from "./slim.js";
 import { ask, follow } from "./stream.js";
+import { fillShare } from "./table.js";
 import { completeAll } from "./text.js";
 import { Texts, unpack } from "./texts.js";
 import { tracePage } from "./trace.js";
@@ -61,11 +62,8 @@ class App {
     document
       .getElementById("header")
       .replaceChildren(
-        h(
-          "a",
-          { href: "#/", class: "home" },
-          this.view.run.start ? `Run ${visible(cut(this.view.run.start.run_id, 9))}` : "Run",
-        ),
+        this.view.about.base === undefined ? null : h("a", { href: `${this.view.about.base}/` }, "All runs"),
+        h("a", { href: "#/", class: "home" }, this.name()),
         this.state,
         h(
           "form",
@@ -97,8 +95,14 @@ class App {
     this.say();
   }
 
+  name() {
+    const { start } = this.view.run;
+    return start ? `Run ${visible(cut(start.run_id, 9))}` : "Run";
+  }
+
   say() {
     const { run } = this.view;
+    document.querySelector("header .home").textContent = this.name(); // a live page learns it late
     const words = run.finished
       ? "finished"
       : this.connection === "lost"
@@ -203,7 +207,9 @@ class App {
   keep() {
     const { turn } = this;
     this.view.keepShares((edge, kept) => {
-      if (turn === this.turn) thicken(this.main, edge, kept);
+      if (turn !== this.turn) return;
+      thicken(this.main, edge, kept);
+      fillShare(this.main, edge, kept);
     });
   }
 }

@@ -31,7 +31,7 @@ function table(about, runs) {
     { class: "scroller", tabindex: 0, role: "region", "aria-label": "Runs" },
     h(
       "table",
-      {},
+      { class: "runs" },
       h(
         "thead",
         {},
@@ -59,7 +59,7 @@ function row(about, run) {
     {},
     h("th", { scope: "row" }, name),
     h("td", { class: "nowrap" }, run.created_at.slice(0, 16).replace("T", " ")),
-    h("td", {}, run.state),
+    h("td", { class: "nowrap" }, run.state),
     h("td", { class: "number" }, count(run.generated_tokens)),
     h("td", {}, said(run.answer, 40)),
     h("td", {}, said(run.prompt || run.problem, 100)),

@@ -11,6 +11,14 @@ export function verdictSign(verdict) {
   return h("span", { class: verdict ? "right" : "wrong" }, verdict ? "✓ right" : "✗ wrong");
 }
 
+const share = (kept) => (kept === undefined ? "" : ` (${percent(kept)})`);
+
+// What was kept of a tail is known only after the table is shown.
+export function fillShare(page, edge, kept) {
+  const cell = [...page.querySelectorAll("[data-kept]")].find((one) => one.dataset.kept === edge);
+  if (cell) cell.textContent = share(kept);
+}
+
 export function traceTable(view) {
   const { run } = view;
   const right = view.knowsRight();
@@ -28,8 +36,8 @@ export function traceTable(view) {
   const rows = run.all().map((trace) => {
     const began = trace.spans.find((span) => span.purpose === "trace");
     const reads = trace.parents.map((parent) => {
-      const kept = view.kept.get(`${parent}>${trace.id}`);
-      return h("span", { class: "nowrap" }, traceLink(parent), kept === undefined ? null : ` (${percent(kept)})`);
+      const edge = `${parent}>${trace.id}`;
+      return h("span", { class: "nowrap" }, traceLink(parent), h("span", { "data-kept": edge }, share(view.kept.get(edge))));
     });
     return h(
       "tr",
