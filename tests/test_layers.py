@@ -72,6 +72,7 @@ def known_to(who: str) -> dict[str, set[str]]:
 ALLOWED = {
     "config": {"errors"},
     "errors": set(),
+    "wording": set(),
     "method": {"config", "errors"},
     "worker": set(),
     "equivalence": {"method", "worker"},
@@ -94,6 +95,7 @@ ALLOWED = {
         "reasoner",
         "equivalence",
         "worker",
+        "wording",
         "method",
         "config",
         "errors",

@@ -8,6 +8,11 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TextIO
 
+from ..wording import amount, count, duration, shortened, size
+
+#: The figures' wording is offered from here, too: a command has one place for its texts.
+__all__ = ["amount", "clean", "count", "duration", "one_line", "say", "show", "size", "table"]
+
 #: Escape sequences, whole, so that no `[31m` stays behind: CSI, strings (OSC, DCS ...) that are ended, and the
 #: short ones. Of a string without an end only its introducer goes, else it would hide all the text behind it.
 _ESCAPES = re.compile(
@@ -26,8 +31,7 @@ def clean(text: str) -> str:
 
 def one_line(text: str, width: int = 60) -> str:
     """`clean` text on one line of at most `width` characters, with an ellipsis where it was cut."""
-    flat = " ".join(clean(text).split())
-    return flat if len(flat) <= width else flat[: max(width - 1, 0)] + "…"
+    return shortened(clean(text), width)
 
 
 def say(message: str = "") -> None:
@@ -39,34 +43,6 @@ def show(text: str, stream: TextIO | None = None) -> None:
     """A result on standard output: cleaned for a terminal, exact for a pipe or a file."""
     out = stream or sys.stdout
     print(clean(text) if out.isatty() else text, file=out, flush=True)
-
-
-def count(number: float) -> str:
-    """`16000` as `16,000`."""
-    return f"{number:,.0f}"
-
-
-def amount(number: int, noun: str) -> str:
-    """`1 trace`, `8 traces`."""
-    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
-
-
-def duration(seconds: float) -> str:
-    """`4.2 s`, `3 min 05 s`, `2 h 10 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def size(byte_count: float) -> str:
-    """Bytes in decimal units, as `memory_limit_gb` counts them."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if byte_count >= scale:
-            return f"{byte_count / scale:.1f} {unit}"
-    return f"{byte_count:.0f} B"
 
 
 def _is_control(character: str) -> bool:

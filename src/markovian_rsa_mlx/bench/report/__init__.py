@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from ... import wording
 from ..results import Results
 from . import words
 from .curves import NARROW, WIDE, curves
@@ -36,6 +37,7 @@ def render(results: Results) -> str:
         heat=heat_map(results),
         problems=problem_rows(results),
         words=words,
+        wording=wording,
     )
 
 

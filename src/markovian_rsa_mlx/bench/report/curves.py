@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ...wording import count
 from ..results import Method, Results, RoundRow, Row, Score
 from ..statistics import Interval
-from .words import count, interval, percent
+from .words import interval, percent
 
 _LABEL_STEP: Final = 17
 _SHORT_NAME: Final = 22

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ...wording import count
 from ..results import Comparison, Results, Row
-from .words import count, interval, percent, points
+from .words import interval, percent, points
 
 #: Methods that are named one by one.
 _MOST_NAMES = 4

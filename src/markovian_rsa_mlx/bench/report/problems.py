@@ -8,8 +8,9 @@ from itertools import groupby
 from statistics import fmean
 from typing import Final
 
+from ...wording import shortened
 from ..results import Badge, Cell, Record, Results
-from .words import BADGES, link, percent, shade, short
+from .words import BADGES, link, percent, shade
 
 #: Fields across; with more problems neighbours are averaged. Rows of the table; results.csv has all.
 MOST_COLUMNS: Final = 400
@@ -124,7 +125,7 @@ def _notes(records: Sequence[Record]) -> str:
     """Each reason once."""
     told = dict.fromkeys(note for r in records for note in (r.error, *r.unscored, *r.mishaps) if note)
     more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
-    return f"{short(next(iter(told)), 160)}{more}" if told else ""
+    return f"{shortened(next(iter(told)), 160)}{more}" if told else ""
 
 
 def _cell(cell: Cell, records: Sequence[Record]) -> CellOfProblem:
@@ -140,7 +141,8 @@ def _cell(cell: Cell, records: Sequence[Record]) -> CellOfProblem:
 
 
 def _trail(cell: Cell, record: Record, only: bool) -> Trail:
-    told = f"trail of {record.problem_id}, {cell.name}, epoch {record.epoch}; answer: {short(record.answer) or 'none'}"
+    answer = shortened(record.answer, 60) or "none"
+    told = f"trail of {record.problem_id}, {cell.name}, epoch {record.epoch}; answer: {answer}"
     return Trail(link(record.trail), "trail" if only else str(record.epoch), told)
 
 
@@ -150,8 +152,8 @@ def _field(
     found = [scores[index][number] for index in group if index in scores]
     who = names[group[0]] if len(group) == 1 else f"{names[group[0]]} and {len(group) - 1} more"
     if not found:
-        return Field(x, "none", f"{short(who)}: {cell}, round {number}: no run")
-    return Field(x, shade(fmean(found)), f"{short(who)}: {cell}, round {number}: {percent(fmean(found))}")
+        return Field(x, "none", f"{shortened(who, 60)}: {cell}, round {number}: no run")
+    return Field(x, shade(fmean(found)), f"{shortened(who, 60)}: {cell}, round {number}: {percent(fmean(found))}")
 
 
 def _scores(cell: Cell) -> dict[int, list[float]]:

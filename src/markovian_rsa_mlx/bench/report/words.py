@@ -37,11 +37,6 @@ def printable(text: str) -> str:
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
 
 
-def short(text: str, length: int = 60) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= length else flat[: length - 1] + "…"
-
-
 def percent(value: float, places: int = 1) -> str:
     return f"{100 * value:.{places}f}%"
 
@@ -57,21 +52,6 @@ def points(value: float) -> str:
 
 def points_interval(found: Interval) -> str:
     return f"[{points(found.low)}, {points(found.high)}]"
-
-
-def count(number: float) -> str:
-    return f"{number:,.0f}"
-
-
-def duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def memory(byte_count: int) -> str:
-    return f"{byte_count / 1e9:.2f} GB" if byte_count >= 1e8 else f"{byte_count / 1e6:.1f} MB"
 
 
 def probability(p: float) -> str:

@@ -1,0 +1,37 @@
+"""How figures are written wherever a person reads them. Knows nothing of terminals and pages."""
+
+from __future__ import annotations
+
+
+def count(number: float) -> str:
+    """`16000` as `16,000`."""
+    return f"{number:,.0f}"
+
+
+def amount(number: int, noun: str) -> str:
+    """`1 trace`, `8 traces`."""
+    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """`4.2 s`, `3 min 05 s`, `2 h 10 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(byte_count: float) -> str:
+    """Bytes in decimal units, as `memory_limit_gb` counts them."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if byte_count >= scale:
+            return f"{byte_count / scale:.1f} {unit}"
+    return f"{byte_count:.0f} B"
+
+
+def shortened(text: str, width: int) -> str:
+    """On one line of at most `width` characters, with an ellipsis where it was cut."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= width else flat[: max(width - 1, 0)] + "…"
