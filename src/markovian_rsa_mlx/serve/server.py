@@ -68,7 +68,8 @@ class GracefulServer(uvicorn.Server):
     """Uvicorn, but it waits for runs, not for connections alone."""
 
     def __init__(self, app: Starlette, tell: Callable[[str], None]) -> None:
-        self._tell, self._loop = tell, asyncio.get_running_loop()
+        self._tell = tell
+        self._closing: asyncio.AbstractEventLoop | None = None  # the loop, once the end has begun
         self._hurry: asyncio.Task[None] | None = None
         self.service: Service = app.state.service
         grace_s = int(self.service.settings.grace_s) + _CLOSING_S
@@ -85,6 +86,7 @@ class GracefulServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the door, and give the runs their grace."""
+        self._closing = asyncio.get_running_loop()
         count, grace_s = len(self.service.active), self.service.settings.grace_s
         if count:
             self._tell(f"Stopping: {count} run{'s' if count > 1 else ''} under way may take {grace_s:g} s more.")
@@ -95,8 +97,8 @@ class GracefulServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Uvicorn's own would raise the signal again when all is done, and so take the exit code."""
         del sig, frame
-        if self.should_exit:
-            self._loop.call_soon_threadsafe(self._end_at_once)
+        if self._closing is not None:
+            self._closing.call_soon_threadsafe(self._end_at_once)
         self.should_exit = True
 
     def _end_at_once(self) -> None:
