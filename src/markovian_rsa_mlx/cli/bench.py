@@ -13,7 +13,7 @@ import typer
 from ..bench.tasks.options import OPTIONS, TaskOption, read_params
 from .bench_compare import compare
 from .engine import MODEL, ModelChoice, with_engine
-from .options import resolve, with_settings
+from .options import config_option, profile_option, resolve, with_settings
 
 TASK, METHODS, OUTPUT = "The task", "The methods", "Results"
 HELP = "Compare methods on a task: mrsa bench TASK, or mrsa bench compare A B."
@@ -114,24 +114,8 @@ def run(
             rich_help_panel=METHODS,
         ),
     ] = None,
-    profile: Annotated[
-        str | None,
-        typer.Option(
-            "--profile",
-            metavar="NAME",
-            help="Settings by name, see mrsa profiles; unset: embedded with the embedded reasoner, else default-16gb.",
-            rich_help_panel=METHODS,
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            metavar="FILE.toml",
-            help="Settings over the profile; options win over both.",
-            rich_help_panel=METHODS,
-        ),
-    ] = None,
+    profile: Annotated[str | None, profile_option(METHODS)] = None,
+    config: Annotated[Path | None, config_option(METHODS)] = None,
     *,
     choice: ModelChoice,
     at_once: Annotated[

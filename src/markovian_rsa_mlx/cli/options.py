@@ -51,6 +51,21 @@ HELP: Final[dict[str, tuple[str, str, str]]] = {
 }
 
 
+def profile_option(
+    panel: str,
+    meaning: str = "Settings by name, see mrsa profiles; "
+    "unset: embedded with the embedded reasoner, else default-16gb.",
+) -> Any:
+    """`--profile` of a command that runs with one set of settings."""
+    return typer.Option("--profile", metavar="NAME", help=meaning, rich_help_panel=panel)
+
+
+def config_option(panel: str) -> Any:
+    """`--config` beside it."""
+    meaning = "Settings over the profile; options win over both."
+    return typer.Option("--config", metavar="FILE.toml", help=meaning, rich_help_panel=panel)
+
+
 def _place(name: str) -> int:
     """Options stand in the order of `HELP`, so that their groups hold together."""
     return list(HELP).index(name) if name in HELP else len(HELP)

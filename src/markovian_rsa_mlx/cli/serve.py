@@ -11,7 +11,7 @@ import typer
 
 from ..errors import ConfigError, ModelError
 from .engine import MODEL, ModelChoice, with_engine
-from .options import resolve, with_settings
+from .options import config_option, profile_option, resolve, with_settings
 from .text import say
 
 if TYPE_CHECKING:
@@ -33,23 +33,13 @@ def serve(
     ] = False,
     profile: Annotated[
         str | None,
-        typer.Option(
-            "--profile",
-            metavar="NAME",
-            help="Settings that requests leave unset, see mrsa profiles; unset: embedded with the embedded reasoner, "
+        profile_option(
+            MODEL,
+            "Settings that requests leave unset, see mrsa profiles; unset: embedded with the embedded reasoner, "
             "else apex-xhigh, the defaults of Zyphra's proxy.",
-            rich_help_panel=MODEL,
         ),
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            metavar="FILE.toml",
-            help="Settings over the profile; options win over both.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
+    config: Annotated[Path | None, config_option(MODEL)] = None,
     host: Annotated[
         str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.", rich_help_panel=DOOR)
     ] = "127.0.0.1",

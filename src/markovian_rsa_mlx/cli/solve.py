@@ -12,7 +12,7 @@ import typer
 from ..errors import AuditError, ConfigError, PromptError
 from ..method.codec import ChatMessage
 from .engine import MODEL, ModelChoice, with_engine
-from .options import resolve, with_settings
+from .options import config_option, profile_option, resolve, with_settings
 from .prompts import read_messages
 from .text import say, show
 
@@ -47,24 +47,8 @@ def solve(
         bool,
         typer.Option("--force", help="Ask the embedded reasoner also what it was not made for.", rich_help_panel=MODEL),
     ] = False,
-    profile: Annotated[
-        str | None,
-        typer.Option(
-            "--profile",
-            metavar="NAME",
-            help="Settings by name, see mrsa profiles; unset: embedded with the embedded reasoner, else default-16gb.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            metavar="FILE.toml",
-            help="Settings over the profile; options win over both.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
+    profile: Annotated[str | None, profile_option(MODEL)] = None,
+    config: Annotated[Path | None, config_option(MODEL)] = None,
     audit: Annotated[
         Path | None,
         typer.Option(
