@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .audit.events import (
+    ErrorEvent,
     GenerationStartEvent,
     RunEndEvent,
     RunResumedEvent,
@@ -76,6 +77,7 @@ class Progress:
     finished: bool = False
     run_id: str = ""
     peak_memory_bytes: int = 0
+    trouble: str = ""  #: what went wrong last, until tokens come again
     summaries: dict[str, int] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
     _setup: RunSetupEvent | None = None
@@ -95,7 +97,7 @@ class Progress:
     def add_tokens(self, trace_id: str, count: int) -> None:
         """`count` further ids of this trace were generated."""
         with self.lock:
-            now = self.clock()
+            now, self.trouble = self.clock(), ""
             self._generated += count
             self._recent.append((now, count))
             while self._recent and self._recent[0][0] < now - _SPEED_WINDOW_S:
@@ -172,14 +174,19 @@ class Progress:
                 row.state, row.seed, row.started_s = "running", event.seed, self.clock()
                 row.tokens_before = row.tokens
             case RunResumedEvent():  # what ran when the last sitting broke off waits for the engine again
+                self.trouble = ""
                 for row in self.rows.values():
                     row.state = "waiting" if row.state == "running" else row.state
             case TraceCheckpointEvent() if event.trace_id in self.rows:
                 row = self.rows[event.trace_id]
                 row.tokens = max(row.tokens, event.position + len(event.token_ids))
-            case TraceRetryEvent() if event.trace_id in self.rows and event.purpose == "trace":
-                row = self.rows[event.trace_id]
-                row.state, row.tokens, row.retries = "waiting", 0, event.attempt
+            case TraceRetryEvent():
+                self.trouble = f"{event.trace_id}: {event.message}"
+                if event.trace_id in self.rows and event.purpose == "trace":
+                    row = self.rows[event.trace_id]
+                    row.state, row.tokens, row.retries = "waiting", 0, event.attempt
+            case ErrorEvent():
+                self.trouble = event.message
             case TraceCompleteEvent() if event.trace_id in self.rows:
                 self._complete(self.rows[event.trace_id], event)
             case SummaryCompleteEvent():
@@ -187,7 +194,7 @@ class Progress:
             case SelectionEvent():
                 self._choose(event)
             case RunEndEvent():
-                self.finished, self._ended_s = True, self.clock()
+                self.finished, self.trouble, self._ended_s = True, "", self.clock()
 
     def _lay_out(self, seed: int) -> None:
         lineage = Lineage.of(self.config, seed)

@@ -31,6 +31,16 @@ def size(byte_count: float) -> str:
     return f"{byte_count:.0f} B"
 
 
+def percent(share: float | None, places: int = 1) -> str:
+    """`0.9083` as `90.8%`; a dash where there is nothing to tell."""
+    return "-" if share is None else f"{100 * share:.{places}f}%"
+
+
+def percent_range(low: float, high: float, sign: str = "") -> str:
+    """An interval of shares, in percent, as `[81.2, 95.8]`; with `sign="+"` every end has its sign."""
+    return f"[{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+
+
 def shortened(text: str, width: int) -> str:
     """On one line of at most `width` characters, with an ellipsis where it was cut."""
     flat = " ".join(text.split())

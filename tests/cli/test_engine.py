@@ -77,7 +77,7 @@ def test_choices_of_commands_that_choose_by_themselves() -> None:
     assert (choice.upstream.times.first_token_s, choice.upstream.times.stall_s) == (5.0, 5.0)
     assert not choice.embedded
     assert engine.choose_engine().embedded
-    assert session.choose_model("a/b", "main") == engine.ModelChoice("a/b", "main")
+    assert engine.choose_model("a/b", "main") == engine.ModelChoice("a/b", "main")
 
 
 def test_loading_a_choice_with_servers_asks_them(monkeypatch: pytest.MonkeyPatch) -> None:

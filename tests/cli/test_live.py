@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from markovian_rsa_mlx.audit import (
+    ErrorEvent,
     GenerationStartEvent,
     RunResumedEvent,
     RunSetupEvent,
@@ -94,6 +95,16 @@ def test_a_row_goes_through_its_states(progress: Progress, clock: Clock) -> None
     assert "cut off" in shown
     assert "given up" in shown
     assert "0 ×2" in shown
+
+
+def test_what_went_wrong_is_shown_until_tokens_come_again(progress: Progress) -> None:
+    progress.handle(start("r0-00"))
+    progress.handle(ErrorEvent("run", "upstream", "r0-00: the server is away", recoverable=True))
+    assert "the server is away" in render(progress)
+    progress.add_tokens("r0-00", 1)
+    assert "away" not in render(progress)
+    progress.handle(TraceRetryEvent("run", 0, "r0-00", "trace", 1, 2, "hiccup"))
+    assert "r0-00: hiccup" in render(progress)
 
 
 def test_events_that_are_seen_twice_count_once(progress: Progress) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from markovian_rsa_mlx.audit import read_events
 from markovian_rsa_mlx.cli import session
+from markovian_rsa_mlx.cli.engine import ModelChoice
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import BackendError, ModelError
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
@@ -160,7 +161,7 @@ def test_the_embedded_reasoner_is_the_default_and_says_what_it_can(mrsa: Run, fa
 
 
 def _failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    def load(choice: session.ModelChoice, quiet: bool = False) -> MarkovianRSAOrchestrator:
+    def load(choice: ModelChoice, quiet: bool = False) -> MarkovianRSAOrchestrator:
         raise error
 
     monkeypatch.setattr(session, "load", load)

@@ -7,7 +7,9 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from html import escape
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 import pytest
@@ -92,6 +94,15 @@ def test_unknown_addresses_and_methods(server: Running) -> None:
     error_of(server.get("/v1/nothing"), 404)
     error_of(server.get("/v1/chat/completions"), 405)
     error_of(server.post(**RSA | {"model": "another"}), 404)
+
+
+@pytest.mark.parametrize("run_id", ["0123456789abcdef", "<script>"])
+def test_a_page_of_no_run_says_so_to_a_person(server: Running, run_id: str) -> None:
+    answer = server.get(f"/runs/{quote(run_id)}")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"].startswith("text/html")
+    assert f"There is no run &#x27;{escape(run_id)}&#x27;." in answer.text
+    assert 'href="/"' in answer.text
 
 
 @pytest.mark.parametrize("stream", [False, True])

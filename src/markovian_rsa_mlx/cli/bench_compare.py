@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .intervals import points_text, share_text
 from .text import amount, clean, count, say, table
 
 if TYPE_CHECKING:
     from ..bench.juxtapose import Juxtaposition, Pair
-    from ..bench.statistics import Interval
 
 _FOLDER = "A folder that mrsa bench TASK wrote."
 
@@ -50,19 +50,14 @@ def _table(found: Juxtaposition) -> str:
 
 def _cells(pair: Pair) -> tuple[str, ...]:
     told = pair.comparison
-    low, high = 100 * told.difference.low, 100 * told.difference.high
     return (
         pair.method,
-        _share(pair.first),
-        _share(pair.second),
-        f"{100 * told.difference.mean:+.1f} [{low:+.1f}, {high:+.1f}]",
+        share_text(pair.first),
+        share_text(pair.second),
+        points_text(told.difference),
         f"{told.wins} / {told.losses}",
         f"{told.p_adjusted:.2g}",
         count(pair.first_tokens),
         count(pair.second_tokens),
         told.verdict,
     )
-
-
-def _share(found: Interval) -> str:
-    return f"{100 * found.mean:.1f}% [{100 * found.low:.1f}, {100 * found.high:.1f}]"

@@ -15,7 +15,7 @@ from ..bench.methods import DEFAULT_METHODS
 from ..bench.sitting import Order
 from ..config import RSAConfig
 from ..errors import ConfigError, PromptError
-from . import session
+from .engine import ModelChoice
 from .text import amount
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Wanted:
     methods: tuple[str, ...]
     grid: Path | None
     config: RSAConfig
-    choice: session.ModelChoice
+    choice: ModelChoice
     at_once: int | None
     out: Path | None
     fresh: bool
@@ -92,7 +92,7 @@ def _refuse_what_is_settled(config: RSAConfig) -> None:
             raise ConfigError(f"{name} is {value!r} in the settings, but {why}; take it out.")
 
 
-def _model(choice: session.ModelChoice) -> str:
+def _model(choice: ModelChoice) -> str:
     """The model as results name it: what was put on it makes it another one."""
     revision = f"@{choice.revision}" if choice.revision else ""
     return f"{choice.model_id}{revision}{f' with {choice.adapter}' if choice.adapter else ''}"

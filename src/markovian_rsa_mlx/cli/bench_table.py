@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..bench.results import Comparison, Results, Row
-from ..bench.statistics import Interval
-from .text import amount, clean, count, duration, table
+from .intervals import points_text, share_text
+from .text import amount, clean, count, duration, percent, table
 
 _HEAD = ("method", "score", "vote", "pass", "finished", "distinct", "tokens", "prefill", "time")
 #: What a terminal that is too narrow does without, the first one first.
@@ -79,11 +79,11 @@ def _cells(row: Row, one_trace: bool) -> tuple[str, ...]:
     """A single trace has nothing to vote on."""
     return (
         row.method,
-        _interval(row.score),
-        "-" if one_trace else _interval(row.vote),
-        "-" if one_trace else _interval(row.any),
-        _share(row.finished),
-        _share(row.diversity),
+        share_text(row.score),
+        "-" if one_trace else share_text(row.vote),
+        "-" if one_trace else share_text(row.any),
+        percent(row.finished),
+        percent(row.diversity),
         count(row.generated_tokens),
         count(row.prefill_tokens),
         duration(row.wall_s),
@@ -91,26 +91,16 @@ def _cells(row: Row, one_trace: bool) -> tuple[str, ...]:
 
 
 def _by_round(row: Row) -> str:
-    return f"  {row.method}: " + ", ".join(_share(r.mean.mean) for r in row.rounds) if len(row.rounds) > 1 else ""
+    return f"  {row.method}: " + ", ".join(percent(r.mean.mean) for r in row.rounds) if len(row.rounds) > 1 else ""
 
 
 def _difference(comparison: Comparison) -> str:
-    points = comparison.difference
     return (
-        f"{comparison.second} less {comparison.first}: {100 * points.mean:+.1f} points "
-        f"[{100 * points.low:+.1f}, {100 * points.high:+.1f}], adjusted p = {comparison.p_adjusted:.2g}: "
-        f"{comparison.verdict}"
+        f"{comparison.second} less {comparison.first}: {points_text(comparison.difference)} points, "
+        f"adjusted p = {comparison.p_adjusted:.2g}: {comparison.verdict}"
     )
 
 
 def _badge_line(row: Row) -> str:
     told = ", ".join(f"{_BADGES[badge]} {number}" for badge, number in row.badges.items())
     return f"  {row.method}: {told}" if told else ""
-
-
-def _interval(found: Interval) -> str:
-    return f"{100 * found.mean:.1f}% [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}%"

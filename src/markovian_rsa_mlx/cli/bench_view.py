@@ -13,7 +13,7 @@ from ..bench.results import Record
 from ..bench.runner import Unit
 from ..bench.sitting import Sitting
 from ..bench.tasks.base import Problem
-from .text import amount, clean, count, duration, one_line, say
+from .text import amount, clean, count, duration, one_line, percent, say
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def view_lines(progress: BenchProgress) -> list[str]:
     """The status line, then each method's mean so far."""
     scores = [(method.name, progress.score(method.name)) for method in progress.methods]
     width = max((len(name) for name, _ in scores), default=0)
-    return [status_line(progress), *(f"  {name.ljust(width)}  {_share(score)}" for name, score in scores)]
+    return [status_line(progress), *(f"  {name.ljust(width)}  {percent(score)}" for name, score in scores)]
 
 
 def status_line(progress: BenchProgress) -> str:
@@ -87,7 +87,3 @@ def problem_line(progress: BenchProgress, problem: Problem, epoch: int, records:
         (f"failed: {one_line(r.error, 120)}" for r in records if r.error), f"{right} of {len(records)} runs right"
     )
     return f"problem {one_line(problem.problem_id, 40)}{again}: {said} ({status_line(progress)})"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}%"

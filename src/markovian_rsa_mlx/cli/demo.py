@@ -9,6 +9,7 @@ import typer
 
 from ..config import RSAConfig
 from ..method.codec import ChatMessage
+from .engine import choose_model
 from .text import one_line, say
 
 
@@ -34,7 +35,7 @@ def demo(
     path = audit or store.new_run_path(puzzle.question)
     config = RSAConfig.embedded().replace(seed=seed)
     chat = [ChatMessage(role="user", content=puzzle.question)]
-    outcome = session.run(session.choose_model(None), chat, config, path)
+    outcome = session.run(choose_model(None), chat, config, path)
     report.tell(outcome)
     answer = outcome.result.answer
     if answer:

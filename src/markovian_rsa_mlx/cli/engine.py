@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from ..errors import ConfigError
+from .options import finite
 
 if TYPE_CHECKING:
     from ..backends.openai import Upstream
@@ -129,13 +130,23 @@ def _own_key(command: inspect.Signature) -> dict[str, Any]:
     return {"upstream_key_env": _key_option("--upstream-key-env")} if "api_key_env" in command.parameters else {}
 
 
+#: A model here, for the commands that take no server.
+ModelOption = Annotated[
+    str | None,
+    _option("--model", "MODEL", "A hub id or a local folder; unset: the small embedded reasoner.", MODEL),
+]
+RevisionOption = Annotated[str | None, _option("--revision", "REV", "The hub's branch, tag or commit.", MODEL)]
+AdapterOption = Annotated[Path | None, _option("--adapter", "FOLDER", "A LoRA adapter to put on the model.", MODEL)]
+#: Asks the embedded reasoner all the same.
+ForceOption = Annotated[
+    bool,
+    typer.Option("--force", help="Ask the embedded reasoner also what it was not made for.", rich_help_panel=MODEL),
+]
+
 _OPTIONS: Final[dict[str, Any]] = {
-    "model": Annotated[
-        str | None,
-        _option("--model", "MODEL", "A hub id or a local folder; unset: the small embedded reasoner.", MODEL),
-    ],
-    "revision": Annotated[str | None, _option("--revision", "REV", "The hub's branch, tag or commit.", MODEL)],
-    "adapter": Annotated[Path | None, _option("--adapter", "FOLDER", "A LoRA adapter to put on the model.", MODEL)],
+    "model": ModelOption,
+    "revision": RevisionOption,
+    "adapter": AdapterOption,
     "upstream": Annotated[
         list[str] | None,
         _option(
@@ -173,6 +184,13 @@ _OPTIONS: Final[dict[str, Any]] = {
     ],
     "upstream_timeout": Annotated[
         float | None,
-        _option("--upstream-timeout", "SECONDS", "Longest wait for a server's first token (600).", UPSTREAM, min=0.1),
+        _option(
+            "--upstream-timeout",
+            "SECONDS",
+            "Longest wait for a server's first token (600).",
+            UPSTREAM,
+            min=0.1,
+            callback=finite,
+        ),
     ],
 }

@@ -26,8 +26,8 @@ _STYLES: dict[State, str] = {
     "cut off": "yellow",
     "given up": "red",
 }
-#: Lines around the table: title, head, rule, vote, totals, and the cursor's.
-_FRAME_LINES = 6
+#: Lines around the table: title, head, rule, vote, totals, trouble, and the cursor's.
+_FRAME_LINES = 7
 _WIDE, _MEDIUM = 76, 56
 
 
@@ -44,6 +44,8 @@ class RunView:
             yield self._table(width, console.size.height - _FRAME_LINES)
             yield _line(vote_line(self.progress), width)
             yield _line(totals_line(self.progress), width)
+            if self.progress.trouble:
+                yield _line(self.progress.trouble, width, "yellow")
 
     def _table(self, width: int, height: int) -> Table:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -49,6 +50,13 @@ HELP: Final[dict[str, tuple[str, str, str]]] = {
     "token_budget": (ENGINE, "TOKENS", "stop after this many generated tokens; can be resumed"),
     "time_budget_s": (ENGINE, "SECONDS", "stop after this many seconds; can be resumed"),
 }
+
+
+def finite(value: float | None) -> float | None:
+    """A callback for options that are numbers: a range alone lets nan through."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number.")
+    return value
 
 
 def profile_option(

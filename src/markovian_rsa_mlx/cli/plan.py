@@ -12,12 +12,12 @@ import typer
 
 from ..backends.files import CONFIG_FILES, fetch_files
 from ..config import RSAConfig
-from .options import resolve, with_settings
+from .engine import MODEL, ModelChoice, ModelOption, RevisionOption, choose_model
+from .options import config_option, profile_option, resolve, with_settings
 from .text import amount, count, say, size
 
 if TYPE_CHECKING:
     from ..backends.mlx.memory import ModelFootprint
-    from .session import ModelChoice
 
 #: Lineages that the mean number of needed traces is taken over, and the most traces to draw for it.
 _SEEDS, _DRAWS = 200, 60_000
@@ -35,19 +35,10 @@ class Decode:
 
 @with_settings
 def plan(
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="MODEL", help="A hub id or a local folder; unset: the embedded reasoner."),
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option("--revision", metavar="REV", help="The hub's branch, tag or commit.")
-    ] = None,
-    profile: Annotated[
-        str | None, typer.Option("--profile", metavar="NAME", help="Settings by name, see mrsa profiles.")
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE.toml", help="Settings over the profile.")
-    ] = None,
+    model: ModelOption = None,
+    revision: RevisionOption = None,
+    profile: Annotated[str | None, profile_option(MODEL)] = None,
+    config: Annotated[Path | None, config_option(MODEL)] = None,
     prompt_tokens: Annotated[
         int, typer.Option("--prompt-tokens", metavar="TOKENS", min=1, help="Length of the question.")
     ] = 1_000,
@@ -56,20 +47,19 @@ def plan(
 ) -> None:
     """Say what a run needs.
 
-    Memory, traces that fit at once and tokens, from the model's config.json alone; no weights are fetched. How long it
-    takes here is what mrsa tune says.
+    Memory, traces that fit at once and tokens, from the model's config.json alone; no weights are fetched. The exit
+    code is 1 where the run does not fit. How long it takes here is what mrsa tune says.
     """
-    from .session import choose_model
-
     choice = choose_model(model, revision)
     run_config = resolve(profile, config, settings, choice.default_profile)
     facts = _facts(choice.model_id, _read_config(choice), run_config, prompt_tokens)
     if json_output:
         print(json.dumps(facts, indent=2))
-        return
-    print(_describe(facts))
-    for warning in run_config.warnings(published_model=not choice.embedded):
-        say(f"warning: {warning}")
+    else:
+        print(_describe(facts))
+        for warning in run_config.warnings(published_model=not choice.embedded):
+            say(f"warning: {warning}")
+    raise typer.Exit(0 if _fits(facts) else 1)
 
 
 def longest_sequence(config: RSAConfig, prompt_tokens: int) -> int:
@@ -179,9 +169,18 @@ def _describe(facts: dict[str, Any]) -> str:
             f"of {count(facts['decode_tokens_at_most_without_pruning'])} without pruning",
         ),
     ]
-    if facts["context_length"] and longest > facts["context_length"]:
+    if _exceeds_context(facts):
         lines.append(("refused", f"{count(longest)} tokens are more than the model's context holds"))
     return "\n".join(f"{name:<9} {value}" for name, value in lines)
+
+
+def _fits(facts: dict[str, Any]) -> bool:
+    return facts["traces_at_once"] > 0 and not _exceeds_context(facts)
+
+
+def _exceeds_context(facts: dict[str, Any]) -> bool:
+    context = facts["context_length"]
+    return bool(context and facts["longest_sequence_tokens"] > context)
 
 
 def _sum(config: RSAConfig, prompt_tokens: int, longest: int) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import PROFILES, RSAConfig
+from .options import finite
 from .text import say, table
 from .tune import read_speeds
 
@@ -30,11 +31,24 @@ def schedules(
     problems: Annotated[int, typer.Option("--problems", metavar="P", min=1, help="Problems solved at once.")] = 1,
     length_mean: Annotated[
         float,
-        typer.Option("--length-mean", metavar="TOKENS", min=1, help="Mean of the log-normal lengths before any cut."),
+        typer.Option(
+            "--length-mean",
+            metavar="TOKENS",
+            min=1,
+            help="Mean of the log-normal lengths before any cut.",
+            callback=finite,
+        ),
     ] = 12_000,
     length_sigma: Annotated[
         float,
-        typer.Option("--length-sigma", metavar="X", min=0, max=3, help="Standard deviation of the lengths' logarithm."),
+        typer.Option(
+            "--length-sigma",
+            metavar="X",
+            min=0,
+            max=3,
+            help="Standard deviation of the lengths' logarithm.",
+            callback=finite,
+        ),
     ] = 0.8,
     batches: Annotated[
         int, typer.Option("--batches", metavar="B", min=1, help="How often to simulate, each time with other seeds.")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ConfigError, ModelError
-from .engine import MODEL, ModelChoice, with_engine
-from .options import config_option, profile_option, resolve, with_settings
+from .engine import MODEL, ForceOption, ModelChoice, with_engine
+from .options import config_option, finite, profile_option, resolve, with_settings
 from .text import say
 
 if TYPE_CHECKING:
@@ -27,10 +27,7 @@ _TABLE = "apex-xhigh"
 def serve(
     *,
     choice: ModelChoice,
-    force: Annotated[
-        bool,
-        typer.Option("--force", help="Ask the embedded reasoner also what it was not made for.", rich_help_panel=MODEL),
-    ] = False,
+    force: ForceOption = False,
     profile: Annotated[
         str | None,
         profile_option(
@@ -89,7 +86,13 @@ def serve(
     max_body_mb: Annotated[
         float,
         typer.Option(
-            "--max-body-mb", metavar="MB", min=0.001, max=1_000, help="Largest request body.", rich_help_panel=LIMITS
+            "--max-body-mb",
+            metavar="MB",
+            min=0.001,
+            max=1_000,
+            help="Largest request body.",
+            rich_help_panel=LIMITS,
+            callback=finite,
         ),
     ] = 4.0,
     grace: Annotated[
@@ -101,6 +104,7 @@ def serve(
             max=86_400,
             help="How long runs may go on after Ctrl-C or SIGTERM before they are cancelled; they can be resumed.",
             rich_help_panel=LIMITS,
+            callback=finite,
         ),
     ] = 30.0,
     settings: Mapping[str, Any] = {},

@@ -15,10 +15,8 @@ from ..config import PROFILES, RSAConfig
 from ..errors import RunStoppedError
 from ..method.codec import ChatMessage
 from ..progress import Progress
-from .engine import ModelChoice, choose_model
+from .engine import ModelChoice
 from .text import amount, say
-
-__all__ = ["ModelChoice", "Outcome", "choose_model", "load", "run", "title"]
 
 if TYPE_CHECKING:
     from ..orchestrator import MarkovianRSAOrchestrator, RunResult

@@ -11,7 +11,7 @@ import typer
 
 from ..errors import AuditError, ConfigError, PromptError
 from ..method.codec import ChatMessage
-from .engine import MODEL, ModelChoice, with_engine
+from .engine import MODEL, ForceOption, ModelChoice, with_engine
 from .options import config_option, profile_option, resolve, with_settings
 from .prompts import read_messages
 from .text import say, show
@@ -43,10 +43,7 @@ def solve(
     ] = None,
     *,
     choice: ModelChoice,
-    force: Annotated[
-        bool,
-        typer.Option("--force", help="Ask the embedded reasoner also what it was not made for.", rich_help_panel=MODEL),
-    ] = False,
+    force: ForceOption = False,
     profile: Annotated[str | None, profile_option(MODEL)] = None,
     config: Annotated[Path | None, config_option(MODEL)] = None,
     audit: Annotated[

@@ -8,10 +8,22 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TextIO
 
-from ..wording import amount, count, duration, shortened, size
+from ..wording import amount, count, duration, percent, percent_range, shortened, size
 
 #: The figures' wording is offered from here, too: a command has one place for its texts.
-__all__ = ["amount", "clean", "count", "duration", "one_line", "say", "show", "size", "table"]
+__all__ = [
+    "amount",
+    "clean",
+    "count",
+    "duration",
+    "one_line",
+    "percent",
+    "percent_range",
+    "say",
+    "show",
+    "size",
+    "table",
+]
 
 #: Escape sequences, whole, so that no `[31m` stays behind: CSI, strings (OSC, DCS ...) that are ended, and the
 #: short ones. Of a string without an end only its introducer goes, else it would hide all the text behind it.

@@ -10,6 +10,8 @@ import typer
 
 from ..config import PROFILES, RSAConfig
 from ..errors import BackendError, ConfigError
+from .engine import AdapterOption, ModelOption, RevisionOption, choose_model
+from .options import finite
 from .text import say
 
 if TYPE_CHECKING:
@@ -23,16 +25,9 @@ QUESTION_TOKENS, EMBEDDED_QUESTION_TOKENS = 1_000, 50
 
 
 def tune(
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="MODEL", help="A hub id or a local folder; unset: the embedded reasoner."),
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option("--revision", metavar="REV", help="The hub's branch, tag or commit.")
-    ] = None,
-    adapter: Annotated[
-        Path | None, typer.Option("--adapter", metavar="FOLDER", help="A LoRA adapter in mlx-lm's format.")
-    ] = None,
+    model: ModelOption = None,
+    revision: RevisionOption = None,
+    adapter: AdapterOption = None,
     profile: Annotated[
         list[str] | None,
         typer.Option("--profile", metavar="NAME", help="A profile to predict, once for each; unset: all that suit."),
@@ -54,11 +49,14 @@ def tune(
     memory_limit_gb: Annotated[
         float | None,
         typer.Option(
-            "--memory-limit-gb", metavar="GB", help="For weights and caches; unset: the device's working set."
+            "--memory-limit-gb",
+            metavar="GB",
+            help="For weights and caches; unset: the device's working set.",
+            callback=finite,
         ),
     ] = None,
     seconds: Annotated[
-        float, typer.Option("--seconds", metavar="SECONDS", min=1, help="How long to measure, about.")
+        float, typer.Option("--seconds", metavar="SECONDS", min=1, help="How long to measure, about.", callback=finite)
     ] = 60.0,
     speeds: Annotated[
         Path | None,
@@ -80,6 +78,7 @@ def tune(
             metavar="TOKENS",
             min=1,
             help="Mean of log-normal lengths, before any budget cuts them.",
+            callback=finite,
             rich_help_panel=LENGTHS,
         ),
     ] = None,
@@ -91,6 +90,7 @@ def tune(
             min=0,
             max=3,
             help="Standard deviation of the lengths' logarithm.",
+            callback=finite,
             rich_help_panel=LENGTHS,
         ),
     ] = 0.8,
@@ -104,12 +104,12 @@ def tune(
     """
     from . import session, tune_report
 
-    configs = _configs(profile or [], config or [], embedded=session.choose_model(model).embedded)
+    choice = choose_model(model, revision, str(adapter) if adapter else None)
+    configs = _configs(profile or [], config or [], embedded=choice.embedded)
     if minutes is not None and not minutes > 0:
         raise ConfigError(f"--minutes is {minutes:g}; allowed: a number above 0.")
     if length_mean is not None and lengths_from:
         raise ConfigError("--length-mean and --lengths-from exclude each other; give one of them.")
-    choice = session.choose_model(model, revision, str(adapter) if adapter else None)
     known = None if speeds is None else _known_speeds(speeds, choice.model_id)
     assumption = _assumption(choice.model_id, lengths_from or [], length_mean, length_sigma)
     say(f"Lengths of traces: {assumption.sentence}.")

@@ -9,28 +9,17 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .bare import HEADERS, bare_page
 from .body import read_bytes
 from .security import COOKIE, equal, session_of
 from .settings import ServerSettings
 
 _MOST_BYTES = 10_000
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; "
-    "frame-ancestors 'none'; base-uri 'none'",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
 # The form's own policy: with "no-referrer" the browser would send it with the Origin "null", as a foreign page's.
-_FORM_HEADERS = _HEADERS | {"Referrer-Policy": "same-origin"}
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Log in</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 22rem; margin: 20vh auto; padding: 0 1rem }}
-input, button {{ font: inherit; width: 100%; box-sizing: border-box; padding: .5rem; margin-top: .5rem }}</style></head>
-<body><form method="post" action="/login"><label for="key">The server's key</label>
+_FORM_HEADERS = HEADERS | {"Referrer-Policy": "same-origin"}
+_FORM = """<form method="post" action="/login"><label for="key">The server's key</label>
 <input id="key" name="key" type="password" autocomplete="current-password" required autofocus>
-<button>Log in</button><p role="alert">{message}</p></form></body></html>
-"""
+<button>Log in</button><p role="alert">{message}</p></form>"""
 
 
 class KeyInAddress:
@@ -57,14 +46,18 @@ async def login(request: Request) -> Response:
     if key is None:
         return RedirectResponse("/", 303)
     if request.method != "POST":
-        return HTMLResponse(_PAGE.format(message=""), headers=_FORM_HEADERS)
+        return _form()
     form = parse_qs((await read_bytes(request, _MOST_BYTES)).decode(errors="replace"))
     if not equal(form.get("key", [""])[0], key):
-        return HTMLResponse(_PAGE.format(message="That is not the key."), 401, _FORM_HEADERS)
+        return _form("That is not the key.", 401)
     return _logged_in(key, "/", request.url.scheme == "https")
 
 
+def _form(message: str = "", status: int = 200) -> Response:
+    return HTMLResponse(bare_page("Log in", _FORM.format(message=message)), status, _FORM_HEADERS)
+
+
 def _logged_in(key: str, target: str, secure: bool) -> Response:
-    response = RedirectResponse(target, 303, _HEADERS)
+    response = RedirectResponse(target, 303, HEADERS)
     response.set_cookie(COOKIE, session_of(key), httponly=True, samesite="strict", secure=secure, path="/")
     return response

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from html import escape
+
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from ..viewer import Policy, live_page, runs_page
+from .bare import HEADERS, bare_page
+from .errors import RequestError
 from .login import login
 from .runs import run_id_of, stored_path
 
@@ -27,7 +31,11 @@ async def list_page(request: Request) -> Response:
 
 async def run_page(request: Request) -> Response:
     """One run, finished or under way."""
-    await stored_path(request)  # a run that there is not is 404 here, too
+    try:
+        await stored_path(request)
+    except RequestError as error:
+        body = f'<h1>{escape(error.message)}</h1><p><a href="/">All runs</a></p>'
+        return HTMLResponse(bare_page("No such run", body), error.status, HEADERS)
     return _shown(*live_page(run_id_of(request)))
 
 

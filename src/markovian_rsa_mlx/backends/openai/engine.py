@@ -54,6 +54,7 @@ class UpstreamBackend:
         for url in upstream.urls:
             server = Server(Wire(url, upstream.api_key, upstream.times), upstream.limit or _DEFAULT_ROWS)
             servers.append(server)
+            say(f"Asking {url} what it serves ...")
             try:
                 identity, codec = await identify(server.wire, upstream, codec)
                 await check_independence(server.wire, identity, codec, _sends_seeds(upstream, identity))

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ...wording import count
+from ...wording import count, percent
 from ..results import Method, Results, RoundRow, Row, Score
 from ..statistics import Interval
-from .words import interval, percent
+from .words import interval
 
 _LABEL_STEP: Final = 17
 _SHORT_NAME: Final = 22

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ...wording import count
+from ...wording import count, percent
 from ..results import Comparison, Results, Row
-from .words import interval, percent, points
+from .words import interval, points
 
 #: Methods that are named one by one.
 _MOST_NAMES = 4

@@ -8,9 +8,9 @@ from itertools import groupby
 from statistics import fmean
 from typing import Final
 
-from ...wording import shortened
+from ...wording import percent, shortened
 from ..results import Badge, Cell, Record, Results
-from .words import BADGES, link, percent, shade
+from .words import BADGES, link, shade
 
 #: Fields across; with more problems neighbours are averaged. Rows of the table; results.csv has all.
 MOST_COLUMNS: Final = 400

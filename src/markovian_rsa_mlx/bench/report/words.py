@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
+from ...wording import percent_range
 from ..results import Cell, Method
 from ..statistics import Interval
 
@@ -37,12 +38,8 @@ def printable(text: str) -> str:
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
 
 
-def percent(value: float, places: int = 1) -> str:
-    return f"{100 * value:.{places}f}%"
-
-
 def interval(found: Interval) -> str:
-    return f"[{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    return percent_range(found.low, found.high)
 
 
 def points(value: float) -> str:
