@@ -18,7 +18,7 @@ def config(method: str) -> RSAConfig:
 
 
 def test_every_method_is_compared_with_all_final_candidates() -> None:
-    assert {c.final_count for c in plan(BASE, list(KINDS)).configs.values()} == {16, 48}
+    assert {c.final_count for c in plan(BASE, list(KINDS)).configs.values()} == {16, 72}
 
 
 @pytest.mark.parametrize("method", ["single", "vote", "pass"])
@@ -29,8 +29,10 @@ def test_baselines_are_one_parallel_run_under_the_budget_and_sampling_of_round_z
     assert baseline.sampling(final=True) == base.sampling(final=False)
 
 
-def test_the_vote_at_equal_budget_has_the_traces_of_all_rounds() -> None:
-    assert config("vote-equal").population == 16 * 3
+@pytest.mark.parametrize(("final_tokens", "traces"), [(16_000, 16 * 3), (40_000, 16 * 2 + 40), (100, 16 * 2 + 1)])
+def test_the_vote_at_equal_budget_has_the_decode_budget_of_all_rounds(final_tokens: int, traces: int) -> None:
+    (equal,) = plan(BASE.replace(final_tokens=final_tokens), ["vote-equal"]).configs.values()
+    assert equal.population == traces
 
 
 def test_variants_change_only_their_own_setting() -> None:

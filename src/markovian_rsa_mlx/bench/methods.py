@@ -34,8 +34,9 @@ def _parallel(config: RSAConfig) -> RSAConfig:
 
 
 def _equal(config: RSAConfig) -> RSAConfig:
-    """As many parallel traces as all rounds together have."""
-    return _parallel(config).replace(population=config.population * (config.rounds + 1))
+    """As many parallel traces as have the budget of all rounds together: N (T + 1), or more for longer final traces."""
+    final = config.population * config.final_tokens / config.thinking_tokens
+    return _parallel(config).replace(population=config.population * config.rounds + max(1, round(final)))
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,12 @@ KINDS: Final[dict[str, Kind]] = {
     "vote": Kind("parallel", _parallel, "vote", "self-consistency: the vote of N parallel traces", False, True),
     "pass": Kind("parallel", _parallel, "any", "pass@N: one of N parallel traces is right (an oracle)", False, True),
     "vote-equal": Kind(
-        "parallel-equal", _equal, "vote", "the vote of N (T + 1) parallel traces, the budget of all rounds", False, True
+        "parallel-equal",
+        _equal,
+        "vote",
+        "the vote of as many parallel traces as have the budget of all rounds",
+        False,
+        True,
     ),
     "delethink": Kind("delethink", lambda c: c.replace(aggregation_size=1), "mean", "C = 1: each trace goes on alone"),
     "full-chain": Kind("full-chain", lambda c: c.replace(tail_tokens=FULL), "mean", "tau = beta: RSA on whole traces"),
