@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from ..bench.extra import library
 from ..bench.folder import Folder
 from ..bench.runner import Unit
 from ..bench.sitting import Order, Sitting
-from ..errors import ConfigError
+from ..errors import ConfigError, MarkovianRSAError
 from . import session
 from .bench_order import Wanted, check_embedded, make_order, open_task
 from .bench_table import table_text, to_json
@@ -37,9 +38,21 @@ def carry_out(wanted: Wanted) -> int:
             if wanted.only_failed and not sitting.records:
                 raise ConfigError(f"{path} holds no results of these methods; leave --resume-only-failed out.")
             units = sitting.missing(only_failed=wanted.only_failed)
-            stopped = bool(units) and _run(wanted, sitting, units)
+            stopped = False
+            try:
+                stopped = bool(units) and _run(wanted, sitting, units)
+            except Exception:
+                _save(wanted, sitting, path)
+                raise
             results = sitting.finish()
     return _conclude(wanted, results, path, stopped)
+
+
+def _save(wanted: Wanted, sitting: Sitting, path: Path) -> None:
+    """What there is, in all files and in the table, before the error that ended the benchmark is told."""
+    if sitting.records:
+        with suppress(MarkovianRSAError):  # the disk may be full: the first error is the one to tell
+            _conclude(wanted, sitting.finish(), path, stopped=False)
 
 
 def _run(wanted: Wanted, sitting: Sitting, units: list[Unit]) -> bool:
