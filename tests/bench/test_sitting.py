@@ -293,3 +293,35 @@ def test_a_server_that_refuses_all_problems_ends_the_benchmark(tmp_path: Path, a
         bench(tmp_path, order(FakeTask(9), ["single"]), backend, at_once=at_once)
     written = json.loads((tmp_path / "results.json").read_text())
     assert 3 <= len(written["cells"][0]["records"]) < 9
+
+
+@pytest.mark.parametrize("only_failed", [False, True])
+def test_answers_that_could_not_be_scored_are_scored_again_and_nothing_is_generated(
+    tmp_path: Path, only_failed: bool
+) -> None:
+    methods = ["single", "markovian"]
+    bench(tmp_path / "well", order(FakeTask(3), methods))
+    ill = bench(tmp_path / "ill", order(FakeTask(3, breaks="right"), methods))
+    assert any(record.unscored for cell in ill.cells for record in cell.records)
+    backend = FakeBackend(coin)
+    bench(tmp_path / "ill", order(FakeTask(3), methods), backend, only_failed=only_failed)
+    assert backend.requests == []
+    assert settled(tmp_path / "ill" / "results.json") == settled(tmp_path / "well" / "results.json")
+
+
+def test_results_do_not_depend_on_when_the_verifier_was_ill_and_when_methods_came(tmp_path: Path) -> None:
+    bench(tmp_path / "whole", order(FakeTask(4), ["single", "markovian"]))
+    path = tmp_path / "parts"
+    bench(path, order(FakeTask(4, breaks="right"), ["single"]), stop_after=lambda records: True)
+    bench(path, order(FakeTask(4, breaks="wrong"), ["single"]))
+    before = bench(path, order(FakeTask(4), ["single"])).cells[0]
+    after = bench(path, order(FakeTask(4), ["single", "markovian"])).cells[0]
+    assert settled(dataclasses.asdict(before)) == settled(dataclasses.asdict(after))
+    assert settled(path / "results.json") == settled(tmp_path / "whole" / "results.json")
+
+
+def test_a_verifier_that_never_recovers_comes_to_an_end_each_time(tmp_path: Path) -> None:
+    wanted = order(FakeTask(2, breaks="right"), ["single"])
+    first, backend = bench(tmp_path, wanted), FakeBackend(coin)
+    assert settled(bench(tmp_path, wanted, backend).to_dict()) == settled(first.to_dict())
+    assert backend.requests == []

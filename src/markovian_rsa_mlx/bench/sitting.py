@@ -78,7 +78,11 @@ class Sitting:
         return sitting
 
     def missing(self, *, only_failed: bool = False) -> list[Unit]:
-        """Problems and epochs with a run that is not measured or failed, the first epoch first."""
+        """Problems and epochs with a run that is not measured, failed or not wholly scored, the first epoch first.
+
+        Where nothing but scores is missing the trails are only read: a verifier that is well again gives the score
+        that it would have given at once.
+        """
         return [
             (problem, epoch)
             for epoch in range(1, self.order.epochs + 1)
@@ -166,7 +170,7 @@ class Sitting:
 
     def _is_missing(self, index: int, epoch: int, only_failed: bool) -> bool:
         records = [self.records.get((cell, index, epoch)) for cell in self.order.plan.configs]
-        failed = any(record is not None and record.error for record in records)
+        failed = any(record is not None and (record.error or record.unscored) for record in records)
         return failed or (not only_failed and None in records)
 
 

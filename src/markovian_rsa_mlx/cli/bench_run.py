@@ -103,6 +103,7 @@ def _conclude(wanted: Wanted, results: Results, path: Path, stopped: bool) -> in
         said.append("The same command tries them again (with --resume-only-failed nothing else).")
     if unscored:
         said.append(f"warning: {amount(len(unscored), 'answer')} could not be scored and count as wrong: {unscored[0]}")
+        said.append("The same command scores them again; nothing is generated for that.")
     if mishaps:
         said.append(f"warning: {amount(len(mishaps), 'mishap')} in runs that went on: {mishaps[0]}")
     if stopped:
