@@ -325,3 +325,12 @@ def test_a_verifier_that_never_recovers_comes_to_an_end_each_time(tmp_path: Path
     first, backend = bench(tmp_path, wanted), FakeBackend(coin)
     assert settled(bench(tmp_path, wanted, backend).to_dict()) == settled(first.to_dict())
     assert backend.requests == []
+
+
+def test_text_that_utf_8_cannot_hold_loses_no_results(tmp_path: Path) -> None:
+    wanted = dataclasses.replace(order(FakeTask(1), ["single"]), model="m\udcff", command="mrsa bench s\udcff")
+    bench(tmp_path, wanted)
+    backend = FakeBackend(coin)
+    assert bench(tmp_path, wanted, backend).model == "m\udcff"
+    assert backend.requests == []
+    assert json.loads((tmp_path / "results.json").read_text())["model"] == "m\ufffd"
