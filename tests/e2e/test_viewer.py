@@ -43,6 +43,8 @@ def event(trail: Path, name: str, trace_id: str | None = None) -> dict[str, obje
 
 def test_the_overview_tells_the_story(shown: Watched, trail: Path) -> None:
     page, selection = shown.page, event(trail, "selection")
+    run_id = str(event(trail, "run_start")["run_id"])
+    assert page.locator("#header").inner_text().split("\n")[0] == f"Run {run_id[:8]}…"
     assert page.locator(".chosen .text").inner_text() == selection["answer"]
     tally = page.locator(".tally table tr").all_inner_texts()
     assert [row.split()[1] for row in tally[: len(selection["tally"])]] == sorted(
