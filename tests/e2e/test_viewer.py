@@ -144,6 +144,39 @@ def test_what_was_kept_stands_in_both(shown: Watched, trail: Path) -> None:
         assert run in str(spoken)
 
 
+def test_what_stands_in_two_tails_has_the_colours_of_both(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    lines = lines_of(trail)
+    reader = next(line for line in lines if line["event"] == "aggregation_prompt")
+    for line in lines:
+        if line["event"] == "tail_extracted" and line["trace_id"] in reader["selected_tail_trace_ids"]:
+            line["tail_text"] = f"{line['trace_id']} alone says this; seven times six is forty-two"
+        if line["event"] == "trace_complete" and line["trace_id"] == reader["trace_id"]:
+            line["text"] = f"{reader['selected_tail_trace_ids'][0]} alone says this; seven times six is forty-two</think>42"
+    shown = open_lines(chrome, tmp_path, lines)
+    shown.go(f"#/trace/{reader['trace_id']}")
+    shown.page.wait_for_selector("#reasoning .text mark")
+    colours = shown.page.locator("#reasoning .text mark").evaluate_all(
+        "marks => marks.map((m) => [m.className, getComputedStyle(m).backgroundImage.split('rgb').length - 1, m.title])"
+    )
+    (alone, both) = colours[:2]
+    assert (alone[0], alone[1]) == ("kept kept-0", 0)
+    assert both[1] == 4  # each of two colours has two stops
+    assert all(parent in both[2] for parent in reader["selected_tail_trace_ids"])
+    shown.check()
+
+
+def test_a_carried_answer_is_marked_in_the_answer(chrome: Browser, tmp_path: Path) -> None:
+    path = small_run(
+        tmp_path / "run.jsonl", lambda request, rng: r"it is \boxed{42}, so</think>\boxed{42}", carry="answer"
+    )
+    shown = watch(chrome.new_context(), write_page(path, tmp_path / "run.html"))
+    shown.go(f"#/trace/{event(path, 'tail_extracted')['trace_id']}")
+    assert shown.page.locator("#answer mark.carried").all_text_contents() == [r"\boxed{42}"]
+    assert shown.page.locator("#reasoning .text mark.carried").count() == 0
+    assert "this is of the answer, below" in shown.page.locator("#reasoning .key").inner_text()
+    shown.check()
+
+
 def test_two_traces_side_by_side(shown: Watched, trail: Path) -> None:
     page = shown.page
     shown.go("#/trace/r0-00")

@@ -127,15 +127,14 @@ function recorded(text, shared) {
   return [...parts, { text: text.slice(done), slot: null }];
 }
 
+function keptMark(from, to, slot, title) {
+  return { from, to, kind: `kept kept-${slot}`, slot, title };
+}
+
 function tailBox(view, trace, { parent, runs, tail }, { slot, text }, spoken) {
   const kept = view.kept.get(`${parent}>${trace.id}`) ?? 0;
   const here = text === tail ? runs : sharedRuns(spoken, text); // a prompt may quote lines of a tail
-  const marks = here.map(({ from, to, at }) => ({
-    from: at,
-    to: at + to - from,
-    kind: `kept kept-${slot % 4}`,
-    title: `kept by ${trace.id}`,
-  }));
+  const marks = here.map(({ from, to, at }) => keptMark(at, at + to - from, slot % 4, `kept by ${trace.id}`));
   const tokens = view.run.trace(parent)?.tail?.tail_tokens;
   return h(
     "figure",
@@ -156,7 +155,7 @@ function traceText(view, trace, text, shared, found) {
   if (!trace.chars)
     return [h("section", {}, h("h2", {}, "Reasoning"), h("p", { class: "missing" }, nothing(view, trace)))];
   const marks = shared.flatMap(({ parent, runs }, slot) =>
-    runs.map(({ from, to }) => ({ from, to, kind: `kept kept-${slot % 4}`, title: `stands in the tail of ${parent}` })),
+    runs.map(({ from, to }) => keptMark(from, to, slot % 4, `stands in the tail of ${parent}`)),
   );
   const tail = trace.tail?.text === trace.id ? trace.tail : null;
   if (tail) marks.push({ from: tail.from, to: tail.to, kind: "carried", title: "carried on as its tail" });
@@ -204,6 +203,10 @@ function traceText(view, trace, text, shared, found) {
   return sections;
 }
 
+function inAnswer({ tail, answerAt, reasoningEnd }) {
+  return answerAt !== null && answerAt >= reasoningEnd && tail.from >= answerAt;
+}
+
 function notes(view, trace, shared) {
   const children = view.run.children(trace.id).map((child) => traceLink(child.id));
   const own = trace.tail?.text === trace.id;
@@ -226,7 +229,7 @@ function notes(view, trace, shared) {
           "li",
           {},
           h("mark", { class: "carried" }, "this"),
-          ` is the tail, ${amount(trace.tail.tail_tokens, "token")}: what was carried on`,
+          ` is ${inAnswer(trace) ? "of the answer, below" : "the tail"}, ${amount(trace.tail.tail_tokens, "token")}: what was carried on`,
           children.length ? [", read by ", listed(children)] : "",
         )
       : null,
