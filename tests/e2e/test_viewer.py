@@ -383,3 +383,56 @@ def test_the_policy_stops_what_slips_through(shown: Watched) -> None:
     assert [text for text in shown.errors if "Content Security Policy" in text]
     assert json.dumps(shown.requests).count("example.org") == 0
     shown.errors.clear()
+
+
+# ---------------------------------------------------------------- what the overview says is so
+
+
+def test_an_aggregating_trace_without_an_answer_is_not_said_to_have_given_it(chrome: Browser, tmp_path: Path) -> None:
+    path = small_run(
+        tmp_path / "run.jsonl",
+        lambda request, rng: "for ever" if request.trace_id == "r3-00" else r"so</think>\boxed{7}",
+        answer_selection="final_aggregation",
+    )
+    shown = watch(chrome.new_context(), write_page(path, tmp_path / "run.html"))
+    said = shown.page.locator("#answer").inner_text()
+    assert event(path, "selection")["chosen_trace_id"] == "r2-00"
+    assert "the aggregating trace had no answer, so it is the first final candidate that has one" in said
+    assert "read the final candidates" not in said
+
+
+def test_a_foreign_file_with_an_answer_is_not_said_to_have_none(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    lines = lines_of(trail)
+    foreign = [line for line in lines if line["event"] not in ("run_setup", "selection", "run_end")]
+    shown = open_lines(chrome, tmp_path, foreign)
+    banner = shown.page.locator(".problems").inner_text()
+    assert "no answer was chosen" not in banner
+    assert "goes on from here" not in banner
+    unfinished = [line for line in foreign if line["event"] != "final"]
+    banner = open_lines(chrome, tmp_path, unfinished).page.locator(".problems").inner_text()
+    assert "no answer was chosen" in banner
+    assert "goes on from here" not in banner
+
+
+def test_a_large_population_is_counted_in_full_and_drawn_in_part(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    lines = lines_of(trail)[:2]
+    large = {"population": 1000, "aggregation_size": 4, "final_candidates": None, "answer_selection": "single"}
+    lines[0]["config"] |= large
+    shown = open_lines(chrome, tmp_path, lines)
+    needed = {r: shown.page.locator(f'.node[data-id^="r{r}-"]').count() for r in range(3)}
+    labels = shown.page.locator(".label").all_text_contents()
+    assert labels == [f"Round {r}{needed[r]} of 1,000" for r in range(3)]
+    assert shown.page.locator(".pruned").count() == 3 * 40
+    more = str(shown.page.locator(".more-pruned").first.text_content())
+    assert more.startswith(f"+ {1000 - 40 - needed[0]}")
+    shown.check()
+
+
+def test_a_large_seed_is_shown_exactly(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    lines = lines_of(trail)
+    seed = 2**53 + 3
+    lines[0]["config"]["seed"] = lines[1]["seed"] = seed
+    for content in (lines, [line for line in lines if line["event"] != "run_setup"]):
+        shown = open_lines(chrome, tmp_path, content)
+        listed = shown.page.locator("#settings details").text_content()
+        assert f"seed{seed}" in str(listed)
