@@ -274,6 +274,45 @@ def test_it_works_on_a_phone_and_on_paper(chrome: Browser, trail: Path, tmp_path
     context.close()
 
 
+@pytest.mark.parametrize("width", [320, 375, 414])
+def test_the_menu_and_the_table_fit_on_a_phone(chrome: Browser, trail: Path, tmp_path: Path, width: int) -> None:
+    context = chrome.new_context(viewport={"width": width, "height": 740}, is_mobile=True)
+    shown = watch(context, write_page(trail, tmp_path / "run.html"))
+    shown.page.get_by_text("Options").click()
+    assert shown.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    left, right = shown.page.evaluate(
+        "(() => { const box = document.querySelector('.menu').getBoundingClientRect(); return [box.left, box.right]; })()"
+    )
+    assert 0 <= left < right <= width
+    rows = shown.page.locator("#traces tbody tr").evaluate_all("rows => rows.map((r) => r.scrollWidth <= r.clientWidth)")
+    assert all(rows)
+    tallest = shown.page.evaluate(
+        "Math.max(...[...document.querySelectorAll('#traces tbody tr')].map((r) => r.getBoundingClientRect().height))"
+    )
+    assert tallest < 120
+    context.close()
+
+
+@pytest.mark.parametrize("theme", ["auto", "dark"])
+def test_paper_is_white_and_shows_what_is_closed(chrome: Browser, trail: Path, tmp_path: Path, theme: str) -> None:
+    context = chrome.new_context(color_scheme="dark")
+    shown = watch(context, write_page(trail, tmp_path / "run.html"))
+    page = shown.page
+    page.evaluate("(theme) => (document.documentElement.dataset.theme = theme)", theme)
+    page.emulate_media(media="print", color_scheme="dark")
+    look = page.evaluate("(() => { const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]; })()")
+    assert look == ["rgb(255, 255, 255)", "rgb(27, 31, 38)"]
+    for part in (".bar", ".swatch"):
+        assert page.locator(part).first.evaluate("(one) => getComputedStyle(one).printColorAdjust") == "exact", part
+    page.locator("#settings summary").evaluate("(one) => (one.parentElement.open = true)")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("main details:not([open])").count() == 0
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("main details[open]").count() == 1  # the one that was open before
+    shown.check()
+    context.close()
+
+
 def test_a_permalink_opens_at_its_trace(chrome: Browser, trail: Path, tmp_path: Path) -> None:
     context = chrome.new_context()
     shown = watch(context, write_page(trail, tmp_path / "run.html") + "#/trace/r1-01")

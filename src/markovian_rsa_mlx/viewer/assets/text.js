@@ -24,8 +24,16 @@ function complete(block) {
   block.replaceChildren(...build());
 }
 
+// For paper: all that is closed, and all that waits to be scrolled to.
 export function completeAll() {
+  openAll();
   [...waiting.keys()].forEach((block) => (block.isConnected ? complete(block) : waiting.delete(block)));
+}
+
+function openAll() {
+  const closed = [...document.querySelectorAll("main details:not([open])")];
+  closed.forEach((one) => (one.open = true));
+  addEventListener("afterprint", () => closed.forEach((one) => (one.open = false)), { once: true });
 }
 
 // Marks are {from, to, kind, slot, title}; they may overlap. The element's textContent is `text`, exactly (unless maths
