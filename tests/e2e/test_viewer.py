@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 
@@ -151,7 +152,9 @@ def test_what_stands_in_two_tails_has_the_colours_of_both(chrome: Browser, trail
         if line["event"] == "tail_extracted" and line["trace_id"] in reader["selected_tail_trace_ids"]:
             line["tail_text"] = f"{line['trace_id']} alone says this; seven times six is forty-two"
         if line["event"] == "trace_complete" and line["trace_id"] == reader["trace_id"]:
-            line["text"] = f"{reader['selected_tail_trace_ids'][0]} alone says this; seven times six is forty-two</think>42"
+            line["text"] = (
+                f"{reader['selected_tail_trace_ids'][0]} alone says this; seven times six is forty-two</think>42"
+            )
     shown = open_lines(chrome, tmp_path, lines)
     shown.go(f"#/trace/{reader['trace_id']}")
     shown.page.wait_for_selector("#reasoning .text mark")
@@ -204,6 +207,74 @@ def test_search_finds_every_place_and_leads_there(shown: Watched, trail: Path) -
         "() => (() => { const place = document.querySelector('mark.found').getBoundingClientRect();"
         " return place.top >= 0 && place.bottom <= innerHeight; })()"
     )
+
+
+def test_search_leads_to_each_place_of_a_text(shown: Watched, trail: Path) -> None:
+    page = shown.page
+    shown.go("#/search/m")
+    total = int(page.locator("main p").first.inner_text().split()[0])
+    assert page.locator(".results summary").count() > 0
+    for summary in page.locator(".results summary").all():
+        summary.click()
+    page.wait_for_function(f"() => document.querySelectorAll('.results ul a').length === {total}")
+
+
+@pytest.mark.parametrize(
+    ("query", "name", "seen"),
+    [
+        ("What is", "Question", "#question"),
+        ("engine</b> stumbled", "Retry of", "h1"),
+        ("Check what the attempts", "Prompt around the tails", "#prompt mark.found"),
+        ("What is", "Prompt of round 0", "#prompt mark.found"),
+    ],
+)
+def test_search_covers_what_no_trace_said(shown: Watched, query: str, name: str, seen: str) -> None:
+    page = shown.page
+    shown.go(f"#/search/{quote(query, safe='')}")
+    page.locator(".results > li", has_text=name).first.locator("ul a").first.click()
+    page.locator(seen).first.wait_for()
+    page.wait_for_function(
+        "(seen) => { const box = document.querySelector(seen).getBoundingClientRect();"
+        " return box.top >= 0 && box.top < innerHeight; }",
+        arg=seen,
+    )
+    if "found" in seen:
+        assert str(page.locator(seen).first.text_content()) == query
+
+
+def test_summaries_and_tails_are_searched_and_downloaded(chrome: Browser, tmp_path: Path) -> None:
+    path = small_run(tmp_path / "run.jsonl", carry="summary")
+    summary = event(path, "summary_complete")
+    lines = lines_of(path)
+    apart = next(x for x in lines if x["event"] == "tail_extracted" and x["trace_id"] != summary["trace_id"])
+    apart["tail_text"] = "told by nobody"
+    lines[1]["messages"].insert(0, {"role": "system", "content": "be brief, please"})
+    context = chrome.new_context(accept_downloads=True)
+    shown = watch(context, write_page(write_lines(tmp_path / "x.jsonl", lines), tmp_path / "x.html"))
+    page = shown.page
+    for query, name, place in (
+        (str(summary["text"])[:12], ", its summary", "#summary > .text mark.found"),
+        (str(summary["prompt_text"])[-12:], ", the prompt for its summary", "#summary details mark.found"),
+        ("told by nobody", ", what was carried on of it", "#tail mark.found"),
+        ("be brief, please", "Message before it", "#question details .text"),
+    ):
+        shown.go(f"#/search/{quote(query, safe='')}")
+        page.locator(".results > li", has=page.locator("h2", has_text=name)).first.locator("ul a").first.click()
+        page.locator(place).first.wait_for()
+    shown.go(f"#/trace/{summary['trace_id']}")
+    page.locator("#summary summary").click()
+    for words, text in (
+        ("Download summary", summary["text"]),
+        ("Download the summary's prompt", summary["prompt_text"]),
+        ("Download what was carried on", event(path, "tail_extracted", str(summary["trace_id"]))["tail_text"]),
+    ):
+        with page.expect_download() as got:
+            page.get_by_text(words).click()
+        assert got.value.path().read_text(encoding="utf-8") == text
+    shown.go(f"#/trace/{apart['trace_id']}")
+    assert page.locator("#tail .text").text_content() == "told by nobody"
+    shown.check()
+    context.close()
 
 
 def test_downloads_are_exact(shown: Watched, trail: Path) -> None:
@@ -281,10 +352,12 @@ def test_the_menu_and_the_table_fit_on_a_phone(chrome: Browser, trail: Path, tmp
     shown.page.get_by_text("Options").click()
     assert shown.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     left, right = shown.page.evaluate(
-        "(() => { const box = document.querySelector('.menu').getBoundingClientRect(); return [box.left, box.right]; })()"
+        "(({ left, right }) => [left, right])(document.querySelector('.menu').getBoundingClientRect())"
     )
     assert 0 <= left < right <= width
-    rows = shown.page.locator("#traces tbody tr").evaluate_all("rows => rows.map((r) => r.scrollWidth <= r.clientWidth)")
+    rows = shown.page.locator("#traces tbody tr").evaluate_all(
+        "rows => rows.map((r) => r.scrollWidth <= r.clientWidth)"
+    )
     assert all(rows)
     tallest = shown.page.evaluate(
         "Math.max(...[...document.querySelectorAll('#traces tbody tr')].map((r) => r.getBoundingClientRect().height))"
@@ -300,7 +373,9 @@ def test_paper_is_white_and_shows_what_is_closed(chrome: Browser, trail: Path, t
     page = shown.page
     page.evaluate("(theme) => (document.documentElement.dataset.theme = theme)", theme)
     page.emulate_media(media="print", color_scheme="dark")
-    look = page.evaluate("(() => { const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]; })()")
+    look = page.evaluate(
+        "(() => { const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]; })()"
+    )
     assert look == ["rgb(255, 255, 255)", "rgb(27, 31, 38)"]
     for part in (".bar", ".swatch"):
         assert page.locator(part).first.evaluate("(one) => getComputedStyle(one).printColorAdjust") == "exact", part

@@ -96,7 +96,7 @@ def runs_page(base: str = "") -> tuple[str, Policy]:
 
 def _seed(lines: list[Raw]) -> str | None:
     """The seed that was set, as a text: it may be too large for a JavaScript number."""
-    config = next((line["config"] for line in lines if line["event"] == "run_start"), {})
+    config: Raw = next((line["config"] for line in lines if line["event"] == "run_start"), {})
     return None if config.get("seed") is None else str(config["seed"])
 
 

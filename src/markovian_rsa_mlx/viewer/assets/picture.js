@@ -46,7 +46,7 @@ export function lineagePicture(view) {
   }
   const edges = drawEdges(view, places);
   const nodes = rows.flatMap((row) =>
-    row.items.map((item) => (item.trace ? drawNode : item.more ? drawMore : drawPruned)(view, item, row)),
+    row.items.map((item) => drawItem(view, item, row)),
   );
   const labels = rows.map((row) => drawLabel(row));
   const height = rows.at(-1).y + HEIGHT + 12;
@@ -68,7 +68,7 @@ export function lineagePicture(view) {
   return h("div", { class: "scroller", tabindex: 0, role: "region", "aria-label": "Picture of the lineage" }, picture);
 }
 
-// The rows: needed traces as boxes, the others of the population as dots, in index order; of many others the first.
+// The rows: needed traces as boxes, the others of the population as dots, in index order; of many the first.
 function layOut(run) {
   const traces = run.all();
   const most = Math.max(...run.roundNumbers().map((round) => traces.filter((t) => t.round === round).length), 1);
@@ -115,7 +115,12 @@ function drawLabel({ round, needed, population, y }) {
   );
 }
 
-function drawMore(view, { x, more }, row) {
+function drawItem(view, item, row) {
+  if (item.trace) return drawNode(view, item, row);
+  return item.more ? drawMore(item, row) : drawPruned(item, row);
+}
+
+function drawMore({ x, more }, row) {
   return svg(
     "text",
     { class: "minor more-pruned", x: x + 6, y: row.y + HEIGHT / 2 + 4 },
@@ -124,7 +129,7 @@ function drawMore(view, { x, more }, row) {
   );
 }
 
-function drawPruned(view, item, row) {
+function drawPruned(item, row) {
   return svg(
     "circle",
     { class: "pruned", cx: item.x + DOT / 2, cy: row.y + HEIGHT / 2, r: 3.5 },

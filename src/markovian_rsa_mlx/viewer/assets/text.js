@@ -128,7 +128,8 @@ function pieces(text, from, to, marks, maths) {
 function bands(marks) {
   const slots = [...new Set(marks.map((mark) => mark.slot).filter((slot) => slot !== undefined))];
   if (slots.length < 2) return {};
-  const stops = slots.map((slot, i) => `var(--k${slot}) ${(100 * i) / slots.length}% ${(100 * (i + 1)) / slots.length}%`);
+  const edge = (i) => `${(100 * i) / slots.length}%`;
+  const stops = slots.map((slot, i) => `var(--k${slot}) ${edge(i)} ${edge(i + 1)}`);
   return { "background-image": `linear-gradient(${stops.join(", ")})` };
 }
 
