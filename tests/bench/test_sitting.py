@@ -131,7 +131,7 @@ def test_how_many_problems_run_at_once_changes_nothing_but_times(tmp_path: Path)
     for engine, at_once in zip(engines, (1, 3), strict=True):
         bench(tmp_path / str(at_once), order(FakeTask(4), ["single"]), engine, at_once=at_once)
     assert engines[0].rows == 4
-    assert engines[1].rows == 12
+    assert 4 < engines[1].rows <= 12
     assert settled(tmp_path / "1" / "results.json") == settled(tmp_path / "3" / "results.json")
 
 
