@@ -12,6 +12,7 @@ from ..config import PROFILES, RSAConfig
 from ..errors import BackendError, ConfigError
 from .engine import AdapterOption, ModelOption, RevisionOption, choose_model
 from .options import finite
+from .own_settings import own_settings
 from .text import say
 
 if TYPE_CHECKING:
@@ -139,9 +140,8 @@ def _configs(profiles: list[str], files: list[Path], *, embedded: bool) -> dict[
     """By name: those asked for, else all profiles that suit the model."""
     if not profiles and not files:
         return {name: each for name, each in PROFILES.items() if (name == "embedded") == embedded}
-    return {name: RSAConfig.profile(name) for name in profiles} | {
-        path.stem: RSAConfig.from_toml(path) for path in files
-    }
+    named = {name: RSAConfig.profile(name) for name in profiles}
+    return named | own_settings(files, named)
 
 
 def _assumption(model_id: str, paths: list[Path], mean: float | None, sigma: float) -> Assumption:
