@@ -152,7 +152,7 @@ def _assumption(model_id: str, paths: list[Path], mean: float | None, sigma: flo
     found = samples.from_paths(paths) if paths else samples.from_own_runs(model_id)
     if found.models - {model_id}:
         say(f"warning: the trails are of {', '.join(sorted(found.models))}; lengths differ from model to model.")
-    return samples.sampled(found) if found.count else samples.assumed(model_id)
+    return samples.sampled(found) if found.finished else samples.assumed(model_id)
 
 
 def _candidates(
