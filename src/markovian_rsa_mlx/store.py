@@ -124,6 +124,15 @@ def describe(path: Path) -> RunEntry:
         return RunEntry(str(path), "damaged", problem=f"a field is not what it should be: {error}")
 
 
+def model_of(path: Path) -> str:
+    """The model of a run, by its file's first line alone; "" for what is no run."""
+    try:
+        start = _first(path)
+    except OSError:
+        return ""
+    return str(start.get("model_id", "")) if start else ""
+
+
 def read_run(path: Path) -> Reading:
     """All events up to the first line that is damaged. Raises `AuditError` where nothing can be read."""
     from .audit.reader import event_from_dict, parse_line, read_bytes

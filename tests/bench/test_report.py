@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,9 +21,11 @@ from markovian_rsa_mlx.bench.report import problems, render
 from markovian_rsa_mlx.bench.report.curves import NARROW, WIDE, curves
 from markovian_rsa_mlx.bench.report.findings import by_importance, findings
 from markovian_rsa_mlx.bench.report.problems import problem_rows
+from markovian_rsa_mlx.bench.report.standing import standing
 from markovian_rsa_mlx.bench.report.words import link
-from markovian_rsa_mlx.bench.results import Results, results_from_dict
-from markovian_rsa_mlx.bench.tabulate import table
+from markovian_rsa_mlx.bench.results import Results, problem_scores, results_from_dict
+from markovian_rsa_mlx.bench.tabulate import comparisons, table
+from markovian_rsa_mlx.cli.bench_table import table_text, to_json
 
 from .sample_results import sample_results
 
@@ -195,6 +198,82 @@ def test_findings_name_the_best_that_can_be_chosen_and_what_it_beats() -> None:
 def test_findings_say_what_could_not_be_told_apart() -> None:
     told = findings(sample_results(3, methods=("single", "markovian")))
     assert "single could not be told from it on 3 problems" in told[-1]
+
+
+def without(results: Results, keep: Callable[[str, int], bool], *, failed: bool = False) -> Results:
+    """The results with the runs that `keep` names, by cell and problem; the others failed, or were not run yet."""
+    cells = tuple(
+        replace(
+            cell,
+            records=tuple(
+                r if keep(cell.name, r.index) else replace(r, error="broke", rounds=())
+                for r in cell.records
+                if failed or keep(cell.name, r.index)
+            ),
+        )
+        for cell in results.cells
+    )
+    methods = results.methods
+    return replace(results, cells=cells, table=table(methods, cells), comparisons=comparisons(methods, cells))
+
+
+def test_a_benchmark_that_was_stopped_says_how_far_it_came() -> None:
+    stopped = without(sample_results(50), lambda cell, index: index < 3)
+    page = Page(render(stopped)).text
+    assert "Incomplete: 3 of 50 problems with the results of all methods." in page
+    assert "embedded-reasoner-v1 · 3 of 50 problems" in page
+    assert "Fewer than 5 problems: a bootstrap sees too little" in page
+    told = findings(stopped)
+    assert "scores highest on the 3 problems that all have:" in told[0]
+    assert "could not be told from it on 3 problems" in told[1]
+    assert "too few to tell (fewer than 9)" in told[1]
+    assert "50 problems" not in " ".join(told)
+
+
+def test_methods_are_ranked_on_the_same_problems() -> None:
+    """markovian has the easy half alone, where single is as good."""
+    whole = sample_results(40, methods=("single", "markovian"))
+    scores = problem_scores(whole, whole.method("single"))
+    easy = sorted(scores, key=lambda index: -scores[index])[:20]
+    some = without(whole, lambda cell, index: cell == "parallel" or index in easy)
+    found = standing(some)
+    assert found.problems == 20
+    assert {row.problems for row in found.rows} == {20}
+    single = next(row for row in found.rows if row.method == "single")
+    assert single.score.mean == pytest.approx(sum(scores[index] for index in easy) / 20)
+    assert " on the 20 problems that all have" in findings(some)[0]
+    page = Page(render(some)).text
+    assert "20 of 40" in page
+    assert "Incomplete: 20 of 40 problems" in page
+
+
+def test_a_method_that_failed_nearly_everywhere_is_not_the_best() -> None:
+    whole = sample_results(20, methods=("single", "vote", "markovian"))
+    best = max(whole.cells[-1].records, key=lambda record: record.rounds[-1].mean).index
+    failed = without(whole, lambda cell, index: cell == "parallel" or index == best, failed=True)
+    told = findings(failed)
+    assert not told[0].startswith("markovian")
+    assert "scores highest: " in told[0]
+    assert "markovian is not ranked: it has results on 1 of 20 problems." in told
+    text = table_text(failed, 200)
+    assert text.startswith("Incomplete: 1 of 20 problems with the results of all methods.")
+    assert [line.split()[:4] for line in text.splitlines()[3:6]] == [
+        ["single", "20", "of", "20"],
+        ["vote", "20", "of", "20"],
+        ["markovian", "1", "of", "20"],
+    ]
+    assert "points on 1 problem, adjusted p = 1: too few problems to tell" in text
+    told_json = to_json(failed, Path())
+    assert (told_json["whole_problems"], told_json["problems"]) == (1, 20)
+    assert [row["problems"] for row in told_json["table"]] == [20, 20, 1]
+    assert told_json["warnings"][0].startswith("Incomplete: 1 of 20")
+    assert "Fewer than 5 problems (markovian): " in told_json["warnings"][1]
+
+
+def test_nothing_in_common_is_no_ranking() -> None:
+    whole = sample_results(20, methods=("single", "markovian"))
+    apart = without(whole, lambda cell, index: (cell == "parallel") == (index < 10))
+    assert findings(apart) == ["No problem has the results of all methods."]
 
 
 def test_a_grid_is_told_in_few_words_and_one_colour_a_method() -> None:

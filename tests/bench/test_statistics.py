@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from markovian_rsa_mlx.bench import statistics
+from markovian_rsa_mlx.bench import intervals
+from markovian_rsa_mlx.bench.intervals import bounded_interval, interval, interval_of_difference
 from markovian_rsa_mlx.bench.statistics import (
     detectable_difference,
     difference,
+    fewest_problems,
     holm,
-    interval,
     paired,
     problems_needed,
     sign_flip_test,
@@ -37,7 +38,7 @@ def drawn(count: int, seed: int, candidates: int = 8, shift: float = 0.0) -> lis
 def test_the_interval_is_scipys_bca_on_the_same_resamples(count: int, candidates: int) -> None:
     values = drawn(count, 3, candidates)
     theirs = stats.bootstrap(
-        (values,), np.mean, n_resamples=statistics.RESAMPLES, method="BCa", rng=np.random.default_rng(7)
+        (values,), np.mean, n_resamples=intervals.RESAMPLES, method="BCa", rng=np.random.default_rng(7)
     ).confidence_interval
     ours = interval(values, seed=7)
     assert ours.mean == pytest.approx(np.mean(values))
@@ -57,7 +58,7 @@ def test_the_interval_of_many_problems_takes_little_memory() -> None:
 def test_resamples_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     values = drawn(31, 2)
     whole = interval(values, seed=5)
-    monkeypatch.setattr(statistics, "_AT_ONCE", 31 * 7)
+    monkeypatch.setattr(intervals, "_AT_ONCE", 31 * 7)
     assert interval(values, seed=5) == whole
 
 
@@ -183,9 +184,52 @@ def test_a_plain_difference_is_no_noise_and_wins_are_counted() -> None:
 
 
 def test_a_difference_that_is_the_same_everywhere_has_no_spread() -> None:
-    found = difference([0.5] * 9, [0.75] * 9)
-    assert (found.interval.low, found.interval.high) == (0.25, 0.25)
+    """Equal problems do not say how other ones would differ: no power, and an interval that holds all the same."""
+    thirds = [(0.0, 1 / 3), (1 / 3, 2 / 3), (2 / 3, 1.0)] * 3
+    found = difference([first for first, _ in thirds], [second for _, second in thirds])
+    assert found.interval.mean == pytest.approx(1 / 3)
+    assert found.interval.low < 1 / 3 - 0.1
+    assert found.interval.high > 1 / 3 + 0.1
+    assert found.detectable is None
     assert difference([0.5], [0.5]).detectable is None
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9, 50])
+@pytest.mark.parametrize("value", [0.0, 0.125, 0.5, 1.0])
+def test_no_interval_is_without_width(count: int, value: float) -> None:
+    found = interval([value] * count)
+    assert found.low < found.high
+    assert found.low <= value <= found.high
+    apart = interval_of_difference([value] * count)
+    assert apart.low < apart.high
+    assert -1 <= apart.low <= value <= apart.high <= 1
+
+
+@pytest.mark.parametrize("scores", [8, 1])
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_few_problems_have_an_interval_that_holds_the_truth_as_often_as_it_says(count: int, scores: int) -> None:
+    """Chances from all over (mean 0.5), or all alike and near an end."""
+    rng = np.random.default_rng(11)
+    for draw, truth in ((lambda: rng.uniform(0, 1, count), 0.5), (lambda: np.full(count, 0.9), 0.9)):
+        told = [interval((rng.binomial(scores, draw()) / scores).tolist()) for _ in range(2_000)]
+        assert sum(each.low <= truth <= each.high for each in told) / 2_000 >= 0.94
+
+
+def test_the_bound_is_the_best_that_betting_everything_gives() -> None:
+    """One score of 0.8 is 1.6 times a mean of 0.5: 0.8 / 0.02 is 40 times, and so much has a chance of 1 in 40."""
+    found = bounded_interval([0.8])
+    assert (found.low, found.high) == pytest.approx((0.8 / 40, 1 - 0.2 / 40))
+    two = bounded_interval([0.9, 0.4])
+    assert two.low == pytest.approx(math.sqrt(0.9 * 0.4 / 40))
+    assert two.high == pytest.approx(1 - math.sqrt(0.1 * 0.6 / 40))
+
+
+@pytest.mark.parametrize("comparisons", [1, 3, 15])
+def test_on_fewer_problems_the_exact_test_finds_nothing(comparisons: int) -> None:
+    fewest = fewest_problems(comparisons)
+    for count in (fewest - 1, fewest):
+        p = sign_flip_test([1.0] * count).p_value
+        assert (min(holm([p] * comparisons)) < 0.05) == (count == fewest)
 
 
 def test_better_on_every_problem_is_no_more_certain_than_a_proportion() -> None:
@@ -215,8 +259,7 @@ def test_an_interval_lies_within_the_scores_around_the_mean(values: list[float],
     assert 0 <= found.low <= found.mean + 1e-12
     assert found.mean - 1e-12 <= found.high <= 1
     assert found == interval(values, seed)
-    if 0 < len(set(values)) < 2 and 0 < values[0] < 1:
-        assert found.low == found.high == values[0]
+    assert found.low < found.high
 
 
 @settings(max_examples=60, deadline=None)

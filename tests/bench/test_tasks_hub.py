@@ -63,6 +63,23 @@ DATASETS: dict[str, dict[str, bytes | None]] = {
         "main/a.jsonl": JSONL % b"main",
         "other/test.jsonl": JSONL % b"other",
     },
+    "me/older": {
+        "README.md": b"# no head",
+        "data/train-00000-of-00001.parquet": parquet([{"problem": "older", "answer": "1"}]),
+        "data/train.json": JSONL % b"the same again",
+        "dataset_infos.json": b'{"default": {}}',
+        "data/dataset_dict.json": b'{"splits": ["train"]}',
+        "data/state.json": b"{}",
+        "my_config_v2.json": b"{}",
+        ".cache/train.jsonl": JSONL % b"hidden",
+    },
+    "me/default": {
+        "README.md": b"---\nconfigs:\n- config_name: main\n  data_files: main/*.jsonl\n"
+        b"- config_name: other\n  default: true\n  data_files: other/*.jsonl\n---\n",
+        "main/a.jsonl": JSONL % b"main",
+        "other/a.jsonl": JSONL % b"other",
+    },
+    "me/ragged": {"train-1.jsonl": JSONL % b"first", "train-2.jsonl": b'{"answer": "1"}\n'},
     "me/pictures": {"a.png": b""},
     "me/broken": {"a.jsonl": None},
 }
@@ -122,6 +139,23 @@ def test_splits_and_subsets_by_card_or_by_file_name() -> None:
     assert "has the splits easy, hard; choose one with --split" in refusal("me/odd", ConfigError)
     assert "has no split 'dev'; there are test, train" in refusal("me/splits", ConfigError, split="dev")
     assert "has the subsets main, other; choose one with --subset" in refusal("me/subsets", ConfigError)
+
+
+@pytest.mark.usefixtures("hub")
+def test_files_that_describe_a_data_set_hold_no_problems() -> None:
+    assert questions("me/older") == ["older"]
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_subset_is_the_cards_default_where_it_names_one() -> None:
+    assert questions("me/default") == ["other"]
+    assert questions("me/default", subset="main") == ["main"]
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_fault_in_one_of_several_files_names_it() -> None:
+    with pytest.raises(TaskError, match=r"^me/ragged, line 1 of train-2\.jsonl: it has no 'problem'\.$"):
+        load_task("me/ragged", {}, 0).problems(None)
 
 
 @pytest.mark.usefixtures("hub")

@@ -103,6 +103,20 @@ def test_own_settings_are_predicted_under_the_name_of_their_file(mrsa: Run, tmp_
     assert [each["profile"] for each in facts["profiles"]] == ["paper-16k", "wide"]
 
 
+def test_files_of_one_name_each_have_a_line(mrsa: Run, tmp_path: Path) -> None:
+    files = [tmp_path / folder / name for folder, name in (("x", "a.toml"), ("y", "a.toml"), ("x", "paper-16k.toml"))]
+    for population, file in enumerate(files, start=4):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f'profile = "default-16gb"\npopulation = {population}\n')
+    options = [word for file in [*files, files[0]] for word in ("--config", str(file))]
+    tuned = json.loads(mrsa(*TUNE, *GIVEN, *options, "--profile", "paper-16k", "--json").out)
+    assert [each["profile"] for each in tuned["profiles"]] == ["paper-16k", *map(str, files)]
+    assert len({each["generated_tokens"] for each in tuned["profiles"]}) == 4
+    compared = json.loads(mrsa("schedules", *options, "--profile", "paper-16k", "--batches", "1", "--json").out)
+    assert [each["name"] for each in compared] == ["paper-16k F=1", "paper-16k F=N", *map(str, files)]
+    assert [each["config"]["population"] for each in compared[2:]] == [4, 5, 6]
+
+
 def test_what_does_not_fit_says_why(mrsa: Run) -> None:
     ran = mrsa(*TUNE, *GIVEN, "--profile", "default-16gb", "--profile", "paper-16k", "--memory-limit-gb", "40")
     assert ran.code == 0
@@ -177,6 +191,14 @@ def test_schedules_are_compared_with_the_loop_over_rounds(mrsa: Run) -> None:
     assert found[0]["schedule"] == "round barrier, all traces"
     assert found[-1]["speedup"] > 1.8
     assert found[-1]["traces"] < 0.6 * found[0]["traces"]
+
+
+def test_schedules_of_prompts_with_many_tails(mrsa: Run, tmp_path: Path) -> None:
+    file = tmp_path / "big.toml"
+    file.write_text("population = 80\naggregation_size = 70\nrounds = 1\n")
+    ran = mrsa("schedules", "--config", str(file), "--batches", "1")
+    assert ran.code == 0, ran.err
+    assert ran.out.splitlines()[1].split()[:2] == ["big", "round"]
 
 
 def test_a_measured_engine_is_a_machine_too(mrsa: Run, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, TaskError
+from .intervals import Interval, interval
 from .results import Comparison, Method, Results, problem_scores, results_from_dict
-from .statistics import Interval, difference, holm, interval, paired
+from .statistics import difference, holm, paired
 from .tabulate import comparison
 from .tasks.options import problems_of
 

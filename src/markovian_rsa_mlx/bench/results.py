@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any, Literal
 
-from .statistics import Interval
+from .intervals import Interval
 
 SCHEMA_VERSION = 1
 
@@ -148,16 +148,24 @@ class Comparison:
     p_adjusted: float  #: for the number of comparisons (Holm)
     test: str  #: how the p-value was found: exact or monte carlo
     within_noise: bool
-    problems_needed: int | None  #: to see a difference of this size with 80% power; None: none was seen
-    detectable: float | None  #: the difference that these problems show with 80% power
+    problems_needed: int | None  #: to see a difference of this size with 80% power; None: none was seen, or no spread
+    detectable: float | None  #: the difference that these problems show with 80% power; None: they show no spread
+    fewest: int = 0  #: on fewer problems the exact test finds nothing, whatever they show
+
+    @property
+    def too_few(self) -> bool:
+        """Whether these problems could show nothing."""
+        return self.within_noise and self.problems < self.fewest
 
     @property
     def verdict(self) -> str:
         """What it comes to, in words."""
         if not self.within_noise:
             return f"{self.second if self.difference.mean > 0 else self.first} is better"
+        if self.too_few:
+            return f"too few problems to tell (fewer than {self.fewest})"
         if self.problems_needed is None:
-            return "no difference seen"
+            return "within noise" if self.difference.mean else "no difference seen"
         if self.problems_needed <= self.problems:
             return "within noise, just about"
         return f"within noise; about {self.problems_needed:,} problems would tell"

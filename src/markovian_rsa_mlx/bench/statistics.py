@@ -1,7 +1,7 @@
-"""How sure a benchmark is: intervals over problems, paired differences and exact tests of them.
+"""How sure a benchmark is of differences: exact paired tests, and how many problems they take.
 
 Pure. The unit is the problem: traces and epochs of one problem are averaged first (they share its difficulty, so
-they are no independent observations), and problems are resampled. Agrees with scipy, which is not needed here.
+they are no independent observations). Agrees with scipy, which is not needed here.
 """
 
 from __future__ import annotations
@@ -11,35 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from .intervals import Interval, has_spread, interval_of_difference
 
-    Array = NDArray[np.float64]
-
-CONFIDENCE: Final = 0.95
 SIGNIFICANCE: Final = 0.05
 POWER: Final = 0.8
-RESAMPLES: Final = 9_999
 #: Additions that counting all patterns may take.
 _MOST_ADDITIONS: Final = 2 * 10**8
 #: Scores are shares of candidates and epochs: their differences have a small common denominator.
 _LARGEST_DENOMINATOR: Final = 2_000
 _MONTE_CARLO: Final = 99_999
-#: Scores that are drawn at once: all resamples of thousands of problems would take gigabytes.
-_AT_ONCE: Final = 4_000_000
 _NORMAL = NormalDist()
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over problems with its 95% interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -59,31 +42,13 @@ class Difference:
     wins: int  #: problems on which second is better
     losses: int
     test: Test
-    needed: int | None  #: problems to see a difference of this size with 80% power; None where none was seen
-    detectable: float | None  #: the difference that these problems show with 80% power; None for fewer than two
+    fewest: int  #: on fewer problems the exact test finds nothing, whatever they show
+    needed: int | None  #: problems to see a difference of this size with 80% power; None without one, or without spread
+    detectable: float | None  #: the difference that these problems show with 80% power; None without spread
 
     def within_noise(self, p_value: float) -> bool:
         """Whether chance alone explains it: the test's p-value, adjusted where due, says so or the interval holds 0."""
         return p_value >= SIGNIFICANCE or self.interval.low <= 0 <= self.interval.high
-
-
-def interval(values: Sequence[float], seed: int = 0) -> Interval:
-    """The mean over problems with its BCa bootstrap interval (Efron 1987), problems resampled.
-
-    Where all values are the same a bootstrap sees no spread. If they are all 0 or all 1, the exact interval of a
-    proportion (Clopper-Pearson) is given instead: 20 of 20 right is 83% to 100%.
-    """
-    import numpy as np
-
-    data = np.asarray(values, dtype=np.float64)
-    if data.size == 0:
-        return Interval(math.nan, math.nan, math.nan)
-    mean = float(data.mean())
-    if np.all(data == data[0]):
-        return _without_spread(float(data[0]), data.size)
-    means = _bootstrap_means(data, seed)
-    low, high = (float(np.percentile(means, 100 * share)) for share in _bca_shares(data, means))
-    return Interval(mean, low, high)
 
 
 def difference(first: Sequence[float], second: Sequence[float], comparisons: int = 1, seed: int = 0) -> Difference:
@@ -93,26 +58,17 @@ def difference(first: Sequence[float], second: Sequence[float], comparisons: int
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} scores are no pairs")
-    pairs = [b - a for a, b in zip(first, second, strict=True)]
+    pairs = [round(b - a, 12) for a, b in zip(first, second, strict=True)]  # 2/3 - 1/3 is 1/3 - 0
     return Difference(
         len(pairs),
         interval_of_difference(pairs, seed),
         sum(d > 0 for d in pairs),
         sum(d < 0 for d in pairs),
         sign_flip_test(pairs, seed),
+        fewest_problems(comparisons),
         problems_needed(pairs, comparisons),
         detectable_difference(pairs, comparisons),
     )
-
-
-def interval_of_difference(pairs: Sequence[float], seed: int = 0) -> Interval:
-    """As `interval`; where all differences are 1, or all -1, the exact interval of a proportion, stretched to them."""
-    if set(pairs) in ({1.0}, {-1.0}):
-        share = _without_spread((pairs[0] + 1) / 2, len(pairs))
-        return Interval(pairs[0], 2 * share.low - 1, 2 * share.high - 1)
-    if len(set(pairs)) == 1:
-        return Interval(pairs[0], pairs[0], pairs[0])
-    return interval(pairs, seed)
 
 
 def sign_flip_test(pairs: Sequence[float], seed: int = 0) -> Test:
@@ -131,19 +87,23 @@ def sign_flip_test(pairs: Sequence[float], seed: int = 0) -> Test:
     return Test(_drawn_p(told, seed), "monte carlo")
 
 
+def fewest_problems(comparisons: int = 1) -> int:
+    """Problems below which the exact test finds nothing: all n differences one way has p = 2 / 2**n."""
+    return math.ceil(math.log2(2 * comparisons / SIGNIFICANCE))
+
+
 def problems_needed(pairs: Sequence[float], comparisons: int = 1) -> int | None:
     """Problems for 80% power at 5%, two-sided, if differences are spread as these are (paired t, Guenther 1981).
 
-    Never fewer than the exact test can find anything on: all n differences one way has p = 2 / 2**n.
+    Never fewer than the exact test can find anything on.
     """
     spread = _deviation(pairs)
     mean = sum(pairs) / len(pairs) if pairs else 0.0
     if spread is None or mean == 0:
         return None
-    edge = SIGNIFICANCE / comparisons
-    z = _NORMAL.inv_cdf(1 - edge / 2)
-    least = math.ceil(math.log2(2 / edge))
-    return max(least, math.ceil(((z + _NORMAL.inv_cdf(POWER)) * spread / mean) ** 2 + z * z / 2))
+    z = _NORMAL.inv_cdf(1 - SIGNIFICANCE / comparisons / 2)
+    by_power = math.ceil(((z + _NORMAL.inv_cdf(POWER)) * spread / mean) ** 2 + z * z / 2)
+    return max(fewest_problems(comparisons), by_power)
 
 
 def detectable_difference(pairs: Sequence[float], comparisons: int = 1) -> float | None:
@@ -169,34 +129,6 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> tuple[lis
     """The scores of the problems that both have, in one order."""
     both = sorted(first.keys() & second.keys())
     return [first[key] for key in both], [second[key] for key in both]
-
-
-def _without_spread(value: float, count: int) -> Interval:
-    edge = ((1 - CONFIDENCE) / 2) ** (1 / count)
-    return Interval(value, edge if value == 1 else value, 1 - edge if value == 0 else value)
-
-
-def _bootstrap_means(data: Array, seed: int) -> Array:
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    rows = max(_AT_ONCE // data.size, 1)
-    parts = [min(rows, RESAMPLES - done) for done in range(0, RESAMPLES, rows)]
-    return np.concatenate([data[rng.integers(0, data.size, (part, data.size))].mean(axis=-1) for part in parts])
-
-
-def _bca_shares(data: Array, means: Array) -> tuple[float, float]:
-    """Which percentiles of the resampled means bound the interval: corrected for bias and for skewness."""
-    import numpy as np
-
-    mean = data.mean()
-    below = float((np.sum(means < mean) + np.sum(means <= mean)) / (2 * means.size))
-    away = data - mean
-    acceleration = float(np.sum(away**3) / (6 * np.sum(away**2) ** 1.5))
-    bias = _NORMAL.inv_cdf(min(max(below, 1 / means.size), 1 - 1 / means.size))
-    tail = _NORMAL.inv_cdf((1 - CONFIDENCE) / 2)
-    low, high = (bias + (bias + z) / (1 - acceleration * (bias + z)) for z in (tail, -tail))
-    return _NORMAL.cdf(low), _NORMAL.cdf(high)
 
 
 def _as_whole_numbers(values: Sequence[float]) -> list[int] | None:
@@ -234,8 +166,8 @@ def _drawn_p(pairs: Sequence[float], seed: int) -> float:
 
 
 def _deviation(values: Sequence[float]) -> float | None:
-    """The sample's standard deviation; None for fewer than two."""
-    if len(values) < 2:
+    """The sample's standard deviation; None where all are the same: one value shows no spread, nor do equal ones."""
+    if not has_spread(values):
         return None
     mean = math.fsum(values) / len(values)
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))

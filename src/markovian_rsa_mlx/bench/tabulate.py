@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 from statistics import fmean
 
+from .intervals import Interval, interval
 from .results import (
     Cell,
     Comparison,
@@ -17,7 +18,7 @@ from .results import (
     Row,
     method_scores,
 )
-from .statistics import Difference, Interval, difference, holm, interval, paired
+from .statistics import Difference, difference, holm, paired
 
 
 def table(methods: Sequence[Method], cells: Sequence[Cell]) -> tuple[Row, ...]:
@@ -56,6 +57,7 @@ def comparison(first: str, second: str, told: Difference, p_adjusted: float) -> 
         within_noise=told.within_noise(p_adjusted),
         problems_needed=told.needed,
         detectable=told.detectable,
+        fewest=told.fewest,
     )
 
 

@@ -41,17 +41,23 @@ def compare(
 
 
 def _table(found: Juxtaposition) -> str:
-    head = ("method", "A", "B", "B less A", "better / worse", "p", "tokens A", "tokens B", "verdict")
-    rows = [_cells(pair) for pair in found.pairs]
+    from ..bench.caveats import few_problems
+
+    head = ["method", "problems", "A", "B", "B less A", "better / worse", "p", "tokens A", "tokens B", "verdict"]
+    rows = [_cells(pair, found.problems) for pair in found.pairs]
+    if all(pair.comparison.problems == found.problems for pair in found.pairs):
+        head, rows = [head[0], *head[2:]], [[row[0], *row[2:]] for row in rows]
     adjusted = f"; p adjusted for {amount(len(rows), 'comparison')}" if len(rows) > 1 else ""
     note = f"{amount(found.problems, 'problem')} in both; 95% intervals over problems{adjusted}."
-    return f"{table(head, rows, frozenset(head[1:-1]))}\n\n{note}"
+    few = few_problems({pair.method: pair.comparison.problems for pair in found.pairs})
+    return f"{table(head, rows, frozenset(head[1:-1]))}\n\n{note}" + (f"\n{few}" if few else "")
 
 
-def _cells(pair: Pair) -> tuple[str, ...]:
+def _cells(pair: Pair, problems: int) -> list[str]:
     told = pair.comparison
-    return (
+    return [
         pair.method,
+        f"{count(told.problems)} of {count(problems)}",
         share_text(pair.first),
         share_text(pair.second),
         points_text(told.difference),
@@ -60,4 +66,4 @@ def _cells(pair: Pair) -> tuple[str, ...]:
         count(pair.first_tokens),
         count(pair.second_tokens),
         told.verdict,
-    )
+    ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .text import percent, percent_range
 
 if TYPE_CHECKING:
-    from ..bench.statistics import Interval
+    from ..bench.intervals import Interval
 
 
 def share_text(found: Interval) -> str:

@@ -10,6 +10,7 @@ import typer
 
 from ..config import PROFILES, RSAConfig
 from .options import finite
+from .own_settings import own_settings
 from .text import say, table
 from .tune import read_speeds
 
@@ -98,7 +99,7 @@ def _settings(profiles: list[str], files: list[Path]) -> dict[str, RSAConfig]:
     for name in names:
         for finals, label in ((1, "F=1"), (0, "F=N")):
             found[f"{name} {label}"] = RSAConfig.profile(name).replace(final_candidates=finals)
-    return found | {path.stem: RSAConfig.from_toml(path) for path in files}
+    return found | own_settings(files, {*names, *found})
 
 
 def _lines(name: str, results: dict[str, list[Compared]]) -> list[list[str]]:

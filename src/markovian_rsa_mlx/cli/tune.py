@@ -12,6 +12,7 @@ from ..config import PROFILES, RSAConfig
 from ..errors import BackendError, ConfigError
 from .engine import AdapterOption, ModelOption, RevisionOption, choose_model
 from .options import finite
+from .own_settings import own_settings
 from .text import say
 
 if TYPE_CHECKING:
@@ -139,9 +140,8 @@ def _configs(profiles: list[str], files: list[Path], *, embedded: bool) -> dict[
     """By name: those asked for, else all profiles that suit the model."""
     if not profiles and not files:
         return {name: each for name, each in PROFILES.items() if (name == "embedded") == embedded}
-    return {name: RSAConfig.profile(name) for name in profiles} | {
-        path.stem: RSAConfig.from_toml(path) for path in files
-    }
+    named = {name: RSAConfig.profile(name) for name in profiles}
+    return named | own_settings(files, named)
 
 
 def _assumption(model_id: str, paths: list[Path], mean: float | None, sigma: float) -> Assumption:
@@ -152,7 +152,7 @@ def _assumption(model_id: str, paths: list[Path], mean: float | None, sigma: flo
     found = samples.from_paths(paths) if paths else samples.from_own_runs(model_id)
     if found.models - {model_id}:
         say(f"warning: the trails are of {', '.join(sorted(found.models))}; lengths differ from model to model.")
-    return samples.sampled(found) if found.count else samples.assumed(model_id)
+    return samples.sampled(found) if found.finished else samples.assumed(model_id)
 
 
 def _candidates(

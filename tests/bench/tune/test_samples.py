@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 
 import pytest
 
 from markovian_rsa_mlx import reasoner, store
 from markovian_rsa_mlx.audit.events import TraceCompleteEvent
+from markovian_rsa_mlx.backends.base import TraceRequest
 from markovian_rsa_mlx.bench.tune import samples
-from markovian_rsa_mlx.errors import AuditError
+from markovian_rsa_mlx.errors import AuditError, BackendError, MarkovianRSAError
 from markovian_rsa_mlx.method.lineage import TraceKey
-from tests.fakes import FakeBackend
+from markovian_rsa_mlx.run.generation import CHECKPOINT_TOKENS
+from tests.bench.harness import FakeTask, bench, order
+from tests.fakes import FakeBackend, boxed
 from tests.runs import of_file, run, small
 
 
@@ -65,6 +70,65 @@ def test_only_runs_of_the_same_model_count(tmp_path: Path, monkeypatch: pytest.M
     trail(store.new_run_path("q"))
     assert samples.from_own_runs("fake").count > 0
     assert samples.from_own_runs("another").count == 0
+
+
+def test_the_newest_runs_of_the_model_count_whatever_else_was_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MRSA_HOME", str(tmp_path))
+    monkeypatch.setattr(samples, "MOST_TRAILS", 2)
+    for age, model in enumerate(["another", "another", "another", "fake", "fake", "fake"]):
+        path = trail(store.new_run_path(f"q{age}"), seed=age)
+        path.write_text(path.read_text().replace('"model_id": "fake"', f'"model_id": "{model}"'))
+        os.utime(path, (1_000_000 - age, 1_000_000 - age))
+    assert len(samples.from_own_runs("fake").prompts) == 2
+
+
+def test_traces_of_a_stopped_run_are_known_to_be_longer(tmp_path: Path) -> None:
+    """Two short traces end; six long ones are under way when the budget stops the run."""
+    words = {"r0-00": 2, "r0-01": 2}
+    backend = FakeBackend(lambda request, rng: boxed(1, "so " * words.get(request.trace_id, 900)))
+    settings = {"rounds": 0, "population": 8, "thinking_tokens": 4_000, "final_tokens": 4_000, "final_candidates": 0}
+    with contextlib.suppress(MarkovianRSAError):
+        run(backend, small(**settings, token_budget=800), tmp_path / "a.jsonl")
+    found = samples.from_paths([tmp_path / "a.jsonl"])
+    ended = [tokens for tokens, longer in found.first if not longer]
+    under_way = [tokens for tokens, longer in found.first if longer]
+    assert (len(ended), len(under_way)) == (2, 6)
+    assert min(under_way) > max(ended)
+    assumption = samples.sampled(found)
+    assert "8 traces of 1 earlier run, mean at least" in assumption.sentence
+    assert "75% unfinished (where there is room they go on as" in assumption.sentence
+    drawn = [assumption.lengths.of(seed, TraceKey(0, 0), 4_000).generated for seed in range(50)]
+    assert sum(drawn) / 50 > sum(under_way) / 6
+
+
+def test_a_run_of_which_nothing_ended_tells_nothing(tmp_path: Path) -> None:
+    backend = FakeBackend(lambda request, rng: boxed(1, "so " * 900))
+    with contextlib.suppress(MarkovianRSAError):
+        run(backend, small(rounds=0, thinking_tokens=4_000, final_tokens=4_000, token_budget=400), tmp_path / "a.jsonl")
+    with pytest.raises(AuditError, match="no trail with a finished trace"):
+        samples.from_paths([tmp_path / "a.jsonl"])
+
+
+def test_a_failed_attempt_is_as_long_as_its_last_checkpoint(tmp_path: Path) -> None:
+    def break_late(request: TraceRequest, position: int) -> None:
+        if position == {"r0-01": 704, "r0-02": 304}.get(request.trace_id):
+            raise BackendError("out of order")
+
+    backend = FakeBackend(lambda request, rng: boxed(1, "so " * 300), on_step=break_late)
+    settings = {"rounds": 0, "thinking_tokens": 2_000, "final_tokens": 2_000, "max_retries": 0, "final_candidates": 0}
+    run(backend, small(**settings), tmp_path / "a.jsonl")
+    lengths = [(tokens, longer) for tokens, longer in samples.from_paths([tmp_path / "a.jsonl"]).first if longer]
+    assert sorted(lengths) == [(1, True), (CHECKPOINT_TOKENS, True)]
+
+
+def test_a_trace_that_several_methods_share_is_one_sample(tmp_path: Path) -> None:
+    bench(tmp_path, order(FakeTask(1), ["single", "delethink", "markovian"]))
+    found = samples.from_paths([tmp_path])
+    assert len(found.first) == 4
+    assert len(found.prompts) == 3
+    assert samples.from_paths([tmp_path, tmp_path]).count == found.count
 
 
 def test_a_guess_is_called_a_guess() -> None:

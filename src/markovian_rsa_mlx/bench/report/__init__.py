@@ -16,6 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from ... import wording
+from .. import caveats
 from ..results import Results
 from . import words
 from .curves import NARROW, WIDE, curves
@@ -37,6 +38,8 @@ def render(results: Results) -> str:
         heat=heat_map(results),
         problems=problem_rows(results),
         words=words,
+        caveats=caveats,
+        few=caveats.few_problems({row.method: row.problems for row in results.table}),
         wording=wording,
     )
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from ...wording import count, percent
+from ..intervals import Interval
 from ..results import Method, Results, RoundRow, Row, Score
-from ..statistics import Interval
 from .words import interval
 
 _LABEL_STEP: Final = 17

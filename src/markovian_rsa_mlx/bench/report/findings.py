@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ...wording import count, percent
+from ...wording import amount, count, percent
 from ..results import Comparison, Results, Row
+from .standing import standing
 from .words import interval, points
 
 #: Methods that are named one by one.
 _MOST_NAMES = 4
 
 
-def best_method(results: Results) -> Row | None:
-    """The highest score, with fewer tokens where two are alike. An oracle is no method to choose."""
-    oracles = {method.name for method in results.methods if method.score == "any"}
-    rows = [row for row in results.table if row.method not in oracles]
-    return max(rows, key=lambda row: (row.score.mean, -row.generated_tokens), default=None)
-
-
 def by_importance(results: Results) -> tuple[list[Comparison], list[Comparison]]:
     """The comparisons of the best method; and all others."""
-    best = best_method(results)
+    best = standing(results).best
     name = best.method if best else ""
     own = [c for c in results.comparisons if name in (c.first, c.second)]
     return own, [c for c in results.comparisons if name not in (c.first, c.second)]
@@ -29,18 +23,30 @@ def by_importance(results: Results) -> tuple[list[Comparison], list[Comparison]]
 
 def findings(results: Results) -> list[str]:
     """A few sentences, the main one first."""
-    best = best_method(results)
+    found = standing(results)
+    best = found.best
     if best is None:
-        return ["Nothing was measured yet."]
+        return ["No problem has the results of all methods." if results.table else "Nothing was measured yet."]
     own, _ = by_importance(results)
     others = {c.first if c.second == best.method else c.second: c for c in own}
-    beaten = {name: c for name, c in others.items() if not c.within_noise}
+    told_apart = {name: c for name, c in others.items() if not c.within_noise}
+    beaten = {name: c for name, c in told_apart.items() if (c.second == best.method) == (c.difference.mean > 0)}
     alike = {name: c for name, c in others.items() if c.within_noise}
+    where = "" if found.problems == results.problems else f" on the {_problems(found.problems)} that all have"
     told = [
-        f"{best.method} scores highest: {percent(best.score.mean)} {interval(best.score)} "
+        f"{best.method} scores highest{where}: {percent(best.score.mean)} {interval(best.score)} "
         f"at {count(best.generated_tokens)} generated tokens a problem."
     ]
-    told += _beats(best, beaten) + _like(alike, results.problems)
+    told += _beats(best, beaten) + _like(alike)
+    told += [
+        f"On the {_problems(c.problems)} that both have {name} is better than it."
+        for name, c in told_apart.items()
+        if name not in beaten
+    ]
+    told += [
+        f"{row.method} is not ranked: it has results on {count(row.problems)} of {_problems(results.problems)}."
+        for row in found.aside
+    ]
     failed = sum(bool(record.error) for cell in results.cells for record in cell.records)
     if failed:
         what = "1 run failed and is" if failed == 1 else f"{count(failed)} runs failed and are"
@@ -63,20 +69,28 @@ def _beats_one(best: Row, name: str, comparison: Comparison) -> str:
     return f"It is {points(abs(found.mean)).lstrip('+')} points [{low}, {high}] better than {name}."
 
 
-def _like(alike: Mapping[str, Comparison], problems: int) -> list[str]:
+def _like(alike: Mapping[str, Comparison]) -> list[str]:
     if not alike:
         return []
-    where = f"{count(problems)} problem{'' if problems == 1 else 's'}"
-    needed = {name: c.problems_needed for name, c in alike.items() if c.problems_needed is not None}
+    numbers = sorted({c.problems for c in alike.values()})
+    where = _problems(numbers[0]) if len(numbers) == 1 else f"{count(numbers[0])} to {_problems(numbers[-1])}"
+    few = all(c.too_few for c in alike.values())
+    too_few = f": too few to tell (fewer than {next(iter(alike.values())).fewest})" if few else ""
     if len(alike) > _MOST_NAMES:
         named = _listed(list(alike)[:_MOST_NAMES])
-        return [f"{len(alike)} others could not be told from it on {where}, among them {named}."]
+        return [f"{len(alike)} others could not be told from it on {where}, among them {named}{too_few}."]
     head = f"{_listed(list(alike))} could not be told from it on {where}"
-    if not needed:
-        return [f"{head}: no difference was seen."]
+    needed = {n: c.problems_needed for n, c in alike.items() if c.problems_needed is not None and not c.too_few}
+    if too_few or not needed:
+        seen = "" if any(c.difference.mean for c in alike.values()) else ": no difference was seen"
+        return [f"{head}{too_few or seen}."]
     if len(alike) == 1:
         return [f"{head}: it would take about {count(next(iter(needed.values())))}."]
     return [f"{head}: it would take about {_listed([f'{count(n)} for {name}' for name, n in needed.items()])}."]
+
+
+def _problems(number: int) -> str:
+    return amount(number, "problem")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -8,8 +8,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from ...wording import percent_range
+from ..intervals import Interval
 from ..results import Cell, Method
-from ..statistics import Interval
 
 #: A badge's name and what it means.
 BADGES: Final = {

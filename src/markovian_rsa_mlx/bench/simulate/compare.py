@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from ...config import RSAConfig
 from .costs import Affine, Costs
@@ -14,8 +14,22 @@ from .room import Rows
 from .run import simulate
 from .work import SCHEDULES, PromptShape, Schedule, work
 
-#: A question of 200 tokens in a template of about 170, for any number of tails up to 64.
-SHAPE: Final = PromptShape(210, 205, tuple((320, *[20] * count, 80) for count in range(64)))
+#: The most tails that a prompt of any settings shows.
+_MOST_TAILS: Final = 10_000
+
+
+class _Segments(Sequence[tuple[int, ...]]):
+    """Static pieces around any number of tails, made when they are asked for."""
+
+    def __len__(self) -> int:
+        return _MOST_TAILS
+
+    def __getitem__(self, place: Any) -> Any:
+        return (320, *[20] * range(_MOST_TAILS)[place], 80)
+
+
+#: A question of 200 tokens in a template of about 170.
+SHAPE: Final = PromptShape(210, 205, _Segments())
 
 
 def ridge(rows: float) -> Affine:

@@ -65,7 +65,7 @@ class PromptShape:
 
     first: int
     head: int
-    segments: tuple[tuple[int, ...], ...] = ()
+    segments: Sequence[tuple[int, ...]] = ()
     summary: tuple[int, int] = (0, 0)
 
     @classmethod

@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +30,7 @@ from .options import (
     read_params,
     wording_of,
 )
-from .rows import READERS, read_rows
+from .rows import READERS, read_all
 
 __all__ = ["KNOWN", "OPTIONS", "Problem", "Task", "TaskOption", "load_task", "read_params"]
 
@@ -111,7 +110,7 @@ def _answered(name: str, files: Sequence[Path], options: Mapping[str, str]) -> A
     )
     return AnsweredTask(
         f"{mended(name)}@{_digest(files, options)}{asked_otherwise(options)}",
-        lambda: chain.from_iterable(map(read_rows, files)),
+        lambda: read_all(files, name),
         columns,
         answer_kind=answer_kind_of(options, "math"),
         wording=wording_of(options),

@@ -20,6 +20,9 @@ from .rows import READERS
 _PREFERRED = ("test", "train", "validation")
 #: Seconds to wait for the hub's first word; downloads have their own, longer patience.
 _TIMEOUT_S = 20
+#: JSON files that describe a data set, and formats that are taken before JSON, where a split has both.
+_DESCRIBING = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "*config*.json")
+_BEFORE_JSON = frozenset({".parquet", ".jsonl", ".csv", ".tsv"})
 _SPLIT_NAME = re.compile(r"^(train|test|validation|valid|val|dev|eval)(?=[-_.]|$)", re.IGNORECASE)
 
 
@@ -88,7 +91,7 @@ def data_files(dataset: Dataset, subset: str | None, split: str | None) -> list[
 
 def _splits(dataset: Dataset, subset: str | None) -> dict[str, list[str]]:
     """Files by split."""
-    readable = [file for file in sorted(dataset.files) if PurePosixPath(file).suffix.lower() in READERS]
+    readable = _readable(dataset)
     configs = _configs(dataset)
     if not configs:
         if subset is not None:
@@ -97,10 +100,18 @@ def _splits(dataset: Dataset, subset: str | None) -> dict[str, list[str]]:
                 raise ConfigError(f"{dataset.name} has no subset {subset!r}.")
         return _by_name(readable)
     names = [str(config.get("config_name", "default")) for config in configs]
-    chosen = subset or (names[0] if len(names) == 1 else "default")
+    unasked = [name for name, config in zip(names, configs, strict=True) if len(names) == 1 or config.get("default")]
+    chosen = subset or (unasked[0] if unasked else "default")
     if chosen not in names:
         raise ConfigError(f"{dataset.name} has the subsets {', '.join(names)}; choose one with --subset.")
     return _by_card(configs[names.index(chosen)]["data_files"], readable)
+
+
+def _readable(dataset: Dataset) -> list[str]:
+    """Files that can hold problems: none that describes the data set, and none in a hidden folder."""
+    shown = [PurePosixPath(file) for file in sorted(dataset.files) if not re.search(r"(^|/)\.", file)]
+    described = {path for path in shown if any(fnmatch(path.name.lower(), pattern) for pattern in _DESCRIBING)}
+    return [str(path) for path in shown if path not in described and path.suffix.lower() in READERS]
 
 
 def _configs(dataset: Dataset) -> list[dict[str, Any]]:
@@ -138,7 +149,12 @@ def _by_name(readable: Sequence[str]) -> dict[str, list[str]]:
     for file in readable:
         found = [match[1].lower() for part in PurePosixPath(file).parts if (match := _SPLIT_NAME.match(part))]
         splits.setdefault(found[-1] if found else "train", []).append(file)
-    return splits
+    return {split: _without_json(files) for split, files in splits.items()}
+
+
+def _without_json(files: list[str]) -> list[str]:
+    """Beside files that can only hold rows, JSON tells something else, or the same again."""
+    return [file for file in files if PurePosixPath(file).suffix.lower() in _BEFORE_JSON] or files
 
 
 def _cached(repo: str, revision: str | None, cause: Exception) -> Dataset:
@@ -149,7 +165,7 @@ def _cached(repo: str, revision: str | None, cause: Exception) -> Dataset:
         cached = in_folder(Path(folder), repo)
     except Exception:
         cached = Dataset(repo, (), Path)
-    if not any(PurePosixPath(file).suffix.lower() in READERS for file in cached.files):
+    if not _readable(cached):
         raise TaskError(
             f"The data set {repo} is not on this machine and the hub cannot be reached ({_cause(cause)}); try again "
             "later, or download it elsewhere and give its file or folder as the task."

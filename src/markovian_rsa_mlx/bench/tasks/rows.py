@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -40,6 +40,14 @@ def read_rows(path: Path) -> Iterator[Row]:
         yield from reader(path)
     except OSError as error:
         raise TaskError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def read_all(files: Iterable[Path], name: str) -> Iterator[Row]:
+    """The rows of all files; a place says of which, where that is not the task's `name`. Raises `TaskError`."""
+    for path in files:
+        where = "" if path.name == name else f" of {path.name}"
+        for row in read_rows(path):
+            yield Row(row.place + where, row.values)
 
 
 def _jsonl(path: Path) -> Iterator[Row]:

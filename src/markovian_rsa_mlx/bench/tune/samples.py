@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from ... import reasoner, store
-from ...audit.events import RunSetupEvent, RunStartEvent, TraceCompleteEvent
+from ...audit.events import RunSetupEvent, RunStartEvent
 from ...errors import AuditError
 from ..simulate.lengths import Lengths, LogNormal, Sampled, fit_log_normal
+from .observed import Observed, Origin, observed
 
 #: Trails that are read at most, the newest first.
 MOST_TRAILS = 200
@@ -24,16 +26,30 @@ EMBEDDED: Final = LogNormal(mean=54, sigma=0.25)
 
 @dataclass
 class Samples:
-    """Traces of earlier runs: (tokens, whether cut by the budget), those of round 0 and those that read tails."""
+    """Traces of earlier runs, each once, however many trails have it: methods of a benchmark share traces."""
 
-    first: list[tuple[int, bool]] = field(default_factory=list)
-    later: list[tuple[int, bool]] = field(default_factory=list)
+    found: dict[Origin, Observed] = field(default_factory=dict)
     prompts: list[int] = field(default_factory=list)  #: tokens of round 0's prompt, by run
     models: set[str] = field(default_factory=set)
 
     @property
+    def first(self) -> list[tuple[int, bool]]:
+        """(tokens, whether it would have gone on) of round 0."""
+        return [(each.tokens, each.how != "ended") for each in self.found.values() if each.round == 0]
+
+    @property
+    def later(self) -> list[tuple[int, bool]]:
+        """The same of the rounds that read tails."""
+        return [(each.tokens, each.how != "ended") for each in self.found.values() if each.round > 0]
+
+    @property
     def count(self) -> int:
-        return len(self.first) + len(self.later)
+        return len(self.found)
+
+    @property
+    def finished(self) -> int:
+        """How many ended, by themselves or by their budget: without one, nothing is known."""
+        return sum(each.how != "unfinished" for each in self.found.values())
 
 
 @dataclass(frozen=True)
@@ -67,23 +83,30 @@ def assumed(model_id: str) -> Assumption:
 def sampled(samples: Samples) -> Assumption:
     """Lengths drawn from earlier traces."""
     pool = [*samples.first, *samples.later]
-    cut = sum(was_cut for _, was_cut in pool) / len(pool)
     mean = statistics.mean(tokens for tokens, _ in pool)
     runs = f"{len(samples.prompts):,} earlier run{'s' if len(samples.prompts) > 1 else ''}"
-    sentence = f"drawn from {samples.count:,} traces of {runs}, mean {mean:,.0f} tokens"
-    if cut:
-        sentence += f", {cut:.0%} cut by their budget (under a larger one they go on as a fitted log-normal does)"
+    longer = _longer(samples)
+    sentence = f"drawn from {samples.count:,} traces of {runs}, mean {'at least ' if longer else ''}{mean:,.0f} tokens"
     return Assumption(
-        Sampled(samples.first, samples.later, fit_log_normal(pool)), sentence, round(statistics.mean(samples.prompts))
+        Sampled(samples.first, samples.later, fit_log_normal(pool)),
+        sentence + longer,
+        round(statistics.mean(samples.prompts)),
     )
 
 
+def _longer(samples: Samples) -> str:
+    """How many are known only to be longer, and what is made of them."""
+    parts = [("cut", "cut by their budget"), ("unfinished", "unfinished")]
+    shares = [(sum(each.how == how for each in samples.found.values()) / samples.count, told) for how, told in parts]
+    told = " and ".join(f"{share:.0%} {what}" for share, what in shares if share)
+    return f", {told} (where there is room they go on as a fitted log-normal does)" if told else ""
+
+
 def from_own_runs(model_id: str) -> Samples:
-    """What the kept runs of this model tell."""
+    """What the newest kept runs of this model tell."""
     samples = Samples()
-    for path in store.run_paths()[:MOST_TRAILS]:
-        if store.describe(path).model_id == model_id:
-            _add(samples, path)
+    for path in islice((path for path in store.run_paths() if store.model_of(path) == model_id), MOST_TRAILS):
+        _add(samples, path)
     return samples
 
 
@@ -91,10 +114,7 @@ def from_paths(paths: Iterable[Path]) -> Samples:
     """What these trails tell; of a folder all trails in it and below. Raises `AuditError` where there are none."""
     samples = Samples()
     for path in paths:
-        before = samples.count
-        for trail in _trails(path):
-            _add(samples, trail)
-        if samples.count == before:
+        if not sum([_add(samples, trail) for trail in _trails(path)]):
             what = "holds no trail with a finished trace" if path.is_dir() else "is no trail with a finished trace"
             raise AuditError(f"{str(path)!r} {what}; give a trail (.jsonl) or a folder with some.")
     return samples
@@ -108,21 +128,16 @@ def _trails(path: Path) -> Sequence[Path]:
     return [path]
 
 
-def _add(samples: Samples, path: Path) -> None:
-    """Take in one trail; a file that is none adds nothing."""
+def _add(samples: Samples, path: Path) -> int:
+    """Take in one trail, and say how many of its traces ended; a file that is none adds nothing."""
     events = store.read_run(path).events
     if not events or not isinstance(events[0], RunStartEvent):
-        return
-    lengths = list(_lengths(events))
-    if not lengths:
-        return
-    for round_number, tokens, was_cut in lengths:
-        (samples.later if round_number else samples.first).append((tokens, was_cut))
-    samples.models.add(events[0].model_id)
-    samples.prompts += [len(event.prompt_token_ids) for event in events if isinstance(event, RunSetupEvent)]
-
-
-def _lengths(events: Iterable[object]) -> Iterator[tuple[int, int, bool]]:
-    for event in events:
-        if isinstance(event, TraceCompleteEvent) and event.generated_tokens:
-            yield event.round, event.generated_tokens, event.finish_reason == "max_tokens"
+        return 0
+    found = list(observed(events))
+    for origin, trace in found:
+        known = samples.found.get(origin)
+        samples.found[origin] = trace if known is None else max(known, trace, key=Observed.tells)
+    if found:
+        samples.models.add(events[0].model_id)
+        samples.prompts += [len(event.prompt_token_ids) for event in events if isinstance(event, RunSetupEvent)]
+    return sum(trace.how != "unfinished" for _, trace in found)
