@@ -105,7 +105,7 @@ def bench(
 
 
 #: What differs from sitting to sitting.
-_VARYING = {"wall_s", "tokens_per_s", "peak_memory_bytes", "prefill_tokens"}
+_VARYING = {"wall_s", "trace_s", "tokens_per_s", "peak_memory_bytes", "prefill_tokens"}
 
 
 def settled(results: Path | Any) -> Any:

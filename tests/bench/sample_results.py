@@ -93,5 +93,6 @@ def record(rng: np.random.Generator, cell: str, config: RSAConfig, index: int, e
         new_tokens=tokens,
         prefill_tokens=2 * tokens,
         wall_s=9.0,
+        trace_s=1.5,
         peak_memory_bytes=120_000_000,
     )

@@ -89,7 +89,8 @@ class RunHistory:
         self.model_stats: ModelStatsEvent | None = None
         self.end: RunEndEvent | None = None
         self.generated_tokens = 0
-        self.clock_s = 0.0  #: seconds of the run at the last `trace_clock`
+        self.clocks: list[tuple[int, TraceClockEvent]] = []  #: with the sitting, from 1
+        self.clock_s = 0.0  #: seconds of the run at the last of them
         for event in events:
             self.add(event)
 
@@ -163,6 +164,7 @@ class RunHistory:
                 trace = self._of(event.trace_id)
                 trace.prompt, trace.prompted_in = event, self.sittings
             case TraceClockEvent():
+                self.clocks.append((self.sittings, event))
                 self.clock_s = event.elapsed_s
             case TraceCheckpointEvent():
                 trace = self._of(event.trace_id)

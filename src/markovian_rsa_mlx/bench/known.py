@@ -15,6 +15,7 @@ from ..audit import RunHistory
 from ..backends.base import Backend, TraceListener, TraceRequest, TraceResult
 from ..config import Sampling
 from ..method.lineage import TraceKey
+from .occupancy import Busy, occupancy
 
 #: Prompt's ids, seed, budget, sampling.
 Key = tuple[tuple[int, ...], int, int, Sampling]
@@ -27,14 +28,14 @@ class Generation:
     trace_id: str
     key: Key
     result: TraceResult
-    elapsed_s: float
+    busy: Busy | None  #: None where the trail does not tell
 
 
 def generations(history: RunHistory) -> Iterator[Generation]:
     """The finished generations of a run; what was given up is none."""
     if history.start is None or history.setup is None:
         return
-    config = history.start.config
+    config, busy = history.start.config, occupancy(history)
     for trace in history.traces.values():
         place = TraceKey.parse(trace.trace_id)
         done = trace.complete
@@ -43,12 +44,12 @@ def generations(history: RunHistory) -> Iterator[Generation]:
             start, sampling = trace.starts[-1], config.sampling(final=place.round >= config.rounds)
             key = (tuple(prompt), start.seed, start.max_tokens, sampling)
             result = TraceResult(tuple(done.token_ids), done.finish_reason)
-            yield Generation(trace.trace_id, key, result, done.elapsed_s)
+            yield Generation(trace.trace_id, key, result, busy.get((trace.trace_id, "trace")))
         told = trace.summary
         if told is not None and told.finish_reason != "error":
             key = (tuple(told.prompt_token_ids), told.seed, config.tail_limit, config.sampling(final=False))
             result = TraceResult(tuple(told.token_ids), told.finish_reason)
-            yield Generation(trace.trace_id, key, result, told.elapsed_s)
+            yield Generation(trace.trace_id, key, result, busy.get((trace.trace_id, "summary")))
 
 
 class Known:
@@ -56,7 +57,7 @@ class Known:
 
     def __init__(self) -> None:
         self._results: dict[Key, TraceResult] = {}
-        self._elapsed_s: dict[Key, float] = {}
+        self._busy: dict[Key, Busy] = {}
 
     def learn(self, history: RunHistory) -> int:
         """Take in a run's generations; returns the tokens of those that were not known before."""
@@ -67,7 +68,9 @@ class Known:
                 self._results[key] = generation.result
                 new += len(generation.result.token_ids)
             # The one that was generated in fact took longest; the others were answered from memory.
-            self._elapsed_s[key] = max(self._elapsed_s.get(key, 0.0), generation.elapsed_s)
+            told = [busy for busy in (self._busy.get(key), generation.busy) if busy is not None]
+            if told:
+                self._busy[key] = max(told, key=lambda busy: busy.row_s)
         return new
 
     def result(self, request: TraceRequest) -> TraceResult | None:
@@ -76,9 +79,9 @@ class Known:
             return None
         return self._results.get((request.prompt_token_ids, request.seed, request.max_tokens, request.sampling))
 
-    def elapsed_s(self, key: Key) -> float:
-        """Seconds that this generation took where it was generated."""
-        return self._elapsed_s.get(key, 0.0)
+    def busy(self, key: Key) -> Busy | None:
+        """How long this generation took where it was generated; None where that is not known."""
+        return self._busy.get(key)
 
 
 class Sharing:

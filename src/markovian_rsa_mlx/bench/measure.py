@@ -18,6 +18,7 @@ from ..method.lineage import Lineage, TraceKey
 from ..method.selection import Candidate, Equivalent, vote
 from ..method.tails import split_thinking
 from .known import Known, generations
+from .occupancy import Busy
 from .results import Badge, RoundRecord
 
 
@@ -54,6 +55,7 @@ class Measured:
     generated_tokens: int
     prefill_tokens: int
     wall_s: float
+    trace_s: float
     peak_memory_bytes: int
 
 
@@ -66,7 +68,7 @@ class _Trace:
     state: str  # eos, max_tokens or error
     generated_tokens: int
     prefill_tokens: int
-    done_s: float
+    busy: Busy | None  #: None where that is not known
 
 
 def measure(history: RunHistory, codec: Codec, equivalent: Equivalent, marks: Marks, known: Known) -> Measured:
@@ -74,12 +76,12 @@ def measure(history: RunHistory, codec: Codec, equivalent: Equivalent, marks: Ma
     start, setup, selection, end = history.start, history.setup, history.selection, history.end
     assert start is not None and setup is not None and selection is not None and end is not None  # noqa: PT018
     lineage = Lineage.of(start.config, setup.seed)
-    reader = _Reader(history, start.config, codec, _seconds(history, known))
+    reader = _Reader(history, start.config, codec, _busy(history, known))
     rounds: list[RoundRecord] = []
     traces: dict[TraceKey, _Trace] = {}
     for number, keys in lineage.needed().items():
         for key in keys:
-            traces[key] = reader.trace(key, [traces[parent] for parent in lineage.parents(key)])
+            traces[key] = reader.trace(key)
         rounds.append(_round(number, [traces[key] for key in keys], list(traces.values()), equivalent, marks))
     last = rounds[-1]
     finals = [traces[key] for key in lineage.finals]
@@ -94,16 +96,30 @@ def measure(history: RunHistory, codec: Codec, equivalent: Equivalent, marks: Ma
         last.generated_tokens,
         last.prefill_tokens,
         last.wall_s,
+        _mean_row_s(finals),
         end.peak_memory_bytes,
     )
 
 
-def _seconds(history: RunHistory, known: Known) -> Mapping[str, float]:
-    """Seconds by trace, its summary included, where they were generated."""
-    seconds: dict[str, float] = {}
+def _busy(history: RunHistory, known: Known) -> Mapping[str, Busy | None]:
+    """By trace, its summary included, where they were generated."""
+    found: dict[str, Busy | None] = {}
     for generation in generations(history):
-        seconds[generation.trace_id] = seconds.get(generation.trace_id, 0.0) + known.elapsed_s(generation.key)
-    return seconds
+        busy, so_far = known.busy(generation.key), found.get(generation.trace_id, Busy())
+        found[generation.trace_id] = None if busy is None or so_far is None else so_far + busy
+    return found
+
+
+def _engine_s(traces: Sequence[_Trace]) -> float:
+    """Seconds of the engine for all of them; 0 where one's are not known."""
+    told = [trace.busy.engine_s for trace in traces if trace.busy is not None]
+    return sum(told) if len(told) == len(traces) else 0.0
+
+
+def _mean_row_s(traces: Sequence[_Trace]) -> float:
+    """Seconds that one of them had its row, on average; 0 where that is not known."""
+    told = [trace.busy.row_s for trace in traces if trace.busy is not None and trace.state != "error"]
+    return sum(told) / len(told) if told else 0.0
 
 
 def _mishaps(history: RunHistory) -> Iterator[str]:
@@ -116,21 +132,20 @@ def _mishaps(history: RunHistory) -> Iterator[str]:
 class _Reader:
     """Reads a run's traces off its history."""
 
-    def __init__(self, history: RunHistory, config: RSAConfig, codec: Codec, seconds: Mapping[str, float]) -> None:
-        self._history, self._config, self._codec, self._seconds = history, config, codec, seconds
+    def __init__(self, history: RunHistory, config: RSAConfig, codec: Codec, busy: Mapping[str, Busy | None]) -> None:
+        self._history, self._config, self._codec, self._busy = history, config, codec, busy
 
-    def trace(self, key: TraceKey, parents: Sequence[_Trace]) -> _Trace:
+    def trace(self, key: TraceKey) -> _Trace:
         past = self._history.trace(key)
         complete, summary = past.complete, past.summary
         assert complete is not None
-        began_s = max((parent.done_s for parent in parents), default=0.0)
         return _Trace(
             key,
             self._answer(complete),
             complete.finish_reason,
             complete.generated_tokens + (summary.generated_tokens if summary else 0),
             sum(start.prompt_token_count for start in past.starts) + (len(summary.prompt_token_ids) if summary else 0),
-            began_s + self._seconds.get(str(key), 0.0),
+            self._busy.get(str(key), Busy()),  # one that was given up has none
         )
 
     def _answer(self, complete: TraceCompleteEvent) -> str:
@@ -151,7 +166,7 @@ def _round(
     right = [marks.right(trace.answer) for trace in traces]
     tally = vote([Candidate(str(trace.key), trace.answer) for trace in traces], equivalent)
     tokens = sum(trace.generated_tokens for trace in so_far)
-    wall_s = max(trace.done_s for trace in so_far)
+    wall_s = _engine_s(so_far)
     return RoundRecord(
         round=number,
         traces=len(traces),

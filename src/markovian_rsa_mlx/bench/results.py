@@ -29,7 +29,7 @@ Badge = Literal["no_answer", "budget_hit", "parser_trouble", "given_up"]
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One round of one run. Tokens and seconds are of all rounds up to this one, each trace as if run for it alone."""
+    """One round of one run. Tokens and seconds are of all rounds up to this one, traces that are shared included."""
 
     round: int
     traces: int  #: asked for in this round; one that was given up counts, as wrong
@@ -41,8 +41,8 @@ class RoundRecord:
     distinct: int  #: how many different answers
     generated_tokens: int  #: newly generated tokens of traces and summaries (paper, eq. 24)
     prefill_tokens: int  #: prompt tokens that were read for them
-    wall_s: float  #: seconds until the last of them was done, had each begun as soon as its parents were done
-    tokens_per_s: float  #: generated_tokens / wall_s; 0 where nothing was measured
+    wall_s: float  #: seconds in which the engine worked on them, see `occupancy`; 0 where that is not known
+    tokens_per_s: float  #: generated_tokens / wall_s; 0 where that is not known
 
     @property
     def diversity(self) -> float:
@@ -70,6 +70,7 @@ class Record:
     new_tokens: int = 0  #: those of them that no cell before this one had generated
     prefill_tokens: int = 0
     wall_s: float = 0.0
+    trace_s: float = 0.0  #: mean seconds that a final candidate had its row in the engine; 0 where that is not known
     peak_memory_bytes: int = 0  #: of the engine, other runs included
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from itertools import combinations
+from operator import attrgetter
 from statistics import fmean
 
 from .intervals import Interval, interval
@@ -67,8 +68,9 @@ def _row(method: Method, cell: Cell) -> Row | None:
         return None
     rounds = tuple(_round(number, records) for number in range(len(records[0].rounds)))
     final = rounds[cell.final_round]
-    # A single trace costs one of those that its score was averaged over.
+    # A single trace costs one of those that its score was averaged over, and has a time of its own.
     share = 1 / records[0].rounds[cell.final_round].traces if method.one_trace else 1.0
+    seconds = attrgetter("trace_s" if method.one_trace else "wall_s")
     return Row(
         method=method.name,
         problems=len({record.index for record in records}),
@@ -80,8 +82,8 @@ def _row(method: Method, cell: Cell) -> Row | None:
         diversity=final.diversity,
         generated_tokens=share * _mean(records, lambda record: record.generated_tokens),
         prefill_tokens=share * _mean(records, lambda record: record.prefill_tokens),
-        wall_s=_mean(records, lambda record: record.wall_s),
-        tokens_per_s=share * _mean(records, lambda record: record.rounds[-1].tokens_per_s),
+        wall_s=_known_mean(records, seconds),
+        tokens_per_s=share * _known_mean(records, lambda r: r.generated_tokens / seconds(r) if seconds(r) else 0.0),
         peak_memory_bytes=max(record.peak_memory_bytes for record in records),
         badges=dict(sorted(Counter(badge for record in records for badge in record.badges).items())),
         rounds=rounds,
@@ -104,8 +106,8 @@ def _round(number: int, records: Sequence[Record]) -> RoundRow:
         diversity=figure(lambda r: r.diversity),
         generated_tokens=figure(lambda r: r.generated_tokens),
         prefill_tokens=figure(lambda r: r.prefill_tokens),
-        wall_s=figure(lambda r: r.wall_s),
-        tokens_per_s=figure(lambda r: r.tokens_per_s),
+        wall_s=_known_mean(records, lambda record: record.rounds[number].wall_s),
+        tokens_per_s=_known_mean(records, lambda record: record.rounds[number].tokens_per_s),
     )
 
 
@@ -118,3 +120,9 @@ def _by_problem(records: Sequence[Record], read: Callable[[Record], float]) -> l
 
 def _mean(records: Sequence[Record], read: Callable[[Record], float]) -> float:
     return fmean(_by_problem(records, read))
+
+
+def _known_mean(records: Sequence[Record], read: Callable[[Record], float]) -> float:
+    """Over the runs of which it is known; 0 where it is of none."""
+    known = [record for record in records if read(record) > 0]
+    return _mean(known, read) if known else 0.0

@@ -99,7 +99,7 @@ def _cells(row: Row, results: Results) -> tuple[str, ...]:
         percent(row.diversity),
         count(row.generated_tokens),
         count(row.prefill_tokens),
-        duration(row.wall_s),
+        duration(row.wall_s) if row.wall_s else "-",
     )
 
 

@@ -1,0 +1,133 @@
+"""Times of a benchmark: what the engine gave to a method's traces, whoever waited, and never a speed above its own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from markovian_rsa_mlx.audit import RunHistory
+from markovian_rsa_mlx.audit.events import RunResumedEvent, RunStartEvent, TraceClockEvent
+from markovian_rsa_mlx.backends.base import TraceListener, TraceRequest, TraceResult
+from markovian_rsa_mlx.bench.occupancy import Busy, occupancy
+from markovian_rsa_mlx.bench.results import Results
+from markovian_rsa_mlx.cli.bench_table import table_text
+from markovian_rsa_mlx.config import RSAConfig
+from tests.fakes import FakeBackend
+
+from .harness import SMALL, FakeTask, bench, coin, order
+
+STEP_S, STEP_TOKENS = 0.002, 16
+
+
+class OneRow(FakeBackend):
+    """One trace at a time; 16 tokens in 2 ms, and not sooner."""
+
+    def __init__(self) -> None:
+        super().__init__(coin, chunk=STEP_TOKENS, on_step=lambda *_: time.sleep(STEP_S))
+        self.row = asyncio.Lock()
+
+    async def generate(self, request: TraceRequest, listener: TraceListener) -> TraceResult:
+        async with self.row:
+            return await super().generate(request, listener)
+
+
+def clock(trace: str, phase: Literal["started", "ended"], at_s: float) -> TraceClockEvent:
+    return TraceClockEvent("run", 0, trace, "trace", 0, phase, at_s)
+
+
+def start() -> RunStartEvent:
+    return RunStartEvent("run", "m", "none", RSAConfig(), "?", "now")
+
+
+def resumed(at_s: float) -> RunResumedEvent:
+    return RunResumedEvent("run", "now", "1", "auto", None, 0, None, None, at_s, 0)
+
+
+def test_a_moment_is_shared_by_those_that_have_rows_in_it() -> None:
+    events = [
+        clock("a", "started", 1.0),
+        clock("b", "started", 3.0),
+        clock("a", "ended", 7.0),
+        clock("b", "ended", 8.0),
+        clock("c", "started", 20.0),
+        clock("c", "ended", 21.0),
+    ]
+    found = occupancy(RunHistory([start(), *events]))
+    assert found == {
+        ("a", "trace"): Busy(6.0, 4.0),
+        ("b", "trace"): Busy(5.0, 3.0),
+        ("c", "trace"): Busy(1.0, 1.0),
+    }
+    assert sum(busy.engine_s for busy in found.values()) == 8.0  # from 1 to 8, and from 20 to 21
+
+
+def test_what_was_under_way_when_a_run_was_killed_is_not_known() -> None:
+    events = [
+        clock("a", "started", 0.0),
+        clock("b", "started", 0.0),
+        clock("b", "ended", 4.0),
+        resumed(4.0),
+        clock("a", "started", 4.5),
+        clock("a", "ended", 6.0),
+    ]
+    assert occupancy(RunHistory([start(), *events])) == {("b", "trace"): Busy(4.0, 2.0)}
+
+
+def test_a_sitting_that_was_stopped_counts() -> None:
+    events = [
+        clock("a", "started", 0.0),
+        clock("a", "ended", 4.0),
+        resumed(5.0),
+        clock("a", "started", 5.5),
+        clock("a", "ended", 6.0),
+    ]
+    assert occupancy(RunHistory([start(), *events])) == {("a", "trace"): Busy(4.5, 4.5)}
+
+
+@pytest.fixture(scope="module")
+def one_row(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return bench(tmp_path_factory.mktemp("bench"), order(FakeTask(2)), OneRow(), at_once=2)
+
+
+def test_no_method_is_faster_than_the_engine(one_row: Results) -> None:
+    """Shared traces and new ones take turns in the one row; two problems wait for each other."""
+    for row in one_row.table:
+        assert 0 < row.tokens_per_s <= STEP_TOKENS / STEP_S
+        assert all(r.tokens_per_s <= STEP_TOKENS / STEP_S for r in row.rounds)
+
+
+def test_times_add_up_to_what_the_traces_took(one_row: Results) -> None:
+    rows = {row.method: row for row in one_row.table}
+    assert rows["vote"].wall_s == pytest.approx(SMALL.population * rows["single"].wall_s)
+    assert rows["single"].tokens_per_s == pytest.approx(rows["vote"].tokens_per_s, rel=0.3)
+    assert rows["vote-equal"].wall_s > 2 * rows["vote"].wall_s  # three times as many traces
+    for row in one_row.table:
+        seconds = [r.wall_s for r in row.rounds]
+        assert seconds == sorted(seconds)
+        least_s = row.generated_tokens / STEP_TOKENS * STEP_S
+        assert least_s <= row.wall_s
+
+
+def test_times_do_not_depend_on_who_else_waits(tmp_path: Path) -> None:
+    """Eight problems at once at one row: each waits for the others, which is no time of its own."""
+    crowded = bench(tmp_path / "a", order(FakeTask(8), ["single", "vote"]), OneRow(), at_once=8)
+    alone = bench(tmp_path / "b", order(FakeTask(8), ["single", "vote"]), OneRow(), at_once=1)
+    for one, other in zip(crowded.table, alone.table, strict=True):
+        assert one.generated_tokens == other.generated_tokens
+        assert one.wall_s < 4 * other.wall_s
+
+
+def test_a_time_that_is_not_known_is_a_dash(tmp_path: Path) -> None:
+    wanted = order(FakeTask(1), ["single"])
+    results = bench(tmp_path, wanted)
+    trail = tmp_path / results.cells[0].records[0].trail
+    lines = trail.read_text().splitlines(keepends=True)
+    trail.write_text("".join(line for line in lines if '"trace_clock"' not in line))  # as by an earlier version
+    (tmp_path / "results.json").unlink()
+    again = bench(tmp_path, wanted)
+    assert (again.table[0].wall_s, again.table[0].tokens_per_s) == (0.0, 0.0)
+    assert table_text(again, 200).splitlines()[1].endswith(" -")
