@@ -52,6 +52,10 @@ class UpstreamError(ModelError):
     """A server that is the engine refuses what no repetition can change, or is gone; the run can be resumed."""
 
 
+class RefusedError(UpstreamError):
+    """A server refuses this one request, its content or its form; it may take others."""
+
+
 class MemoryLimitError(MarkovianRSAError):
     """Not even one trace fits into the memory that may be used."""
 

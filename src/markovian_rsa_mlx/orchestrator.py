@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,6 @@ from .audit.events import (
     FinalEvent,
     ModelStatsEvent,
     RunEndEvent,
-    RunResumedEvent,
-    RunSetupEvent,
-    RunStartEvent,
     SelectionEvent,
     SummaryCompleteEvent,
     TraceCompleteEvent,
@@ -31,15 +27,15 @@ from .config import RSAConfig
 from .equivalence import MathEquivalence, equivalence_for
 from .errors import AuditError, MarkovianRSAError, RunFailedError, RunStoppedError
 from .method.codec import ChatMessage
-from .method.lineage import SEED_LIMIT, TraceKey
+from .method.lineage import TraceKey
 from .method.prompts import check_messages
 from .method.selection import Candidate, Equivalent
 from .run.budget import Budget
 from .run.conclusion import Conclusion, answered_tally
 from .run.generation import Progress
 from .run.result import RunResult
-from .run.resume import check_same_run, elapsed_before, given_up, resumed_config, unfinished_tokens
-from .run.setup import check_context, check_memory, make_setup, now, package_version
+from .run.resume import given_up, unfinished_tokens
+from .run.sitting import Sitting, open_trail
 from .run.sync import run_sync
 from .run.traces import Outcome, Traces
 from .run.trail import OnEvent, Trail
@@ -69,7 +65,7 @@ class MarkovianRSAOrchestrator:
         self.backend, self.shared = backend, shared
         self._math = MathEquivalence()
         self._equivalent = equivalent
-        self._partial: RunResult | None = None
+        self._partial: Callable[[], RunResult] | None = None  #: of the run that was cancelled last
 
     @classmethod
     def from_pretrained(
@@ -170,7 +166,7 @@ class MarkovianRSAOrchestrator:
         except KeyboardInterrupt:
             if self._partial is None:
                 raise
-            raise _stopped("interrupted", self._partial) from None
+            raise _stopped("interrupted", self._partial()) from None
 
     async def arun(
         self,
@@ -183,12 +179,12 @@ class MarkovianRSAOrchestrator:
     ) -> RunResult:
         """`run` for asynchronous code; a cancelled one raises CancelledError as usual."""
         messages = _as_messages(prompt)
-        trail = Trail(audit_path, on_event)
+        trail = await open_trail(audit_path, on_event)
         try:
             config = config or self._default_config()
             if not self.shared:
                 _take_engine(self.backend, config)
-            sitting = _Sitting(self.backend, messages, config, trail)
+            sitting = await Sitting.begin(self.backend, messages, config, trail)
             if trail.history is not None and trail.history.finished:
                 return _recorded_result(trail)
             return await self._sit(sitting, on_progress)
@@ -199,7 +195,7 @@ class MarkovianRSAOrchestrator:
         embedded = self.backend.info.model_id == reasoner.MODEL_ID
         return RSAConfig.embedded() if embedded else RSAConfig.default_16gb()
 
-    async def _sit(self, sitting: _Sitting, on_progress: Progress | None) -> RunResult:
+    async def _sit(self, sitting: Sitting, on_progress: Progress | None) -> RunResult:
         trail, config, setup = sitting.trail, sitting.config, sitting.setup
         budget = Budget(config, _tokens(trail.events) + unfinished_tokens(trail.history), sitting.elapsed_before_s)
         traces = Traces(self.backend, config, setup, trail, budget, on_progress)
@@ -218,7 +214,8 @@ class MarkovianRSAOrchestrator:
             return await report.conclude()
         except asyncio.CancelledError:
             await traces.cancel()
-            self._partial = report.partial()
+            if not self.shared:  # counting the votes takes time, which other runs would have to wait
+                self._partial = report.partial
             raise
         except MarkovianRSAError as error:
             if not isinstance(error, (RunStoppedError, AuditError)):
@@ -240,68 +237,11 @@ class MarkovianRSAOrchestrator:
         self.close()
 
 
-class _Sitting:
-    """One sitting of a run: fresh, or going on from what the trail holds."""
-
-    def __init__(self, backend: Backend, messages: list[ChatMessage], config: RSAConfig, trail: Trail) -> None:
-        self.trail, self.elapsed_before_s = trail, 0.0
-        if trail.history is None:
-            self.config, self.setup = self._start(backend, messages, config)
-        else:
-            self.config, self.setup = self._resume(backend, messages, config)
-
-    def _start(
-        self, backend: Backend, messages: list[ChatMessage], config: RSAConfig
-    ) -> tuple[RSAConfig, RunSetupEvent]:
-        seed = secrets.randbelow(SEED_LIMIT) if config.seed is None else config.seed
-        config = config.replace(seed=seed)
-        run_id = secrets.token_hex(8)
-        setup = make_setup(run_id, seed, messages, config, backend)
-        check_context(config, setup, backend.info.context_length)
-        check_memory(config, setup, backend)
-        self.trail.run_id = run_id
-        info = backend.info
-        prompt = messages[-1]["content"]
-        self.trail.write(RunStartEvent(run_id, info.model_id, info.quantization, config, prompt, now()))
-        self.trail.write(setup)
-        self.trail.sync()
-        return config, setup
-
-    def _resume(
-        self, backend: Backend, messages: list[ChatMessage], config: RSAConfig
-    ) -> tuple[RSAConfig, RunSetupEvent]:
-        history, trail = self.trail.history, self.trail
-        assert history is not None
-        assert history.start is not None
-        assert trail.path is not None
-        assert trail.last_written is not None
-        setup = check_same_run(history, trail.path, messages, config, backend)
-        trail.run_id = setup.run_id
-        config = resumed_config(history.start, config)
-        if not history.finished:
-            self.elapsed_before_s = elapsed_before(history, trail.last_written)
-            trail.write(
-                RunResumedEvent(
-                    setup.run_id,
-                    now(),
-                    package_version(),
-                    config.concurrency,
-                    config.memory_limit_gb,
-                    config.max_retries,
-                    config.token_budget,
-                    config.time_budget_s,
-                    self.elapsed_before_s,
-                    trail.dropped_bytes,
-                )
-            )
-        return config, setup
-
-
 class _Report:
     """Ends a run: writes its last events, or says how far it got."""
 
     def __init__(
-        self, backend: Backend, sitting: _Sitting, traces: Traces, budget: Budget, conclusion: Conclusion
+        self, backend: Backend, sitting: Sitting, traces: Traces, budget: Budget, conclusion: Conclusion
     ) -> None:
         self._backend, self._sitting, self._traces = backend, sitting, traces
         self._budget, self._conclusion = budget, conclusion

@@ -30,6 +30,7 @@ from markovian_rsa_mlx.errors import (
     ContextLengthError,
     MarkovianRSAError,
     ModelError,
+    RefusedError,
     RunFailedError,
     UpstreamError,
 )
@@ -118,7 +119,7 @@ def test_waits_between_repetitions_grow(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mlx", "vllm", "chat"])
-@pytest.mark.parametrize(("fault", "kind_of_error"), [("400", UpstreamError), ("context", ContextLengthError)])
+@pytest.mark.parametrize(("fault", "kind_of_error"), [("400", RefusedError), ("context", ContextLengthError)])
 def test_what_cannot_pass_is_one_clear_error_at_once(
     serve: Serve, tmp_path: Path, kind: str, fault: str, kind_of_error: type[MarkovianRSAError]
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from markovian_rsa_mlx.bench.grid import Plan, plan, read_grid
+from markovian_rsa_mlx.bench.identity import cell_folder
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import ConfigError
 
@@ -67,8 +68,50 @@ def test_the_paper_s_table_is_one_file(tmp_path: Path) -> None:
         ("[grid]\nbeta = []", "is empty: thinking_tokens"),
         ("[grid]\nN = [2]\nC = [4]", "No point"),
         ("grid = [", "not valid TOML"),
+        ('[grid]\nanswer_kind = ["math", "text"]', "'answer_kind'"),
+        ("methods = 5\n[grid]\nN = [2]", "sets methods to 5; allowed: a list of names"),
+        ('methods = "single"\n[grid]\nN = [2]', "sets methods to 'single'"),
+        ("methods = [1]\n[grid]\nN = [2]", r"sets methods to \[1\]"),
+        ("point = [1, 2]", r"sets point to \[1, 2\]; allowed: tables"),
+        ("point = 3", "sets point to 3"),
+        ("grid = 3", "sets grid to 3; allowed: a table"),
     ],
 )
 def test_a_grid_that_cannot_be_used_is_refused(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         read(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        'summary_prompt = ["Summarise!", "Summarise?"]',
+        'summary_prompt = ["要約して", "まとめて"]',
+        f'summary_prompt = ["{"Say it all. " * 30}", "{"Say it all. " * 30}now"]',
+        'template = ["a_b.j2", "a-b.j2", "A-b.j2"]',
+    ],
+)
+def test_texts_are_shortened_in_names_and_no_two_cells_share_a_folder(tmp_path: Path, choices: str) -> None:
+    found = read(tmp_path, f"[grid]\n{choices}")
+    assert len(found.configs) == choices.count(",") + 1
+    assert all(len(name) < 60 for name in found.configs)
+    assert len({cell_folder(name).lower() for name in found.configs}) == len(found.configs)
+
+
+@pytest.mark.parametrize(
+    ("cell", "folder"),
+    [
+        ("markovian", "markovian"),
+        ("markovian C=1 beta=8000", "markovian-C=1-beta=8000"),
+        ("markovian:final_aggregation", "markovian-final-aggregation"),
+        ("markovian temperature=0.5", "markovian-temperature=0.5"),
+    ],
+)
+def test_plain_cells_have_plain_folders(cell: str, folder: str) -> None:
+    assert cell_folder(cell) == folder
+
+
+def test_a_cell_of_many_settings_has_a_folder_that_a_disk_takes() -> None:
+    cell = "markovian " + " ".join(f"setting_{letter}=1000" for letter in "abcdefghijklmnop")
+    assert len(cell_folder(cell)) < 80
+    assert cell_folder(cell) != cell_folder(cell + "1")

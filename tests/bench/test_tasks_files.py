@@ -241,3 +241,25 @@ def test_answers_are_compared_by_value_or_as_text(tmp_path: Path) -> None:
         task.score(problem, "1" * 5_000)
     text = load_task(str(path), {"answer_kind": "text"}, 0)
     assert [text.score(problem, answer) for answer in ("1/2.", "0.5")] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("column", ["problem", "answer", "id"])
+def test_half_a_character_is_refused_with_its_line(tmp_path: Path, column: str) -> None:
+    path = tmp_path / "set.jsonl"
+    rows = [{"id": "1", "problem": "p", "answer": "1"}, {"id": "2", "problem": "p", "answer": "1", column: "a\ud83d"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert f"set.jsonl, line 2: {column!r} holds half a character" in refusal(path)
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_task(str(path), {"wording": "{problem} \udcff"}, 0)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_a_value_that_is_nested_too_deeply(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"set{suffix}"
+    path.write_text("[" * 200_000 if suffix == ".json" else '{"problem":' * 200_000)
+    assert "no valid JSON" in refusal(path) or "not valid JSON" in refusal(path)
+
+
+def test_a_file_whose_name_is_no_utf_8_has_a_name_that_can_be_written(tmp_path: Path) -> None:
+    path = write(tmp_path / "set.jsonl", ROWS).rename(tmp_path / "s\udcfft.jsonl")
+    assert load_task(str(path), {}, 0).name.startswith("s\ufffdt.jsonl@")

@@ -103,6 +103,30 @@ def test_parameters_gaps_and_a_wording() -> None:
 
 
 @pytest.mark.usefixtures("library")
+def test_a_word_is_the_data_set_and_not_a_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("fake", "embedded-countdown", "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "test.jsonl").write_text(json.dumps({"problem": "p", "answer": "1"}) + "\n")
+    assert load_task("fake", {}, 0).name == "fake#0"
+    assert load_task("embedded-countdown", {}, 0).name == "embedded-countdown#0"
+    for folder in ("mine", "./fake", str(tmp_path / "fake")):
+        assert load_task(folder, {}, 0).name.startswith(f"{Path(folder).name}@")
+
+
+@pytest.mark.usefixtures("library")
+def test_a_benchmark_s_folder_is_no_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("fake", "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "bench.json").write_text("{}")
+    assert load_task("fake", {}, 0).name == "fake#0"
+    for folder in ("mine", "./fake"):
+        with pytest.raises(TaskError, match="is a benchmark's folder and no data set"):
+            load_task(folder, {}, 0)
+
+
+@pytest.mark.usefixtures("library")
 def test_a_task_that_nobody_holds_leaves_no_process() -> None:
     task = GymTask("fake", {}, 0)
     task.problems((1, 1))

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
+from markovian_rsa_mlx.bench.measure import measure
 from markovian_rsa_mlx.bench.progress import BenchProgress
 from markovian_rsa_mlx.bench.results import Method, Record, RoundRecord, results_from_dict
 from markovian_rsa_mlx.bench.tasks.base import Problem
 from markovian_rsa_mlx.cli import session
 from markovian_rsa_mlx.cli.bench_table import table_text
 from markovian_rsa_mlx.cli.bench_view import problem_line, status_line, view_lines
-from markovian_rsa_mlx.errors import BackendError
+from markovian_rsa_mlx.errors import BackendError, UpstreamError
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 
 from ..fakes import FakeBackend, boxed
@@ -259,3 +260,39 @@ def test_a_problem_s_line_cannot_move_the_cursor() -> None:
     line = problem_line(progress(lambda: 0.0), Problem(0, "p\x1b[31m0", "?", "!"), 2, [record(1.0)])
     assert line.startswith("problem p0, epoch 2: 1 of 1 runs right")
     assert "\x1b" not in line
+
+
+@pytest.mark.parametrize("error", [UpstreamError("the server is gone"), RuntimeError("a bug")])
+def test_an_error_that_ends_a_benchmark_leaves_table_and_report_of_what_there_is(
+    mrsa: Run, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(request: Any) -> None:
+        if "2+1?" in request.messages[-1]["content"]:
+            raise error
+
+    backend = FakeBackend(by_index(boxed(2)), fail=fail)
+    if isinstance(error, RuntimeError):
+        backend.on_step, backend.fail = None, None
+        monkeypatch.setattr("markovian_rsa_mlx.bench.runner.measure", _breaks_at_the_third(error))
+    monkeypatch.setattr(session, "load", lambda choice, quiet=False: MarkovianRSAOrchestrator(backend))
+    ran = mrsa(
+        "bench", task, *METHOD, "--methods", "single", "--at-once", "1", "--json", "--out", str(tmp_path / "out")
+    )
+    assert ran.code == 1
+    assert json.loads(ran.out)["table"][0]["problems"] == 2
+    assert ran.err.splitlines()[-1].startswith("error: ")
+    assert str(error) in ran.err.splitlines()[-1]
+    assert (tmp_path / "out" / "report.html").exists()
+    assert (tmp_path / "out" / "results.parquet").exists()
+
+
+def _breaks_at_the_third(error: Exception) -> Callable[..., Any]:
+    calls: list[int] = []
+
+    def measured(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise error
+        return measure(*arguments)
+
+    return measured

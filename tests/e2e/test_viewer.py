@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 
@@ -43,6 +44,8 @@ def event(trail: Path, name: str, trace_id: str | None = None) -> dict[str, obje
 
 def test_the_overview_tells_the_story(shown: Watched, trail: Path) -> None:
     page, selection = shown.page, event(trail, "selection")
+    run_id = str(event(trail, "run_start")["run_id"])
+    assert page.locator("#header").inner_text().split("\n")[0] == f"Run {run_id[:8]}…"
     assert page.locator(".chosen .text").inner_text() == selection["answer"]
     tally = page.locator(".tally table tr").all_inner_texts()
     assert [row.split()[1] for row in tally[: len(selection["tally"])]] == sorted(
@@ -142,6 +145,41 @@ def test_what_was_kept_stands_in_both(shown: Watched, trail: Path) -> None:
         assert run in str(spoken)
 
 
+def test_what_stands_in_two_tails_has_the_colours_of_both(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    lines = lines_of(trail)
+    reader = next(line for line in lines if line["event"] == "aggregation_prompt")
+    for line in lines:
+        if line["event"] == "tail_extracted" and line["trace_id"] in reader["selected_tail_trace_ids"]:
+            line["tail_text"] = f"{line['trace_id']} alone says this; seven times six is forty-two"
+        if line["event"] == "trace_complete" and line["trace_id"] == reader["trace_id"]:
+            line["text"] = (
+                f"{reader['selected_tail_trace_ids'][0]} alone says this; seven times six is forty-two</think>42"
+            )
+    shown = open_lines(chrome, tmp_path, lines)
+    shown.go(f"#/trace/{reader['trace_id']}")
+    shown.page.wait_for_selector("#reasoning .text mark")
+    colours = shown.page.locator("#reasoning .text mark").evaluate_all(
+        "marks => marks.map((m) => [m.className, getComputedStyle(m).backgroundImage.split('rgb').length - 1, m.title])"
+    )
+    (alone, both) = colours[:2]
+    assert (alone[0], alone[1]) == ("kept kept-0", 0)
+    assert both[1] == 4  # each of two colours has two stops
+    assert all(parent in both[2] for parent in reader["selected_tail_trace_ids"])
+    shown.check()
+
+
+def test_a_carried_answer_is_marked_in_the_answer(chrome: Browser, tmp_path: Path) -> None:
+    path = small_run(
+        tmp_path / "run.jsonl", lambda request, rng: r"it is \boxed{42}, so</think>\boxed{42}", carry="answer"
+    )
+    shown = watch(chrome.new_context(), write_page(path, tmp_path / "run.html"))
+    shown.go(f"#/trace/{event(path, 'tail_extracted')['trace_id']}")
+    assert shown.page.locator("#answer mark.carried").all_text_contents() == [r"\boxed{42}"]
+    assert shown.page.locator("#reasoning .text mark.carried").count() == 0
+    assert "this is of the answer, below" in shown.page.locator("#reasoning .key").inner_text()
+    shown.check()
+
+
 def test_two_traces_side_by_side(shown: Watched, trail: Path) -> None:
     page = shown.page
     shown.go("#/trace/r0-00")
@@ -169,6 +207,74 @@ def test_search_finds_every_place_and_leads_there(shown: Watched, trail: Path) -
         "() => (() => { const place = document.querySelector('mark.found').getBoundingClientRect();"
         " return place.top >= 0 && place.bottom <= innerHeight; })()"
     )
+
+
+def test_search_leads_to_each_place_of_a_text(shown: Watched, trail: Path) -> None:
+    page = shown.page
+    shown.go("#/search/m")
+    total = int(page.locator("main p").first.inner_text().split()[0])
+    assert page.locator(".results summary").count() > 0
+    for summary in page.locator(".results summary").all():
+        summary.click()
+    page.wait_for_function(f"() => document.querySelectorAll('.results ul a').length === {total}")
+
+
+@pytest.mark.parametrize(
+    ("query", "name", "seen"),
+    [
+        ("What is", "Question", "#question"),
+        ("engine</b> stumbled", "Retry of", "h1"),
+        ("Check what the attempts", "Prompt around the tails", "#prompt mark.found"),
+        ("What is", "Prompt of round 0", "#prompt mark.found"),
+    ],
+)
+def test_search_covers_what_no_trace_said(shown: Watched, query: str, name: str, seen: str) -> None:
+    page = shown.page
+    shown.go(f"#/search/{quote(query, safe='')}")
+    page.locator(".results > li", has_text=name).first.locator("ul a").first.click()
+    page.locator(seen).first.wait_for()
+    page.wait_for_function(
+        "(seen) => { const box = document.querySelector(seen).getBoundingClientRect();"
+        " return box.top >= 0 && box.top < innerHeight; }",
+        arg=seen,
+    )
+    if "found" in seen:
+        assert str(page.locator(seen).first.text_content()) == query
+
+
+def test_summaries_and_tails_are_searched_and_downloaded(chrome: Browser, tmp_path: Path) -> None:
+    path = small_run(tmp_path / "run.jsonl", carry="summary")
+    summary = event(path, "summary_complete")
+    lines = lines_of(path)
+    apart = next(x for x in lines if x["event"] == "tail_extracted" and x["trace_id"] != summary["trace_id"])
+    apart["tail_text"] = "told by nobody"
+    lines[1]["messages"].insert(0, {"role": "system", "content": "be brief, please"})
+    context = chrome.new_context(accept_downloads=True)
+    shown = watch(context, write_page(write_lines(tmp_path / "x.jsonl", lines), tmp_path / "x.html"))
+    page = shown.page
+    for query, name, place in (
+        (str(summary["text"])[:12], ", its summary", "#summary > .text mark.found"),
+        (str(summary["prompt_text"])[-12:], ", the prompt for its summary", "#summary details mark.found"),
+        ("told by nobody", ", what was carried on of it", "#tail mark.found"),
+        ("be brief, please", "Message before it", "#question details .text"),
+    ):
+        shown.go(f"#/search/{quote(query, safe='')}")
+        page.locator(".results > li", has=page.locator("h2", has_text=name)).first.locator("ul a").first.click()
+        page.locator(place).first.wait_for()
+    shown.go(f"#/trace/{summary['trace_id']}")
+    page.locator("#summary summary").click()
+    for words, text in (
+        ("Download summary", summary["text"]),
+        ("Download the summary's prompt", summary["prompt_text"]),
+        ("Download what was carried on", event(path, "tail_extracted", str(summary["trace_id"]))["tail_text"]),
+    ):
+        with page.expect_download() as got:
+            page.get_by_text(words).click()
+        assert got.value.path().read_text(encoding="utf-8") == text
+    shown.go(f"#/trace/{apart['trace_id']}")
+    assert page.locator("#tail .text").text_content() == "told by nobody"
+    shown.check()
+    context.close()
 
 
 def test_downloads_are_exact(shown: Watched, trail: Path) -> None:
@@ -235,6 +341,49 @@ def test_it_works_on_a_phone_and_on_paper(chrome: Browser, trail: Path, tmp_path
     shown.page.emulate_media(media="print")
     assert not shown.page.locator("header").is_visible()
     assert len(shown.page.pdf()) > 10_000
+    shown.check()
+    context.close()
+
+
+@pytest.mark.parametrize("width", [320, 375, 414])
+def test_the_menu_and_the_table_fit_on_a_phone(chrome: Browser, trail: Path, tmp_path: Path, width: int) -> None:
+    context = chrome.new_context(viewport={"width": width, "height": 740}, is_mobile=True)
+    shown = watch(context, write_page(trail, tmp_path / "run.html"))
+    shown.page.get_by_text("Options").click()
+    assert shown.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    left, right = shown.page.evaluate(
+        "(({ left, right }) => [left, right])(document.querySelector('.menu').getBoundingClientRect())"
+    )
+    assert 0 <= left < right <= width
+    rows = shown.page.locator("#traces tbody tr").evaluate_all(
+        "rows => rows.map((r) => r.scrollWidth <= r.clientWidth)"
+    )
+    assert all(rows)
+    tallest = shown.page.evaluate(
+        "Math.max(...[...document.querySelectorAll('#traces tbody tr')].map((r) => r.getBoundingClientRect().height))"
+    )
+    assert tallest < 120
+    context.close()
+
+
+@pytest.mark.parametrize("theme", ["auto", "dark"])
+def test_paper_is_white_and_shows_what_is_closed(chrome: Browser, trail: Path, tmp_path: Path, theme: str) -> None:
+    context = chrome.new_context(color_scheme="dark")
+    shown = watch(context, write_page(trail, tmp_path / "run.html"))
+    page = shown.page
+    page.evaluate("(theme) => (document.documentElement.dataset.theme = theme)", theme)
+    page.emulate_media(media="print", color_scheme="dark")
+    look = page.evaluate(
+        "(() => { const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]; })()"
+    )
+    assert look == ["rgb(255, 255, 255)", "rgb(27, 31, 38)"]
+    for part in (".bar", ".swatch"):
+        assert page.locator(part).first.evaluate("(one) => getComputedStyle(one).printColorAdjust") == "exact", part
+    page.locator("#settings summary").evaluate("(one) => (one.parentElement.open = true)")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("main details:not([open])").count() == 0
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("main details[open]").count() == 1  # the one that was open before
     shown.check()
     context.close()
 
@@ -348,3 +497,56 @@ def test_the_policy_stops_what_slips_through(shown: Watched) -> None:
     assert [text for text in shown.errors if "Content Security Policy" in text]
     assert json.dumps(shown.requests).count("example.org") == 0
     shown.errors.clear()
+
+
+# ---------------------------------------------------------------- what the overview says is so
+
+
+def test_an_aggregating_trace_without_an_answer_is_not_said_to_have_given_it(chrome: Browser, tmp_path: Path) -> None:
+    path = small_run(
+        tmp_path / "run.jsonl",
+        lambda request, rng: "for ever" if request.trace_id == "r3-00" else r"so</think>\boxed{7}",
+        answer_selection="final_aggregation",
+    )
+    shown = watch(chrome.new_context(), write_page(path, tmp_path / "run.html"))
+    said = shown.page.locator("#answer").inner_text()
+    assert event(path, "selection")["chosen_trace_id"] == "r2-00"
+    assert "the aggregating trace had no answer, so it is the first final candidate that has one" in said
+    assert "read the final candidates" not in said
+
+
+def test_a_foreign_file_with_an_answer_is_not_said_to_have_none(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    lines = lines_of(trail)
+    foreign = [line for line in lines if line["event"] not in ("run_setup", "selection", "run_end")]
+    shown = open_lines(chrome, tmp_path, foreign)
+    banner = shown.page.locator(".problems").inner_text()
+    assert "no answer was chosen" not in banner
+    assert "goes on from here" not in banner
+    unfinished = [line for line in foreign if line["event"] != "final"]
+    banner = open_lines(chrome, tmp_path, unfinished).page.locator(".problems").inner_text()
+    assert "no answer was chosen" in banner
+    assert "goes on from here" not in banner
+
+
+def test_a_large_population_is_counted_in_full_and_drawn_in_part(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    lines = lines_of(trail)[:2]
+    large = {"population": 1000, "aggregation_size": 4, "final_candidates": None, "answer_selection": "single"}
+    lines[0]["config"] |= large
+    shown = open_lines(chrome, tmp_path, lines)
+    needed = {r: shown.page.locator(f'.node[data-id^="r{r}-"]').count() for r in range(3)}
+    labels = shown.page.locator(".label").all_text_contents()
+    assert labels == [f"Round {r}{needed[r]} of 1,000" for r in range(3)]
+    assert shown.page.locator(".pruned").count() == 3 * 40
+    more = str(shown.page.locator(".more-pruned").first.text_content())
+    assert more.startswith(f"+ {1000 - 40 - needed[0]}")
+    shown.check()
+
+
+def test_a_large_seed_is_shown_exactly(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    lines = lines_of(trail)
+    seed = 2**53 + 3
+    lines[0]["config"]["seed"] = lines[1]["seed"] = seed
+    for content in (lines, [line for line in lines if line["event"] != "run_setup"]):
+        shown = open_lines(chrome, tmp_path, content)
+        listed = shown.page.locator("#settings details").text_content()
+        assert f"seed{seed}" in str(listed)

@@ -165,3 +165,38 @@ def test_long_blanks_in_a_tail_and_in_its_reader_are_passed_over(chrome: Browser
     watched.go(f"#/trace/{reader}")
     assert watched.page.locator("#reasoning mark.kept").first.is_visible()
     watched.check()
+
+
+ESCAPING = (
+    r"a \(\smash{\raisebox{12em}{\Huge\text{SPOOF}}}\) b",
+    r"a \(\raisebox{20em}{\Huge\text{SPOOF}}\) b",
+    r"a \(\rlap{\kern{-30em}\Huge\text{SPOOF}}\) b",
+    r"a \(\smash{\raisebox{-12em}{\Huge\text{SPOOF}}}\) b",
+    r"\[\smash{\raisebox{12em}{\Huge\text{SPOOF}}}\]",
+)
+#: Points of the window at which a formula is painted outside the text that it stands in.
+STRAY = """() => {
+  const stray = [];
+  for (let y = 0; y < innerHeight; y += 6)
+    for (let x = 0; x < innerWidth; x += 6) {
+      const formula = document.elementFromPoint(x, y)?.closest('.formula');
+      if (!formula) continue;
+      const box = formula.closest('.text').getBoundingClientRect();
+      if (x < box.left || x > box.right || y < box.top || y > box.bottom) stray.push([x, y]);
+    }
+  return stray;
+}"""
+
+
+def test_rendered_maths_stays_in_its_text(chrome: Browser, tmp_path: Path) -> None:
+    path = spoken(tmp_path / "run.jsonl", ["plain</think>1", *(f"{text}</think>{text}" for text in ESCAPING)])
+    watched = watch(chrome.new_context(viewport={"width": 1000, "height": 900}), write_page(path, tmp_path / "x.html"))
+    watched.page.evaluate("document.querySelector('.more').open = true")
+    watched.page.locator("input[name=maths]").check()
+    watched.page.evaluate("document.querySelector('.more').open = false")
+    for index in range(1, 1 + len(ESCAPING)):
+        for route in (f"#/trace/r0-{index:02d}", f"#/compare/r0-{index:02d}/r0-00"):
+            watched.go(route)
+            watched.page.wait_for_selector(".formula math", state="attached")
+            assert watched.page.evaluate(STRAY) == [], route
+    watched.check()

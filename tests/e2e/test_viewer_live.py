@@ -35,7 +35,7 @@ MODEL = """async () => {
 }"""
 
 
-@pytest.fixture(scope="module", params=["tail", "summary"])
+@pytest.fixture(scope="module", params=["tail", "answer", "summary"])
 def trail(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_run(tmp_path_factory.mktemp("live") / "run.jsonl", carry=request.param)
 

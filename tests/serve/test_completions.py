@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -11,10 +13,12 @@ import pytest
 
 from markovian_rsa_mlx.audit.events import GenerationStartEvent, TraceCompleteEvent
 from markovian_rsa_mlx.audit.verify import verify_file
+from markovian_rsa_mlx.backends.base import EngineInfo
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.method.answers import equal_text
+from markovian_rsa_mlx.method.codec import ChatMessage
 
-from ..fakes import ByteCodec, FakeBackend, boxed
+from ..fakes import ByteCodec, CharacterCodec, FakeBackend, boxed
 from ..runs import of_file, small
 from .conftest import CHAT, RSA, Running, Serve
 
@@ -147,9 +151,25 @@ class TestOrdinaryCompletions:
         prompt = len(server.backend.requests[0].prompt_token_ids)
         assert server.backend.requests[0].max_tokens == 100 - prompt
 
-    def test_a_model_without_thinking_has_no_reasoning(self, serve: Serve) -> None:
-        from ..fakes import CharacterCodec
+    def test_without_a_budget_the_memory_bounds_it(self, serve: Serve) -> None:
+        server = serve(SmallBackend())
+        assert server.post(messages=CHAT).status_code == 200
+        prompt = len(server.backend.requests[0].prompt_token_ids)
+        assert server.backend.requests[0].max_tokens == 300 - prompt
 
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_a_model_that_thinks_although_it_should_not(self, serve: Serve, stream: bool) -> None:
+        server = serve(FakeBackend(lambda request, rng: boxed(7, "secret"), HeedlessCodec()))
+        answer = server.post(messages=CHAT, reasoning_effort="none", stream=stream)
+        if stream:
+            chunks = chunks_of(answer)
+            said = joined(chunks, "reasoning"), joined(chunks, "content")
+        else:
+            message = answer.json()["choices"][0]["message"]
+            said = message["reasoning"], message["content"]
+        assert said == ("secret 7", "\\boxed{7}")
+
+    def test_a_model_without_thinking_has_no_reasoning(self, serve: Serve) -> None:
         server = serve(FakeBackend(lambda request, rng: "plainly 7", CharacterCodec(thinking=False)))
         message = server.post(messages=CHAT).json()["choices"][0]["message"]
         assert message == {
@@ -168,6 +188,21 @@ class TestOrdinaryCompletions:
         assert [m["role"] for m in first] == ["system", "user", "assistant", "user"]
         assert first[-1]["content"] == "And two?"
         assert "And two?" in server.backend.requests[-1].messages[-1]["content"]
+
+
+class SmallBackend(FakeBackend):
+    """An engine with room for 300 tokens, at a byte each."""
+
+    @property
+    def info(self) -> EngineInfo:
+        return replace(super().info, memory_limit_bytes=300)
+
+
+class HeedlessCodec(CharacterCodec):
+    """A chat template without a switch for the thinking."""
+
+    def render_chat(self, messages: Sequence[ChatMessage], enable_thinking: bool) -> str:
+        return super().render_chat(messages, True)
 
 
 def test_a_servers_token_budget_gives_the_best_so_far(serve: Serve) -> None:

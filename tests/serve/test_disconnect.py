@@ -19,6 +19,7 @@ from markovian_rsa_mlx.audit import read_events
 from markovian_rsa_mlx.audit.events import RunEndEvent
 from markovian_rsa_mlx.backends.base import EngineInfo
 from markovian_rsa_mlx.errors import BackendError, RunStoppedError
+from markovian_rsa_mlx.run.conclusion import Conclusion
 
 from ..fakes import FakeBackend, guesser
 from ..runs import run as run_in_process
@@ -76,6 +77,18 @@ def test_cancelling_a_run_answers_its_client_and_leaves_a_trail_to_resume(serve:
     assert server.post(f"/v1/runs/{run.run_id}/cancel").status_code == 409
     assert run.path is not None
     assert not any(isinstance(event, RunEndEvent) for event in read_events(run.path))
+
+
+def test_cancelling_counts_no_votes_on_the_servers_loop(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparing answers can take seconds each; whatever else the server does would have to wait for it."""
+    monkeypatch.setattr(Conclusion, "best_so_far", lambda *_: pytest.fail("the votes were counted"))
+    server = serve(PausedBackend())
+    thread, answers = ask_in_the_background(server, **RSA)
+    (run,) = server.service.active
+    assert server.post(f"/v1/runs/{run.run_id}/cancel").status_code == 200
+    thread.join()
+    assert (answers[0].status_code, answers[0].json()["error"]["code"]) == (409, "cancelled")
+    assert answers[0].headers["x-should-retry"] == "false"
 
 
 def test_resuming_goes_on_and_ends_the_run(serve: Serve) -> None:

@@ -12,13 +12,14 @@ from markovian_rsa_mlx.serve.errors import RequestError
 from markovian_rsa_mlx.serve.keys import ALIASES, RSA_KEYS
 from markovian_rsa_mlx.serve.plan import Plan, plan_of
 from markovian_rsa_mlx.serve.request import ChatRequest, parse
+from markovian_rsa_mlx.serve.room import Room
 
 CHAT = [{"role": "user", "content": "?"}]
 TABLE = RSAConfig.apex_xhigh()
 
 
 def plan(base: RSAConfig = TABLE, **keys: Any) -> Plan:
-    return plan_of(parse({"messages": CHAT, **keys}), base, lambda chat, thinking: None)
+    return plan_of(parse({"messages": CHAT, **keys}), base, lambda chat, thinking: Room())
 
 
 def config(base: RSAConfig = TABLE, **keys: Any) -> RSAConfig:

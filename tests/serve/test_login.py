@@ -25,3 +25,10 @@ def test_a_wrong_key_is_told_and_the_right_one_leads_to_the_runs(serve: Serve) -
         page.click("button")
         page.locator(f'a[href*="{run_id}"]').first.wait_for()
         assert page.url == f"{server.url}/"
+        page.context.clear_cookies()
+        page.goto("about:blank")
+        page.goto(f"{server.url}/runs/{run_id}#/trace/r1-00")
+        page.fill("#key", "a-long-key")
+        page.click("button")
+        page.get_by_role("heading", name="r1-00").first.wait_for()
+        assert page.url == f"{server.url}/runs/{run_id}#/trace/r1-00"

@@ -207,6 +207,24 @@ def test_a_full_queue_is_429_and_says_when_to_try_again(serve: Serve) -> None:
         assert int(answer.headers["Retry-After"]) >= 1
 
 
+def test_requests_that_are_being_prepared_have_their_place_in_the_queue(serve: Serve) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+
+    class Slow(CharacterCodec):
+        def encode(self, text: str) -> list[int]:
+            reading.set()
+            assert go_on.wait(10)
+            return super().encode(text)
+
+    server = serve(FakeBackend(codec=Slow(), context_length=500), queue=1)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.post, messages=CHAT)
+        assert reading.wait(5)
+        assert error_of(httpx2.post(f"{server.url}/v1/chat/completions", json={"messages": CHAT}), 429)
+        go_on.set()
+        assert first.result().status_code == 200
+
+
 def test_a_bug_is_a_500_without_its_details(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a secret")

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.serve import security
 from markovian_rsa_mlx.serve.errors import RequestError
-from markovian_rsa_mlx.serve.security import COOKIE, NameGuard, session_of
+from markovian_rsa_mlx.serve.security import NameGuard, cookie_of, session_of
 from markovian_rsa_mlx.serve.settings import ServerSettings, is_loopback
 
 from .conftest import CHAT, Running, Serve
@@ -89,7 +89,12 @@ def test_nobody_is_told_that_other_origins_may_read(server: Running) -> None:
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/runs", "/metrics", "/openapi.json", "/v1/nothing"])
 def test_without_the_key_only_health_answers(serve: Serve, path: str) -> None:
     server = serve(api_key=KEY)
-    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY}, {"Cookie": f"{COOKIE}={KEY}"}):
+    for headers in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": KEY},
+        {"Cookie": f"{cookie_of(KEY)}={KEY}"},
+    ):
         answer = server.get(path, headers=headers)
         assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
         assert answer.json()["error"]["code"] == "invalid_api_key"
@@ -133,6 +138,18 @@ class TestBrowser:
         assert KEY not in cookie
         assert server.get("/v1/models").status_code == 200  # the client keeps the cookie
 
+    @pytest.mark.parametrize(
+        ("wanted", "target"),
+        [("/runs/abc", "/runs/abc"), ("//evil.example", "/evil.example"), ("/\\evil.example", "/evil.example"),
+         ("https://evil.example", "/https://evil.example"), ("", "/")],
+    )  # fmt: skip
+    def test_the_login_leads_to_where_its_user_was_going(self, serve: Serve, wanted: str, target: str) -> None:
+        server = serve(api_key=KEY)
+        visit = server.get("/runs/abc", headers={"Accept": "text/html"})
+        assert visit.headers["location"] == "/login?next=%2Fruns%2Fabc"
+        right = server.client.post("/login", params={"next": wanted}, data={"key": KEY})
+        assert (right.status_code, right.headers["location"]) == (303, target)
+
     def test_the_form_lets_the_browser_say_where_it_stands(self, serve: Serve) -> None:
         """With "no-referrer" a form's Origin is "null", which is no page of this server."""
         server = serve(api_key=KEY)
@@ -152,10 +169,18 @@ class TestBrowser:
 
     def test_a_cookie_is_worth_nothing_to_another_key(self, serve: Serve) -> None:
         server = serve(api_key=KEY)
-        cookie = {"Cookie": f"{COOKIE}={session_of('another')}"}
+        cookie = {"Cookie": f"{cookie_of(KEY)}={session_of('another')}"}
         assert server.get("/v1/models", headers=cookie).status_code == 401
-        foreign = {"Cookie": f"{COOKIE}={session_of(KEY)}", "Origin": "http://evil.example"}
+        foreign = {"Cookie": f"{cookie_of(KEY)}={session_of(KEY)}", "Origin": "http://evil.example"}
         assert server.get("/v1/models", headers=foreign).status_code == 403
+
+    @pytest.mark.parametrize("other", ['prefs={"theme":"dark","x":1}', "arr[0]=1", "foo", "a=b"])
+    def test_cookies_of_other_programs_do_no_harm(self, serve: Serve, other: str) -> None:
+        cookie = {"Cookie": f"{other}; {cookie_of(KEY)}={session_of(KEY)}"}
+        assert serve(api_key=KEY).get("/v1/models", headers=cookie).status_code == 200
+
+    def test_servers_with_keys_of_their_own_have_cookies_of_their_own(self) -> None:
+        assert cookie_of(KEY) != cookie_of("another")
 
 
 def test_loopback() -> None:

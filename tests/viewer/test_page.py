@@ -99,6 +99,20 @@ def test_a_tail_is_sought_where_the_reasoning_ends(text: str, tail: str, end: in
     assert find_tail(text, tail, end) == at
 
 
+def test_a_carried_answer_is_sought_in_the_answer(tmp_path: Path) -> None:
+    """The reasoning says it, too; what was carried on is the answer's section."""
+    said_by_all = r"it is \boxed{42}, so I think</think>\boxed{42}"
+    path = small_run(tmp_path / "run.jsonl", lambda request, rng: said_by_all, carry="answer")
+    lines = data(page_of(path))["lines"]
+    tails = [line for line in lines if line["event"] == "tail_extracted"]
+    assert tails
+    for line in tails:
+        assert line["text"] == line["trace_id"]
+        assert said_by_all[line["from"] :] == r"\boxed{42}"
+    assert find_tail("42</think>42 42", "42", 2, 10) == 13
+    assert find_tail("42</think>", "42", 2, 10) == 0  # a blank answer is not carried
+
+
 def test_offsets_count_as_the_browser_counts() -> None:
     assert [units(text) for text in ("a", "é", "\U0001d4b3", "\ud83d")] == [1, 1, 2, 1]
 

@@ -16,6 +16,7 @@ from tests.fakes import FakeBackend, boxed
 from tests.runs import run, small
 
 Lines = list[dict[str, Any]]
+Says = Callable[[TraceRequest, random.Random], str]
 
 
 def few_answers(request: TraceRequest, rng: random.Random) -> str:
@@ -37,10 +38,10 @@ def failing_once(trace_id: str) -> Callable[[TraceRequest], None]:
     return fail
 
 
-def small_run(path: Path, **settings: Any) -> Path:
+def small_run(path: Path, says: Says = few_answers, **settings: Any) -> Path:
     """T = 2, N = 4, C = 2, F = 4, a vote, a retry."""
     values: dict[str, Any] = {"final_candidates": 0, "answer_selection": "majority", "tail_tokens": 60}
-    _run(FakeBackend(few_answers, fail=failing_once("r1-01")), small(**values | settings), path)
+    _run(FakeBackend(says, fail=failing_once("r1-01")), small(**values | settings), path)
     return path
 
 

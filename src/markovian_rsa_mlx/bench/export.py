@@ -10,6 +10,7 @@ from typing import Any
 
 from .extra import library
 from .results import Results, RoundRecord
+from .unicode import mended
 
 _RUN = ("index", "problem_id", "epoch", "seed", "answer", "correct", "badges", "error", "peak_memory_bytes", "trail")
 _ROUND = tuple(f.name for f in fields(RoundRecord))
@@ -22,6 +23,7 @@ def lines(results: Results) -> Iterator[dict[str, Any]]:
         for record in cell.records:
             run = {"task": results.task, "model": results.model, "cell": cell.name}
             run |= {name: getattr(record, name) for name in _RUN} | {"badges": " ".join(record.badges)}
+            run = {name: mended(value) if isinstance(value, str) else value for name, value in run.items()}
             for entry in record.rounds:
                 yield run | {name: getattr(entry, name) for name in _ROUND}
             if not record.rounds:
@@ -34,7 +36,7 @@ def to_csv(results: Results) -> bytes:
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines(results))
-    return text.getvalue().encode("utf-8", "replace")
+    return text.getvalue().encode()
 
 
 def to_parquet(results: Results) -> bytes:

@@ -10,61 +10,25 @@ Knows nothing of engines or tasks.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from ..config import RSAConfig
 from ..errors import AuditError, ConfigError, ResumeError
-from ..run.resume import FREE_SETTINGS
-from ..store import runs_folder
+from .identity import FORMAT, Identity, cell_folder, default_folder, method_settings, slug
 from .results import Results, results_from_dict
+from .unicode import mended
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_FORMAT = 1
+__all__ = ["Folder", "Identity", "default_folder", "method_settings", "slug"]
+
 _RESULTS = ("results.json", "results.csv", "results.parquet", "report.html")
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a benchmark's folder is for. Methods, problems and epochs may be added later; these may not change."""
-
-    task: str
-    model: str
-    seed: int
-    cells: Mapping[str, Mapping[str, Any]]  #: settings by cell, those left out that change no outcome
-
-    @classmethod
-    def of(cls, task: str, model: str, seed: int, configs: Mapping[str, RSAConfig]) -> Identity:
-        return cls(task, model, seed, {name: method_settings(config) for name, config in configs.items()})
-
-
-def method_settings(config: RSAConfig) -> dict[str, Any]:
-    """All settings but those that change how a run is carried out and not what it computes, and the seed."""
-    return {name: value for name, value in config.to_dict().items() if name not in FREE_SETTINGS | {"seed"}}
-
-
-def default_folder(task: str, model: str, seed: int, base: RSAConfig, points: object = None) -> Path:
-    """Where a benchmark goes unless it is told: the same command finds the same folder."""
-    told = json.dumps([task, model, seed, method_settings(base), points], sort_keys=True, default=str)
-    digest = hashlib.sha256(told.encode()).hexdigest()[:8]
-    return runs_folder().parent / "bench" / f"{slug(task)[:40]}-{slug(Path(model).name)[:40]}-{digest}"
-
-
-def slug(text: str) -> str:
-    """A name as a part of a path."""
-    return re.sub(r"[^A-Za-z0-9.=@]+", "-", text).strip("-.") or "-"
 
 
 class Folder:
@@ -83,7 +47,7 @@ class Folder:
             self._lock = self._take_lock()
             if fresh:
                 self._remove_all()
-            self._check(identity)
+            self.check(identity)
         except OSError as error:
             self.close()
             raise AuditError(
@@ -110,9 +74,20 @@ class Folder:
             os.close(self._lock)
             self._lock = -1
 
+    def check(self, identity: Identity) -> None:
+        """See that the folder is for this, and record what it adds. Raises `ResumeError` with the difference."""
+        file = self.path / "bench.json"
+        recorded = self._recorded(file) if file.exists() else identity
+        for what, there, asked in identity.differences(recorded):
+            raise ResumeError(
+                f"The folder {self.path} holds a benchmark with another {what}: {_short(there)} there, "
+                f"{_short(asked)} asked for; ask for the same, give --out another folder, or --fresh to begin anew."
+            )
+        self.write("bench.json", _json(identity.joined(recorded).to_dict()))
+
     def trail(self, cell: str, index: int, epoch: int) -> Path:
         """The trail of one run. Problems are counted from 1 where a person reads."""
-        return self.path / "trails" / slug(cell) / f"{index + 1:05d}-{epoch}.jsonl"
+        return self.path / "trails" / cell_folder(cell) / f"{index + 1:05d}-{epoch}.jsonl"
 
     def trails(self, index: int, epoch: int) -> list[Path]:
         """The trails of one problem that exist, of whatever cell."""
@@ -126,7 +101,7 @@ class Folder:
             return None
 
     def write_results(self, results: Results) -> None:
-        self.write("results.json", (json.dumps(results.to_dict(), ensure_ascii=False, indent=1) + "\n").encode())
+        self.write("results.json", _json(results.to_dict()))
 
     def write(self, name: str, content: bytes) -> Path:
         """A file, whole or not at all. Raises `AuditError`."""
@@ -168,31 +143,23 @@ class Folder:
         for name in (*_RESULTS, "bench.json"):
             (self.path / name).unlink(missing_ok=True)
 
-    def _check(self, identity: Identity) -> None:
-        file = self.path / "bench.json"
-        recorded = self._recorded(file) if file.exists() else identity
-        for what in ("task", "model", "seed"):
-            self._compare(what, getattr(recorded, what), getattr(identity, what))
-        for cell in recorded.cells.keys() & identity.cells.keys():
-            there, asked = recorded.cells[cell], identity.cells[cell]
-            for name in sorted(there.keys() | asked.keys()):
-                self._compare(f"{name} of {cell}", there.get(name), asked.get(name))
-        cells = {**recorded.cells, **identity.cells}
-        values = {"format": _FORMAT, "task": identity.task, "model": identity.model, "seed": identity.seed}
-        self.write("bench.json", (json.dumps(values | {"cells": cells}, ensure_ascii=False, indent=1) + "\n").encode())
-
     def _recorded(self, file: Path) -> Identity:
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
-            if values["format"] != _FORMAT:
-                raise ValueError
-            return Identity(values["task"], values["model"], values["seed"], values["cells"])
-        except (ValueError, KeyError, TypeError) as error:
+            if values["format"] != FORMAT:
+                raise AuditError(
+                    f"{file} is of format {values['format']!r}, and this version of the program goes on with "
+                    f"{FORMAT}; give --out another folder, or --fresh to begin anew."
+                )
+            return Identity.from_dict(values)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise AuditError(f"{file} is damaged; give --out another folder, or --fresh to begin anew.") from error
 
-    def _compare(self, what: str, there: object, asked: object) -> None:
-        if there != asked:
-            raise ResumeError(
-                f"The folder {self.path} holds a benchmark with another {what}: {there!r} there, {asked!r} asked for; "
-                "ask for the same, give --out another folder, or --fresh to begin anew."
-            )
+
+def _json(value: object) -> bytes:
+    return mended(json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def _short(value: object, most: int = 200) -> str:
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."

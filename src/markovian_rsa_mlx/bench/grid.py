@@ -15,8 +15,10 @@ Cells that come out alike (a single trace knows no C) are run once.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -36,9 +38,12 @@ SYMBOLS: Final = {
 _NAMES: Final = {field: symbol for symbol, field in SYMBOLS.items()} | {"final_tokens": "final"}
 #: What a benchmark settles itself, and what does not change a run's outcome.
 _NOT_OURS: Final = frozenset(
-    {"seed", "final_candidates", "answer_selection", "concurrency", "memory_limit_gb", "max_retries"}
+    {"seed", "final_candidates", "answer_selection", "answer_kind", "concurrency", "memory_limit_gb", "max_retries"}
     | {"token_budget", "time_budget_s"}
 )
+
+#: A setting's value that stands in a cell's name as it is.
+_PLAIN_VALUE: Final = re.compile(r"[A-Za-z0-9_./-]{1,32}")
 
 Point = Mapping[str, Any]
 
@@ -64,19 +69,36 @@ class Grid:
 def read_grid(path: Path) -> Grid:
     """The grid of a TOML file. Raises `ConfigError`."""
     values = read_toml(path)
+    _check_types(values, path)
     unknown = set(values) - {"methods", "grid", "point"}
     axes, singles = values.get("grid", {}), values.get("point", [])
-    if unknown or not isinstance(axes, dict) or not isinstance(singles, list):
-        what = f"unknown {', '.join(sorted(unknown))}" if unknown else "[grid] is a table, [[point]] a list of tables"
-        raise ConfigError(f"The grid {str(path)!r} cannot be used: {what}; it may hold methods, [grid] and [[point]].")
+    if unknown:
+        raise ConfigError(
+            f"The grid {str(path)!r} cannot be used: unknown {', '.join(sorted(unknown))}; it may hold methods, [grid] "
+            "and [[point]]."
+        )
     lists = {_field(key, path): value if isinstance(value, list) else [value] for key, value in axes.items()}
     empty = [name for name, choices in lists.items() if not choices]
     if empty or not (lists or singles):
         raise ConfigError(f"The grid {str(path)!r} is empty{': ' + ', '.join(empty) if empty else ''}; give values.")
     combinations = (dict(zip(lists, choice, strict=True)) for choice in itertools.product(*lists.values()))
     points = ({_field(key, path): value for key, value in single.items()} for single in singles)
-    methods = tuple(map(str, values.get("methods", ())))
-    return Grid(tuple(points), tuple(combinations) if lists else (), methods)
+    return Grid(tuple(points), tuple(combinations) if lists else (), tuple(values.get("methods", ())))
+
+
+def _check_types(values: Mapping[str, Any], path: Path) -> None:
+    checks: dict[str, tuple[Callable[[object], bool], str]] = {
+        "methods": (lambda v: _is_list(v, str), 'a list of names, as in methods = ["single", "markovian"]'),
+        "grid": (lambda v: isinstance(v, dict), "a table, as in [grid] with C = [1, 4] below it"),
+        "point": (lambda v: _is_list(v, dict), "tables, each as in [[point]] with C = 4 below it"),
+    }
+    for name, (accepts, allowed) in checks.items():
+        if name in values and not accepts(values[name]):
+            raise ConfigError(f"The grid {str(path)!r} sets {name} to {values[name]!r}; allowed: {allowed}.")
+
+
+def _is_list(value: object, of: type) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, of) for entry in value)
 
 
 def plan(base: RSAConfig, methods: Sequence[str], grid: Grid | None = None) -> Plan:
@@ -121,11 +143,21 @@ def _label(config: RSAConfig, others: Iterable[RSAConfig]) -> str:
     varying = [name for name in FIELD_NAMES if len({getattr(other, name) for other in others}) > 1]
     if all(other.final_tokens == other.thinking_tokens for other in others) and "final_tokens" in varying:
         varying.remove("final_tokens")
-    return "".join(f" {_NAMES.get(name, name)}={getattr(config, name)}" for name in varying)
+    return "".join(f" {_NAMES.get(name, name)}={_shown(getattr(config, name))}" for name in varying)
+
+
+def _shown(value: object) -> str:
+    """A value within a name; a text is shortened, and told from others by a digest."""
+    text = str(value)
+    if _PLAIN_VALUE.fullmatch(text):
+        return text
+    digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:6]
+    words = re.sub(r"[^\w.]+", "-", text).strip("-")
+    return f"{words[:16]}~{digest}"
 
 
 def _told(point: Point) -> str:
-    return " ".join(f"{_NAMES.get(name, name)}={value}" for name, value in point.items())
+    return " ".join(f"{_NAMES.get(name, name)}={_shown(value)}" for name, value in point.items())
 
 
 def _field(key: str, path: Path) -> str:

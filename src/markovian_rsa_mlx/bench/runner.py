@@ -19,7 +19,15 @@ from typing import Any
 from ..audit import RunHistory, read_events
 from ..backends.base import Backend
 from ..config import RSAConfig
-from ..errors import AuditError, ContextLengthError, MemoryLimitError, PromptError, RunFailedError
+from ..errors import (
+    AuditError,
+    ContextLengthError,
+    MemoryLimitError,
+    PromptError,
+    RefusedError,
+    RunFailedError,
+    UpstreamError,
+)
 from ..method.selection import Equivalent
 from ..orchestrator import MarkovianRSAOrchestrator
 from .folder import Folder
@@ -30,7 +38,9 @@ from .results import Record
 from .tasks.base import Problem, Task
 
 #: These are one problem's trouble; whatever else goes wrong ends the benchmark, which can be continued.
-_ONE_PROBLEMS = (RunFailedError, ContextLengthError, MemoryLimitError, PromptError)
+_ONE_PROBLEMS = (RunFailedError, ContextLengthError, MemoryLimitError, PromptError, RefusedError)
+#: So many problems that an upstream refuses, and no run that it lets through: the trouble is none of the problems'.
+_MOST_REFUSED = 3
 #: Results are written after a problem, but not more often than this, and never for more than a tenth of the time.
 _WRITE_EVERY_S = 2.0
 
@@ -102,6 +112,8 @@ class Runner:
     ) -> None:
         self._folder, self._task, self._configs, self._seed = folder, task, configs, seed
         self._records, self._progress = records, progress
+        self._refused: dict[tuple[int, int], RefusedError] = {}  # by problem and epoch
+        self._under_way, self._ended = 0, asyncio.Condition()
         self._scoring = asyncio.Lock()
         self._next_write_s = 0.0
 
@@ -119,10 +131,13 @@ class Runner:
 
     async def _work(self, queue: Iterator[Unit], engine: Engine, write: Callable[[], object]) -> None:
         for problem, epoch in queue:
+            self._under_way += 1
             await self._solve(problem, epoch, engine)
+            self._under_way -= 1
             records = [self._records[cell, problem.index, epoch] for cell in self._configs]
             self._progress.problem_done(problem, epoch, records)
             await self._write_now_and_then(write)
+            await self._see_that_some_pass()
 
     async def _solve(self, problem: Problem, epoch: int, engine: Engine) -> None:
         """All cells on one problem."""
@@ -144,9 +159,26 @@ class Runner:
         try:
             result = await one.orchestrator.arun(one.problem.question, config, audit_path=trail)
         except _ONE_PROBLEMS as error:
+            if isinstance(error, RefusedError):
+                self._refused[one.problem.index, one.epoch] = error
             return replace(record, error=str(error))
         async with self._scoring:
             return await asyncio.to_thread(one.measured, record, RunHistory(result.events))  # verifiers may be slow
+
+    async def _see_that_some_pass(self) -> None:
+        """Where only refusals came so far, wait for what is under way; raises `UpstreamError` if that is refused too.
+
+        One prompt that a server refuses is that problem's trouble; where all are, it is the server's or the user's.
+        """
+        async with self._ended:
+            self._ended.notify_all()
+            await self._ended.wait_for(lambda: not self._only_refused() or not self._under_way)
+        if self._only_refused():
+            last = list(self._refused.values())[-1]
+            raise UpstreamError(f"The server refused {len(self._refused)} problems and let none pass: {last}") from last
+
+    def _only_refused(self) -> bool:
+        return len(self._refused) >= _MOST_REFUSED and all(record.error for record in self._records.values())
 
     async def _write_now_and_then(self, write: Callable[[], object]) -> None:
         began_s = time.monotonic()

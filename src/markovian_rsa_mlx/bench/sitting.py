@@ -11,13 +11,15 @@ from ..backends.base import Backend, EngineInfo
 from ..method.selection import Equivalent
 from ..run.setup import package_version
 from .export import to_csv, to_parquet
-from .folder import Folder, Identity, method_settings
+from .folder import Folder
 from .grid import Plan
+from .identity import Identity, method_settings
 from .progress import BenchProgress
 from .results import Cell, Record, Results
 from .runner import Engine, Place, Runner, Unit
 from .tabulate import comparisons, table
 from .tasks.base import Problem, Task
+from .unicode import mended
 
 #: Rows of an engine that does not say how many it has, problems at once at the most, and a question's length.
 _UNKNOWN_ROWS, _MOST_AT_ONCE, _QUESTION_TOKENS = 32, 16, 1_000
@@ -25,7 +27,8 @@ _UNKNOWN_ROWS, _MOST_AT_ONCE, _QUESTION_TOKENS = 32, 16, 1_000
 
 @dataclass(frozen=True)
 class Order:
-    """A benchmark as asked for. `limit` is the user's word for which problems, `command` the command line."""
+    """A benchmark as asked for. `limit` is the user's word for which problems, `command` the command line, `weights`
+    which contents the model's name stands for ("" where that is not known yet)."""
 
     task: Task
     problems: Sequence[Problem]
@@ -35,10 +38,11 @@ class Order:
     epochs: int = 1
     limit: str = ""
     command: str = ""
+    weights: str = ""
 
     @property
     def identity(self) -> Identity:
-        return Identity.of(self.task.name, self.model, self.seed, self.plan.configs)
+        return Identity.of(self.task.name, self.model, self.seed, self.plan.configs, self.weights)
 
     @property
     def final_rounds(self) -> dict[str, int]:
@@ -74,7 +78,11 @@ class Sitting:
         return sitting
 
     def missing(self, *, only_failed: bool = False) -> list[Unit]:
-        """Problems and epochs with a run that is not measured or failed, the first epoch first."""
+        """Problems and epochs with a run that is not measured, failed or not wholly scored, the first epoch first.
+
+        Where nothing but scores is missing the trails are only read: a verifier that is well again gives the score
+        that it would have given at once.
+        """
         return [
             (problem, epoch)
             for epoch in range(1, self.order.epochs + 1)
@@ -156,13 +164,13 @@ class Sitting:
         from .report import render
 
         results = self.write()
-        self.folder.write("report.html", render(results).encode())
+        self.folder.write("report.html", mended(render(results)).encode())
         self.folder.write("results.parquet", to_parquet(results))
         return results
 
     def _is_missing(self, index: int, epoch: int, only_failed: bool) -> bool:
         records = [self.records.get((cell, index, epoch)) for cell in self.order.plan.configs]
-        failed = any(record is not None and record.error for record in records)
+        failed = any(record is not None and (record.error or record.unscored) for record in records)
         return failed or (not only_failed and None in records)
 
 

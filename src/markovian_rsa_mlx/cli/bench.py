@@ -143,7 +143,11 @@ def run(
     ] = False,
     resume_only_failed: Annotated[
         bool,
-        typer.Option("--resume-only-failed", help="Run only the problems again that failed.", rich_help_panel=OUTPUT),
+        typer.Option(
+            "--resume-only-failed",
+            help="Run only the problems again that failed or could not be scored.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print the table as one JSON object.", rich_help_panel=OUTPUT)

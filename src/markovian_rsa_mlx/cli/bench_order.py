@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..bench.folder import default_folder
+from ..bench.fingerprint import contents
 from ..bench.grid import Grid, plan, read_grid
+from ..bench.identity import default_folder
 from ..bench.methods import DEFAULT_METHODS
 from ..bench.sitting import Order
 from ..config import RSAConfig
@@ -70,16 +71,19 @@ def open_task(wanted: Wanted) -> Iterator[Task]:
         task.close()
 
 
-def make_order(wanted: Wanted, task: Task) -> tuple[Order, Path]:
-    """The order and the folder that it goes to. Raises `ConfigError` or `TaskError`."""
+def make_order(wanted: Wanted, task: Task, served: Callable[[], str]) -> tuple[Order, Path]:
+    """The order and the folder that it goes to. `served` asks an upstream for its model.
+
+    Raises `ConfigError` or `TaskError`, and what `served` raises.
+    """
     _refuse_what_is_settled(wanted.config)
     grid = read_grid(wanted.grid) if wanted.grid else Grid(points=({},))
     base = wanted.config.replace(answer_kind=task.answer_kind, seed=None, concurrency="auto", memory_limit_gb=None)
     methods = wanted.methods or grid.methods or DEFAULT_METHODS
-    wanted_plan, model = plan(base, methods, grid), _model(wanted.choice)
-    problems = task.problems(_limit(wanted.limit))
-    command = _command(wanted.words)
-    order = Order(task, problems, wanted_plan, model, wanted.seed, wanted.epochs, wanted.limit, command)
+    wanted_plan, problems = plan(base, methods, grid), task.problems(_limit(wanted.limit))
+    command, weights = _command(wanted.words), weights_of(wanted.choice)
+    model = _model(wanted.choice) if wanted.choice.upstream is None else served()
+    order = Order(task, problems, wanted_plan, model, wanted.seed, wanted.epochs, wanted.limit, command, weights)
     points = None if wanted.grid is None else [grid.points, grid.combinations]
     return order, wanted.out or default_folder(task.name, model, wanted.seed, base, points)
 
@@ -90,6 +94,25 @@ def _refuse_what_is_settled(config: RSAConfig) -> None:
         value = getattr(config, name)
         if value not in allowed:
             raise ConfigError(f"{name} is {value!r} in the settings, but {why}; take it out.")
+
+
+def located(choice: ModelChoice) -> ModelChoice:
+    """The choice with whole paths: in another working directory the same words are another model."""
+    if choice.upstream is not None or choice.embedded:
+        return choice
+    folder = Path(choice.model_id).expanduser()
+    adapter = None if choice.adapter is None else str(Path(choice.adapter).expanduser().resolve())
+    return replace(choice, model_id=str(folder.resolve()) if folder.is_dir() else choice.model_id, adapter=adapter)
+
+
+def weights_of(choice: ModelChoice) -> str:
+    """Which contents the model's name stands for here; "" for a server's, and for what is not downloaded yet."""
+    from .. import reasoner
+
+    if choice.upstream is not None:
+        return ""
+    model = str(reasoner.model_path()) if choice.embedded else choice.model_id
+    return contents(model, choice.revision, choice.adapter)
 
 
 def _model(choice: ModelChoice) -> str:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 
 import jinja2
@@ -192,7 +193,8 @@ class AggregationPrompter:
         self, codec: Codec, template: PromptTemplate, frame: ChatFrame, problem: str, carry: str, largest: int
     ) -> None:
         segments = [framed(static_segments(template, problem, carry, count), frame) for count in range(1, largest + 1)]
-        ids = [[codec.encode(piece) for piece in pieces] for pieces in segments]
+        encoded = {piece: codec.encode(piece) for piece in dict.fromkeys(chain.from_iterable(segments))}
+        ids = [[encoded[piece] for piece in pieces] for pieces in segments]
         self._take(codec, segments, ids, codec.encode(QUOTE))
 
     @classmethod

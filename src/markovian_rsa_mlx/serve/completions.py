@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -19,6 +20,7 @@ from .body import read_object
 from .errors import RequestError, internal_error, of_error
 from .plan import Plan, plan_of
 from .request import parse, shortened
+from .room import room_behind
 from .service import RUN_ID_HEADER, Service, result_of
 from .sse import object_event
 from .stream import ChatStream, ChatWatcher
@@ -41,8 +43,8 @@ async def chat_completions(request: Request) -> Response:
             "model_not_found",
             "model",
         )
-    # On a thread: a prompt of megabytes takes the tokenizer many seconds, and some tokenizers ask a server.
-    plan = await asyncio.to_thread(plan_of, asked, service.settings.base, service.room)
+    # A prompt of megabytes takes the tokenizer many seconds, and some tokenizers ask a server.
+    plan = await service.prepare(plan_of, asked, service.settings.base, partial(room_behind, service.backend))
     if not asked.stream:
         return await _at_once(request, service, plan, await service.start(plan))
     watcher = ChatWatcher(plan, service.backend.codec)

@@ -54,26 +54,29 @@ class LiveText:
 
 
 class LiveTrace:
-    """A trace as it grows: (reasoning, answer) pieces. Without `thinking`, or without markers, all is answer."""
+    """A trace as it grows: (reasoning, answer) pieces. Without `thinking`, or without markers, all is answer.
 
-    def __init__(self, codec: Codec, thinking: bool) -> None:
-        self._markers = codec.end_of_thinking if thinking else ()
+    `uncertain`: no thinking was asked for, and nothing in the prompt says so to the model. Whether what it writes is
+    reasoning shows with the marker, or with the end; it is held back until then.
+    """
+
+    def __init__(self, codec: Codec, thinking: bool, uncertain: bool = False) -> None:
+        self._markers = codec.end_of_thinking if thinking or uncertain else ()
         self._reasoning, self._answer = LiveText(codec.decode), LiveText(codec.decode)
         self._thinking, self._pending = bool(self._markers), list[int]()
+        self._uncertain = uncertain
+        self._overlap = max(map(len, self._markers), default=1) - 1  #: ids that may belong to a marker still to come
         self.answered = False  #: whether a piece of the answer was given out
 
     def add(self, ids: Sequence[int]) -> tuple[str, str]:
         """The pieces that these ids let be said."""
         reasoning = ""
         if self._thinking:
+            seen = max(len(self._pending) - self._overlap, 0)
             self._pending.extend(ids)
-            found = self._marker()
+            found = self._marker(seen)
             if found is None:
-                keep = max(map(len, self._markers)) - 1
-                ready = len(self._pending) - keep
-                reasoning = self._reasoning.add(self._pending[:ready]) if ready > 0 else ""
-                self._pending = self._pending[max(ready, 0) :]
-                return reasoning, ""
+                return ("", "") if self._uncertain else (self._reason(), "")
             start, length = found
             reasoning = self._reasoning.add(self._pending[:start]) + self._reasoning.end()
             ids, self._thinking = self._pending[start + length :], False
@@ -83,11 +86,23 @@ class LiveTrace:
 
     def end(self) -> tuple[str, str]:
         """What was still held back."""
+        if self._thinking and self._uncertain:
+            return "", self._answer.add(self._pending) + self._answer.end()
         reasoning = self._reasoning.add(self._pending) + self._reasoning.end() if self._thinking else ""
         return reasoning, self._answer.end()
 
-    def _marker(self) -> tuple[int, int] | None:
-        for start in range(len(self._pending)):
+    def _reason(self) -> str:
+        """All that cannot be the beginning of a marker."""
+        ready = len(self._pending) - self._overlap
+        if ready <= 0:
+            return ""
+        text = self._reasoning.add(self._pending[:ready])
+        self._pending = self._pending[ready:]
+        return text
+
+    def _marker(self, seen: int) -> tuple[int, int] | None:
+        """Where the first marker begins, at `seen` at the earliest, and its length."""
+        for start in range(seen, len(self._pending)):
             for marker in self._markers:
                 if tuple(self._pending[start : start + len(marker)]) == tuple(marker):
                     return start, len(marker)

@@ -11,13 +11,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .bare import HEADERS, bare_page
 from .body import read_bytes
-from .security import COOKIE, equal, session_of
+from .security import cookie_of, equal, session_of
 from .settings import ServerSettings
 
 _MOST_BYTES = 10_000
 # The form's own policy: with "no-referrer" the browser would send it with the Origin "null", as a foreign page's.
 _FORM_HEADERS = HEADERS | {"Referrer-Policy": "same-origin"}
-_FORM = """<form method="post" action="/login"><label for="key">The server's key</label>
+# Without an action it goes to the page's own address: `next` and the fragment behind it come along.
+_FORM = """<form method="post"><label for="key">The server's key</label>
 <input id="key" name="key" type="password" autocomplete="current-password" required autofocus>
 <button>Log in</button><p role="alert">{message}</p></form>"""
 
@@ -33,8 +34,7 @@ class KeyInAddress:
             params = QueryParams(scope["query_string"])
             if equal(params.get("key", ""), self._key):
                 rest = urlencode([(name, value) for name, value in params.multi_items() if name != "key"])
-                # One slash: an address that begins with two would lead to another site.
-                target = "/" + scope["path"].lstrip("/") + (f"?{rest}" if rest else "")
+                target = _local(scope["path"]) + (f"?{rest}" if rest else "")
                 await _logged_in(self._key, target, scope["scheme"] == "https")(scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -50,7 +50,12 @@ async def login(request: Request) -> Response:
     form = parse_qs((await read_bytes(request, _MOST_BYTES)).decode(errors="replace"))
     if not equal(form.get("key", [""])[0], key):
         return _form("That is not the key.", 401)
-    return _logged_in(key, "/", request.url.scheme == "https")
+    return _logged_in(key, _local(request.query_params.get("next", "")), request.url.scheme == "https")
+
+
+def _local(path: str) -> str:
+    """The path with one slash: an address that begins with two (or backslashes) would lead to another site."""
+    return "/" + path.lstrip("/\\")
 
 
 def _form(message: str = "", status: int = 200) -> Response:
@@ -59,5 +64,5 @@ def _form(message: str = "", status: int = 200) -> Response:
 
 def _logged_in(key: str, target: str, secure: bool) -> Response:
     response = RedirectResponse(target, 303, HEADERS)
-    response.set_cookie(COOKIE, session_of(key), httponly=True, samesite="strict", secure=secure, path="/")
+    response.set_cookie(cookie_of(key), session_of(key), httponly=True, samesite="strict", secure=secure, path="/")
     return response

@@ -17,6 +17,7 @@ from .errors import RequestError
 from .keys import RSA_KEYS
 from .refusals import refuse_what_would_be_lost
 from .request import ChatRequest
+from .room import Room
 
 #: Most traces that one request may ask for, needed or not: their lineage is drawn at once.
 MOST_TRACES = 4_096
@@ -45,12 +46,11 @@ class Plan:
         return {f"r{self.config.rounds}-{index:02d}": index for index in range(self.config.final_count)}
 
 
-def plan_of(asked: ChatRequest, base: RSAConfig, room: Callable[[list[ChatMessage], bool], int | None]) -> Plan:
+def plan_of(asked: ChatRequest, base: RSAConfig, room: Callable[[list[ChatMessage], bool], Room]) -> Plan:
     """The run that a request asks for; `base` is the server's profile.
 
-    `room(chat, thinking)` tells how many tokens the context leaves behind the prompt (None: nobody knows); it bounds
-    a completion that names no budget, and a prompt that does not fit goes no further, whatever it would be put into.
-    Raises `RequestError` and `ConfigError`.
+    `room(chat, thinking)` bounds a completion that names no budget, and a prompt that the context does not hold goes no
+    further, whatever it would be put into. Raises `RequestError` and `ConfigError`.
     """
     refuse_what_would_be_lost(asked)
     chat = chat_of(asked.messages)
@@ -59,10 +59,10 @@ def plan_of(asked: ChatRequest, base: RSAConfig, room: Callable[[list[ChatMessag
     base = base.replace(memory_limit_gb=None, enable_thinking=_thinking(asked, base.enable_thinking))
     rsa = bool(RSA_KEYS & asked.model_fields_set) and (asked.rsa_t != 0 or asked.given("rsa_selection"))
     left = room(chat, base.enable_thinking)
-    if left is not None and left < 1:
+    if left.context is not None and left.context < 1:
         raise RequestError(
             400,
-            f"The prompt is {1 - left:,} tokens too long for the model's context; send less.",
+            f"The prompt is {1 - left.context:,} tokens too long for the model's context; send less.",
             ContextLengthError.kind,
             "messages",
         )
@@ -71,11 +71,8 @@ def plan_of(asked: ChatRequest, base: RSAConfig, room: Callable[[list[ChatMessag
     return Plan(chat, config, rsa, keep, asked, warnings)
 
 
-def _ordinary(asked: ChatRequest, base: RSAConfig, room: int | None) -> RSAConfig:
-    budget = asked.max_tokens
-    if budget is None:
-        wanted = max(base.final_tokens, LEAST_BUDGET)
-        budget = wanted if room is None else min(wanted, room)
+def _ordinary(asked: ChatRequest, base: RSAConfig, room: Room) -> RSAConfig:
+    budget = asked.max_tokens or room.bound(max(base.final_tokens, LEAST_BUDGET))
     return base.replace(
         rounds=0,
         population=asked.n or 1,

@@ -64,19 +64,15 @@ async def cancel_run(request: Request) -> Response:
 async def resume_run(request: Request) -> Response:
     """Go on with an unfinished run, as it was asked for; follow its events to see it end."""
     service: Service = request.app.state.service
-    if service.find_active(run_id_of(request)) is not None:
-        raise RequestError(409, "The run is under way already.", "already_running")
     path = await stored_path(request)
     reading = await asyncio.to_thread(store.read_run, path)
-    history = RunHistory(reading.events)
+    history = await asyncio.to_thread(RunHistory, reading.events)
     if history.finished:
         return JSONResponse(_stored(await asyncio.to_thread(store.describe, path)).to_json())
     if history.start is None or history.setup is None:
         raise RequestError(409, "The run never got as far as its setup; ask again instead.", "resume_mismatch")
     if reading.problem and not reading.torn:
         raise RequestError(409, f"The trail is damaged ({reading.problem}); ask again instead.", "damaged")
-    if service.find_active(history.start.run_id) is not None or store.is_being_written(path):
-        raise RequestError(409, "The run is under way already.", "already_running")
     await service.resume(history, reading.events, path)
     return JSONResponse(_stored(await asyncio.to_thread(store.describe, path)).to_json(), status_code=202)
 

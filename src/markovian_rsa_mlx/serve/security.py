@@ -9,18 +9,17 @@ from __future__ import annotations
 import hashlib
 import hmac
 import socket
-from http.cookies import CookieError, SimpleCookie
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .errors import RequestError
 from .settings import ServerSettings, is_address, is_loopback
 
-COOKIE = "mrsa_session"
 #: Open to everybody who may reach the server at all.
 OPEN_PATHS = frozenset({"/health", "/login"})
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -75,7 +74,8 @@ class KeyGuard:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._lets_in(Headers(scope=scope)):
             await self._app(scope, receive, send)
         elif _is_page_visit(scope, Headers(scope=scope)):
-            await RedirectResponse("/login", 303)(scope, receive, send)
+            wanted = urlencode({"next": scope["path"]}) if scope["path"] != "/" else ""
+            await RedirectResponse(f"/login?{wanted}".rstrip("?"), 303)(scope, receive, send)
         else:
             await _refuse(_NO_KEY)(scope, receive, send)
 
@@ -85,7 +85,7 @@ class KeyGuard:
             return True
         scheme, _, given = headers.get("authorization", "").partition(" ")
         bearer = given.strip() if scheme.lower() == "bearer" else ""
-        return equal(bearer, key) or equal(_cookie(headers), session_of(key))
+        return equal(bearer, key) or equal(_cookie(headers, cookie_of(key)), session_of(key))
 
 
 _NO_KEY: Final = RequestError(
@@ -94,6 +94,11 @@ _NO_KEY: Final = RequestError(
     "invalid_api_key",
     headers={"WWW-Authenticate": "Bearer"},
 )
+
+
+def cookie_of(key: str) -> str:
+    """The cookie's name: browsers share cookies between ports, and servers with keys of their own must not clash."""
+    return f"mrsa_session_{hmac.new(key.encode(), b'mrsa cookie name', hashlib.sha256).hexdigest()[:8]}"
 
 
 def session_of(key: str) -> str:
@@ -130,12 +135,9 @@ def urlsplit_host(origin: str) -> str:
         return ""
 
 
-def _cookie(headers: Headers) -> str:
-    try:
-        morsel = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    except CookieError:
-        return ""
-    return morsel.value if morsel is not None else ""
+def _cookie(headers: Headers, name: str) -> str:
+    """The value of one cookie; those of other programs on this machine come along, well-formed or not."""
+    return cookie_parser(headers.get("cookie", "")).get(name, "")
 
 
 def _refuse(error: RequestError) -> JSONResponse:

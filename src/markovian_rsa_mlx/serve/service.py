@@ -9,9 +9,10 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from .. import reasoner
 from ..audit import RunHistory, _BaseEvent
@@ -19,7 +20,7 @@ from ..config import RSAConfig
 from ..errors import AuditError, MarkovianRSAError, PromptError, RunStoppedError
 from ..method.codec import ChatMessage
 from ..orchestrator import MarkovianRSAOrchestrator, RunResult
-from ..store import new_run_path
+from ..store import is_being_written, new_run_path
 from .active import ActiveRun, Ender, Watcher
 from .errors import RequestError, of_error
 from .metrics import Metrics
@@ -28,6 +29,9 @@ from .settings import ServerSettings
 
 _log = logging.getLogger(__name__)
 RUN_ID_HEADER = "X-MRSA-Run-Id"
+#: For OpenAI's clients, which repeat what failed with 409 or 5xx: the work was done, and would be done again.
+DO_NOT_RETRY = {"x-should-retry": "false"}
+T = TypeVar("T")
 
 
 class Service:
@@ -41,6 +45,9 @@ class Service:
         self.closing = asyncio.Event()
         self.started_at = int(time.time())
         self._active: set[ActiveRun] = set()
+        self._coming = 0  #: requests that are being prepared
+        # Of their own, so that tokenizing long prompts keeps no other work off the threads.
+        self._preparers = ThreadPoolExecutor(2, "prepare")
         self._draining: asyncio.Task[None] | None = None
 
     @property
@@ -60,10 +67,14 @@ class Service:
         """The run of this id, if it is under way here."""
         return next((run for run in self._active if run.run_id == run_id), None)
 
-    def room(self, chat: Sequence[ChatMessage], thinking: bool) -> int | None:
-        """Tokens of context behind this chat's prompt; None where the model's context is not known."""
-        length, codec = self.backend.info.context_length, self.backend.codec
-        return None if length is None else length - len(codec.encode(codec.render_chat(chat, thinking)))
+    async def prepare(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Do what comes before a run, on a thread; it has its place in the queue from here on."""
+        self._check_room()
+        self._coming += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._preparers, work, *arguments)
+        finally:
+            self._coming -= 1
 
     async def start(self, plan: Plan, watcher: Watcher | None = None) -> ActiveRun:
         """Begin a run. What is wrong with it before its first token is raised here."""
@@ -73,13 +84,16 @@ class Service:
         return await self._begin(plan.chat, plan.config, run)
 
     async def resume(self, history: RunHistory, events: Sequence[_BaseEvent], path: Path) -> ActiveRun:
-        """Go on with the unfinished run that `path` holds, as it was asked for."""
+        """Go on with the unfinished run that `path` holds, as it was asked for. Raises `RequestError` if it goes on."""
         assert history.start is not None
         assert history.setup is not None
         chat = [ChatMessage(role=m["role"], content=m["content"]) for m in history.setup.messages]
         config = history.start.config
         run = ActiveRun(config, path, self.backend.codec.decode, rsa=True)
-        await self._begin(chat, config, run, events)
+        await self.prepare(run.recall, events)
+        if self.find_active(run.run_id) is not None or is_being_written(path):
+            raise RequestError(409, "The run is under way already.", "already_running")
+        await self._begin(chat, config, run)
         run.task.add_done_callback(_log_what_nobody_foresaw)
         return run
 
@@ -92,6 +106,7 @@ class Service:
     async def _drain(self) -> None:
         await self._wait(self.settings.grace_s)
         await self.cancel_all("shutdown")
+        self._preparers.shutdown(wait=False)
 
     async def cancel_all(self, ender: Ender) -> None:
         for run in self.active:
@@ -108,12 +123,10 @@ class Service:
         chat: Sequence[ChatMessage],
         config: RSAConfig,
         run: ActiveRun,
-        past: Sequence[_BaseEvent] = (),
     ) -> ActiveRun:
         self._check_room()
         if run.path is not None:
             _make_folder(run.path.parent)
-        run.recall(past)
         work = self.orchestrator.arun(
             list(chat), config, audit_path=run.path, on_event=run.on_event, on_progress=run.on_tokens
         )
@@ -149,7 +162,7 @@ class Service:
         if self.closing.is_set():
             raise RequestError(503, "The server is stopping; try another one, or later.", "stopping", None, _retry(10))
         most = self.settings.queue
-        if len(self._active) >= most:
+        if len(self._active) + self._coming >= most:
             wait = min(60, max(1, math.ceil(self.metrics.mean_run_seconds)))
             raise RequestError(
                 429,
@@ -176,7 +189,7 @@ async def result_of(run: ActiveRun) -> RunResult:
         refusal = _cancelled(run)
     except MarkovianRSAError as error:
         refusal = of_error(error)
-    refusal.headers[RUN_ID_HEADER] = run.run_id
+    refusal.headers |= {RUN_ID_HEADER: run.run_id} | DO_NOT_RETRY
     raise refusal
 
 

@@ -16,7 +16,7 @@ from sse_starlette import ServerSentEvent
 
 from ..audit.events import TraceCompleteEvent, TraceRetryEvent, _BaseEvent
 from ..errors import BackendError
-from ..method.codec import Codec
+from ..method.codec import ChatMessage, Codec
 from ..progress import Progress
 from .active import ActiveRun
 from .answer import Answer, completion_id
@@ -45,6 +45,8 @@ class ChatWatcher:
     def __init__(self, plan: Plan, codec: Codec) -> None:
         self.pieces: asyncio.Queue[Piece | RequestError | None] = asyncio.Queue()  #: None: the run is over
         self._plan, self._codec = plan, codec
+        # Some chat templates have no switch for the thinking: then the model may well think all the same.
+        self._uncertain = not plan.config.enable_thinking and _is_unheeded(codec, plan.chat)
         self._live = {trace_id: self._fresh() for trace_id in plan.live}
         self._news = News() if plan.rsa else None
 
@@ -73,7 +75,7 @@ class ChatWatcher:
         return trace_id in self._live
 
     def _fresh(self) -> LiveTrace:
-        return LiveTrace(self._codec, self._plan.config.enable_thinking)
+        return LiveTrace(self._codec, self._plan.config.enable_thinking, self._uncertain)
 
     def _start_over(self, trace_id: str) -> None:
         if self._live[trace_id].answered:
@@ -165,3 +167,8 @@ class ChatStream:
             **extras,
         )
         return object_event(chunk.to_json())
+
+
+def _is_unheeded(codec: Codec, chat: Sequence[ChatMessage]) -> bool:
+    """Whether the model is asked the same with thinking and without."""
+    return codec.render_chat(chat, True) == codec.render_chat(chat, False)

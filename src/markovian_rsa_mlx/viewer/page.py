@@ -71,6 +71,7 @@ def file_page(
         "name": trail.name,
         "path": path,
         "running": running,
+        "seed": _seed(lines),
         "problems": [asdict(problem) for problem in trail.problems],
         "reference": reference,
         "verdicts": _verdicts(lines, judge) if judge is not None else {},
@@ -91,6 +92,12 @@ def runs_page(base: str = "") -> tuple[str, Policy]:
     block = element("run", pack({"about": {"mode": "runs", "base": base}}))
     parts = _parts("runs", maths=False)
     return _assemble(parts, "'self'", "Runs", [block]), parts.policy("'self'")
+
+
+def _seed(lines: list[Raw]) -> str | None:
+    """The seed that was set, as a text: it may be too large for a JavaScript number."""
+    config: Raw = next((line["config"] for line in lines if line["event"] == "run_start"), {})
+    return None if config.get("seed") is None else str(config["seed"])
 
 
 def _verdicts(lines: list[Raw], judge: Judge) -> dict[str, bool]:

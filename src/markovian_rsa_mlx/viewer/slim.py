@@ -32,7 +32,7 @@ class Slimmer:
         self._setup: Raw = {}
         self._config: Raw = {}
         self._tails: dict[str, str] = {}
-        self._reasoning: dict[str, int] = {}
+        self._ends: dict[str, tuple[int, int | None]] = {}
         self._slim: dict[str, Callable[[Raw], Raw]] = {
             "run_start": self._start,
             "run_setup": self._take_setup,
@@ -63,7 +63,7 @@ class Slimmer:
         key, text = raw["trace_id"], raw["text"]
         self.texts[key] = text
         end, start, has_answer = self._split(raw)
-        self._reasoning[key] = end
+        self._ends[key] = (end, start if has_answer else None)
         answer = extract_answer(text[start:], self._kind) if has_answer else ""
         return {
             **{name: value for name, value in raw.items() if name not in ("text", "token_ids")},
@@ -93,9 +93,11 @@ class Slimmer:
         key, tail = raw["trace_id"], raw["tail_text"]
         self._tails[key] = tail
         slim = {name: value for name, value in raw.items() if name not in ("tail_text", "tail_token_ids")}
-        for source in (key, f"{key}/summary"):
+        carry = self._config.get("carry", "tail")
+        for source in (f"{key}/summary", key) if carry == "summary" else (key, f"{key}/summary"):
             text = self.texts.get(source, "")
-            at = find_tail(text, tail, self._reasoning.get(source, len(text)))
+            end, answer_at = self._ends.get(source, (len(text), None))
+            at = find_tail(text, tail, end, answer_at if carry == "answer" else None)
             if at >= 0:
                 begin = units(text[:at])
                 return {**slim, "text": source, "from": begin, "to": begin + units(tail)}
@@ -133,10 +135,15 @@ class Slimmer:
         return {**{k: v for k, v in raw.items() if k != "token_ids"}, "tokens": len(raw["token_ids"])}
 
 
-def find_tail(text: str, tail: str, end: int) -> int:
-    """Where the tail stands: at the end of the reasoning as a rule, else its last place before that, or anywhere."""
+def find_tail(text: str, tail: str, end: int, answer_at: int | None = None) -> int:
+    """Where the tail stands: at the end of the reasoning as a rule, else its last place before that, or anywhere.
+
+    Where a run carries answers, the answer's section (from `answer_at`) comes first.
+    """
     if not tail:
         return -1
+    if answer_at is not None and (at := text.rfind(tail, answer_at)) >= 0:
+        return at
     if text.endswith(tail, 0, end):
         return end - len(tail)
     at = text.rfind(tail, 0, end)

@@ -12,7 +12,7 @@ from typing import Any
 import stamina
 
 from ...config import Sampling
-from ...errors import ContextLengthError, UpstreamError
+from ...errors import ContextLengthError, RefusedError, UpstreamError
 from ..base import EngineInfo, TraceListener, TraceRequest, TraceResult
 from .again import Again
 from .dialects import Reply
@@ -71,7 +71,8 @@ class UpstreamBackend:
         """Generate one trace; see `Backend.generate`.
 
         Calls that fail with what may pass are made again, by a schedule and while they get the trace any further,
-        and a `NoteListener` hears of each. Raises `UpstreamError` where no server can be reached for too long.
+        and a `NoteListener` hears of each. Raises `RefusedError` where this request is refused, and `UpstreamError`
+        where no server takes a call for too long.
         """
         self._check(request)
         trace = Trace(request, listener, self.codec, self._eos)
@@ -91,7 +92,8 @@ class UpstreamBackend:
         except Fault as fault:
             raise again.given_up(fault) from fault
         except Unsupported as error:
-            raise UpstreamError(f"{error}; the request cannot succeed there.") from error
+            kind = RefusedError if error.of_request else UpstreamError
+            raise kind(f"{error}; the request cannot succeed there.") from error
         self._remember(trace)
         return trace.result()
 

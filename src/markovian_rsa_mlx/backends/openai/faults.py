@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from ...errors import ContextLengthError, MarkovianRSAError, UpstreamError
+from ...errors import ContextLengthError, MarkovianRSAError, RefusedError, UpstreamError
 
 _MESSAGE_LENGTH = 300
 _TOO_LONG = re.compile(
@@ -21,6 +21,8 @@ _INVALID = re.compile(r"\bvalidation errors?\b", re.IGNORECASE)
 _LOADING = "loading model"
 #: Statuses of what may pass; so is every 5xx.
 _PASSING = frozenset({408, 409, 425})
+#: Statuses that say "not this request": its form, its size, or what it says.
+_REFUSED = frozenset({400, 413, 422, 451})
 
 
 class Fault(Exception):
@@ -44,7 +46,14 @@ class Misread(Fault):
 
 
 class Unsupported(Exception):
-    """The server has no such route, or refuses the form of the request; another form may do."""
+    """The server has no such route, or refuses the form of the request; another form may do.
+
+    `of_request`: it is this request that is refused, not every one by this route.
+    """
+
+    def __init__(self, message: str, of_request: bool = True) -> None:
+        super().__init__(message)
+        self.of_request = of_request
 
 
 def refusal(url: str, status: int, body: Any, headers: Mapping[str, str]) -> MarkovianRSAError | Fault | Unsupported:
@@ -70,7 +79,9 @@ def refusal(url: str, status: int, body: Any, headers: Mapping[str, str]) -> Mar
     if status == 404 and "model" in said.lower():
         return UpstreamError(f"{told}: it does not serve this model; name one that it serves (--upstream-model).")
     if status in (400, 404, 405, 422, 501):
-        return Unsupported(told)
+        return Unsupported(told, of_request=status in _REFUSED)
+    if status in _REFUSED:
+        return RefusedError(f"{told}; the request cannot succeed there.")
     return UpstreamError(f"{told}; the request cannot succeed there.")
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from ...errors import ConfigError, TaskError
+from ..unicode import mended
 from .answered import AnsweredTask, Columns
 from .base import Problem, Task
 from .options import (
@@ -58,6 +59,8 @@ def load_task(spec: str, options: Mapping[str, str], seed: int) -> Task:
     The problems come with `Task.problems`; of the hub, files are downloaded here. Raises `ConfigError` or `TaskError`.
     """
     path, known = Path(spec).expanduser(), _known(spec)
+    if known is None and path.exists() and _is_procedural(spec, seed):  # `./spec` is the file or folder
+        return _procedural(spec, options, seed)
     if path.is_file() or path.suffix.lower() in READERS:
         _check_options(spec, options, ROW_OPTIONS)
         if not path.is_file():
@@ -65,8 +68,21 @@ def load_task(spec: str, options: Mapping[str, str], seed: int) -> Task:
         return _answered(path.name, [path], options)
     if known is None and not path.is_dir() and not _HUB_ID.fullmatch(spec):
         return _procedural(spec, options, seed)
+    if known is None and (path / "bench.json").is_file():
+        raise TaskError(
+            f"{spec!r} is a benchmark's folder and no data set; name its task, with --out {spec} to go on there, or "
+            "compare it with mrsa bench compare."
+        )
     _check_options(spec, options, (*ROW_OPTIONS, *HUB_OPTIONS))
     return _of_data_sets(known or spec, options)
+
+
+def _is_procedural(spec: str, seed: int) -> bool:
+    """Whether a name that is a file's or a folder's as well is that of a data set which makes its problems."""
+    from . import embedded
+    from .gym import is_dataset
+
+    return spec in embedded.TASKS or (re.fullmatch(r"\w+", spec) is not None and is_dataset(spec, seed))
 
 
 def _of_data_sets(spec: str, options: Mapping[str, str]) -> Task:
@@ -94,7 +110,7 @@ def _answered(name: str, files: Sequence[Path], options: Mapping[str, str]) -> A
         options.get("answer_after"),
     )
     return AnsweredTask(
-        f"{name}@{_digest(files, options)}{asked_otherwise(options)}",
+        f"{mended(name)}@{_digest(files, options)}{asked_otherwise(options)}",
         lambda: chain.from_iterable(map(read_rows, files)),
         columns,
         answer_kind=answer_kind_of(options, "math"),

@@ -14,6 +14,7 @@ from typing import Any, Final
 from ...equivalence import MathEquivalence
 from ...errors import ConfigError, ScoringError, TaskError
 from ...method.answers import AnswerKind, equal_text, last_boxed
+from ..unicode import is_sound
 from .base import Problem
 from .rows import Row
 
@@ -146,4 +147,9 @@ class AnsweredTask:
         text = str(value).strip()
         if not text or value != value:
             raise TaskError(f"{self._source}, {row.place}: {column!r} is empty.")
+        if not is_sound(text):
+            raise TaskError(
+                f"{self._source}, {row.place}: {column!r} holds half a character (a lone surrogate such as \\ud83d), "
+                "which no UTF-8 file can; mend the row."
+            )
         return text

@@ -130,6 +130,19 @@ class GymTask:
         return Worker(_WORKER, arguments, start_limit_s=120.0, env=_ENVIRONMENT)
 
 
+def is_dataset(name: str, seed: int) -> bool:
+    """Whether reasoning-gym has a data set of this name; False where it is not installed. Takes seconds."""
+    if find_spec("reasoning_gym") is None:
+        return False
+    task = GymTask(name, {}, seed)
+    try:
+        return bool(task._ask({"known": name}, ENTRY_LIMIT_S)["known"])
+    except OSError:
+        return False
+    finally:
+        task.close()
+
+
 def parameters_of(options: Mapping[str, str]) -> dict[str, Any]:
     """The `--param` options of a task: numbers, lists, true and false as in JSON, anything else as text."""
     found: dict[str, Any] = {}

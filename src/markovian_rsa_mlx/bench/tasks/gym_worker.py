@@ -1,8 +1,9 @@
 """The process that holds a reasoning-gym dataset: it makes entries and scores answers, and is told nothing else.
 
-`python -m ...gym_worker NAME SEED PARAMETERS` (JSON). A question is `{"entry": index}` or `{"score": index, "answer":
-text}`; a reply is `{"question", "answer", "metadata"}`, `{"score": number}`, `{"error": words}`, or `{"refused":
-words}` where there can be no such dataset. What a model wrote reaches the verifier under `vetting` only.
+`python -m ...gym_worker NAME SEED PARAMETERS` (JSON). A question is `{"entry": index}`, `{"score": index, "answer":
+text}` or `{"known": name}`; a reply is `{"question", "answer", "metadata"}`, `{"score": number}`, `{"known": true or
+false}`, `{"error": words}`, or `{"refused": words}` where there can be no such dataset. What a model wrote reaches the
+verifier under `vetting` only.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class _Gym:
         return json.dumps(reply, default=str).encode()
 
     def _reply(self, question: dict[str, Any]) -> dict[str, Any]:
+        if "known" in question:
+            return {"known": _is_known(question["known"])}
         if self._refusal:
             return {"refused": self._refusal}
         return self._score(question) if "score" in question else self._tell(self._entry(question["entry"]))
@@ -68,6 +71,12 @@ class _Gym:
             return {"score": float(self._dataset.score_answer(question["answer"], entry=entry))}
         finally:
             self._vetting.watch(False)
+
+
+def _is_known(name: str) -> bool:
+    from reasoning_gym.factory import DATASETS
+
+    return name in DATASETS
 
 
 def _dataset(name: str, settings: dict[str, Any]) -> Any:

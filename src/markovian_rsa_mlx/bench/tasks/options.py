@@ -14,6 +14,7 @@ from typing import Final, cast, get_args
 
 from ...errors import ConfigError
 from ...method.answers import AnswerKind
+from ..unicode import is_sound
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def wording_of(options: Mapping[str, str]) -> str | None:
     wording = options.get("wording")
     if wording is not None and "{problem}" not in wording:
         raise ConfigError(f"--wording is {wording!r}; allowed: a text with {{problem}} where the problem goes.")
+    if wording is not None and not is_sound(wording):
+        raise ConfigError(f"--wording is {wording!r}, which is not UTF-8; write it in UTF-8.")
     return wording
 
 

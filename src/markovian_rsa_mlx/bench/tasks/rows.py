@@ -60,7 +60,7 @@ def _json(path: Path) -> Iterator[Row]:
         raise TaskError(f"{path} is one JSON list of {path.stat().st_size / 1e9:.1f} GB; give it as JSONL.")
     try:
         entries = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:  # also one of UnicodeDecodeError
+    except (ValueError, RecursionError) as error:  # a UnicodeDecodeError is a ValueError
         raise TaskError(f"{path} is not valid JSON: {error}.") from error
     for number, entry in enumerate(entries, start=1):
         yield Row(f"entry {number}", _mapping(path, f"entry {number}", entry))

@@ -9,6 +9,7 @@ const HOW = {
   single: "it is the first final candidate that has an answer",
   majority: "it speaks for the largest class of equal answers among the final candidates",
   final_aggregation: "it is one more trace, which read the final candidates",
+  fallback: "the aggregating trace had no answer, so it is the first final candidate that has one",
 };
 
 export function answer(view) {
@@ -16,7 +17,7 @@ export function answer(view) {
   const winner = run.trace(run.selection?.chosen_trace_id ?? run.final?.final_trace_id);
   if (!run.selection && !run.final) return soFar(view);
   const chosen = run.selection?.answer ?? winner?.answer ?? "";
-  const rule = run.selection?.answer_selection ?? run.final.answer_selection;
+  const rule = ruleOf(run, winner);
   return [
     h(
       "p",
@@ -29,6 +30,13 @@ export function answer(view) {
     how(view),
     run.final ? h("details", {}, h("summary", {}, "The answer’s whole text"), textView(run.final.final_text)) : null,
   ];
+}
+
+// The aggregating trace is no final candidate; where one of these was chosen, it had no answer.
+function ruleOf(run, winner) {
+  const rule = (run.selection ?? run.final).answer_selection;
+  const finals = run.selection?.candidate_trace_ids ?? run.final.all_final_trace_ids;
+  return rule === "final_aggregation" && finals.includes(winner?.id) ? "fallback" : rule;
 }
 
 function because(who, rule, chosen) {

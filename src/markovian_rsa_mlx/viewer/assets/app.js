@@ -62,7 +62,7 @@ class App {
     document
       .getElementById("header")
       .replaceChildren(
-        this.view.about.base === undefined ? null : h("a", { href: `${this.view.about.base}/` }, "All runs"),
+        ...(this.view.about.base === undefined ? [] : [h("a", { href: `${this.view.about.base}/` }, "All runs")]),
         h("a", { href: "#/", class: "home" }, this.name()),
         this.state,
         h(

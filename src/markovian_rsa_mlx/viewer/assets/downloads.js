@@ -9,3 +9,8 @@ export function download(name, content) {
   h("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10000);
 }
+
+export function downloadButton(words, name, content) {
+  const save = async () => download(name, typeof content === "function" ? await content() : content);
+  return h("button", { type: "button", onclick: save }, words);
+}

@@ -55,10 +55,11 @@ function problems(view) {
   if (!run.setup && run.start)
     gaps.push("There is no run_setup: prompts are shown as recorded, and where the thinking ends is not known.");
   if (!run.finished && !view.running) {
+    const again = run.setup ? " The same command with this file goes on from here." : "";
     gaps.push(
-      run.selection
-        ? "The file ends before its run_end: the run was stopped while it ended."
-        : "The run did not finish: no answer was chosen. The same command with this file goes on from here.",
+      (run.selection ?? run.final)
+        ? "The file ends before its run_end: how long the run took is known as far as its traces tell."
+        : `The run did not finish: no answer was chosen.${again}`,
     );
   }
   for (const [name, times] of run.unknown)
@@ -166,12 +167,17 @@ const SYMBOLS = {
   final_candidates: "F",
 };
 
+// A seed may be too large for a JavaScript number; where one was set, it is the run's.
+function exactSeed({ about, run }, value) {
+  return about.seed ?? run.setup?.seed ?? String(value);
+}
+
 function settings(view) {
   const { run } = view;
   const { start, setup } = run;
   const rows = Object.entries(run.config).map(([name, value]) => [
     SYMBOLS[name] ? `${name} (${SYMBOLS[name]})` : name,
-    value === null ? "unset" : String(value),
+    value === null ? "unset" : name === "seed" ? exactSeed(view, value) : String(value),
   ]);
   const about = [
     ["run", start?.run_id],

@@ -1,7 +1,7 @@
 // The lineage as a picture: rounds from top to bottom, a box a trace, a line for each tail that was read.
 
 import { amount, count, cut, flat, h, percent, svg, visible } from "./dom.js";
-import { finalCount, traceId } from "./lineage.js";
+import { traceId } from "./lineage.js";
 import { ancestors, descendants } from "./story.js";
 
 const HEIGHT = 50;
@@ -9,6 +9,8 @@ const GAP = 12;
 const ROW = 118;
 const LEFT = 74;
 const DOT = 14;
+const MOST_DOTS = 40;
+const MORE = 64;
 
 export const STATE_WORDS = {
   waiting: "not begun",
@@ -39,14 +41,14 @@ export function lineagePicture(view) {
     for (const item of row.items) {
       item.x = x;
       if (item.trace) places.set(item.trace.id, { x: x + row.box / 2, y: row.y });
-      x += item.trace ? row.box + GAP : DOT;
+      x += widthOf(item, row.box);
     }
   }
   const edges = drawEdges(view, places);
   const nodes = rows.flatMap((row) =>
-    row.items.map((item) => (item.trace ? drawNode(view, item, row) : drawPruned(item, row))),
+    row.items.map((item) => drawItem(view, item, row)),
   );
-  const labels = rows.map((row) => drawLabel(run, row));
+  const labels = rows.map((row) => drawLabel(row));
   const height = rows.at(-1).y + HEIGHT + 12;
   const picture = svg(
     "svg",
@@ -66,47 +68,64 @@ export function lineagePicture(view) {
   return h("div", { class: "scroller", tabindex: 0, role: "region", "aria-label": "Picture of the lineage" }, picture);
 }
 
-// The rows: needed traces as boxes, the others of the population as dots, in index order.
+// The rows: needed traces as boxes, the others of the population as dots, in index order; of many the first.
 function layOut(run) {
   const traces = run.all();
   const most = Math.max(...run.roundNumbers().map((round) => traces.filter((t) => t.round === round).length), 1);
   const box = most <= 8 ? 118 : most <= 16 ? 84 : 62;
   return run.roundNumbers().map((round, number) => {
     const here = traces.filter((trace) => trace.round === round);
-    const ids = new Set(here.map((trace) => trace.id));
-    const rest = Array.from({ length: populationOf(run, round) }, (_, i) => i).filter(
-      (i) => !ids.has(traceId(round, i)),
-    );
-    const items = [...here.map((trace) => ({ trace, index: trace.index })), ...rest.map((index) => ({ index }))];
-    items.sort((a, b) => a.index - b.index);
-    return {
-      round,
-      items,
-      box,
-      pruned: rest.length,
-      y: 10 + number * ROW,
-      width: here.length * (box + GAP) + rest.length * DOT,
-    };
+    const population = populationOf(run, round);
+    const dots = pruned(round, population, new Set(here.map((trace) => trace.id)));
+    const items = [...here.map((trace) => ({ trace, index: trace.index })), ...dots].sort((a, b) => a.index - b.index);
+    const more = population - items.length;
+    if (more > 0) items.push({ more });
+    const width = items.reduce((sum, item) => sum + widthOf(item, box), 0);
+    return { round, items, box, needed: here.length, population, y: 10 + number * ROW, width };
   });
+}
+
+function widthOf(item, box) {
+  return item.trace ? box + GAP : item.more ? MORE : DOT;
+}
+
+function pruned(round, population, needed) {
+  const dots = [];
+  for (let index = 0; index < population && dots.length < MOST_DOTS; index++)
+    if (!needed.has(traceId(round, index))) dots.push({ index });
+  return dots;
 }
 
 function populationOf(run, round) {
   const { rounds, population } = run.config;
   if (!Number.isInteger(population) || !Number.isInteger(rounds) || round > rounds) return 0;
-  return round === rounds && finalCount(run.config) === population ? population : Math.min(population, 512);
+  return population;
 }
 
-function drawLabel(run, row) {
-  const needed = row.items.length - row.pruned;
+function drawLabel({ round, needed, population, y }) {
   return svg(
     "g",
     { class: "label" },
-    svg("text", { x: 4, y: row.y + 20 }, `Round ${row.round}`),
+    svg("text", { x: 4, y: y + 20 }, `Round ${round}`),
     svg(
       "text",
-      { x: 4, y: row.y + 36, class: "minor" },
-      row.pruned ? `${needed} of ${needed + row.pruned}` : amount(needed, "trace"),
+      { x: 4, y: y + 36, class: "minor" },
+      population > needed ? `${needed} of ${count(population)}` : amount(needed, "trace"),
     ),
+  );
+}
+
+function drawItem(view, item, row) {
+  if (item.trace) return drawNode(view, item, row);
+  return item.more ? drawMore(item, row) : drawPruned(item, row);
+}
+
+function drawMore({ x, more }, row) {
+  return svg(
+    "text",
+    { class: "minor more-pruned", x: x + 6, y: row.y + HEIGHT / 2 + 4 },
+    `+ ${count(more)}`,
+    svg("title", {}, `${amount(more, "further trace")} not needed`),
   );
 }
 

@@ -1,7 +1,7 @@
-// Search in the question and in all that traces said.
+// Search in all texts of the page.
 
 import { amount, h, visible } from "./dom.js";
-import { traceLink } from "./table.js";
+import { places } from "./places.js";
 
 const SNIPPETS = 3;
 const AROUND = 60;
@@ -13,23 +13,17 @@ export async function searchPage(view, query) {
   const wanted = new RegExp(query.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&"), "giu");
   const results = [];
   let hits = 0;
-  for (const trace of view.run.all()) {
-    const found = matches(await view.texts.get(trace.id), wanted);
-    const summary = matches(await view.texts.get(`${trace.id}/summary`), wanted);
-    hits += found.length + summary.length;
-    if (found.length || summary.length)
-      results.push(result(trace, await view.texts.get(trace.id), found, summary.length));
+  let more = false;
+  for await (const place of places(view)) {
+    const found = matches(place.text, wanted);
+    if (!found.length) continue;
+    hits += found.length;
+    more ||= found.length === MOST;
+    results.push(result(place, found));
   }
-  const inQuestion = matches(view.run.start?.prompt ?? "", wanted).length;
   return [
     h("h1", {}, "Search"),
-    h(
-      "p",
-      {},
-      `${amount(hits, "place")} in ${amount(results.length, "trace")}`,
-      inQuestion ? `, ${inQuestion} in the question` : "",
-      ".",
-    ),
+    h("p", {}, `${more ? "at least " : ""}${amount(hits, "place")} in ${amount(results.length, "text")}.`),
     h("ol", { class: "results" }, results),
   ];
 }
@@ -43,44 +37,41 @@ function matches(text, wanted) {
   return found;
 }
 
-function result(trace, text, found, summary) {
+function result({ name, text, link }, found) {
+  const snippets = (some) => some.map((hit) => snippet(text, hit, link(hit.at, hit.length)));
+  const words = ` ${found.length === MOST ? "at least " : ""}${amount(found.length, "place")}`;
+  return h(
+    "li",
+    {},
+    h("h2", {}, name, h("span", { class: "minor" }, words)),
+    h("ul", {}, snippets(found.slice(0, SNIPPETS))),
+    found.length > SNIPPETS ? rest(() => snippets(found.slice(SNIPPETS)), found.length - SNIPPETS) : null,
+  );
+}
+
+// The further places of a text; they are made when they are asked for.
+function rest(make, number) {
+  const list = h("ul", {});
+  const fill = () => list.childElementCount || list.append(...make());
+  return h("details", { ontoggle: fill }, h("summary", {}, amount(number, "more place")), list);
+}
+
+function snippet(text, { at, length }, link) {
   return h(
     "li",
     {},
     h(
-      "h2",
-      {},
-      traceLink(trace.id),
+      "a",
+      link,
       h(
-        "span",
-        { class: "minor" },
-        ` ${found.length === MOST ? "at least " : ""}${amount(found.length, "place")}${summary ? `, ${summary} in its summary` : ""}`,
+        "bdi",
+        {},
+        "… ",
+        visible(text.slice(Math.max(0, at - AROUND), at)),
+        h("mark", { class: "found" }, visible(text.slice(at, at + length))),
+        visible(text.slice(at + length, at + length + AROUND)),
+        " …",
       ),
-    ),
-    h(
-      "ul",
-      {},
-      found
-        .slice(0, SNIPPETS)
-        .map(({ at, length }) =>
-          h(
-            "li",
-            {},
-            h(
-              "a",
-              { href: `#/trace/${trace.id}/at/${at}/${length}` },
-              h(
-                "bdi",
-                {},
-                "… ",
-                visible(text.slice(Math.max(0, at - AROUND), at)),
-                h("mark", { class: "found" }, visible(text.slice(at, at + length))),
-                visible(text.slice(at + length, at + length + AROUND)),
-                " …",
-              ),
-            ),
-          ),
-        ),
     ),
   );
 }

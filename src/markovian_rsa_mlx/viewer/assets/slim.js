@@ -23,7 +23,7 @@ export class Slimmer {
     this.setup = {};
     this.config = {};
     this.tails = new Map();
-    this.reasoning = new Map();
+    this.ends = new Map();
   }
 
   // `line` is the JSON text of `raw`: a seed may be too large for a JavaScript number.
@@ -47,7 +47,7 @@ export class Slimmer {
     const text = raw.text;
     this.texts.put(raw.trace_id, text);
     const [end, start, hasAnswer] = this.split(raw);
-    this.reasoning.set(raw.trace_id, end);
+    this.ends.set(raw.trace_id, { end, answerAt: hasAnswer ? start : null });
     const kind = this.config.answer_kind === "text" ? "text" : "math";
     delete slim.text;
     return Object.assign(slim, {
@@ -74,9 +74,11 @@ export class Slimmer {
     const tail = raw.tail_text;
     this.tails.set(key, tail);
     delete slim.tail_text;
-    for (const source of [key, `${key}/summary`]) {
+    const carry = this.config.carry ?? "tail";
+    for (const source of carry === "summary" ? [`${key}/summary`, key] : [key, `${key}/summary`]) {
       const text = this.texts.peek(source) ?? "";
-      const from = findTail(text, tail, this.reasoning.get(source) ?? text.length);
+      const { end, answerAt } = this.ends.get(source) ?? { end: text.length, answerAt: null };
+      const from = findTail(text, tail, end, carry === "answer" ? answerAt : null);
       if (from >= 0) return Object.assign(slim, { text: source, from, to: from + tail.length });
     }
     this.texts.put(`${key}/tail`, tail);
@@ -103,8 +105,10 @@ export class Slimmer {
   }
 }
 
-function findTail(text, tail, end) {
+function findTail(text, tail, end, answerAt) {
   if (!tail) return -1;
+  const inAnswer = answerAt === null ? -1 : text.lastIndexOf(tail);
+  if (inAnswer >= 0 && inAnswer >= answerAt) return inAnswer;
   if (text.slice(0, end).endsWith(tail)) return end - tail.length;
   const at = end >= tail.length ? text.lastIndexOf(tail, end - tail.length) : -1;
   return at >= 0 ? at : text.lastIndexOf(tail);

@@ -19,6 +19,11 @@ export function fillShare(page, edge, kept) {
   if (cell) cell.textContent = share(kept);
 }
 
+// On a phone each row is a card, and its cells name themselves.
+function cell(label, attributes, content) {
+  return h("td", { "data-label": label, ...attributes }, content);
+}
+
 export function traceTable(view) {
   const { run } = view;
   const right = view.knowsRight();
@@ -44,13 +49,13 @@ export function traceTable(view) {
       { class: view.isWinner(trace) ? "winner" : null },
       h("th", { scope: "row" }, traceLink(trace.id), view.isWinner(trace) ? " ★" : ""),
       h("td", {}, view.stateWord(trace)),
-      h("td", { class: "number" }, count(trace.tokens)),
-      h("td", {}, trace.answer ? said(trace.answer, 60) : h("span", { class: "minor" }, "none")),
+      cell("Tokens", { class: "number" }, count(trace.tokens)),
+      cell("Answer", {}, trace.answer ? said(trace.answer, 60) : h("span", { class: "minor" }, "none")),
       right ? h("td", {}, verdictSign(view.verdict(trace))) : null,
-      h("td", {}, separated(reads)),
-      h("td", {}, separated(run.children(trace.id).map((child) => traceLink(child.id)))),
-      h("td", { class: "number" }, began ? `${began.start.toFixed(1)} s` : ""),
-      h("td", { class: "number" }, trace.elapsed === null ? "" : duration(trace.elapsed)),
+      cell("read", {}, separated(reads)),
+      cell("read by", {}, separated(run.children(trace.id).map((child) => traceLink(child.id)))),
+      cell("began", { class: "number" }, began ? `${began.start.toFixed(1)} s` : ""),
+      cell("took", { class: "number" }, trace.elapsed === null ? "" : duration(trace.elapsed)),
     );
   });
   return h(
@@ -58,7 +63,7 @@ export function traceTable(view) {
     { class: "scroller", tabindex: 0, role: "region", "aria-label": "Table of the traces" },
     h(
       "table",
-      {},
+      { class: "cards" },
       h(
         "thead",
         {},

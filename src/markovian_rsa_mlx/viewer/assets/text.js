@@ -24,11 +24,19 @@ function complete(block) {
   block.replaceChildren(...build());
 }
 
+// For paper: all that is closed, and all that waits to be scrolled to.
 export function completeAll() {
+  openAll();
   [...waiting.keys()].forEach((block) => (block.isConnected ? complete(block) : waiting.delete(block)));
 }
 
-// Marks are {from, to, kind, title, id}; they may overlap. The element's textContent is `text`, exactly (unless maths
+function openAll() {
+  const closed = [...document.querySelectorAll("main details:not([open])")];
+  closed.forEach((one) => (one.open = true));
+  addEventListener("afterprint", () => closed.forEach((one) => (one.open = false)), { once: true });
+}
+
+// Marks are {from, to, kind, slot, title}; they may overlap. The element's textContent is `text`, exactly (unless maths
 // is rendered).
 export function textView(text, marks = [], label = null) {
   const maths = mathsOn();
@@ -109,10 +117,20 @@ function pieces(text, from, to, marks, maths) {
         .map((mark) => mark.title)
         .filter(Boolean)
         .join("; ");
-      nodes.push(h("mark", { class: over.map((mark) => mark.kind).join(" "), title: title || null }, content));
+      const kinds = [...new Set(over.map((mark) => mark.kind))];
+      nodes.push(h("mark", { class: kinds.join(" "), title: title || null, style: bands(over) }, content));
     }
   }
   return nodes;
+}
+
+// What stands in several tails has the colours of all of them, one above the other.
+function bands(marks) {
+  const slots = [...new Set(marks.map((mark) => mark.slot).filter((slot) => slot !== undefined))];
+  if (slots.length < 2) return {};
+  const edge = (i) => `${(100 * i) / slots.length}%`;
+  const stops = slots.map((slot, i) => `var(--k${slot}) ${edge(i)} ${edge(i + 1)}`);
+  return { "background-image": `linear-gradient(${stops.join(", ")})` };
 }
 
 function characters(text, maths) {

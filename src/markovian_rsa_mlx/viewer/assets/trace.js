@@ -1,7 +1,9 @@
 // The page of one trace: what it read, what it thought, where its tail was cut, what it answered.
 
+import { foundView, summaryOf, tailOf } from "./carried.js";
 import { amount, count, duration, h, listed, percent, said } from "./dom.js";
-import { download } from "./downloads.js";
+import { downloadButton } from "./downloads.js";
+import { partOf } from "./places.js";
 import { rebuildPrompt } from "./slim.js";
 import { sharedRuns } from "./spans.js";
 import { traceLink, verdictSign } from "./table.js";
@@ -12,13 +14,15 @@ export async function tracePage(view, id, found = null) {
   if (!trace) return [h("h1", {}, "No such trace"), h("p", {}, "This run has no trace ", said(id, 30), ".")];
   const text = await view.texts.get(id);
   const shared = await view.shared(trace);
+  const place = partOf(location.hash);
   const sections = traceText(view, trace, text, shared, found);
   return [
     heading(view, trace),
     facts(view, trace),
-    h("section", { id: "prompt" }, h("h2", {}, "What it read"), await promptOf(view, trace, shared, text)),
+    h("section", { id: "prompt" }, h("h2", {}, "What it read"), await promptOf(view, trace, shared, text, place)),
     ...sections,
-    await summaryOf(view, trace),
+    await tailOf(view, trace, place),
+    await summaryOf(view, trace, place),
   ];
 }
 
@@ -50,14 +54,10 @@ function heading(view, trace) {
       step(all[at + 1], "next"),
       choose,
       trace.chars
-        ? button("Download text", async () => download(`${trace.id}.txt`, await view.texts.get(trace.id)))
+        ? downloadButton("Download text", `${trace.id}.txt`, () => view.texts.get(trace.id))
         : null,
     ),
   );
-}
-
-export function button(words, onclick) {
-  return h("button", { type: "button", onclick }, words);
 }
 
 function facts(view, trace) {
@@ -87,11 +87,11 @@ function facts(view, trace) {
   );
 }
 
-async function promptOf(view, trace, shared, spoken) {
+async function promptOf(view, trace, shared, spoken, place) {
   const { run, texts } = view;
   if (trace.round === 0 && !trace.parents.length) {
     return run.setup
-      ? [textView(run.setup.prompt_text, [], "Prompt"), toDownload(trace, run.setup.prompt_text)]
+      ? [foundView(run.setup.prompt_text, [], "Prompt", place, "prompt"), toDownload(trace, run.setup.prompt_text)]
       : h("p", { class: "missing" }, "The trail does not hold the prompt of round 0.");
   }
   if (!trace.prompt)
@@ -102,16 +102,20 @@ async function promptOf(view, trace, shared, spoken) {
         shared.map(({ tail }) => tail),
       )
     : recorded(await texts.get(`${trace.id}/prompt`), shared);
+  let end = 0;
   return [
-    ...parts.map((part) =>
-      part.slot === null ? textView(part.text) : tailBox(view, trace, shared[part.slot], part, spoken),
-    ),
+    ...parts.map((part) => {
+      const from = end;
+      end += part.text.length;
+      const shown = (marks, label) => foundView(part.text, marks, label, place, "prompt", from);
+      return part.slot === null ? shown([], null) : tailBox(view, trace, shared[part.slot], part, spoken, shown);
+    }),
     toDownload(trace, parts.map((part) => part.text).join("")),
   ];
 }
 
 function toDownload(trace, prompt) {
-  return button("Download prompt", () => download(`${trace.id}-prompt.txt`, prompt));
+  return downloadButton("Download prompt", `${trace.id}-prompt.txt`, prompt);
 }
 
 // A prompt that cannot be rebuilt: its tails are sought in it, in their order.
@@ -127,15 +131,14 @@ function recorded(text, shared) {
   return [...parts, { text: text.slice(done), slot: null }];
 }
 
-function tailBox(view, trace, { parent, runs, tail }, { slot, text }, spoken) {
+function keptMark(from, to, slot, title) {
+  return { from, to, kind: `kept kept-${slot}`, slot, title };
+}
+
+function tailBox(view, trace, { parent, runs, tail }, { slot, text }, spoken, shown) {
   const kept = view.kept.get(`${parent}>${trace.id}`) ?? 0;
   const here = text === tail ? runs : sharedRuns(spoken, text); // a prompt may quote lines of a tail
-  const marks = here.map(({ from, to, at }) => ({
-    from: at,
-    to: at + to - from,
-    kind: `kept kept-${slot % 4}`,
-    title: `kept by ${trace.id}`,
-  }));
+  const marks = here.map(({ from, to, at }) => keptMark(at, at + to - from, slot % 4, `kept by ${trace.id}`));
   const tokens = view.run.trace(parent)?.tail?.tail_tokens;
   return h(
     "figure",
@@ -148,7 +151,7 @@ function tailBox(view, trace, { parent, runs, tail }, { slot, text }, spoken) {
       tokens === undefined ? "" : `, ${amount(tokens, "token")}`,
       trace.chars ? `; ${trace.id} kept ${percent(kept)} of it` : "",
     ),
-    textView(text, marks, `Tail of ${parent}`),
+    shown(marks, `Tail of ${parent}`),
   );
 }
 
@@ -156,7 +159,7 @@ function traceText(view, trace, text, shared, found) {
   if (!trace.chars)
     return [h("section", {}, h("h2", {}, "Reasoning"), h("p", { class: "missing" }, nothing(view, trace)))];
   const marks = shared.flatMap(({ parent, runs }, slot) =>
-    runs.map(({ from, to }) => ({ from, to, kind: `kept kept-${slot % 4}`, title: `stands in the tail of ${parent}` })),
+    runs.map(({ from, to }) => keptMark(from, to, slot % 4, `stands in the tail of ${parent}`)),
   );
   const tail = trace.tail?.text === trace.id ? trace.tail : null;
   if (tail) marks.push({ from: tail.from, to: tail.to, kind: "carried", title: "carried on as its tail" });
@@ -204,6 +207,10 @@ function traceText(view, trace, text, shared, found) {
   return sections;
 }
 
+function inAnswer({ tail, answerAt, reasoningEnd }) {
+  return answerAt !== null && answerAt >= reasoningEnd && tail.from >= answerAt;
+}
+
 function notes(view, trace, shared) {
   const children = view.run.children(trace.id).map((child) => traceLink(child.id));
   const own = trace.tail?.text === trace.id;
@@ -226,7 +233,8 @@ function notes(view, trace, shared) {
           "li",
           {},
           h("mark", { class: "carried" }, "this"),
-          ` is the tail, ${amount(trace.tail.tail_tokens, "token")}: what was carried on`,
+          ` is ${inAnswer(trace) ? "of the answer, below" : "the tail"}, ${amount(trace.tail.tail_tokens, "token")}: `,
+          "what was carried on",
           children.length ? [", read by ", listed(children)] : "",
         )
       : null,
@@ -235,7 +243,7 @@ function notes(view, trace, shared) {
           "li",
           {},
           "What was carried on is not a piece of this text: ",
-          trace.tail.text.endsWith("/summary") ? "it is its summary, below." : "it was recorded apart.",
+          trace.tail.text.endsWith("/summary") ? "it is its summary, below." : "it was recorded apart, below.",
         )
       : null,
   );
@@ -249,20 +257,4 @@ function nothing(view, trace) {
   return state === "done" || state === "cut off"
     ? "It said nothing."
     : `It is ${view.stateWord(trace)}: ${so}the trail holds its text only once it is finished.`;
-}
-
-async function summaryOf(view, trace) {
-  if (!trace.summary) return null;
-  const text = await view.texts.get(`${trace.id}/summary`);
-  const prompt = await view.texts.get(`${trace.id}/summary-prompt`);
-  const marks = trace.tail?.text.endsWith("/summary")
-    ? [{ from: trace.tail.from, to: trace.tail.to, kind: "carried", title: "carried on" }]
-    : [];
-  return h(
-    "section",
-    { id: "summary" },
-    h("h2", {}, `Its summary, ${amount(trace.summary.generated_tokens, "token")}`),
-    textView(text, marks, "Summary"),
-    h("details", {}, h("summary", {}, "The prompt for it"), textView(prompt)),
-  );
 }

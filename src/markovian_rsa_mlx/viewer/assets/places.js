@@ -1,0 +1,84 @@
+// All texts that the page shows, each with its name and the way to a place in it.
+
+import { said } from "./dom.js";
+import { rebuildPrompt } from "./slim.js";
+import { traceLink } from "./table.js";
+
+// [{name, text, link}]: `link(at, length)` are the attributes of a link to these characters.
+export async function* places(view) {
+  yield* onOverview(view);
+  yield* ownPrompts(view);
+  for (const trace of view.run.all()) yield* ofTrace(view, trace);
+}
+
+async function* onOverview({ run, texts }) {
+  if (run.start) yield { name: "Question", text: run.start.prompt, link: toSection("question") };
+  for (const { role, content } of run.setup?.messages?.slice(0, -1) ?? [])
+    yield { name: ["Message before it: ", said(role, 30)], text: content, link: toSection("question") };
+  if (run.final && !(await texts.get(run.final.final_trace_id)).includes(run.final.final_text))
+    yield { name: "The answer’s text", text: run.final.final_text, link: toSection("answer") };
+  for (const { trace_id, message } of run.retries)
+    yield { name: ["Retry of ", traceLink(trace_id)], text: message, link: () => ({ href: `#/trace/${trace_id}` }) };
+  for (const { stage, message } of run.errors)
+    yield { name: ["Error: ", said(stage, 30)], text: message, link: toSection("mishaps") };
+}
+
+// Round 0's prompt, and what stands around the tails in the first prompt of later rounds: it is the same in all.
+async function* ownPrompts({ run, texts }) {
+  const first = run.all().find((trace) => trace.round === 0);
+  if (run.setup && first)
+    yield { name: "Prompt of round 0", text: run.setup.prompt_text, link: toPart(first.id, "prompt") };
+  const reader = run.all().find((trace) => trace.prompt?.rebuilt);
+  if (!reader) return;
+  const tails = await Promise.all(reader.parents.map((id) => texts.tail(run.trace(id))));
+  let from = 0;
+  for (const { text, slot } of rebuildPrompt(run.setup, tails) ?? []) {
+    const start = from;
+    from += text.length;
+    const link = (at, length) => toPart(reader.id, "prompt")(start + at, length);
+    if (slot === null) yield { name: ["Prompt around the tails, as in ", traceLink(reader.id)], text, link };
+  }
+}
+
+async function* ofTrace({ texts }, { id }) {
+  const link = (at, length) => ({ href: `#/trace/${id}/at/${at}/${length}` });
+  yield { name: traceLink(id), text: await texts.get(id), link };
+  for (const [part, words] of PARTS) {
+    const key = `${id}/${part}`;
+    if (texts.has(key)) yield { name: [traceLink(id), words], text: await texts.get(key), link: toPart(id, part) };
+  }
+}
+
+const PARTS = [
+  ["summary", ", its summary"],
+  ["summary-prompt", ", the prompt for its summary"],
+  ["tail", ", what was carried on of it"],
+  ["prompt", ", its prompt"],
+];
+
+function toPart(id, part) {
+  return (at, length) => ({ href: `#/trace/${id}/${part}/${at}/${length}` });
+}
+
+// The place in a further text of a trace that the address names: {part, at, length}, or null.
+export function partOf(hash) {
+  const match = /^#\/trace\/[^/]+\/(summary|summary-prompt|tail|prompt)\/(\d+)\/(\d+)$/.exec(hash);
+  return match ? { part: match[1], at: Number(match[2]), length: Number(match[3]) } : null;
+}
+
+function toSection(id) {
+  return () => ({ href: "#/", onclick: () => showSection(id) });
+}
+
+// Once the overview is there, its section comes into view, opened.
+function showSection(id) {
+  const main = document.getElementById("main");
+  const watcher = new MutationObserver(() => {
+    const section = document.getElementById(id);
+    if (!section) return;
+    watcher.disconnect();
+    section.querySelectorAll("details").forEach((one) => (one.open = true));
+    requestAnimationFrame(() => section.scrollIntoView());
+  });
+  watcher.observe(main, { childList: true });
+}

@@ -1,0 +1,157 @@
+"""One folder never mixes models or templates, whatever they are called."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from markovian_rsa_mlx.backends.base import EngineInfo
+from markovian_rsa_mlx.cli import bench_order, session
+from markovian_rsa_mlx.method.prompts import PromptTemplate
+from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
+
+from ..fakes import FakeBackend, boxed
+from .conftest import Ran, Run, by_index
+
+METHOD = ("--rounds", "1", "--population", "3", "--aggregation-size", "2", "--answer-kind", "text")
+
+
+@dataclass
+class Named(FakeBackend):
+    """An engine that says which model it is."""
+
+    name: str = "fake"
+
+    @property
+    def info(self) -> EngineInfo:
+        return dataclasses.replace(super().info, model_id=self.name)
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Any choice opens a fake engine: called as the choice says, or, once told, by the name told last."""
+    told = [""]
+
+    def load(choice: Any, quiet: bool = False) -> MarkovianRSAOrchestrator:
+        return MarkovianRSAOrchestrator(Named(by_index(boxed(2)), name=told[0] or choice.model_id))
+
+    monkeypatch.setattr(session, "load", load)
+    return lambda name: told.__setitem__(0, name)
+
+
+@pytest.fixture
+def bench(mrsa: Run, engine: Callable[[str], None], tmp_path: Path) -> Run:
+    file = tmp_path / "sums.jsonl"
+    file.write_text("".join(json.dumps({"problem": f"{n}+1?", "answer": str(n + 1)}) + "\n" for n in (1, 1, 2)))
+    return lambda *more: mrsa("bench", str(file), *METHOD, "--methods", "single", *more)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """Two models, each called `model`, in folders a and b."""
+    for name in "ab":
+        folder = tmp_path / name / "model"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_text(name)
+    return tmp_path
+
+
+def refused(ran: Ran, words: str) -> None:
+    assert ran.code == 2
+    assert words in ran.err
+    assert ran.err.count("error:") == 1
+
+
+def folders(home: Path) -> list[Path]:
+    return list((home / "bench").iterdir())
+
+
+def test_models_of_one_name_in_two_folders_are_two(
+    bench: Run, models: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        monkeypatch.chdir(models / name)
+        assert bench("--model", "model", "--limit", "2").code == 0
+    assert len(folders(home)) == 2
+    assert bench("--model", "model", "--limit", "2", "--out", str(models / "out")).code == 0
+    monkeypatch.chdir(models / "a")
+    ran = bench("--model", "model", "--out", str(models / "out"))
+    refused(ran, f"another model: '{models}/b/model' there, '{models}/a/model' asked for")
+    monkeypatch.chdir(models)
+    assert bench("--model", "a/model").code == 0
+    assert len(folders(home)) == 2
+
+
+def test_a_model_that_was_made_anew_in_its_place_is_another(bench: Run, models: Path) -> None:
+    model = models / "a" / "model"
+    assert bench("--model", str(model), "--limit", "2").code == 0
+    shutil.copytree(model, models / "copy")
+    shutil.rmtree(model)
+    shutil.copytree(models / "copy", model)
+    assert bench("--model", str(model), "--limit", "3").code == 0
+    (model / "model.safetensors").write_text("anew")
+    refused(bench("--model", str(model)), "another content of the model's files")
+    assert bench("--model", str(model), "--fresh").code == 0
+
+
+def test_an_adapter_that_was_trained_on_is_another(bench: Run, models: Path) -> None:
+    adapter = models / "adapter"
+    adapter.mkdir()
+    (adapter / "adapters.safetensors").write_text("1")
+    line = ("--model", str(models / "a" / "model"), "--adapter", str(adapter))
+    assert bench(*line, "--limit", "2").code == 0
+    (adapter / "adapters.safetensors").write_text("2")
+    refused(bench(*line), "another content of the model's files")
+
+
+def test_a_hub_model_s_contents_are_known_after_the_download(
+    bench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = iter(["", "commit 1", "commit 1", "commit 2"])
+    monkeypatch.setattr(bench_order, "contents", lambda *_: next(found))
+    line = ("--model", "fake/model", "--out", str(tmp_path / "out"))
+    assert bench(*line, "--limit", "2").code == 0
+    assert json.loads((tmp_path / "out" / "bench.json").read_text())["weights"] == "commit 1"
+    refused(bench(*line), "'commit 1' there, 'commit 2' asked for")
+
+
+def test_an_upstream_is_known_by_the_model_that_it_serves(
+    bench: Run, engine: Callable[[str], None], tmp_path: Path, home: Path
+) -> None:
+    url = ("--upstream", "http://127.0.0.1:1/v1")
+    out = ("--out", str(tmp_path / "out"))
+    engine("alpha")
+    assert bench(*url, "--limit", "2", *out).code == bench(*url, "--limit", "2").code == 0
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["model"] == "alpha"
+    engine("beta")
+    refused(bench(*url, *out), "another model: 'alpha' there, 'beta' asked for")
+    refused(bench(*url, "--limit", "2", *out), "another model")
+    assert bench(*url, "--limit", "2").code == 0
+    assert len(folders(home)) == 2
+
+
+def test_a_template_that_was_edited_is_another(bench: Run, tmp_path: Path) -> None:
+    file, text = tmp_path / "t.j2", PromptTemplate.load("zaya_v1").source
+    file.write_text(text)
+    line = ("--model", "fake/model", "--template", str(file))
+    assert bench(*line, "--limit", "2").code == bench(*line).code == 0
+    file.write_text(text + "\nMore.")
+    refused(bench(*line), f"another text of the template '{file}' of parallel")
+
+
+def test_a_folder_of_an_older_version_is_refused(bench: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "bench.json").write_text('{"format": 1, "task": "sums", "model": "fake/model", "seed": 1, "cells": {}}')
+    ran = bench("--model", "fake/model", "--out", str(out))
+    assert ran.code == 1
+    assert "is of format 1" in ran.err
+    assert bench("--model", "fake/model", "--out", str(out), "--fresh").code == 0
