@@ -14,7 +14,7 @@ from markovian_rsa_mlx.method.codec import ChatMessage
 
 EOS, USER, ASSISTANT, SYSTEM, THINK_END = 0, 1, 2, 3, 4
 _NAMES = {USER: "<user>", ASSISTANT: "<assistant>", SYSTEM: "<system>", THINK_END: "</think>"}
-_FIRST_CHARACTER = 10
+FIRST_CHARACTER = 10
 
 
 class CharacterCodec:
@@ -44,13 +44,13 @@ class CharacterCodec:
                     rest = rest[len(name) :]
                     break
             else:
-                ids.append(ord(rest[0]) + _FIRST_CHARACTER)
+                ids.append(ord(rest[0]) + FIRST_CHARACTER)
                 rest = rest[1:]
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(
-            "</think>" if i == THINK_END else chr(i - _FIRST_CHARACTER) if i >= _FIRST_CHARACTER else "" for i in ids
+            "</think>" if i == THINK_END else chr(i - FIRST_CHARACTER) if i >= FIRST_CHARACTER else "" for i in ids
         )
 
     def render_chat(self, messages: Sequence[ChatMessage], enable_thinking: bool) -> str:
@@ -68,10 +68,10 @@ class ByteCodec(CharacterCodec):
         return (tuple(self.encode(self.MARKER)),)
 
     def encode(self, text: str) -> list[int]:
-        return [byte + _FIRST_CHARACTER for byte in text.encode()]
+        return [byte + FIRST_CHARACTER for byte in text.encode()]
 
     def decode(self, ids: Sequence[int]) -> str:
-        return bytes(i - _FIRST_CHARACTER for i in ids if i >= _FIRST_CHARACTER).decode(errors="replace")
+        return bytes(i - FIRST_CHARACTER for i in ids if i >= FIRST_CHARACTER).decode(errors="replace")
 
 
 Model = Callable[[TraceRequest, random.Random], str]

@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from ..fakes import EOS, CharacterCodec, boxed
+from ..fakes import EOS, FIRST_CHARACTER, CharacterCodec, boxed
 
 Answer = Callable[[str, random.Random], str]
 
@@ -44,7 +44,9 @@ class FakeUpstream:
     """`kind`: mlx, vllm, llama.cpp, text, chat, split (chat with `reasoning`), split_content (`reasoning_content`).
 
     `calls` are the bodies of generations after the trial at the start (`trial` of them); `ids` what was generated
-    for them. `left` counts clients that went away while they were served, `pause` is waited before each token.
+    for them. `left` counts clients that went away while they were served, `pause` is waited before each token. Beyond
+    `room` calls at once it answers 429; `hung` it answers nothing; `helpers` are the paths asked for tokens and texts.
+    `spells`: llama.cpp's replies tell the bytes of their tokens.
     """
 
     kind: str
@@ -57,17 +59,23 @@ class FakeUpstream:
     key: str | None = None
     pause: float = 0.0
     context: int = 100_000
+    room: int | None = None
+    hung: bool = False
+    spells: bool = True
+    helpers: list[str] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
     ids: list[list[int]] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     active: int = 0
     most_active: int = 0
     left: int = 0
+    put_off: int = 0
     entropy: random.Random = field(default_factory=lambda: random.Random(5))
 
     def app(self) -> Starlette:
         routes = [
             Route("/v1/models", self.models),
+            Route("/health", self.health),
             Route("/v1/completions", self.complete, methods=["POST"]),
             Route("/v1/chat/completions", self.complete, methods=["POST"]),
         ]
@@ -88,19 +96,35 @@ class FakeUpstream:
             return refused
         return JSONResponse({"data": [{"id": self.model, "max_model_len": self.context}]})
 
+    async def health(self, request: Request) -> Response:
+        while self.hung:  # noqa: ASYNC110  set by another thread
+            await asyncio.sleep(0.02)
+        return JSONResponse({"status": "ok"})
+
     async def props(self, request: Request) -> Response:
         settings = {"n_ctx": self.context}
         return JSONResponse({"default_generation_settings": settings, "total_slots": 4, "build_info": "b1"} | self.more)
 
     async def tokenize(self, request: Request) -> Response:
         body = await request.json()
+        self.helpers.append("/tokenize")
         if self.helper_script:
             return self.broken(self.helper_script.popleft()) or Response(status_code=500)
         if body.get("parse_special", True):
-            return JSONResponse({"tokens": self.codec.encode(body["content"])})
-        return JSONResponse({"tokens": [token for c in body["content"] for token in self.codec.encode(c)]})
+            ids = self.codec.encode(body["content"])
+        else:
+            ids = [token for c in body["content"] for token in self.codec.encode(c)]
+        if not body.get("with_pieces"):
+            return JSONResponse({"tokens": ids})
+        return JSONResponse({"tokens": [{"id": token, "piece": self.spelling(token)} for token in ids]})
+
+    def spelling(self, token: int) -> str | list[int]:
+        """A token's text; its bytes where they are none."""
+        text = self.codec.decode([token])
+        return [token - FIRST_CHARACTER] if "\ufffd" in text else text
 
     async def detokenize(self, request: Request) -> Response:
+        self.helpers.append("/detokenize")
         return JSONResponse({"content": self.codec.decode((await request.json())["tokens"])})
 
     async def apply_template(self, request: Request) -> Response:
@@ -114,6 +138,9 @@ class FakeUpstream:
         body = await request.json()
         if (problem := self.problem(request.url.path, body)) is not None:
             return problem
+        if self.room is not None and self.active >= self.room and not self.is_trial(body):
+            self.put_off += 1
+            return self.broken("429:0.2") or Response(status_code=500)
         fault = self.script.popleft() if self.script and not self.is_trial(body) else ""
         if not self.is_trial(body):
             self.calls.append(body)
@@ -188,10 +215,15 @@ class FakeUpstream:
         with self.serving():
             if fault == "stall":
                 await asyncio.sleep(30)
+            while self.hung:  # noqa: ASYNC110  set by another thread
+                await asyncio.sleep(0.02)
             await self.wait_or_leave(request, self.pause * len(ids))
         if self.kind == "llama.cpp":
             kind = "eos" if ids[-1] == EOS else "limit"
-            chances = [{"prob": 0.5} for _ in ids]
+            chances: list[dict[str, Any]] = [{"prob": 0.5} for _ in ids]
+            for entry, token in zip(chances, ids, strict=True):
+                if self.spells:
+                    entry |= {"id": token, "bytes": list(self.codec.decode([token]).encode())}
             return JSONResponse(
                 {"tokens": ids, "tokens_predicted": len(ids), "stop_type": kind, "completion_probabilities": chances}
             )

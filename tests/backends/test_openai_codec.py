@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import pytest
 from markovian_rsa_mlx import reasoner
 from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.backends.mlx.codec import MLXCodec
+from markovian_rsa_mlx.backends.openai import served as served_module
 from markovian_rsa_mlx.backends.openai.codec import choose_codec, local_codec
 from markovian_rsa_mlx.backends.openai.served import ServedCodec
 from markovian_rsa_mlx.backends.openai.settings import TimeLimits, Upstream
@@ -21,13 +25,17 @@ from markovian_rsa_mlx.method.answers import equal_text
 from markovian_rsa_mlx.method.codec import ChatMessage
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 
-from ..fakes import ASSISTANT, EOS, SYSTEM, THINK_END, USER, CharacterCodec
+from ..fakes import ASSISTANT, EOS, SYSTEM, THINK_END, USER, ByteCodec, CharacterCodec
 from ..runs import QUESTION, small
 from .fake_upstream import FakeUpstream, Running, free_port
-from .upstreams import CODEC, connected, in_time
+from .upstreams import CODEC, TIMES, HeardRetries, asked, connected, in_time
 
 #: The fake server's tokenizer writes its EOS as text too, as real ones do.
 TEMPLATE = "<system> <user> <assistant> </think>"
+
+
+#: A restart may take longer than the engine's tests have patience for.
+TIMES_OF_CODEC = TimeLimits(patience_s=3.0)
 
 
 class WithEOS(CharacterCodec):
@@ -44,8 +52,12 @@ def server() -> Iterator[Running]:
     running.stop()
 
 
+#: Another one of the same.
+second = server
+
+
 def served(server: Running) -> ServedCodec:
-    return ServedCodec(Wire(server.url, None, TimeLimits()), server.fake.more, None)
+    return ServedCodec(Wire(server.url, None, TIMES_OF_CODEC), server.fake.more, None)
 
 
 def test_the_served_tokenizer_is_the_servers_own(server: Running) -> None:
@@ -105,3 +117,100 @@ def test_without_a_tokenizer_there_is_no_counting_of_words() -> None:
 def test_a_gguf_file_needs_llama_cpp_python(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"llama-cpp-python|cannot be loaded"):
         local_codec(str(tmp_path / "model.gguf"))
+
+
+def test_the_tokenizer_of_any_server_of_the_fleet_will_do(server: Running, second: Running) -> None:
+    codec = served(server)
+    codec.join(second.url.removesuffix("/v1"))
+    server.stop()
+    start = time.monotonic()
+    assert codec.encode("abc") == CODEC.encode("abc")
+    assert codec.encode("abcd") == CODEC.encode("abcd")
+    assert time.monotonic() - start < 2
+
+
+def test_a_restart_of_the_only_server_is_waited_for(server: Running) -> None:
+    codec = served(server)
+    server.stop()
+    threading.Timer(1.0, server.start).start()
+    assert codec.encode("abc") == CODEC.encode("abc")
+
+
+def test_on_an_event_loop_the_wait_is_short(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served_module, "_LOOP_PATIENCE_S", 0.3)
+    codec = served(server)
+    server.stop()
+
+    async def encode() -> None:
+        codec.encode("something new")
+
+    start = time.monotonic()
+    with pytest.raises(UpstreamError):
+        asyncio.run(encode())
+    assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize("spells", [True, False])
+def test_the_texts_of_generated_ids_are_known_before_anyone_asks(server: Running, spells: bool) -> None:
+    """From the reply, or asked beside the event loop; never while it stands still."""
+    server.fake.spells = spells
+
+    async def run() -> None:
+        backend = await connected(server.url)
+        codec = backend.codec
+        assert isinstance(codec, ServedCodec)
+        result = await backend.generate(asked(), HeardRetries())
+        before = len(server.fake.helpers)
+        for end in range(len(result.token_ids) + 1):
+            assert codec.decode(result.token_ids[:end]) == CODEC.decode(result.token_ids[:end])
+        assert len(server.fake.helpers) == before
+
+    asyncio.run(in_time(run()))
+
+
+def test_torn_characters_are_known_by_their_bytes() -> None:
+    props = {"chat_template": TEMPLATE, "eos_token": "", "bos_token": ""}
+    running = Running(FakeUpstream("llama.cpp", codec=ByteCodec(), more=props))
+    codec = served(running)
+    ids = codec.encode("ça 🙂")
+    running.stop()
+    assert codec.decode(ids) == "ça 🙂"
+    assert codec.decode(ids[:-2]) == "ça \ufffd"
+    assert codec.decode(ids[1:]) == "\ufffda 🙂"
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_a_run_outlives_the_death_of_the_server_that_lent_the_tokenizer(
+    server: Running, second: Running, tmp_path: Path, dead: int
+) -> None:
+    servers = (server, second)
+    for each in servers:
+        each.fake.pause = 0.005
+
+    async def run() -> None:
+        backend = await connected(*(each.url for each in servers))
+        orchestrator = MarkovianRSAOrchestrator(backend, equivalent=equal_text)
+        work = asyncio.create_task(orchestrator.arun(QUESTION, small(), audit_path=tmp_path / "run.jsonl"))
+        await asyncio.sleep(0.3)
+        servers[dead].stop()
+        await work
+
+    asyncio.run(in_time(run()))
+    verify_file(tmp_path / "run.jsonl", codec=CODEC)
+
+
+def test_a_run_outlives_a_restart_of_the_only_server(server: Running, tmp_path: Path) -> None:
+    server.fake.pause = 0.005
+
+    async def run() -> None:
+        backend = await connected(server.url, times=replace(TIMES, patience_s=10))
+        orchestrator = MarkovianRSAOrchestrator(backend, equivalent=equal_text)
+        work = asyncio.create_task(orchestrator.arun(QUESTION, small(), audit_path=tmp_path / "run.jsonl"))
+        await asyncio.sleep(0.3)
+        server.stop()
+        await asyncio.sleep(3)
+        server.start()
+        await work
+
+    asyncio.run(in_time(run(), 30))
+    verify_file(tmp_path / "run.jsonl", codec=CODEC)

@@ -23,7 +23,8 @@ from markovian_rsa_mlx.audit import (
     read_events,
 )
 from markovian_rsa_mlx.audit.verify import verify_file
-from markovian_rsa_mlx.backends.openai import engine, pool, wire
+from markovian_rsa_mlx.backends.openai import engine, wire
+from markovian_rsa_mlx.backends.openai import server as upstream_server
 from markovian_rsa_mlx.errors import (
     BackendError,
     ContextLengthError,
@@ -51,7 +52,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hardly any wait between repetitions."""
     monkeypatch.setattr(engine, "_FIRST_WAIT_S", 0.01)
     monkeypatch.setattr(engine, "_JITTER_S", 0.0)
-    monkeypatch.setattr(pool, "_LONGEST_REST_S", 0.05)
+    monkeypatch.setattr(upstream_server, "_LONGEST_REST_S", 0.05)
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -141,7 +142,7 @@ def test_what_cannot_pass_is_one_clear_error_at_once(
 
 def test_a_wrong_key_is_said_and_shown_nowhere(serve: Serve, tmp_path: Path) -> None:
     server = serve(FakeUpstream("vllm", key="right-key"))
-    with pytest.raises(UpstreamError, match="--api-key-env") as caught:
+    with pytest.raises(UpstreamError, match="--upstream-key-env") as caught:
         asyncio.run(connected(server.url, api_key="wrong-key"))
     assert "wrong-key" not in str(caught.value)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from markovian_rsa_mlx.audit.verify import verify_file
-from markovian_rsa_mlx.backends.openai.pool import Pool, Server
+from markovian_rsa_mlx.backends.openai.pool import Pool
+from markovian_rsa_mlx.backends.openai.server import Server
 from markovian_rsa_mlx.backends.openai.settings import TimeLimits
 from markovian_rsa_mlx.backends.openai.wire import Wire
 from markovian_rsa_mlx.errors import ConfigError, UpstreamError

@@ -13,69 +13,49 @@ import stamina
 
 from ...config import Sampling
 from ...errors import ContextLengthError, RefusedError, UpstreamError
-from ...method.codec import Codec
 from ..base import EngineInfo, TraceListener, TraceRequest, TraceResult
 from .again import Again
-from .exchange import SLOWEST_TOKEN_S, exchange
-from .faults import Fault, Unreachable, Unsupported
+from .dialects import Reply
+from .exchange import exchange
+from .faults import Busy, Fault, Unreachable, Unsupported
+from .fleet import Fleet
 from .identity import Identity
-from .pool import Pool, Server
-from .probe import check_independence, identify
+from .pool import Pool
+from .served import ServedCodec
+from .server import Server
 from .settings import Upstream
 from .trace import Trace, end_of_turn
-from .wire import Wire
 
 # stamina announces each retry as a warning; ours are told to the listener.
 logging.getLogger("stamina").addHandler(logging.NullHandler())
 
-_DEFAULT_ROWS = 32
 _KNOWN_CHANCES = 10_000
+#: More tokens than a character is made of.
+_TORN_OVER = 8
 _FIRST_WAIT_S, _LONGEST_BACKOFF_S, _JITTER_S = 0.2, 5.0, 0.3
 
 
 class UpstreamBackend:
     """An engine over HTTP; see `Backend`. Make it with `connect`. Usable from one event loop after another."""
 
-    def __init__(self, upstream: Upstream, servers: Sequence[Server], identity: Identity, codec: Codec) -> None:
-        self.upstream, self.codec, self._eos = upstream, codec, end_of_turn(codec)
-        self._identity, self._pool = identity, Pool(servers)
-        self._token_s = SLOWEST_TOKEN_S
+    def __init__(self, upstream: Upstream, fleet: Fleet) -> None:
+        self.upstream, self.codec, self._eos = upstream, fleet.codec, end_of_turn(fleet.codec)
+        self._fleet, self._pool = fleet, Pool(fleet.servers)
         self._chances: OrderedDict[int, float] = OrderedDict()
 
     @classmethod
     async def connect(cls, upstream: Upstream, progress: Callable[[str], None] | None = None) -> UpstreamBackend:
-        """Ask every server what it is; those that cannot be reached are asked later, as long as one answers.
-
-        Raises `UpstreamError` (unreachable, refused, no or another model) and `ModelError` (no tokenizer).
-        """
-        say = progress or (lambda _: None)
-        known, codec = None, None
-        servers, silent = [], []
-        for url in upstream.urls:
-            server = Server(Wire(url, upstream.api_key, upstream.times), upstream.limit or _DEFAULT_ROWS)
-            servers.append(server)
-            say(f"Asking {url} what it serves ...")
-            try:
-                identity, codec = await identify(server.wire, upstream, codec)
-                await check_independence(server.wire, identity, codec, _sends_seeds(upstream, identity))
-            except (Fault, Unsupported) as error:
-                silent.append(str(error))
-                server.rest()
-                continue
-            known = known or identity
-            _adopt(server, identity, known, upstream)
-        if known is None or codec is None:
-            raise UpstreamError(f"No upstream server answers as it should: {'; '.join(silent)}; check --upstream.")
-        for cause in silent:
-            say(f"warning: {cause}; it is tried again later")
-        return cls(upstream, servers, known, codec)
+        """Ask every server what it is; see `Fleet.assemble` for what it raises."""
+        fleet = Fleet(upstream)
+        await fleet.assemble(progress or (lambda _: None))
+        return cls(upstream, fleet)
 
     @property
     def info(self) -> EngineInfo:
         """What a run records: `engine` names the server's kind, `engine_version` how prompts go over."""
-        identity, dialect = self._identity, self._identity.dialect
+        identity, dialect = self._fleet.identity, self._fleet.identity.dialect
         version = " ".join(filter(None, [identity.version, f"prompts as {dialect.prompt_as},"]))
-        seeds = "seeded" if _sends_seeds(self.upstream, identity) else "not seeded"
+        seeds = "seeded" if self._fleet.sends_seeds(identity) else "not seeded"
         return EngineInfo(
             model_id=identity.model,
             quantization="unknown",
@@ -92,7 +72,7 @@ class UpstreamBackend:
 
         Calls that fail with what may pass are made again, by a schedule and while they get the trace any further,
         and a `NoteListener` hears of each. Raises `RefusedError` where this request is refused, and `UpstreamError`
-        where no server can be reached for too long.
+        where no server takes a call for too long.
         """
         self._check(request)
         trace = Trace(request, listener, self.codec, self._eos)
@@ -151,44 +131,45 @@ class UpstreamBackend:
         """Carry the trace to its end at one server, in as many calls as its dialect needs."""
         async with self._pool.seat(trace.request.run_id) as server:
             try:
-                identity = await self._identity_of(server)
+                identity = await self._fleet.identity_of(server)
                 trace.started()
-                while trace.finish_reason is None:
-                    if await self._call(server, identity, trace):
-                        break
+                over = False
+                while not over and trace.finish_reason is None:
+                    over = await self._call(server, identity, trace)
                     server.answered()
-                server.answered()
             except Unreachable:
-                server.identity = None  # who comes back may be another
-                server.rest()
+                server.lost()
+                raise
+            except Busy as busy:
+                server.put_off(busy.retry_after_s)
                 raise
             except Fault as fault:
-                server.failed(fault.retry_after_s if len(self._pool.servers) > 1 else None)
+                server.failed(fault.retry_after_s)
                 raise
 
     async def _call(self, server: Server, identity: Identity, trace: Trace) -> bool:
         """One call; whether the trace is over although its ids do not say so."""
-        ask = trace.ask(identity, _sends_seeds(self.upstream, identity))
+        ask = trace.ask(identity, self._fleet.sends_seeds(identity))
         start, seen = time.monotonic(), 0
-        async with aclosing(exchange(server.wire, identity.dialect, ask, self._token_s)) as replies:
+        async with aclosing(exchange(server.wire, identity.dialect, ask, server.token_s)) as replies:
             async for reply in replies:
+                server.heard()
+                await self._learn(server, trace, reply, seen)
                 trace.take(reply.ids[seen:])
                 seen = len(reply.ids)
         trace.end(reply, ask, identity)
         if seen and not identity.dialect.streams:
-            pace = 4 * (time.monotonic() - start) / seen
-            self._token_s = max(0.05, pace if self._token_s == SLOWEST_TOKEN_S else max(pace, self._token_s))
+            server.replied((time.monotonic() - start) / seen)
         return not identity.dialect.gives_ids
 
-    async def _identity_of(self, server: Server) -> Identity:
-        if server.identity is None:
-            identity, _ = await identify(server.wire, self.upstream, self.codec)
-            _adopt(server, identity, self._identity, self.upstream)
-        assert server.identity is not None
-        return server.identity
+    async def _learn(self, server: Server, trace: Trace, reply: Reply, seen: int) -> None:
+        """Let a tokenizer that a server lends know the new ids before others want their text."""
+        if isinstance(self.codec, ServedCodec):
+            self.codec.learn(reply.spelled)
+            await self.codec.prepare(server.wire, [*trace.ids[-_TORN_OVER:], *reply.ids[seen:]])
 
     def _check(self, request: TraceRequest) -> None:
-        length, most = len(request.prompt_token_ids) + request.max_tokens, self._identity.context_length
+        length, most = len(request.prompt_token_ids) + request.max_tokens, self._fleet.identity.context_length
         if most is not None and length > most:
             raise ContextLengthError(
                 f"Trace {request.trace_id} may grow to {length:,} tokens, and the server's context holds {most:,}; "
@@ -201,18 +182,3 @@ class UpstreamBackend:
         self._chances[hash((trace.request.prompt_token_ids, tuple(trace.ids)))] = trace.log_chance
         if len(self._chances) > _KNOWN_CHANCES:
             self._chances.popitem(last=False)
-
-
-def _sends_seeds(upstream: Upstream, identity: Identity) -> bool:
-    return upstream.seeds == "always" or (upstream.seeds == "auto" and not identity.dialect.costly_seeds)
-
-
-def _adopt(server: Server, identity: Identity, fleet: Identity, upstream: Upstream) -> None:
-    """The server joins the fleet. Raises `UpstreamError` where it serves something else."""
-    if identity.service != fleet.service:
-        raise UpstreamError(
-            f"{server.wire.url} serves {identity.model!r} through {identity.name}, and the others {fleet.model!r} "
-            f"through {fleet.name}; all URLs must serve the same model in the same way."
-        )
-    server.identity = identity
-    server.limit = upstream.limit or identity.rows or _DEFAULT_ROWS

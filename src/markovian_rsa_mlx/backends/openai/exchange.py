@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from .alive import while_alive
 from .dialects import Ask, Dialect, Reply
 from .faults import Fault
 from .wire import Wire
 
-#: Before a reply that is not streamed has shown how fast a server is, a token may take this many seconds.
+#: Before a server has shown how fast it is, a token of a reply that is not streamed may take this many seconds.
 SLOWEST_TOKEN_S = 1.0
 #: Texts without ids are bounded by this many characters a token.
 _LONGEST_TOKEN = 1_000
@@ -30,7 +31,7 @@ async def exchange(wire: Wire, dialect: Dialect, ask: Ask, token_s: float = SLOW
                 yield reply
     else:
         limit_s = wire.times.first_token_s + ask.max_tokens * token_s
-        dialect.read(await wire.post(url, dialect.body(ask), limit_s), reply)
+        dialect.read(await while_alive(wire, wire.post(url, dialect.body(ask), limit_s)), reply)
         _check_size(url, ask, reply)
         yield reply
     if reply.finish is None:

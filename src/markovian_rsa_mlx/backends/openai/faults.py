@@ -17,8 +17,10 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 _INVALID = re.compile(r"\bvalidation errors?\b", re.IGNORECASE)
-#: Statuses that say "not now"; so does every 5xx.
-_PASSING = frozenset({408, 409, 425, 429})
+#: What llama.cpp's server says until it is ready.
+_LOADING = "loading model"
+#: Statuses of what may pass; so is every 5xx.
+_PASSING = frozenset({408, 409, 425})
 #: Statuses that say "not this request": its form, its size, or what it says.
 _REFUSED = frozenset({400, 413, 422, 451})
 
@@ -33,6 +35,10 @@ class Fault(Exception):
 
 class Unreachable(Fault):
     """No connection came about: the server is not there, or not yet."""
+
+
+class Busy(Fault):
+    """The server is there and takes no further call now."""
 
 
 class Misread(Fault):
@@ -56,10 +62,15 @@ def refusal(url: str, status: int, body: Any, headers: Mapping[str, str]) -> Mar
     told = f"{url} answers {status}" + (f" ({said})" if said else "")
     if status == 500 and _INVALID.search(said):  # llama-cpp-python's way to refuse a field
         return Unsupported(told)
+    wait = retry_after(headers)
+    if status == 429 or (status == 503 and (wait is not None or _LOADING in said.lower())):
+        return Busy(told, wait)
     if status in _PASSING or status >= 500 or (status == 404 and said == "generation thread died"):
-        return Fault(told, retry_after(headers))
+        return Fault(told, wait)
     if status in (401, 403):
-        return UpstreamError(f"{told}: the key is missing or refused; name the variable that holds it (--api-key-env).")
+        return UpstreamError(
+            f"{told}: the key is missing or refused; name the variable that holds it (--upstream-key-env)."
+        )
     if _TOO_LONG.search(said):
         return ContextLengthError(
             f"{told}: the prompt and its budget do not fit the server's context; lower thinking_tokens, tail_tokens "

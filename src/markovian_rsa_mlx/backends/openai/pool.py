@@ -7,45 +7,8 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
-from .identity import Identity
-from .wire import Wire
-
-#: A server that failed rests for the first of these seconds, and twice as long each further time, up to the second.
-_REST_S, _LONGEST_REST_S = 0.25, 5.0
-_FAILURES_ALLOWED, _LONGEST_ASKED_S = 3, 60.0
-
-
-@dataclass(eq=False)
-class Server:
-    """One URL. `identity` is None until it has said what it serves, and again when it was gone."""
-
-    wire: Wire
-    limit: int
-    identity: Identity | None = None
-    in_flight: int = 0
-    failures: int = 0
-    rests_until: float = 0.0
-
-    def rest(self, seconds: float | None = None) -> None:
-        """Leave it alone for a while: `seconds`, or longer with each failure in a row."""
-        self.failures += 1
-        pause = min(_REST_S * 2 ** min(self.failures - 1, 10), _LONGEST_REST_S) if seconds is None else seconds
-        self.rests_until = max(self.rests_until, time.monotonic() + pause)
-
-    def failed(self, retry_after_s: float | None = None) -> None:
-        """A call went wrong: rest as long as the server asks for, or after some such calls in a row."""
-        if retry_after_s is not None:
-            self.rest(min(retry_after_s, _LONGEST_ASKED_S))
-        elif self.failures >= _FAILURES_ALLOWED:
-            self.rest()
-        else:
-            self.failures += 1
-
-    def answered(self) -> None:
-        """It works."""
-        self.failures, self.rests_until = 0, 0.0
+from .server import Server
 
 
 class Pool:
@@ -66,6 +29,17 @@ class Pool:
     @property
     def in_flight(self) -> int:
         return sum(server.in_flight for server in self.servers)
+
+    @property
+    def alive(self) -> bool:
+        """Whether any server could be reached when last tried."""
+        return any(not server.away for server in self.servers)
+
+    @property
+    def lost_since(self) -> float:
+        """Since when no server takes a call, in monotonic seconds; now, while one does."""
+        now = time.monotonic()
+        return max(now if server.lost_since is None else server.lost_since for server in self.servers)
 
     @property
     def awake(self) -> bool:
@@ -105,8 +79,13 @@ class Pool:
         if self.most is not None and self.in_flight >= self.most:
             return None
         now = time.monotonic()
-        free = [s for s in self.servers if s.in_flight < s.limit and s.rests_until <= now]
+        free = [s for s in self._with_room() if s.rests_until <= now]
         return min(free, key=lambda s: s.in_flight / s.limit, default=None)
+
+    def _with_room(self) -> list[Server]:
+        """Servers that may take one more; who was away is tried by one at a time, as long as others are there."""
+        alive = self.alive
+        return [s for s in self.servers if s.in_flight < (1 if s.away and alive else s.room)]
 
     def _let_in(self) -> None:
         while self._turns and (server := self._free()) is not None:
@@ -124,7 +103,7 @@ class Pool:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        resting = [s.rests_until for s in self.servers if s.rests_until > time.monotonic() and s.in_flight < s.limit]
+        resting = [s.rests_until for s in self._with_room() if s.rests_until > time.monotonic()]
         if self._turns and resting:
             pause = max(0.0, min(resting) - time.monotonic())
             self._alarm = asyncio.get_running_loop().call_later(pause, self._let_in)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -23,7 +24,7 @@ from .wire import Wire
 
 #: What is asked on trial: digits, other scripts and odd spacing tell tokenizers apart.
 TRIAL_QUESTION = "Say  yes: 12345 + 0.5 = ?\n\tça va, 你好 🙂"
-_TRIES = 6
+_TRIES, _LONGEST_WAIT_S = 6, 10.0
 #: Tokens that are drawn twice to tell independent random streams, and the chance below which equal ones raise an alarm.
 _DRAWN_TOKENS, _COINCIDENCE = 12, math.log(1e-6)
 T = TypeVar("T")
@@ -59,14 +60,19 @@ async def identify(wire: Wire, upstream: Upstream, codec: Codec | None) -> tuple
     raise UpstreamError(f"{wire.url} completes neither texts nor chats as OpenAI's protocol has it; check the URL.")
 
 
-async def check_independence(wire: Wire, identity: Identity, codec: Codec, seeded: bool) -> None:
-    """Two requests at once, seeded as those of a run, must not draw the same random numbers. Raises `UpstreamError`."""
+async def check_independence(wire: Wire, identity: Identity, codec: Codec, seeded: bool) -> float:
+    """Two requests at once, seeded as those of a run, must not draw the same random numbers. Raises `UpstreamError`.
+
+    Returns the seconds that a token of theirs took, the prompt's share included.
+    """
     ask = replace(_trial_prompt(codec, identity), max_tokens=_DRAWN_TOKENS, sampling=Sampling(temperature=2.0))
     seeds = (1, 2) if seeded else (None, None)
     asks = [replace(ask, seed=seed) for seed in seeds]
+    start = time.monotonic()
     one, other = await asyncio.gather(*(_trial(wire, identity.dialect, ask) for ask in asks))
+    token_s = (time.monotonic() - start) / max(1, len(one.ids if one is not None else ()))
     if one is None or other is None or _drawn(one) != _drawn(other):
-        return
+        return token_s
     # Equal by chance, where the model is all but certain of its words?
     if one.log_chance is None or one.log_chance < _COINCIDENCE:
         hint = "" if seeded else "; let it have seeds (--upstream-seeds always)"
@@ -74,6 +80,7 @@ async def check_independence(wire: Wire, identity: Identity, codec: Codec, seede
             f"{wire.url} drew the same {_DRAWN_TOKENS} tokens for two requests at temperature 2: its random streams "
             f"are not independent{hint}."
         )
+    return token_s
 
 
 async def _served_model(wire: Wire, wanted: str | None) -> dict[str, Any]:
@@ -177,13 +184,16 @@ def _first_token_text(codec: Codec, ask: Ask) -> str:
 
 async def patiently(call: Callable[[], Awaitable[T]]) -> T:
     """The call, made again a few times where it fails with what may pass."""
-    passing: Callable[[Exception], bool] = lambda error: (  # noqa: E731
-        isinstance(error, Fault) and not isinstance(error, Misread | Unreachable)
-    )
-    async for attempt in stamina.retry_context(passing, attempts=_TRIES, timeout=None, wait_jitter=0.2, wait_max=1.0):
+    async for attempt in stamina.retry_context(_passing, attempts=_TRIES, timeout=None, wait_jitter=0.2, wait_max=1.0):
         with attempt:
             return await call()
     raise AssertionError("unreachable")
+
+
+def _passing(error: Exception) -> bool | float:
+    if not isinstance(error, Fault) or isinstance(error, Misread | Unreachable):
+        return False
+    return True if error.retry_after_s is None else min(error.retry_after_s, _LONGEST_WAIT_S)
 
 
 def _drawn(reply: Reply) -> tuple[list[int], str, str]:

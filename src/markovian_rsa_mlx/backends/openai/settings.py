@@ -14,7 +14,10 @@ SEED_CHOICES: tuple[Seeds, ...] = ("auto", "always", "never")
 
 @dataclass(frozen=True)
 class TimeLimits:
-    """Seconds. `patience_s` is how long servers of which none can be reached are waited for."""
+    """Seconds. `patience_s` is how long servers of which none can be reached are waited for.
+
+    `first_token_s` is also how long servers are waited for that put every call off.
+    """
 
     connect_s: float = 10.0
     first_token_s: float = 600.0
@@ -64,7 +67,7 @@ def base_url(url: str) -> str:
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError(
             f"The upstream URL of {parts.hostname} holds more than an address; give keys through an environment "
-            "variable (--api-key-env NAME)."
+            "variable (--upstream-key-env NAME)."
         )
     path = parts.path.rstrip("/")
     for endpoint in ("/chat/completions", "/completions"):

@@ -7,9 +7,11 @@ would outlive the event loop that a run brings along.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import ssl
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -27,11 +29,15 @@ _DONE = "[DONE]"
 
 
 class Wire:
-    """Calls to one server. `url` is the API's root (`.../v1`), `root` what stands before it."""
+    """Calls to one server. `url` is the API's root (`.../v1`), `root` what stands before it.
+
+    `heard_at`: when it last answered anything, in monotonic seconds.
+    """
 
     def __init__(self, url: str, api_key: str | None, times: TimeLimits) -> None:
         self.url, self.times = url, times
         self.root = url.removesuffix("/v1")
+        self.heard_at = 0.0
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
 
     async def get(self, url: str) -> Any:
@@ -46,6 +52,13 @@ class Wire:
         """The whole reply. Raises `Fault`, `Unsupported` and what `refusal` says."""
         async with self._deadline(limit_s, url), self._send("POST", url, body) as response:
             return await self._json(response)
+
+    async def ask_for_life(self) -> None:
+        """Ask for a document that is cheap to give; any answer sets `heard_at`, a 404 too."""
+        url = f"{self.root}/health"
+        with contextlib.suppress(Fault):
+            async with self._deadline(self.times.stall_s, url), self._call(url) as client, client.stream("GET", url):
+                self.heard_at = time.monotonic()
 
     async def events(self, url: str, body: dict[str, Any]) -> AsyncGenerator[Any]:
         """The events of a streamed reply up to its `[DONE]`, each within its time limit."""
@@ -103,6 +116,7 @@ class Wire:
             raise Fault(f"{url} was silent for {seconds:g} s") from error
 
     async def _check(self, response: httpx2.Response) -> None:
+        self.heard_at = time.monotonic()
         if response.status_code < 300:
             return
         try:

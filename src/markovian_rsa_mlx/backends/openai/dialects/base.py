@@ -33,6 +33,7 @@ class Reply:
     """What a call has brought so far: ids where the server gives them, else texts.
 
     `pieces` is the content as it came: a piece of a stream ends where a token ends.
+    `spelled` are the bytes of tokens, where the server tells them.
     `log_chance` is the natural log of the chance of all its tokens under `sampling`, or a bound above it; None: not
     told.
     """
@@ -45,6 +46,7 @@ class Reply:
     prompt_tokens: int | None = None
     generated_tokens: int | None = None
     log_chance: float | None = None
+    spelled: dict[int, bytes] = field(default_factory=dict)
     truncated: bool = False
 
     @property
@@ -118,6 +120,14 @@ def token_ids(value: Any) -> list[int]:
     if not isinstance(value, list) or not all(type(i) is int and 0 <= i < _ID_LIMIT for i in value):
         raise Misread("the reply's token ids are none")
     return value
+
+
+def token_bytes(piece: Any) -> bytes:
+    """The bytes of a token, told as a text or, where they are none, as numbers; b"" for anything else."""
+    if isinstance(piece, str):
+        return piece.encode("utf-8", "replace")
+    numbers = isinstance(piece, list) and all(type(byte) is int and 0 <= byte < 256 for byte in piece)
+    return bytes(piece) if numbers else b""
 
 
 def _count(value: Any, before: int | None) -> int | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..faults import Misread
-from .base import Ask, Reply, token_ids
+from .base import Ask, Reply, token_bytes, token_ids
 
 _SEGMENT_TOKENS = 256
 
@@ -63,13 +63,21 @@ class LlamaCppDialect:
             raise Misread(f"the server ended the trace with the stop type {str(kind)[:40]!r}")
         reply.ids += ids
         reply.finish, reply.truncated = ends[kind], bool(payload.get("truncated"))
-        reply.log_chance = _log_chance(payload.get("completion_probabilities"), len(ids))
+        entries = payload.get("completion_probabilities")
+        # It leaves out the tokens of a torn character, and gives their bytes to the one behind them.
+        if isinstance(entries, list) and len(entries) == len(ids) and all(isinstance(e, dict) for e in entries):
+            reply.log_chance = _log_chance([entry.get("prob") for entry in entries])
+            reply.spelled = _spelled(entries, ids)
 
 
-def _log_chance(entries: Any, count: int) -> float | None:
+def _log_chance(chances: list[Any]) -> float | None:
     """The log of the chance that the sampling gave to just these tokens."""
-    if not isinstance(entries, list) or len(entries) != count:
-        return None
-    chances = [entry.get("prob") if isinstance(entry, dict) else None for entry in entries]
     known = [float(chance) for chance in chances if isinstance(chance, int | float) and 0 < chance <= 1]
-    return sum(map(math.log, known)) if len(known) == count else None
+    return sum(map(math.log, known)) if len(known) == len(chances) else None
+
+
+def _spelled(entries: list[Any], ids: list[int]) -> dict[int, bytes]:
+    """The bytes of the tokens; special ones are told without any, and left out."""
+    pairs = zip(ids, entries, strict=True)
+    spelled = {token: token_bytes(entry.get("bytes")) for token, entry in pairs if entry.get("id") == token}
+    return {token: piece for token, piece in spelled.items() if piece}
