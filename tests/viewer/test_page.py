@@ -283,6 +283,29 @@ def test_lines_of_another_run_are_left_out(path: Path, tmp_path: Path) -> None:
     assert "another run" in trail.problems[-1].reason
 
 
+@pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b"1e999", b"9" * 400])
+def test_what_is_no_number_never_gets_into_a_page(number: bytes, path: Path, tmp_path: Path) -> None:
+    content = path.read_bytes().replace(b'"elapsed_s": ', b'"elapsed_s": ' + number + b', "was": ', 1)
+    trail = read_trail(_write(tmp_path / "odd.jsonl", content))
+    assert [problem.shown for problem in trail.problems] == [False]
+    assert len(trail.lines) == len(lines_of(path)) - 1
+    held = json.loads(blocks(file_page(trail))["run"], parse_constant=pytest.fail)
+    json.dumps(held, allow_nan=False)
+
+
+def test_a_trace_that_reads_itself_or_later_ones_is_not_followed(path: Path, tmp_path: Path) -> None:
+    lines = lines_of(path)
+    for line in lines:
+        if line["event"] == "aggregation_prompt" and line["trace_id"] == "r1-01":
+            line["selected_tail_trace_ids"] = ["r1-01", "r0-00", "r2-00"]
+    trail = read_trail(write_lines(tmp_path / "odd.jsonl", lines))
+    (problem,) = trail.problems
+    assert problem.shown
+    assert "r1-01 cannot have read r1-01, r2-00" in problem.reason
+    (read,) = [x["selected_tail_trace_ids"] for x in trail.lines if x.get("selected_tail_trace_ids") == ["r0-00"]]
+    assert read == ["r0-00"]
+
+
 @pytest.mark.parametrize("content", [b"", b"hello\n", b'{"event": "theirs"}\n', b"[1, 2]\n"])
 def test_what_is_no_trail_is_refused(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(AuditError, match="is no audit trail"):

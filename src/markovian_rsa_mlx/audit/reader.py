@@ -8,6 +8,7 @@ here becomes an `UnknownEvent`, and fields that are not known are left out of th
 from __future__ import annotations
 
 import json
+import math
 import types
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -20,6 +21,10 @@ from .events import EVENT_TYPES, RunEndEvent, _BaseEvent
 
 #: How the first line of any audit file begins; a file that begins otherwise is somebody's notes, not a torn trail.
 _OPENING = b'{"event": "run_start"'
+
+
+#: Whole numbers of this size and more are no floats.
+_LARGEST = 2**1023
 
 
 @dataclass
@@ -105,9 +110,9 @@ class _NotJSON(ValueError):
 
 
 def parse_line(line: bytes) -> dict[str, Any]:
-    """The JSON object of a line. Raises ValueError: also for keys that stand twice, NaN and lone surrogates."""
+    """The JSON object of a line. Raises ValueError: also for keys that stand twice, NaN, infinity, lone surrogates."""
     try:
-        raw = json.loads(line.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
+        raw = json.loads(line.decode(), object_pairs_hook=_unique, parse_constant=refuse, parse_float=finite)
         if b"\\u" in line:  # an escape can smuggle in what UTF-8 cannot hold
             json.dumps(raw, ensure_ascii=False).encode()
     except _DoubleKey:
@@ -165,7 +170,7 @@ def has_type(value: Any, hint: Any) -> bool:
     if origin is dict:
         return isinstance(value, dict) and all(has_type(item, arguments[1]) for item in value.values())
     if hint is float:
-        return type(value) in (int, float)
+        return type(value) is float or (type(value) is int and abs(value) < _LARGEST)
     return type(value) is hint
 
 
@@ -202,8 +207,17 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _refuse(constant: str) -> None:
+def refuse(constant: str) -> None:
+    """For `json.loads`: NaN and the infinities, which JSON does not know."""
     raise ValueError(f"{constant} is no JSON")
+
+
+def finite(number: str) -> float:
+    """For `json.loads`: a number that is too large for a float would become an infinity."""
+    value = float(number)
+    if math.isinf(value):
+        raise ValueError(f"{_short(number)} is too large a number")
+    return value
 
 
 def _begins_a_trail(line: bytes) -> bool:
@@ -211,5 +225,6 @@ def _begins_a_trail(line: bytes) -> bool:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    """The value as the file has it."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=repr)
     return text if len(text) <= 40 else text[:37] + "..."

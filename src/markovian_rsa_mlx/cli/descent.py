@@ -26,7 +26,7 @@ def descent_of(winner: str, parents: Parents, keys: Mapping[str, str]) -> Descen
     holders = {trace_id for trace_id in family if keys.get(trace_id, "") == key}
     carriers = _with_ancestors(winner, lambda trace_id: [p for p in parents(trace_id) if p in holders])
     chain = [winner]
-    while before := [parent for parent in parents(chain[0]) if parent in holders]:
+    while before := [parent for parent in parents(chain[0]) if parent in holders and parent not in chain]:
         chain.insert(0, before[0])
     origins = [trace_id for trace_id in carriers if not holders & set(parents(trace_id))]
     lost = [t for t in family if t in keys and t not in holders and holders & set(parents(t))]

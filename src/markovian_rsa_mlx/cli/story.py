@@ -135,7 +135,9 @@ class _Story:
             return
         generation = [self.history.selection.chosen_trace_id]
         yield from self._descent(progress, generation[0])
-        yield "\nlineage of the winner"
+        if self._parents(generation[0]):
+            yield "\nlineage of the winner"
+        seen = set(generation)
         while generation:
             parents: list[str] = []
             for trace_id in generation:
@@ -144,7 +146,8 @@ class _Story:
                     said = ", ".join(f"{parent} ({self._said(progress, parent)})" for parent in read)
                     yield f"  {trace_id} read {said}"
                 parents += [parent for parent in read if parent not in parents]
-            generation = parents
+            generation = [parent for parent in parents if parent not in seen]  # a damaged trail can lead in circles
+            seen.update(generation)
         for parent in self._parents(self.history.selection.chosen_trace_id):
             past = self.history.traces.get(parent)
             if past is not None and (tail := past.tail) is not None:

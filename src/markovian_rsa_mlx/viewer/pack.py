@@ -21,8 +21,8 @@ def pack_bytes(content: bytes) -> str:
 
 
 def pack(value: Any) -> str:
-    """Any JSON value; a lone surrogate, which UTF-8 cannot hold, is escaped."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    """Any JSON value; a lone surrogate, which UTF-8 cannot hold, is escaped. Raises ValueError for NaN and infinity."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return pack_bytes(_SURROGATES.sub(lambda match: f"\\u{ord(match[0]):04x}", text).encode())
 
 

@@ -7,16 +7,18 @@ there; a person who looks at a file wants to see the rest of it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..audit.events import EVENT_TYPES
-from ..audit.reader import event_from_dict, parse_line, read_bytes
+from ..audit.reader import event_from_dict, finite, parse_line, read_bytes, refuse
 from ..errors import AuditError
+from ..method.lineage import TraceKey
 
 Raw = dict[str, Any]
+#: Where the lines of these events say what a trace read.
+_READS = {"generation_start": "parent_trace_ids", "aggregation_prompt": "selected_tail_trace_ids"}
 
 
 @dataclass(frozen=True)
@@ -48,20 +50,64 @@ def read_trail(path: Path) -> Trail:
     pieces = content.split(b"\n")
     if pieces[-1] == b"":
         pieces.pop()
-    lines: list[Raw] = []
-    problems: list[Problem] = []
+    reader = _Reader()
     for number, piece in enumerate(pieces, start=1):
-        raw, problem = _read(number, piece, torn=number == len(pieces) and not content.endswith(b"\n"))
-        problems.extend(problem)
-        if raw is not None:
-            lines.append(raw)
-    if not any(line["event"] in EVENT_TYPES for line in lines):
+        reader.take(number, piece, torn=number == len(pieces) and not content.endswith(b"\n"))
+    if reader.run_id is None and not any(line["event"] in EVENT_TYPES for line in reader.lines):
         raise AuditError(f"{path} is no audit trail: none of its lines is an event of a run.")
-    others = set(_of_another_run(lines))
-    kept = [line for index, line in enumerate(lines) if index not in others]
-    if others:
-        problems.append(Problem(0, f"{len(others)} lines belong to another run", shown=False))
-    return Trail(path.name, kept, problems, content)
+    return Trail(path.name, reader.lines, reader.all_problems(), content)
+
+
+@dataclass
+class _Reader:
+    """Takes a file's lines in order."""
+
+    lines: list[Raw] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    run_id: str | None = None
+    _foreign: int = 0
+    _rounds: dict[str, int] = field(default_factory=dict)
+
+    def take(self, number: int, piece: bytes, torn: bool) -> None:
+        raw, problems = _read(number, piece, torn)
+        self.problems.extend(problems)
+        if raw is None:
+            return
+        if self._of_another_run(raw):
+            self._foreign += 1
+            return
+        self.lines.append(self._without_later(number, raw))
+
+    def all_problems(self) -> list[Problem]:
+        if not self._foreign:
+            return self.problems
+        said = "1 line belongs" if self._foreign == 1 else f"{self._foreign} lines belong"
+        return [*self.problems, Problem(0, f"{said} to another run", shown=False)]
+
+    def _of_another_run(self, raw: Raw) -> bool:
+        if self.run_id is None and raw["event"] in EVENT_TYPES:
+            self.run_id = raw["run_id"] or None
+        return self.run_id is not None and raw.get("run_id", self.run_id) != self.run_id
+
+    def _without_later(self, number: int, raw: Raw) -> Raw:
+        """The line without parents that are of no earlier round: who follows them would walk in circles."""
+        if raw["event"] not in EVENT_TYPES or "trace_id" not in raw:
+            return raw
+        trace_id, reads = raw["trace_id"], _READS.get(raw["event"], "")
+        number_of_round = self._rounds.setdefault(trace_id, raw["round"])
+        later = [parent for parent in raw.get(reads, []) if self._round_of(parent) >= number_of_round]
+        if not later:
+            return raw
+        said = ", ".join(later[:3])
+        reason = f"{trace_id} cannot have read {said}: only traces of earlier rounds can be read"
+        self.problems.append(Problem(number, reason, shown=True))
+        return {**raw, reads: [parent for parent in raw[reads] if parent not in later]}
+
+    def _round_of(self, trace_id: str) -> int:
+        try:
+            return self._rounds[trace_id] if trace_id in self._rounds else TraceKey.parse(trace_id).round
+        except ValueError:
+            return -1
 
 
 def _read(number: int, piece: bytes, torn: bool) -> tuple[Raw | None, list[Problem]]:
@@ -86,7 +132,7 @@ def _check(number: int, raw: Raw) -> tuple[Raw | None, list[Problem]]:
 def _rescue(piece: bytes) -> Raw | None:
     """A line with broken characters in otherwise sound JSON."""
     try:
-        raw = json.loads(piece.decode("utf-8", "replace"))
+        raw = json.loads(piece.decode("utf-8", "replace"), parse_constant=refuse, parse_float=finite)
         event_from_dict(raw)
     except (ValueError, RecursionError, AttributeError):
         return None
@@ -97,11 +143,7 @@ def _readable_start(raw: Raw) -> Raw | None:
     """A `run_start` without what is wrong in it: the question is worth more than its settings."""
     if raw.get("event") != "run_start":
         return None
-    texts = {name: str(raw.get(name, "")) for name in ("run_id", "model_id", "quantization", "prompt", "created_at")}
+    names = ("run_id", "model_id", "quantization", "prompt", "created_at")
+    texts = {name: raw[name] if isinstance(raw.get(name), str) else "" for name in names}
     config = raw.get("config")
     return {"event": "run_start", **texts, "config": config if isinstance(config, dict) else {}}
-
-
-def _of_another_run(lines: list[Raw]) -> Iterator[int]:
-    known = next((line.get("run_id") for line in lines if line.get("run_id")), None)
-    return (index for index, line in enumerate(lines) if line.get("run_id", known) != known)

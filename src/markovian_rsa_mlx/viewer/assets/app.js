@@ -243,7 +243,9 @@ async function openLive(about) {
   await app.show(true);
   const take = (data, line) => {
     try {
-      run.add(slimmer.add(JSON.parse(data), data));
+      const raw = JSON.parse(data);
+      if ((raw.run_id ?? about.run_id) !== about.run_id) throw new Error("it belongs to another run");
+      run.add(slimmer.add(raw, data));
     } catch {
       about.problems = [...(about.problems ?? []), { line, reason: "it is damaged", shown: false }];
     }

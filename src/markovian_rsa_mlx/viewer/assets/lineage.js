@@ -66,11 +66,15 @@ function drawParents(config, seed, round, index) {
   return pool.slice(0, config.aggregation_size).map((i) => traceId(round - 1, i));
 }
 
-// All needed traces, in round and index order: [{id, round, index, parents}].
+// More nodes than this no browser draws in good time.
+const MOST = 4000;
+
+// All needed traces, in round and index order: [{id, round, index, parents}]; none where they are too many to draw.
 export function neededTraces(config, seed) {
   const { rounds, population, aggregation_size } = config;
   if (![rounds, population, aggregation_size].every(Number.isInteger) || rounds > 1000 || population > 10000) return [];
   if (population < 1 || aggregation_size < 1 || aggregation_size > population) return [];
+  if (finalCount(config) > MOST) return [];
   const finals = Array.from({ length: finalCount(config) }, (_, i) => traceId(rounds, i));
   const found = new Map();
   const ask = (id, round, parents) => found.set(id, { id, round, index: placeOf(id).index, parents });
@@ -85,6 +89,7 @@ export function neededTraces(config, seed) {
       ask(id, round, parents);
       parents.forEach((parent) => next.add(parent));
     }
+    if (found.size + next.size > MOST) return [];
     wanted = [...next];
   }
   return [...found.values()].sort((a, b) => a.round - b.round || a.index - b.index);

@@ -33,7 +33,7 @@ export class Slimmer {
     if (raw.event === "run_start") this.config = raw.config;
     if (raw.event === "run_setup") {
       this.setup = raw;
-      slim.seed = /"seed": ?(\d+)/.exec(line)[1];
+      slim.seed = /"seed": ?(-?\d+)/.exec(line)?.[1] ?? String(raw.seed);
     }
     if (raw.event === "trace_complete") return this.complete(raw, slim);
     if (raw.event === "tail_extracted") return this.tail(raw, slim);
@@ -62,7 +62,7 @@ export class Slimmer {
     const text = raw.text;
     const markers = this.setup.end_of_thinking ?? [];
     const thinking = this.config.enable_thinking !== false;
-    const finished = endsThinking(raw.token_ids, markers);
+    const finished = endsThinking(raw.token_ids, markers) || (!thinking && raw.finish_reason === "eos");
     if (!markers.length || (!finished && !thinking)) return [text.length, 0, raw.finish_reason !== "error"];
     if (!finished) return [text.length, text.length, false];
     const place = afterThinking(text, this.setup.end_of_thinking_texts ?? []);

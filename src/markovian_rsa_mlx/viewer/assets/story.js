@@ -53,7 +53,7 @@ export function answerPath(run) {
 export function chain(run, line) {
   const ids = [line.winner.id];
   for (;;) {
-    const parents = run.trace(ids[0]).parents.filter((id) => line.edges.has(`${id}>${ids[0]}`));
+    const parents = run.trace(ids[0]).parents.filter((id) => line.edges.has(`${id}>${ids[0]}`) && !ids.includes(id));
     if (!parents.length) return ids;
     ids.unshift(parents[0]);
   }
