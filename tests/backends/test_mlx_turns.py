@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from markovian_rsa_mlx.backends.mlx import MLXBackend
@@ -40,7 +40,6 @@ def test_runs_take_turns(came: str, go: str) -> None:
     assert names(filled(came)[0]) == go
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.text("abcd", max_size=30))
 def test_everyone_goes_once_and_no_run_waits_longer_than_one_round(came: str) -> None:
     turns, jobs = filled(came)

@@ -252,7 +252,7 @@ def test_pairs_are_the_problems_that_both_have() -> None:
         difference([1.0], [1.0, 0.0])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(shares, min_size=1, max_size=40), st.integers(0, 5))
 def test_an_interval_lies_within_the_scores_around_the_mean(values: list[float], seed: int) -> None:
     found = interval(values, seed)
@@ -262,7 +262,7 @@ def test_an_interval_lies_within_the_scores_around_the_mean(values: list[float],
     assert found.low < found.high
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(shares, shares), min_size=1, max_size=25))
 def test_a_comparison_is_the_other_way_round_backwards(pairs: list[tuple[float, float]]) -> None:
     first, second = ([pair[side] for pair in pairs] for side in (0, 1))
@@ -274,7 +274,7 @@ def test_a_comparison_is_the_other_way_round_backwards(pairs: list[tuple[float, 
     assert forth.needed == back.needed
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(-4, 4), min_size=1, max_size=10))
 def test_the_exact_test_counts_all_patterns(steps: list[int]) -> None:
     patterns = [
@@ -285,7 +285,7 @@ def test_the_exact_test_counts_all_patterns(steps: list[int]) -> None:
     assert sign_flip_test([step / 4 for step in steps]).p_value == pytest.approx(expected)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.floats(0, 1), max_size=12))
 def test_holm_never_lowers_a_p_value_and_keeps_their_order(values: list[float]) -> None:
     adjusted = holm(values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,7 +120,7 @@ def test_a_traces_page_shows_all_of_it(shown: Watched, trail: Path) -> None:
         if line["round"] < 2:
             tail = event(trail, "tail_extracted", trace_id)["tail_text"]
             page.wait_for_function(
-                "() => !document.querySelector('#reasoning') || document.querySelector('#reasoning mark.carried')"
+                "() => !document.querySelector('#reasoning') || document.querySelector('#reasoning .text mark.carried')"
             )
             carried = page.locator("#reasoning .text mark.carried").evaluate_all(
                 "marks => marks.map((m) => m.textContent).join('')"
@@ -535,11 +536,54 @@ def test_a_large_population_is_counted_in_full_and_drawn_in_part(chrome: Browser
     shown = open_lines(chrome, tmp_path, lines)
     needed = {r: shown.page.locator(f'.node[data-id^="r{r}-"]').count() for r in range(3)}
     labels = shown.page.locator(".label").all_text_contents()
-    assert labels == [f"Round {r}{needed[r]} of 1,000" for r in range(3)]
-    assert shown.page.locator(".pruned").count() == 3 * 40
+    assert labels == [f"Round {r}{needed[r]} of 1,000" for r in range(2)] + ["Round 21 trace"]
+    assert shown.page.locator(".pruned").count() == 2 * 40
     more = str(shown.page.locator(".more-pruned").first.text_content())
     assert more.startswith(f"+ {1000 - 40 - needed[0]}")
     shown.check()
+
+
+@pytest.mark.parametrize(
+    "large",
+    [
+        {"population": 10_000, "rounds": 1000, "aggregation_size": 100, "final_candidates": None},
+        {"population": 10_000, "rounds": 2, "aggregation_size": 4, "final_candidates": 0},
+        {"population": 10**15, "rounds": 10**15, "aggregation_size": 10**15, "final_candidates": 10**15},
+    ],
+)
+def test_a_lineage_that_is_too_large_is_not_drawn(
+    large: dict[str, int | None], chrome: Browser, trail: Path, tmp_path: Path
+) -> None:
+    lines = lines_of(trail)[:6]
+    lines[0]["config"] |= large
+    begun = time.monotonic()
+    shown = open_lines(chrome, tmp_path, lines)
+    assert time.monotonic() - begun < 5
+    assert "too many" in shown.page.locator(".problems").inner_text()
+    assert "not needed" not in shown.page.locator("#figures").inner_text()
+    started = {line["trace_id"] for line in lines if "trace_id" in line}
+    assert shown.page.locator(".lineage .node").count() == len(started) > 0
+    shown.check()
+
+
+def test_back_leads_to_where_the_reader_was(shown: Watched) -> None:
+    page = shown.page
+    shown.go("#/")
+    link = page.locator("#traces tbody a").last
+    link.scroll_into_view_if_needed()
+    top, held = page.evaluate("scrollY"), link.get_attribute("href")
+    assert top > 0
+    title = page.title()
+    link.click()
+    page.wait_for_selector("#reasoning")
+    assert page.evaluate("scrollY") == 0
+    assert page.title().startswith("Trace r")
+    assert page.title().endswith(title)
+    page.go_back()
+    page.wait_for_selector("#traces")
+    page.wait_for_function(f"() => scrollY === {top}")
+    assert page.evaluate("document.activeElement.getAttribute('href')") == held
+    assert page.title() == title
 
 
 def test_a_large_seed_is_shown_exactly(chrome: Browser, trail: Path, tmp_path: Path) -> None:

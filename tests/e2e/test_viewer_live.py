@@ -12,7 +12,7 @@ import pytest
 from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.method.answers import equal_text
 from markovian_rsa_mlx.reasoner import demo_puzzle
-from tests.viewer.trails import lines_of, small_run
+from tests.viewer.trails import lines_of, small_run, write_lines
 
 from ..backends.fake_upstream import free_port
 from .servers import MRSAServer
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
+KINDS = ("trace_clock", "round_complete", "tail_extracted", "trace_complete")
 #: The whole model of a run and all its texts, as the page holds them.
 MODEL = """async () => {
   const texts = {};
@@ -143,8 +144,118 @@ def test_a_damaged_line_of_a_live_run_is_said(chrome: Browser, trail: Path, tmp_
         shown = watch(chrome.new_context(), f"{server.url}/runs/{lines_of(trail)[0]['run_id']}", server.url)
         shown.page.wait_for_function("() => document.querySelector('.state').textContent === 'finished'")
         shown.page.wait_for_selector(".problems li")
-        assert shown.page.locator(".problems li").inner_text() == "Line 7: it is damaged (left out)"
+        assert shown.page.locator(".problems li").inner_text() == "Line 7: not a JSON object (left out)"
         assert len(server.connections) == 1
+        shown.check()
+
+
+def test_a_damaged_live_run_is_shown_as_its_file(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    """What a line lacks, has of another type, or of another run costs that line alone, and both pages say the same."""
+    lines = lines_of(trail)
+    lines[0]["config"]["rounds"] = "two"
+    numbers = {name: next(i for i, line in enumerate(lines) if line["event"] == name) for name in KINDS}
+    del lines[numbers["trace_clock"]]["phase"]
+    lines[numbers["round_complete"]]["round"] = 1.5
+    lines[numbers["tail_extracted"]]["tail_text"] = None
+    late = next(line for line in lines if line["event"] == "generation_start" and line["round"] == 1)
+    late["parent_trace_ids"] = ["r2-00", late["trace_id"], "r0-00"]
+    stranger = {**lines[numbers["trace_complete"]], "run_id": "abcd", "text": "not ours"}
+    unknown = {"event": "theirs", "run_id": lines[0]["run_id"], "x": {"y": [1]}}
+    broken = write_lines(tmp_path / "broken.jsonl", [*lines[:-1], stranger, unknown, lines[-1]])
+    with served(broken) as server:
+        shown = watch(chrome.new_context(), f"{server.url}/runs/{lines[0]['run_id']}", server.url)
+        shown.page.wait_for_function("() => document.querySelector('.state').textContent === 'finished'")
+        from_file = watch(chrome.new_context(), write_page(broken, tmp_path / "run.html"))
+        said = [one.page.evaluate("mrsa.view.about.problems") for one in (shown, from_file)]
+        for problems in said:
+            assert problems[0].pop("reason").startswith("config of run_start is refused: rounds is ")
+        assert said[0] == said[1]
+        assert len(said[0]) == 6
+        assert json.loads(shown.page.evaluate(MODEL)) == json.loads(from_file.page.evaluate(MODEL))
+        assert "not ours" not in shown.page.evaluate(MODEL)
+        shown.check()
+        from_file.check()
+
+
+def test_a_part_that_cannot_be_shown_does_not_stop_the_page(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    whole = trail.read_bytes().splitlines(keepends=True)
+    growing = tmp_path / "growing.jsonl"
+    growing.write_bytes(b"".join(whole[:8]))
+    with served(growing) as server:
+        shown = watch(chrome.new_context(), f"{server.url}/runs/{lines_of(trail)[0]['run_id']}", server.url)
+        page = shown.page
+        page.wait_for_function("() => mrsa.run.lines === 8")
+        page.evaluate("() => { mrsa.run.tally = () => { throw new Error('bad tally'); }; }")
+        growing.write_bytes(b"".join(whole[:20]))
+        page.wait_for_function("() => document.querySelector('main').textContent.includes('bad tally')")
+        page.evaluate("delete mrsa.run.tally")
+        growing.write_bytes(b"".join(whole))
+        page.wait_for_function("() => document.querySelector('.state').textContent === 'finished'")
+        page.wait_for_selector(".lineage .node.winner")
+
+
+def test_a_connection_that_falls_silent_is_made_anew(chrome: Browser, trail: Path) -> None:
+    with served(trail, mute_after=10) as server:
+        page = watch(chrome.new_context(), f"{server.url}/runs/{lines_of(trail)[0]['run_id']}", server.url).page
+        page.wait_for_function("() => document.querySelector('.state').textContent.startsWith('connection lost')")
+        assert page.evaluate("mrsa.run.lines") == 10
+        server.mute_after = None
+        page.wait_for_function("() => document.querySelector('.state').textContent === 'finished'")
+        assert server.connections[:2] == [0, 10]
+
+
+def test_new_lines_leave_the_reader_where_they_are(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    """Focus, selection, opened parts and the place on the page outlast what comes in."""
+    whole = trail.read_bytes().splitlines(keepends=True)
+    growing = tmp_path / "growing.jsonl"
+    half = len(whole) // 2
+    growing.write_bytes(b"".join(whole[:half]))
+    with served(growing) as server:
+        page = watch(chrome.new_context(), f"{server.url}/runs/{lines_of(trail)[0]['run_id']}", server.url).page
+        page.wait_for_function(f"() => mrsa.run.lines === {half}")
+        page.wait_for_timeout(600)  # the last of them are drawn
+        page.locator("#settings summary").click()
+        link = page.locator("#traces tbody a").nth(2)
+        link.focus()
+        page.evaluate("document.getSelection().selectAllChildren(document.querySelector('#question .text'))")
+        chosen = page.evaluate("document.getSelection().toString()")
+        held = page.evaluate("document.activeElement.getAttribute('href')")
+        top = page.evaluate("scrollY")
+        assert top > 0
+        growing.write_bytes(b"".join(whole[: half + 12]))
+        page.wait_for_function(f"() => mrsa.app.shown?.includes(' {half + 12} ')")
+        assert page.evaluate("document.activeElement.getAttribute('href')") == held
+        assert page.evaluate("document.getSelection().toString()") == chosen != ""
+        assert page.locator("#settings details").get_attribute("open") is not None
+        assert page.evaluate("scrollY") == top
+        page.evaluate("document.getSelection().selectAllChildren(document.querySelector('#figures'))")
+        before = page.locator("#figures").inner_text()
+        growing.write_bytes(b"".join(whole))
+        page.wait_for_function("() => document.querySelector('.state').textContent === 'finished'")
+        page.wait_for_function("() => mrsa.app.late")
+        assert page.locator("#figures").inner_text() == before  # it waits until it is let go
+        page.evaluate("document.getSelection().removeAllRanges()")
+        page.wait_for_function("(old) => document.querySelector('#figures').innerText !== old", arg=before)
+
+
+def test_the_list_shows_older_runs_and_links_only_to_trails(chrome: Browser, trail: Path) -> None:
+    with served(trail) as server:
+        server.others = 30
+        shown = watch(chrome.new_context(), f"{server.url}/", server.url)
+        page = shown.page
+        assert page.locator("tbody tr").count() == 1 + 20
+        assert page.locator("tbody a").count() == 20
+        assert page.locator("tbody tr").first.locator("a").count() == 0  # an ordinary completion keeps no trail
+        page.get_by_text("Show older runs").click()
+        page.wait_for_function("() => document.querySelectorAll('tbody tr').length === 32")
+        assert page.get_by_text("Show older runs").count() == 0
+        page.locator("tbody a").nth(3).focus()
+        row = page.evaluate("document.querySelector('tbody tr')")
+        page.wait_for_timeout(6000)  # it has been asked again
+        assert server.listed >= 3
+        assert page.evaluate("document.activeElement === document.querySelectorAll('tbody a')[3]")
+        assert row is not None
+        assert shown.faults() == []
         shown.check()
 
 

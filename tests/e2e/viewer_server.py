@@ -14,6 +14,8 @@ from typing import Any
 from markovian_rsa_mlx import store
 from markovian_rsa_mlx.viewer import Policy, live_page, runs_page
 
+KEEP_ALIVE_S = 1
+
 
 @dataclass
 class TrailServer:
@@ -22,6 +24,9 @@ class TrailServer:
     path: Path
     key: str | None = None
     port: int = 0
+    mute_after: int | None = None  #: the line after which a stream falls silent without an end
+    others: int = 0  #: further runs in the list
+    listed: int = 0  #: how often the list was asked for
     connections: list[int] = field(default_factory=list)  #: the line after which each stream began
     _server: Any = None
     _thread: threading.Thread | None = None
@@ -66,6 +71,8 @@ class TrailServer:
                 content = self.path.read_bytes().split(b"\n")[:-1]
                 for line in content[number:]:
                     number += 1
+                    while number - 1 == self.mute_after and not self._server.should_exit:  # noqa: ASYNC110
+                        await asyncio.sleep(0.02)
                     if number > after:
                         yield ServerSentEvent(line.decode(), id=str(number), event="x")
                     if b'"event": "run_end"' in line:
@@ -75,17 +82,28 @@ class TrailServer:
         async def events(request: Request) -> Response:
             after = int(request.headers.get("Last-Event-ID", 0))
             self.connections.append(after)
-            return refused(request) or EventSourceResponse(lines(after), ping=1)
+            return refused(request) or EventSourceResponse(
+                lines(after), ping=KEEP_ALIVE_S if self.mute_after is None else 3600
+            )
 
         async def trail(request: Request) -> Response:
             return refused(request) or FileResponse(self.path)
 
         async def runs(request: Request) -> Response:
+            self.listed += 1
             entry = store.describe(self.path).to_dict()
-            return refused(request) or JSONResponse({"data": [{**entry, "id": entry["run_id"]}], "has_more": False})
+            stored = [{**entry, "id": f"{number:032x}", "trail": "x.jsonl"} for number in range(self.others)]
+            stored.append({**entry, "id": entry["run_id"], "trail": entry["path"]})
+            after = request.query_params.get("after")
+            start = 1 + [run["id"] for run in stored].index(after) if after else 0
+            page = stored[start : start + int(request.query_params["limit"])]
+            more = start + len(page) < len(stored)
+            if self.others and not after:
+                page.insert(0, {**entry, "id": "f" * 32, "trail": None, "state": "running"})
+            return refused(request) or JSONResponse({"data": page, "has_more": more})
 
         async def run_page(request: Request) -> Response:
-            return shown(live_page(request.path_params["run_id"]))
+            return shown(live_page(request.path_params["run_id"], keep_alive_s=KEEP_ALIVE_S))
 
         async def list_page(request: Request) -> Response:
             return shown(runs_page())
@@ -102,8 +120,8 @@ class TrailServer:
 
 
 @contextmanager
-def served(path: Path, key: str | None = None) -> Iterator[TrailServer]:
-    server = TrailServer(path, key)
+def served(path: Path, key: str | None = None, mute_after: int | None = None) -> Iterator[TrailServer]:
+    server = TrailServer(path, key, mute_after=mute_after)
     server.start()
     try:
         yield server

@@ -178,6 +178,7 @@ def test_live_pages_talk_to_their_own_server_only() -> None:
         "run_id": "4f2a",
         "base": "/base",
         "running": True,
+        "silence_s": 30,
     }
 
 

@@ -11,6 +11,7 @@ from starlette.routing import BaseRoute, Route
 from ..viewer import Policy, live_page, runs_page
 from .bare import HEADERS, bare_page
 from .errors import RequestError
+from .follow import KEEP_ALIVE_S
 from .login import login
 from .runs import run_id_of, stored_path
 
@@ -36,7 +37,7 @@ async def run_page(request: Request) -> Response:
     except RequestError as error:
         body = f'<h1>{escape(error.message)}</h1><p><a href="/">All runs</a></p>'
         return HTMLResponse(bare_page("No such run", body), error.status, HEADERS)
-    return _shown(*live_page(run_id_of(request)))
+    return _shown(*live_page(run_id_of(request), keep_alive_s=KEEP_ALIVE_S))
 
 
 def _shown(page: str, policy: Policy) -> Response:

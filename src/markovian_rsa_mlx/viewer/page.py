@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+from ..audit.reader import field_words
 from ..method.answers import normalise
 from .assets import asset, program
 from .pack import element, group, pack, pack_bytes
@@ -80,9 +81,14 @@ def file_page(
     return _assemble(_parts("app"), "'none'", _title(trail), blocks)
 
 
-def live_page(run_id: str, base: str = "") -> tuple[str, Policy]:
-    """The page of a run on a server, fed by `{base}/v1/runs/{run_id}/events`, and its policy."""
-    block = element("run", pack({"about": {"mode": "live", "run_id": run_id, "base": base, "running": True}}))
+def live_page(run_id: str, base: str = "", keep_alive_s: float = 10) -> tuple[str, Policy]:
+    """The page of a run on a server, fed by `{base}/v1/runs/{run_id}/events`, and its policy.
+
+    The server sends something at least every `keep_alive_s`; the page takes three times that in silence for the loss of
+    the connection.
+    """
+    about = {"mode": "live", "run_id": run_id, "base": base, "running": True, "silence_s": 3 * keep_alive_s}
+    block = element("run", pack({"about": about, "fields": field_words()}))
     parts = _parts("app")
     return _assemble(parts, "'self'", f"Run {run_id[:8]}", [block]), parts.policy("'self'")
 

@@ -102,7 +102,7 @@ def test_what_can_never_fit_is_refused() -> None:
         simulate([work(config, 0, SHAPE, all_of(config, 4))], STEP, Rows(0))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**63 - 1),
     population=st.integers(2, 8),
@@ -124,7 +124,7 @@ def test_with_room_for_all_no_schedule_is_slower_than_the_plain_loop(
     assert kept.items() <= found[Schedule(False, False)].ended_s.items()  # the same traces, whichever are made
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), servers=st.integers(1, 5), rows=st.integers(1, 4), problems=st.integers(1, 4))
 def test_many_engines_do_all_the_work_and_keep_their_bounds(seed: int, servers: int, rows: int, problems: int) -> None:
     config = small(rounds=2, population=4, aggregation_size=2, final_candidates=0)

@@ -1,21 +1,22 @@
 // The page of one run: data from the page itself or from a server's stream, a route in the address, a view for it.
 
-import { announce, applyTheme, refusal, skipLink, themeSwitch } from "./chrome.js";
+import { announce, applyTheme, skipLink, themeSwitch } from "./chrome.js";
 import { comparePage } from "./compare.js";
-import { amount, cut, flat, h, visible } from "./dom.js";
+import { cut, h, visible } from "./dom.js";
 import { download } from "./downloads.js";
+import { openLive } from "./live.js";
 import { canRenderMaths, setMaths } from "./maths.js";
 import { overview } from "./overview.js";
 import { thicken } from "./picture.js";
+import { fill, refocus, renew } from "./renew.js";
 import { Run } from "./run.js";
 import { searchPage } from "./search.js";
-import { Slimmer } from "./slim.js";
-import { ask, follow } from "./stream.js";
 import { fillShare } from "./table.js";
-import { completeAll } from "./text.js";
+import { completeAll, forgetGone } from "./text.js";
 import { Texts, unpack } from "./texts.js";
 import { tracePage } from "./trace.js";
 import { View } from "./view.js";
+import { Visits } from "./visits.js";
 
 const REFRESH_MS = 400;
 
@@ -29,8 +30,17 @@ class App {
       shown: null,
       turn: 0,
       timer: null,
+      wait: REFRESH_MS,
+      asked: false, // whether what is being made was asked for by the reader
+      place: null, // where the reader was when it was last shown
+      title: document.title,
     });
-    addEventListener("hashchange", () => this.show(true));
+    this.visits = new Visits(this.main);
+    addEventListener("hashchange", () => {
+      this.place = this.visits.move();
+      this.show(true);
+    });
+    document.addEventListener("selectionchange", () => this.late && this.soon());
     addEventListener("beforeprint", completeAll);
     addEventListener("keydown", (event) => this.key(event));
     this.header();
@@ -141,26 +151,52 @@ class App {
     document.querySelector("input[type=search]").focus();
   }
 
-  // New lines have come: show them, but not oftener than the eye follows.
+  // This and nothing of the run, until something is asked for.
+  instead(node) {
+    clearTimeout(this.timer);
+    this.timer = this.shown = null;
+    this.turn++;
+    fill(this.main, [node]);
+  }
+
+  // New lines have come: show them, but not oftener than the eye follows, nor for most of the machine's time.
   soon() {
-    this.timer ??= setTimeout(() => {
+    this.timer ??= setTimeout(async () => {
       this.timer = null;
-      this.view.refresh();
-      this.say();
-      this.show(false);
-    }, REFRESH_MS);
+      const began = performance.now();
+      await this.show(false);
+      this.wait = Math.max(REFRESH_MS, 3 * (performance.now() - began));
+    }, this.wait);
   }
 
   async show(asked) {
+    this.asked ||= asked;
     const [name, ...rest] = location.hash.replace(/^#\//, "").split("/").map(decode);
-    const version = this.version(name, rest);
-    if (!asked && version === this.shown) return;
     const turn = ++this.turn;
-    const content = await this.content(name, rest);
-    if (turn !== this.turn) return; // another view was asked for meanwhile
-    this.shown = version;
-    this.put(content.flat(Infinity).filter(Boolean), asked);
-    if (name === "") this.keep();
+    try {
+      this.view.refresh();
+      this.say();
+      const version = this.version(name, rest);
+      if (!this.asked && version === this.shown) return;
+      const content = await this.content(name, rest);
+      if (turn !== this.turn) return; // another view was asked for meanwhile
+      this.shown = version;
+      this.put(content.flat(Infinity).filter(Boolean));
+      if (name === "") this.keep();
+    } catch (error) {
+      console.error(error);
+      if (turn === this.turn) this.fail(error);
+    }
+  }
+
+  // One part that cannot be shown does not take the others with it, nor what comes later.
+  fail(error) {
+    Object.assign(this, { shown: null, asked: false, place: null });
+    const sorry = `What the trail holds here cannot be shown (${error.message}). `;
+    fill(this.main, [
+      h("h1", {}, "Not shown"),
+      h("p", { class: "missing" }, sorry, h("a", { href: "#/" }, "Overview"), ", ", h("a", { href: "#/search/" }, "search")),
+    ]);
   }
 
   version(name, rest) {
@@ -169,7 +205,7 @@ class App {
         .slice(0, 2)
         .map((id) => this.view.run.trace(id)?.version)
         .join()} ${this.view.run.finished}`;
-    return `${location.hash} ${this.view.run.lines}`;
+    return `${location.hash} ${this.view.about.seen ?? 0} ${this.view.running}`;
   }
 
   content(name, rest) {
@@ -180,37 +216,37 @@ class App {
     return [h("h1", { class: "unseen" }, "How this run came to its answer"), ...overview(this.view)];
   }
 
-  put(nodes, asked) {
-    const { scrollY } = window;
-    const key = document.activeElement?.dataset?.key;
-    const open = [...this.main.querySelectorAll("details[open] > summary")].map((summary) => summary.textContent);
-    const sideways = [...this.main.querySelectorAll(".scroller")].map((scroller) => scroller.scrollLeft);
-    this.main.replaceChildren(...nodes);
-    const title = this.main.querySelector("h1")?.textContent ?? "";
-    if (asked) {
-      window.scrollTo(0, 0);
-      this.main.focus({ preventScroll: true });
-      announce(title);
-      return;
-    }
-    for (const summary of this.main.querySelectorAll("summary"))
-      summary.parentElement.open = open.includes(summary.textContent);
-    [...this.main.querySelectorAll(".scroller")].forEach((scroller, i) => (scroller.scrollLeft = sideways[i] ?? 0));
-    window.scrollTo(0, scrollY);
-    if (key)
-      [...this.main.querySelectorAll("[data-key]")]
-        .find((one) => one.dataset.key === key)
-        ?.focus({ preventScroll: true });
+  put(nodes) {
+    const { asked, place } = this;
+    this.asked = false;
+    this.place = null;
+    if (asked) fill(this.main, nodes);
+    this.late = !asked && renew(this.main, nodes);
+    if (this.late) this.shown = null; // what is selected stays until it is let go
+    forgetGone();
+    if (asked) this.arrive(place);
+  }
+
+  arrive(place) {
+    const heading = this.main.querySelector("h1");
+    const title = heading?.textContent ?? "";
+    document.title = heading?.classList.contains("unseen") ? this.title : `${title} – ${this.title}`;
+    announce(title);
+    window.scrollTo(0, place?.y ?? 0);
+    if (place) requestAnimationFrame(() => window.scrollTo(0, place.y)); // over what a link into a text reveals
+    if (!refocus(this.main, place?.focus)) this.main.focus({ preventScroll: true });
   }
 
   // What was kept of each tail is worked out after the first view and then drawn into it.
   keep() {
     const { turn } = this;
-    this.view.keepShares((edge, kept) => {
-      if (turn !== this.turn) return;
-      thicken(this.main, edge, kept);
-      fillShare(this.main, edge, kept);
-    });
+    this.view.keepShares(
+      (edge, kept) => {
+        thicken(this.main, edge, kept);
+        fillShare(this.main, edge, kept);
+      },
+      () => turn === this.turn,
+    );
   }
 }
 
@@ -222,60 +258,25 @@ function decode(part) {
   }
 }
 
-async function openFile(data) {
+async function openFile(data, makeApp) {
   const run = new Run();
   data.lines.forEach((line) => run.add(line));
   const view = new View(run, new Texts(data.places), data.about);
   const block = document.getElementById("trail");
-  const app = new App(view, block && (async () => download(data.about.name, await (await unpack(block)).blob())));
+  const app = makeApp(view, block && (async () => download(data.about.name, await (await unpack(block)).blob())));
   await app.show(true);
-  return app;
-}
-
-async function openLive(about) {
-  const texts = new Texts();
-  const run = new Run();
-  const slimmer = new Slimmer(texts);
-  const url = `${about.base}/v1/runs/${encodeURIComponent(about.run_id)}`;
-  const view = new View(run, texts, about);
-  const app = new App(view, async () => download(`${about.run_id}.jsonl`, await (await ask(`${url}/trail`)).blob()));
-  globalThis.mrsa = { run, texts, view, app };
-  await app.show(true);
-  const take = (data, line) => {
-    try {
-      const raw = JSON.parse(data);
-      if ((raw.run_id ?? about.run_id) !== about.run_id) throw new Error("it belongs to another run");
-      run.add(slimmer.add(raw, data));
-    } catch {
-      about.problems = [...(about.problems ?? []), { line, reason: "it is damaged", shown: false }];
-    }
-    app.soon();
-  };
-  const place = { last: 0 };
-  const watch = async () => {
-    try {
-      await follow(`${url}/events`, place, {
-        onLine: take,
-        onState: (state) => app.connected(state),
-        isOver: () => run.finished,
-      });
-      announce(
-        `The run is finished: ${amount(run.tokens, "token")}, answer ${visible(cut(flat(run.selection?.answer ?? ""), 80)) || "none"}`,
-      );
-    } catch (error) {
-      app.main.replaceChildren(refusal(error, () => (app.show(true), watch())));
-    }
-  };
-  watch();
-  return app;
 }
 
 async function open() {
   applyTheme();
   skipLink();
   const data = await (await unpack(document.getElementById("run"))).json();
-  const app = await (data.about.mode === "file" ? openFile(data) : openLive(data.about));
-  globalThis.mrsa = { run: app.view.run, texts: app.view.texts, view: app.view, app };
+  const makeApp = (view, trail) => {
+    const app = new App(view, trail);
+    globalThis.mrsa = { run: view.run, texts: view.texts, view, app };
+    return app;
+  };
+  await (data.about.mode === "file" ? openFile(data, makeApp) : openLive(data, makeApp));
   requestAnimationFrame(() => performance.mark("shown"));
   document.documentElement.dataset.ready = "yes";
 }

@@ -62,6 +62,8 @@ function problems(view) {
         : `The run did not finish: no answer was chosen.${again}`,
     );
   }
+  if (run.setup && !run.isPlanned)
+    gaps.push("Which traces the run needs cannot be drawn from its settings, or are too many: only those that are written of are shown.");
   for (const [name, times] of run.unknown)
     gaps.push(h("span", {}, `${amount(times, "line")} of the unknown type `, said(name, 40), " left out."));
   if (!notes.length && !gaps.length) return null;
@@ -87,13 +89,10 @@ function otherMessages(run) {
 function figures(view) {
   const { run } = view;
   const ended = run.all().filter((trace) => trace.elapsed !== null);
-  const population = run.config.population;
-  const all =
-    Number.isInteger(population) && Number.isInteger(run.config.rounds) && run.setup
-      ? population * run.config.rounds +
-        finalCount(run.config) +
-        (run.config.answer_selection === "final_aggregation" ? 1 : 0)
-      : null;
+  const { population, rounds, answer_selection } = run.config;
+  const all = run.isPlanned
+    ? population * rounds + finalCount(run.config) + (answer_selection === "final_aggregation" ? 1 : 0)
+    : null;
   const facts = [
     ["Tokens", count(run.tokens)],
     ["Time", duration(run.elapsed || longest(ended))],

@@ -1,7 +1,7 @@
 // The lineage as a picture: rounds from top to bottom, a box a trace, a line for each tail that was read.
 
 import { amount, count, cut, flat, h, percent, svg, visible } from "./dom.js";
-import { traceId } from "./lineage.js";
+import { finalCount, traceId } from "./lineage.js";
 import { ancestors, descendants } from "./story.js";
 
 const HEIGHT = 50;
@@ -98,8 +98,8 @@ function pruned(round, population, needed) {
 
 function populationOf(run, round) {
   const { rounds, population } = run.config;
-  if (!Number.isInteger(population) || !Number.isInteger(rounds) || round > rounds) return 0;
-  return population;
+  if (!run.isPlanned || round > rounds) return 0;
+  return round === rounds ? finalCount(run.config) : population;
 }
 
 function drawLabel({ round, needed, population, y }) {

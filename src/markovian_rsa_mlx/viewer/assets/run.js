@@ -18,6 +18,7 @@ export class Run {
     this.unknown = new Map();
     this.clockEnd = 0;
     this.hasClock = false;
+    this.isPlanned = false; // whether all needed traces are known
   }
 
   get config() {
@@ -135,7 +136,9 @@ const TAKE = {
   run_start: (run, line) => (run.start = line),
   run_setup(run, line) {
     run.setup = line;
-    for (const { id, round, index, parents } of neededTraces(run.config, line.seed)) {
+    const needed = neededTraces(run.config, line.seed);
+    run.isPlanned = needed.length > 0;
+    for (const { id, round, index, parents } of needed) {
       if (!run.traces.has(id)) run.traces.set(id, newTrace(id, round, index, parents, true));
     }
   },

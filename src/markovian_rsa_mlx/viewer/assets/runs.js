@@ -2,26 +2,54 @@
 
 import { applyTheme, refusal, skipLink, themeSwitch } from "./chrome.js";
 import { count, h, said } from "./dom.js";
+import { fill, renew } from "./renew.js";
 import { ask } from "./stream.js";
 import { unpack } from "./texts.js";
 
 const AGAIN_MS = 5000;
+const PAGE = 20;
+const MOST = 100; // of one request
 
-async function showRuns(about) {
-  const main = document.getElementById("main");
-  try {
-    const { data, has_more } = await (await ask(`${about.base}/v1/runs`)).json();
-    main.replaceChildren(
-      h("h1", {}, "Runs"),
-      data.length ? table(about, data) : h("p", {}, "There are no runs yet."),
-      has_more ? h("p", { class: "minor" }, "There are older ones; mrsa runs list shows all.") : "",
-    );
-  } catch (error) {
-    if (error.status && error.status < 500) return main.replaceChildren(refusal(error, () => showRuns(about)));
-    main.querySelector(".lost") ??
-      main.prepend(h("p", { class: "lost missing" }, "The server does not answer; trying again."));
+class Runs {
+  constructor(about) {
+    Object.assign(this, { about, main: document.getElementById("main"), wanted: PAGE });
   }
-  setTimeout(() => showRuns(about), AGAIN_MS);
+
+  async show() {
+    clearTimeout(this.timer);
+    const began = performance.now();
+    try {
+      const { runs, more } = await this.fetch();
+      const nodes = [h("h1", {}, "Runs"), runs.length ? table(this.about, runs) : h("p", {}, "There are no runs yet.")];
+      renew(this.main, more ? [...nodes, this.older()] : nodes);
+    } catch (error) {
+      if (error.status && error.status < 500) return fill(this.main, [refusal(error, () => this.show())]);
+      if (!this.main.querySelector(".lost"))
+        this.main.prepend(h("p", { class: "lost missing" }, "The server does not answer; trying again."));
+    }
+    this.timer = setTimeout(() => this.show(), Math.max(AGAIN_MS, 20 * (performance.now() - began)));
+  }
+
+  older() {
+    const more = () => {
+      this.wanted += PAGE;
+      this.show();
+    };
+    return h("p", {}, h("button", { type: "button", onclick: more }, "Show older runs"));
+  }
+
+  async fetch() {
+    const runs = [];
+    for (let after = ""; ; ) {
+      const limit = Math.min(MOST, this.wanted - runs.length);
+      const { data, has_more } = await (await ask(`${this.about.base}/v1/runs?limit=${limit}${after}`)).json();
+      const last = data.findLastIndex((run) => run.id && run.trail); // by the others no page can be asked for
+      const isWhole = !has_more || last < 0;
+      runs.push(...(isWhole ? data : data.slice(0, last + 1)));
+      if (isWhole || runs.length >= this.wanted) return { runs, more: has_more && last >= 0 };
+      after = `&after=${encodeURIComponent(data[last].id)}`;
+    }
+  }
 }
 
 function table(about, runs) {
@@ -51,9 +79,12 @@ function table(about, runs) {
 }
 
 function row(about, run) {
-  const name = run.id
-    ? h("a", { href: `${about.base}/runs/${encodeURIComponent(run.id)}` }, run.id.slice(0, 8))
-    : "damaged";
+  const short = run.id.slice(0, 8);
+  const name = !run.id
+    ? "damaged"
+    : run.trail
+      ? h("a", { href: `${about.base}/runs/${encodeURIComponent(run.id)}` }, short)
+      : h("span", { title: "An ordinary completion keeps no trail" }, short);
   return h(
     "tr",
     {},
@@ -71,7 +102,7 @@ async function openRuns() {
   skipLink();
   const { about } = await (await unpack(document.getElementById("run"))).json();
   document.getElementById("header").replaceChildren(h("span", { class: "home" }, "markovian-rsa-mlx"), themeSwitch());
-  await showRuns(about);
+  await new Runs(about).show();
   document.documentElement.dataset.ready = "yes";
 }
 

@@ -24,10 +24,19 @@ function complete(block) {
   block.replaceChildren(...build());
 }
 
+// Texts that were put aside before they were looked at.
+export function forgetGone() {
+  for (const block of waiting.keys()) {
+    if (block.isConnected) continue;
+    waiting.delete(block);
+    watcher.unobserve(block);
+  }
+}
+
 // For paper: all that is closed, and all that waits to be scrolled to.
 export function completeAll() {
   openAll();
-  [...waiting.keys()].forEach((block) => (block.isConnected ? complete(block) : waiting.delete(block)));
+  [...waiting.keys()].forEach(complete);
 }
 
 function openAll() {

@@ -90,14 +90,14 @@ export class View {
       await pause();
       const tail = await this.texts.tail(this.run.trace(parent));
       const runs = sharedRuns(text, tail);
-      if (tail) this.kept.set(`${parent}>${trace.id}`, keptShare(tail, runs));
+      if (tail && FINISHED.has(trace.state)) this.kept.set(`${parent}>${trace.id}`, keptShare(tail, runs));
       found.push({ parent, tail, runs });
     }
     return found;
   }
 
-  // Work out, a trace at a time and while the browser is idle, what was kept of every tail.
-  async keepShares(tell) {
+  // Work out, a trace at a time and while the browser is idle, what was kept of every tail; `isWanted` is asked between.
+  async keepShares(tell, isWanted) {
     const idle = globalThis.requestIdleCallback ?? ((call) => setTimeout(call, 20));
     const pause = () => new Promise((done) => idle(done, { timeout: 300 }));
     for (const trace of this.run.all()) {
@@ -106,6 +106,7 @@ export class View {
       );
       if (!open.length || !trace.chars) continue;
       await this.shared(trace, pause);
+      if (!isWanted()) return;
       open.forEach((parent) => tell(`${parent}>${trace.id}`, this.kept.get(`${parent}>${trace.id}`) ?? 0));
     }
   }

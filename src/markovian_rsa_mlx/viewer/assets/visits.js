@@ -1,0 +1,29 @@
+// Where the reader was in each entry of the tab's history: Back leads to that place again, a new link to the top.
+
+import { focusIn } from "./renew.js";
+
+export class Visits {
+  constructor(main) {
+    Object.assign(this, { main, left: new Map() });
+    history.scrollRestoration = "manual";
+    this.arrive();
+    addEventListener("pagehide", () => history.replaceState({ entry: this.entry, place: this.here() }, ""));
+  }
+
+  here() {
+    return { y: window.scrollY, focus: focusIn(this.main) };
+  }
+
+  // Another entry is shown from now on: where the reader was in it, null for a new one.
+  move() {
+    this.left.set(this.entry, this.here());
+    return this.arrive();
+  }
+
+  arrive() {
+    const { entry, place } = history.state ?? {};
+    this.entry = entry ?? `${Date.now()} ${Math.random()}`;
+    if (!entry) history.replaceState({ entry: this.entry }, "");
+    return this.left.get(this.entry) ?? place ?? null;
+  }
+}
