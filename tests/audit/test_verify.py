@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from collections.abc import Sequence
@@ -174,7 +175,7 @@ def read_lines_of(path: Path, event: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(int(os.environ.get("MRSA_SEEDS", "4"))))  # MRSA_SEEDS seeds
 @pytest.mark.parametrize("kind", KINDS)
 def test_failing_runs_resumed_after_a_cut_at_any_line(kind: str, seed: int, tmp_path: Path) -> None:
     backend = FakeBackend(wordy, fail=failing(seed, 0.2))

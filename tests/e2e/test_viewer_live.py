@@ -275,7 +275,7 @@ def test_a_server_that_is_started_again_in_mid_run(chrome: Browser, tmp_path: Pa
             run_id = answer.headers["X-MRSA-Run-Id"]
             shown = watch(chrome.new_context(), f"{first.url}/runs/{run_id}", first.url)
             page = shown.page
-            page.wait_for_function("() => mrsa.run.all().some((t) => t.state === 'finished' || t.state === 'cut off')")
+            page.wait_for_function("() => mrsa.run.all().some((t) => t.state === 'done' || t.state === 'cut off')")
             assert page.locator(".state").inner_text() == "running"
             assert first.stop() == 0
         page.wait_for_function("() => document.querySelector('.state').textContent !== 'running'")
