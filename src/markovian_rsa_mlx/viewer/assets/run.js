@@ -7,6 +7,8 @@ const ENDS = { eos: "done", max_tokens: "cut off", error: "given up" };
 export const FINISHED = new Set(Object.values(ENDS));
 
 export class Run {
+  #sorted = [];
+
   constructor() {
     this.lines = 0;
     this.start = this.setup = this.selection = this.final = this.stats = this.end = null;
@@ -40,7 +42,9 @@ export class Run {
   }
 
   all() {
-    return [...this.traces.values()].sort((a, b) => a.round - b.round || a.index - b.index);
+    if (this.#sorted.length !== this.traces.size)
+      this.#sorted = [...this.traces.values()].sort((a, b) => a.round - b.round || a.index - b.index);
+    return this.#sorted;
   }
 
   trace(id) {
