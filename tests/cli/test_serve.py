@@ -51,6 +51,15 @@ def test_other_machines_need_a_key(mrsa: Run, served: list[ServerSettings], monk
     assert [settings.api_key for settings in served] == [None, "secret"]
 
 
+def test_the_model_gets_names(mrsa: Run, served: list[ServerSettings]) -> None:
+    assert mrsa(*FAKE, "--served-name", "gpt-4o", "--served-name", "b", "--served-name", "gpt-4o").code == 0
+    assert served[0].names == ("gpt-4o", "b")
+    for name in ("", " a", "a\n"):
+        ran = mrsa(*FAKE, "--served-name", name)
+        assert ran.code == 2
+        assert "--served-name" in ran.err
+
+
 @pytest.mark.parametrize("value", [None, "", "  ", "schlüssel"])
 def test_a_variable_without_a_key_is_refused(
     mrsa: Run, served: list[ServerSettings], monkeypatch: pytest.MonkeyPatch, value: str | None

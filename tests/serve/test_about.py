@@ -39,6 +39,17 @@ def test_the_one_model(server: Running) -> None:
     assert server.get("/v1/models/other/one").status_code == 404
 
 
+def test_a_model_under_other_names(serve: Serve) -> None:
+    server = serve(names=("gpt-4o", "local/best"))
+    assert [model["id"] for model in server.get("/v1/models").json()["data"]] == ["gpt-4o", "local/best"]
+    for name in ("gpt-4o", "local/best", "fake"):
+        assert server.get(f"/v1/models/{name}").json()["id"] == name
+        assert server.post(messages=CHAT, model=name).json()["model"] == "gpt-4o"
+    refusal = server.post(messages=CHAT, model="gpt-5").json()["error"]
+    assert refusal["code"] == "model_not_found"
+    assert "'gpt-4o'" in refusal["message"]
+
+
 def test_a_folder_is_served_under_its_own_name(serve: Serve) -> None:
     server = serve(FolderBackend())
     assert server.get("/v1/models").json()["data"][0]["id"] == "zaya-4bit"

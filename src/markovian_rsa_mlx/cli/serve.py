@@ -72,6 +72,16 @@ def serve(
             rich_help_panel=DOOR,
         ),
     ] = None,
+    served_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--served-name",
+            metavar="NAME",
+            help="What programs call the model, beside its own name; may be given several times, the first stands in "
+            "answers.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     queue: Annotated[
         int,
         typer.Option(
@@ -129,7 +139,15 @@ def serve(
             f"The server's libraries are not installed ({error.name}); pip install 'markovian-rsa-mlx[serve]'."
         ) from error
     server = ServerSettings(
-        base, queue, key, host, frozenset(allow_host or ()), int(max_body_mb * 1e6), grace, any_question=force
+        base,
+        queue,
+        key,
+        host,
+        frozenset(allow_host or ()),
+        int(max_body_mb * 1e6),
+        grace,
+        names=_names(served_name or []),
+        any_question=force,
     )
     listener = listen(host, port)
     orchestrator = session.load(choice)
@@ -138,6 +156,14 @@ def serve(
         run_server(orchestrator, server, listener, say)
     finally:
         orchestrator.close()
+
+
+def _names(names: list[str]) -> tuple[str, ...]:
+    """Raises `ConfigError` for a name that no program could send or show."""
+    for name in names:
+        if not name.isprintable() or name != name.strip() or not name:
+            raise ConfigError(f"--served-name is {name!r}; give a name of printable characters.")
+    return tuple(dict.fromkeys(names))
 
 
 def _key(variable: str | None) -> str | None:

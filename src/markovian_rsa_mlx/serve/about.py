@@ -13,16 +13,20 @@ _PROMETHEUS = "text/plain; version=0.0.4"
 
 
 async def list_models(request: Request) -> Response:
-    """The one model that is served."""
-    return JSONResponse(ModelList(object="list", data=[_model(request.app.state.service)]).to_json())
+    """The one model that is served, under each of its names."""
+    service: Service = request.app.state.service
+    return JSONResponse(
+        ModelList(object="list", data=[_model(service, name) for name in service.model_names]).to_json()
+    )
 
 
 async def get_model(request: Request) -> Response:
-    """The model, by the name it is served under."""
-    model, asked = _model(request.app.state.service), request.path_params["model"]
-    if asked != model.id:
+    """The model, by a name that it is served under."""
+    service: Service = request.app.state.service
+    asked = request.path_params["model"]
+    if not service.knows_model(asked):
         raise RequestError(404, f"There is no model {asked[:80]!r} here.", "model_not_found", "model")
-    return JSONResponse(model.to_json())
+    return JSONResponse(_model(service, asked).to_json())
 
 
 async def health(request: Request) -> Response:
@@ -38,9 +42,9 @@ async def metrics(request: Request) -> Response:
     return PlainTextResponse(text, media_type=_PROMETHEUS)
 
 
-def _model(service: Service) -> Model:
+def _model(service: Service, name: str) -> Model:
     return Model(
-        id=service.model_name,
+        id=name,
         object="model",
         created=service.started_at,
         owned_by="markovian-rsa-mlx",

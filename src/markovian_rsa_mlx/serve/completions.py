@@ -36,10 +36,10 @@ async def chat_completions(request: Request) -> Response:
     """Complete a chat, with Markovian RSA where the body asks for it."""
     service: Service = request.app.state.service
     asked = parse(await read_object(request, service.settings.most_body_bytes))
-    if asked.model not in (None, service.model_name, service.backend.info.model_id):
+    if asked.model is not None and not service.knows_model(asked.model):
         raise RequestError(
             404,
-            f"There is no model {shortened(repr(asked.model))} here; served is {service.model_name!r}.",
+            f"There is no model {shortened(repr(asked.model))} here; served is {service.model_names[0]!r}.",
             "model_not_found",
             "model",
         )
@@ -60,7 +60,7 @@ async def _at_once(request: Request, service: Service, plan: Plan, run: ActiveRu
     finally:
         run.cancel("client")
         work.cancel()
-    answer = Answer(plan, result, service.backend.codec, service.model_name)
+    answer = Answer(plan, result, service.backend.codec, service.model_names[0])
     return JSONResponse(answer.completion().to_json(), headers={RUN_ID_HEADER: run.run_id})
 
 

@@ -57,7 +57,8 @@ async def _serve(
     server = GracefulServer(build(orchestrator, settings), tell)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"http://{host}:{listener.getsockname()[1]}/v1"
-    tell(f"Serving {server.service.model_name} on {address} (Ctrl-C ends it); its runs are shown at {address[:-2]}.")
+    names = " and ".join(server.service.model_names)
+    tell(f"Serving {names} on {address} (Ctrl-C ends it); its runs are shown at {address[:-2]}.")
     try:
         await server.serve([listener])
     finally:

@@ -51,8 +51,16 @@ class Service:
         self._draining: asyncio.Task[None] | None = None
 
     @property
-    def model_name(self) -> str:
-        """What clients call the model: a hub id as it is, a folder by its own name."""
+    def model_names(self) -> tuple[str, ...]:
+        """What clients may call the model; the first stands in answers."""
+        return self.settings.names or (self._own_name(),)
+
+    def knows_model(self, name: str) -> bool:
+        """Whether clients may call the model so."""
+        return name in (*self.model_names, self._own_name(), self.backend.info.model_id)
+
+    def _own_name(self) -> str:
+        """A hub id as it is, a folder by its own name."""
         model_id = self.backend.info.model_id
         if not model_id.startswith(("/", ".", "~")):
             return model_id

@@ -19,6 +19,7 @@ class ServerSettings:
     hosts: frozenset[str] = field(default_factory=frozenset)
     most_body_bytes: int = 4_000_000
     grace_s: float = 30.0  #: for the runs under way when the server is told to stop
+    names: tuple[str, ...] = ()  #: what clients call the model, the first in answers; none: its own name
     any_question: bool = False  #: let the embedded reasoner be asked what it was not made for
 
 
