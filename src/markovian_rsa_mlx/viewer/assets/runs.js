@@ -1,8 +1,8 @@
 // The list of a server's runs.
 
-import { applyTheme, refusal, skipLink, themeSwitch } from "./chrome.js";
-import { count, h, said } from "./dom.js";
-import { fill, renew } from "./renew.js";
+import { announce, applyTheme, refusal, skipLink, themeSwitch } from "./chrome.js";
+import { amount, count, h, said } from "./dom.js";
+import { fill, focusIn, refocus, renew } from "./renew.js";
 import { ask } from "./stream.js";
 import { unpack } from "./texts.js";
 
@@ -12,41 +12,67 @@ const MOST = 100; // of one request
 
 class Runs {
   constructor(about) {
-    Object.assign(this, { about, main: document.getElementById("main"), wanted: PAGE });
+    const { wanted, place } = history.state ?? {}; // Back leads to where the reader was
+    Object.assign(this, { about, main: document.getElementById("main"), wanted: wanted ?? PAGE, place, turn: 0 });
+    history.scrollRestoration = "manual";
+    const keep = () => {
+      const place = { y: window.scrollY, focus: focusIn(this.main) };
+      history.replaceState({ wanted: this.wanted, place }, "");
+    };
+    for (const end of ["beforeunload", "pagehide"]) addEventListener(end, keep);
   }
 
   async show() {
     clearTimeout(this.timer);
     const began = performance.now();
+    const turn = ++this.turn;
     try {
-      const { runs, more } = await this.fetch();
+      const { runs, more } = await this.fetch(this.wanted);
+      if (turn !== this.turn) return; // more were asked for meanwhile
       const nodes = [h("h1", {}, "Runs"), runs.length ? table(this.about, runs) : h("p", {}, "There are no runs yet.")];
       renew(this.main, more ? [...nodes, this.older()] : nodes);
+      this.arrive(runs.length);
     } catch (error) {
-      if (error.status && error.status < 500) return fill(this.main, [refusal(error, () => this.show())]);
+      if (turn !== this.turn) return;
+      if (error.status && error.status < 500 && error.status !== 429) return this.refused(error);
       if (!this.main.querySelector(".lost"))
         this.main.prepend(h("p", { class: "lost missing" }, "The server does not answer; trying again."));
     }
     this.timer = setTimeout(() => this.show(), Math.max(AGAIN_MS, 20 * (performance.now() - began)));
   }
 
+  refused(error) {
+    fill(this.main, [refusal(error, () => this.show())]);
+    this.main.querySelector("input")?.focus();
+  }
+
+  arrive(number) {
+    if (this.place) {
+      window.scrollTo(0, this.place.y);
+      refocus(this.main, this.place.focus);
+    }
+    if (this.asked) announce(`${amount(number, "run")} are shown`);
+    this.place = this.asked = null;
+  }
+
   older() {
     const more = () => {
       this.wanted += PAGE;
+      this.asked = true;
       this.show();
     };
     return h("p", {}, h("button", { type: "button", onclick: more }, "Show older runs"));
   }
 
-  async fetch() {
+  async fetch(wanted) {
     const runs = [];
     for (let after = ""; ; ) {
-      const limit = Math.min(MOST, this.wanted - runs.length);
+      const limit = Math.min(MOST, wanted - runs.length);
       const { data, has_more } = await (await ask(`${this.about.base}/v1/runs?limit=${limit}${after}`)).json();
       const last = data.findLastIndex((run) => run.id && run.trail); // by the others no page can be asked for
       const isWhole = !has_more || last < 0;
       runs.push(...(isWhole ? data : data.slice(0, last + 1)));
-      if (isWhole || runs.length >= this.wanted) return { runs, more: has_more && last >= 0 };
+      if (isWhole || runs.length >= wanted) return { runs, more: has_more && last >= 0 };
       after = `&after=${encodeURIComponent(data[last].id)}`;
     }
   }
