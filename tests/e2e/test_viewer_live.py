@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -220,14 +223,14 @@ def test_new_lines_leave_the_reader_where_they_are(chrome: Browser, trail: Path,
         page.evaluate("document.getSelection().selectAllChildren(document.querySelector('#question .text'))")
         chosen = page.evaluate("document.getSelection().toString()")
         held = page.evaluate("document.activeElement.getAttribute('href')")
-        top = page.evaluate("scrollY")
-        assert top > 0
+        top = link.bounding_box()["y"]  # type: ignore[index]
+        assert page.evaluate("scrollY") > 0
         growing.write_bytes(b"".join(whole[: half + 12]))
         page.wait_for_function(f"() => mrsa.app.shown?.includes(' {half + 12} ')")
         assert page.evaluate("document.activeElement.getAttribute('href')") == held
         assert page.evaluate("document.getSelection().toString()") == chosen != ""
         assert page.locator("#settings details").get_attribute("open") is not None
-        assert page.evaluate("scrollY") == top
+        assert abs(link.bounding_box()["y"] - top) < 2  # type: ignore[index]
         page.evaluate("document.getSelection().selectAllChildren(document.querySelector('#figures'))")
         before = page.locator("#figures").inner_text()
         growing.write_bytes(b"".join(whole))
@@ -236,6 +239,193 @@ def test_new_lines_leave_the_reader_where_they_are(chrome: Browser, trail: Path,
         assert page.locator("#figures").inner_text() == before  # it waits until it is let go
         page.evaluate("document.getSelection().removeAllRanges()")
         page.wait_for_function("(old) => document.querySelector('#figures').innerText !== old", arg=before)
+
+
+@contextmanager
+def growing_run(chrome: Browser, trail: Path, folder: Path, lines: int, route: str = "") -> Iterator[Growing]:
+    """The live page of the first lines of a trail; more of them come with `grow`."""
+    growing = Growing(trail.read_bytes().splitlines(keepends=True), folder / "growing.jsonl")
+    growing.path.write_bytes(b"".join(growing.whole[:lines]))
+    with served(growing.path) as growing.server:
+        url = f"{growing.server.url}/runs/{lines_of(trail)[0]['run_id']}{route}"
+        growing.shown = watch(chrome.new_context(), url, growing.server.url)
+        growing.drawn(lines)
+        yield growing
+
+
+@dataclass
+class Growing:
+    whole: list[bytes]
+    path: Path
+    server: Any = None
+    shown: Any = None
+
+    @property
+    def page(self) -> Any:
+        return self.shown.page
+
+    def drawn(self, lines: int) -> None:
+        self.page.wait_for_function(f"() => mrsa.run.lines === {lines} && mrsa.app.timer === null")
+
+    def grow(self, lines: int) -> None:
+        self.path.write_bytes(b"".join(self.whole[:lines]))
+        self.drawn(lines)
+
+    def after(self, event: str, trace_id: str) -> int:
+        """How many lines there are up to this one."""
+        told = [json.loads(line) for line in self.whole]
+        return 1 + next(i for i, line in enumerate(told) if (line["event"], line.get("trace_id")) == (event, trace_id))
+
+
+def test_a_click_that_has_begun_is_not_lost(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    with growing_run(chrome, trail, tmp_path, 20) as run:
+        box = run.page.locator(".node.is-waiting").last
+        box.scroll_into_view_if_needed()
+        place = box.bounding_box()
+        x, y = place["x"] + place["width"] - 20, place["y"] + 8  # where nothing is painted
+        run.page.mouse.move(x, y)
+        assert run.page.locator(".lineage.dimmed .node.lit").count() > 1
+        run.grow(26)
+        run.page.wait_for_timeout(50)
+        assert run.page.locator(".lineage.dimmed .node.lit").count() > 1
+        wanted = run.page.locator(".node.is-waiting").last.get_attribute("href")
+        run.page.mouse.move(x, y)
+        run.page.mouse.down()
+        run.grow(34)
+        run.page.mouse.up()
+        run.page.wait_for_function(f"() => location.hash === '{wanted}'")
+        run.shown.check()
+
+
+def test_what_is_asked_in_the_menu_leaves_the_reader_there(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    with growing_run(chrome, trail, tmp_path, 40) as run:
+        page = run.page
+        page.locator("#settings").scroll_into_view_if_needed()
+        top = page.evaluate("scrollY")
+        page.get_by_text("Options").click()
+        page.locator("input[name=reference]").fill("2")
+        page.keyboard.press("Tab")
+        page.wait_for_selector(".node.right")
+        page.wait_for_timeout(50)
+        assert page.evaluate("document.activeElement.name") == "maths"
+        assert page.evaluate("scrollY") == top > 0
+
+
+def test_a_trace_offers_those_that_came_since(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    with growing_run(chrome, trail, tmp_path, 8, "#/trace/r0-00") as run:
+        page, choice = run.page, run.page.locator("main select")
+        choice.focus()
+        before = choice.locator("option").count()
+        run.grow(len(run.whole) - 1)
+        page.wait_for_timeout(50)
+        assert choice.locator("option").count() == before  # it may be open
+        page.locator("#main").focus()
+        page.wait_for_function(f"() => document.querySelectorAll('main option').length > {before}")
+        run.shown.check()
+
+
+def test_marks_that_come_later_are_drawn(chrome: Browser, tmp_path: Path) -> None:
+    says = small_run(tmp_path / "run.jsonl", lambda request, rng: r"so</think>\boxed{42}", carry="answer")
+    with growing_run(chrome, says, tmp_path, 8) as run:
+        told = run.after("tail_extracted", "r0-00")
+        run.grow(told - 1)
+        run.shown.go("#/trace/r0-00")
+        assert run.page.locator("#answer mark.carried").count() == 0
+        run.grow(told)
+        run.page.wait_for_selector("#answer mark.carried")
+
+
+def test_an_address_and_a_reload_lead_to_what_comes_late(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    with growing_run(chrome, trail, tmp_path, 2, "#/trace/r0-02/at/3/2") as run:
+        page = run.page
+        run.grow(run.after("trace_complete", "r0-02"))
+        page.wait_for_selector("mark.found")
+        assert page.title().startswith("Trace r0-02")
+        run.shown.go("#/")
+        run.grow(len(run.whole))
+        page.locator("#traces tbody th a").nth(3).focus()
+        page.evaluate("scrollTo(0, 700)")
+        page.reload()
+        page.wait_for_function("() => scrollY === 700")
+        assert page.evaluate("document.activeElement.getAttribute('href')") == "#/trace/r0-03"
+
+
+def test_opened_places_of_a_search_stay_and_no_others_open(chrome: Browser, tmp_path: Path) -> None:
+    says = small_run(tmp_path / "run.jsonl", lambda request, rng: r"hm hm hm hm hm</think>\boxed{1}")
+    with growing_run(chrome, says, tmp_path, 8) as run:
+        page = run.page
+        run.grow(run.after("trace_complete", "r0-01"))
+        run.shown.go("#/search/hm")
+        page.get_by_text("2 more places").first.click()
+        link = page.locator("details a").last
+        link.focus()
+        held = link.get_attribute("href")
+        number = page.locator(".results details").count()
+        run.grow(len(run.whole))
+        page.wait_for_function(f"() => document.querySelectorAll('.results details').length > {number}")
+        assert page.locator(".results details[open]").count() == 1
+        assert page.evaluate("document.activeElement.getAttribute('href')") == held
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert page.evaluate("[...document.querySelectorAll('details ul')].every((one) => one.childElementCount === 2)")
+
+
+def test_a_run_that_nobody_writes_is_not_running_because_the_server_went(
+    chrome: Browser, trail: Path, tmp_path: Path
+) -> None:
+    with growing_run(chrome, trail, tmp_path, 20) as run:
+        page = run.page
+        page.evaluate("mrsa.app.connected('stopped')")
+        page.wait_for_selector(".node.is-interrupted")
+        run.server.stop()
+        page.wait_for_function("() => document.querySelector('.state').textContent.startsWith('connection lost')")
+        run.server.key = "secret"
+        page.wait_for_timeout(500)
+        assert page.locator(".node.is-interrupted").count() > 0
+        run.server.start()
+        page.locator("input[name=key]").fill("wrong")  # the field has the focus when it comes
+        assert page.evaluate("document.activeElement.name") == "key"
+        assert page.locator(".state").inner_text() == "not connected"
+        page.keyboard.press("Enter")
+        page.get_by_text("was not taken").wait_for()
+        page.evaluate("location.hash = '#/search/x'")
+        page.wait_for_timeout(100)
+        assert run.shown.faults() == []
+        page.locator("input[name=key]").fill("secret")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("h1:text('Search')")
+        assert page.locator(".state").inner_text() == "running"
+
+
+def test_the_other_side_of_a_comparison_stays_where_it_was(chrome: Browser, tmp_path: Path) -> None:
+    says = small_run(tmp_path / "run.jsonl", lambda request, rng: "line\n" * 300 + r"</think>\boxed{1}")
+    with growing_run(chrome, says, tmp_path, 8) as run:
+        run.grow(run.after("trace_complete", "r0-00"))
+        late = "r0-03" if run.after("trace_complete", "r0-03") > run.after("trace_complete", "r0-00") else "r1-00"
+        run.shown.go(f"#/compare/r0-00/{late}")
+        run.page.set_viewport_size({"width": 800, "height": 300})
+        left = "document.querySelector('.sides .text')"
+        top = run.page.evaluate(f"() => {{ {left}.scrollTop = 200; return {left}.scrollTop; }}")
+        assert top > 0
+        run.grow(len(run.whole))
+        run.page.wait_for_function("() => document.querySelectorAll('.sides .text').length === 2")
+        assert run.page.evaluate(f"{left}.scrollTop") == top
+
+
+def test_the_list_keeps_its_length_over_a_visit_and_back(chrome: Browser, trail: Path) -> None:
+    with served(trail) as server:
+        server.others = 30
+        page = watch(chrome.new_context(), f"{server.url}/", server.url).page
+        page.get_by_text("Show older runs").focus()
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => document.querySelectorAll('tbody tr').length === 32")
+        assert page.evaluate("document.activeElement.id") == "main"  # the button is gone: all are shown
+        assert page.locator("#said").inner_text() == "32 runs are shown"
+        page.locator("tbody a").last.click()
+        page.wait_for_selector(".lineage .node")
+        page.go_back()
+        page.wait_for_function("() => document.querySelectorAll('tbody tr').length === 32")
+        page.wait_for_function("() => scrollY > 0")
+        assert page.evaluate("document.activeElement === [...document.querySelectorAll('tbody a')].at(-1)")
 
 
 def test_the_list_shows_older_runs_and_links_only_to_trails(chrome: Browser, trail: Path) -> None:

@@ -8,17 +8,18 @@ import { openLive } from "./live.js";
 import { canRenderMaths, setMaths } from "./maths.js";
 import { overview } from "./overview.js";
 import { thicken } from "./picture.js";
-import { fill, refocus, renew } from "./renew.js";
+import { fill, refocus, renew, whenLetGo } from "./renew.js";
 import { Run } from "./run.js";
 import { searchPage } from "./search.js";
 import { fillShare } from "./table.js";
-import { completeAll, forgetGone } from "./text.js";
+import { completeAll, forgetGone, revealFound } from "./text.js";
 import { Texts, unpack } from "./texts.js";
 import { tracePage } from "./trace.js";
 import { View } from "./view.js";
 import { Visits } from "./visits.js";
 
 const REFRESH_MS = 400;
+const TROUBLE = { refused: "not connected", lost: "connection lost, trying again" };
 
 class App {
   constructor(view, trail) {
@@ -33,14 +34,20 @@ class App {
       wait: REFRESH_MS,
       asked: false, // whether what is being made was asked for by the reader
       place: null, // where the reader was when it was last shown
+      goal: null, // where the reader is to be led, as long as it may still come
+      refusal: null, // what is shown in place of the run
       title: document.title,
+      called: null, // the heading that was announced last
     });
     this.visits = new Visits(this.main);
+    this.place = this.visits.place;
     addEventListener("hashchange", () => {
       this.place = this.visits.move();
       this.show(true);
     });
-    document.addEventListener("selectionchange", () => this.late && this.soon());
+    for (const act of ["wheel", "touchstart", "pointerdown", "keydown"])
+      addEventListener(act, () => (this.goal = null), { passive: true });
+    whenLetGo(() => this.late && this.soon());
     addEventListener("beforeprint", completeAll);
     addEventListener("keydown", (event) => this.key(event));
     this.header();
@@ -97,7 +104,7 @@ class App {
             maths,
             themeSwitch(),
             this.trail
-              ? h("button", { type: "button", onclick: () => this.trail() }, "Download trail")
+              ? h("button", { type: "button", onclick: (event) => this.save(event.target) }, "Download trail")
               : h("span", { class: "minor" }, "The trail is too large for this page; it lies where the settings say."),
           ),
         ),
@@ -115,19 +122,20 @@ class App {
     document.querySelector("header .home").textContent = this.name(); // a live page learns it late
     const words = run.finished
       ? "finished"
-      : this.connection === "lost"
-        ? "connection lost, trying again"
-        : this.view.running
-          ? "running"
-          : "unfinished";
+      : (TROUBLE[this.connection] ?? (this.view.running ? "running" : "unfinished"));
     this.state.textContent = words;
     this.state.className = `state ${words.split(",")[0].replace(" ", "-")}`;
   }
 
   connected(state) {
     this.connection = state;
-    const running = state !== "stopped";
-    if (running !== this.view.about.running) {
+    if (this.refusal && (state === "live" || state === "stopped")) {
+      this.refusal = null;
+      this.show(true);
+    }
+    const { running: before } = this.view.about;
+    const running = state === "live" || (state !== "stopped" && before); // who does not answer says nothing new
+    if (running !== before) {
       this.view.about.running = running;
       this.shown = null;
       this.soon();
@@ -137,12 +145,23 @@ class App {
 
   judge(reference) {
     this.view.reference = reference.trim();
-    this.show(true);
+    this.shown = null;
+    this.show(false);
   }
 
   maths(on) {
     setMaths(on);
-    this.show(true);
+    this.shown = null;
+    this.show(false);
+  }
+
+  async save(button) {
+    button.parentElement.querySelector("[role=alert]")?.remove();
+    try {
+      await this.trail();
+    } catch (error) {
+      button.after(h("span", { role: "alert", class: "missing" }, `It cannot be had now: ${error.message}`));
+    }
   }
 
   key(event) {
@@ -151,12 +170,17 @@ class App {
     document.querySelector("input[type=search]").focus();
   }
 
-  // This and nothing of the run, until something is asked for.
+  // This and nothing of the run, until the server lets the page in.
   instead(node) {
     clearTimeout(this.timer);
     this.timer = this.shown = null;
     this.turn++;
+    this.refusal = node;
+    this.connected("refused");
     fill(this.main, [node]);
+    forgetGone();
+    announce((node.querySelector("h1") ?? node).textContent);
+    (node.querySelector("input") ?? this.main).focus();
   }
 
   // New lines have come: show them, but not oftener than the eye follows, nor for most of the machine's time.
@@ -171,6 +195,7 @@ class App {
 
   async show(asked) {
     this.asked ||= asked;
+    if (this.refusal) return;
     const [name, ...rest] = location.hash.replace(/^#\//, "").split("/").map(decode);
     const turn = ++this.turn;
     try {
@@ -182,7 +207,7 @@ class App {
       if (turn !== this.turn) return; // another view was asked for meanwhile
       this.shown = version;
       this.put(content.flat(Infinity).filter(Boolean));
-      if (name === "") this.keep();
+      if (this.main.querySelector("#lineage")) this.keep();
     } catch (error) {
       console.error(error);
       if (turn === this.turn) this.fail(error);
@@ -191,7 +216,7 @@ class App {
 
   // One part that cannot be shown does not take the others with it, nor what comes later.
   fail(error) {
-    Object.assign(this, { shown: null, asked: false, place: null });
+    Object.assign(this, { shown: null, asked: false, place: null, goal: null });
     const sorry = `What the trail holds here cannot be shown (${error.message}). `;
     fill(this.main, [
       h("h1", {}, "Not shown"),
@@ -204,11 +229,17 @@ class App {
       return `${location.hash} ${rest
         .slice(0, 2)
         .map((id) => this.view.run.trace(id)?.version)
-        .join()} ${this.view.run.finished}`;
+        .join()} ${this.view.run.outline} ${this.isEmpty()}`;
     return `${location.hash} ${this.view.about.seen ?? 0} ${this.view.running}`;
   }
 
+  // Whether nothing has come of a live run yet.
+  isEmpty() {
+    return this.view.about.mode === "live" && this.view.about.seen === undefined;
+  }
+
   content(name, rest) {
+    if (this.isEmpty()) return [h("p", { class: "missing" }, "Waiting for the first line of the run …")];
     if (name === "trace")
       return tracePage(this.view, rest[0], rest[1] === "at" ? { at: Number(rest[2]), length: Number(rest[3]) } : null);
     if (name === "compare") return comparePage(this.view, rest[0], rest[1]);
@@ -222,19 +253,37 @@ class App {
     this.place = null;
     if (asked) fill(this.main, nodes);
     this.late = !asked && renew(this.main, nodes);
-    if (this.late) this.shown = null; // what is selected stays until it is let go
+    if (this.late) this.shown = null; // what is held stays until it is let go
     forgetGone();
-    if (asked) this.arrive(place);
+    this.call(asked);
+    if (asked) {
+      this.goal = { place };
+      window.scrollTo(0, 0);
+      this.main.focus({ preventScroll: true });
+    }
+    if (this.goal) requestAnimationFrame(() => this.lead());
   }
 
-  arrive(place) {
+  // A page is called by its heading, which on a live page may come late.
+  call(asked) {
     const heading = this.main.querySelector("h1");
     const title = heading?.textContent ?? "";
-    document.title = heading?.classList.contains("unseen") ? this.title : `${title} – ${this.title}`;
-    announce(title);
-    window.scrollTo(0, place?.y ?? 0);
-    if (place) requestAnimationFrame(() => window.scrollTo(0, place.y)); // over what a link into a text reveals
-    if (!refocus(this.main, place?.focus)) this.main.focus({ preventScroll: true });
+    document.title = !heading || heading.classList.contains("unseen") ? this.title : `${title} – ${this.title}`;
+    if (title && (asked || title !== this.called)) announce(title);
+    this.called = title;
+  }
+
+  // To where the reader was, or what the address names; again with what comes in, until that is there or the reader acts.
+  lead() {
+    if (!this.goal) return;
+    const { place } = this.goal;
+    if (place) {
+      window.scrollTo(0, place.y);
+      const isFree = [document.body, this.main].includes(document.activeElement);
+      const isFocused = !place.focus || !isFree || refocus(this.main, place.focus);
+      if (isFocused && Math.abs(window.scrollY - place.y) < 2) this.goal = null;
+    } else if (revealFound(this.main)) this.goal = null;
+    if (!this.isEmpty() && this.view.run.finished) this.goal = null;
   }
 
   // What was kept of each tail is worked out after the first view and then drawn into it.

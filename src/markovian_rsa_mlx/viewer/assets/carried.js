@@ -2,7 +2,7 @@
 
 import { amount, h } from "./dom.js";
 import { downloadButton } from "./downloads.js";
-import { reveal, textView } from "./text.js";
+import { textView } from "./text.js";
 
 export async function summaryOf(view, trace, place) {
   if (!trace.summary) return null;
@@ -45,6 +45,6 @@ export function foundView(text, marks, label, place, part, from = 0) {
   const at = place?.part === part ? place.at - from : -1;
   if (at < 0 || at >= text.length) return textView(text, marks, label);
   const view = textView(text, [...marks, { from: at, to: at + place.length, kind: "found", title: "found" }], label);
-  requestAnimationFrame(() => reveal(view, at));
+  view.found = at;
   return view;
 }

@@ -1,7 +1,7 @@
 // The frame of a page: its head, the theme, the key of a server.
 
 import { h } from "./dom.js";
-import { storeKey } from "./stream.js";
+import { storedKey, storeKey } from "./stream.js";
 
 const THEMES = ["auto", "light", "dark"];
 
@@ -54,6 +54,7 @@ export function skipLink() {
 export function refusal(error, again) {
   if (error.status !== 401 && error.status !== 403)
     return h("p", { class: "missing" }, error.status === 404 ? "The server knows no such run." : error.message);
+  const isKnown = storedKey() !== null;
   const field = h("input", { type: "password", name: "key", autocomplete: "current-password", required: true });
   const submit = (event) => {
     event.preventDefault();
@@ -67,5 +68,6 @@ export function refusal(error, again) {
     h("label", {}, "Key ", field),
     " ",
     h("button", {}, "Show"),
+    isKnown ? h("p", { role: "alert" }, "The key that this tab knew was not taken.") : null,
   );
 }

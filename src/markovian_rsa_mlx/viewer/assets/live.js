@@ -44,7 +44,7 @@ export async function openLive({ about, fields }, makeApp) {
         `The run is finished: ${amount(run.tokens, "token")}, answer ${visible(cut(flat(run.selection?.answer ?? ""), 80)) || "none"}`,
       );
     } catch (error) {
-      app.instead(refusal(error, () => (app.show(true), watch())));
+      app.instead(refusal(error, watch));
     }
   };
   watch();

@@ -1,14 +1,26 @@
 // Parts of a page put in the place of older ones: what has not changed stays, with its focus, selection and scrolling.
 
 const FOCUSABLE = "a, button, input, select, summary, [tabindex]";
+const SCROLLERS = ".scroller, .text";
 const made = new WeakMap(); // a copy of each part as it was made: what is done to it later is no change of content
+
+let pressed = null; // what the pointer is down on
+
+addEventListener("pointerdown", (event) => (pressed = event.target), true);
+for (const name of ["pointerup", "pointercancel", "dragend"]) addEventListener(name, () => (pressed = null), true);
+
+// Call `act` whenever the reader may have let go of a part that waits.
+export function whenLetGo(act) {
+  document.addEventListener("selectionchange", act);
+  for (const name of ["pointerup", "pointercancel", "dragend", "focusout"]) addEventListener(name, () => setTimeout(act));
+}
 
 export function fill(main, nodes) {
   nodes.forEach((node) => made.set(node, node.cloneNode(true)));
   main.replaceChildren(...nodes);
 }
 
-// Only the parts whose content differs are replaced. True: one that holds a selection waits until that is gone.
+// Only the parts whose content differs are replaced. True: one that the reader holds waits until they let go of it.
 export function renew(main, nodes) {
   const focus = focusIn(main);
   const before = new Map(keysOf([...main.children]).map((key, i) => [key, main.children[i]]));
@@ -18,7 +30,7 @@ export function renew(main, nodes) {
   const wanted = nodes.map((node, i) => {
     const old = before.get(keys[i]);
     if (old && made.get(old)?.isEqualNode(node)) return old;
-    if (old && isSelected(old)) {
+    if (old && isHeld(old)) {
       waits = true;
       return old;
     }
@@ -28,7 +40,7 @@ export function renew(main, nodes) {
   });
   place(main, wanted);
   moved.forEach((scroll) => scroll());
-  if (focus && document.activeElement === document.body) refocus(main, focus);
+  if (focus && document.activeElement === document.body && !refocus(main, focus)) main.focus({ preventScroll: true });
   return waits;
 }
 
@@ -43,22 +55,50 @@ function place(main, wanted) {
   }
 }
 
-// What a reader had opened in the old part is open in the new one; what is given back scrolls it as the old one was.
+// What a reader had opened in the old part is open in the new one, and what the pointer lights up is lit; what is given
+// back scrolls it as the old one was.
 function carry(old, fresh) {
-  const open = [...old.querySelectorAll("details[open] > summary")].map((summary) => summary.textContent);
-  for (const summary of fresh.querySelectorAll("summary"))
-    if (open.includes(summary.textContent)) summary.parentElement.open = true;
-  const left = scrollersOf(old).map((scroller) => scroller.scrollLeft);
-  return () => scrollersOf(fresh).forEach((scroller, i) => (scroller.scrollLeft = left[i] ?? 0));
+  const open = [...old.querySelectorAll("details[open]")].map(wordsOf);
+  for (const details of fresh.querySelectorAll("details")) {
+    if (details.open || !open.includes(wordsOf(details))) continue;
+    details.open = true;
+    details.dispatchEvent(new Event("toggle")); // what is made only when it is opened is there at once
+  }
+  if (old.matches(":hover")) carryLight(old, fresh);
+  const places = scrollersOf(old).map(({ scrollLeft, scrollTop }) => [scrollLeft, scrollTop]);
+  return () => scrollersOf(fresh).forEach((scroller, i) => scroller.scrollTo(...(places[i] ?? [0, 0])));
+}
+
+// Which details these are: those of other headings may have the same summary.
+function wordsOf(details) {
+  const heading = details.closest("li, section")?.querySelector("h2");
+  return `${heading?.textContent} ${details.querySelector("summary").textContent}`;
+}
+
+function carryLight(old, fresh) {
+  const lit = new Set([...old.querySelectorAll(".lit")].map(litName));
+  if (!old.querySelector(".dimmed")) return;
+  fresh.querySelector(".lineage")?.classList.add("dimmed");
+  for (const one of fresh.querySelectorAll(".node, .edge")) one.classList.toggle("lit", lit.has(litName(one)));
+}
+
+function litName({ dataset }) {
+  return dataset.key ?? dataset.edge;
 }
 
 function scrollersOf(part) {
-  return [...(part.matches(".scroller") ? [part] : []), ...part.querySelectorAll(".scroller")];
+  return [...(part.matches(SCROLLERS) ? [part] : []), ...part.querySelectorAll(SCROLLERS)];
 }
 
-function isSelected(node) {
+// A selection, a click that has begun and an open choice would be lost with the part.
+function isHeld(part) {
   const selection = document.getSelection();
-  return !selection.isCollapsed && selection.containsNode(node, true);
+  const { activeElement } = document;
+  return (
+    (!selection.isCollapsed && selection.containsNode(part, true)) ||
+    part.contains(pressed) ||
+    (activeElement?.localName === "select" && part.contains(activeElement))
+  );
 }
 
 // A name for each part: its id or class, and which of the same it is.

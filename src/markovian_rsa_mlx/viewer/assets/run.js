@@ -47,6 +47,14 @@ export class Run {
     return this.#sorted;
   }
 
+  // What the page of a trace shows of the others and of the run changes only with this.
+  get outline() {
+    const said = this.all().reduce((sum, trace) => sum + (trace.chars ? 1 : 0), 0);
+    return [this.traces.size, said, this.resumes.length, this.setup, this.selection, this.final, this.end]
+      .map((part) => (Number.isInteger(part) ? part : part !== null))
+      .join();
+  }
+
   trace(id) {
     return this.traces.get(id);
   }

@@ -41,7 +41,10 @@ export function completeAll() {
 
 function openAll() {
   const closed = [...document.querySelectorAll("main details:not([open])")];
-  closed.forEach((one) => (one.open = true));
+  for (const one of closed) {
+    one.open = true;
+    one.dispatchEvent(new Event("toggle")); // paper does not wait for the browser's own
+  }
   addEventListener("afterprint", () => closed.forEach((one) => (one.open = false)), { once: true });
 }
 
@@ -65,20 +68,33 @@ export function textView(text, marks = [], label = null) {
   });
   const view = h(
     "div",
-    { class: "text", role: label ? "region" : null, "aria-label": label, tabindex: label ? 0 : null },
+    {
+      class: "text",
+      role: label ? "region" : null,
+      "aria-label": label,
+      tabindex: label ? 0 : null,
+      "data-shows": sign(marks, maths), // the marks come later: by this a text with others is known to be another
+    },
     blocks,
   );
   view.addEventListener("copy", copyRaw);
   return view;
 }
 
-// Scroll to an offset of a text that `textView` shows.
-export function reveal(view, offset) {
-  const block = [...view.children].find((child) => offset >= child.from && offset < child.to);
-  if (!block) return;
+function sign(marks, maths) {
+  const words = marks.map(({ from, to, kind }) => `${from}-${to} ${kind}`);
+  return (maths ? ["maths", ...words] : words).join(", ") || null;
+}
+
+// Scroll to the place that was sought in a text of `main`; false: there is none.
+export function revealFound(main) {
+  const view = [...main.querySelectorAll(".text")].find((text) => text.found !== undefined);
+  const block = view && [...view.children].find((child) => view.found >= child.from && view.found < child.to);
+  if (!block) return false;
   complete(block);
   const target = block.querySelector("mark.found") ?? block;
   target.scrollIntoView({ block: "center" });
+  return true;
 }
 
 function copyRaw(event) {

@@ -7,7 +7,7 @@ import { partOf } from "./places.js";
 import { rebuildPrompt } from "./slim.js";
 import { sharedRuns } from "./spans.js";
 import { traceLink, verdictSign } from "./table.js";
-import { reveal, textView } from "./text.js";
+import { textView } from "./text.js";
 
 export async function tracePage(view, id, found = null) {
   const trace = view.run.trace(id);
@@ -172,7 +172,7 @@ function traceText(view, trace, text, shared, found) {
         .map((mark) => ({ ...mark, from: mark.from - from, to: mark.to - from })),
       label,
     );
-    if (found && found.at >= from && found.at < to) requestAnimationFrame(() => reveal(view_, found.at - from));
+    if (found && found.at >= from && found.at < to) view_.found = found.at - from;
     return view_;
   };
   const split = trace.answerAt !== null && trace.answerAt >= trace.reasoningEnd;

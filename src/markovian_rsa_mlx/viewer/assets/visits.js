@@ -6,8 +6,9 @@ export class Visits {
   constructor(main) {
     Object.assign(this, { main, left: new Map() });
     history.scrollRestoration = "manual";
-    this.arrive();
-    addEventListener("pagehide", () => history.replaceState({ entry: this.entry, place: this.here() }, ""));
+    this.place = this.arrive(); // of a page that is loaded again
+    const keep = () => history.replaceState({ entry: this.entry, place: this.here() }, "");
+    for (const end of ["beforeunload", "pagehide"]) addEventListener(end, keep); // to reload comes too early for the latter
   }
 
   here() {
