@@ -27,15 +27,16 @@ from .audit.events import (
     _BaseEvent,
 )
 from .config import RSAConfig
-from .method.answers import after_thinking, equal_text, extract_answer
+from .method.answers import after_thinking, extract_answer, normalise
 from .method.lineage import Lineage
-from .method.selection import Candidate, vote
 from .method.tails import split_thinking
 
 State = Literal["waiting", "queued", "running", "done", "cut off", "given up"]
 FINISHED: frozenset[State] = frozenset({"done", "cut off", "given up"})
 #: Seconds over which the speed is measured.
 _SPEED_WINDOW_S = 8.0
+#: Parents that are drawn for each trace that may be laid out (`Progress.most_rows`); a draw takes about a microsecond.
+_DRAWS_A_ROW = 50
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -65,14 +66,29 @@ class Row:
         return (self.tokens - self.tokens_before) / elapsed if elapsed > 0 else 0.0
 
 
+def tally(rows: Sequence[Row]) -> list[tuple[str, int]]:
+    """The vote over these rows' answers so far, the largest first, by plain text."""
+    classes: dict[str, list[str]] = {}
+    for row in rows:
+        if form := normalise(row.answer):
+            classes.setdefault(form, []).append(row.answer)
+    return sorted(((answers[0], len(answers)) for answers in classes.values()), key=lambda pair: -pair[1])
+
+
 @dataclass
 class Progress:
-    """The state of one run. `decode` (where the tokenizer is at hand) separates answer from thinking."""
+    """The state of one run. `decode` (where the tokenizer is at hand) separates answer from thinking.
+
+    A run's lineage gives the rows; with `most_rows` only where it has no more, else `unlisted` is at most how many
+    traces it has, and the rows that were there from the beginning stay alone.
+    """
 
     config: RSAConfig
     clock: Callable[[], float]
     decode: Decode | None = None
     rows: dict[str, Row] = field(default_factory=dict)
+    most_rows: int | None = None
+    unlisted: int = 0
     chosen: SelectionEvent | None = None
     finished: bool = False
     run_id: str = ""
@@ -114,14 +130,14 @@ class Progress:
 
     def rounds(self) -> Iterator[tuple[int, list[Row]]]:
         """The needed traces, round by round."""
-        for number in sorted({row.round for row in self.rows.values()}):
-            yield number, [row for row in self.rows.values() if row.round == number]
+        found: dict[int, list[Row]] = {}
+        for row in self.rows.values():
+            found.setdefault(row.round, []).append(row)
+        yield from sorted(found.items())
 
     def tally(self, round_number: int) -> list[tuple[str, int]]:
         """The vote over this round's answers so far, the largest first, by plain text."""
-        rows = [row for row in self.rows.values() if row.round == round_number and row.answer]
-        classes = vote([Candidate(row.trace_id, row.answer) for row in rows], equal_text).classes
-        return sorted(((members[0].answer, len(members)) for members in classes), key=lambda pair: -pair[1])
+        return tally([row for row in self.rows.values() if row.round == round_number])
 
     @property
     def total_tokens(self) -> int:
@@ -198,6 +214,11 @@ class Progress:
 
     def _lay_out(self, seed: int) -> None:
         lineage = Lineage.of(self.config, seed)
+        if self.most_rows is not None:
+            traces, draws = lineage.bounds()
+            if traces > self.most_rows or draws > self.most_rows * _DRAWS_A_ROW:
+                self.unlisted = traces
+                return
         for round_number, keys in lineage.needed().items():
             for key in keys:
                 parents = tuple(str(parent) for parent in lineage.parents(key))
@@ -217,7 +238,7 @@ class Progress:
         split = split_thinking(
             event.token_ids, markers, stopped=event.finish_reason == "eos", thinking=self.config.enable_thinking
         )
-        if not split.answer_ids:
+        if not split.answer_ids and (markers or self.decode is not None):  # else the text is all there is
             return ""
         if self.decode is not None:
             return extract_answer(self.decode(split.answer_ids), self.config.answer_kind)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+#: Larger figures come from damaged files only; they are written as what they are, beyond anything that is measured.
+_MOST = 10**18
+
 
 def count(number: float) -> str:
     """`16000` as `16,000`."""
+    if abs(number) >= _MOST:
+        return "over 10^18" if number > 0 else "under -10^18"
     return f"{number:,.0f}"
 
 
@@ -15,6 +20,8 @@ def amount(number: int, noun: str) -> str:
 
 def duration(seconds: float) -> str:
     """`4.2 s`, `3 min 05 s`, `2 h 10 min`."""
+    if seconds >= _MOST:
+        return f"{count(seconds)} s"
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -25,6 +32,8 @@ def duration(seconds: float) -> str:
 
 def size(byte_count: float) -> str:
     """Bytes in decimal units, as `memory_limit_gb` counts them."""
+    if abs(byte_count) >= _MOST:
+        return f"{count(byte_count)} B"
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if byte_count >= scale:
             return f"{byte_count / scale:.1f} {unit}"

@@ -89,15 +89,6 @@ def test_show_goes_as_far_as_the_file(lines: int, mrsa: Run, trail: Path) -> Non
     assert "torn" in ran.out
 
 
-def test_show_stops_at_damage_and_says_where(mrsa: Run, trail: Path) -> None:
-    lines = trail.read_text().splitlines(keepends=True)
-    lines[4] = "{}\n"
-    trail.write_text("".join(lines))
-    ran = mrsa("runs", "show", str(trail))
-    assert "What is 1+1?" in ran.out
-    assert "damaged: line 5" in ran.out
-
-
 def test_show_cleans_what_a_model_wrote(mrsa: Run, fake_model: Callable[..., None]) -> None:
     fake_model(boxed("2\x1b[2J\u202e", "so\r\x07"))
     mrsa("solve", "What\x1b[31m is 1+1?", *SMALL)

@@ -25,16 +25,20 @@ def descent_of(winner: str, parents: Parents, keys: Mapping[str, str]) -> Descen
     family = _with_ancestors(winner, parents)
     holders = {trace_id for trace_id in family if keys.get(trace_id, "") == key}
     carriers = _with_ancestors(winner, lambda trace_id: [p for p in parents(trace_id) if p in holders])
-    chain = [winner]
-    while before := [parent for parent in parents(chain[0]) if parent in holders and parent not in chain]:
-        chain.insert(0, before[0])
+    chain = {winner: None}  # backwards
+    while before := [parent for parent in parents(next(reversed(chain))) if parent in holders and parent not in chain]:
+        chain[before[0]] = None
     origins = [trace_id for trace_id in carriers if not holders & set(parents(trace_id))]
     lost = [t for t in family if t in keys and t not in holders and holders & set(parents(t))]
-    return Descent(tuple(chain), tuple(sorted(t for t in origins if t != chain[0])), tuple(sorted(lost)))
+    found = next(reversed(chain))
+    return Descent(tuple(reversed(chain)), tuple(sorted(t for t in origins if t != found)), tuple(sorted(lost)))
 
 
 def _with_ancestors(trace_id: str, parents: Parents) -> list[str]:
-    found = [trace_id]
-    for one in found:  # grows while it is walked through
-        found.extend(parent for parent in parents(one) if parent not in found)
-    return found
+    found, open_ends = {trace_id}, [trace_id]
+    for one in open_ends:  # grows while it is walked through
+        for parent in parents(one):
+            if parent not in found:
+                found.add(parent)
+                open_ends.append(parent)
+    return open_ends

@@ -48,10 +48,11 @@ def show(
 
     Settings, rounds with their votes, the winner's lineage, the tails it read, mishaps; as far as the file goes.
     """
+    from ..viewer.reading import read_trail
     from .story import tell
 
     path = store.find_run(run)
-    print(clean(tell(path, store.read_run(path), full, model_stats)))
+    print(clean(tell(path, read_trail(path), full, model_stats)))
 
 
 def verify(

@@ -1,196 +1,152 @@
-"""`mrsa runs show`: a run's story as text, from its file alone, as far as the file goes."""
+"""`mrsa runs show`: a run's story as text, from its file alone. What is there is told, what is missing is said."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..audit.history import RunHistory
 from ..audit.verify.figures import check_stats
 from ..audit.verify.ledger import Broken
-from ..method.answers import normalise
+from ..method.answers import extract_answer
 from ..models.routing_report import describe
-from ..progress import FINISHED, Progress, Row
-from ..store import Reading, is_being_written
-from .descent import descent_of
+from ..progress import Row, tally
+from ..store import is_being_written
+from ..viewer.reading import Trail
+from .story_gaps import gaps, problems
+from .story_lineage import descent_lines, lineage_lines
+from .story_settings import settings_line
 from .text import amount, clean, count, duration, one_line, size
+from .told import told_by
 
 #: Rows of a round, and lines of a question or tail, that are shown unless all are asked for.
 _ROWS, _LINES = 12, 6
+#: What the states of a run under way mean once its file is all there is.
+_STATES: dict[str, str] = {"running": "interrupted", "waiting": "not begun"}
+_NOT_RECORDED = "not recorded"
 
 
-def tell(path: Path, reading: Reading, full: bool, model_stats: bool = False) -> str:
-    """The whole story; ends early, and says so, where the file is damaged."""
-    return "\n".join(_Story(path, reading, full, model_stats).lines())
+def tell(path: Path, trail: Trail, full: bool, model_stats: bool = False) -> str:
+    """The whole story, and at its end what is wrong with the file and what it lacks."""
+    return "\n".join(_Story(path, trail, full, model_stats).lines())
 
 
 class _Story:
-    def __init__(self, path: Path, reading: Reading, full: bool, model_stats: bool) -> None:
-        self.path, self.reading, self.full, self.model_stats = path, reading, full, model_stats
-        self.problem = reading.problem
-        self.history = RunHistory()
-        self.progress: Progress | None = None
-        for number, event in enumerate(reading.events, start=1):
-            try:
-                self.history.add(event)
-            except ValueError as error:
-                self.problem = f"line {number}: {error}"
-                break
-            if self.progress is None and self.history.start is not None:
-                self.progress = Progress(self.history.start.config, lambda: 0.0)
-            if self.progress is not None:
-                self.progress.handle(event)
+    def __init__(self, path: Path, trail: Trail, full: bool, model_stats: bool) -> None:
+        self.path, self.trail, self.full, self.model_stats = path, trail, full, model_stats
+        self.told = told_by(trail)
+        self.history = self.told.history
+        self.running = not self.history.finished and is_being_written(path)
 
     def lines(self) -> Iterator[str]:
-        if self.progress is None or self.history.start is None:
-            yield f"{self.path}: damaged, {self.problem or 'it holds no run_start'}."
-            return
         yield from self._heading()
-        yield from self._rounds(self.progress)
+        yield from self._rounds()
         yield from self._choice()
-        yield from self._lineage(self.progress)
+        yield from descent_lines(self.told)
+        yield from lineage_lines(self.told)
+        yield from self._tails()
         yield from self._mishaps()
         if self.model_stats:
             yield from self._model_stats()
-        if self.problem:
-            word = "The last line is torn, as a crash leaves it" if self.reading.torn else "The file is damaged"
-            yield f"\n{word}: {clean(self.problem)}."
+        yield from problems(self.trail, self.full)
+        yield from gaps(self.told, self.running)
 
     def _heading(self) -> Iterator[str]:
-        start, setup, config = self.history.start, self.history.setup, None
-        assert start is not None
-        config = start.config
-        state = "finished" if self.history.finished else "unfinished"
-        if not self.history.finished and is_being_written(self.path):
-            state = "running"
-        yield f"Run {clean(start.run_id)}, {state}: {self.path}"
-        yield f"begun      {start.created_at[:19].replace('T', ' ')} UTC, {self._sittings()}"
-        engine = f", {setup.engine} {setup.engine_version}, {setup.dtype}" if setup else ""
-        yield f"model      {clean(start.model_id)}, quantization {clean(start.quantization)}{clean(engine)}"
-        seed = f", seed {setup.seed}" if setup else ""
-        yield (
-            f"settings   T={config.rounds} N={config.population} C={config.aggregation_size} "
-            f"beta={count(config.thinking_tokens)} tau={count(config.tail_limit)} final={count(config.final_tokens)} "
-            f"F={config.final_count}, carry {config.carry}, {config.answer_selection}{seed}"
-        )
-        peak = self.history.end.peak_memory_bytes if self.history.end else 0
-        memory = f", peak memory {size(peak)}" if peak else ""
-        tokens = amount(self.history.generated_tokens, "token")
-        yield f"cost       {tokens} in {duration(self.history.elapsed_s)}{memory}"
-        yield "question"
-        yield from self._block(start.prompt)
+        start, setup = self.history.start, self.history.setup
+        state = "finished" if self.history.finished else "running" if self.running else "unfinished"
+        yield f"Run {_known(start.run_id if start else self.trail.run_id)}, {state}: {self.path}"
+        if start is not None:
+            begun = f"{_when(start.created_at)} UTC" if start.created_at else _NOT_RECORDED
+            yield f"begun      {begun}, {self._sittings()}"
+            engine = f", {one_line(f'{setup.engine} {setup.engine_version}, {setup.dtype}', 200)}" if setup else ""
+            yield f"model      {_known(start.model_id)}, quantization {_known(start.quantization)}{engine}"
+            yield f"settings   {settings_line(self.told)}"
+        end = self.history.end
+        memory = f", peak memory {size(end.peak_memory_bytes)}" if end and end.peak_memory_bytes else ""
+        tokens = end.total_generated_tokens if end else self.history.generated_tokens
+        yield f"cost       {amount(tokens, 'token')} in {duration(self.history.elapsed_s)}{memory}"
+        if start is not None:
+            yield "question"
+            yield from self._block(start.prompt)
 
     def _sittings(self) -> str:
         resumes = len(self.history.resumes)
         return f"resumed {amount(resumes, 'time')}" if resumes else "in one sitting"
 
-    def _rounds(self, progress: Progress) -> Iterator[str]:
-        for number, rows in progress.rounds():
-            ended = [row for row in rows if row.state in FINISHED]
-            votes = ", ".join(f"{one_line(answer, 30)} ×{members}" for answer, members in progress.tally(number)[:6])
+    def _rounds(self) -> Iterator[str]:
+        for number, rows in self.told.rounds:
+            ended = [row for row in rows if self.told.ended(row)]
+            votes = ", ".join(f"{one_line(answer, 30)} ×{members}" for answer, members in tally(rows)[:6])
             tokens = amount(sum(row.tokens for row in rows), "token")
             yield f"\nround {number}: {len(ended)} of {amount(len(rows), 'trace')}, {tokens}; {votes or 'no answers'}"
             shown = rows if self.full else rows[:_ROWS]
-            yield from (self._row(progress, row) for row in shown)
+            yield from (self._row(row) for row in shown)
             if len(shown) < len(rows):
                 yield f"  ... and {len(rows) - len(shown)} more (--full)"
 
-    def _row(self, progress: Progress, row: Row) -> str:
-        state = progress.state(row)
-        state_shown = "interrupted" if state == "running" else "not begun" if state in ("waiting", "queued") else state
-        past = self.history.traces.get(row.trace_id)
-        read = " ".join(past.parent_ids if past else [])
+    def _row(self, row: Row) -> str:
+        state, tokens = _STATES.get(row.state, row.state), count(row.tokens)
+        if self.told.unrecorded(row):
+            state, tokens = "ended", tokens if row.tokens else "?"
+        read = " ".join(one_line(parent) for parent in self.told.parents(row.trace_id))
         answer = f"  answer {one_line(row.answer, 40)}" if row.answer else ""
         reads = f"  reads {read}" if read else ""
-        return f"  {row.trace_id}  {state_shown:<11} {count(row.tokens):>7} tokens{reads}{answer}"
+        return f"  {one_line(row.trace_id)}  {state:<11} {tokens:>7} tokens{reads}{answer}"
 
     def _choice(self) -> Iterator[str]:
-        selection, final = self.history.selection, self.history.final
-        if selection is None:
-            yield "\nNo answer was chosen yet."
-            return
-        tally = ", ".join(
-            f"{one_line(self._answer_of(members[0]), 30)} ×{votes}"
+        if self.history.selection is not None:
+            yield from self._selection()
+        elif self.history.final is not None:
+            yield from self._final()
+        else:
+            yield "\nNo answer was chosen yet." if not self.history.finished else "\nThe file names no answer."
+        if self.history.final is not None:
+            yield "text"
+            yield from self._block(self.history.final.final_text)
+
+    def _selection(self) -> Iterator[str]:
+        selection = self.history.selection
+        assert selection is not None
+        answers = dict(zip(selection.candidate_trace_ids, selection.answers, strict=False))
+        votes = ", ".join(
+            f"{one_line(answers.get(members[0], '?'), 30)} ×{votes}"
             for members, votes in zip(selection.classes, selection.tally, strict=False)
             if members
         )
         tie = ", a tie" if selection.tie else ""
-        zero = selection.round_zero
+        zero = {name: value for name, value in selection.round_zero.items() if isinstance(value, str | int)}
         free = one_line(str(zero.get("answer") or "no answer"))
-        how = f"of {selection.chosen_trace_id} ({selection.answer_selection})"
+        votes_of = f"{one_line(str(zero.get('votes', 0)))} of {one_line(str(zero.get('traces', 0)))} traces"
+        how = f"of {one_line(selection.chosen_trace_id)} ({selection.answer_selection})"
         yield f"\nanswer     {one_line(selection.answer) or 'none'}, {how}"
-        yield f"tally      {tally or 'no answers'}{tie}"
-        yield f"round 0    {free}, {zero.get('votes', 0)} of {zero.get('traces', 0)} traces, a free vote"
-        if final is not None:
-            yield "text"
-            yield from self._block(final.final_text)
+        yield f"tally      {votes or 'no answers'}{tie}"
+        yield f"round 0    {free}, {votes_of}, a free vote"
 
-    def _answer_of(self, trace_id: str) -> str:
-        assert self.history.selection is not None
-        answers = dict(zip(self.history.selection.candidate_trace_ids, self.history.selection.answers, strict=False))
-        return answers.get(trace_id, "?")
+    def _final(self) -> Iterator[str]:
+        """The choice of a file without a selection: its text, or its trace, has the answer."""
+        final = self.history.final
+        assert final is not None
+        row = self.told.rows.get(final.final_trace_id)
+        answer = extract_answer(final.final_text, self.told.config.answer_kind) or (row.answer if row else "")
+        how = f"of {one_line(final.final_trace_id)} ({final.answer_selection})"
+        yield f"\nanswer     {one_line(answer) or 'none'}, {how}"
+        yield f"tally      {_NOT_RECORDED}: there is no selection in the file"
 
-    def _lineage(self, progress: Progress) -> Iterator[str]:
-        if self.history.selection is None or self.history.selection.chosen_trace_id not in progress.rows:
-            return
-        generation = [self.history.selection.chosen_trace_id]
-        yield from self._descent(progress, generation[0])
-        if self._parents(generation[0]):
-            yield "\nlineage of the winner"
-        seen = set(generation)
-        while generation:
-            parents: list[str] = []
-            for trace_id in generation:
-                read = self._parents(trace_id)
-                if read:
-                    said = ", ".join(f"{parent} ({self._said(progress, parent)})" for parent in read)
-                    yield f"  {trace_id} read {said}"
-                parents += [parent for parent in read if parent not in parents]
-            generation = [parent for parent in parents if parent not in seen]  # a damaged trail can lead in circles
-            seen.update(generation)
-        for parent in self._parents(self.history.selection.chosen_trace_id):
+    def _tails(self) -> Iterator[str]:
+        for parent in self.told.parents(self.told.chosen or ""):
             past = self.history.traces.get(parent)
             if past is not None and (tail := past.tail) is not None:
-                yield f"\ntail of {parent}, {amount(tail.tail_tokens, 'token')}, as the winner read it"
+                yield f"\ntail of {one_line(parent)}, {amount(tail.tail_tokens, 'token')}, as the winner read it"
                 yield from self._block(tail.tail_text, end=True)
 
-    def _descent(self, progress: Progress, winner: str) -> Iterator[str]:
-        keys = self._answer_keys(progress)
-        descent = descent_of(winner, self._parents, keys)
-        if descent is None or len({row.round for row in progress.rows.values()}) < 2:
-            return
-        yield "\nhow it came about"
-        found, *readers = descent.chain
-        yield f"  {found} found it" + ("" if not self._parents(found) else ", though no tail that it read had it")
-        yield from (f"  {reader} read that tail and answered the same" for reader in readers)
-        if descent.found_anew:
-            yield f"  found anew by {', '.join(descent.found_anew)}"
-        if descent.lost:
-            said = ", ".join(f"{trace_id} ({self._said(progress, trace_id)})" for trace_id in descent.lost)
-            yield f"  read in a tail and not taken over by {said}"
-
-    def _answer_keys(self, progress: Progress) -> dict[str, str]:
-        """What is equal for equal answers: the selection's classes decide, elsewhere the normalised text."""
-        keys = {row.trace_id: normalise(row.answer) for row in progress.rows.values() if row.state in FINISHED}
-        classes = self.history.selection.classes if self.history.selection else []
-        same = {keys.get(t, ""): keys.get(members[0], "") for members in classes for t in members}
-        return {trace_id: same.get(key, key) for trace_id, key in keys.items()}
-
-    def _parents(self, trace_id: str) -> list[str]:
-        past = self.history.traces.get(trace_id)
-        return past.parent_ids if past else []
-
-    def _said(self, progress: Progress, trace_id: str) -> str:
-        row = progress.rows.get(trace_id)
-        return one_line(row.answer, 12) if row is not None and row.answer else "no answer"
-
     def _mishaps(self) -> Iterator[str]:
-        notes = [f"resumed {event.created_at[:19].replace('T', ' ')} UTC" for event in self.history.resumes]
-        notes += [f"{retry.trace_id} tried again: {one_line(retry.message, 160)}" for retry in self.history.retries]
-        notes += [f"{error.stage}: {one_line(error.message, 200)}" for error in self.history.errors]
+        notes = [f"resumed {_when(event.created_at)} UTC" for event in self.history.resumes]
+        notes += [
+            f"{one_line(retry.trace_id)} tried again: {one_line(retry.message, 160)}" for retry in self.history.retries
+        ]
+        notes += [f"{one_line(error.stage)}: {one_line(error.message, 200)}" for error in self.history.errors]
         if notes:
             yield "\nmishaps"
-            yield from (f"  {clean(note)}" for note in notes)
+            yield from (f"  {note}" for note in notes)
 
     def _model_stats(self) -> Iterator[str]:
         event = self.history.model_stats
@@ -200,7 +156,7 @@ class _Story:
         try:
             check_stats(event.stats)
         except Broken as broken:
-            yield f"\nThe model stats are damaged: {clean(str(broken))}."
+            yield f"\nThe model stats are damaged: {one_line(str(broken), 200)}."
             return
         yield "\nmodel stats"
         yield from (f"  {line}" for line in describe(event.stats).splitlines())
@@ -217,3 +173,12 @@ class _Story:
         yield from (f"  | {line}" for line in (lines[-_LINES:] if end else lines[:_LINES]))
         if not end:
             yield left_out
+
+
+def _known(text: str) -> str:
+    """A name that a file gives, on one line."""
+    return one_line(text, 200) or _NOT_RECORDED
+
+
+def _when(created_at: str) -> str:
+    return one_line(created_at[:19].replace("T", " "))

@@ -120,6 +120,16 @@ class Lineage:
             return ()
         return draw_parents(self.seed, key, self.population, self.aggregation_size)
 
+    def bounds(self) -> tuple[int, int]:
+        """The most traces that can be needed, and the most parents drawn for them; told without a draw."""
+        wanted, draws = self.final_count, 0
+        traces = wanted + (self.last is not None)
+        for _ in range(self.rounds):
+            draws += wanted * self.aggregation_size
+            wanted = min(wanted * self.aggregation_size, self.population)
+            traces += wanted
+        return traces, draws
+
     def needed(self) -> dict[int, tuple[TraceKey, ...]]:
         """The traces to generate, by round: the final candidates and their ancestors, in index order."""
         wanted = {self.rounds: set(self.finals)}

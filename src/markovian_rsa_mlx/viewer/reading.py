@@ -43,6 +43,10 @@ class Trail:
     def question(self) -> str:
         return next((str(line["prompt"]) for line in self.lines if line["event"] == "run_start"), "")
 
+    @property
+    def run_id(self) -> str:
+        return next((str(line["run_id"]) for line in self.lines if line["event"] in EVENT_TYPES), "")
+
 
 def read_trail(path: Path) -> Trail:
     """Read a file. Raises `AuditError` where nothing in it is an event of a run."""
