@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+#: Settings by the symbols that the field writes for them.
+SYMBOLS = {
+    "rounds": "T",
+    "population": "N",
+    "aggregation_size": "C",
+    "thinking_tokens": "beta",
+    "tail_tokens": "tau",
+    "final_tokens": "final",
+}
 #: Larger figures come from damaged files only; they are written as what they are, beyond anything that is measured.
 _MOST = 10**18
 

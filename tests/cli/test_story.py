@@ -6,26 +6,13 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from markovian_rsa_mlx import RSAConfig
 
+from ..viewer.trails import FIXED, Lines
 from .conftest import SMALL, Run
-
-Lines = list[dict[str, Any]]
-FIXED = (
-    "run_start",
-    "generation_start",
-    "trace_complete",
-    "tail_extracted",
-    "aggregation_prompt",
-    "round_complete",
-    "final",
-    "run_end",
-    "error",
-)
 
 
 @pytest.fixture

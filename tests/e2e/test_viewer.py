@@ -14,7 +14,7 @@ import pytest
 
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.method.lineage import Lineage
-from tests.viewer.trails import lines_of, small_run, write_lines
+from tests.viewer.trails import FIXED, lines_of, small_run, write_lines
 
 from .viewer_browser import Watched, watch, write_page
 
@@ -459,17 +459,7 @@ def test_a_damaged_and_a_foreign_file_are_shown(chrome: Browser, trail: Path, tm
     shown = watch(chrome.new_context(), write_page(damaged, tmp_path / "d.html"))
     assert "Line 7" in shown.page.locator(".problems").inner_text()
     shown.check()
-    fixed = {
-        "run_start",
-        "generation_start",
-        "trace_complete",
-        "tail_extracted",
-        "aggregation_prompt",
-        "round_complete",
-        "final",
-        "run_end",
-    }
-    foreign = [line for line in lines_of(trail) if line["event"] in fixed]
+    foreign = [line for line in lines_of(trail) if line["event"] in FIXED]
     shown = open_lines(chrome, tmp_path, [*foreign, {"event": "theirs", "run_id": foreign[0]["run_id"]}])
     text = shown.page.locator("main").inner_text()
     assert "There is no run_setup" in text

@@ -18,7 +18,7 @@ from markovian_rsa_mlx.viewer.assets import asset, program
 from markovian_rsa_mlx.viewer.slim import find_tail, units
 
 from .pages import blocks, data, texts
-from .trails import large_run, lines_of, said, small_run, write_lines
+from .trails import FIXED, large_run, lines_of, said, small_run, write_lines
 
 
 @pytest.fixture(scope="module")
@@ -259,15 +259,7 @@ def test_a_question_survives_settings_that_are_refused(path: Path, tmp_path: Pat
 
 def test_the_nine_fixed_events_alone_make_a_page(path: Path, tmp_path: Path) -> None:
     """What another program writes: no setup, no clock, no selection."""
-    fixed = {
-        "run_start",
-        "generation_start",
-        "trace_complete",
-        "tail_extracted",
-        "aggregation_prompt",
-        "round_complete",
-    }
-    lines = [line for line in lines_of(path) if line["event"] in {*fixed, "final", "run_end", "error"}]
+    lines = [line for line in lines_of(path) if line["event"] in FIXED]
     lines.append({"event": "their_own", "run_id": lines[0]["run_id"], "payload": HOSTILE})
     page = page_of(write_lines(tmp_path / "foreign.jsonl", lines))
     assert not data(page)["about"]["problems"]

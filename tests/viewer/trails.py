@@ -16,6 +16,20 @@ from tests.fakes import FakeBackend, boxed
 from tests.runs import run, small
 
 Lines = list[dict[str, Any]]
+#: The events that any program writes: no setup, no clock, no selection.
+FIXED = frozenset(
+    [
+        "run_start",
+        "generation_start",
+        "trace_complete",
+        "tail_extracted",
+        "aggregation_prompt",
+        "round_complete",
+        "final",
+        "run_end",
+        "error",
+    ]
+)
 Says = Callable[[TraceRequest, random.Random], str]
 
 

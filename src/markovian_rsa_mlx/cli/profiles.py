@@ -9,15 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from ..config import FIELD_NAMES, PROFILES, RSAConfig
+from ..wording import SYMBOLS
 from .text import table
 
 _HEADS = {
-    "rounds": "T",
-    "population": "N",
-    "aggregation_size": "C",
-    "thinking_tokens": "beta",
-    "tail_tokens": "tau",
-    "final_tokens": "final",
+    **SYMBOLS,
     "final_temperature": "temp*",
     "final_top_p": "top-p*",
     "final_top_k": "top-k*",

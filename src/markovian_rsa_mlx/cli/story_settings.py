@@ -5,19 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ..config import FIELD_NAMES
+from ..wording import SYMBOLS
 from .text import count, one_line
 from .told import Told
 
 #: The settings that are told, by the name that the line has for them; beta, tau and the like are token counts.
-_SYMBOLS = {
-    "rounds": "T",
-    "population": "N",
-    "aggregation_size": "C",
-    "thinking_tokens": "beta",
-    "tail_tokens": "tau",
-    "final_tokens": "final",
-    "final_candidates": "F",
-}
+_SYMBOLS = {**SYMBOLS, "final_candidates": "F"}
 #: Settings of another program that are told beside them.
 _MOST_UNKNOWN = 8
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
+from ...wording import SYMBOLS as METHOD_SYMBOLS
 from ...wording import percent_range
 from ..intervals import Interval
 from ..results import Cell, Method
@@ -20,12 +21,7 @@ BADGES: Final = {
 }
 #: Settings by their symbols, in the order in which the field writes them.
 SYMBOLS: Final = {
-    "rounds": "T",
-    "population": "N",
-    "aggregation_size": "C",
-    "thinking_tokens": "beta",
-    "tail_tokens": "tau",
-    "final_tokens": "final",
+    **METHOD_SYMBOLS,
     "carry": "carry",
     "temperature": "temperature",
     "top_p": "top-p",
