@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from markovian_rsa_mlx import RSAConfig
+from markovian_rsa_mlx.cli.told import Told, told_by
+from markovian_rsa_mlx.viewer import read_trail
 
 from ..viewer.trails import FIXED, Lines
 from .conftest import SMALL, Run
@@ -220,3 +222,21 @@ def test_what_is_no_trail_is_refused_in_a_sentence(content: bytes, mrsa: Run, tm
     ran = mrsa("runs", "show", str(path))
     assert (ran.code, ran.out) == (1, "")
     assert "is no audit trail" in ran.err
+
+
+def test_settings_nested_too_deeply_are_no_bug(trail: Path, tmp_path: Path) -> None:
+    """What could just be parsed cannot be quoted from a few calls further down."""
+    start, begun, *_ = foreign(trail)
+    start["config"]["rounds"] = "@"
+    path = tmp_path / "deep.jsonl"
+    for depth in range(700, 1_000, 5):
+        write(path, [start, begun])
+        path.write_text(path.read_text().replace('"@"', "[" * depth + "]" * depth))
+        read = read_trail(path)
+        told = further_down(30, lambda read=read: told_by(read))
+        assert len(told.rows) == 1
+        assert told.refused or told.history.start is None
+
+
+def further_down(calls: int, do: Callable[[], Told]) -> Told:
+    return further_down(calls - 1, do) if calls else do()

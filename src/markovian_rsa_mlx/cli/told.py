@@ -94,7 +94,7 @@ def _event(raw: Raw, told: Told) -> _BaseEvent:
     told.settings = raw["config"]
     try:
         return event_from_dict(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         told.refused = True
         return event_from_dict({**raw, "config": _usable(raw["config"])})
 
@@ -105,7 +105,7 @@ def _usable(settings: Raw) -> dict[str, Any]:
     for name in ("answer_kind", "enable_thinking"):
         try:
             usable[name] = getattr(RSAConfig(**{name: settings[name]}), name)
-        except (KeyError, ConfigError):
+        except (KeyError, ConfigError, RecursionError):
             continue
     return usable
 

@@ -127,7 +127,7 @@ def _read(number: int, piece: bytes, torn: bool) -> tuple[Raw | None, list[Probl
 def _check(number: int, raw: Raw) -> tuple[Raw | None, list[Problem]]:
     try:
         event_from_dict(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # what is wrong is quoted, and may be nested too deeply for that
         usable = _readable_start(raw)
         return usable, [Problem(number, str(error), shown=usable is not None)]
     return raw, []
