@@ -12,8 +12,10 @@ import warnings
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from starlette.responses import JSONResponse, Response
 
 from markovian_rsa_mlx.audit import (
     ErrorEvent,
@@ -350,6 +352,19 @@ def test_a_server_whose_random_streams_are_one_is_refused(serve: Serve) -> None:
     with pytest.raises(UpstreamError, match="--upstream-seeds always"):
         asyncio.run(in_time(connected(server.url, seeds="never")))
     asyncio.run(in_time(connected(server.url, seeds="always")))
+
+
+def test_a_server_that_refuses_the_trial_is_quoted(serve: Serve) -> None:
+    server = serve(Choosy("chat"))
+    with pytest.raises(UpstreamError, match=r"neither texts nor chats .*chat/completions answers 400 \(only sums\)"):
+        asyncio.run(in_time(connected(server.url)))
+
+
+class Choosy(FakeUpstream):
+    """Chats about its own subject alone."""
+
+    def problem(self, path: str, body: dict[str, Any]) -> Response | None:
+        return super().problem(path, body) or JSONResponse({"error": {"message": "only sums"}}, 400)
 
 
 class Stuck(random.Random):

@@ -60,6 +60,29 @@ def test_only_problems_that_both_have_count(weak: Results, strong: Results) -> N
     assert "2 problems of the second that the other lacks, left out" in found.differing
 
 
+def test_scores_tokens_and_difference_are_of_the_same_problems(weak: Results, strong: Results) -> None:
+    """Some of the runs failed in one, some in the other; harder problems take more tokens."""
+
+    def longer(results: Results, *failed: int) -> Results:
+        cells = tuple(
+            replace(
+                cell,
+                records=tuple(
+                    replace(r, generated_tokens=8 * r.index, error="out of order" if r.index in failed else "")
+                    for r in cell.records
+                ),
+            )
+            for cell in results.cells
+        )
+        return replace(results, cells=cells)
+
+    found = juxtapose(longer(weak, *range(10)), longer(strong, *range(25, 30)))
+    single = next(pair for pair in found.pairs if pair.method == "single")
+    assert single.comparison.problems == 15
+    assert single.second.mean - single.first.mean == pytest.approx(single.comparison.difference.mean)
+    assert single.first_tokens == single.second_tokens == pytest.approx(sum(range(10, 25)) / 15)
+
+
 def test_a_place_that_holds_another_problem_is_no_pair(weak: Results, strong: Results) -> None:
     renamed = tuple(
         Cell(c.name, c.config, tuple(replace(r, problem_id="another") if r.index == 4 else r for r in c.records))

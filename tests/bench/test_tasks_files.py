@@ -232,6 +232,17 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         load_task(str(tmp_path / "gone.csv"), {}, 0)
 
 
+@pytest.mark.parametrize("spec", ["./countdown", "../countdown", "~/no/countdown", "/no/countdown"])
+def test_a_path_that_is_not_there(spec: str) -> None:
+    with pytest.raises(TaskError, match=f"^There is no file or folder '{re.escape(spec)}'\\.$"):
+        load_task(spec, {}, 0)
+
+
+def test_a_folder_without_problems_has_no_revisions(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=r"give a folder or a file that has problems\.$"):
+        load_task(str(tmp_path), {}, 0)
+
+
 def test_answers_are_compared_by_value_or_as_text(tmp_path: Path) -> None:
     path = write(tmp_path / "set.jsonl", [{"problem": "p", "answer": "1/2"}])
     task = load_task(str(path), {}, 0)

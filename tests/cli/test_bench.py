@@ -68,6 +68,7 @@ def test_one_command_gives_the_table_and_the_files(bench: Run, tmp_path: Path) -
     assert "markovian less delethink" in ran.out
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"results.json", "results.csv", "results.parquet"}
     assert "3 of 3 problems" in ran.err
+    assert "left" not in ran.err.splitlines()[-3]
 
 
 def test_the_same_command_does_nothing_twice(bench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +130,7 @@ def test_a_failure_is_told_and_is_the_exit_code(
     assert "1 run failed" in ran.err
     backend.fail = None
     other = mrsa(*line, "--methods", "markovian", "--resume-only-failed")
-    assert (other.code, "no results of these methods" in other.err) == (2, True)
+    assert (other.code, "measured other methods, or nothing; ask for its methods" in other.err) == (2, True)
     assert mrsa(*line, "--resume-only-failed").code == 0
     assert len(results(tmp_path)["cells"][0]["records"]) == 3
 
@@ -217,6 +218,7 @@ def test_a_grid_runs_every_point(bench: Run, tmp_path: Path) -> None:
     ran = bench("--grid", str(file))
     assert ran.code == 0
     assert "C=5 is left out" in ran.err
+    assert "C=5 is left out" in bench("--grid", str(file), "--quiet").err
     assert [cell["name"] for cell in results(tmp_path)["cells"]] == ["parallel", "markovian C=1", "markovian C=2"]
 
 

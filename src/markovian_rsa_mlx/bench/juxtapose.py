@@ -6,7 +6,7 @@ Pure but for `read_folder`. Problems are the same where the task and the problem
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,21 @@ from typing import Any
 from ..errors import ConfigError, TaskError
 from .intervals import Interval, interval
 from .results import Comparison, Method, Results, problem_scores, results_from_dict
-from .statistics import difference, holm, paired
-from .tabulate import comparison
+from .statistics import difference, holm
+from .tabulate import comparison, generated_tokens
 from .tasks.options import problems_of
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A method in both: its scores on the problems that both have, and what the second's are above the first's."""
+    """A method in both, on the problems on which it has a score in both: its scores, what the second's are above the
+    first's, and its tokens."""
 
     method: str
     first: Interval
     second: Interval
     comparison: Comparison  #: of "A" and "B"
-    first_tokens: float  #: generated tokens a problem, over all problems of its benchmark
+    first_tokens: float  #: generated tokens a problem
     second_tokens: float
 
 
@@ -62,28 +63,26 @@ def juxtapose(first: Results, second: Results) -> Juxtaposition:
     """Raises `ConfigError` where nothing can be compared: other problems, or no method in both."""
     both = _common_problems(first, second)
     names = [method.name for method in first.methods if method.name in {other.name for other in second.methods}]
-    scores = [(name, _scores(first, name, both), _scores(second, name, both)) for name in names]
-    told = [(name, a, b) for name, a, b in scores if a.keys() & b.keys()]
+    told = [(name, *pair) for name in names if (pair := _scores(first, second, name, both))[0]]
     if not told:
         raise ConfigError(
             f"The two benchmarks have no method in common that was run on the same problems: "
             f"{_listed(first.methods)} there, {_listed(second.methods)} here."
         )
-    found = [(name, *paired(a, b)) for name, a, b in told]
-    differences = [difference(a, b, comparisons=len(found)) for _, a, b in found]
+    differences = [difference(list(a.values()), list(b.values()), comparisons=len(told)) for _, a, b in told]
     adjusted = holm([each.test.p_value for each in differences])
     return Juxtaposition(
         len(both),
         tuple(
             Pair(
                 name,
-                interval(a),
-                interval(b),
+                interval(list(a.values())),
+                interval(list(b.values())),
                 comparison("A", "B", each, p),
-                _tokens(first, name),
-                _tokens(second, name),
+                _tokens(first, name, a.keys()),
+                _tokens(second, name, b.keys()),
             )
-            for (name, a, b), each, p in zip(found, differences, adjusted, strict=True)
+            for (name, a, b), each, p in zip(told, differences, adjusted, strict=True)
         ),
         tuple(_differing(first, second, names, len(both))),
         tuple(method.name for method in first.methods if method.name not in names),
@@ -130,13 +129,17 @@ def _settings(first: Results, second: Results, name: str) -> str:
     return ", ".join(f"{key} {here.get(key)} and {there.get(key)}" for key in sorted(differing))
 
 
-def _scores(results: Results, name: str, indices: set[int]) -> Mapping[int, float]:
-    found = problem_scores(results, results.method(name))
-    return {index: score for index, score in found.items() if index in indices}
+def _scores(first: Results, second: Results, name: str, indices: set[int]) -> tuple[dict[int, float], dict[int, float]]:
+    """The method's scores on those of the problems on which it has one in both, in one order."""
+    here, there = (problem_scores(results, results.method(name)) for results in (first, second))
+    both = sorted(here.keys() & there.keys() & indices)
+    return {index: here[index] for index in both}, {index: there[index] for index in both}
 
 
-def _tokens(results: Results, name: str) -> float:
-    return next((row.generated_tokens for row in results.table if row.method == name), 0.0)
+def _tokens(results: Results, name: str, indices: Set[int]) -> float:
+    """Generated tokens a problem, on these."""
+    method = results.method(name)
+    return generated_tokens(method, results.cell_of(method), indices)
 
 
 def _ids(results: Results) -> dict[int, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from itertools import combinations
 from operator import attrgetter
 from statistics import fmean
@@ -62,14 +62,24 @@ def comparison(first: str, second: str, told: Difference, p_adjusted: float) -> 
     )
 
 
+def generated_tokens(method: Method, cell: Cell, problems: Set[int]) -> float:
+    """Mean over these problems, epochs averaged first; at least one has a run that did not fail."""
+    records = [record for record in cell.records if not record.error and record.index in problems]
+    return _share(method, cell, records) * _mean(records, lambda record: record.generated_tokens)
+
+
+def _share(method: Method, cell: Cell, records: Sequence[Record]) -> float:
+    """A single trace costs one of those that its score was averaged over, and has a time of its own."""
+    return 1 / records[0].rounds[cell.final_round].traces if method.one_trace else 1.0
+
+
 def _row(method: Method, cell: Cell) -> Row | None:
     records = [record for record in cell.records if not record.error]
     if not records:
         return None
     rounds = tuple(_round(number, records) for number in range(len(records[0].rounds)))
     final = rounds[cell.final_round]
-    # A single trace costs one of those that its score was averaged over, and has a time of its own.
-    share = 1 / records[0].rounds[cell.final_round].traces if method.one_trace else 1.0
+    share = _share(method, cell, records)
     seconds = attrgetter("trace_s" if method.one_trace else "wall_s")
     return Row(
         method=method.name,

@@ -62,12 +62,14 @@ def carry_out(wanted: Wanted) -> int:
         order, path = make_order(wanted, task, engine.served)
         if wanted.choice.embedded and (warning := check_embedded(order.problems)):
             say(f"warning: {warning}")
-        if not wanted.quiet:
-            _tell(wanted, order, path)
+        _tell(wanted, order, path)
         with Folder(path, order.identity, fresh=wanted.fresh) as folder:
             sitting = Sitting.begin(order, folder)
             if wanted.only_failed and not sitting.records:
-                raise ConfigError(f"{path} holds no results of these methods; leave --resume-only-failed out.")
+                raise ConfigError(
+                    f"The last command in {path} measured other methods, or nothing; ask for its methods, or leave "
+                    "--resume-only-failed out."
+                )
             units, stopped = sitting.missing(only_failed=wanted.only_failed), False
             try:
                 if units:
@@ -106,11 +108,13 @@ def _save(wanted: Wanted, sitting: Sitting, path: Path) -> None:
 
 
 def _tell(wanted: Wanted, order: Order, path: Path) -> None:
-    configs = order.plan.configs
-    runs = len(order.problems) * order.epochs * len(configs)
-    say(f"{order.task.name}: {amount(len(order.problems), 'problem')}, {amount(runs, 'run')}, seed {order.seed}.")
-    say(f"Model {order.model}; settings: {', '.join(configs)}.")
-    say(f"Results: {path}")
+    """What is about to be run, unless quiet; warnings in any case."""
+    if not wanted.quiet:
+        configs = order.plan.configs
+        runs = len(order.problems) * order.epochs * len(configs)
+        say(f"{order.task.name}: {amount(len(order.problems), 'problem')}, {amount(runs, 'run')}, seed {order.seed}.")
+        say(f"Model {order.model}; settings: {', '.join(configs)}.")
+        say(f"Results: {path}")
     for note in order.plan.notes:
         say(f"warning: {note}")
     for warning in wanted.config.warnings(published_model=not wanted.choice.embedded):

@@ -73,7 +73,7 @@ def status_line(progress: BenchProgress) -> str:
         f"{count(progress.tokens_per_s)} tok/s",
         amount(progress.generated_tokens, "token"),
         duration(progress.elapsed_s),
-        *([f"about {duration(left)} left"] if left is not None else []),
+        *([f"about {duration(left)} left"] if left else []),
         *([f"{progress.failed} failed"] if progress.failed else []),
     ]
     return " · ".join(parts)

@@ -50,14 +50,18 @@ async def identify(wire: Wire, upstream: Upstream, codec: Codec | None) -> tuple
     about = await _about(wire, entry)
     model = str(entry["id"])
     codec = codec or choose_codec(upstream, model, wire, about.props)
+    refusals: list[str] = []
     for dialect in _candidates(about):
         name = "mlx_lm.server" if isinstance(dialect, MLXServerDialect) else about.name
         identity = Identity(model, name, about.version, dialect, about.context_length, about.rows)
         prompt = _trial_prompt(codec, identity)
-        reply = await _trial(wire, dialect, prompt)
+        reply = await _trial(wire, dialect, prompt, refusals)
         if reply is not None:
             return await _check_tokenizer(wire, identity, prompt, reply, codec), codec
-    raise UpstreamError(f"{wire.url} completes neither texts nor chats as OpenAI's protocol has it; check the URL.")
+    cause = f" ({refusals[-1]})" if refusals else ""
+    raise UpstreamError(
+        f"{wire.url} completes neither texts nor chats as OpenAI's protocol has it{cause}; check the URL."
+    )
 
 
 async def check_independence(wire: Wire, identity: Identity, codec: Codec, seeded: bool) -> float:
@@ -144,8 +148,11 @@ def _trial_prompt(codec: Codec, identity: Identity) -> Ask:
     return Ask(identity.model, ids, sent, chat, True, 2, Sampling(), eos_ids=tuple(codec.eos_ids))
 
 
-async def _trial(wire: Wire, dialect: Dialect, ask: Ask) -> Reply | None:
-    """The reply to a short question, None where the server does not speak so."""
+async def _trial(wire: Wire, dialect: Dialect, ask: Ask, refusals: list[str] | None = None) -> Reply | None:
+    """The reply to a short question, None where the server does not speak so.
+
+    `refusals` takes what a route that is there says against the question.
+    """
 
     async def once() -> Reply:
         reply = Reply(ask.sampling)
@@ -155,7 +162,11 @@ async def _trial(wire: Wire, dialect: Dialect, ask: Ask) -> Reply | None:
 
     try:
         reply = await patiently(once)
-    except (Unsupported, Misread):
+    except Misread:
+        return None
+    except Unsupported as refusal:
+        if refusals is not None and refusal.of_request:
+            refusals.append(str(refusal))
         return None
     return None if dialect.gives_ids and not reply.ids else reply
 

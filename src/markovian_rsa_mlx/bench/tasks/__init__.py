@@ -65,6 +65,8 @@ def load_task(spec: str, options: Mapping[str, str], seed: int) -> Task:
         if not path.is_file():
             raise TaskError(f"There is no file {spec!r}.")
         return _answered(path.name, [path], options)
+    if spec.startswith((".", "/", "~")) and not path.exists():  # no name, but `./name` has the form of an id
+        raise TaskError(f"There is no file or folder {spec!r}.")
     if known is None and not path.is_dir() and not _HUB_ID.fullmatch(spec):
         return _procedural(spec, options, seed)
     if known is None and (path / "bench.json").is_file():

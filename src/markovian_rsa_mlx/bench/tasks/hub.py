@@ -33,6 +33,7 @@ class Dataset:
     name: str
     files: Sequence[str]
     get: Callable[[str], Path]
+    is_folder: bool = False  #: the user's own, not the hub's
 
 
 def on_hub(repo: str, revision: str | None) -> Dataset:
@@ -68,17 +69,16 @@ def on_hub(repo: str, revision: str | None) -> Dataset:
 def in_folder(folder: Path, name: str | None = None) -> Dataset:
     """A folder with a data set's files, as a download of it is."""
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return Dataset(name or str(folder), files, lambda file: folder / file)
+    return Dataset(name or str(folder), files, lambda file: folder / file, is_folder=name is None)
 
 
 def data_files(dataset: Dataset, subset: str | None, split: str | None) -> list[Path]:
     """The local files with the rows of one split of one subset, in order. Raises `TaskError` or `ConfigError`."""
     splits = _splits(dataset, subset)
     if not splits:
-        raise TaskError(
-            f"{dataset.name} has no file that can be read ({', '.join(READERS)}); its revision refs/convert/parquet "
-            f"often has: {dataset.name}@refs/convert/parquet."
-        )
+        elsewhere = f"its revision refs/convert/parquet often has: {dataset.name}@refs/convert/parquet"
+        told = "give a folder or a file that has problems" if dataset.is_folder else elsewhere
+        raise TaskError(f"{dataset.name} has no file that can be read ({', '.join(READERS)}); {told}.")
     if split is None:
         found = list(splits) if len(splits) == 1 else [name for name in _PREFERRED if name in splits][:1]
         if not found:
