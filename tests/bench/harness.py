@@ -89,7 +89,7 @@ def bench(
         progress = sitting.progress(units, time.monotonic)
         if stop_after is not None:
             progress.on_problem = lambda problem, epoch, records: me.cancel() if stop_after(records) else None
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             await sitting.run(units, backend or FakeBackend(coin), equal_text, progress, at_once)
 
     wanted = wanted or order()
