@@ -559,6 +559,9 @@ def test_a_lineage_that_is_too_large_is_not_drawn(
 def test_back_leads_to_where_the_reader_was(shown: Watched) -> None:
     page = shown.page
     shown.go("#/")
+    page.wait_for_function(
+        "() => mrsa.view.kept.size === document.querySelectorAll('.edge').length"
+    )  # nothing moves now
     link = page.locator("#traces tbody a").last
     link.scroll_into_view_if_needed()
     top, held = page.evaluate("scrollY"), link.get_attribute("href")
