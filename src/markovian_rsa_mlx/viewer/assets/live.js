@@ -16,7 +16,6 @@ export async function openLive({ about, fields }, makeApp) {
   const run = new Run();
   const slimmer = new Slimmer(texts);
   const reader = new LineReader(fields);
-  about.problems = reader.problems;
   const url = `${about.base}/v1/runs/${encodeURIComponent(about.run_id)}`;
   const trail = async () => download(`${about.run_id}.jsonl`, await (await ask(`${url}/trail`)).blob());
   const app = makeApp(new View(run, texts, about), trail);
@@ -28,6 +27,7 @@ export async function openLive({ about, fields }, makeApp) {
     } catch (error) {
       reader.note(number, `it cannot be taken in (${error.message})`, false);
     }
+    about.problems = reader.problems();
     about.seen = number;
     app.soon();
   };

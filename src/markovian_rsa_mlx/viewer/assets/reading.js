@@ -8,22 +8,24 @@ const TEXTS = ["run_id", "model_id", "quantization", "prompt", "created_at"];
 export class LineReader {
   // `fields` are {event: {field: type}}, the types in the words of the design document.
   constructor(fields) {
-    Object.assign(this, { fields, problems: [], lines: 0, runId: null, foreign: 0, stranger: null, rounds: new Map() });
+    Object.assign(this, { fields, noted: [], runId: null, foreign: 0, rounds: new Map() });
   }
 
-  // The object of a line, as far as it can be shown; null: it is left out. `problems` says what was wrong.
+  // What was wrong with the lines so far; what concerns no line stands last.
+  problems() {
+    if (!this.foreign) return this.noted;
+    const said = this.foreign === 1 ? "1 line belongs" : `${this.foreign} lines belong`;
+    return [...this.noted, { line: 0, reason: `${said} to another run`, shown: false }];
+  }
+
+  // The object of a line, as far as it can be shown; null: it is left out.
   read(data, number) {
-    this.lines++;
     const raw = this.sound(data, number);
     return raw === null || this.isForeign(raw) ? null : this.withoutLater(raw, number);
   }
 
   note(line, reason, shown) {
-    const problem = { line, reason, shown };
-    const last = this.problems.at(-1) === this.stranger && this.stranger ? this.problems.pop() : null;
-    this.problems.push(problem);
-    if (last) this.problems.push(last); // what concerns no line stands last
-    return problem;
+    this.noted.push({ line, reason, shown });
   }
 
   sound(data, number) {
@@ -71,8 +73,6 @@ export class LineReader {
     if (this.runId === null && this.knows(raw.event)) this.runId = raw.run_id || null;
     if (this.runId === null || (raw.run_id ?? this.runId) === this.runId) return false;
     this.foreign++;
-    this.stranger ??= this.note(0, "", false);
-    this.stranger.reason = `${this.foreign === 1 ? "1 line belongs" : `${this.foreign} lines belong`} to another run`;
     return true;
   }
 
@@ -103,7 +103,7 @@ function isObject(value) {
   return value !== null && typeof value === "object" && !Array.isArray(value);
 }
 
-export function hasType(value, type) {
+function hasType(value, type) {
   if (type.startsWith("list[")) return Array.isArray(value) && value.every((one) => hasType(one, type.slice(5, -1)));
   if (type.startsWith("dict[str, "))
     return isObject(value) && Object.values(value).every((one) => hasType(one, type.slice(10, -1)));

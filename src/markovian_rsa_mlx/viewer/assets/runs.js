@@ -2,9 +2,10 @@
 
 import { announce, applyTheme, refusal, skipLink, themeSwitch } from "./chrome.js";
 import { amount, count, h, said } from "./dom.js";
-import { fill, focusIn, refocus, renew } from "./renew.js";
+import { fill, refocus, renew } from "./renew.js";
 import { ask } from "./stream.js";
 import { unpack } from "./texts.js";
+import { Visits } from "./visits.js";
 
 const AGAIN_MS = 5000;
 const PAGE = 20;
@@ -12,14 +13,9 @@ const MOST = 100; // of one request
 
 class Runs {
   constructor(about) {
-    const { wanted, place } = history.state ?? {}; // Back leads to where the reader was
-    Object.assign(this, { about, main: document.getElementById("main"), wanted: wanted ?? PAGE, place, turn: 0 });
-    history.scrollRestoration = "manual";
-    const keep = () => {
-      const place = { y: window.scrollY, focus: focusIn(this.main) };
-      history.replaceState({ wanted: this.wanted, place }, "");
-    };
-    for (const end of ["beforeunload", "pagehide"]) addEventListener(end, keep);
+    const main = document.getElementById("main");
+    const { place } = new Visits(main, () => ({ wanted: this.wanted }));
+    Object.assign(this, { about, main, place, wanted: place?.wanted ?? PAGE, turn: 0 });
   }
 
   async show() {

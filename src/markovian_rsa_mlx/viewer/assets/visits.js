@@ -3,8 +3,9 @@
 import { focusIn } from "./renew.js";
 
 export class Visits {
-  constructor(main) {
-    Object.assign(this, { main, left: new Map() });
+  // `more()` is what else is kept with a place.
+  constructor(main, more = () => ({})) {
+    Object.assign(this, { main, more, left: new Map() });
     history.scrollRestoration = "manual";
     this.place = this.arrive(); // of a page that is loaded again
     const keep = () => history.replaceState({ entry: this.entry, place: this.here() }, "");
@@ -12,7 +13,7 @@ export class Visits {
   }
 
   here() {
-    return { y: window.scrollY, focus: focusIn(this.main) };
+    return { y: window.scrollY, focus: focusIn(this.main), ...this.more() };
   }
 
   // Another entry is shown from now on: where the reader was in it, null for a new one.
