@@ -35,8 +35,6 @@ State = Literal["waiting", "queued", "running", "done", "cut off", "given up"]
 FINISHED: frozenset[State] = frozenset({"done", "cut off", "given up"})
 #: Seconds over which the speed is measured.
 _SPEED_WINDOW_S = 8.0
-#: Parents that are drawn for each trace that may be laid out (`Progress.most_rows`); a draw takes about a microsecond.
-_DRAWS_A_ROW = 50
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -67,7 +65,7 @@ class Row:
 
 
 def tally(rows: Sequence[Row]) -> list[tuple[str, int]]:
-    """The vote over these rows' answers so far, the largest first, by plain text."""
+    """The vote over these rows' answers so far, the largest first, by plain text; one pass over any number."""
     classes: dict[str, list[str]] = {}
     for row in rows:
         if form := normalise(row.answer):
@@ -79,16 +77,15 @@ def tally(rows: Sequence[Row]) -> list[tuple[str, int]]:
 class Progress:
     """The state of one run. `decode` (where the tokenizer is at hand) separates answer from thinking.
 
-    A run's lineage gives the rows; with `most_rows` only where it has no more, else `unlisted` is at most how many
-    traces it has, and the rows that were there from the beginning stay alone.
+    A run's lineage gives the rows, unless it is not to be laid out: the rows that were there from the beginning then
+    stay alone.
     """
 
     config: RSAConfig
     clock: Callable[[], float]
     decode: Decode | None = None
     rows: dict[str, Row] = field(default_factory=dict)
-    most_rows: int | None = None
-    unlisted: int = 0
+    lays_out: bool = True
     chosen: SelectionEvent | None = None
     finished: bool = False
     run_id: str = ""
@@ -213,12 +210,9 @@ class Progress:
                 self.finished, self.trouble, self._ended_s = True, "", self.clock()
 
     def _lay_out(self, seed: int) -> None:
+        if not self.lays_out:
+            return
         lineage = Lineage.of(self.config, seed)
-        if self.most_rows is not None:
-            traces, draws = lineage.bounds()
-            if traces > self.most_rows or draws > self.most_rows * _DRAWS_A_ROW:
-                self.unlisted = traces
-                return
         for round_number, keys in lineage.needed().items():
             for key in keys:
                 parents = tuple(str(parent) for parent in lineage.parents(key))

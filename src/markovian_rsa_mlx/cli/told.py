@@ -20,12 +20,14 @@ from ..audit.history import RunHistory
 from ..audit.reader import UnknownEvent, event_from_dict
 from ..config import RSAConfig
 from ..errors import ConfigError
-from ..method.lineage import TraceKey
+from ..method.lineage import Lineage, TraceKey
 from ..progress import FINISHED, Progress, Row
 from ..viewer.reading import Raw, Trail
 
 #: A run that may need more traces is not laid out: only those that its trail mentions are listed.
 MOST_TRACES = 4_000
+#: Nor one for which more parents would be drawn; a draw takes about a microsecond.
+_MOST_DRAWS = 50 * MOST_TRACES
 
 
 @dataclass
@@ -69,22 +71,29 @@ def told_by(trail: Trail) -> Told:
     """Take in all lines of a trail."""
     told = Told()
     events = [_event(raw, told) for raw in trail.lines]
-    start = next((event for event in events if isinstance(event, RunStartEvent)), None)
-    drawable = start is not None and not told.refused
-    config = start.config if start is not None else RSAConfig()
+    configs = [event.config for event in events if isinstance(event, RunStartEvent)]
+    drawable = bool(configs) and not told.refused
+    too_many = max(map(_too_many, configs), default=0)
     rows = {trace_id: Row(trace_id, number, (), 0) for trace_id, number in _mentioned(events).items()}
-    progress = Progress(config, lambda: 0.0, rows=rows, most_rows=MOST_TRACES if drawable else 0)
+    config = configs[0] if configs else RSAConfig()
+    progress = Progress(config, lambda: 0.0, rows=rows, lays_out=drawable and not too_many)
     for event in events:
         told.history.add(event)
         progress.handle(event)
         if isinstance(event, UnknownEvent):
             told.unknown[event.EVENT_NAME] += 1
-    told.unlisted = progress.unlisted if drawable and progress.unlisted > len(rows) else 0
+    told.unlisted = too_many if drawable and told.history.setup is not None and too_many > len(rows) else 0
     told.rows = {row.trace_id: row for row in sorted(rows.values(), key=_place)}
     progress.rows = told.rows
     told.rounds = list(progress.rounds())
     told._ended = set(_must_have_ended(told.history))
     return told
+
+
+def _too_many(config: RSAConfig) -> int:
+    """At most how many traces a run has that is not laid out; 0 if it is."""
+    traces, draws = Lineage.of(config, seed=0).bounds()  # the same for every seed
+    return traces if traces > MOST_TRACES or draws > _MOST_DRAWS else 0
 
 
 def _event(raw: Raw, told: Told) -> _BaseEvent:
