@@ -66,3 +66,11 @@ def fake_model(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     install(boxed(2, "1+1"), boxed(0, "1-1"), boxed(2, "so"))
     return install
+
+
+@pytest.fixture
+def trail(mrsa: Run, fake_model: object, home: Path) -> Path:
+    """A finished run in its usual place: traces r0-00 and r0-02 (answer 2 both), which r1-00 (2) read."""
+    assert mrsa("solve", "What is 1+1?", *SMALL).code == 0
+    (path,) = (home / "runs").glob("*.jsonl")
+    return path

@@ -17,14 +17,6 @@ from ..fakes import CharacterCodec, boxed
 from .conftest import SMALL, Run
 
 
-@pytest.fixture
-def trail(mrsa: Run, fake_model: object, home: Path) -> Path:
-    """A finished run in its usual place."""
-    assert mrsa("solve", "What is 1+1?", *SMALL).code == 0
-    (path,) = (home / "runs").glob("*.jsonl")
-    return path
-
-
 def run_id(path: Path) -> str:
     return str(json.loads(path.read_text().splitlines()[0])["run_id"])
 

@@ -13,25 +13,8 @@ from markovian_rsa_mlx import RSAConfig
 from markovian_rsa_mlx.cli.told import Told, told_by
 from markovian_rsa_mlx.viewer import read_trail
 
-from ..viewer.trails import FIXED, Lines
-from .conftest import SMALL, Run
-
-
-@pytest.fixture
-def trail(mrsa: Run, fake_model: object, home: Path) -> Path:
-    """A finished run: traces r0-00 and r0-02 (answer 2 both), which r1-00 (2) read."""
-    assert mrsa("solve", "What is 1+1?", *SMALL).code == 0
-    (path,) = (home / "runs").glob("*.jsonl")
-    return path
-
-
-def lines_of(path: Path) -> Lines:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def write(path: Path, lines: Lines) -> str:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return str(path)
+from ..viewer.trails import FIXED, Lines, lines_of, write_lines
+from .conftest import Run
 
 
 def foreign(path: Path) -> Lines:
@@ -42,7 +25,7 @@ def foreign(path: Path) -> Lines:
 @pytest.fixture
 def show(mrsa: Run, tmp_path: Path) -> Callable[..., str]:
     def told(lines: Lines, *options: str) -> str:
-        ran = mrsa("runs", "show", write(tmp_path / "odd.jsonl", lines), *options)
+        ran = mrsa("runs", "show", str(write_lines(tmp_path / "odd.jsonl", lines)), *options)
         assert (ran.code, ran.err) == (0, "")
         return ran.out
 
@@ -230,7 +213,7 @@ def test_settings_nested_too_deeply_are_no_bug(trail: Path, tmp_path: Path) -> N
     start["config"]["rounds"] = "@"
     path = tmp_path / "deep.jsonl"
     for depth in range(700, 1_000, 5):
-        write(path, [start, begun])
+        write_lines(path, [start, begun])
         path.write_text(path.read_text().replace('"@"', "[" * depth + "]" * depth))
         read = read_trail(path)
         told = further_down(30, lambda read=read: told_by(read))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -109,10 +109,15 @@ class _NotJSON(ValueError):
     """A line that is no JSON object at all, as a torn one is."""
 
 
+def strict_json(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] = dict) -> Any:
+    """`json.loads` without NaN, infinities and numbers that would become one. Raises ValueError, RecursionError."""
+    return json.loads(text, object_pairs_hook=pairs, parse_constant=_refuse, parse_float=_finite)
+
+
 def parse_line(line: bytes) -> dict[str, Any]:
     """The JSON object of a line. Raises ValueError: also for keys that stand twice, NaN, infinity, lone surrogates."""
     try:
-        raw = json.loads(line.decode(), object_pairs_hook=_unique, parse_constant=refuse, parse_float=finite)
+        raw = strict_json(line.decode(), _unique)
         if b"\\u" in line:  # an escape can smuggle in what UTF-8 cannot hold
             json.dumps(raw, ensure_ascii=False).encode()
     except _DoubleKey:
@@ -213,13 +218,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def refuse(constant: str) -> None:
-    """For `json.loads`: NaN and the infinities, which JSON does not know."""
+def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
-def finite(number: str) -> float:
-    """For `json.loads`: a number that is too large for a float would become an infinity."""
+def _finite(number: str) -> float:
     value = float(number)
     if math.isinf(value):
         raise ValueError(f"{_short(number)} is too large a number")

@@ -22,14 +22,12 @@ from .plan import Plan, plan_of
 from .request import parse, shortened
 from .room import room_behind
 from .service import RUN_ID_HEADER, Service, result_of
-from .sse import object_event
+from .sse import KEEP_ALIVE_S, object_event
 from .stream import ChatStream, ChatWatcher
 
 _log = logging.getLogger(__name__)
 #: Seconds that a stream waits for its first piece before it commits itself to status 200.
 FIRST_PIECE_S = 5.0
-#: Seconds between two comments that keep an idle stream's connection open.
-KEEP_ALIVE_S = 10
 
 
 async def chat_completions(request: Request) -> Response:
@@ -39,7 +37,7 @@ async def chat_completions(request: Request) -> Response:
     if asked.model is not None and not service.knows_model(asked.model):
         raise RequestError(
             404,
-            f"There is no model {shortened(repr(asked.model))} here; served is {service.model_names[0]!r}.",
+            f"There is no model {shortened(repr(asked.model))} here; served is {service.model_name!r}.",
             "model_not_found",
             "model",
         )
@@ -60,7 +58,7 @@ async def _at_once(request: Request, service: Service, plan: Plan, run: ActiveRu
     finally:
         run.cancel("client")
         work.cancel()
-    answer = Answer(plan, result, service.backend.codec, service.model_names[0])
+    answer = Answer(plan, result, service.backend.codec, service.model_name)
     return JSONResponse(answer.completion().to_json(), headers={RUN_ID_HEADER: run.run_id})
 
 

@@ -19,12 +19,11 @@ from ..store import is_being_written
 from .errors import RequestError
 from .runs import run_id_of, stored_path
 from .service import Service
-from .sse import line_event
+from .sse import KEEP_ALIVE_S, line_event
 
 #: Seconds between two looks at a growing file, and bytes read at a time.
 POLL_S = 0.1
 _CHUNK = 1 << 20
-KEEP_ALIVE_S = 10
 
 
 async def run_events(request: Request) -> Response:

@@ -11,9 +11,9 @@ from starlette.routing import BaseRoute, Route
 from ..viewer import Policy, live_page, runs_page
 from .bare import HEADERS, bare_page
 from .errors import RequestError
-from .follow import KEEP_ALIVE_S
 from .login import login
 from .runs import run_id_of, stored_path
+from .sse import KEEP_ALIVE_S
 
 
 def pages_routes() -> list[BaseRoute]:

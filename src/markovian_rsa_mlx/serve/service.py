@@ -52,8 +52,13 @@ class Service:
 
     @property
     def model_names(self) -> tuple[str, ...]:
-        """What clients may call the model; the first stands in answers."""
+        """What the model is listed as."""
         return self.settings.names or (self._own_name(),)
+
+    @property
+    def model_name(self) -> str:
+        """What the model is called in answers."""
+        return self.model_names[0]
 
     def knows_model(self, name: str) -> bool:
         """Whether clients may call the model so."""

@@ -10,6 +10,8 @@ from typing import Any
 
 from sse_starlette import ServerSentEvent
 
+#: Seconds between two comments that keep an idle stream's connection open.
+KEEP_ALIVE_S = 10
 _BREAKS = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}
 
 

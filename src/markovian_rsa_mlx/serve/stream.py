@@ -107,9 +107,7 @@ class ChatStream:
         """Server-sent events; an error is one of them, and then there is no [DONE]."""
         async for piece in self._pieces():
             yield self._of_piece(piece)
-        answer = Answer(
-            self._plan, await result_of(self._run), self._service.backend.codec, self._service.model_names[0]
-        )
+        answer = Answer(self._plan, await result_of(self._run), self._service.backend.codec, self._service.model_name)
         answer.check()
         if answer.stopped and self._watcher.answered:
             raise RequestError(503, "A budget stopped the run in the middle of the answer.", "stopped")
@@ -164,7 +162,7 @@ class ChatStream:
             id=completion_id(self._run.run_id),
             object="chat.completion.chunk",
             created=self._created,
-            model=self._service.model_names[0],
+            model=self._service.model_name,
             choices=choices,
             **extras,
         )

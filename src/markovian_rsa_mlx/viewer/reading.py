@@ -6,13 +6,12 @@ there; a person who looks at a file wants to see the rest of it.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..audit.events import EVENT_TYPES
-from ..audit.reader import event_from_dict, finite, parse_line, read_bytes, refuse
+from ..audit.reader import event_from_dict, parse_line, read_bytes, strict_json
 from ..errors import AuditError
 from ..method.lineage import TraceKey
 
@@ -136,7 +135,7 @@ def _check(number: int, raw: Raw) -> tuple[Raw | None, list[Problem]]:
 def _rescue(piece: bytes) -> Raw | None:
     """A line with broken characters in otherwise sound JSON."""
     try:
-        raw = json.loads(piece.decode("utf-8", "replace"), parse_constant=refuse, parse_float=finite)
+        raw = strict_json(piece.decode("utf-8", "replace"))
         event_from_dict(raw)
     except (ValueError, RecursionError, AttributeError):
         return None
