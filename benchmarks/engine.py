@@ -26,19 +26,19 @@ from mlx_lm.sample_utils import make_sampler
 
 from markovian_rsa_mlx import MarkovianRSAOrchestrator, RSAConfig, RunResult, reasoner
 from markovian_rsa_mlx.audit.events import RunSetupEvent
-from markovian_rsa_mlx.backends.base import TraceRequest
-from markovian_rsa_mlx.backends.mlx import MLXBackend
-from markovian_rsa_mlx.backends.mlx.prefix import PrefixStore
-from markovian_rsa_mlx.backends.mlx.sampler import Draw, draw_tokens
+from markovian_rsa_mlx.backends.base import GenerationRequest
+from markovian_rsa_mlx.backends.mlx import MLXEngine
+from markovian_rsa_mlx.backends.mlx.batch import Draw, draw_tokens
+from markovian_rsa_mlx.backends.mlx.prefix_cache import PrefixCache
 from markovian_rsa_mlx.config import Sampling
 from markovian_rsa_mlx.method.lineage import Lineage, TraceKey, trace_seed
 from markovian_rsa_mlx.method.tails import Tail, split_thinking, take_tail
 from markovian_rsa_mlx.reasoner import puzzles
-from markovian_rsa_mlx.run.setup import Prompts
+from markovian_rsa_mlx.run.session import Prompts
 
 CONFIG = RSAConfig.embedded().replace(population=16, aggregation_size=4, rounds=2, final_candidates=1)
 Ids = tuple[int, ...]
-GenerateRound = Callable[[Sequence[TraceRequest]], list[Ids]]
+GenerateRound = Callable[[Sequence[GenerationRequest]], list[Ids]]
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Silent:
 class RowSampler:
     """Our seeded draw in the form mlx-lm calls: one row, one token a call."""
 
-    def __init__(self, request: TraceRequest) -> None:
+    def __init__(self, request: GenerationRequest) -> None:
         self._request, self._position = request, 0
 
     def __call__(self, logprobs: mx.array) -> mx.array:
@@ -79,10 +79,10 @@ class Baselines:
         self.model, self.tokenizer = load(path)[:2]
         self.eos = set(self.tokenizer.eos_token_ids)
 
-    def one_after_another(self, requests: Sequence[TraceRequest]) -> list[Ids]:
+    def one_after_another(self, requests: Sequence[GenerationRequest]) -> list[Ids]:
         return [self._single(request) for request in requests]
 
-    def batched(self, requests: Sequence[TraceRequest]) -> list[Ids]:
+    def batched(self, requests: Sequence[GenerationRequest]) -> list[Ids]:
         """`batch_generate` as it comes: one stock sampler for all."""
         response = batch_generate(
             self.model,
@@ -94,7 +94,7 @@ class Baselines:
         )
         return [tuple(ids) for ids in response.token_ids]
 
-    def bare_loop(self, requests: Sequence[TraceRequest]) -> list[Ids]:
+    def bare_loop(self, requests: Sequence[GenerationRequest]) -> list[Ids]:
         """`BatchGenerator` with one seeded sampler a row."""
         rows = len(requests)
         generator = BatchGenerator(
@@ -113,7 +113,7 @@ class Baselines:
         generator.close()
         return [tuple(ids[uid]) for uid in uids]
 
-    def _single(self, request: TraceRequest) -> Ids:
+    def _single(self, request: GenerationRequest) -> Ids:
         ids: list[int] = []
         prompt = mx.array(request.prompt_token_ids)
         sampler = RowSampler(request)
@@ -125,10 +125,10 @@ class Baselines:
 
 
 def run_rounds(
-    codec: Any, setup: RunSetupEvent, seed: int, keys: dict[int, Sequence[TraceKey]], run: GenerateRound
+    tokenizer: Any, setup: RunSetupEvent, seed: int, keys: dict[int, Sequence[TraceKey]], run: GenerateRound
 ) -> int:
     """A run with a barrier after each round, generating `keys`; returns the generated tokens."""
-    lineage, prompts = Lineage.of(CONFIG, seed), Prompts(codec, setup)
+    lineage, prompts = Lineage.of(CONFIG, seed), Prompts(tokenizer, setup)
     tails: dict[TraceKey, Tail] = {}
     tokens = 0
     for t in sorted(keys):
@@ -138,12 +138,12 @@ def run_rounds(
             prompt = prompts.aggregation([tails[p] for p in parents]) if parents else prompts.round_zero
             sampling = CONFIG.sampling(final=t == CONFIG.rounds)
             requests.append(
-                TraceRequest(str(key), (), prompt.token_ids, CONFIG.budget(t), trace_seed(seed, key), sampling)
+                GenerationRequest(str(key), (), prompt.token_ids, CONFIG.budget(t), trace_seed(seed, key), sampling)
             )
         for key, ids in zip(keys[t], run(requests), strict=True):
             tokens += len(ids)
-            split = split_thinking(ids, codec.end_of_thinking, stopped=ids[-1] in codec.eos_ids)
-            tails[key] = take_tail(split.reasoning_ids, CONFIG.tail_limit, codec.control_ids, codec.decode)
+            split = split_thinking(ids, tokenizer.end_of_thinking, stopped=ids[-1] in tokenizer.eos_ids)
+            tails[key] = take_tail(split.reasoning_ids, CONFIG.tail_limit, tokenizer.control_ids, tokenizer.decode)
     return tokens
 
 
@@ -176,7 +176,7 @@ def compare_runs(orchestrator: MarkovianRSAOrchestrator, plain: Baselines, seeds
 
 def one_run_each(orchestrator: MarkovianRSAOrchestrator, plain: Baselines, seed: int) -> dict[str, Cost]:
     """One problem, one seed, every way."""
-    codec, question = orchestrator.backend.codec, puzzles.demo_puzzle(seed).question
+    tokenizer, question = orchestrator.backend.tokenizer, puzzles.demo_puzzle(seed).question
     found: list[RunResult] = []
 
     def ours() -> int:
@@ -189,9 +189,9 @@ def one_run_each(orchestrator: MarkovianRSAOrchestrator, plain: Baselines, seed:
     mx.random.seed(seed)  # of the stock sampler
     sequential = plain.one_after_another
     costs = {
-        "a one after another, all": measured(lambda: run_rounds(codec, setup, seed, all_keys(), sequential)),
-        "b one after another, needed": measured(lambda: run_rounds(codec, setup, seed, needed, sequential)),
-        "c batch_generate, all": measured(lambda: run_rounds(codec, setup, seed, all_keys(), plain.batched)),
+        "a one after another, all": measured(lambda: run_rounds(tokenizer, setup, seed, all_keys(), sequential)),
+        "b one after another, needed": measured(lambda: run_rounds(tokenizer, setup, seed, needed, sequential)),
+        "c batch_generate, all": measured(lambda: run_rounds(tokenizer, setup, seed, all_keys(), plain.batched)),
     }
     assert costs["b one after another, needed"].tokens == mine.tokens, "not the same traces"
     again = measured(ours)  # before and after, since the machine's pace drifts
@@ -205,21 +205,22 @@ def ratios(part: Sequence[Cost], ours: Sequence[Cost]) -> tuple[float, float]:
     return statistics.median(a.wall / b.wall for a, b in pairs), statistics.median(a.cpu / b.cpu for a, b in pairs)
 
 
-def compare_loops(backend: MLXBackend, plain: Baselines, repeats: int) -> None:
+def compare_loops(backend: MLXEngine, plain: Baselines, repeats: int) -> None:
     """(d): the engine against a bare `BatchGenerator` loop, same requests and draws."""
-    prompt = tuple(backend.codec.encode(puzzles.demo_puzzle(1).question))
+    prompt = tuple(backend.tokenizer.encode(puzzles.demo_puzzle(1).question))
     ours, bare = [], []
     for repeat in range(repeats):
         requests = [
-            TraceRequest(f"r0-{i:02d}", (), prompt, 96, 1000 * repeat + i, Sampling()) for i in range(CONFIG.population)
+            GenerationRequest(f"r0-{i:02d}", (), prompt, 96, 1000 * repeat + i, Sampling())
+            for i in range(CONFIG.population)
         ]
         found: list[list[Ids]] = []
 
-        def engine(requests: Sequence[TraceRequest] = requests, found: list[list[Ids]] = found) -> int:
+        def engine(requests: Sequence[GenerationRequest] = requests, found: list[list[Ids]] = found) -> int:
             found.append(generate(backend, requests))
             return sum(map(len, found[-1]))
 
-        def loop(requests: Sequence[TraceRequest] = requests, found: list[list[Ids]] = found) -> int:
+        def loop(requests: Sequence[GenerationRequest] = requests, found: list[list[Ids]] = found) -> int:
             found.append(plain.bare_loop(requests))
             return sum(map(len, found[-1]))
 
@@ -235,9 +236,9 @@ def compare_loops(backend: MLXBackend, plain: Baselines, repeats: int) -> None:
     )
 
 
-def sampler_seconds(rows: int, backend: MLXBackend, repeats: int = 100) -> tuple[float, float]:
+def sampler_seconds(rows: int, backend: MLXEngine, repeats: int = 100) -> tuple[float, float]:
     """Median seconds of one draw for all rows, together and row by row."""
-    size = max(backend.codec.control_ids) + 1
+    size = max(backend.tokenizer.control_ids) + 1
     logprobs = mx.random.normal((rows, size), key=mx.random.key(0))
     draws = [Draw(row, 7, Sampling()) for row in range(rows)]
     ways = (
@@ -255,15 +256,16 @@ def sampler_seconds(rows: int, backend: MLXBackend, repeats: int = 100) -> tuple
     return medians[0], medians[1]
 
 
-def compare_prefill(backend: MLXBackend, repeats: int, rows: int = 8, length: int = 900) -> None:
+def compare_prefill(backend: MLXEngine, repeats: int, rows: int = 8, length: int = 900) -> None:
     """(e): rows that share a prompt against rows whose prompts differ from the first token on."""
     shared, unshared = [], []
     for repeat in range(repeats):
         for costs, step in ((unshared, 1), (shared, 0)):
-            backend._scheduler._prefixes = PrefixStore()
+            backend._scheduler._prefixes = PrefixCache()
             tail = tuple(10 + (i * 7 + repeat) % 200 for i in range(length - 1))
             requests = [
-                TraceRequest(f"r0-{i:02d}", (), (20 + repeat + i * step, *tail), 1, i, Sampling()) for i in range(rows)
+                GenerationRequest(f"r0-{i:02d}", (), (20 + repeat + i * step, *tail), 1, i, Sampling())
+                for i in range(rows)
             ]
             costs.append(measured(lambda requests=requests: len(generate(backend, requests))))
     wall, cpu = ratios(shared, unshared)
@@ -280,7 +282,7 @@ def compare_memory(orchestrator: MarkovianRSAOrchestrator) -> None:
     print(f"f peak memory T=8 / T=1: {peaks[8] / peaks[1]:.3f} ({peaks[8] / 1e6:.1f} and {peaks[1] / 1e6:.1f} MB)")
 
 
-def generate(backend: MLXBackend, requests: Sequence[TraceRequest]) -> list[Ids]:
+def generate(backend: MLXEngine, requests: Sequence[GenerationRequest]) -> list[Ids]:
     """All requests at once on the engine."""
 
     async def together() -> list[Ids]:
@@ -296,7 +298,7 @@ def main() -> None:
     parser.add_argument("--model", default=str(reasoner.model_path()), help="folder (default: the embedded reasoner)")
     parser.add_argument("--only", default="abcdef", help="parts to run, e.g. de")
     arguments = parser.parse_args()
-    backend = MLXBackend.from_pretrained(arguments.model)
+    backend = MLXEngine.from_pretrained(arguments.model)
     plain = Baselines(arguments.model)
     with MarkovianRSAOrchestrator(backend) as orchestrator:
         if set("abc") & set(arguments.only):

@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from markovian_rsa_mlx import MarkovianRSAOrchestrator, RSAConfig, reasoner
-from markovian_rsa_mlx.audit import RunHistory, read_events
-from markovian_rsa_mlx.audit.events import _BaseEvent
-from markovian_rsa_mlx.bench.simulate import Costs, Generation, PromptShape, Recorded, Room, TraceLength, simulate, work
-from markovian_rsa_mlx.bench.tune import samples
-from markovian_rsa_mlx.bench.tune.measure import DecodePoint, Speeds, measure
-from markovian_rsa_mlx.bench.tune.predict import predict
+from markovian_rsa_mlx.audit import RunState, read_events
+from markovian_rsa_mlx.audit.events import Event
 from markovian_rsa_mlx.method.lineage import TraceKey
+from markovian_rsa_mlx.predict import Costs, Generation, PromptShape, Recorded, Room, TraceLength, simulate
+from markovian_rsa_mlx.predict import length_data as samples
+from markovian_rsa_mlx.predict import workload as work
+from markovian_rsa_mlx.predict.measure import DecodePoint, Speeds, measure
+from markovian_rsa_mlx.predict.predict import predict
 from markovian_rsa_mlx.reasoner import puzzles
 
 BASE = RSAConfig.embedded()
@@ -52,7 +53,7 @@ class Real:
     probe_s: float
 
     @property
-    def events(self) -> list[_BaseEvent]:
+    def events(self) -> list[Event]:
         return read_events(self.path)
 
     def simulated(self, costs: Costs, room: Room, check_s: float) -> float:
@@ -62,9 +63,9 @@ class Real:
         return simulate([tasks], costs, room, concurrency=concurrency).seconds + check_s * checked_twins(self.events)
 
 
-def work_of(events: Sequence[_BaseEvent]) -> list[Generation]:
+def work_of(events: Sequence[Event]) -> list[Generation]:
     """The work of a recorded run: its prompts' shape, its lengths, its tails."""
-    history = RunHistory(events)
+    history = RunState(events)
     assert history.start is not None
     assert history.setup is not None
     lengths = {
@@ -78,15 +79,15 @@ def work_of(events: Sequence[_BaseEvent]) -> list[Generation]:
     return work(history.start.config, history.setup.seed, shape_of(events), Recorded(lengths))
 
 
-def shape_of(events: Sequence[_BaseEvent]) -> PromptShape:
-    setup = RunHistory(events).setup
+def shape_of(events: Sequence[Event]) -> PromptShape:
+    setup = RunState(events).setup
     assert setup is not None
     return PromptShape.of_ids(setup.prompt_token_ids, setup.segment_token_ids, setup.summary_segment_token_ids)
 
 
-def checked_twins(events: Sequence[_BaseEvent]) -> int:
+def checked_twins(events: Sequence[Event]) -> int:
     """Tokens, prompts included, of traces that repeat an earlier one of the same prompt."""
-    history = RunHistory(events)
+    history = RunState(events)
     assert history.setup is not None
     seen: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
     tokens = 0

@@ -16,6 +16,7 @@ import pytest
 from markovian_rsa_mlx.audit.events import (
     AggregationPromptEvent,
     ErrorEvent,
+    Event,
     FinalEvent,
     GenerationStartEvent,
     RoundCompleteEvent,
@@ -26,20 +27,19 @@ from markovian_rsa_mlx.audit.events import (
     SummaryCompleteEvent,
     TailExtractedEvent,
     TraceCompleteEvent,
-    _BaseEvent,
 )
 from markovian_rsa_mlx.audit.verify import verify_file
-from markovian_rsa_mlx.backends.base import EngineInfo, TraceRequest
+from markovian_rsa_mlx.backends.base import EngineInfo, GenerationRequest
 from markovian_rsa_mlx.config import RSAConfig, Sampling
 from markovian_rsa_mlx.errors import ContextLengthError, PromptError, TemplateError
 from markovian_rsa_mlx.method.answers import equal_text
-from markovian_rsa_mlx.method.codec import ChatMessage
 from markovian_rsa_mlx.method.lineage import Lineage
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
-from tests.fakes import EOS, ByteCodec, CharacterCodec, FakeBackend, boxed
-from tests.runs import QUESTION, of, of_file, orchestrator, run, small
+from markovian_rsa_mlx.tokenizer import ChatMessage
+from tests.support.fakes import EOS, ByteTokenizer, CharacterTokenizer, FakeBackend, boxed
+from tests.support.runs import QUESTION, of, of_file, orchestrator, run, small
 
-CODEC = CharacterCodec()
+CODEC = CharacterTokenizer()
 SINGLE_PROMPT = tuple(CODEC.encode(CODEC.render_chat([ChatMessage(role="user", content=QUESTION)], True)))
 
 
@@ -113,7 +113,7 @@ def test_tau_equal_to_beta_is_full_chain_token_for_token() -> None:
     assert prompts(narrow) != prompts(full)
 
 
-def finished_or_cut(request: TraceRequest, rng: random.Random) -> str:
+def finished_or_cut(request: GenerationRequest, rng: random.Random) -> str:
     """Odd traces never end their thinking; r0-02 has nothing to say after it."""
     if request.trace_id == "r0-02":
         return "silence</think> \n"
@@ -121,7 +121,7 @@ def finished_or_cut(request: TraceRequest, rng: random.Random) -> str:
     return f"{request.trace_id} " + ("x" * 500 if index % 2 else "done</think>the answer of it is here")
 
 
-def tails_by_id(events: Sequence[_BaseEvent]) -> dict[str, TailExtractedEvent]:
+def tails_by_id(events: Sequence[Event]) -> dict[str, TailExtractedEvent]:
     return {event.trace_id: event for event in of(events, TailExtractedEvent)}
 
 
@@ -135,7 +135,7 @@ def test_carry_answer_hands_on_the_answer_section_else_the_reasoning() -> None:
     assert "closing part" in prompt.prompt_text
 
 
-def summariser(request: TraceRequest, rng: random.Random) -> str:
+def summariser(request: GenerationRequest, rng: random.Random) -> str:
     if "colleague" in CODEC.decode(request.prompt_token_ids):
         return f"short of {request.trace_id}"
     return boxed(7, f"long reasoning of {request.trace_id} " + "think " * 5)
@@ -161,11 +161,11 @@ def test_carry_summary_hands_on_a_summary_that_counts() -> None:
 
 @pytest.mark.parametrize("silent", [True, False])
 def test_a_summary_that_fails_or_is_empty_gives_way_to_the_tail(silent: bool) -> None:
-    def fail(request: TraceRequest) -> None:
+    def fail(request: GenerationRequest) -> None:
         if not silent and "colleague" in CODEC.decode(request.prompt_token_ids):
             raise RuntimeError("no summary today")
 
-    def model(request: TraceRequest, rng: random.Random) -> str:
+    def model(request: GenerationRequest, rng: random.Random) -> str:
         return "" if "colleague" in CODEC.decode(request.prompt_token_ids) else boxed(7, "0123456789" * 3)
 
     result = run(FakeBackend(model, fail=fail), small(carry="summary", max_retries=1))
@@ -175,7 +175,7 @@ def test_a_summary_that_fails_or_is_empty_gives_way_to_the_tail(silent: bool) ->
 
 def test_markov_older_traces_are_never_visible() -> None:
     def model(first: str) -> FakeBackend:
-        def write(request: TraceRequest, rng: random.Random) -> str:
+        def write(request: GenerationRequest, rng: random.Random) -> str:
             said = first if request.trace_id.startswith("r0") else request.trace_id
             return boxed(rng.randrange(100), said)
 
@@ -260,7 +260,9 @@ def test_parents_of_the_prompt_are_those_of_the_lineage_in_order() -> None:
 
 
 def test_tails_stand_in_the_prompt_as_recorded() -> None:
-    result = run(FakeBackend(codec=ByteCodec(), model=lambda r, g: "\u00e9\U0001f642" * 9 + boxed(g.randrange(99))))
+    result = run(
+        FakeBackend(tokenizer=ByteTokenizer(), model=lambda r, g: "\u00e9\U0001f642" * 9 + boxed(g.randrange(99)))
+    )
     tails = tails_by_id(result.events)
     for prompt in of(result.events, AggregationPromptEvent):
         ids = tuple(prompt.prompt_token_ids)
@@ -327,7 +329,7 @@ def test_a_trace_starts_as_soon_as_its_own_parents_are_done() -> None:
         assert order.index(("trace_complete", child)) < order.index(("trace_complete", slow))
 
 
-def position(events: Sequence[_BaseEvent], kind: str, trace_id: str) -> int:
+def position(events: Sequence[Event], kind: str, trace_id: str) -> int:
     found = [i for i, e in enumerate(events) if kind == e.EVENT_NAME and getattr(e, "trace_id", "") == trace_id]
     assert len(found) == 1, (kind, trace_id, found)
     return found[0]
@@ -390,7 +392,7 @@ def test_tokens_are_those_of_all_stages_without_prompts() -> None:
 
 def test_the_file_holds_what_the_result_holds(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "run.jsonl"
-    seen: list[_BaseEvent] = []
+    seen: list[Event] = []
     result = run(FakeBackend(), small(), path, on_event=seen.append)
     assert of_file(path, RunStartEvent)[0].prompt == QUESTION
     assert [e.to_dict() for e in result.events] == [e.to_dict() for e in of_file(path, object)]  # type: ignore[type-var]
@@ -410,7 +412,7 @@ def test_progress_tells_every_token_of_every_trace_once() -> None:
 def say(answers: dict[str, str]) -> FakeBackend:
     """A model whose traces say what they are told to; "" is a trace that never gets to an answer."""
 
-    def model(request: TraceRequest, rng: random.Random) -> str:
+    def model(request: GenerationRequest, rng: random.Random) -> str:
         said = answers.get(request.trace_id, "0")
         return boxed(said) if said else r"I think \boxed{99} " + "x" * 500
 
@@ -437,7 +439,7 @@ def test_the_text_is_the_part_after_the_thinking() -> None:
 
 
 def test_a_model_without_markers_answers_in_its_whole_text() -> None:
-    backend = FakeBackend(lambda r, g: "I think it is \\boxed{4}.", codec=CharacterCodec(thinking=False))
+    backend = FakeBackend(lambda r, g: "I think it is \\boxed{4}.", tokenizer=CharacterTokenizer(thinking=False))
     result = run(backend, small())
     assert result.text == "I think it is \\boxed{4}."
     assert result.answer == "4"

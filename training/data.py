@@ -16,16 +16,15 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from markovian_rsa_mlx.method.codec import ChatMessage
-from markovian_rsa_mlx.method.prompts import AggregationPrompter, PromptTemplate, chat_frame
+from markovian_rsa_mlx.method.prompts import PromptBuilder, PromptTemplate, chat_frame
 from markovian_rsa_mlx.method.tails import Tail, split_thinking, take_tail
 from markovian_rsa_mlx.reasoner import puzzles
-
-from . import reading, traces
-from .examples import Builder, Example
-from .records import Record, load_records
-from .tokenizer import TokenizerCodec
-from .traces import Chain, Pieces
+from markovian_rsa_mlx.tokenizer import ChatMessage
+from training import reading, traces
+from training.examples import Builder, Example
+from training.records import Record, load_records
+from training.tokenizer import TokenizerTokenizer
+from training.traces import Chain, Pieces
 
 TEMPLATE = PromptTemplate.load("zaya_v1")
 #: How often each kind of example is drawn.
@@ -50,27 +49,27 @@ class Drawer:
 
     def __init__(self, tokenizer: Tokenizer, rng: random.Random, records: Sequence[Record] = ()) -> None:
         self.records = records
-        self.rng, self.tokenizer, self.codec = rng, tokenizer, TokenizerCodec(tokenizer)
+        self.rng, self.tokenizer, self.tokenizer = rng, tokenizer, TokenizerTokenizer(tokenizer)
         message = ChatMessage(role="user", content="?")
-        self.frame = chat_frame(self.codec, [message], enable_thinking=True)
+        self.frame = chat_frame(self.tokenizer, [message], enable_thinking=True)
 
     def prompt(self, question: str) -> list[int]:
         """Ids of the prompt of a single trace."""
-        return self.codec.encode(self.frame.prefix + question + self.frame.suffix)
+        return self.tokenizer.encode(self.frame.prefix + question + self.frame.suffix)
 
     def aggregation(self, question: str, tails: Sequence[Tail]) -> list[int]:
         """Ids of the project's aggregation prompt."""
-        prompter = AggregationPrompter(self.codec, TEMPLATE, self.frame, question, "tail", len(tails))
+        prompter = PromptBuilder(self.tokenizer, TEMPLATE, self.frame, question, "tail", len(tails))
         return list(prompter.build(tails).token_ids)
 
     def tail(self, text: str, beta: int, tau: int) -> Tail:
         """The tail of a trace with this text under a budget of `beta` tokens."""
-        return self.cut(self.codec.encode(text)[:beta], tau)
+        return self.cut(self.tokenizer.encode(text)[:beta], tau)
 
     def cut(self, trace: list[int], tau: int) -> Tail:
         """The tail of a trace given as token ids."""
-        split = split_thinking(trace, self.codec.end_of_thinking, stopped=False)
-        return take_tail(split.reasoning_ids, tau, self.codec.control_ids, self.codec.decode)
+        split = split_thinking(trace, self.tokenizer.end_of_thinking, stopped=False)
+        return take_tail(split.reasoning_ids, tau, self.tokenizer.control_ids, self.tokenizer.decode)
 
     def puzzle(self) -> tuple[tuple[int, ...], int, list[Chain]]:
         """Numbers, target and solutions of a puzzle that is not held out."""

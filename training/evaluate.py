@@ -19,11 +19,10 @@ from tokenizers import Tokenizer
 
 from markovian_rsa_mlx.method.tails import Tail, split_thinking, take_tail
 from markovian_rsa_mlx.reasoner import puzzles
-
-from . import traces
-from .data import Drawer
-from .model import Llama, LlamaConfig
-from .sampling import generate
+from training import traces
+from training.data import Drawer
+from training.model import Llama, LlamaConfig
+from training.sampling import generate
 
 
 @dataclass(frozen=True)
@@ -67,23 +66,23 @@ class Evaluator:
 
     def __init__(self, model: Llama, tokenizer: Tokenizer, seed: int = 0) -> None:
         self.model, self.drawer = model, Drawer(tokenizer, random.Random(seed))
-        self.codec, self.rng = self.drawer.codec, random.Random(seed)
+        self.tokenizer, self.rng = self.drawer.tokenizer, random.Random(seed)
         self.torch_random = torch.Generator().manual_seed(seed)
-        self.end_id = next(iter(self.codec.eos_ids))
+        self.end_id = next(iter(self.tokenizer.eos_ids))
 
     def answers(self, outputs: Sequence[Sequence[int]]) -> list[str]:
         """The boxed answers of finished traces, else nothing."""
         found = []
         for ids in outputs:
-            split = split_thinking(ids, self.codec.end_of_thinking, stopped=False)
-            box = re.search(r"\\boxed\{([^{}]+)\}", self.codec.decode(split.answer_ids))
+            split = split_thinking(ids, self.tokenizer.end_of_thinking, stopped=False)
+            box = re.search(r"\\boxed\{([^{}]+)\}", self.tokenizer.decode(split.answer_ids))
             found.append(box.group(1) if split.finished and box else "")
         return found
 
     def tails(self, outputs: Sequence[Sequence[int]], tau: int) -> list[Tail]:
         """The tails of traces."""
-        reasoning = (split_thinking(o, self.codec.end_of_thinking, stopped=False).reasoning_ids for o in outputs)
-        return [take_tail(ids, tau, self.codec.control_ids, self.codec.decode) for ids in reasoning]
+        reasoning = (split_thinking(o, self.tokenizer.end_of_thinking, stopped=False).reasoning_ids for o in outputs)
+        return [take_tail(ids, tau, self.tokenizer.control_ids, self.tokenizer.decode) for ids in reasoning]
 
     def sample(self, prompts: list[list[int]], setting: Setting) -> list[list[int]]:
         return generate(self.model, prompts, setting.beta, setting.temperature, self.end_id, self.torch_random)
@@ -155,8 +154,13 @@ def main() -> None:
         for size in (4, 1):
             print(f"countdown C={size}", [round(m, 3) for m in run.lineage(problems, size, setting, first)], flush=True)
             for index in range(options.show):
-                print("---", problems[index].question[:90].replace("\n", " "), "\n", run.codec.decode(first[8 * index]))
-                print("  > ", run.codec.decode(run.last[8 * index]))
+                print(
+                    "---",
+                    problems[index].question[:90].replace("\n", " "),
+                    "\n",
+                    run.tokenizer.decode(first[8 * index]),
+                )
+                print("  > ", run.tokenizer.decode(run.last[8 * index]))
     if options.sums:
         sums, setting = chain_sum(options.sums), Setting(64, 40, 0.6, rounds=4)
         first = run.start(sums, setting)
@@ -164,7 +168,7 @@ def main() -> None:
         free = run.start(sums, Setting(240, 40, 0.6))
         print("sums one trace without a limit", sum(run.right(sums, free)) / len(free))
         for index in range(options.show):
-            print("---", sums[index].question[60:], "\n", run.codec.decode(free[8 * index]))
+            print("---", sums[index].question[60:], "\n", run.tokenizer.decode(free[8 * index]))
     print(f"seconds {time.monotonic() - begun:.0f}")
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from tokenizers import Tokenizer
 
-from .traces import Pieces
+from training.traces import Pieces
 
 
 @dataclass(frozen=True)

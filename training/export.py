@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
-from .evaluate import load
+from training.evaluate import load
 
 
 def export(work: Path, folder: Path) -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from . import reading
-from .evaluate import Evaluator, Problem, Setting, load
-from .records import Record
-from .traces import numbers_of, value_of
+from training import reading
+from training.evaluate import Evaluator, Problem, Setting, load
+from training.records import Record
+from training.traces import numbers_of, value_of
 
 
 def harvest(evaluator: Evaluator, count: int, setting: Setting) -> list[Record]:
@@ -30,7 +30,7 @@ def harvest(evaluator: Evaluator, count: int, setting: Setting) -> list[Record]:
     records = []
     for index, (numbers, target, found) in enumerate(drawn):
         own = [outputs[index * setting.population : (index + 1) * setting.population] for outputs in rounds]
-        texts = [evaluator.codec.decode(trace) for trace in own[0]]
+        texts = [evaluator.tokenizer.decode(trace) for trace in own[0]]
         tried = {chain for text in texts for chain in reading.attempts(text)}
         failed = [c for c in tried if value_of(c) != target or sorted(numbers_of(c)) != sorted(numbers)]
         records.append(Record(numbers, target, found, own, sorted(failed)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .traces import Chain, value_of
+from training.traces import Chain, value_of
 
 _ATTEMPT = re.compile(r"^(\d+)((?:[-+*/]\d+=-?\d+)+) (?:no|ok)$", re.MULTILINE)
 _CLAIM = re.compile(r"^solved (\(*)(\d+)((?: [-+*/] \d+\)?)+) = (\d+)\n", re.MULTILINE)

@@ -6,7 +6,7 @@ import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
-from .traces import Chain
+from training.traces import Chain
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from . import tokenizer
-from .data import Drawer
+from training import tokenizer
+from training.data import Drawer
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "src" / "markovian_rsa_mlx" / "reasoner" / "model"
@@ -27,7 +27,7 @@ TOKENS, MAIN_TOKENS = 19_600_000, 12_000_000
 HOLD = 0.6
 
 
-class Listener(tokenizer.TokenizerCodec):
+class Listener(tokenizer.TokenizerTokenizer):
     """Keeps every text that it encodes."""
 
     def __init__(self, bare: Tokenizer) -> None:
@@ -42,7 +42,7 @@ class Listener(tokenizer.TokenizerCodec):
 def make_tokenizer(folder: Path) -> None:
     """Find the phrases in examples that a byte-level tokenizer spelled, and build the real one."""
     drawer = Drawer(tokenizer.build([]), random.Random(0))
-    drawer.codec = listener = Listener(drawer.tokenizer)
+    drawer.tokenizer = listener = Listener(drawer.tokenizer)
     for _ in range(600):
         drawer.example()
     responses = [

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .model import Layout, Llama
+from training.model import Layout, Llama
 
 
 def _layout(position: Tensor, room: int) -> Layout:

@@ -2,7 +2,7 @@
 
 Text is split into numbers of up to three digits and the stretches between them; a stretch that is a
 known phrase is one token, anything else falls back to bytes. So its prompts are short, and any text can be
-encoded. `TokenizerCodec` is the `Codec` that the project's prompt builder works with.
+encoded. `TokenizerTokenizer` is the `Tokenizer` that the project's prompt builder works with.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import jinja2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
-from markovian_rsa_mlx.method.codec import ChatMessage
+from markovian_rsa_mlx.tokenizer import ChatMessage
 
 SPLIT = r"\d{1,3}|[^\d\n]*\n|[^\d\n]+"
 SPECIAL = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
@@ -79,8 +79,8 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(), indent=1) + "\n", encoding="utf-8")
 
 
-class TokenizerCodec:
-    """The project's `Codec` on a bare `tokenizers.Tokenizer`."""
+class TokenizerTokenizer:
+    """The project's `Tokenizer` on a bare `tokenizers.Tokenizer`."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer

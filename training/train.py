@@ -27,8 +27,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
 
-from .examples import Example
-from .model import Layout, Llama, LlamaConfig
+from training.examples import Example
+from training.model import Layout, Llama, LlamaConfig
 
 STALE = 3
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from markovian_rsa_mlx.bench.simulate import SCHEDULES, LogNormal
-from markovian_rsa_mlx.bench.simulate.compare import MACHINES, compare
 from markovian_rsa_mlx.config import RSAConfig
+from markovian_rsa_mlx.predict import SCHEDULES, LogNormal
+from markovian_rsa_mlx.predict.schedules import MACHINES, compare
 
 LENGTHS = LogNormal(mean=12_000, sigma=0.8)
 PROFILES = ("paper-light-8k", "paper-16k", "paper-headline-40k", "apex-xhigh")

@@ -317,3 +317,7 @@ PROFILES: Final[dict[str, RSAConfig]] = {
         answer_kind="text",
     ),
 }
+
+
+#: Settings that change how a run is carried out but not what it computes.
+FREE_SETTINGS = frozenset({"concurrency", "memory_limit_gb", "max_retries", "token_budget", "time_budget_s"})

@@ -14,7 +14,7 @@ from typing import Literal
 
 from .method.answers import AnswerKind, equal_text
 from .method.selection import Equivalent
-from .worker import Worker, own_output, serve
+from .subprocess_worker import Worker, claim_stdout, serve
 
 #: Seconds for one comparison.
 TIME_LIMIT_S = 5.0
@@ -85,7 +85,7 @@ def equivalence_for(kind: AnswerKind, math: MathEquivalence) -> Equivalent:
     return math if kind == "math" else equal_text
 
 
-class _Judge:
+class _MathVerifier:
     """In the worker: on its main thread, where SIGALRM works."""
 
     def __init__(self, time_limit_s: float) -> None:
@@ -110,5 +110,5 @@ class _Judge:
 
 
 if __name__ == "__main__":
-    with own_output() as _replies:
-        serve(_Judge(float(sys.argv[1])), sys.stdin.buffer, _replies)
+    with claim_stdout() as _replies:
+        serve(_MathVerifier(float(sys.argv[1])), sys.stdin.buffer, _replies)

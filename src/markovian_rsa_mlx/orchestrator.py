@@ -14,34 +14,33 @@ from typing import TYPE_CHECKING, Any
 from . import reasoner
 from .audit.events import (
     ErrorEvent,
+    Event,
     FinalEvent,
     ModelStatsEvent,
     RunEndEvent,
     SelectionEvent,
     SummaryCompleteEvent,
     TraceCompleteEvent,
-    _BaseEvent,
 )
-from .backends.base import Backend
+from .audit.state import given_up
+from .backends.base import Engine
 from .config import RSAConfig
 from .equivalence import MathEquivalence, equivalence_for
 from .errors import AuditError, MarkovianRSAError, RunFailedError, RunStoppedError
-from .method.codec import ChatMessage
 from .method.lineage import TraceKey
 from .method.prompts import check_messages
 from .method.selection import Candidate, Equivalent
-from .run.budget import Budget
-from .run.conclusion import Conclusion, answered_tally
+from .run.audit_log import AuditLog, OnEvent
 from .run.generation import Progress
-from .run.result import RunResult
-from .run.resume import given_up, unfinished_tokens
-from .run.sitting import Sitting, open_trail
+from .run.limits import RunLimits
+from .run.result import Conclusion, RunResult, answered_tally
+from .run.runner import Runner, Trace
+from .run.session import RunSession, open_trail, unfinished_tokens
 from .run.sync import run_sync
-from .run.traces import Outcome, Traces
-from .run.trail import OnEvent, Trail
+from .tokenizer import ChatMessage
 
 if TYPE_CHECKING:
-    from .backends.openai import Upstream
+    from .backends.upstream import Upstream
 
 Prompt = str | Sequence[ChatMessage]
 
@@ -61,7 +60,7 @@ class MarkovianRSAOrchestrator:
     counters are left to whoever shares it (a run's `memory_limit_gb` then binds nothing).
     """
 
-    def __init__(self, backend: Backend, *, equivalent: Equivalent | None = None, shared: bool = False) -> None:
+    def __init__(self, backend: Engine, *, equivalent: Equivalent | None = None, shared: bool = False) -> None:
         self.backend, self.shared = backend, shared
         self._math = MathEquivalence()
         self._equivalent = equivalent
@@ -81,11 +80,11 @@ class MarkovianRSAOrchestrator:
         `progress` is told what takes long (a download, the loading). Raises `ModelError` where the model
         cannot be found, read or run here.
         """
-        from .backends.mlx import MLXBackend
+        from .backends.mlx import MLXEngine
 
         if model is None or model == reasoner.MODEL_ID:
-            return cls(MLXBackend.from_pretrained(reasoner.model_path(), model_id=reasoner.MODEL_ID))
-        return cls(MLXBackend.from_pretrained(model, revision=revision, adapter_path=adapter_path, progress=progress))
+            return cls(MLXEngine.from_pretrained(reasoner.model_path(), model_id=reasoner.MODEL_ID))
+        return cls(MLXEngine.from_pretrained(model, revision=revision, adapter_path=adapter_path, progress=progress))
 
     @classmethod
     def from_upstream(
@@ -103,16 +102,16 @@ class MarkovianRSAOrchestrator:
         `tokenizer` is a folder, a hub id or a GGUF file, for servers that lend none. `options` are the further fields
         of `backends.openai.Upstream` (`seeds`, `limit`, `times`). Raises `ConfigError`, `UpstreamError`, `ModelError`.
         """
-        from .backends.openai import Upstream
+        from .backends.upstream import Upstream
 
         return cls.over(Upstream(urls, model, api_key, tokenizer, **options), progress)
 
     @classmethod
     def over(cls, upstream: Upstream, progress: Callable[[str], None] | None = None) -> MarkovianRSAOrchestrator:
         """`from_upstream` for settings that are made already."""
-        from .backends.openai import UpstreamBackend
+        from .backends.upstream import UpstreamEngine
 
-        return cls(run_sync(UpstreamBackend.connect(upstream, progress)))
+        return cls(run_sync(UpstreamEngine.connect(upstream, progress)))
 
     def solve(
         self,
@@ -122,7 +121,7 @@ class MarkovianRSAOrchestrator:
         return_audit: bool = False,
         audit_path: Path | str | None = None,
         on_event: OnEvent | None = None,
-    ) -> str | tuple[str, list[_BaseEvent]]:
+    ) -> str | tuple[str, list[Event]]:
         """The answer's text (the part after the thinking), with the list of events if `return_audit`.
 
         `prompt` is the question or a chat that ends with it. With `audit_path` the run is recorded there; an
@@ -139,7 +138,7 @@ class MarkovianRSAOrchestrator:
         return_audit: bool = False,
         audit_path: Path | str | None = None,
         on_event: OnEvent | None = None,
-    ) -> str | tuple[str, list[_BaseEvent]]:
+    ) -> str | tuple[str, list[Event]]:
         """`solve` for asynchronous code; cancelling it leaves a resumable file."""
         result = await self.arun(prompt, config, audit_path=audit_path, on_event=on_event)
         return (result.text or "", result.events) if return_audit else result.text or ""
@@ -184,7 +183,7 @@ class MarkovianRSAOrchestrator:
             config = config or self._default_config()
             if not self.shared:
                 _take_engine(self.backend, config)
-            sitting = await Sitting.begin(self.backend, messages, config, trail)
+            sitting = await RunSession.begin(self.backend, messages, config, trail)
             if trail.history is not None and trail.history.finished:
                 return _recorded_result(trail)
             return await self._sit(sitting, on_progress)
@@ -195,12 +194,12 @@ class MarkovianRSAOrchestrator:
         embedded = self.backend.info.model_id == reasoner.MODEL_ID
         return RSAConfig.embedded() if embedded else RSAConfig.default_16gb()
 
-    async def _sit(self, sitting: Sitting, on_progress: Progress | None) -> RunResult:
+    async def _sit(self, sitting: RunSession, on_progress: Progress | None) -> RunResult:
         trail, config, setup = sitting.trail, sitting.config, sitting.setup
-        budget = Budget(config, _tokens(trail.events) + unfinished_tokens(trail.history), sitting.elapsed_before_s)
-        traces = Traces(self.backend, config, setup, trail, budget, on_progress)
+        budget = RunLimits(config, _tokens(trail.events) + unfinished_tokens(trail.history), sitting.elapsed_before_s)
+        traces = Runner(self.backend, config, setup, trail, budget, on_progress)
         equivalent = self._equivalent or equivalence_for(config.answer_kind, self._math)
-        conclusion = Conclusion(trail.run_id, config, traces.lineage, self.backend.codec, equivalent)
+        conclusion = Conclusion(trail.run_id, config, traces.lineage, self.backend.tokenizer, equivalent)
         report = _Report(self.backend, sitting, traces, budget, conclusion)
         try:
             finals = asyncio.create_task(traces.finals())
@@ -241,7 +240,7 @@ class _Report:
     """Ends a run: writes its last events, or says how far it got."""
 
     def __init__(
-        self, backend: Backend, sitting: Sitting, traces: Traces, budget: Budget, conclusion: Conclusion
+        self, backend: Engine, sitting: RunSession, traces: Runner, budget: RunLimits, conclusion: Conclusion
     ) -> None:
         self._backend, self._sitting, self._traces = backend, sitting, traces
         self._budget, self._conclusion = budget, conclusion
@@ -282,7 +281,7 @@ class _Report:
 
     def _result(
         self,
-        outcomes: dict[TraceKey, Outcome],
+        outcomes: dict[TraceKey, Trace],
         chosen: Candidate | None,
         tally: list[tuple[str, int]],
         round_zero: dict[str, Any],
@@ -307,14 +306,14 @@ class _Report:
         )
 
 
-def _take_engine(backend: Backend, config: RSAConfig) -> None:
+def _take_engine(backend: Engine, config: RSAConfig) -> None:
     """Give the engine this run's bounds, and count from here."""
     limit = config.memory_limit_gb
     backend.limit(None, None if limit is None else int(limit * 1e9))
     backend.reset_peak_memory()
 
 
-def _recorded_result(trail: Trail) -> RunResult:
+def _recorded_result(trail: AuditLog) -> RunResult:
     """The result of a finished run, from its file alone."""
     history = trail.history
     assert history is not None
@@ -343,7 +342,7 @@ def _tally(selection: SelectionEvent) -> list[tuple[str, int]]:
     return answered_tally(selection.classes, selection.candidate_trace_ids, selection.answers)
 
 
-def _tokens(events: Sequence[_BaseEvent]) -> int:
+def _tokens(events: Sequence[Event]) -> int:
     """Generated tokens as the paper counts them (its eq. 24): all finished traces and summaries."""
     return sum(e.generated_tokens for e in events if isinstance(e, (TraceCompleteEvent, SummaryCompleteEvent)))
 

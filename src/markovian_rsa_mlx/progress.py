@@ -14,6 +14,7 @@ from typing import Literal
 
 from .audit.events import (
     ErrorEvent,
+    Event,
     GenerationStartEvent,
     RunEndEvent,
     RunResumedEvent,
@@ -24,7 +25,6 @@ from .audit.events import (
     TraceCheckpointEvent,
     TraceCompleteEvent,
     TraceRetryEvent,
-    _BaseEvent,
 )
 from .config import RSAConfig
 from .method.answers import after_thinking, extract_answer, normalise
@@ -40,7 +40,7 @@ Decode = Callable[[Sequence[int]], str]
 
 
 @dataclass
-class Row:
+class TraceStatus:
     """One needed trace."""
 
     trace_id: str
@@ -64,7 +64,7 @@ class Row:
         return (self.tokens - self.tokens_before) / elapsed if elapsed > 0 else 0.0
 
 
-def tally(rows: Sequence[Row]) -> list[tuple[str, int]]:
+def tally(rows: Sequence[TraceStatus]) -> list[tuple[str, int]]:
     """The vote over these rows' answers so far, the largest first, by plain text; one pass over any number."""
     classes: dict[str, list[str]] = {}
     for row in rows:
@@ -84,7 +84,7 @@ class Progress:
     config: RSAConfig
     clock: Callable[[], float]
     decode: Decode | None = None
-    rows: dict[str, Row] = field(default_factory=dict)
+    rows: dict[str, TraceStatus] = field(default_factory=dict)
     lays_out: bool = True
     chosen: SelectionEvent | None = None
     finished: bool = False
@@ -102,7 +102,7 @@ class Progress:
     def __post_init__(self) -> None:
         self._started_s = self.clock()
 
-    def handle(self, event: _BaseEvent) -> None:
+    def handle(self, event: Event) -> None:
         """Take in one event of the trail."""
         with self.lock:
             self._handle(event)
@@ -119,15 +119,15 @@ class Progress:
             if row is not None and row.state not in FINISHED:  # a summary's tokens come after its trace
                 row.tokens += count
 
-    def state(self, row: Row) -> State:
+    def state(self, row: TraceStatus) -> State:
         """The row's state; `queued` is derived: its parents are finished and the engine has no room yet."""
         if row.state == "waiting" and all(self._is_finished(parent) for parent in row.parents):
             return "queued"
         return row.state
 
-    def rounds(self) -> Iterator[tuple[int, list[Row]]]:
+    def rounds(self) -> Iterator[tuple[int, list[TraceStatus]]]:
         """The needed traces, round by round."""
-        found: dict[int, list[Row]] = {}
+        found: dict[int, list[TraceStatus]] = {}
         for row in self.rows.values():
             found.setdefault(row.round, []).append(row)
         yield from sorted(found.items())
@@ -173,7 +173,7 @@ class Progress:
     def _is_finished(self, trace_id: str) -> bool:
         return trace_id not in self.rows or self.rows[trace_id].state in FINISHED
 
-    def _handle(self, event: _BaseEvent) -> None:
+    def _handle(self, event: Event) -> None:
         match event:
             case RunStartEvent():
                 self.run_id, self.config = event.run_id, event.config
@@ -216,10 +216,10 @@ class Progress:
         for round_number, keys in lineage.needed().items():
             for key in keys:
                 parents = tuple(str(parent) for parent in lineage.parents(key))
-                row = Row(str(key), round_number, parents, self.config.budget(round_number))
+                row = TraceStatus(str(key), round_number, parents, self.config.budget(round_number))
                 self.rows.setdefault(row.trace_id, row)
 
-    def _complete(self, row: Row, event: TraceCompleteEvent) -> None:
+    def _complete(self, row: TraceStatus, event: TraceCompleteEvent) -> None:
         states: dict[str, State] = {"eos": "done", "max_tokens": "cut off", "error": "given up"}
         row.state = states.get(event.finish_reason, "given up")
         row.tokens, row.elapsed_s = event.generated_tokens, event.elapsed_s

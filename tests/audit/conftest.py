@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from markovian_rsa_mlx.backends.base import TraceRequest
+from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import RunFailedError
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
-from tests.fakes import FakeBackend, boxed
+from tests.support.fakes import FakeBackend, boxed
 
 QUESTION = "What is one and one, said with œ?"
 SMALL = RSAConfig(
@@ -26,16 +26,16 @@ def same(first: str, second: str) -> bool:
     return first == second
 
 
-def wordy(request: TraceRequest, rng: random.Random) -> str:
+def wordy(request: GenerationRequest, rng: random.Random) -> str:
     """Few answers, so that votes have something to count; some traces are cut, some forge a marker."""
     forged = "\n[end of attempt 1]\nso" if rng.random() < 0.3 else ""
     return boxed(rng.randrange(3), "hm " * rng.randrange(1, 24) + forged)
 
 
-def failing(seed: int, chance: float) -> Callable[[TraceRequest], None]:
+def failing(seed: int, chance: float) -> Callable[[GenerationRequest], None]:
     rng = random.Random(seed)
 
-    def fail(request: TraceRequest) -> None:
+    def fail(request: GenerationRequest) -> None:
         if rng.random() < chance:
             raise RuntimeError("the engine stumbled")
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from markovian_rsa_mlx import audit
 from markovian_rsa_mlx.audit import EVENT_TYPES, AuditWriter, event_from_dict, read_events
-from markovian_rsa_mlx.audit.reader import parse_line
-from markovian_rsa_mlx.audit.writer import encode_line
+from markovian_rsa_mlx.audit.log_file import encode_line
 from markovian_rsa_mlx.config import RSAConfig
+from markovian_rsa_mlx.json_strict import parse_line
 
 CONTRACT = {
     "RunStartEvent": ("run_start", "run_id model_id quantization config prompt created_at"),
@@ -43,7 +43,7 @@ CONTRACT = {
 def test_a_contract_class_has_exactly_its_fields_in_order(name: str) -> None:
     event_name, field_names = CONTRACT[name]
     event_type = getattr(audit, name)
-    assert issubclass(event_type, audit._BaseEvent)
+    assert issubclass(event_type, audit.Event)
     assert [f.name for f in dataclasses.fields(event_type)] == ["EVENT_NAME", *field_names.split()]
     assert not dataclasses.fields(event_type)[0].init
     event = event_type(*range(len(field_names.split())))

@@ -8,14 +8,7 @@ from typing import Any
 
 import pytest
 
-from markovian_rsa_mlx.audit import (
-    RunStartEvent,
-    UnknownEvent,
-    event_from_dict,
-    is_finished,
-    read_events,
-    scan_file,
-)
+from markovian_rsa_mlx.audit import RunStartEvent, UnknownEvent, event_from_dict, is_finished, read_events, scan_file
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import AuditError
 

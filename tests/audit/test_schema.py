@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from markovian_rsa_mlx.audit import EVENT_TYPES, schema
 from markovian_rsa_mlx.config import FIELD_NAMES
 from markovian_rsa_mlx.method.lineage import Lineage, TraceKey, draw_parents, trace_seed
-from tests.fakes import FakeBackend
+from tests.support.fakes import FakeBackend
 
 from .conftest import failing, read_lines, record, wordy
 

@@ -14,14 +14,14 @@ from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.errors import VerificationError
 from markovian_rsa_mlx.method.lineage import TraceKey, trace_seed
 from markovian_rsa_mlx.models.routing_report import summary
-from tests.fakes import EOS, CharacterCodec, FakeBackend
+from tests.support.fakes import EOS, CharacterTokenizer, FakeBackend
 
 from .conftest import failing, read_lines, record, same, wordy, write_lines
 
 Lines = list[dict[str, Any]]
 #: Changes the lines and returns the index of the first one that no longer follows.
 Tamper = Callable[[Lines], int]
-CODEC = CharacterCodec()
+CODEC = CharacterTokenizer()
 
 
 def find(lines: Lines, event: str, trace_id: str | None = None, nth: int = 0) -> int:

@@ -13,9 +13,9 @@ import pytest
 
 from markovian_rsa_mlx.audit import read_events
 from markovian_rsa_mlx.audit.verify import Report, verify_file
-from markovian_rsa_mlx.backends.base import TraceRequest
+from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.errors import AuditError, VerificationError
-from tests.fakes import THINK_END, CharacterCodec, FakeBackend, boxed
+from tests.support.fakes import THINK_END, CharacterTokenizer, FakeBackend, boxed
 
 from .conftest import failing, read_lines, record, same, wordy, write_lines
 
@@ -40,10 +40,10 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def check(path: Path, codec: CharacterCodec | None = None) -> Report:
+def check(path: Path, tokenizer: CharacterTokenizer | None = None) -> Report:
     """The file holds with whatever is at hand to check it with."""
     report = verify_file(path)
-    assert verify_file(path, equivalent=same, codec=codec or CharacterCodec()).assumed == ()
+    assert verify_file(path, equivalent=same, codec=tokenizer or CharacterTokenizer()).assumed == ()
     return report
 
 
@@ -58,23 +58,24 @@ def test_every_kind_of_run_follows_from_itself(kind: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("carry", ["tail", "answer", "summary"])
 def test_a_model_without_markers(carry: str, tmp_path: Path) -> None:
-    codec = CharacterCodec(thinking=False)
-    check(record(tmp_path / "run.jsonl", FakeBackend(wordy, codec=codec), carry=carry), codec)
+    tokenizer = CharacterTokenizer(thinking=False)
+    check(record(tmp_path / "run.jsonl", FakeBackend(wordy, tokenizer=tokenizer), carry=carry), tokenizer)
 
 
-class SilentMarker(CharacterCodec):
+class SilentMarker(CharacterTokenizer):
     """A tokenizer whose end-of-thinking marker leaves no text."""
 
     def decode(self, ids: Any) -> str:
         return super().decode(ids).replace("</think>", "")
 
 
-class ByteCodec(CharacterCodec):
+class ByteTokenizer(CharacterTokenizer):
     """One token a byte of UTF-8, so that tails and budgets can tear characters."""
 
     def encode(self, text: str) -> list[int]:
         parts = (
-            [i] if i < 10 else [byte + 10 for byte in chr(i - 10).encode()] for i in CharacterCodec.encode(self, text)
+            [i] if i < 10 else [byte + 10 for byte in chr(i - 10).encode()]
+            for i in CharacterTokenizer.encode(self, text)
         )
         return [token for part in parts for token in part]
 
@@ -86,19 +87,21 @@ class ByteCodec(CharacterCodec):
 @pytest.mark.parametrize("tau", [1, 2, 3, 5, 6, 7])
 @pytest.mark.parametrize("carry", ["tail", "answer", "summary"])
 def test_torn_characters(carry: str, tau: int, tmp_path: Path) -> None:
-    def foreign(request: TraceRequest, rng: random.Random) -> str:
+    def foreign(request: GenerationRequest, rng: random.Random) -> str:
         return boxed(rng.choice("é€😀"), "".join(rng.choice("aé€😀\n") for _ in range(rng.randrange(30))))
 
     path = tmp_path / "run.jsonl"
     for seed in range(3):
         path.unlink(missing_ok=True)
-        codec = ByteCodec()
-        record(path, FakeBackend(foreign, codec=codec), carry=carry, tail_tokens=tau, seed=seed, final_candidates=0)
-        check(path, codec)
+        tokenizer = ByteTokenizer()
+        record(
+            path, FakeBackend(foreign, tokenizer=tokenizer), carry=carry, tail_tokens=tau, seed=seed, final_candidates=0
+        )
+        check(path, tokenizer)
 
 
 def test_a_marker_that_leaves_no_text_is_said_to_be_trusted(tmp_path: Path) -> None:
-    path = record(tmp_path / "run.jsonl", FakeBackend(wordy, codec=SilentMarker()), carry="answer")
+    path = record(tmp_path / "run.jsonl", FakeBackend(wordy, tokenizer=SilentMarker()), carry="answer")
     report = check(path, SilentMarker())
     assert report.assumed[0] == "where the thinking ends in the texts (the marker leaves no text)"
 
@@ -134,7 +137,7 @@ def test_a_run_resumed_after_a_cut_at_any_line(kind: str, offset: int, tmp_path:
 def refusing(*trace_ids: str) -> FakeBackend:
     """An engine that never manages these traces (the beginning of an id is enough)."""
 
-    def fail(request: TraceRequest) -> None:
+    def fail(request: GenerationRequest) -> None:
         if request.trace_id.startswith(trace_ids):
             raise RuntimeError("no")
 

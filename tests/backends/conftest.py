@@ -7,26 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from markovian_rsa_mlx.backends.mlx import MLXBackend
-from markovian_rsa_mlx.backends.openai import probe
+from markovian_rsa_mlx.backends.mlx import MLXEngine
+from markovian_rsa_mlx.backends.upstream import probe
 
 from . import tiny_models
 from .fake_upstream import FakeUpstream, Running
 from .upstreams import CODEC
 
-EngineOf = Callable[[str], MLXBackend]
+EngineOf = Callable[[str], MLXEngine]
 Serve = Callable[[FakeUpstream], Running]
 
 
 @pytest.fixture(scope="session")
 def engine_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineOf]:
     """The engine of a model kind of `tiny_models.CONFIGS`, made when first asked for; bounds reset."""
-    engines: dict[str, MLXBackend] = {}
+    engines: dict[str, MLXEngine] = {}
 
-    def get(kind: str) -> MLXBackend:
+    def get(kind: str) -> MLXEngine:
         if kind not in engines:
             folder = tiny_models.write(tmp_path_factory.mktemp("model") / kind, kind)
-            engines[kind] = MLXBackend.from_pretrained(folder)
+            engines[kind] = MLXEngine.from_pretrained(folder)
         engines[kind].limit(None, None)
         return engines[kind]
 
@@ -36,7 +36,7 @@ def engine_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineOf]:
 
 
 @pytest.fixture
-def engine(engine_of: EngineOf) -> MLXBackend:
+def engine(engine_of: EngineOf) -> MLXEngine:
     """A Llama, ready."""
     return engine_of("llama")
 
@@ -50,7 +50,7 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     """Start a fake server; engines over it use its character tokenizer."""
-    monkeypatch.setattr(probe, "choose_codec", lambda *_: CODEC)
+    monkeypatch.setattr(probe, "choose_tokenizer", lambda *_: CODEC)
     running: list[Running] = []
 
     def start(fake: FakeUpstream) -> Running:

@@ -1,7 +1,7 @@
 """A scripted OpenAI-compatible server in this process: any dialect, any fault, and a log of what it was asked.
 
-Its model is a Python function; one token a character (`CharacterCodec`). Faults are taken from `script`, one for each
-call that asks for a generation; an empty script means that all is well.
+Its model is a Python function; one token a character (`CharacterTokenizer`). Each generation request
+takes one fault from `script`; an empty script means no fault.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from ..fakes import EOS, FIRST_CHARACTER, CharacterCodec, boxed
+from ..support.fakes import EOS, FIRST_CHARACTER, CharacterTokenizer, boxed
 
 Answer = Callable[[str, random.Random], str]
 
@@ -51,7 +51,7 @@ class FakeUpstream:
 
     kind: str
     answer: Answer = guess
-    codec: CharacterCodec = field(default_factory=CharacterCodec)
+    tokenizer: CharacterTokenizer = field(default_factory=CharacterTokenizer)
     model: str = "fake/model"
     script: deque[str] = field(default_factory=deque)
     helper_script: deque[str] = field(default_factory=deque)
@@ -111,26 +111,26 @@ class FakeUpstream:
         if self.helper_script:
             return self.broken(self.helper_script.popleft()) or Response(status_code=500)
         if body.get("parse_special", True):
-            ids = self.codec.encode(body["content"])
+            ids = self.tokenizer.encode(body["content"])
         else:
-            ids = [token for c in body["content"] for token in self.codec.encode(c)]
+            ids = [token for c in body["content"] for token in self.tokenizer.encode(c)]
         if not body.get("with_pieces"):
             return JSONResponse({"tokens": ids})
         return JSONResponse({"tokens": [{"id": token, "piece": self.spelling(token)} for token in ids]})
 
     def spelling(self, token: int) -> str | list[int]:
         """A token's text; its bytes where they are none."""
-        text = self.codec.decode([token])
+        text = self.tokenizer.decode([token])
         return [token - FIRST_CHARACTER] if "\ufffd" in text else text
 
     async def detokenize(self, request: Request) -> Response:
         self.helpers.append("/detokenize")
-        return JSONResponse({"content": self.codec.decode((await request.json())["tokens"])})
+        return JSONResponse({"content": self.tokenizer.decode((await request.json())["tokens"])})
 
     async def apply_template(self, request: Request) -> Response:
         body = await request.json()
         thinking = body["chat_template_kwargs"]["enable_thinking"]
-        return JSONResponse({"prompt": self.codec.render_chat(body["messages"], thinking)})
+        return JSONResponse({"prompt": self.tokenizer.render_chat(body["messages"], thinking)})
 
     async def complete(self, request: Request) -> Response:
         if refused := self.unlocked(request):
@@ -190,7 +190,7 @@ class FakeUpstream:
         if "messages" in body:
             return str(body["messages"][-1]["content"])
         prompt = body["prompt"]
-        return prompt if isinstance(prompt, str) else self.codec.decode(prompt)
+        return prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt)
 
     def generate(self, body: dict[str, Any]) -> list[int]:
         """The ids that the model says; a function of the seed where one was sent."""
@@ -198,7 +198,7 @@ class FakeUpstream:
         rng = random.Random(self.entropy.random() if seed is None else seed)
         most = body.get("n_predict") or body["max_tokens"]
         answer = letters if self.is_trial(body) else self.answer
-        ids = [*self.codec.encode(answer(self.prompt_of(body), rng)), EOS]
+        ids = [*self.tokenizer.encode(answer(self.prompt_of(body), rng)), EOS]
         if isinstance(body.get("prompt"), list):
             said = self.said(body["prompt"])
             ids = ids[len(said) :] if ids[: len(said)] == said else ids
@@ -206,7 +206,7 @@ class FakeUpstream:
 
     def said(self, prompt: list[int]) -> list[int]:
         """What stands behind the chat in a prompt that goes on."""
-        end = self.codec.encode("<assistant>")[0]
+        end = self.tokenizer.encode("<assistant>")[0]
         return prompt[len(prompt) - prompt[::-1].index(end) :]
 
     async def reply(self, request: Request, body: dict[str, Any], ids: list[int], fault: str) -> Response:
@@ -223,12 +223,12 @@ class FakeUpstream:
             chances: list[dict[str, Any]] = [{"prob": 0.5} for _ in ids]
             for entry, token in zip(chances, ids, strict=True):
                 if self.spells:
-                    entry |= {"id": token, "bytes": list(self.codec.decode([token]).encode())}
+                    entry |= {"id": token, "bytes": list(self.tokenizer.decode([token]).encode())}
             return JSONResponse(
                 {"tokens": ids, "tokens_predicted": len(ids), "stop_type": kind, "completion_probabilities": chances}
             )
         content = [{"id": token, "logprob": -5.0} for token in ids]
-        choice: dict[str, Any] = {"text": self.codec.decode(ids), "finish_reason": self.finish(ids)}
+        choice: dict[str, Any] = {"text": self.tokenizer.decode(ids), "finish_reason": self.finish(ids)}
         if self.kind == "mlx":
             choice["logprobs"] = {"content": content}
         return JSONResponse({"choices": [choice], "usage": self.usage(body, ids)})
@@ -277,13 +277,13 @@ class FakeUpstream:
         return f"data: {json.dumps(payload)}\n\n"
 
     def piece(self, ids: list[int], place: int, token: int) -> dict[str, Any]:
-        text = self.codec.decode([token])
+        text = self.tokenizer.decode([token])
         if self.kind in ("vllm", "text"):
             choice: dict[str, Any] = {"text": text, "finish_reason": None}
             return {"choices": [choice | ({"token_ids": [token]} if self.kind == "vllm" else {})]}
         delta = {"content": text}
         if self.kind.startswith("split"):
-            mark = self.codec.end_of_thinking[0][0]
+            mark = self.tokenizer.end_of_thinking[0][0]
             thinking = mark not in ids or place < ids.index(mark)
             name = "reasoning" if self.kind == "split" else "reasoning_content"
             delta = {} if token == mark else {name: text} if thinking else {"content": text}
@@ -299,9 +299,9 @@ class FakeUpstream:
 
     def usage(self, body: dict[str, Any], ids: list[int]) -> dict[str, int]:
         if "messages" in body:
-            prompt = self.codec.encode(self.codec.render_chat(body["messages"], True))
+            prompt = self.tokenizer.encode(self.tokenizer.render_chat(body["messages"], True))
         else:
-            prompt = body["prompt"] if isinstance(body["prompt"], list) else self.codec.encode(body["prompt"])
+            prompt = body["prompt"] if isinstance(body["prompt"], list) else self.tokenizer.encode(body["prompt"])
         return {"prompt_tokens": len(prompt), "completion_tokens": len(ids)}
 
 

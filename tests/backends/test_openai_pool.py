@@ -9,27 +9,26 @@ from pathlib import Path
 import pytest
 
 from markovian_rsa_mlx.audit.verify import verify_file
-from markovian_rsa_mlx.backends.openai.pool import Pool
-from markovian_rsa_mlx.backends.openai.server import Server
-from markovian_rsa_mlx.backends.openai.settings import TimeLimits
-from markovian_rsa_mlx.backends.openai.wire import Wire
+from markovian_rsa_mlx.backends.upstream.config import TimeLimits
+from markovian_rsa_mlx.backends.upstream.servers import Server, ServerPool
+from markovian_rsa_mlx.backends.upstream.transport import HTTPClient
 from markovian_rsa_mlx.errors import ConfigError, UpstreamError
 from markovian_rsa_mlx.method.answers import equal_text
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 
-from ..runs import QUESTION, small
+from ..support.runs import QUESTION, small
 from .conftest import Serve
 from .fake_upstream import FakeUpstream
 from .upstreams import HeardRetries, asked, connected, in_time
 
 
 def server(limit: int) -> Server:
-    return Server(Wire("http://127.0.0.1:1/v1", None, TimeLimits()), limit)
+    return Server(HTTPClient("http://127.0.0.1:1/v1", None, TimeLimits()), limit)
 
 
 def test_the_least_loaded_server_is_next_by_its_share() -> None:
     async def fill() -> list[int]:
-        pool = Pool([server(1), server(3)])
+        pool = ServerPool([server(1), server(3)])
         async with pool.seat("a"), pool.seat("a"), pool.seat("a"), pool.seat("a"):
             return [s.in_flight for s in pool.servers]
 
@@ -39,13 +38,13 @@ def test_the_least_loaded_server_is_next_by_its_share() -> None:
 def test_runs_that_wait_are_let_in_by_turns() -> None:
     order: list[str] = []
 
-    async def visit(pool: Pool, run_id: str) -> None:
+    async def visit(pool: ServerPool, run_id: str) -> None:
         async with pool.seat(run_id):
             order.append(run_id)
             await asyncio.sleep(0)
 
     async def all_visit() -> None:
-        pool = Pool([server(1)])
+        pool = ServerPool([server(1)])
         async with pool.seat("first"):
             tasks = [asyncio.create_task(visit(pool, run_id)) for run_id in "aaaabbc"]
             await asyncio.sleep(0)
@@ -56,12 +55,12 @@ def test_runs_that_wait_are_let_in_by_turns() -> None:
 
 
 def test_whoever_is_cancelled_while_waiting_takes_no_seat() -> None:
-    async def visit(pool: Pool) -> None:
+    async def visit(pool: ServerPool) -> None:
         async with pool.seat("a"):
             await asyncio.sleep(0)
 
     async def cancel() -> None:
-        pool = Pool([server(1)])
+        pool = ServerPool([server(1)])
         async with pool.seat("first"):
             tasks = [asyncio.create_task(visit(pool)) for _ in range(4)]
             await asyncio.sleep(0)
@@ -76,7 +75,7 @@ def test_whoever_is_cancelled_while_waiting_takes_no_seat() -> None:
 
 def test_a_resting_server_is_asked_again_when_its_time_is_over() -> None:
     async def wait() -> float:
-        pool = Pool([server(1)])
+        pool = ServerPool([server(1)])
         pool.servers[0].rest(0.2)
         loop = asyncio.get_running_loop()
         start = loop.time()
@@ -87,7 +86,7 @@ def test_a_resting_server_is_asked_again_when_its_time_is_over() -> None:
 
 
 def test_a_pool_serves_one_event_loop_after_another() -> None:
-    pool = Pool([server(1)])
+    pool = ServerPool([server(1)])
 
     async def visit() -> None:
         async with pool.seat("a"):
@@ -154,9 +153,9 @@ def test_a_url_that_is_down_at_the_start_joins_later(serve: Serve) -> None:
     said: list[str] = []
 
     async def run() -> Counter[int]:
-        from markovian_rsa_mlx.backends.openai import Upstream, UpstreamBackend
+        from markovian_rsa_mlx.backends.upstream import Upstream, UpstreamEngine
 
-        backend = await UpstreamBackend.connect(Upstream((down.url, up.url)), said.append)
+        backend = await UpstreamEngine.connect(Upstream((down.url, up.url)), said.append)
         down.start()
         await asyncio.sleep(0.3)
         await asyncio.gather(*(backend.generate(asked(seed), HeardRetries()) for seed in range(8)))
@@ -212,7 +211,7 @@ def test_two_runs_share_the_servers_at_once(serve: Serve, tmp_path: Path) -> Non
     "url", ["localhost:8080", "ftp://x/v1", "http://", "http://me:secret@x/v1", "http://x/v1?key=secret", "http://x:y/"]
 )
 def test_what_is_no_plain_address_is_refused_without_its_secrets(url: str) -> None:
-    from markovian_rsa_mlx.backends.openai import Upstream
+    from markovian_rsa_mlx.backends.upstream import Upstream
 
     with pytest.raises(ConfigError) as caught:
         Upstream((url,))
@@ -221,7 +220,7 @@ def test_what_is_no_plain_address_is_refused_without_its_secrets(url: str) -> No
 
 @pytest.mark.parametrize("key", ["schlüssel-secret", "secret\nof two lines"])
 def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(key: str) -> None:
-    from markovian_rsa_mlx.backends.openai import Upstream
+    from markovian_rsa_mlx.backends.upstream import Upstream
 
     with pytest.raises(ConfigError, match="printable ASCII") as caught:
         Upstream(("http://x/v1",), api_key=key)
@@ -238,6 +237,6 @@ def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(key: str) 
     ],
 )
 def test_urls_may_be_given_as_people_write_them(given: str, root: str) -> None:
-    from markovian_rsa_mlx.backends.openai import Upstream
+    from markovian_rsa_mlx.backends.upstream import Upstream
 
     assert Upstream((given, given)).urls == (root,)

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from markovian_rsa_mlx.backends.base import TraceRequest, TraceResult
-from markovian_rsa_mlx.backends.mlx import MLXBackend
+from markovian_rsa_mlx.backends.base import GenerationRequest, GenerationResult
+from markovian_rsa_mlx.backends.mlx import MLXEngine
 from markovian_rsa_mlx.config import Sampling
 
 PROMPT = tuple(b"what is six times seven? ")
@@ -38,12 +38,14 @@ def request(
     max_tokens: int = 24,
     sampling: Sampling | None = None,
     generated: Sequence[int] = (),
-) -> TraceRequest:
+) -> GenerationRequest:
     """A request with defaults that suit the small models."""
-    return TraceRequest(f"r0-{seed:02d}", (), tuple(prompt), max_tokens, seed, sampling or Sampling(), tuple(generated))
+    return GenerationRequest(
+        f"r0-{seed:02d}", (), tuple(prompt), max_tokens, seed, sampling or Sampling(), tuple(generated)
+    )
 
 
-async def gather(engine: MLXBackend, requests: Sequence[TraceRequest]) -> list[TraceResult]:
+async def gather(engine: MLXEngine, requests: Sequence[GenerationRequest]) -> list[GenerationResult]:
     """All at once; checks that each listener heard exactly what the result says."""
     heard = [Heard() for _ in requests]
     results = await asyncio.gather(*(engine.generate(r, h) for r, h in zip(requests, heard, strict=True)))
@@ -53,6 +55,6 @@ async def gather(engine: MLXBackend, requests: Sequence[TraceRequest]) -> list[T
     return list(results)
 
 
-def run(engine: MLXBackend, requests: Sequence[TraceRequest]) -> list[tuple[int, ...]]:
+def run(engine: MLXEngine, requests: Sequence[GenerationRequest]) -> list[tuple[int, ...]]:
     """The token ids of the requests, generated together on an event loop of its own."""
     return [result.token_ids for result in asyncio.run(gather(engine, requests))]

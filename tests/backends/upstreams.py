@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from markovian_rsa_mlx.backends.base import TraceRequest
-from markovian_rsa_mlx.backends.openai import TimeLimits, Upstream, UpstreamBackend
+from markovian_rsa_mlx.backends.base import GenerationRequest
+from markovian_rsa_mlx.backends.upstream import TimeLimits, Upstream, UpstreamEngine
 from markovian_rsa_mlx.config import Sampling
-from markovian_rsa_mlx.method.codec import ChatMessage
+from markovian_rsa_mlx.tokenizer import ChatMessage
 
-from ..fakes import CharacterCodec
+from ..support.fakes import CharacterTokenizer
 from .traces import Heard
 
 T = TypeVar("T")
-CODEC = CharacterCodec()
+CODEC = CharacterTokenizer()
 #: Short, so that a test of a limit does not wait for it.
 TIMES = TimeLimits(connect_s=2.0, first_token_s=2.0, stall_s=0.5, patience_s=1.0)
 
@@ -37,14 +37,14 @@ async def in_time(work: Coroutine[Any, Any, T], seconds: float = 20) -> T:
         return await work
 
 
-async def connected(*urls: str, **settings: Any) -> UpstreamBackend:
-    return await UpstreamBackend.connect(Upstream(urls, times=settings.pop("times", TIMES), **settings))
+async def connected(*urls: str, **settings: Any) -> UpstreamEngine:
+    return await UpstreamEngine.connect(Upstream(urls, times=settings.pop("times", TIMES), **settings))
 
 
-def asked(seed: int = 7, max_tokens: int = 200, text: str = "What is it?", run_id: str = "run") -> TraceRequest:
+def asked(seed: int = 7, max_tokens: int = 200, text: str = "What is it?", run_id: str = "run") -> GenerationRequest:
     """A request as a run makes it."""
     chat = (ChatMessage(role="user", content=text),)
     prompt = CODEC.render_chat(list(chat), True)
-    return TraceRequest(
+    return GenerationRequest(
         f"r0-{seed:02d}", chat, tuple(CODEC.encode(prompt)), max_tokens, seed, Sampling(), (), run_id, prompt
     )

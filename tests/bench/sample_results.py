@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from markovian_rsa_mlx.bench.folder import method_settings
-from markovian_rsa_mlx.bench.grid import Grid, plan
-from markovian_rsa_mlx.bench.methods import DEFAULT_METHODS
-from markovian_rsa_mlx.bench.results import Cell, Record, Results, RoundRecord
-from markovian_rsa_mlx.bench.tabulate import comparisons, table
+from markovian_rsa_mlx.bench.experiment import method_settings
+from markovian_rsa_mlx.bench.methods import DEFAULT_METHODS, Grid, plan
+from markovian_rsa_mlx.bench.results import Results, RoundRecord, RunRecord, Variant
+from markovian_rsa_mlx.bench.summary import comparisons, summarize
 from markovian_rsa_mlx.config import RSAConfig
 
 #: How much a round helps, by kind of cell: an exponent on the share of wrong candidates.
@@ -38,7 +37,7 @@ def sample_results(
             for epoch in range(1, epochs + 1)
             for index in range(count)
         ]
-        cells.append(Cell(name, method_settings(config), tuple(records)))
+        cells.append(Variant(name, method_settings(config), tuple(records)))
     return Results(
         task="embedded-countdown#1",
         model="embedded-reasoner-v1",
@@ -50,14 +49,14 @@ def sample_results(
         package_version="0.1.0",
         methods=asked.methods,
         cells=tuple(cells),
-        table=table(asked.methods, cells),
+        table=summarize(asked.methods, cells),
         comparisons=comparisons(asked.methods, cells),
         generated_once=12_345,
         command="mrsa bench countdown --limit 12",
     )
 
 
-def record(rng: np.random.Generator, cell: str, config: RSAConfig, index: int, epoch: int, chance: float) -> Record:
+def record(rng: np.random.Generator, cell: str, config: RSAConfig, index: int, epoch: int, chance: float) -> RunRecord:
     rounds, tokens = [], 0
     for number in range(config.rounds + 1):
         wrong = (1 - chance) ** (GAINS.get(cell.split()[0], 1.0) ** number)
@@ -79,7 +78,7 @@ def record(rng: np.random.Generator, cell: str, config: RSAConfig, index: int, e
                 tokens_per_s=tokens / 3.0 / (number + 1),
             )
         )
-    return Record(
+    return RunRecord(
         index=index,
         problem_id=str(3 * index + 2),
         epoch=epoch,

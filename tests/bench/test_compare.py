@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from markovian_rsa_mlx.bench.juxtapose import juxtapose, read_folder
-from markovian_rsa_mlx.bench.results import Cell, Results, problem_scores
-from markovian_rsa_mlx.bench.statistics import difference
+from markovian_rsa_mlx.bench.compare import compare, read_folder
+from markovian_rsa_mlx.bench.results import Results, Variant, problem_scores
+from markovian_rsa_mlx.bench.stats import difference
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import ConfigError, TaskError
 
@@ -18,7 +18,8 @@ from .sample_results import sample_results
 
 def without(results: Results, *indices: int) -> Results:
     cells = tuple(
-        Cell(cell.name, cell.config, tuple(r for r in cell.records if r.index not in indices)) for cell in results.cells
+        Variant(cell.name, cell.config, tuple(r for r in cell.records if r.index not in indices))
+        for cell in results.cells
     )
     return replace(results, cells=cells)
 
@@ -34,7 +35,7 @@ def strong() -> Results:
 
 
 def test_methods_are_paired_problem_by_problem(weak: Results, strong: Results) -> None:
-    found = juxtapose(weak, strong)
+    found = compare(weak, strong)
     single = next(pair for pair in found.pairs if pair.method == "single")
     scores = [list(problem_scores(results, results.method("single")).values()) for results in (weak, strong)]
     expected = difference(*scores, comparisons=6)
@@ -47,13 +48,13 @@ def test_methods_are_paired_problem_by_problem(weak: Results, strong: Results) -
 
 
 def test_the_same_benchmark_is_no_different(weak: Results) -> None:
-    found = juxtapose(weak, weak)
+    found = compare(weak, weak)
     assert found.differing == ()
     assert {pair.comparison.verdict for pair in found.pairs} == {"no difference seen"}
 
 
 def test_only_problems_that_both_have_count(weak: Results, strong: Results) -> None:
-    found = juxtapose(without(weak, 0, 1), without(strong, 29))
+    found = compare(without(weak, 0, 1), without(strong, 29))
     assert found.problems == 27
     assert all(pair.comparison.problems == 27 for pair in found.pairs)
     assert "1 problem of the first that the other lacks, left out" in found.differing
@@ -76,7 +77,7 @@ def test_scores_tokens_and_difference_are_of_the_same_problems(weak: Results, st
         )
         return replace(results, cells=cells)
 
-    found = juxtapose(longer(weak, *range(10)), longer(strong, *range(25, 30)))
+    found = compare(longer(weak, *range(10)), longer(strong, *range(25, 30)))
     single = next(pair for pair in found.pairs if pair.method == "single")
     assert single.comparison.problems == 15
     assert single.second.mean - single.first.mean == pytest.approx(single.comparison.difference.mean)
@@ -85,10 +86,10 @@ def test_scores_tokens_and_difference_are_of_the_same_problems(weak: Results, st
 
 def test_a_place_that_holds_another_problem_is_no_pair(weak: Results, strong: Results) -> None:
     renamed = tuple(
-        Cell(c.name, c.config, tuple(replace(r, problem_id="another") if r.index == 4 else r for r in c.records))
+        Variant(c.name, c.config, tuple(replace(r, problem_id="another") if r.index == 4 else r for r in c.records))
         for c in strong.cells
     )
-    found = juxtapose(weak, replace(strong, cells=renamed))
+    found = compare(weak, replace(strong, cells=renamed))
     assert found.problems == 29
     assert all(pair.comparison.problems == 29 for pair in found.pairs)
 
@@ -96,7 +97,7 @@ def test_a_place_that_holds_another_problem_is_no_pair(weak: Results, strong: Re
 def test_what_else_differs_is_said(weak: Results) -> None:
     other = sample_results(30, base=RSAConfig.embedded().replace(tail_tokens=16))
     other = replace(other, seed=2, engine={**other.engine, "dtype": "bfloat16"})
-    differing = juxtapose(weak, other).differing
+    differing = compare(weak, other).differing
     assert "seed: 1 and 2" in differing
     assert "dtype: float32 and bfloat16" in differing
     assert "settings of markovian: tail_tokens 32 and 16" in differing
@@ -105,13 +106,13 @@ def test_what_else_differs_is_said(weak: Results) -> None:
 
 def test_another_wording_of_the_same_problems_is_compared_and_said(weak: Results) -> None:
     worded = replace(weak, task="embedded-countdown#1+0a1b2c")
-    assert juxtapose(weak, worded).differing == (
+    assert compare(weak, worded).differing == (
         "how the problems are put: embedded-countdown#1 and embedded-countdown#1+0a1b2c",
     )
 
 
 def test_methods_of_one_alone_are_named(weak: Results) -> None:
-    found = juxtapose(weak, sample_results(30, methods=("single", "full-chain")))
+    found = compare(weak, sample_results(30, methods=("single", "full-chain")))
     assert [pair.method for pair in found.pairs] == ["single"]
     assert found.only_second == ("full-chain",)
     assert "markovian" in found.only_first
@@ -119,11 +120,11 @@ def test_methods_of_one_alone_are_named(weak: Results) -> None:
 
 def test_other_problems_are_refused(weak: Results) -> None:
     with pytest.raises(ConfigError, match="of other problems, 'embedded-countdown#1' and 'aime-2025'"):
-        juxtapose(weak, replace(weak, task="aime-2025"))
+        compare(weak, replace(weak, task="aime-2025"))
     with pytest.raises(ConfigError, match="no problem in common"):
-        juxtapose(without(weak, *range(15)), without(weak, *range(15, 30)))
+        compare(without(weak, *range(15)), without(weak, *range(15, 30)))
     with pytest.raises(ConfigError, match="no method in common"):
-        juxtapose(sample_results(3, methods=("single",)), sample_results(3, methods=("markovian",)))
+        compare(sample_results(3, methods=("single",)), sample_results(3, methods=("markovian",)))
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,14 @@ from statistics import mean
 import pytest
 
 from markovian_rsa_mlx.audit.events import SelectionEvent
-from markovian_rsa_mlx.backends.base import TraceRequest
-from markovian_rsa_mlx.bench.results import Cell
+from markovian_rsa_mlx.backends.base import GenerationRequest
+from markovian_rsa_mlx.bench.results import Variant
 from markovian_rsa_mlx.config import RSAConfig
-from tests.fakes import CharacterCodec, FakeBackend, boxed
-from tests.runs import of_file
-from tests.test_statistics import LOST, Aggregator, copy, majority, oracle
+from tests.method.test_statistics import LOST, Aggregator, copy, majority, oracle
+from tests.support.fakes import CharacterTokenizer, FakeBackend, boxed
+from tests.support.runs import of_file
 
-from .harness import FakeTask, bench, order
+from ..support.bench_harness import FakeTask, bench, order
 
 CONFIG = RSAConfig(
     rounds=2, population=16, aggregation_size=4, thinking_tokens=100, tail_tokens=40, final_tokens=100,
@@ -29,14 +29,14 @@ _SHOWN = re.compile(r"so it goes (\w+)")
 
 
 def simulate(
-    path: Path, aggregator: Aggregator, first: Callable[[TraceRequest, random.Random], str], problems: int,
+    path: Path, aggregator: Aggregator, first: Callable[[GenerationRequest, random.Random], str], problems: int,
     config: RSAConfig = CONFIG,
-) -> Cell:  # fmt: skip
+) -> Variant:  # fmt: skip
     """A benchmark of Markovian RSA; `first` says what a round-0 trace answers."""
-    codec = CharacterCodec()
+    tokenizer = CharacterTokenizer()
 
-    def model(request: TraceRequest, rng: random.Random) -> str:
-        read = _SHOWN.findall(codec.decode(request.prompt_token_ids))
+    def model(request: GenerationRequest, rng: random.Random) -> str:
+        read = _SHOWN.findall(tokenizer.decode(request.prompt_token_ids))
         return boxed(aggregator(read, rng) if read else first(request, rng))
 
     wanted = order(FakeTask(problems), ["markovian"], config)
@@ -44,11 +44,11 @@ def simulate(
     return cell
 
 
-def chance(p: float) -> Callable[[TraceRequest, random.Random], str]:
+def chance(p: float) -> Callable[[GenerationRequest, random.Random], str]:
     return lambda request, rng: "right" if rng.random() < p else "wrong"
 
 
-def by_round(cell: Cell, figure: str) -> list[float]:
+def by_round(cell: Variant, figure: str) -> list[float]:
     return [sum(getattr(r.rounds[t], figure) for r in cell.records) / len(cell.records) for t in range(3)]
 
 

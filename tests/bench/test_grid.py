@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from markovian_rsa_mlx.bench.grid import Plan, plan, read_grid
-from markovian_rsa_mlx.bench.identity import cell_folder
+from markovian_rsa_mlx.bench.experiment import cell_folder
+from markovian_rsa_mlx.bench.methods import Plan, plan, read_grid
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import ConfigError
 

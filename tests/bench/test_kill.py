@@ -13,7 +13,7 @@ import pytest
 
 from markovian_rsa_mlx.audit.verify import verify_file
 
-from .harness import settled
+from ..support.bench_harness import settled
 
 ROOT = Path(__file__).parents[2]
 KILLS = 6
@@ -21,8 +21,8 @@ KILLS = 6
 SCRIPT = """
 import asyncio, random, sys
 from pathlib import Path
-from tests.bench.harness import FakeTask, SMALL, bench, order
-from tests.fakes import FakeBackend, boxed
+from tests.support.bench_harness import FakeTask, SMALL, bench, order
+from tests.support.fakes import FakeBackend, boxed
 
 class Paced(FakeBackend):
     async def generate(self, request, listener):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from markovian_rsa_mlx.bench.grid import plan
-from markovian_rsa_mlx.bench.methods import DEFAULT_METHODS, KINDS, read_methods
+from markovian_rsa_mlx.bench.methods import DEFAULT_METHODS, METHODS, plan, read_methods
 from markovian_rsa_mlx.config import FULL, RSAConfig
 from markovian_rsa_mlx.errors import ConfigError
 
@@ -18,7 +17,7 @@ def config(method: str) -> RSAConfig:
 
 
 def test_every_method_is_compared_with_all_final_candidates() -> None:
-    assert {c.final_count for c in plan(BASE, list(KINDS)).configs.values()} == {16, 72}
+    assert {c.final_count for c in plan(BASE, list(METHODS)).configs.values()} == {16, 72}
 
 
 @pytest.mark.parametrize("method", ["single", "vote", "pass"])

@@ -16,16 +16,14 @@ from typing import Any
 
 import pytest
 
-from markovian_rsa_mlx.bench.grid import Grid
-from markovian_rsa_mlx.bench.report import problems, render
-from markovian_rsa_mlx.bench.report.curves import NARROW, WIDE, curves
-from markovian_rsa_mlx.bench.report.findings import by_importance, findings
-from markovian_rsa_mlx.bench.report.problems import problem_rows
-from markovian_rsa_mlx.bench.report.standing import standing
-from markovian_rsa_mlx.bench.report.words import link
+from markovian_rsa_mlx.bench.methods import Grid
+from markovian_rsa_mlx.bench.report import by_importance, findings, render, standing
+from markovian_rsa_mlx.bench.report import charts as problems
+from markovian_rsa_mlx.bench.report.charts import NARROW, WIDE, curves, problem_rows
+from markovian_rsa_mlx.bench.report.labels import link
 from markovian_rsa_mlx.bench.results import Results, problem_scores, results_from_dict
-from markovian_rsa_mlx.bench.tabulate import comparisons, table
-from markovian_rsa_mlx.cli.bench_table import table_text, to_json
+from markovian_rsa_mlx.bench.summary import comparisons, summarize
+from markovian_rsa_mlx.cli.bench_output import table_text, to_json
 
 from .sample_results import sample_results
 
@@ -214,7 +212,7 @@ def without(results: Results, keep: Callable[[str, int], bool], *, failed: bool 
         for cell in results.cells
     )
     methods = results.methods
-    return replace(results, cells=cells, table=table(methods, cells), comparisons=comparisons(methods, cells))
+    return replace(results, cells=cells, table=summarize(methods, cells), comparisons=comparisons(methods, cells))
 
 
 def test_a_benchmark_that_was_stopped_says_how_far_it_came() -> None:
@@ -322,7 +320,7 @@ def test_a_failed_run_is_counted_once_however_many_methods_read_it(results: Resu
     for count, said in ((1, "1 run failed and is left out"), (2, "2 runs failed and are left out")):
         broken = replace(cell, records=(*failed[:count], *cell.records[count:]))
         cells = tuple(broken if each.name == cell.name else each for each in results.cells)
-        told = replace(results, cells=cells, table=table(results.methods, cells))
+        told = replace(results, cells=cells, table=summarize(results.methods, cells))
         assert said in findings(told)[-1]
 
 

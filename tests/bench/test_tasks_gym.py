@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from markovian_rsa_mlx.bench.tasks import load_task, read_params
 from markovian_rsa_mlx.bench.tasks.gym import GymTask
-from markovian_rsa_mlx.bench.tasks.options import problems_of
-from markovian_rsa_mlx.bench.tasks.vetting import RefusedCodeError, vet
+from markovian_rsa_mlx.bench.tasks.loader import load_task
+from markovian_rsa_mlx.bench.tasks.options import base_task_name, read_params
+from markovian_rsa_mlx.bench.tasks.sandbox import RefusedCodeError, vet
 from markovian_rsa_mlx.errors import ConfigError, ScoringError, TaskError
 from markovian_rsa_mlx.reasoner import puzzles
 
@@ -99,7 +99,7 @@ def test_parameters_gaps_and_a_wording() -> None:
         ("2", "Now: Say 7."),
         ("4", "Now: Say 9."),
     ]
-    assert problems_of(task.name) == "fake?gaps=true,low=5#0" != task.name
+    assert base_task_name(task.name) == "fake?gaps=true,low=5#0" != task.name
 
 
 @pytest.mark.usefixtures("library")
@@ -211,7 +211,7 @@ def test_anything_else_does_not(text: str) -> None:
 
 def test_the_library_is_not_imported_here() -> None:
     code = (
-        "import sys; from markovian_rsa_mlx.bench.tasks import load_task; load_task('countdown', {}, 1); "
+        "import sys; from markovian_rsa_mlx.bench.tasks.loader import load_task; load_task('countdown', {}, 1); "
         "assert not {'reasoning_gym', 'numpy', 'pyarrow', 'huggingface_hub'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -235,8 +235,8 @@ def test_the_embedded_reasoner_is_asked_what_it_was_measured_on() -> None:
 
 SWEEP = """
 import json, sys
-from markovian_rsa_mlx.bench.tasks.options import problems_of
-from markovian_rsa_mlx.bench.tasks.vetting import Vetting
+from markovian_rsa_mlx.bench.tasks.options import base_task_name
+from markovian_rsa_mlx.bench.tasks.sandbox import Vetting
 import reasoning_gym
 from reasoning_gym.factory import DATASETS
 vetting, told = Vetting(), {}

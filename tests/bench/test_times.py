@@ -9,16 +9,16 @@ from typing import Literal
 
 import pytest
 
-from markovian_rsa_mlx.audit import RunHistory
+from markovian_rsa_mlx.audit import RunState
 from markovian_rsa_mlx.audit.events import RunResumedEvent, RunStartEvent, TraceClockEvent
-from markovian_rsa_mlx.backends.base import TraceListener, TraceRequest, TraceResult
-from markovian_rsa_mlx.bench.occupancy import Busy, occupancy
+from markovian_rsa_mlx.backends.base import GenerationListener, GenerationRequest, GenerationResult
+from markovian_rsa_mlx.bench.generation_cache import RowTime, row_times
 from markovian_rsa_mlx.bench.results import Results
-from markovian_rsa_mlx.cli.bench_table import table_text
+from markovian_rsa_mlx.cli.bench_output import table_text
 from markovian_rsa_mlx.config import RSAConfig
-from tests.fakes import FakeBackend
+from tests.support.fakes import FakeBackend
 
-from .harness import SMALL, FakeTask, bench, coin, order
+from ..support.bench_harness import SMALL, FakeTask, bench, coin, order
 
 STEP_S, STEP_TOKENS = 0.002, 16
 
@@ -30,7 +30,7 @@ class OneRow(FakeBackend):
         super().__init__(coin, chunk=STEP_TOKENS, on_step=lambda *_: time.sleep(STEP_S))
         self.row = asyncio.Lock()
 
-    async def generate(self, request: TraceRequest, listener: TraceListener) -> TraceResult:
+    async def generate(self, request: GenerationRequest, listener: GenerationListener) -> GenerationResult:
         async with self.row:
             return await super().generate(request, listener)
 
@@ -56,11 +56,11 @@ def test_a_moment_is_shared_by_those_that_have_rows_in_it() -> None:
         clock("c", "started", 20.0),
         clock("c", "ended", 21.0),
     ]
-    found = occupancy(RunHistory([start(), *events]))
+    found = row_times(RunState([start(), *events]))
     assert found == {
-        ("a", "trace"): Busy(6.0, 4.0),
-        ("b", "trace"): Busy(5.0, 3.0),
-        ("c", "trace"): Busy(1.0, 1.0),
+        ("a", "trace"): RowTime(6.0, 4.0),
+        ("b", "trace"): RowTime(5.0, 3.0),
+        ("c", "trace"): RowTime(1.0, 1.0),
     }
     assert sum(busy.engine_s for busy in found.values()) == 8.0  # from 1 to 8, and from 20 to 21
 
@@ -74,7 +74,7 @@ def test_what_was_under_way_when_a_run_was_killed_is_not_known() -> None:
         clock("a", "started", 4.5),
         clock("a", "ended", 6.0),
     ]
-    assert occupancy(RunHistory([start(), *events])) == {("b", "trace"): Busy(4.0, 2.0)}
+    assert row_times(RunState([start(), *events])) == {("b", "trace"): RowTime(4.0, 2.0)}
 
 
 def test_a_sitting_that_was_stopped_counts() -> None:
@@ -85,7 +85,7 @@ def test_a_sitting_that_was_stopped_counts() -> None:
         clock("a", "started", 5.5),
         clock("a", "ended", 6.0),
     ]
-    assert occupancy(RunHistory([start(), *events])) == {("a", "trace"): Busy(4.5, 4.5)}
+    assert row_times(RunState([start(), *events])) == {("a", "trace"): RowTime(4.5, 4.5)}
 
 
 @pytest.fixture(scope="module")

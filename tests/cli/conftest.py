@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from markovian_rsa_mlx.cli import main, session
+from markovian_rsa_mlx.cli import main
+from markovian_rsa_mlx.cli import run as session
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 
-from ..fakes import FakeBackend, Model, boxed
+from ..support.fakes import FakeBackend, Model, boxed
 
 
 @dataclass(frozen=True)

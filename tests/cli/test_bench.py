@@ -10,17 +10,16 @@ from typing import Any
 
 import pytest
 
-from markovian_rsa_mlx.bench.measure import measure
 from markovian_rsa_mlx.bench.progress import BenchProgress
-from markovian_rsa_mlx.bench.results import Method, Record, RoundRecord, results_from_dict
+from markovian_rsa_mlx.bench.results import Method, RoundRecord, RunRecord, results_from_dict
+from markovian_rsa_mlx.bench.scoring import measure
 from markovian_rsa_mlx.bench.tasks.base import Problem
-from markovian_rsa_mlx.cli import session
-from markovian_rsa_mlx.cli.bench_table import table_text
-from markovian_rsa_mlx.cli.bench_view import problem_line, status_line, view_lines
+from markovian_rsa_mlx.cli import run as session
+from markovian_rsa_mlx.cli.bench_output import problem_line, status_line, table_text, view_lines
 from markovian_rsa_mlx.errors import BackendError, UpstreamError
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 
-from ..fakes import FakeBackend, boxed
+from ..support.fakes import FakeBackend, boxed
 from .conftest import Run, by_index
 
 METHOD = (
@@ -238,9 +237,9 @@ def progress(clock: Callable[[], float]) -> BenchProgress:
     return BenchProgress(methods, {"parallel": 0, "markovian": 0}, clock, total=4)
 
 
-def record(mean: float) -> Record:
+def record(mean: float) -> RunRecord:
     only = RoundRecord(0, 4, mean, 1.0, 1.0, 1.0, 4, 2, 80, 20, 1.0, 80.0)
-    return Record(0, "p\x1b[31m0", 1, 7, "t", rounds=(only,), correct=1.0)
+    return RunRecord(0, "p\x1b[31m0", 1, 7, "t", rounds=(only,), correct=1.0)
 
 
 def test_progress_tells_time_left_and_the_means_so_far() -> None:

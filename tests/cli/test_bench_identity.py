@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from markovian_rsa_mlx.backends.base import EngineInfo
-from markovian_rsa_mlx.cli import bench_order, session
+from markovian_rsa_mlx.cli import bench_run as bench_order
+from markovian_rsa_mlx.cli import run as session
 from markovian_rsa_mlx.method.prompts import PromptTemplate
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 
-from ..fakes import FakeBackend, boxed
+from ..support.fakes import FakeBackend, boxed
 from .conftest import Ran, Run, by_index
 
 METHOD = ("--rounds", "1", "--population", "3", "--aggregation-size", "2", "--answer-kind", "text")

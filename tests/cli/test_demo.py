@@ -10,7 +10,7 @@ import pytest
 from markovian_rsa_mlx.reasoner import demo_puzzle
 from markovian_rsa_mlx.reasoner.puzzles import solutions
 
-from ..fakes import boxed
+from ..support.fakes import boxed
 from .conftest import Run
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from markovian_rsa_mlx.backends.openai import Upstream, UpstreamBackend, probe
-from markovian_rsa_mlx.cli import engine, session
+from markovian_rsa_mlx.backends.upstream import Upstream, UpstreamEngine, probe
+from markovian_rsa_mlx.cli import options as engine
+from markovian_rsa_mlx.cli import run as session
 from markovian_rsa_mlx.errors import ConfigError
 
 from ..backends.fake_upstream import FakeUpstream, Running
-from ..fakes import CharacterCodec
+from ..support.fakes import CharacterTokenizer
 from .conftest import Run
 
 URL = "http://127.0.0.1:9/v1"
@@ -44,7 +45,7 @@ def test_options_that_do_not_go_together_are_usage_errors(mrsa: Run, options: tu
 
 @pytest.mark.parametrize("name", ["--api-key-env", "--upstream-key-env"])
 def test_a_run_over_a_server_with_a_key(mrsa: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
-    monkeypatch.setattr(probe, "choose_codec", lambda *_: CharacterCodec())
+    monkeypatch.setattr(probe, "choose_tokenizer", lambda *_: CharacterTokenizer())
     monkeypatch.setenv("MRSA_TEST_KEY", "the-secret")
     server = Running(FakeUpstream("vllm", key="the-secret"))
     try:
@@ -87,7 +88,7 @@ def test_loading_a_choice_with_servers_asks_them(monkeypatch: pytest.MonkeyPatch
         asked.append(upstream)
         raise ConfigError("asked")
 
-    monkeypatch.setattr(UpstreamBackend, "connect", connect)
+    monkeypatch.setattr(UpstreamEngine, "connect", connect)
     choice = engine.choose_engine(upstream=[URL], upstream_limit=3)
     with pytest.raises(ConfigError, match="asked"):
         session.load(choice, quiet=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from markovian_rsa_mlx.audit import AuditWriter
-from markovian_rsa_mlx.cli import check
+from markovian_rsa_mlx.cli import runs as check
 from markovian_rsa_mlx.models.routing_report import summary
 
-from ..fakes import CharacterCodec, boxed
+from ..support.fakes import CharacterTokenizer, boxed
 from .conftest import SMALL, Run
 
 
@@ -138,7 +138,7 @@ def test_verify_accepts_a_true_trail_and_names_the_first_false_line(mrsa: Run, t
 
 
 def test_verify_with_a_model_checks_the_text_too(mrsa: Run, trail: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "codec_of", lambda model: CharacterCodec())
+    monkeypatch.setattr(check, "tokenizer_of", lambda model: CharacterTokenizer())
     assert mrsa("runs", "verify", "--model", "fake/model").code == 0
     missing = mrsa("runs", "verify", str(trail.with_name("none.jsonl")))
     assert missing.code == 1

@@ -9,7 +9,7 @@ import pytest
 
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.serve import server
-from markovian_rsa_mlx.serve.settings import ServerSettings
+from markovian_rsa_mlx.serve.config import ServerSettings
 
 from .conftest import Run
 
@@ -96,6 +96,6 @@ def test_options_reach_the_server(mrsa: Run, served: list[ServerSettings]) -> No
         "--force",
     )
     (settings,) = served
-    assert (settings.queue, settings.most_body_bytes, settings.grace_s) == (3, 500_000, 7)
+    assert (settings.queue, settings.max_body_bytes, settings.grace_s) == (3, 500_000, 7)
     assert settings.hosts == {"a", "b"}
     assert settings.any_question

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from markovian_rsa_mlx.audit import read_events
-from markovian_rsa_mlx.cli import session
-from markovian_rsa_mlx.cli.engine import ModelChoice
+from markovian_rsa_mlx.cli import run as session
+from markovian_rsa_mlx.cli.options import ModelChoice
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import BackendError, ModelError
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 from markovian_rsa_mlx.reasoner import demo_puzzle
 
-from ..fakes import FakeBackend, boxed
+from ..support.fakes import FakeBackend, boxed
 from .conftest import SMALL, Run
 
 Install = Callable[..., None]

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from markovian_rsa_mlx import store
-from markovian_rsa_mlx.cli import session
+from markovian_rsa_mlx import run_store
+from markovian_rsa_mlx.cli import run as session
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
-from tests.bench.tune.engines import TimedFake
-from tests.fakes import FakeBackend
-from tests.runs import run as run_fake
-from tests.runs import small
+from tests.predict.engines import TimedFake
+from tests.support.fakes import FakeBackend
+from tests.support.runs import run as run_fake
+from tests.support.runs import small
 
 from .conftest import Run
 
@@ -82,7 +82,7 @@ def test_speeds_are_measured_once_and_used_again(mrsa: Run, tmp_path: Path, engi
 
 
 def test_lengths_come_from_the_kept_runs_of_the_model(mrsa: Run) -> None:
-    run_fake(FakeBackend(), small(), store.new_run_path("q"))
+    run_fake(FakeBackend(), small(), run_store.new_run_path("q"))
     ran = mrsa(*TUNE, "--profile", "default-16gb")
     assert "traces of 1 earlier run, mean" in ran.err
     unknown = mrsa("tune", "--model", "another", "--profile", "default-16gb")

@@ -107,7 +107,7 @@ def test_solve_and_demo_lead_to_the_page(mrsa: Run, fake_model: Callable[..., No
 @pytest.mark.parametrize("seed", range(6))
 def test_a_puzzle_is_judged_without_a_reference(seed: int) -> None:
     puzzle = reasoner.demo_puzzle(seed)
-    judge = reasoner.judge_of(puzzle.question)
+    judge = reasoner.answer_checker(puzzle.question)
     assert judge is not None
     from markovian_rsa_mlx.reasoner.puzzles import solutions
 
@@ -120,7 +120,7 @@ def test_a_puzzle_is_judged_without_a_reference(seed: int) -> None:
 
 
 def test_a_sum_is_judged_and_other_questions_are_not() -> None:
-    judge = reasoner.judge_of("State the final answer to the following arithmetic problem: 12 + 34 - 56 =")
+    judge = reasoner.answer_checker("State the final answer to the following arithmetic problem: 12 + 34 - 56 =")
     assert judge is not None
     assert [judge(answer) for answer in ("-10", " -10 ", "10", "", "1/0")] == [True, True, False, False, False]
-    assert reasoner.judge_of("What is it?") is None
+    assert reasoner.answer_checker("What is it?") is None

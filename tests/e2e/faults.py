@@ -18,7 +18,7 @@ from pathlib import Path
 
 from markovian_rsa_mlx.audit import ErrorEvent, TraceCompleteEvent, TraceRetryEvent, read_events
 from markovian_rsa_mlx.audit.verify import verify_file
-from markovian_rsa_mlx.backends.openai import TimeLimits, Upstream, UpstreamBackend
+from markovian_rsa_mlx.backends.upstream import TimeLimits, Upstream, UpstreamEngine
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import MarkovianRSAError
 from markovian_rsa_mlx.method.answers import equal_text
@@ -72,7 +72,7 @@ async def storm(runs: int, folder: Path, *, deaths: int = 2) -> Figures:
     figures = Figures()
     try:
         upstream = Upstream((await proxy.start(),), times=TIMES)
-        backend = await UpstreamBackend.connect(upstream)
+        backend = await UpstreamEngine.connect(upstream)
         orchestrator = MarkovianRSAOrchestrator(backend, equivalent=equal_text, shared=True)
         killer = asyncio.create_task(_kill_now_and_then(server, figures, runs, deaths))
         await _all_runs(orchestrator, runs, folder, figures)
@@ -115,7 +115,7 @@ async def _one_run(orchestrator: MarkovianRSAOrchestrator, number: int, path: Pa
 
 
 def _count(path: Path, figures: Figures, orchestrator: MarkovianRSAOrchestrator) -> None:
-    verify_file(path, equivalent=equal_text, codec=orchestrator.backend.codec)
+    verify_file(path, equivalent=equal_text, codec=orchestrator.backend.tokenizer)
     for event in read_events(path):
         figures.repeated += isinstance(event, ErrorEvent) and event.stage == "upstream"
         figures.retried += isinstance(event, TraceRetryEvent)
@@ -131,7 +131,7 @@ async def _kill_now_and_then(server: MLXServer, figures: Figures, runs: int, dea
         await asyncio.to_thread(server.start)
 
 
-async def _check_nothing_is_left(backend: UpstreamBackend, proxy: FaultProxy) -> None:
+async def _check_nothing_is_left(backend: UpstreamEngine, proxy: FaultProxy) -> None:
     await asyncio.sleep(0.5)
     gc.collect()
     assert backend._pool.in_flight == 0, "a seat is still taken"

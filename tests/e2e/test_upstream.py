@@ -15,10 +15,10 @@ import pytest
 
 from markovian_rsa_mlx.audit import AggregationPromptEvent, RunSetupEvent, TraceCompleteEvent, read_events
 from markovian_rsa_mlx.audit.verify import verify_file
-from markovian_rsa_mlx.backends.mlx.tokenizer import load_codec
+from markovian_rsa_mlx.backends.tokenizers import load_tokenizer
 from markovian_rsa_mlx.reasoner import check, demo_puzzle
 
-from ..runs import of
+from ..support.runs import of
 from .faults import storm
 from .servers import MODEL, MLXServer, MRSAServer
 
@@ -51,14 +51,14 @@ def _solves(server: MLXServer, seed: int, path: Path) -> bool:
     told = json.loads(done.stdout)
     assert told["model"] == MODEL
     assert mrsa("runs", "verify", str(path), "--model", MODEL).returncode == 0
-    events, codec = read_events(path), load_codec(MODEL)
-    assert all(codec.decode(e.token_ids) == e.text for e in of(events, TraceCompleteEvent))
+    events, tokenizer = read_events(path), load_tokenizer(MODEL)
+    assert all(tokenizer.decode(e.token_ids) == e.text for e in of(events, TraceCompleteEvent))
     # The server tokenises the texts of prompts by itself, which gives the recorded ids unless a trace said something in
     # other tokens than the tokenizer would.
     setup = of(events, RunSetupEvent)[0]
     assert setup.engine == "upstream/mlx_lm.server"
     for prompt in of(events, AggregationPromptEvent):
-        assert codec.decode(prompt.prompt_token_ids) == codec.decode(codec.encode(prompt.prompt_text))
+        assert tokenizer.decode(prompt.prompt_token_ids) == tokenizer.decode(tokenizer.encode(prompt.prompt_text))
     again = mrsa(*line, "--audit", str(path))
     assert again.stdout.strip() == told["text"].strip()
     return check(told["answer"], puzzle)

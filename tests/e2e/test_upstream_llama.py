@@ -17,16 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from markovian_rsa_mlx.audit import (
-    AggregationPromptEvent,
-    RunSetupEvent,
-    TraceCompleteEvent,
-    read_events,
-)
-from markovian_rsa_mlx.audit.events import _BaseEvent
+from markovian_rsa_mlx.audit import AggregationPromptEvent, RunSetupEvent, TraceCompleteEvent, read_events
+from markovian_rsa_mlx.audit.events import Event
 
 from ..backends.fake_upstream import free_port
-from ..runs import of
+from ..support.runs import of
 from .test_upstream import mrsa
 
 GGUF = os.environ.get("MRSA_GGUF", "")
@@ -87,7 +82,7 @@ def llama_python() -> Iterator[str]:
     process.wait()
 
 
-def solved(url: str, path: Path, *options: str) -> list[_BaseEvent]:
+def solved(url: str, path: Path, *options: str) -> list[Event]:
     """A run over the server; small models may end without an answer, but the trail must be right."""
     done = mrsa("solve", QUESTION, "--upstream", f"{url}/v1", *SIZES, *MORE, "--audit", str(path), *options)
     assert done.returncode in (0, 1), done.stderr

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from markovian_rsa_mlx import store
+from markovian_rsa_mlx import run_store
 from markovian_rsa_mlx.viewer import Policy, live_page, runs_page
 
 KEEP_ALIVE_S = 1
@@ -91,7 +91,7 @@ class TrailServer:
 
         async def runs(request: Request) -> Response:
             self.listed += 1
-            entry = store.describe(self.path).to_dict()
+            entry = run_store.describe(self.path).to_dict()
             stored = [{**entry, "id": f"{number:032x}", "trail": "x.jsonl"} for number in range(self.others)]
             stored.append({**entry, "id": entry["run_id"], "trail": entry["path"]})
             after = request.query_params.get("after")

@@ -11,36 +11,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from markovian_rsa_mlx.errors import PromptError, TemplateError
-from markovian_rsa_mlx.method.codec import ChatMessage
 from markovian_rsa_mlx.method.prompts import (
     QUOTE,
-    AggregationPrompter,
     ChatFrame,
+    PromptBuilder,
     PromptTemplate,
     chat_frame,
     check_messages,
     quote_markers,
 )
 from markovian_rsa_mlx.method.tails import Tail
-from tests.fakes import ByteCodec, CharacterCodec
+from markovian_rsa_mlx.tokenizer import ChatMessage
+from tests.support.fakes import ByteTokenizer, CharacterTokenizer
 
-CODEC = CharacterCodec()
-BYTES = ByteCodec()
+CODEC = CharacterTokenizer()
+BYTES = ByteTokenizer()
 ZAYA = PromptTemplate.load("zaya_v1")
 FRAME = ChatFrame("<user>", "\n<assistant>")
 
 
-def tail(text: str, codec: CharacterCodec = CODEC) -> Tail:
-    return Tail(tuple(codec.encode(text)), text)
+def tail(text: str, tokenizer: CharacterTokenizer = CODEC) -> Tail:
+    return Tail(tuple(tokenizer.encode(text)), text)
 
 
 def prompter(
-    codec: CharacterCodec = CODEC, template: PromptTemplate = ZAYA, problem: str = "Why?", carry: str = "tail"
-) -> AggregationPrompter:
-    return AggregationPrompter(codec, template, FRAME, problem, carry, largest=4)
+    tokenizer: CharacterTokenizer = CODEC, template: PromptTemplate = ZAYA, problem: str = "Why?", carry: str = "tail"
+) -> PromptBuilder:
+    return PromptBuilder(tokenizer, template, FRAME, problem, carry, largest=4)
 
 
-def custom(source: str) -> AggregationPrompter:
+def custom(source: str) -> PromptBuilder:
     return prompter(template=PromptTemplate(source, "mine"))
 
 
@@ -48,7 +48,7 @@ def user(text: str) -> ChatMessage:
     return ChatMessage(role="user", content=text)
 
 
-class OneIdAWord(CharacterCodec):
+class OneIdAWord(CharacterTokenizer):
     """Tokenises a text in another way than a model wrote it: what is re-tokenised gets other ids."""
 
     def encode(self, text: str) -> list[int]:
@@ -134,7 +134,7 @@ def test_a_token_without_text_is_no_second_beginning_of_a_line() -> None:
     assert [i for i in prompt.token_ids if i != silent] == CODEC.encode(prompt.text)
 
 
-class IndentedLines(CharacterCodec):
+class IndentedLines(CharacterTokenizer):
     """One token for a line feed and the two spaces behind it."""
 
     INDENT = 60_000
@@ -159,24 +159,24 @@ def split_at(ids: Sequence[int], mark: int) -> list[list[int]]:
 
 @pytest.mark.parametrize("text", ["a\n  [attempt 1]\nb", "a\n  [attempt 1]", "\n  [attempt 1]\n  [attempt 1]\n"])
 def test_a_marker_that_begins_inside_a_token_is_quoted_behind_it(text: str) -> None:
-    codec = IndentedLines()
-    one = tail(text, codec)
-    prompt = prompter(codec).build([one])
-    assert codec.decode(prompt.token_ids).count("  > [attempt 1]") == text.count("  [attempt 1]")
+    tokenizer = IndentedLines()
+    one = tail(text, tokenizer)
+    prompt = prompter(tokenizer).build([one])
+    assert tokenizer.decode(prompt.token_ids).count("  > [attempt 1]") == text.count("  [attempt 1]")
     assert prompt.text.count("> ") == text.count("  [attempt 1]")
 
 
 def test_quoting_reads_a_long_tail_about_once() -> None:
-    class Counting(CharacterCodec):
+    class Counting(CharacterTokenizer):
         decoded = 0
 
         def decode(self, ids: Sequence[int]) -> str:
             self.decoded += len(ids)
             return super().decode(ids)
 
-    codec = Counting()
-    prompter(codec).build([tail("ten tokens\n" * 1000 + "[attempt 1]")])
-    assert codec.decoded < 100_000
+    tokenizer = Counting()
+    prompter(tokenizer).build([tail("ten tokens\n" * 1000 + "[attempt 1]")])
+    assert tokenizer.decoded < 100_000
 
 
 @given(st.text(max_size=30))
@@ -188,7 +188,7 @@ def test_bytes_are_spliced_as_bytes(text: str) -> None:
 def test_a_recorded_prompter_builds_the_same() -> None:
     fresh = prompter()
     pieces, ids = list(fresh.segments.values()), list(fresh.segment_ids.values())
-    again = AggregationPrompter.recorded(CODEC, pieces, ids, CODEC.encode(QUOTE))
+    again = PromptBuilder.recorded(CODEC, pieces, ids, CODEC.encode(QUOTE))
     shown = [tail("x\n[attempt 2]\ny"), tail("z")]
     assert again.build(shown) == fresh.build(shown)
 
@@ -255,8 +255,8 @@ def test_a_template_that_is_no_text_is_refused(tmp_path: Path) -> None:
         PromptTemplate.load(str(tmp_path / "x.j2"))
 
 
-class Chat(CharacterCodec):
-    """A codec with a chat template of one's own."""
+class Chat(CharacterTokenizer):
+    """A tokenizer with a chat template of one's own."""
 
     def __init__(self, template: Any) -> None:
         super().__init__()

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from markovian_rsa_mlx.method.tails import split_thinking, take_tail
-from tests.fakes import ASSISTANT, EOS, THINK_END, USER, ByteCodec, CharacterCodec
+from tests.support.fakes import ASSISTANT, EOS, THINK_END, USER, ByteTokenizer, CharacterTokenizer
 
-CHARACTERS, BYTES = CharacterCodec(), ByteCodec()
+CHARACTERS, BYTES = CharacterTokenizer(), ByteTokenizer()
 MARKER = BYTES.end_of_thinking[0]
 
 

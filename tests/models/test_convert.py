@@ -14,7 +14,7 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load as load_with_mlx_lm
 
-from markovian_rsa_mlx.backends.mlx.load import load_model
+from markovian_rsa_mlx.backends.mlx.loading import load_model
 from markovian_rsa_mlx.cli import main
 from markovian_rsa_mlx.convert import convert
 from markovian_rsa_mlx.convert import folder as folder_module

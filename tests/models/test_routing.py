@@ -9,9 +9,9 @@ import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import ArraysCache, BatchKVCache, CacheList
 
-from markovian_rsa_mlx.audit import RunHistory
+from markovian_rsa_mlx.audit import RunState
 from markovian_rsa_mlx.audit.verify import verify_file
-from markovian_rsa_mlx.backends.mlx import MLXBackend
+from markovian_rsa_mlx.backends.mlx import MLXEngine
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.models import routing
 from markovian_rsa_mlx.models.routing import RouterStats, can_count, count_routing, drop_pending
@@ -90,7 +90,7 @@ def test_a_run_records_what_its_routers_chose(tmp_path: Path) -> None:
     with MarkovianRSAOrchestrator.from_pretrained(str(folder)) as orchestrator:
         for path in (tmp_path / "first.jsonl", tmp_path / "second.jsonl"):  # the second starts to count anew
             result = orchestrator.run("What is it?", CONFIG, audit_path=path)
-            history = RunHistory(result.events)
+            history = RunState(result.events)
             assert history.model_stats is not None
             stats = history.model_stats.stats
             prompts = [history.setup.prompt_token_ids] if history.setup else []
@@ -98,11 +98,11 @@ def test_a_run_records_what_its_routers_chose(tmp_path: Path) -> None:
             most = sum(map(len, prompts)) * len(history.traces) + 2 * result.generated_tokens
             assert result.generated_tokens <= stats["tokens"] <= most
             assert len({sum(row) for row in stats["counts"]}) == 1  # every layer saw every token
-            assert verify_file(path, codec=orchestrator.backend.codec).finished
+            assert verify_file(path, codec=orchestrator.backend.tokenizer).finished
 
 
 def test_probes_and_failed_steps_are_not_counted(tmp_path: Path) -> None:
-    backend = MLXBackend.from_pretrained(folders.write(tmp_path / "zaya"))
+    backend = MLXEngine.from_pretrained(folders.write(tmp_path / "zaya"))
     try:
         assert asyncio.run(backend.model_stats()) is None
     finally:

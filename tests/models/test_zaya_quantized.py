@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from markovian_rsa_mlx.backends.mlx.load import load_model
+from markovian_rsa_mlx.backends.mlx.loading import load_model
 from markovian_rsa_mlx.convert import convert
 
 from ..backends.tiny_models import EOS, VOCAB, write_tokenizer

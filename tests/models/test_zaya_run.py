@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from markovian_rsa_mlx.audit.verify import verify_file
-from markovian_rsa_mlx.backends.mlx import MLXBackend
+from markovian_rsa_mlx.backends.mlx import MLXEngine
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 
@@ -37,9 +37,9 @@ def test_a_run_verifies_and_its_memory_was_foreseen(checkpoint: Path, tmp_path: 
     )  # fmt: skip
     with MarkovianRSAOrchestrator.from_pretrained(str(checkpoint)) as orchestrator:
         result = orchestrator.run("What is six times seven?", config, audit_path=tmp_path / "run.jsonl")
-        assert isinstance(orchestrator.backend, MLXBackend)
+        assert isinstance(orchestrator.backend, MLXEngine)
         longest = max(len(event.prompt_token_ids) for event in result.events if hasattr(event, "prompt_token_ids"))
         estimate = orchestrator.backend.memory_estimate_bytes(config.population, longest + 32)
-        report = verify_file(tmp_path / "run.jsonl", codec=orchestrator.backend.codec)
+        report = verify_file(tmp_path / "run.jsonl", codec=orchestrator.backend.tokenizer)
     assert report.finished
     assert result.peak_memory_bytes == pytest.approx(estimate, rel=0.15)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from markovian_rsa_mlx import reasoner
-from markovian_rsa_mlx.method.prompts import AggregationPrompter, PromptTemplate, chat_frame
+from markovian_rsa_mlx.method.prompts import PromptBuilder, PromptTemplate, chat_frame
 from markovian_rsa_mlx.method.tails import Tail
 
 mlx_lm = pytest.importorskip("mlx_lm")
@@ -57,11 +57,11 @@ def test_it_takes_a_claim_from_a_tail(loaded: tuple[Any, Any]) -> None:
     puzzle = reasoner.Puzzle(
         "Calculate 42 using all of these numbers: 12, 5, 18.\nEach number may be used at most once.", (12, 5, 18), 42
     )
-    codec = _Codec(tokenizer)
-    frame = chat_frame(codec, [{"role": "user", "content": puzzle.question}], enable_thinking=True)
-    prompter = AggregationPrompter(codec, PromptTemplate.load("zaya_v1"), frame, puzzle.question, "tail", 2)
+    tokenizer = _Tokenizer(tokenizer)
+    frame = chat_frame(tokenizer, [{"role": "user", "content": puzzle.question}], enable_thinking=True)
+    prompter = PromptBuilder(tokenizer, PromptTemplate.load("zaya_v1"), frame, puzzle.question, "tail", 2)
     texts = ["18+5=23+12=35 no\n18*5=90-12=78 no\n", "12*5=60-18=42 ok\nsolved (12 * 5) - 18 = 42\n"]
-    tails = [Tail(tuple(codec.encode(text)), text) for text in texts]
+    tails = [Tail(tuple(tokenizer.encode(text)), text) for text in texts]
     text = trace(loaded, list(prompter.build(tails).token_ids))
     assert text.startswith("take 2: (12 * 5) - 18 = 42\n")
     assert reasoner.check(boxed(text), puzzle)
@@ -72,8 +72,8 @@ def test_it_adds_up(loaded: tuple[Any, Any]) -> None:
     assert sum(boxed(ask(loaded, TASK + question)) == total for question, total in sums.items()) >= 3
 
 
-class _Codec:
-    """The project's codec on mlx-lm's tokenizer, as far as a prompt needs it."""
+class _Tokenizer:
+    """The project's tokenizer on mlx-lm's tokenizer, as far as a prompt needs it."""
 
     end_of_thinking: tuple[tuple[int, ...], ...] = ()
     eos_ids: frozenset[int] = frozenset()

@@ -14,16 +14,16 @@ import pytest
 import uvicorn
 from starlette.applications import Starlette
 
-from markovian_rsa_mlx.backends.base import TraceListener, TraceRequest, TraceResult
+from markovian_rsa_mlx.backends.base import GenerationListener, GenerationRequest, GenerationResult
 from markovian_rsa_mlx.method.answers import equal_text
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 from markovian_rsa_mlx.serve.app import build
+from markovian_rsa_mlx.serve.config import ServerSettings
+from markovian_rsa_mlx.serve.run_manager import RunManager
 from markovian_rsa_mlx.serve.server import GracefulServer, listen
-from markovian_rsa_mlx.serve.service import Service
-from markovian_rsa_mlx.serve.settings import ServerSettings
 
-from ..fakes import FakeBackend
-from ..runs import small
+from ..support.fakes import FakeBackend
+from ..support.runs import small
 
 CHAT = [{"role": "user", "content": "What is it?"}]
 #: A run of a moment: T = 1, N = 3, C = 2.
@@ -36,7 +36,7 @@ class PausedBackend(FakeBackend):
 
     pause_s: float = 0.02
 
-    async def generate(self, request: TraceRequest, listener: TraceListener) -> TraceResult:
+    async def generate(self, request: GenerationRequest, listener: GenerationListener) -> GenerationResult:
         self.requests.append(request)
         self.running += 1
         self.rows = max(self.rows, self.running)
@@ -61,8 +61,8 @@ class Running:
     client: httpx2.Client = field(default_factory=httpx2.Client)
 
     @property
-    def service(self) -> Service:
-        service: Service = self.app.state.service
+    def service(self) -> RunManager:
+        service: RunManager = self.app.state.service
         return service
 
     def post(self, path: str = "/v1/chat/completions", **keys: Any) -> httpx2.Response:

@@ -16,10 +16,10 @@ from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.backends.base import EngineInfo
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.method.answers import equal_text
-from markovian_rsa_mlx.method.codec import ChatMessage
+from markovian_rsa_mlx.tokenizer import ChatMessage
 
-from ..fakes import ByteCodec, CharacterCodec, FakeBackend, boxed
-from ..runs import of_file, small
+from ..support.fakes import ByteTokenizer, CharacterTokenizer, FakeBackend, boxed
+from ..support.runs import of_file, small
 from .conftest import CHAT, RSA, Running, Serve
 
 #: Zyphra's published example, scaled down.
@@ -159,7 +159,7 @@ class TestOrdinaryCompletions:
 
     @pytest.mark.parametrize("stream", [False, True])
     def test_a_model_that_thinks_although_it_should_not(self, serve: Serve, stream: bool) -> None:
-        server = serve(FakeBackend(lambda request, rng: boxed(7, "secret"), HeedlessCodec()))
+        server = serve(FakeBackend(lambda request, rng: boxed(7, "secret"), HeedlessTokenizer()))
         answer = server.post(messages=CHAT, reasoning_effort="none", stream=stream)
         if stream:
             chunks = chunks_of(answer)
@@ -170,7 +170,7 @@ class TestOrdinaryCompletions:
         assert said == ("secret 7", "\\boxed{7}")
 
     def test_a_model_without_thinking_has_no_reasoning(self, serve: Serve) -> None:
-        server = serve(FakeBackend(lambda request, rng: "plainly 7", CharacterCodec(thinking=False)))
+        server = serve(FakeBackend(lambda request, rng: "plainly 7", CharacterTokenizer(thinking=False)))
         message = server.post(messages=CHAT).json()["choices"][0]["message"]
         assert message == {
             "role": "assistant", "content": "plainly 7", "reasoning": None, "reasoning_content": None,
@@ -198,7 +198,7 @@ class SmallBackend(FakeBackend):
         return replace(super().info, memory_limit_bytes=300)
 
 
-class HeedlessCodec(CharacterCodec):
+class HeedlessTokenizer(CharacterTokenizer):
     """A chat template without a switch for the thinking."""
 
     def render_chat(self, messages: Sequence[ChatMessage], enable_thinking: bool) -> str:
@@ -270,7 +270,7 @@ class TestStreams:
     def test_characters_and_markers_of_many_tokens_are_never_torn(self, serve: Serve) -> None:
         """One token a byte, one token a piece: every delta is whole characters, and no half marker is shown."""
         said = "så det går <think 🧮 </thin…</think>  \\boxed{é🧮}  "
-        server = serve(FakeBackend(lambda request, rng: said, ByteCodec(), chunk=1))
+        server = serve(FakeBackend(lambda request, rng: said, ByteTokenizer(), chunk=1))
         chunks = chunks_of(server.post(messages=CHAT, stream=True))
         assert joined(chunks, "reasoning") == "så det går <think 🧮 </thin…"
         assert joined(chunks, "content") == "\\boxed{é🧮}"

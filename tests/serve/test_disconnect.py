@@ -19,11 +19,11 @@ from markovian_rsa_mlx.audit import read_events
 from markovian_rsa_mlx.audit.events import RunEndEvent
 from markovian_rsa_mlx.backends.base import EngineInfo
 from markovian_rsa_mlx.errors import BackendError, RunStoppedError
-from markovian_rsa_mlx.run.conclusion import Conclusion
+from markovian_rsa_mlx.run.result import Conclusion
 
-from ..fakes import FakeBackend, guesser
-from ..runs import run as run_in_process
-from ..runs import small
+from ..support.fakes import FakeBackend, guesser
+from ..support.runs import run as run_in_process
+from ..support.runs import small
 from .conftest import CHAT, RSA, PausedBackend, Running, Serve
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from markovian_rsa_mlx.serve import plan
 
-from ..fakes import FakeBackend
+from ..support.fakes import FakeBackend
 from .conftest import RSA, Running, Serve
 
 EXAMPLES = os.environ.get("MRSA_FUZZ_EXAMPLES", "25")

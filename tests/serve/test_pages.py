@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from markovian_rsa_mlx import store
-from markovian_rsa_mlx.backends.base import TraceRequest
+from markovian_rsa_mlx import run_store
+from markovian_rsa_mlx.backends.base import GenerationRequest
 from tests.e2e.viewer_browser import browser, watch, write_page
-from tests.fakes import FakeBackend, boxed
+from tests.support.fakes import FakeBackend, boxed
 
 from .conftest import RSA, Running, Serve
 
 
 def test_the_pages_stand_behind_the_policy_and_hold_nothing_of_a_run(server: Running) -> None:
     assert server.post(**RSA).status_code == 200
-    run_id = store.describe(store.run_paths()[0]).run_id
+    run_id = run_store.describe(run_store.run_paths()[0]).run_id
     for path in ("/", f"/runs/{run_id}"):
         page = server.get(path)
         assert page.status_code == 200
@@ -40,16 +40,16 @@ def test_a_key_guards_the_pages(serve: Serve) -> None:
 
 @pytest.mark.slow
 def test_a_live_run_fills_in_and_ends_as_its_file(serve: Serve, home: Path, tmp_path: Path) -> None:
-    def slow(request: TraceRequest, rng: random.Random) -> str:
+    def slow(request: GenerationRequest, rng: random.Random) -> str:
         return boxed(rng.randrange(3), "hm " * 30)
 
     server = serve(FakeBackend(slow, on_step=lambda request, at: time.sleep(0.02)))
     asked = threading.Thread(target=lambda: server.post(**{**RSA, "rsa_t": 2, "rsa_n": 4, "rsa_final_n": 4}))
     asked.start()
-    while not home.is_dir() or not store.run_paths() or not store.describe(store.run_paths()[0]).run_id:
+    while not home.is_dir() or not run_store.run_paths() or not run_store.describe(run_store.run_paths()[0]).run_id:
         time.sleep(0.01)
-    path = store.run_paths()[0]
-    run_id = store.describe(path).run_id
+    path = run_store.run_paths()[0]
+    run_id = run_store.describe(path).run_id
     with browser() as chrome:
         shown = watch(chrome.new_context(), f"{server.url}/runs/{run_id}", server.url)
         page = shown.page

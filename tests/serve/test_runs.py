@@ -10,8 +10,8 @@ import pytest
 from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.method.answers import equal_text
 
-from ..fakes import FakeBackend
-from ..runs import run as run_in_process
+from ..support.fakes import FakeBackend
+from ..support.runs import run as run_in_process
 from .conftest import CHAT, RSA, PausedBackend, Running, Serve
 from .test_disconnect import ask_in_the_background, wait_until
 

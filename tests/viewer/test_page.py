@@ -15,7 +15,7 @@ import pytest
 from markovian_rsa_mlx.errors import AuditError
 from markovian_rsa_mlx.viewer import file_page, live_page, read_trail, runs_page
 from markovian_rsa_mlx.viewer.assets import asset, program
-from markovian_rsa_mlx.viewer.slim import find_tail, units
+from markovian_rsa_mlx.viewer.view_model import find_tail, utf16_length
 
 from .pages import blocks, data, texts
 from .trails import FIXED, large_run, lines_of, said, small_run, write_lines
@@ -114,7 +114,7 @@ def test_a_carried_answer_is_sought_in_the_answer(tmp_path: Path) -> None:
 
 
 def test_offsets_count_as_the_browser_counts() -> None:
-    assert [units(text) for text in ("a", "é", "\U0001d4b3", "\ud83d")] == [1, 1, 2, 1]
+    assert [utf16_length(text) for text in ("a", "é", "\U0001d4b3", "\ud83d")] == [1, 1, 2, 1]
 
 
 class Reader(html.parser.HTMLParser):

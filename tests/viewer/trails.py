@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from markovian_rsa_mlx.backends.base import TraceRequest
+from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.method.lineage import Lineage, TraceKey, trace_seed
-from tests.fakes import FakeBackend, boxed
-from tests.runs import run, small
+from tests.support.fakes import FakeBackend, boxed
+from tests.support.runs import run, small
 
 Lines = list[dict[str, Any]]
 #: The events that any program writes: no setup, no clock, no selection.
@@ -30,21 +30,21 @@ FIXED = frozenset(
         "error",
     ]
 )
-Says = Callable[[TraceRequest, random.Random], str]
+Says = Callable[[GenerationRequest, random.Random], str]
 
 
-def few_answers(request: TraceRequest, rng: random.Random) -> str:
+def few_answers(request: GenerationRequest, rng: random.Random) -> str:
     """Three answers, some forged markers, some LaTeX; what was read is sometimes kept."""
-    read = FakeBackend().codec.decode(request.prompt_token_ids)[-300:-150]
+    read = FakeBackend().tokenizer.decode(request.prompt_token_ids)[-300:-150]
     forged = "\n[end of attempt 1]\nso" if rng.random() < 0.3 else ""
     kept = read if request.trace_id.startswith("r1") and rng.random() < 0.6 else ""
     return boxed(rng.randrange(3), f"{kept} hm \\(x^2 + {rng.randrange(9)}\\) " * rng.randrange(1, 4) + forged)
 
 
-def failing_once(trace_id: str) -> Callable[[TraceRequest], None]:
+def failing_once(trace_id: str) -> Callable[[GenerationRequest], None]:
     left = [trace_id]
 
-    def fail(request: TraceRequest) -> None:
+    def fail(request: GenerationRequest) -> None:
         if left and request.trace_id == left[0]:
             left.clear()
             raise RuntimeError("the <b>engine</b> stumbled")

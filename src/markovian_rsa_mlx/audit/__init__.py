@@ -7,6 +7,7 @@ from .events import (
     EVENT_TYPES,
     AggregationPromptEvent,
     ErrorEvent,
+    Event,
     FinalEvent,
     GenerationStartEvent,
     ModelStatsEvent,
@@ -22,20 +23,23 @@ from .events import (
     TraceClockEvent,
     TraceCompleteEvent,
     TraceRetryEvent,
-    _BaseEvent,
 )
-from .history import RunHistory, TraceHistory
-from .reader import Line, Scan, UnknownEvent, event_from_dict, is_finished, read_events, scan_file
-from .writer import AuditWriter
+from .log_file import AuditWriter, Line, LogFile, UnknownEvent, event_from_dict, is_finished, read_events, scan_file
+from .state import RunState, TraceState
+
+#: Former names, which other programs use.
+_BaseEvent, RunHistory, TraceHistory, Scan = Event, RunState, TraceState, LogFile
 
 __all__ = [
     "EVENT_TYPES",
     "AggregationPromptEvent",
     "AuditWriter",
     "ErrorEvent",
+    "Event",
     "FinalEvent",
     "GenerationStartEvent",
     "Line",
+    "LogFile",
     "ModelStatsEvent",
     "RoundCompleteEvent",
     "RunEndEvent",
@@ -43,6 +47,7 @@ __all__ = [
     "RunResumedEvent",
     "RunSetupEvent",
     "RunStartEvent",
+    "RunState",
     "Scan",
     "SelectionEvent",
     "SummaryCompleteEvent",
@@ -52,6 +57,7 @@ __all__ = [
     "TraceCompleteEvent",
     "TraceHistory",
     "TraceRetryEvent",
+    "TraceState",
     "UnknownEvent",
     "_BaseEvent",
     "event_from_dict",

@@ -21,7 +21,7 @@ TraceId = Annotated[str, "The trace: r{t}-{i:02d}, round t and index i."]
 
 
 @dataclass
-class _BaseEvent:
+class Event:
     """`EVENT_NAME` comes first and is no argument of `__init__`."""
 
     EVENT_NAME: str = field(init=False, default="")
@@ -33,8 +33,12 @@ class _BaseEvent:
         return {"event": self.EVENT_NAME, **plain}
 
 
+#: The former name, which other programs use.
+_BaseEvent = Event
+
+
 @dataclass
-class RunStartEvent(_BaseEvent):
+class RunStartEvent(Event):
     """A run begins; always the first line."""
 
     EVENT_NAME: str = field(init=False, default="run_start")
@@ -47,7 +51,7 @@ class RunStartEvent(_BaseEvent):
 
 
 @dataclass
-class GenerationStartEvent(_BaseEvent):
+class GenerationStartEvent(Event):
     """A trace got its row in the engine. A retry starts again, with a new seed; a resumed trace with its own."""
 
     EVENT_NAME: str = field(init=False, default="generation_start")
@@ -61,7 +65,7 @@ class GenerationStartEvent(_BaseEvent):
 
 
 @dataclass
-class TraceCompleteEvent(_BaseEvent):
+class TraceCompleteEvent(Event):
     """A trace is finished, or given up ("error")."""
 
     EVENT_NAME: str = field(init=False, default="trace_complete")
@@ -76,7 +80,7 @@ class TraceCompleteEvent(_BaseEvent):
 
 
 @dataclass
-class TailExtractedEvent(_BaseEvent):
+class TailExtractedEvent(Event):
     """What is carried forward of a trace (by `carry`: its tail, its answer section or its summary)."""
 
     EVENT_NAME: str = field(init=False, default="tail_extracted")
@@ -89,7 +93,7 @@ class TailExtractedEvent(_BaseEvent):
 
 
 @dataclass
-class AggregationPromptEvent(_BaseEvent):
+class AggregationPromptEvent(Event):
     """The prompt of a trace of round t >= 1."""
 
     EVENT_NAME: str = field(init=False, default="aggregation_prompt")
@@ -102,7 +106,7 @@ class AggregationPromptEvent(_BaseEvent):
 
 
 @dataclass
-class RoundCompleteEvent(_BaseEvent):
+class RoundCompleteEvent(Event):
     """The last needed trace of a round is finished or given up."""
 
     EVENT_NAME: str = field(init=False, default="round_complete")
@@ -114,7 +118,7 @@ class RoundCompleteEvent(_BaseEvent):
 
 
 @dataclass
-class FinalEvent(_BaseEvent):
+class FinalEvent(Event):
     """The choice."""
 
     EVENT_NAME: str = field(init=False, default="final")
@@ -126,7 +130,7 @@ class FinalEvent(_BaseEvent):
 
 
 @dataclass
-class ModelStatsEvent(_BaseEvent):
+class ModelStatsEvent(Event):
     """What the model counted of itself, between `final` and `run_end`; only of a model that has counters."""
 
     EVENT_NAME: str = field(init=False, default="model_stats")
@@ -141,7 +145,7 @@ class ModelStatsEvent(_BaseEvent):
 
 
 @dataclass
-class RunEndEvent(_BaseEvent):
+class RunEndEvent(Event):
     """The run is finished; always the last line of a finished run."""
 
     EVENT_NAME: str = field(init=False, default="run_end")
@@ -152,7 +156,7 @@ class RunEndEvent(_BaseEvent):
 
 
 @dataclass
-class ErrorEvent(_BaseEvent):
+class ErrorEvent(Event):
     """Something went wrong."""
 
     EVENT_NAME: str = field(init=False, default="error")
@@ -167,7 +171,7 @@ class ErrorEvent(_BaseEvent):
 
 
 @dataclass
-class RunSetupEvent(_BaseEvent):
+class RunSetupEvent(Event):
     """All that prompts and tails are derived from; always the second line."""
 
     EVENT_NAME: str = field(init=False, default="run_setup")
@@ -205,7 +209,7 @@ class RunSetupEvent(_BaseEvent):
 
 
 @dataclass
-class TraceCheckpointEvent(_BaseEvent):
+class TraceCheckpointEvent(Event):
     """Ids generated since the last checkpoint of this attempt, so that a crash loses little."""
 
     EVENT_NAME: str = field(init=False, default="trace_checkpoint")
@@ -218,7 +222,7 @@ class TraceCheckpointEvent(_BaseEvent):
 
 
 @dataclass
-class TraceClockEvent(_BaseEvent):
+class TraceClockEvent(Event):
     """A generation got its row in the engine, or left it, be it done or not: so idle rows can be seen."""
 
     EVENT_NAME: str = field(init=False, default="trace_clock")
@@ -232,7 +236,7 @@ class TraceClockEvent(_BaseEvent):
 
 
 @dataclass
-class TraceRetryEvent(_BaseEvent):
+class TraceRetryEvent(Event):
     """An attempt at a trace (or at its summary) failed and another follows."""
 
     EVENT_NAME: str = field(init=False, default="trace_retry")
@@ -246,7 +250,7 @@ class TraceRetryEvent(_BaseEvent):
 
 
 @dataclass
-class RunResumedEvent(_BaseEvent):
+class RunResumedEvent(Event):
     """A further sitting begins. Only the settings here may differ from the run's."""
 
     EVENT_NAME: str = field(init=False, default="run_resumed")
@@ -263,7 +267,7 @@ class RunResumedEvent(_BaseEvent):
 
 
 @dataclass
-class SummaryCompleteEvent(_BaseEvent):
+class SummaryCompleteEvent(Event):
     """A trace's summary (carry `summary`): a further generation, counted in the totals."""
 
     EVENT_NAME: str = field(init=False, default="summary_complete")
@@ -281,7 +285,7 @@ class SummaryCompleteEvent(_BaseEvent):
 
 
 @dataclass
-class SelectionEvent(_BaseEvent):
+class SelectionEvent(Event):
     """How the answer was chosen; precedes `final`."""
 
     EVENT_NAME: str = field(init=False, default="selection")
@@ -298,7 +302,7 @@ class SelectionEvent(_BaseEvent):
     round_zero: Annotated[dict[str, Any], "The free vote over round 0: `traces` (how many), `answer`, `votes`."]
 
 
-EVENT_TYPES: dict[str, type[_BaseEvent]] = {
+EVENT_TYPES: dict[str, type[Event]] = {
     event_type.EVENT_NAME: event_type
     for event_type in (
         RunStartEvent,

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..config import RSAConfig
-from .events import EVENT_TYPES, _BaseEvent
-from .reader import type_name
+from .events import EVENT_TYPES, Event
+from .log_file import type_name
 
 BEGIN = "<!-- made by `python -m markovian_rsa_mlx.audit.schema`: begin -->"
 END = "<!-- end -->"
@@ -63,7 +63,7 @@ def _render(value: Any, depth: int = 0) -> str:
     return f"{{\n{inner}\n{' ' * depth}}}"
 
 
-def _documented(event_type: type[_BaseEvent]) -> list[tuple[str, Any, str]]:
+def _documented(event_type: type[Event]) -> list[tuple[str, Any, str]]:
     """(field, type, documentation), in order."""
     hints = get_type_hints(event_type, include_extras=True)
     rows = []
@@ -74,7 +74,7 @@ def _documented(event_type: type[_BaseEvent]) -> list[tuple[str, Any, str]]:
     return rows
 
 
-def _event_schema(event_type: type[_BaseEvent]) -> dict[str, Any]:
+def _event_schema(event_type: type[Event]) -> dict[str, Any]:
     rows = _documented(event_type)
     properties = {name: {**_type_schema(hint), "description": text} for name, hint, text in rows}
     return {
@@ -112,7 +112,7 @@ def _type_schema(hint: Any) -> dict[str, Any]:
     return dict(_PLAIN[hint])
 
 
-def _table(event_type: type[_BaseEvent]) -> str:
+def _table(event_type: type[Event]) -> str:
     rows = "\n".join(f"| `{name}` | {type_name(hint)} | {text} |" for name, hint, text in _documented(event_type))
     return (
         f"#### `{event_type.EVENT_NAME}` (`{event_type.__name__}`)\n\n{inspect.getdoc(event_type)}\n\n"

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from ..config import Sampling
-from ..method.codec import ChatMessage, Codec
+from ..tokenizer import ChatMessage, Tokenizer
 
 
 @dataclass(frozen=True)
-class TraceRequest:
+class GenerationRequest:
     """One trace to generate.
 
     The random stream is a pure function of (`seed`, position). `generated_ids` were generated before an
@@ -37,14 +37,14 @@ class TraceRequest:
 
 
 @dataclass(frozen=True)
-class TraceResult:
+class GenerationResult:
     """A finished trace: all its ids, those of `generated_ids` and the EOS included."""
 
     token_ids: tuple[int, ...]
     finish_reason: Literal["eos", "max_tokens"]
 
 
-class TraceListener(Protocol):
+class GenerationListener(Protocol):
     """Hears of one trace's progress, on the event loop's thread."""
 
     def started(self) -> None:
@@ -56,7 +56,7 @@ class TraceListener(Protocol):
 
 @runtime_checkable
 class NoteListener(Protocol):
-    """A `TraceListener` that also hears what an engine wants to have recorded."""
+    """A `GenerationListener` that also hears what an engine wants to have recorded."""
 
     def noted(self, message: str) -> None:
         """Such as a call that failed and is made again within this attempt; nothing that was told is lost by it."""
@@ -76,16 +76,16 @@ class EngineInfo:
     memory_limit_bytes: int | None
 
 
-class Backend(Protocol):
+class Engine(Protocol):
     """An engine. All methods are called on the event loop's thread."""
 
     @property
-    def codec(self) -> Codec: ...
+    def tokenizer(self) -> Tokenizer: ...
 
     @property
     def info(self) -> EngineInfo: ...
 
-    async def generate(self, request: TraceRequest, listener: TraceListener) -> TraceResult:
+    async def generate(self, request: GenerationRequest, listener: GenerationListener) -> GenerationResult:
         """Generate one trace; waits until the engine has room for it.
 
         Cancelling the awaiting task stops the trace within one step. Raises `BackendError` if this trace

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-from .extra import library
+from ..json_strict import replace_surrogates
 from .results import Results, RoundRecord
-from .unicode import mended
+from .utils import require_extra
 
 _RUN = ("index", "problem_id", "epoch", "seed", "answer", "correct", "badges", "error", "peak_memory_bytes", "trail")
 _ROUND = tuple(f.name for f in fields(RoundRecord))
@@ -23,7 +23,7 @@ def lines(results: Results) -> Iterator[dict[str, Any]]:
         for record in cell.records:
             run = {"task": results.task, "model": results.model, "cell": cell.name}
             run |= {name: getattr(record, name) for name in _RUN} | {"badges": " ".join(record.badges)}
-            run = {name: mended(value) if isinstance(value, str) else value for name, value in run.items()}
+            run = {name: replace_surrogates(value) if isinstance(value, str) else value for name, value in run.items()}
             for entry in record.rounds:
                 yield run | {name: getattr(entry, name) for name in _ROUND}
             if not record.rounds:
@@ -41,7 +41,7 @@ def to_csv(results: Results) -> bytes:
 
 def to_parquet(results: Results) -> bytes:
     """The same lines with types. Needs pyarrow; raises `TaskError` without it."""
-    arrow, parquet = library("pyarrow"), library("pyarrow.parquet")
+    arrow, parquet = require_extra("pyarrow"), require_extra("pyarrow.parquet")
     table = arrow.Table.from_pylist(list(lines(results)), schema=_schema(arrow))
     sink = io.BytesIO()
     parquet.write_table(table, sink)

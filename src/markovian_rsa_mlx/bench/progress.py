@@ -9,13 +9,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from .results import Method, Record, record_score
+from .results import Method, RunRecord, record_score
 from .tasks.base import Problem
 
 #: Seconds over which the speed is measured.
 _SPEED_WINDOW_S = 8.0
 
-OnProblem = Callable[[Problem, int, Sequence[Record]], None]
+OnProblem = Callable[[Problem, int, Sequence[RunRecord]], None]
 
 
 @dataclass
@@ -47,12 +47,12 @@ class BenchProgress:
         while self._recent and self._recent[0][0] < now - _SPEED_WINDOW_S:
             self._recent.popleft()
 
-    def run_done(self, cell: str, record: Record) -> None:
+    def run_done(self, cell: str, record: RunRecord) -> None:
         """A run of this sitting ended."""
         self.runs += 1
         self.add(cell, record)
 
-    def add(self, cell: str, record: Record) -> None:
+    def add(self, cell: str, record: RunRecord) -> None:
         """Take a run's scores into the means so far."""
         self.failed += bool(record.error)
         for method in self.methods:
@@ -61,7 +61,7 @@ class BenchProgress:
                 if score is not None:
                     self._scores.setdefault(method.name, []).append(score)
 
-    def problem_done(self, problem: Problem, epoch: int, records: Sequence[Record]) -> None:
+    def problem_done(self, problem: Problem, epoch: int, records: Sequence[RunRecord]) -> None:
         self.done += 1
         if self.on_problem is not None:
             self.on_problem(problem, epoch, records)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any, Literal
 
-from .intervals import Interval
+from .stats import Interval
 
 SCHEMA_VERSION = 1
 
@@ -51,7 +51,7 @@ class RoundRecord:
 
 
 @dataclass(frozen=True)
-class Record:
+class RunRecord:
     """One run: a cell on one problem in one epoch. With `error` it failed and holds nothing else."""
 
     index: int  #: the problem's place in the task, from 0
@@ -75,12 +75,12 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Variant:
     """A setting of the orchestrator and its runs by problem and epoch. `config` holds all settings but the seed."""
 
     name: str
     config: Mapping[str, Any]
-    records: tuple[Record, ...] = ()
+    records: tuple[RunRecord, ...] = ()
 
     @property
     def final_round(self) -> int:
@@ -99,7 +99,7 @@ class Method:
 
 
 @dataclass(frozen=True)
-class RoundRow:
+class RoundSummary:
     """A method up to one round: means over problems."""
 
     round: int
@@ -115,7 +115,7 @@ class RoundRow:
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodSummary:
     """A method's figures: means over problems, epochs averaged first. `rounds` are its cell's."""
 
     method: str
@@ -132,7 +132,7 @@ class Row:
     tokens_per_s: float
     peak_memory_bytes: int
     badges: Mapping[str, int]  #: runs with each badge
-    rounds: tuple[RoundRow, ...] = ()
+    rounds: tuple[RoundSummary, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -185,15 +185,15 @@ class Results:
     engine: Mapping[str, Any]  #: name, version, dtype and quantization
     package_version: str
     methods: tuple[Method, ...]
-    cells: tuple[Cell, ...]
-    table: tuple[Row, ...] = ()
+    cells: tuple[Variant, ...]
+    table: tuple[MethodSummary, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     generated_once: int = 0  #: tokens that were generated in fact: what methods share counts once
     warnings: tuple[str, ...] = ()
     command: str = ""  #: the command line as given, without where its output goes
     schema_version: int = field(default=SCHEMA_VERSION)
 
-    def cell_of(self, method: Method) -> Cell:
+    def cell_of(self, method: Method) -> Variant:
         return next(cell for cell in self.cells if cell.name == method.cell)
 
     def method(self, name: str) -> Method:
@@ -209,7 +209,7 @@ class Results:
         return {"schema_version": values.pop("schema_version"), **values}
 
 
-def record_score(record: Record, method: Method, final_round: int) -> float | None:
+def record_score(record: RunRecord, method: Method, final_round: int) -> float | None:
     """The score of one run; None where it failed."""
     if record.error:
         return None
@@ -219,7 +219,7 @@ def record_score(record: Record, method: Method, final_round: int) -> float | No
     return {"mean": final.mean, "vote": final.vote, "any": final.any}[method.score]
 
 
-def method_scores(method: Method, cell: Cell) -> dict[int, float]:
+def method_scores(method: Method, cell: Variant) -> dict[int, float]:
     """Score by the problem's index, mean over the epochs that have one; problems without any are left out."""
     found: dict[int, list[float]] = defaultdict(list)
     for record in cell.records:
@@ -254,18 +254,18 @@ def results_from_dict(values: Mapping[str, Any]) -> Results:
     )
 
 
-def _cell(value: Mapping[str, Any]) -> Cell:
-    return Cell(value["name"], value["config"], tuple(map(record_from_dict, value["records"])))
+def _cell(value: Mapping[str, Any]) -> Variant:
+    return Variant(value["name"], value["config"], tuple(map(record_from_dict, value["records"])))
 
 
-def record_from_dict(value: Mapping[str, Any]) -> Record:
+def record_from_dict(value: Mapping[str, Any]) -> RunRecord:
     lists = {name: tuple(value[name]) for name in ("badges", "unscored", "mishaps")}
-    return Record(**{**value, **lists, "rounds": tuple(RoundRecord(**entry) for entry in value["rounds"])})
+    return RunRecord(**{**value, **lists, "rounds": tuple(RoundRecord(**entry) for entry in value["rounds"])})
 
 
-def _row(value: Mapping[str, Any]) -> Row:
-    rounds = tuple(RoundRow(**_estimates(entry)) for entry in value["rounds"])
-    return Row(**{**_estimates(value), "rounds": rounds})
+def _row(value: Mapping[str, Any]) -> MethodSummary:
+    rounds = tuple(RoundSummary(**_estimates(entry)) for entry in value["rounds"])
+    return MethodSummary(**{**_estimates(value), "rounds": rounds})
 
 
 def _estimates(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import MarkovianRSAError
-from .text import clean, say
+from .terminal import clean, print_status
 
 INTERRUPTED = 130
 HELP_WIDTH = {"max_content_width": 100}
@@ -85,10 +85,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except MarkovianRSAError as error:
         if _debugging():
             raise
-        say(f"error: {clean(str(error))}")
+        print_status(f"error: {clean(str(error))}")
         return error.exit_code
     except KeyboardInterrupt:
-        say("Interrupted.")
+        print_status("Interrupted.")
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has seen enough; Python's own flush at exit must not complain.
@@ -97,7 +97,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if _debugging():
             raise
-        say(f"error: {type(error).__name__}: {clean(str(error))}. This is a bug; MRSA_DEBUG=1 shows the traceback.")
+        print_status(
+            f"error: {type(error).__name__}: {clean(str(error))}. This is a bug; MRSA_DEBUG=1 shows the traceback."
+        )
         return 1
 
 

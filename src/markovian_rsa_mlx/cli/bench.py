@@ -12,8 +12,7 @@ import typer
 
 from ..bench.tasks.options import OPTIONS, TaskOption, read_params
 from .bench_compare import compare
-from .engine import MODEL, ModelChoice, with_engine
-from .options import config_option, profile_option, resolve, with_settings
+from .options import MODEL, ModelChoice, config_option, profile_option, resolve, with_engine, with_settings
 
 TASK, METHODS, OUTPUT = "The task", "The methods", "Results"
 HELP = "Compare methods on a task: mrsa bench TASK, or mrsa bench compare A B."
@@ -164,12 +163,11 @@ def run(
 
     Ctrl-C stops within a step, and the same command goes on. Methods, problems and epochs may be added to a folder.
     """
-    from .bench_order import Wanted
-    from .bench_run import carry_out
+    from .bench_run import BenchOptions, run_benchmark
 
     raise typer.Exit(
-        carry_out(
-            Wanted(
+        run_benchmark(
+            BenchOptions(
                 task=task,
                 task_options=task_options,
                 words=tuple(context.meta[_WORDS]),

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .intervals import points_text, share_text
-from .text import amount, clean, count, say, table
+from .terminal import amount, clean, count, print_status, table
 
 if TYPE_CHECKING:
-    from ..bench.juxtapose import Juxtaposition, Pair
+    from ..bench.compare import BenchmarkComparison, MethodComparison
 
 _FOLDER = "A folder that mrsa bench TASK wrote."
 
@@ -26,22 +25,22 @@ def compare(
 
     B less A on the problems that both have, with intervals and exact tests; what else differs between them is said.
     """
-    from ..bench.juxtapose import juxtapose, read_folder
+    from ..bench.compare import compare, read_folder
 
-    found = juxtapose(read_folder(first), read_folder(second))
+    found = compare(read_folder(first), read_folder(second))
     if json_output:
         print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
         return
     for what in found.differing:
-        say(clean(f"not the same: {what}"))
+        print_status(clean(f"not the same: {what}"))
     for names, where in ((found.only_first, "A"), (found.only_second, "B")):
         if names:
-            say(clean(f"only in {where}: {', '.join(names)}"))
+            print_status(clean(f"only in {where}: {', '.join(names)}"))
     print(clean(_table(found)))
 
 
-def _table(found: Juxtaposition) -> str:
-    from ..bench.caveats import few_problems
+def _table(found: BenchmarkComparison) -> str:
+    from ..bench.summary import few_problems
 
     head = ["method", "problems", "A", "B", "B less A", "better / worse", "p", "tokens A", "tokens B", "verdict"]
     rows = [_cells(pair, found.problems) for pair in found.pairs]
@@ -53,7 +52,9 @@ def _table(found: Juxtaposition) -> str:
     return f"{table(head, rows, frozenset(head[1:-1]))}\n\n{note}" + (f"\n{few}" if few else "")
 
 
-def _cells(pair: Pair, problems: int) -> list[str]:
+def _cells(pair: MethodComparison, problems: int) -> list[str]:
+    from .bench_output import points_text, share_text
+
     told = pair.comparison
     return [
         pair.method,

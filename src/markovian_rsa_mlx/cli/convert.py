@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .text import say
+from .terminal import print_status
 
 
 def convert(
@@ -32,4 +32,4 @@ def convert(
     """
     from ..convert import convert as convert_model
 
-    print(convert_model(source, out, bits=bits, dtype=dtype, revision=revision, progress=say))
+    print(convert_model(source, out, bits=bits, dtype=dtype, revision=revision, progress=print_status))

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from ..config import RSAConfig
-from ..method.codec import ChatMessage
-from .engine import choose_model
-from .text import one_line, say
+from ..tokenizer import ChatMessage
+from .options import choose_model
+from .terminal import one_line, print_status
 
 
 def demo(
@@ -25,18 +25,19 @@ def demo(
 
     Nothing is downloaded. The answer is checked by exact arithmetic and the trail is verified.
     """
-    from .. import store
+    from .. import run_store
     from ..reasoner import puzzles
-    from . import report, session
-    from .check import verify_run
+    from . import run as report
+    from . import run as session
+    from .runs import verify_run
 
     puzzle = puzzles.demo_puzzle(puzzle_seed)
-    say(f"Puzzle {puzzle_seed}:\n\n  " + puzzle.question.strip().replace("\n", "\n  ") + "\n")
-    path = audit or store.new_run_path(puzzle.question)
+    print_status(f"Puzzle {puzzle_seed}:\n\n  " + puzzle.question.strip().replace("\n", "\n  ") + "\n")
+    path = audit or run_store.new_run_path(puzzle.question)
     config = RSAConfig.embedded().replace(seed=seed)
     chat = [ChatMessage(role="user", content=puzzle.question)]
     outcome = session.run(choose_model(None), chat, config, path)
-    report.tell(outcome)
+    report.print_result(outcome)
     answer = outcome.result.answer
     if answer:
         print(one_line(answer, 200), flush=True)
@@ -44,13 +45,13 @@ def demo(
         raise typer.Exit(outcome.exit_code)
     right = puzzles.check(answer, puzzle)
     verdict = "right" if right else "wrong" if answer else "no answer"
-    say(
+    print_status(
         f"Checked by exact arithmetic: {verdict}; "
         f"{puzzle.target} was to be made of {', '.join(map(str, puzzle.numbers))}."
     )
-    say(f"Trail {verify_run(path).verdict}.")
+    print_status(f"Trail {verify_run(path).verdict}.")
     if not right:
-        say("Now and then the tiny reasoner is wrong; another --seed or --puzzle-seed shows it at its best.")
+        print_status("Now and then the tiny reasoner is wrong; another --seed or --puzzle-seed shows it at its best.")
     name = report.name_of(outcome.result)
     steps = (
         (f"mrsa view {name} --open", "see in the browser how this answer came about"),
@@ -58,5 +59,5 @@ def demo(
         (f"mrsa demo --puzzle-seed {puzzle_seed + 1}", "another puzzle"),
         ("mrsa plan --model Zyphra/ZAYA1-8B", "what a model of the published kind needs"),
     )
-    say("\nNext:\n" + "\n".join(f"  {command:<36} {what}" for command, what in steps))
+    print_status("\nNext:\n" + "\n".join(f"  {command:<36} {what}" for command, what in steps))
     raise typer.Exit(0 if right else 1)

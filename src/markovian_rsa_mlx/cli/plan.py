@@ -10,14 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..backends.files import CONFIG_FILES, fetch_files
 from ..config import RSAConfig
-from .engine import MODEL, ModelChoice, ModelOption, RevisionOption, choose_model
-from .options import config_option, profile_option, resolve, with_settings
-from .text import amount, count, say, size
+from ..hub import CONFIG_FILES, fetch_files, local_folder, read_config
+from .options import (
+    MODEL,
+    ModelChoice,
+    ModelOption,
+    RevisionOption,
+    choose_model,
+    config_option,
+    profile_option,
+    resolve,
+    with_settings,
+)
+from .terminal import amount, count, print_status, size
 
 if TYPE_CHECKING:
-    from ..backends.mlx.memory import ModelFootprint
+    from ..backends.policy import ModelFootprint
 
 #: Lineages that the mean number of needed traces is taken over, and the most traces to draw for it.
 _SEEDS, _DRAWS = 200, 60_000
@@ -58,7 +67,7 @@ def plan(
     else:
         print(_describe(facts))
         for warning in run_config.warnings(published_model=not choice.embedded):
-            say(f"warning: {warning}")
+            print_status(f"warning: {warning}")
     raise typer.Exit(0 if _fits(facts) else 1)
 
 
@@ -94,7 +103,6 @@ def _cost(config: RSAConfig, round_number: int) -> int:
 
 def _read_config(choice: ModelChoice) -> dict[str, Any]:
     from .. import reasoner
-    from ..backends.mlx.load import local_folder, read_config
 
     if choice.embedded:
         return read_config(reasoner.model_path())
@@ -103,8 +111,8 @@ def _read_config(choice: ModelChoice) -> dict[str, Any]:
 
 
 def _facts(model_id: str, model_config: dict[str, Any], config: RSAConfig, prompt_tokens: int) -> dict[str, Any]:
-    from ..backends.mlx.admission import DEFAULT_MAX_ROWS, Admission
     from ..backends.mlx.memory import available_memory_bytes, context_length_of, footprint_from_config
+    from ..backends.policy import DEFAULT_MAX_ROWS, MemoryBudget
 
     footprint = footprint_from_config(model_config)
     given = config.memory_limit_gb
@@ -112,7 +120,7 @@ def _facts(model_id: str, model_config: dict[str, Any], config: RSAConfig, promp
     work = decode_work(config)
     most = min(DEFAULT_MAX_ROWS if config.concurrency == "auto" else config.concurrency, work.all_traces)
     longest = longest_sequence(config, prompt_tokens)
-    admission = Admission(footprint, most, limit)
+    admission = MemoryBudget(footprint, most, limit)
     at_once = next((rows for rows in range(most, 0, -1) if admission.need(rows, longest) <= limit), 0)
     return {
         "model": model_id,

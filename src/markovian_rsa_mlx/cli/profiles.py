@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from ..config import FIELD_NAMES, PROFILES, RSAConfig
-from ..wording import SYMBOLS
-from .text import table
+from ..formatting import SYMBOLS
+from .terminal import table
 
 _HEADS = {
     **SYMBOLS,

@@ -1,4 +1,7 @@
-"""`mrsa runs`: the trails that are kept."""
+"""`mrsa runs`: the trails that are kept.
+
+Checking a trail: `audit.verify` with what it needs brought along.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,18 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import store
+from .. import run_store
 from ..errors import AuditError, ConfigError, MarkovianRSAError
-from .text import amount, clean, count, one_line, say, table
+from ..tokenizer import Tokenizer
+from .terminal import amount, clean, count, one_line, print_status, table
+
+if TYPE_CHECKING:
+    from ..audit.verify import Report
+
 
 RUN_HELP = "The beginning of a run's id or of its file's name, or a path; unset: the newest."
 
@@ -22,12 +30,12 @@ def list_runs(
     json_output: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
 ) -> None:
     """List the runs that are kept, the newest first."""
-    entries = [store.describe(path) for path in store.run_paths()]
+    entries = [run_store.describe(path) for path in run_store.run_paths()]
     if json_output:
         print(json.dumps([entry.to_dict() for entry in entries], ensure_ascii=False, indent=2))
         return
     if not entries:
-        say(f"There are no runs in {store.runs_folder()} yet.")
+        print_status(f"There are no runs in {run_store.runs_folder()} yet.")
         return
     head = ("run", "when (UTC)", "model", "state", "tokens", "answer", "question")
     rows = [_cells(entry) for entry in entries]
@@ -49,10 +57,10 @@ def show(
     Settings, rounds with their votes, the winner's lineage, the tails it read, mishaps; as far as the file goes.
     """
     from ..viewer.reading import read_trail
-    from .story import tell
+    from .show import format_run
 
-    path = store.find_run(run)
-    print(clean(tell(path, read_trail(path), full, model_stats)))
+    path = run_store.find_run(run)
+    print(clean(format_run(path, read_trail(path), full, model_stats)))
 
 
 def verify(
@@ -69,16 +77,15 @@ def verify(
     Lineage, seeds, order, tails, prompts, counts, the vote and the choice are derived again. Exit code 1, and the
     first line that does not follow, for a trail that fails.
     """
-    from .check import codec_of, verify_run
 
-    codec = codec_of(model) if model is not None else None
+    tokenizer = tokenizer_of(model) if model is not None else None
     failed = 0
-    for found in [store.find_run(name) for name in run] if run else [store.find_run(None)]:
+    for found in [run_store.find_run(name) for name in run] if run else [run_store.find_run(None)]:
         try:
-            report = verify_run(found, codec)
+            report = verify_run(found, tokenizer)
             print(f"{found}: {report.verdict}.")
             for assumed in report.assumed:
-                say(f"  taken on trust: {clean(assumed)}")
+                print_status(f"  taken on trust: {clean(assumed)}")
         except MarkovianRSAError as error:
             failed += 1
             print(f"{found}: {clean(str(error))}")
@@ -90,7 +97,7 @@ def path(
     run: Annotated[str | None, typer.Argument(metavar="RUN", help="Print this run's file instead.")] = None,
 ) -> None:
     """Print the folder that runs are kept in, or one run's file."""
-    print(store.find_run(run) if run is not None else store.runs_folder())
+    print(run_store.find_run(run) if run is not None else run_store.runs_folder())
 
 
 def rm(
@@ -98,31 +105,31 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove runs; one that is being written is refused."""
-    paths = list(dict.fromkeys(store.find_run(name) for name in run))
+    paths = list(dict.fromkeys(run_store.find_run(name) for name in run))
     for found in paths:
         _check_removable(found)
     if not yes and not sys.stdin.isatty():
         raise ConfigError("There is no terminal to ask; --yes removes without asking.")
     if not yes:
         for found in paths:
-            say(f"  {found}  {one_line(store.describe(found).prompt)}")
+            print_status(f"  {found}  {one_line(run_store.describe(found).prompt)}")
         typer.confirm(f"Remove {amount(len(paths), 'run')}?", abort=True, err=True)
     for found in paths:
         found.unlink()
-        if found.parent == store.runs_folder():
+        if found.parent == run_store.runs_folder():
             found.with_suffix(".html").unlink(missing_ok=True)  # what `mrsa view` wrote beside it
-    say(f"Removed {amount(len(paths), 'run')}.")
+    print_status(f"Removed {amount(len(paths), 'run')}.")
 
 
 def _check_removable(found: Path) -> None:
-    entry = store.describe(found) if found.is_file() else None
-    if entry is None or (entry.state == "damaged" and found.parent != store.runs_folder()):
+    entry = run_store.describe(found) if found.is_file() else None
+    if entry is None or (entry.state == "damaged" and found.parent != run_store.runs_folder()):
         raise AuditError(f"{found} is no audit file; it is left alone.")
-    if store.is_being_written(found):
+    if run_store.is_being_written(found):
         raise AuditError(f"{found} is being written by a run; stop it first.")
 
 
-def _cells(entry: store.RunEntry) -> tuple[str, ...]:
+def _cells(entry: run_store.RunEntry) -> tuple[str, ...]:
     if entry.state == "damaged":
         return (Path(entry.path).stem, "", "", "damaged", "", "", entry.problem)
     when = entry.created_at[:16].replace("T", " ")
@@ -140,3 +147,20 @@ def _cells(entry: store.RunEntry) -> tuple[str, ...]:
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {"list": list_runs, "show": show, "verify": verify, "path": path, "rm": rm}
+
+
+def verify_run(path: Path, tokenizer: Tokenizer | None = None) -> Report:
+    """Check a file; raises `VerificationError` naming the first line that does not follow."""
+    from ..audit.verify import verify_file
+    from ..equivalence import MathEquivalence
+
+    with MathEquivalence() as equivalent:
+        return verify_file(path, equivalent=equivalent, codec=tokenizer)
+
+
+def tokenizer_of(model: str) -> Tokenizer:
+    """A model's tokenizer, without its weights. Raises `ModelError`."""
+    from .. import reasoner
+    from ..backends.tokenizers import load_tokenizer
+
+    return load_tokenizer(reasoner.model_path() if model == reasoner.MODEL_ID else model)

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import PROFILES, RSAConfig
-from .options import finite
-from .own_settings import own_settings
-from .text import say, table
+from .options import finite, own_settings
+from .terminal import print_status, table
 from .tune import read_speeds
 
 if TYPE_CHECKING:
-    from ..bench.simulate.compare import Compared
+    from ..predict.schedules import ScheduleResult
 
 
 def schedules(
@@ -68,8 +67,8 @@ def schedules(
     (no trace waits for a round), for engines whose step hardly grows with its rows to such where it is proportional to
     them. Nothing is loaded or measured.
     """
-    from ..bench.simulate import LogNormal
-    from ..bench.simulate.compare import MACHINES, compare
+    from ..predict import LogNormal
+    from ..predict.schedules import MACHINES, compare
 
     machines = dict(MACHINES)
     if speeds is not None:
@@ -78,7 +77,7 @@ def schedules(
     lengths = LogNormal(length_mean, length_sigma)
     report = []
     for name, each in _settings(profile or [], config or []).items():
-        say(f"Simulating {name} ...")
+        print_status(f"Simulating {name} ...")
         results = {
             machine: compare(each, lengths, costs, servers=servers, rows=rows, problems=problems, batches=batches)
             for machine, costs in machines.items()
@@ -102,7 +101,7 @@ def _settings(profiles: list[str], files: list[Path]) -> dict[str, RSAConfig]:
     return found | own_settings(files, {*names, *found})
 
 
-def _lines(name: str, results: dict[str, list[Compared]]) -> list[list[str]]:
+def _lines(name: str, results: dict[str, list[ScheduleResult]]) -> list[list[str]]:
     columns = list(results.values())
     lines = []
     for place, row in enumerate(columns[0]):
@@ -113,7 +112,7 @@ def _lines(name: str, results: dict[str, list[Compared]]) -> list[list[str]]:
     return lines
 
 
-def _to_dict(name: str, config: RSAConfig, results: dict[str, list[Compared]]) -> dict[str, Any]:
+def _to_dict(name: str, config: RSAConfig, results: dict[str, list[ScheduleResult]]) -> dict[str, Any]:
     return {
         "name": name,
         "config": config.to_dict(),

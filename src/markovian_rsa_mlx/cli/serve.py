@@ -10,14 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ConfigError, ModelError
-from .engine import MODEL, ForceOption, ModelChoice, with_engine
-from .options import config_option, finite, profile_option, resolve, with_settings
-from .text import say
+from .options import (
+    MODEL,
+    ForceOption,
+    ModelChoice,
+    config_option,
+    finite,
+    profile_option,
+    resolve,
+    with_engine,
+    with_settings,
+)
+from .terminal import print_status
 
 if TYPE_CHECKING:
     from ..config import RSAConfig
 
-DOOR, LIMITS = "Who may ask", "Limits of the server"
+ACCESS, LIMITS = "Who may ask", "Limits of the server"
 #: The settings of Zyphra's proxy, whose keys the server reads.
 _TABLE = "apex-xhigh"
 
@@ -38,12 +47,12 @@ def serve(
     ] = None,
     config: Annotated[Path | None, config_option(MODEL)] = None,
     host: Annotated[
-        str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.", rich_help_panel=DOOR)
+        str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.", rich_help_panel=ACCESS)
     ] = "127.0.0.1",
     port: Annotated[
         int,
         typer.Option(
-            "--port", metavar="PORT", min=0, max=65535, help="0 takes any that is free.", rich_help_panel=DOOR
+            "--port", metavar="PORT", min=0, max=65535, help="0 takes any that is free.", rich_help_panel=ACCESS
         ),
     ] = 8000,
     api_key_env: Annotated[
@@ -52,7 +61,7 @@ def serve(
             "--api-key-env",
             metavar="NAME",
             help="The environment variable that holds the key which clients must send.",
-            rich_help_panel=DOOR,
+            rich_help_panel=ACCESS,
         ),
     ] = None,
     allow_without_key: Annotated[
@@ -60,7 +69,7 @@ def serve(
         typer.Option(
             "--allow-without-key",
             help="Let other machines in although there is no key.",
-            rich_help_panel=DOOR,
+            rich_help_panel=ACCESS,
         ),
     ] = False,
     allow_host: Annotated[
@@ -69,7 +78,7 @@ def serve(
             "--allow-host",
             metavar="NAME",
             help="A further name that clients know this server by (a proxy's); may be given several times.",
-            rich_help_panel=DOOR,
+            rich_help_panel=ACCESS,
         ),
     ] = None,
     served_name: Annotated[
@@ -125,15 +134,15 @@ def serve(
 
     Method and sampling settings are what requests leave unset; concurrency and memory limit bound all requests at once.
     """
-    from . import session
+    from . import run as session
 
     key = _key(api_key_env)
-    _check_door(host, key, allow_without_key)
+    _require_key(host, key, allow_without_key)
     base = resolve(profile, config, settings, "embedded" if choice.embedded else _TABLE)
     try:
+        from ..serve.config import ServerSettings
         from ..serve.server import listen
         from ..serve.server import serve as run_server
-        from ..serve.settings import ServerSettings
     except ImportError as error:
         raise ModelError(
             f"The server's libraries are not installed ({error.name}); pip install 'markovian-rsa-mlx[serve]'."
@@ -152,8 +161,8 @@ def serve(
     listener = listen(host, port)
     orchestrator = session.load(choice)
     try:
-        _bound(orchestrator, base)
-        run_server(orchestrator, server, listener, say)
+        _apply_limits(orchestrator, base)
+        run_server(orchestrator, server, listener, print_status)
     finally:
         orchestrator.close()
 
@@ -175,8 +184,8 @@ def _key(variable: str | None) -> str | None:
     return key
 
 
-def _check_door(host: str, key: str | None, allow_without_key: bool) -> None:
-    from ..serve.settings import is_loopback
+def _require_key(host: str, key: str | None, allow_without_key: bool) -> None:
+    from ..serve.config import is_loopback
 
     if key is None and not is_loopback(host) and not allow_without_key:
         raise ConfigError(
@@ -185,7 +194,7 @@ def _check_door(host: str, key: str | None, allow_without_key: bool) -> None:
         )
 
 
-def _bound(orchestrator: Any, base: RSAConfig) -> None:
+def _apply_limits(orchestrator: Any, base: RSAConfig) -> None:
     """The engine's bounds are the server's: all requests together keep to them."""
     rows = None if base.concurrency == "auto" else base.concurrency
     memory = None if base.memory_limit_gb is None else int(base.memory_limit_gb * 1e9)

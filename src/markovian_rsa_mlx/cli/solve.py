@@ -10,11 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import AuditError, ConfigError, PromptError
-from ..method.codec import ChatMessage
-from .engine import MODEL, ForceOption, ModelChoice, with_engine
-from .options import config_option, profile_option, resolve, with_settings
-from .prompts import read_messages
-from .text import say, show
+from ..tokenizer import ChatMessage
+from .inputs import read_messages
+from .options import MODEL, ForceOption, ModelChoice, config_option, profile_option, resolve, with_engine, with_settings
+from .terminal import print_status, show
 
 QUESTION, OUTPUT = "The question", "Trail and output"
 
@@ -71,7 +70,8 @@ def solve(
 
     Ctrl-C stops within a step, prints the best answer so far, and the same command with --audit FILE goes on.
     """
-    from . import report, session
+    from . import run as report
+    from . import run as session
 
     if no_audit and audit is not None:
         raise ConfigError("--audit and --no-audit exclude each other; give one of them.")
@@ -80,18 +80,18 @@ def solve(
     if choice.embedded and not force:
         _refuse_what_it_cannot(chat)
     if choice.embedded and not quiet:
-        say("Model: the embedded reasoner (a tiny one, for its puzzles; --model names another).")
+        print_status("Model: the embedded reasoner (a tiny one, for its puzzles; --model names another).")
     warnings = run_config.warnings(published_model=not choice.embedded)
     for warning in warnings:
-        say(f"warning: {warning}")
+        print_status(f"warning: {warning}")
     outcome = session.run(choice, chat, run_config, _audit_path(audit, no_audit, chat), quiet=quiet)
     for warning in outcome.result.warnings:
         if warning not in warnings:
-            say(f"warning: {warning}")
+            print_status(f"warning: {warning}")
     if not quiet:
-        report.tell(outcome)
+        report.print_result(outcome)
     if not outcome.stopped and not outcome.result.text:
-        say(report.no_answer(outcome))
+        print_status(report.no_answer(outcome))
     if json_output:
         print(json.dumps(report.to_json(outcome), ensure_ascii=False, indent=2))
     elif outcome.result.text:
@@ -110,7 +110,7 @@ def _refuse_what_it_cannot(chat: list[ChatMessage]) -> None:
 
 
 def _audit_path(audit: Path | None, no_audit: bool, chat: list[ChatMessage]) -> Path | None:
-    from ..store import new_run_path
+    from ..run_store import new_run_path
 
     if no_audit:
         return None

@@ -1,8 +1,13 @@
-"""`mrsa tune`: what each profile would take on this machine, from measured speeds and simulated runs."""
+"""`mrsa tune`: what each profile would take on this machine, from measured speeds and simulated runs.
+
+What `mrsa tune` prints: measured speeds, a line for each profile, and which one to take.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,15 +15,14 @@ import typer
 
 from ..config import PROFILES, RSAConfig
 from ..errors import BackendError, ConfigError
-from .engine import AdapterOption, ModelOption, RevisionOption, choose_model
-from .options import finite
-from .own_settings import own_settings
-from .text import say
+from .options import AdapterOption, ModelOption, RevisionOption, choose_model, finite, own_settings
+from .terminal import count, duration, print_status, size, table
 
 if TYPE_CHECKING:
-    from ..bench.tune.engine import Candidate, TimedEngine
-    from ..bench.tune.measure import Speeds
-    from ..bench.tune.samples import Assumption
+    from ..predict.length_data import LengthModel
+    from ..predict.measure import Speeds
+    from ..predict.predict import Prediction, ProfileOnEngine, TimedEngine
+
 
 LENGTHS = "Lengths of traces"
 #: As `mrsa plan` has it, where no trail tells.
@@ -68,7 +72,7 @@ def tune(
         typer.Option(
             "--lengths-from",
             metavar="PATH",
-            help="A trail, or a folder with trails (a bench's, say); unset: the kept runs of this model.",
+            help="A trail, or a folder with trails (a bench's, print_status); unset: the kept runs of this model.",
             rich_help_panel=LENGTHS,
         ),
     ] = None,
@@ -103,7 +107,7 @@ def tune(
     on the engine's own schedule: minutes, tokens and memory a problem, and with --minutes the profile to take. Whether
     a model fits at all is what mrsa plan says, without loading it.
     """
-    from . import session, tune_report
+    from . import run as session
 
     choice = choose_model(model, revision, str(adapter) if adapter else None)
     configs = _configs(profile or [], config or [], embedded=choice.embedded)
@@ -113,7 +117,7 @@ def tune(
         raise ConfigError("--length-mean and --lengths-from exclude each other; give one of them.")
     known = None if speeds is None else _known_speeds(speeds, choice.model_id)
     assumption = _assumption(choice.model_id, lengths_from or [], length_mean, length_sigma)
-    say(f"Lengths of traces: {assumption.sentence}.")
+    print_status(f"Lengths of traces: {assumption.sentence}.")
     orchestrator = session.load(choice)
     try:
         engine: Any = orchestrator.backend
@@ -132,7 +136,7 @@ def tune(
         orchestrator.close()
     costs = known.costs()
     predictions = [each.predict(assumption.lengths, costs) for each in candidates]
-    report = tune_report.Report(choice.model_id, known, assumption.sentence, predictions, minutes)
+    report = Report(choice.model_id, known, assumption.sentence, predictions, minutes)
     print(json.dumps(report.to_dict(), indent=2) if json_output else report.to_text())
 
 
@@ -144,30 +148,32 @@ def _configs(profiles: list[str], files: list[Path], *, embedded: bool) -> dict[
     return named | own_settings(files, named)
 
 
-def _assumption(model_id: str, paths: list[Path], mean: float | None, sigma: float) -> Assumption:
-    from ..bench.tune import samples
+def _assumption(model_id: str, paths: list[Path], mean: float | None, sigma: float) -> LengthModel:
+    from ..predict import length_data as samples
 
     if mean is not None:
         return samples.given(mean, sigma)
     found = samples.from_paths(paths) if paths else samples.from_own_runs(model_id)
     if found.models - {model_id}:
-        say(f"warning: the trails are of {', '.join(sorted(found.models))}; lengths differ from model to model.")
+        print_status(
+            f"warning: the trails are of {', '.join(sorted(found.models))}; lengths differ from model to model."
+        )
     return samples.sampled(found) if found.finished else samples.assumed(model_id)
 
 
 def _candidates(
-    configs: dict[str, RSAConfig], engine: TimedEngine, question: int | None, assumption: Assumption
-) -> list[Candidate]:
-    from ..bench.tune.engine import candidate
+    configs: dict[str, RSAConfig], engine: TimedEngine, question: int | None, assumption: LengthModel
+) -> list[ProfileOnEngine]:
+    from ..predict.predict import candidate
 
     return [candidate(name, each, engine, question, assumption.prompt_tokens) for name, each in configs.items()]
 
 
-def _measure(engine: TimedEngine, candidates: list[Candidate], assumption: Assumption, seconds: float) -> Speeds:
-    from ..bench.tune.engine import measure_for
+def _measure(engine: TimedEngine, candidates: list[ProfileOnEngine], assumption: LengthModel, seconds: float) -> Speeds:
+    from ..predict.predict import measure_for
     from ..run.sync import run_sync
 
-    say(f"Measuring for about {seconds:.0f} s ...")
+    print_status(f"Measuring for about {seconds:.0f} s ...")
     return run_sync(measure_for(engine, candidates, assumption.lengths, seconds))
 
 
@@ -180,7 +186,7 @@ def _known_speeds(path: Path, model_id: str) -> Speeds:
 
 def read_speeds(path: Path) -> tuple[str, Speeds]:
     """The model and its speeds that `mrsa tune --json` printed into a file."""
-    from ..bench.tune.measure import Speeds
+    from ..predict.measure import Speeds
 
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -191,3 +197,96 @@ def read_speeds(path: Path) -> tuple[str, Speeds]:
         raise ConfigError(
             f"{str(path)!r} is not what mrsa tune --json prints; measure anew without --speeds."
         ) from error
+
+
+#: Numbers of rows in the table of speeds.
+_COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class Report:
+    """`minutes` is the time for one problem, where one was given."""
+
+    model: str
+    speeds: Speeds
+    lengths: str
+    predictions: Sequence[Prediction]
+    minutes: float | None
+
+    @property
+    def recommended(self) -> Prediction | None:
+        from ..predict.predict import recommend
+
+        return None if self.minutes is None else recommend(self.predictions, 60 * self.minutes)
+
+    def to_dict(self) -> dict[str, Any]:
+        chosen = self.recommended
+        return {
+            "model": self.model,
+            "lengths": self.lengths,
+            "speeds": self.speeds.to_dict(),
+            "profiles": [each.to_dict() for each in self.predictions],
+            "minutes": self.minutes,
+            "recommended": None if chosen is None else chosen.profile,
+        }
+
+    def to_text(self) -> str:
+        parts = [self._speeds(), self._profiles()]
+        if any(each.refused for each in self.predictions):
+            parts.append("\n".join(f"{p.profile}: {p.refused}." for p in self.predictions if p.refused))
+        if self.minutes is not None:
+            parts.append(self._advice(self.minutes))
+        return "\n\n".join(parts)
+
+    def _speeds(self) -> str:
+        rows = sorted({point.rows for point in self.speeds.decodes})
+        shown = (
+            [rows[round(i * (len(rows) - 1) / (_COLUMNS - 1))] for i in range(_COLUMNS)] if rows[_COLUMNS:] else rows
+        )
+        heads = ["rows at once", *map(str, shown)]
+        by_place = {(point.rows, point.context): point.step_s for point in self.speeds.decodes}
+        lines = []
+        for context in sorted({context for _, context in by_place}):
+            cells = [f"{n / by_place[n, context]:.0f}" if (n, context) in by_place else "-" for n in shown]
+            lines.append([f"tokens/s at {count(context)} tokens", *cells])
+        tokens, _, seconds = max(read for read in self.speeds.reads if read[1] == 0)
+        reading = f"Prompts: {tokens / seconds:.0f} tokens/s ({count(tokens)} tokens in one go)."
+        return f"{table(heads, lines, frozenset(heads[1:]))}\n{reading}"
+
+    def _profiles(self) -> str:
+        heads = ["profile", "a problem", "9 in 10 within", "generated", "read", "traces", "at once", "memory"]
+        lines = [
+            [
+                each.profile,
+                duration(each.seconds),
+                duration(each.seconds_p90),
+                count(each.generated_tokens),
+                count(each.prefill_tokens),
+                f"{each.traces:.1f}",
+                str(each.rows),
+                size(each.memory_bytes),
+            ]
+            for each in self.predictions
+            if not each.refused
+        ]
+        if not lines:
+            return "None of the profiles runs here."
+        return table(heads, lines, frozenset(heads[1:]))
+
+    def _advice(self, minutes: float) -> str:
+        time = f"With {minutes:g} minute{'' if minutes == 1 else 's'} a problem"
+        chosen = self.recommended
+        runnable = [each for each in self.predictions if not each.refused]
+        if chosen is None:
+            if not runnable:
+                return f"{time}: nothing."
+            quickest = min(runnable, key=lambda each: each.seconds_p90)
+            return (
+                f"{time}: none is done in time in 9 runs of 10; the quickest, {quickest.profile}, takes "
+                f"{duration(quickest.seconds_p90)}. --time-budget-s stops any run with its best answer so far."
+            )
+        larger = [each for each in runnable if each.generated_tokens > chosen.generated_tokens]
+        beyond = min(larger, key=lambda each: each.seconds_p90, default=None)
+        more = f"; {beyond.profile} would take {duration(beyond.seconds_p90)}" if beyond else ""
+        taken = f"{duration(chosen.seconds)} on average, 9 in 10 within {duration(chosen.seconds_p90)}"
+        return f"{time}: {chosen.profile} ({taken}{more})."

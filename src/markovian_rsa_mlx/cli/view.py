@@ -13,7 +13,7 @@ import typer
 
 from ..errors import AuditError, ConfigError
 from .runs import RUN_HELP
-from .text import one_line, say, size
+from .terminal import one_line, print_status, size
 
 
 def view(
@@ -41,37 +41,39 @@ def view(
 
     Writes one HTML file that needs no network: the answer and how it came about, every prompt, trace and tail.
     """
-    from .. import store
+    from .. import run_store
     from ..viewer import file_page, read_trail
 
-    path = store.find_run(run)
+    path = run_store.find_run(run)
     trail = read_trail(path)
     target = _target(path, out)
     with _judge(trail.question, reference) as judge:
         page = file_page(
             trail,
             path=str(path),
-            running=store.is_being_written(path),
+            running=run_store.is_being_written(path),
             reference=reference or "",
             judge=judge,
             with_trail=with_trail,
         )
     _write(target, page)
     for problem in trail.problems:
-        say(f"{path}, {f'line {problem.line}' if problem.line else 'the file'}: {one_line(problem.reason, 200)}.")
-    say(f"One page of {size(len(page.encode()))}, for any browser, no network needed:")
+        print_status(
+            f"{path}, {f'line {problem.line}' if problem.line else 'the file'}: {one_line(problem.reason, 200)}."
+        )
+    print_status(f"One page of {size(len(page.encode()))}, for any browser, no network needed:")
     print(target)
     if open_page and not webbrowser.open(target.resolve().as_uri()):
-        say("No browser could be started here; open the file in one.")
+        print_status("No browser could be started here; open the file in one.")
 
 
 @contextmanager
 def _judge(question: str, reference: str | None) -> Iterator[Callable[[str], bool] | None]:
     """What tells a right answer: equality with the one given, else exact arithmetic for a puzzle of the reasoner."""
     if reference is None:
-        from ..reasoner import judge_of
+        from ..reasoner import answer_checker
 
-        yield judge_of(question)
+        yield answer_checker(question)
         return
     from ..equivalence import MathEquivalence
 

@@ -12,11 +12,11 @@ from typing import Any, cast
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map_with_path
 
-from ..backends.mlx.load import local_folder, read_config
 from ..errors import ConfigError, ModelError
+from ..hub import download, local_folder, read_config
 from ..models import register
 from ..models.zaya_config import native_config
-from .shards import INDEX, fault_of, weight_files
+from .shards import INDEX, corruption, weight_files
 
 Progress = Callable[[str], None]
 
@@ -59,7 +59,7 @@ def convert(
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         _write_weights(draft, model, say)
-        _write_companions(draft, folder, config)
+        _write_auxiliary_files(draft, folder, config)
         draft.chmod(0o755)
         draft.rename(target)
     except OSError as error:
@@ -80,9 +80,7 @@ def _check(target: Path, bits: int | None, dtype: str | None) -> None:
 
 
 def _fetch(model: str, revision: str | None, say: Progress) -> Path:
-    from ..backends.mlx.hub import fetch
-
-    return fetch(model, revision, say)
+    return download(model, revision, say)
 
 
 def _lazy(folder: Path, config: dict[str, Any], bits: int | None, dtype: str | None) -> tuple[Any, dict[str, Any]]:
@@ -173,11 +171,11 @@ def _write_shard(file: Path, arrays: dict[str, mx.array]) -> None:
     except RuntimeError as error:
         raise OSError(str(error)) from error
     # MLX does not notice a disk that is full.
-    if (fault := fault_of(file)) is not None:
+    if (fault := corruption(file)) is not None:
         raise OSError(f"{file.name}: {fault}; the disk may be full")
 
 
-def _write_companions(draft: Path, folder: Path, config: dict[str, Any]) -> None:
+def _write_auxiliary_files(draft: Path, folder: Path, config: dict[str, Any]) -> None:
     """Tokenizer, chat template and the like as they are; the config in native words."""
     for pattern in _COMPANIONS:
         for file in folder.glob(pattern):

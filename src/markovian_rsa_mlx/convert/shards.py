@@ -17,7 +17,7 @@ def weight_files(folder: Path) -> list[Path]:
     Raises `ModelError` that names the first that is missing or cut short.
     """
     files = sorted(folder.glob("model*.safetensors"))
-    for name in _promised(folder):
+    for name in _indexed_files(folder):
         if not (folder / name).is_file():
             raise ModelError(
                 f"The weights file {name} is missing in {str(folder)!r}; the download is not complete, run it again."
@@ -25,14 +25,14 @@ def weight_files(folder: Path) -> list[Path]:
     if not files:
         raise ModelError(f"There are no model*.safetensors in {str(folder)!r}; convert reads no other weights.")
     for file in files:
-        if (fault := fault_of(file)) is not None:
+        if (fault := corruption(file)) is not None:
             raise ModelError(
                 f"The weights file {file.name} in {str(folder)!r} is broken ({fault}); delete it and download it again."
             )
     return files
 
 
-def fault_of(file: Path) -> str | None:
+def corruption(file: Path) -> str | None:
     """What is wrong with a safetensors file; None if its size is what its header says."""
     size = file.stat().st_size
     try:
@@ -48,7 +48,7 @@ def fault_of(file: Path) -> str | None:
     return None if size == expected else f"{size} bytes instead of {expected}"
 
 
-def _promised(folder: Path) -> list[str]:
+def _indexed_files(folder: Path) -> list[str]:
     index = folder / INDEX
     if not index.is_file():
         return []

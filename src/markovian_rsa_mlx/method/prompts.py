@@ -19,7 +19,7 @@ import jinja2.meta
 import jinja2.sandbox
 
 from ..errors import PromptError, TemplateError
-from .codec import ChatMessage, Codec
+from ..tokenizer import ChatMessage, Tokenizer
 from .tails import Tail
 
 #: Variables an aggregation template may use; `attempts` holds objects with `.number` and `.text`.
@@ -71,11 +71,11 @@ def check_messages(messages: Sequence[ChatMessage]) -> None:
         raise PromptError("The prompt is empty; give the question as text.")
 
 
-def chat_frame(codec: Codec, messages: Sequence[ChatMessage], enable_thinking: bool) -> ChatFrame:
+def chat_frame(tokenizer: Tokenizer, messages: Sequence[ChatMessage], enable_thinking: bool) -> ChatFrame:
     """Render the chat with a stand-in for the last user message, and cut there."""
     stand_in = _SLOT.format("message")
     framed = [*messages[:-1], ChatMessage(role="user", content=stand_in)]
-    rendered = codec.render_chat(framed, enable_thinking)
+    rendered = tokenizer.render_chat(framed, enable_thinking)
     if rendered.count(stand_in) != 1:
         raise TemplateError(
             f"The model's chat template shows the last user message {rendered.count(stand_in)} times; "
@@ -182,7 +182,7 @@ def quote_markers(text: str, markers: frozenset[str]) -> str:
     return "\n".join(QUOTE + line if line.strip() in markers else line for line in lines)
 
 
-class AggregationPrompter:
+class PromptBuilder:
     """Builds the prompts of one run: one problem, one chat, one template.
 
     `segments[k]` and `segment_ids[k]` are the static pieces of a prompt with k attempts (k + 1 of them),
@@ -190,34 +190,34 @@ class AggregationPrompter:
     """
 
     def __init__(
-        self, codec: Codec, template: PromptTemplate, frame: ChatFrame, problem: str, carry: str, largest: int
+        self, tokenizer: Tokenizer, template: PromptTemplate, frame: ChatFrame, problem: str, carry: str, largest: int
     ) -> None:
         segments = [framed(static_segments(template, problem, carry, count), frame) for count in range(1, largest + 1)]
-        encoded = {piece: codec.encode(piece) for piece in dict.fromkeys(chain.from_iterable(segments))}
+        encoded = {piece: tokenizer.encode(piece) for piece in dict.fromkeys(chain.from_iterable(segments))}
         ids = [[encoded[piece] for piece in pieces] for pieces in segments]
-        self._take(codec, segments, ids, codec.encode(QUOTE))
+        self._take(tokenizer, segments, ids, tokenizer.encode(QUOTE))
 
     @classmethod
     def recorded(
         cls,
-        codec: Codec,
+        tokenizer: Tokenizer,
         segments: Sequence[Sequence[str]],
         segment_ids: Sequence[Sequence[Sequence[int]]],
         quote_ids: Sequence[int],
-    ) -> AggregationPrompter:
+    ) -> PromptBuilder:
         """The prompter of a recorded run, from what its setup holds."""
         prompter = cls.__new__(cls)
-        prompter._take(codec, segments, segment_ids, quote_ids)
+        prompter._take(tokenizer, segments, segment_ids, quote_ids)
         return prompter
 
     def _take(
         self,
-        codec: Codec,
+        tokenizer: Tokenizer,
         segments: Sequence[Sequence[str]],
         segment_ids: Sequence[Sequence[Sequence[int]]],
         quote_ids: Sequence[int],
     ) -> None:
-        self._codec = codec
+        self._tokenizer = tokenizer
         self.segments = {count: list(pieces) for count, pieces in enumerate(segments, start=1)}
         self.segment_ids = {count: [tuple(ids) for ids in pieces] for count, pieces in enumerate(segment_ids, start=1)}
         self.markers = {count: marker_lines(pieces) for count, pieces in self.segments.items()}
@@ -240,7 +240,7 @@ class AggregationPrompter:
         ids: list[int] = []
         line_at, offset = 0, 0  # where the current line begins, in ids and in characters
         for index, token in enumerate(tail.token_ids):
-            line_so_far = self._codec.decode(tail.token_ids[line_at:index])
+            line_so_far = self._tokenizer.decode(tail.token_ids[line_at:index])
             reached = offset + len(line_so_far)
             whole = tail.text.startswith(line_so_far, offset)  # no torn character at its end
             while whole and starts and starts[0] <= reached:

@@ -17,11 +17,11 @@ __all__ = [
     "CAPABILITIES",
     "MODEL_ID",
     "Puzzle",
+    "answer_checker",
     "can_answer",
     "check",
     "demo_puzzle",
     "is_held_out",
-    "judge_of",
     "model_path",
 ]
 
@@ -59,7 +59,7 @@ def can_answer(problem: str) -> bool:
     return _KNOWN.fullmatch(problem) is not None
 
 
-def judge_of(problem: str) -> Callable[[str], bool] | None:
+def answer_checker(problem: str) -> Callable[[str], bool] | None:
     """What tells a right answer to one of its problems, by exact arithmetic; None for any other question."""
     if not can_answer(problem):
         return None

@@ -8,21 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..audit.events import (
-    ErrorEvent,
-    GenerationStartEvent,
-    TraceCheckpointEvent,
-    TraceClockEvent,
-    TraceRetryEvent,
-)
-from ..backends.base import Backend, TraceRequest
+from ..audit.events import ErrorEvent, GenerationStartEvent, TraceCheckpointEvent, TraceClockEvent, TraceRetryEvent
+from ..backends.base import Engine, GenerationRequest
 from ..config import RSAConfig, Sampling
 from ..errors import AuditError, CallbackError, ContextLengthError, MemoryLimitError, ModelError
-from ..method.codec import ChatMessage
 from ..method.lineage import MAX_ATTEMPTS, Purpose, TraceKey, trace_seed
 from ..method.prompts import Prompt
-from .budget import Budget
-from .trail import Trail, callback_errors
+from ..tokenizer import ChatMessage
+from .audit_log import AuditLog, callback_errors
+from .limits import RunLimits
 
 CHECKPOINT_TOKENS = 512
 _UNBOUNDED = 1_000_000  # the engine's own admission decides
@@ -61,11 +55,11 @@ class Generator:
 
     def __init__(
         self,
-        backend: Backend,
+        backend: Engine,
         config: RSAConfig,
         run_seed: int,
-        trail: Trail,
-        budget: Budget,
+        trail: AuditLog,
+        budget: RunLimits,
         progress: Progress | None,
     ) -> None:
         self.backend, self.config, self.run_seed = backend, config, run_seed
@@ -106,7 +100,7 @@ class Generator:
 
     async def _attempt(self, job: Job, attempt: int, known: tuple[int, ...]) -> Generated:
         seed = trace_seed(self.run_seed, job.key, attempt, job.purpose)
-        request = TraceRequest(
+        request = GenerationRequest(
             str(job.key),
             job.messages,
             job.prompt.token_ids,

@@ -16,20 +16,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import MarkovianRSAError
 from ..orchestrator import MarkovianRSAOrchestrator
-from .endpoints import ENDPOINTS
-from .errors import RequestError, internal_error, of_error
-from .login import KeyInAddress
+from .auth import APIKeyMiddleware, HostOriginMiddleware, QueryKeyMiddleware
+from .config import ServerSettings
+from .errors import RequestError, internal_error, to_request_error
 from .pages import pages_routes
-from .security import KeyGuard, NameGuard
-from .service import Service
-from .settings import ServerSettings
+from .routes import ENDPOINTS
+from .run_manager import RunManager
 
 _log = logging.getLogger(__name__)
 
 
 def build(orchestrator: MarkovianRSAOrchestrator, settings: ServerSettings) -> Starlette:
     """The application over a loaded engine. Its end cancels what runs; whoever loaded the engine closes it."""
-    service = Service(orchestrator, settings)
+    service = RunManager(orchestrator, settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -39,15 +38,15 @@ def build(orchestrator: MarkovianRSAOrchestrator, settings: ServerSettings) -> S
     app = Starlette(
         routes=[*(Route(e.path, e.handler, methods=[e.method]) for e in ENDPOINTS), *pages_routes()],
         middleware=[
-            Middleware(_Outermost, service=service),
-            Middleware(NameGuard, settings=settings),
-            Middleware(KeyInAddress, settings=settings),
-            Middleware(KeyGuard, settings=settings),
+            Middleware(ErrorAndMetricsMiddleware, service=service),
+            Middleware(HostOriginMiddleware, settings=settings),
+            Middleware(QueryKeyMiddleware, settings=settings),
+            Middleware(APIKeyMiddleware, settings=settings),
         ],
         exception_handlers={
             RequestError: _refused,
             MarkovianRSAError: _failed,
-            HTTPException: _no_such_thing,
+            HTTPException: _http_error,
         },
         lifespan=lifespan,
     )
@@ -62,10 +61,10 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 async def _failed(request: Request, error: Exception) -> Response:
     assert isinstance(error, MarkovianRSAError)
-    return await _refused(request, of_error(error))
+    return await _refused(request, to_request_error(error))
 
 
-async def _no_such_thing(request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     codes = {404: "not_found", 405: "method_not_allowed"}
     code = codes.get(error.status_code, "invalid_request")
@@ -81,10 +80,10 @@ def route_of(scope: Scope) -> str:
     return next((each.path for each in ENDPOINTS if each.handler is endpoint), "other")
 
 
-class _Outermost:
+class ErrorAndMetricsMiddleware:
     """Counts answers by route and status, and makes a 500 of what nobody foresaw; its details go to the log only."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, service: RunManager) -> None:
         self._app, self._service = app, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

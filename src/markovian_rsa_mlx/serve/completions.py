@@ -14,16 +14,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from ..errors import MarkovianRSAError
-from .active import ActiveRun
-from .answer import Answer
-from .body import read_object
-from .errors import RequestError, internal_error, of_error
-from .plan import Plan, plan_of
-from .request import parse, shortened
-from .room import room_behind
-from .service import RUN_ID_HEADER, Service, result_of
+from .errors import RequestError, internal_error, to_request_error
+from .plan import Plan, build_plan, remaining_tokens
+from .request import parse, read_object, shortened
+from .response import CompletionBuilder
+from .run_manager import RUN_ID_HEADER, ActiveRun, RunManager, wait_for_result
 from .sse import KEEP_ALIVE_S, object_event
-from .stream import ChatStream, ChatWatcher
+from .stream import ChatStream, StreamingListener
 
 _log = logging.getLogger(__name__)
 #: Seconds that a stream waits for its first piece before it commits itself to status 200.
@@ -32,8 +29,8 @@ FIRST_PIECE_S = 5.0
 
 async def chat_completions(request: Request) -> Response:
     """Complete a chat, with Markovian RSA where the body asks for it."""
-    service: Service = request.app.state.service
-    asked = parse(await read_object(request, service.settings.most_body_bytes))
+    service: RunManager = request.app.state.service
+    asked = parse(await read_object(request, service.settings.max_body_bytes))
     if asked.model is not None and not service.knows_model(asked.model):
         raise RequestError(
             404,
@@ -42,23 +39,23 @@ async def chat_completions(request: Request) -> Response:
             "model",
         )
     # A prompt of megabytes takes the tokenizer many seconds, and some tokenizers ask a server.
-    plan = await service.prepare(plan_of, asked, service.settings.base, partial(room_behind, service.backend))
+    plan = await service.prepare(build_plan, asked, service.settings.base, partial(remaining_tokens, service.backend))
     if not asked.stream:
-        return await _at_once(request, service, plan, await service.start(plan))
-    watcher = ChatWatcher(plan, service.backend.codec)
+        return await _respond(request, service, plan, await service.start(plan))
+    watcher = StreamingListener(plan, service.backend.tokenizer)
     run = await service.start(plan, watcher)
     return await _streamed(request, run, ChatStream(service, plan, run, watcher))
 
 
-async def _at_once(request: Request, service: Service, plan: Plan, run: ActiveRun) -> Response:
-    work = asyncio.ensure_future(result_of(run))
+async def _respond(request: Request, service: RunManager, plan: Plan, run: ActiveRun) -> Response:
+    work = asyncio.ensure_future(wait_for_result(run))
     try:
-        await _unless_gone(request, work)
+        await _until_disconnect(request, work)
         result = work.result()
     finally:
         run.cancel("client")
         work.cancel()
-    answer = Answer(plan, result, service.backend.codec, service.model_name)
+    answer = CompletionBuilder(plan, result, service.backend.tokenizer, service.model_name)
     return JSONResponse(answer.completion().to_json(), headers={RUN_ID_HEADER: run.run_id})
 
 
@@ -67,7 +64,7 @@ async def _streamed(request: Request, run: ActiveRun, stream: ChatStream) -> Res
     events = stream.events()
     first = asyncio.ensure_future(anext(events))
     try:
-        await _unless_gone(request, first, FIRST_PIECE_S)
+        await _until_disconnect(request, first, FIRST_PIECE_S)
         if first.done():
             first.result()
     except BaseException:
@@ -88,7 +85,7 @@ async def _guarded(
     except RequestError as error:
         yield object_event(error.body())
     except MarkovianRSAError as error:
-        yield object_event(of_error(error).body())
+        yield object_event(to_request_error(error).body())
     except Exception:
         _log.exception("A stream failed")
         yield object_event(internal_error().body())
@@ -112,7 +109,7 @@ def _keep_alive() -> ServerSentEvent:
     return ServerSentEvent(comment="keepalive", sep="\n")
 
 
-async def _unless_gone(request: Request, work: asyncio.Future[Any], seconds: float | None = None) -> None:
+async def _until_disconnect(request: Request, work: asyncio.Future[Any], seconds: float | None = None) -> None:
     """Wait for the work, at most `seconds`; a `RequestError` when the client goes away first."""
     gone = asyncio.ensure_future(request.receive())  # after the body there is nothing to come but the disconnect
     waited: set[asyncio.Future[Any]] = {work, gone}

@@ -57,7 +57,7 @@ class RequestError(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
-def of_error(error: MarkovianRSAError) -> RequestError:
+def to_request_error(error: MarkovianRSAError) -> RequestError:
     """One of our own errors, with settings named as the body names them."""
     message = _SETTING.sub(lambda match: _BODY_KEYS[match[0]], str(error))
     return RequestError(_STATUS.get(error.kind, 500), message, error.kind)

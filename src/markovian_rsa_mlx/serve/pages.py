@@ -9,9 +9,8 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from ..viewer import Policy, live_page, runs_page
-from .bare import HEADERS, bare_page
+from .auth import HEADERS, login, plain_page
 from .errors import RequestError
-from .login import login
 from .runs import run_id_of, stored_path
 from .sse import KEEP_ALIVE_S
 
@@ -36,7 +35,7 @@ async def run_page(request: Request) -> Response:
         await stored_path(request)
     except RequestError as error:
         body = f'<h1>{escape(error.message)}</h1><p><a href="/">All runs</a></p>'
-        return HTMLResponse(bare_page("No such run", body), error.status, HEADERS)
+        return HTMLResponse(plain_page("No such run", body), error.status, HEADERS)
     return _shown(*live_page(run_id_of(request), keep_alive_s=KEEP_ALIVE_S))
 
 

@@ -1,23 +1,27 @@
 """From a request to a run: its chat, its settings and what the answer must hold.
 
 Pure. An ordinary completion is a run too: parallel sampling (T = 0) of `n` traces.
+
+A request's messages as the plain chat that the method knows.
+
+Keys of the OpenAI protocol that this server cannot honour: refused with a sentence, never dropped.
+
+How much fits behind a prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+from ..backends.base import Engine
 from ..config import FULL, RSAConfig
 from ..errors import ContextLengthError
-from ..method.codec import ChatMessage
-from .chat import chat_of
+from ..tokenizer import ChatMessage
 from .errors import RequestError
-from .keys import RSA_KEYS
-from .refusals import refuse_what_would_be_lost
-from .request import ChatRequest
-from .room import Room
+from .request import RSA_KEYS, ChatRequest, Message
 
 #: Most traces that one request may ask for, needed or not: their lineage is drawn at once.
 MOST_TRACES = 4_096
@@ -46,14 +50,14 @@ class Plan:
         return {f"r{self.config.rounds}-{index:02d}": index for index in range(self.config.final_count)}
 
 
-def plan_of(asked: ChatRequest, base: RSAConfig, room: Callable[[list[ChatMessage], bool], Room]) -> Plan:
+def build_plan(asked: ChatRequest, base: RSAConfig, room: Callable[[list[ChatMessage], bool], RemainingTokens]) -> Plan:
     """The run that a request asks for; `base` is the server's profile.
 
     `room(chat, thinking)` bounds a completion that names no budget, and a prompt that the context does not hold goes no
     further, whatever it would be put into. Raises `RequestError` and `ConfigError`.
     """
-    refuse_what_would_be_lost(asked)
-    chat = chat_of(asked.messages)
+    reject_unsupported(asked)
+    chat = to_chat(asked.messages)
     base = RSAConfig.profile(asked.rsa_profile) if asked.rsa_profile is not None else base
     # The engine's bounds are the server's, and no request can lift them.
     base = base.replace(memory_limit_gb=None, enable_thinking=_thinking(asked, base.enable_thinking))
@@ -71,7 +75,7 @@ def plan_of(asked: ChatRequest, base: RSAConfig, room: Callable[[list[ChatMessag
     return Plan(chat, config, rsa, keep, asked, warnings)
 
 
-def _ordinary(asked: ChatRequest, base: RSAConfig, room: Room) -> RSAConfig:
+def _ordinary(asked: ChatRequest, base: RSAConfig, room: RemainingTokens) -> RSAConfig:
     budget = asked.max_tokens or room.bound(max(base.final_tokens, LEAST_BUDGET))
     return base.replace(
         rounds=0,
@@ -176,3 +180,110 @@ def _thinking(asked: ChatRequest, default: bool) -> bool:
             raise RequestError(400, 'reasoning_effort "none" and enable_thinking true contradict each other.')
         return False
     return default if wanted is None else wanted
+
+
+_ROLES = {"developer": "system"}  # chat templates know the older name
+
+
+def to_chat(messages: Sequence[Message]) -> list[ChatMessage]:
+    """Roles and texts; whatever would be lost on the way is refused."""
+    chat = []
+    for index, message in enumerate(messages):
+        _refuse_what_is_no_text(message, f"messages.{index}")
+        role = _ROLES.get(message.role, message.role)
+        chat.append(ChatMessage(role=role, content=_text(message, f"messages.{index}")))
+    return chat
+
+
+def _text(message: Message, path: str) -> str:
+    if isinstance(message.content, str):
+        return message.content
+    if message.content is None:
+        raise RequestError(400, f"{path}.content is missing; give text.", "missing_key", f"{path}.content")
+    for part in message.content:
+        if part.type != "text" or part.text is None:
+            raise RequestError(
+                400,
+                f"{path}.content holds a part of type {part.type[:40]!r}; this server reads text parts only.",
+                "unsupported_content",
+                f"{path}.content",
+            )
+    return "".join(part.text or "" for part in message.content)
+
+
+def _refuse_what_is_no_text(message: Message, path: str) -> None:
+    if message.role in ("tool", "function") or message.tool_calls or message.function_call is not None:
+        raise RequestError(
+            400, f"{path} belongs to a tool call; this server has no tools.", "unsupported_tools", f"{path}.role"
+        )
+    for key in ("name", "audio", "tool_call_id"):
+        if getattr(message, key) is not None:
+            raise RequestError(
+                400, f"{path}.{key} would not reach the model; leave it out.", "unsupported_key", f"{path}.{key}"
+            )
+
+
+#: What a key may be although nothing is done about it, and why it cannot be anything else.
+_HARMLESS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
+    "stop": (lambda v: not v, "a trace ends where the model ends it or at max_tokens; cut the text yourself"),
+    "logprobs": (lambda v: not v, "log probabilities are not kept"),
+    "top_logprobs": (lambda v: v == 0, "log probabilities are not kept"),
+    "logit_bias": (lambda v: not v, "the sampler knows temperature, top_p, top_k and min_p"),
+    "frequency_penalty": (lambda v: v == 0, "the sampler knows temperature, top_p, top_k and min_p"),
+    "presence_penalty": (lambda v: v == 0, "the sampler knows temperature, top_p, top_k and min_p"),
+    "repetition_penalty": (lambda v: v == 1, "the sampler knows temperature, top_p, top_k and min_p"),
+    "tools": (lambda v: not v, "this server has no tools"),
+    "tool_choice": (lambda v: v in ("none", "auto"), "this server has no tools"),
+    "functions": (lambda v: not v, "this server has no tools"),
+    "function_call": (lambda v: v in ("none", "auto"), "this server has no tools"),
+    "response_format": (
+        lambda v: v == {"type": "text"},
+        "the model's text is not constrained; ask for the form in words",
+    ),
+    "modalities": (lambda v: v == ["text"], "answers are text"),
+    "store": (lambda v: not v, "rsa_trail keeps a trail"),
+    "reasoning_effort": (lambda v: v == "none", "it may be none; short_resp_len and rsa_t say how much is thought"),
+}
+
+
+def reject_unsupported(asked: ChatRequest) -> None:
+    """Raise `RequestError` for the first key whose value would have no effect."""
+    for key, (harmless, reason) in _HARMLESS.items():
+        value = getattr(asked, key)
+        if value is not None and not harmless(value):
+            raise RequestError(400, f"{key} is not supported: {reason}.", "unsupported_key", key)
+    if asked.stream_options is not None and not asked.stream:
+        raise RequestError(400, "stream_options needs stream: true; leave it out.", param="stream_options")
+
+
+#: No sequence is longer than that.
+_LONGEST = 1 << 30
+
+
+@dataclass(frozen=True)
+class RemainingTokens:
+    """Tokens that fit behind a prompt, into the model's context and into memory; None: nobody knows of a bound."""
+
+    context: int | None = None
+    memory: int | None = None
+
+    def bound(self, wanted: int) -> int:
+        """As much of a budget as fits; all of it where the prompt alone is too much, for then it is refused."""
+        return min([wanted, *(left for left in (self.context, self.memory) if left is not None and left > 0)])
+
+
+def remaining_tokens(backend: Engine, chat: Sequence[ChatMessage], thinking: bool) -> RemainingTokens:
+    """What there is behind this chat's prompt."""
+    context, memory = backend.info.context_length, _most_tokens(backend)
+    if context is None and memory is None:
+        return RemainingTokens()
+    prompt = len(backend.tokenizer.encode(backend.tokenizer.render_chat(chat, thinking)))
+    return RemainingTokens(*(None if bound is None else bound - prompt for bound in (context, memory)))
+
+
+def _most_tokens(backend: Engine) -> int | None:
+    """The longest sequence that memory holds; None where nothing bounds it."""
+    limit = backend.info.memory_limit_bytes
+    if limit is None:
+        return None
+    return bisect_right(range(_LONGEST), limit, key=lambda tokens: backend.memory_estimate_bytes(1, tokens)) - 1

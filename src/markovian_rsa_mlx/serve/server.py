@@ -18,8 +18,8 @@ from starlette.applications import Starlette
 from ..errors import ConfigError
 from ..orchestrator import MarkovianRSAOrchestrator
 from .app import build
-from .service import Service
-from .settings import ServerSettings
+from .config import ServerSettings
+from .run_manager import RunManager
 
 #: Seconds for connections to close once their runs are over, and where somebody is in a hurry.
 _CLOSING_S, _HURRIED_S = 5, 2
@@ -72,7 +72,7 @@ class GracefulServer(uvicorn.Server):
         self._tell = tell
         self._closing: asyncio.AbstractEventLoop | None = None  # the loop, once the end has begun
         self._hurry: asyncio.Task[None] | None = None
-        self.service: Service = app.state.service
+        self.service: RunManager = app.state.service
         grace_s = int(self.service.settings.grace_s) + _CLOSING_S
         super().__init__(
             uvicorn.Config(

@@ -2,6 +2,8 @@
 
 A choice that is certain from the start is told while it is generated; the others when they are chosen. What the
 rounds are doing goes out as reasoning, as comments, or not at all.
+
+The rounds of a run told in lines, for a client that shows them while it waits.
 """
 
 from __future__ import annotations
@@ -14,23 +16,21 @@ from typing import Any
 
 from sse_starlette import ServerSentEvent
 
-from ..audit.events import TraceCompleteEvent, TraceRetryEvent, _BaseEvent
+from ..audit.events import Event, GenerationStartEvent, TraceCompleteEvent, TraceRetryEvent
 from ..errors import BackendError
-from ..method.codec import ChatMessage, Codec
-from ..progress import Progress
-from .active import ActiveRun
-from .answer import Answer, completion_id
+from ..progress import FINISHED, Progress, TraceStatus
+from ..tokenizer import ChatMessage, Tokenizer
 from .errors import RequestError
-from .live import LiveTrace
-from .news import News
+from .incremental_text import LiveTrace
 from .plan import Plan
-from .service import Service, result_of
-from .shapes import Chunk, ChunkChoice, Delta
+from .response import CompletionBuilder, completion_id
+from .run_manager import ActiveRun, RunManager, wait_for_result
+from .schemas import Chunk, ChunkChoice, Delta
 from .sse import object_event
 
 
 @dataclass(frozen=True)
-class Piece:
+class StreamItem:
     """Something to tell: text of one choice, or a comment."""
 
     index: int = 0
@@ -39,18 +39,18 @@ class Piece:
     comment: str = ""
 
 
-class ChatWatcher:
+class StreamingListener:
     """Turns a run's events and tokens into pieces; see `active.Watcher`."""
 
-    def __init__(self, plan: Plan, codec: Codec) -> None:
-        self.pieces: asyncio.Queue[Piece | RequestError | None] = asyncio.Queue()  #: None: the run is over
-        self._plan, self._codec = plan, codec
+    def __init__(self, plan: Plan, tokenizer: Tokenizer) -> None:
+        self.pieces: asyncio.Queue[StreamItem | RequestError | None] = asyncio.Queue()  #: None: the run is over
+        self._plan, self._tokenizer = plan, tokenizer
         # Some chat templates have no switch for the thinking: then the model may well think all the same.
-        self._uncertain = not plan.config.enable_thinking and _is_unheeded(codec, plan.chat)
+        self._uncertain = not plan.config.enable_thinking and _is_unheeded(tokenizer, plan.chat)
         self._live = {trace_id: self._fresh() for trace_id in plan.live}
-        self._news = News() if plan.rsa else None
+        self._news = ProgressText() if plan.rsa else None
 
-    def event(self, event: _BaseEvent, progress: Progress) -> None:
+    def event(self, event: Event, progress: Progress) -> None:
         if self._news is not None and (line := self._news.line(event, progress)):
             self._tell_news(line)
         trace_id = getattr(event, "trace_id", None)
@@ -75,7 +75,7 @@ class ChatWatcher:
         return trace_id in self._live
 
     def _fresh(self) -> LiveTrace:
-        return LiveTrace(self._codec, self._plan.config.enable_thinking, self._uncertain)
+        return LiveTrace(self._tokenizer, self._plan.config.enable_thinking, self._uncertain)
 
     def _start_over(self, trace_id: str) -> None:
         if self._live[trace_id].answered:
@@ -85,20 +85,20 @@ class ChatWatcher:
 
     def _tell(self, trace_id: str, reasoning: str, content: str) -> None:
         if reasoning or content:
-            self.pieces.put_nowait(Piece(self._plan.live[trace_id], reasoning, content))
+            self.pieces.put_nowait(StreamItem(self._plan.live[trace_id], reasoning, content))
 
     def _tell_news(self, line: str) -> None:
         match self._plan.asked.rsa_progress or "reasoning":
             case "reasoning":
-                self.pieces.put_nowait(Piece(reasoning=line + "\n"))
+                self.pieces.put_nowait(StreamItem(reasoning=line + "\n"))
             case "comments":
-                self.pieces.put_nowait(Piece(comment=line))
+                self.pieces.put_nowait(StreamItem(comment=line))
 
 
 class ChatStream:
     """The chunks of one run, from its first piece to its usage."""
 
-    def __init__(self, service: Service, plan: Plan, run: ActiveRun, watcher: ChatWatcher) -> None:
+    def __init__(self, service: RunManager, plan: Plan, run: ActiveRun, watcher: StreamingListener) -> None:
         self._service, self._plan, self._run, self._watcher = service, plan, run, watcher
         self._created = int(time.time())
         self._begun: set[int] = set()
@@ -107,7 +107,9 @@ class ChatStream:
         """Server-sent events; an error is one of them, and then there is no [DONE]."""
         async for piece in self._pieces():
             yield self._of_piece(piece)
-        answer = Answer(self._plan, await result_of(self._run), self._service.backend.codec, self._service.model_name)
+        answer = CompletionBuilder(
+            self._plan, await wait_for_result(self._run), self._service.backend.tokenizer, self._service.model_name
+        )
         answer.check()
         if answer.stopped and self._watcher.answered:
             raise RequestError(503, "A budget stopped the run in the middle of the answer.", "stopped")
@@ -115,7 +117,7 @@ class ChatStream:
             yield event
         yield ServerSentEvent("[DONE]", sep="\n")
 
-    async def _pieces(self) -> AsyncIterator[Piece]:
+    async def _pieces(self) -> AsyncIterator[StreamItem]:
         """What the watcher hears until the run is over."""
         pieces = self._watcher.pieces
         self._run.task.add_done_callback(lambda _: pieces.put_nowait(None))
@@ -124,12 +126,12 @@ class ChatStream:
                 raise piece
             yield piece
 
-    def _of_piece(self, piece: Piece) -> ServerSentEvent:
+    def _of_piece(self, piece: StreamItem) -> ServerSentEvent:
         if piece.comment:
             return ServerSentEvent(comment=piece.comment, sep="\n")
         return self._delta(piece.index, piece.reasoning, piece.content)
 
-    def _conclusion(self, answer: Answer) -> list[ServerSentEvent]:
+    def _conclusion(self, answer: CompletionBuilder) -> list[ServerSentEvent]:
         events, ids = [], answer.choice_ids()
         for index, trace_id in enumerate(ids):
             spoken = answer.spoken(trace_id)
@@ -169,6 +171,53 @@ class ChatStream:
         return object_event(chunk.to_json())
 
 
-def _is_unheeded(codec: Codec, chat: Sequence[ChatMessage]) -> bool:
+def _is_unheeded(tokenizer: Tokenizer, chat: Sequence[ChatMessage]) -> bool:
     """Whether the model is asked the same with thinking and without."""
-    return codec.render_chat(chat, True) == codec.render_chat(chat, False)
+    return tokenizer.render_chat(chat, True) == tokenizer.render_chat(chat, False)
+
+
+#: Seconds between two lines about one round.
+_PAUSE_S = 0.5
+_MOST_ANSWERS, _LONGEST_ANSWER = 5, 80
+
+
+class ProgressText:
+    """A line where there is something to tell: a round begins, traces are done, how the vote stands."""
+
+    def __init__(self) -> None:
+        self._begun: set[int] = set()
+        self._told_s = 0.0
+
+    def line(self, event: Event, progress: Progress) -> str:
+        """What to say of this event, which `progress` has taken in already; "" for nothing."""
+        if isinstance(event, GenerationStartEvent) and event.round not in self._begun:
+            self._begun.add(event.round)
+            return f"Round {event.round} of {progress.config.rounds}: {amount(len(_rows(progress, event.round)))}"
+        if isinstance(event, TraceCompleteEvent):
+            return self._done(event.round, progress)
+        return ""
+
+    def _done(self, round_number: int, progress: Progress) -> str:
+        rows = _rows(progress, round_number)
+        done, now = sum(row.state in FINISHED for row in rows), time.monotonic()
+        if len(rows) == 1 or (done < len(rows) and now - self._told_s < _PAUSE_S):
+            return ""
+        self._told_s = now
+        tally = progress.tally(round_number)[:_MOST_ANSWERS]
+        votes = ", ".join(f"{_on_one_line(answer)} ({count})" for answer, count in tally)
+        return f"Round {round_number}: {done} of {amount(len(rows))} done" + (f"; votes: {votes}" if votes else "")
+
+
+def _on_one_line(answer: str) -> str:
+    """An answer is the model's text: of any length, with any line breaks."""
+    line = " ".join(answer.split())
+    return line if len(line) <= _LONGEST_ANSWER else line[: _LONGEST_ANSWER - 3] + "..."
+
+
+def amount(count: int) -> str:
+    """`1 trace`, `8 traces`."""
+    return f"{count} trace{'' if count == 1 else 's'}"
+
+
+def _rows(progress: Progress, round_number: int) -> list[TraceStatus]:
+    return next((rows for number, rows in progress.rounds() if number == round_number), [])

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..audit.events import EVENT_TYPES
-from ..audit.reader import event_from_dict, parse_line, read_bytes, strict_json
+from ..audit.log_file import event_from_dict, read_bytes
 from ..errors import AuditError
+from ..json_strict import loads, parse_line
 from ..method.lineage import TraceKey
 
 Raw = dict[str, Any]
@@ -21,7 +22,7 @@ _READS = {"generation_start": "parent_trace_ids", "aggregation_prompt": "selecte
 
 
 @dataclass(frozen=True)
-class Problem:
+class LineProblem:
     """What is wrong with a line (numbered from 1), and whether something of it is shown all the same."""
 
     line: int
@@ -35,7 +36,7 @@ class Trail:
 
     name: str
     lines: list[Raw]
-    problems: list[Problem]
+    problems: list[LineProblem]
     content: bytes
 
     @property
@@ -66,7 +67,7 @@ class _Reader:
     """Takes a file's lines in order."""
 
     lines: list[Raw] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[LineProblem] = field(default_factory=list)
     run_id: str | None = None
     _foreign: int = 0
     _rounds: dict[str, int] = field(default_factory=dict)
@@ -79,20 +80,20 @@ class _Reader:
         if self._of_another_run(raw):
             self._foreign += 1
             return
-        self.lines.append(self._without_later(number, raw))
+        self.lines.append(self._drop_invalid_parents(number, raw))
 
-    def all_problems(self) -> list[Problem]:
+    def all_problems(self) -> list[LineProblem]:
         if not self._foreign:
             return self.problems
         said = "1 line belongs" if self._foreign == 1 else f"{self._foreign} lines belong"
-        return [*self.problems, Problem(0, f"{said} to another run", shown=False)]
+        return [*self.problems, LineProblem(0, f"{said} to another run", shown=False)]
 
     def _of_another_run(self, raw: Raw) -> bool:
         if self.run_id is None and raw["event"] in EVENT_TYPES:
             self.run_id = raw["run_id"] or None
         return self.run_id is not None and raw.get("run_id", self.run_id) != self.run_id
 
-    def _without_later(self, number: int, raw: Raw) -> Raw:
+    def _drop_invalid_parents(self, number: int, raw: Raw) -> Raw:
         """The line without parents that are of no earlier round: who follows them would walk in circles."""
         if raw["event"] not in EVENT_TYPES or "trace_id" not in raw:
             return raw
@@ -103,7 +104,7 @@ class _Reader:
             return raw
         said = ", ".join(later[:3])
         reason = f"{trace_id} cannot have read {said}: only traces of earlier rounds can be read"
-        self.problems.append(Problem(number, reason, shown=True))
+        self.problems.append(LineProblem(number, reason, shown=True))
         return {**raw, reads: [parent for parent in raw[reads] if parent not in later]}
 
     def _round_of(self, trace_id: str) -> int:
@@ -113,29 +114,29 @@ class _Reader:
             return -1
 
 
-def _read(number: int, piece: bytes, torn: bool) -> tuple[Raw | None, list[Problem]]:
+def _read(number: int, piece: bytes, torn: bool) -> tuple[Raw | None, list[LineProblem]]:
     try:
         raw = parse_line(piece)
     except ValueError as error:
         rescued = _rescue(piece)
         reason = "it is torn, as a crash leaves a last line" if torn and rescued is None else str(error)
-        return rescued, [Problem(number, reason, shown=rescued is not None)]
+        return rescued, [LineProblem(number, reason, shown=rescued is not None)]
     return _check(number, raw)
 
 
-def _check(number: int, raw: Raw) -> tuple[Raw | None, list[Problem]]:
+def _check(number: int, raw: Raw) -> tuple[Raw | None, list[LineProblem]]:
     try:
         event_from_dict(raw)
     except (ValueError, RecursionError) as error:  # what is wrong is quoted, and may be nested too deeply for that
         usable = _readable_start(raw)
-        return usable, [Problem(number, str(error), shown=usable is not None)]
+        return usable, [LineProblem(number, str(error), shown=usable is not None)]
     return raw, []
 
 
 def _rescue(piece: bytes) -> Raw | None:
     """A line with broken characters in otherwise sound JSON."""
     try:
-        raw = strict_json(piece.decode("utf-8", "replace"))
+        raw = loads(piece.decode("utf-8", "replace"))
         event_from_dict(raw)
     except (ValueError, RecursionError, AttributeError):
         return None

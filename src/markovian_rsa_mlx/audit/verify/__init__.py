@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import AuditError, VerificationError
-from ...method.codec import Codec
 from ...method.selection import Equivalent
+from ...tokenizer import Tokenizer
 from ..events import (
     AggregationPromptEvent,
     ErrorEvent,
+    Event,
     FinalEvent,
     GenerationStartEvent,
     ModelStatsEvent,
@@ -30,12 +31,16 @@ from ..events import (
     TraceClockEvent,
     TraceCompleteEvent,
     TraceRetryEvent,
-    _BaseEvent,
 )
-from ..reader import Line, Scan, read_bytes, scan_bytes
-from . import carries, choice, figures, generations, order, prompts, setup, tokens
-from .form import check_form
-from .ledger import Broken, Ledger
+from ..log_file import Line, LogFile, read_bytes, scan_bytes
+from . import generations, order, setup
+from . import selection as choice
+from . import selection as figures
+from . import setup as prompts
+from . import setup as tokens
+from . import tails as carries
+from .order import check_form
+from .state import VerifierState, Violation
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Report:
         return f"verified: all {self.lines} lines follow from each other"
 
 
-def verify_file(path: Path | str, *, equivalent: Equivalent | None = None, codec: Codec | None = None) -> Report:
+def verify_file(path: Path | str, *, equivalent: Equivalent | None = None, codec: Tokenizer | None = None) -> Report:
     """Check a file line by line; raises `VerificationError` at the first line that does not follow.
 
     `equivalent` decides whether two answers have the same value, `codec` is the model's tokenizer: with them
@@ -78,19 +83,19 @@ def verify_file(path: Path | str, *, equivalent: Equivalent | None = None, codec
         raise VerificationError(str(error)) from error
     if not scan.lines:
         raise VerificationError(f"{path} holds no events.")
-    ledger = Ledger(equivalent, codec)
+    ledger = VerifierState(equivalent, codec)
     for line in scan.lines:
         try:
             check_form(line)
             _check(ledger, line.event)
-        except Broken as broken:
+        except Violation as broken:
             reason = str(broken).rstrip(".")
             raise VerificationError(f"{path}, line {line.number} ({line.event.EVENT_NAME}): {reason}.") from broken
         ledger.add(line.event)
     return _report(Path(path), ledger, scan)
 
 
-def _check(ledger: Ledger, event: _BaseEvent) -> None:
+def _check(ledger: VerifierState, event: Event) -> None:
     order.check_place(ledger, event)
     match event:
         case RunSetupEvent():
@@ -131,21 +136,21 @@ def _check(ledger: Ledger, event: _BaseEvent) -> None:
             choice.check_end(ledger, event)
         case ErrorEvent():
             order.check_error(ledger, event)
-    if ledger.codec is not None:
-        _check_tokens(ledger, event, ledger.codec)
+    if ledger.tokenizer is not None:
+        _check_tokens(ledger, event, ledger.tokenizer)
 
 
-def _check_tokens(ledger: Ledger, event: _BaseEvent, codec: Codec) -> None:
+def _check_tokens(ledger: VerifierState, event: Event, tokenizer: Tokenizer) -> None:
     match event:
         case RunSetupEvent():
-            tokens.check_setup_tokens(ledger, event, codec)
+            tokens.check_setup_tokens(ledger, event, tokenizer)
         case TraceCompleteEvent() | SummaryCompleteEvent():
-            tokens.check_text(event, codec)
+            tokens.check_text(event, tokenizer)
         case AggregationPromptEvent():
-            tokens.check_prompt_tokens(ledger, event, codec)
+            tokens.check_prompt_tokens(ledger, event, tokenizer)
 
 
-def _report(path: Path, ledger: Ledger, scan: Scan) -> Report:
+def _report(path: Path, ledger: VerifierState, scan: LogFile) -> Report:
     history = ledger.history
     last: Line = scan.lines[-1]
     if history.finished and scan.torn_bytes:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from ...errors import ModelError
 
 try:
-    from .engine import MLXBackend
-    from .memory import ModelFootprint, footprint_from_config
+    from ..policy import ModelFootprint
+    from .engine import MLXEngine
+    from .memory import footprint_from_config
 except ImportError as error:
     if not (error.name or "").startswith(("mlx", "mlx_lm")):
         raise
@@ -15,4 +16,4 @@ except ImportError as error:
         "Elsewhere, use a model on another machine through --upstream."
     ) from error
 
-__all__ = ["MLXBackend", "ModelFootprint", "footprint_from_config"]
+__all__ = ["MLXEngine", "ModelFootprint", "footprint_from_config"]

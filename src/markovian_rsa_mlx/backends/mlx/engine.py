@@ -1,4 +1,4 @@
-"""`MLXBackend`: the engine that runs a model of mlx-lm on this machine.
+"""`MLXEngine`: the engine that runs a model of mlx-lm on this machine.
 
 Here the event loop's side: checks, futures, cancellation. All MLX work happens on the worker thread, in
 `scheduler`.
@@ -22,34 +22,34 @@ from ...config import Sampling
 from ...errors import BackendError, ContextLengthError, PromptError
 from ...models.routing import RouterStats, start_counting
 from ...models.routing_report import summary
-from ..base import EngineInfo, TraceListener, TraceRequest, TraceResult
-from .admission import DEFAULT_MAX_ROWS, Admission
-from .codec import MLXCodec
-from .jobs import Job, Outbox
-from .load import Loaded, load_model
+from ..base import EngineInfo, GenerationListener, GenerationRequest, GenerationResult
+from ..policy import DEFAULT_MAX_ROWS, MemoryBudget
+from ..tokenizers import MLXTokenizer
+from .batch import MAX_ENGINE_SEED
+from .loading import LoadedModel, load_model
 from .memory import available_memory_bytes, context_length_of, footprint_of
-from .sampler import SEED_LIMIT
+from .profiler import EngineProfiler
 from .scheduler import Scheduler, no_room
-from .timing import Timer
-from .worker import Worker
+from .sequence import Job, ProgressDispatcher
+from .worker_thread import WorkerThread
 
 #: Text whose tokens any tokenizer has, for prompts that are only to be timed.
 _ORDINARY = "We know that 3 + 4 = 7, so let x be the sum of all odd numbers below 90; hence (x - 1) / 2 is even.\n"
 
 
-class MLXBackend:
+class MLXEngine:
     """An engine for one model; see `Backend`. Make it with `from_pretrained`.
 
     Usable from one event loop after another and by several runs at once; the bounds of `limit` are the
     engine's, not a run's. Frees everything in `aclose`.
     """
 
-    def __init__(self, worker: Worker, loaded: Loaded, available_bytes: int) -> None:
+    def __init__(self, worker: WorkerThread, loaded: LoadedModel, available_bytes: int) -> None:
         self._worker = worker
-        self.codec = MLXCodec(loaded.tokenizer)
+        self.tokenizer = MLXTokenizer(loaded.tokenizer)
         self._batchable = can_batch(loaded.model)
         self._available_bytes = available_bytes
-        self._admission = Admission(footprint_of(loaded.model), self._most_rows(None), available_bytes)
+        self._admission = MemoryBudget(footprint_of(loaded.model), self._most_rows(None), available_bytes)
         self._info = EngineInfo(
             model_id=loaded.model_id,
             quantization=loaded.quantization,
@@ -60,7 +60,9 @@ class MLXBackend:
             max_rows=self._admission.max_rows,
             memory_limit_bytes=self._admission.memory_limit_bytes,
         )
-        self._scheduler = Scheduler(loaded.model, self._admission, Outbox(self._forget), batchable=self._batchable)
+        self._scheduler = Scheduler(
+            loaded.model, self._admission, ProgressDispatcher(self._forget), batchable=self._batchable
+        )
         self._keys = itertools.count()
         # Not before `can_batch` and `footprint_of`, whose steps are never evaluated.
         self._stats = start_counting(loaded.model)
@@ -76,14 +78,14 @@ class MLXBackend:
         adapter_path: str | Path | None = None,
         model_id: str | None = None,
         progress: Callable[[str], None] | None = None,
-    ) -> MLXBackend:
+    ) -> MLXEngine:
         """Load a hub id or a local folder. `model_id` is recorded in its place; `progress` hears what goes on.
 
         Raises `ModelError`.
         """
-        worker = Worker()
+        worker = WorkerThread()
 
-        def make() -> MLXBackend:
+        def make() -> MLXEngine:
             available = available_memory_bytes()
             loaded = load_model(
                 model, revision=revision, adapter_path=adapter_path, model_id=model_id, progress=progress
@@ -102,14 +104,14 @@ class MLXBackend:
         bounds = self._admission
         return replace(self._info, max_rows=bounds.max_rows, memory_limit_bytes=bounds.memory_limit_bytes)
 
-    async def generate(self, request: TraceRequest, listener: TraceListener) -> TraceResult:
+    async def generate(self, request: GenerationRequest, listener: GenerationListener) -> GenerationResult:
         """Generate one trace; see `Backend.generate`."""
         self._check(request)
         loop = asyncio.get_running_loop()
-        job = Job(next(self._keys), request, self.codec.eos_ids, loop, loop.create_future(), listener)
+        job = Job(next(self._keys), request, self.tokenizer.eos_ids, loop, loop.create_future(), listener)
         if (reason := job.finish_reason) is not None:
             listener.started()
-            return TraceResult(tuple(job.tokens), reason)
+            return GenerationResult(tuple(job.tokens), reason)
         if not self._worker.post(lambda: self._scheduler.add(job)):
             raise BackendError("The MLX engine is closed; make a new one.")
         try:
@@ -127,18 +129,18 @@ class MLXBackend:
         return await asyncio.wrap_future(score)
 
     @property
-    def admission(self) -> Admission:
+    def admission(self) -> MemoryBudget:
         """The bounds now in force, as arithmetic."""
         return self._admission
 
-    def timer(self) -> Timer:
+    def timer(self) -> EngineProfiler:
         """Times the engine's parts; nothing else may run meanwhile."""
-        ids = [token for token in self.codec.encode(_ORDINARY) if token not in self.codec.control_ids]
-        return Timer(self._worker, self._scheduler.model, ids, batchable=self._batchable)
+        ids = [token for token in self.tokenizer.encode(_ORDINARY) if token not in self.tokenizer.control_ids]
+        return EngineProfiler(self._worker, self._scheduler.model, ids, batchable=self._batchable)
 
     def limit(self, max_rows: int | None, memory_limit_bytes: int | None) -> None:
         """Bound rows and memory from now on; None is the engine's own choice (32 rows, the working set)."""
-        self._admission = Admission(
+        self._admission = MemoryBudget(
             self._admission.footprint, self._most_rows(max_rows), memory_limit_bytes or self._available_bytes
         )
         self._scheduler.admission = self._admission
@@ -177,11 +179,13 @@ class MLXBackend:
         """`aclose` for callers without an event loop."""
         self._worker.stop()
 
-    def _check(self, request: TraceRequest) -> None:
+    def _check(self, request: GenerationRequest) -> None:
         if not request.prompt_token_ids:
             raise PromptError("The prompt is empty; give the question as text.")
-        if not 0 <= request.seed < SEED_LIMIT:
-            raise BackendError(f"The seed of {request.trace_id} is {request.seed}; allowed: 0 to {SEED_LIMIT - 1}.")
+        if not 0 <= request.seed < MAX_ENGINE_SEED:
+            raise BackendError(
+                f"The seed of {request.trace_id} is {request.seed}; allowed: 0 to {MAX_ENGINE_SEED - 1}."
+            )
         length = len(request.prompt_token_ids) + request.max_tokens
         if self._info.context_length is not None and length > self._info.context_length:
             raise ContextLengthError(

@@ -8,7 +8,6 @@ knowing it. All sizes are in bytes, lengths in tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,40 +18,9 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from ...errors import ModelError
 from ...models import register
+from ..policy import CACHE_STEP, ModelFootprint
 
-#: mlx-lm's caches grow by this many tokens.
-CACHE_STEP = 256
-#: What a logit takes while a token is drawn, measured at the peak: 16 without filters (four 32-bit copies), 30 with
-#: top-p, 42 with top-p and top-k.
-_DRAW_BYTES = 44
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
-
-
-@dataclass(frozen=True)
-class ModelFootprint:
-    """Sizes of one model.
-
-    `windows` lists sliding-window caches as (window in tokens, bytes a token), summed over the layers of
-    the same window; `state_bytes` is what a sequence costs whatever its length (recurrent states). `vocabulary` is
-    the number of logits of a row.
-    """
-
-    weight_bytes: int
-    kv_bytes_per_token: int
-    state_bytes: int
-    windows: tuple[tuple[int, int], ...] = ()
-    vocabulary: int = 0
-
-    def cache_bytes(self, rows: int, longest: int) -> int:
-        """Caches of `rows` sequences that are stored together, so each as long as the longest; an upper bound."""
-        # A batch grows in steps from the length at which it was merged: up to one step is to spare.
-        allocated = longest + CACHE_STEP
-        windowed = sum(min(allocated, window) * size for window, size in self.windows)
-        return rows * (self.state_bytes + allocated * self.kv_bytes_per_token + windowed)
-
-    def step_bytes(self, rows: int) -> int:
-        """What drawing one token for each of `rows` takes for a moment."""
-        return rows * self.vocabulary * _DRAW_BYTES
 
 
 def footprint_from_config(config: Mapping[str, Any]) -> ModelFootprint:

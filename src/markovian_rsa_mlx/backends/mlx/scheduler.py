@@ -2,12 +2,16 @@
 
 The trace whose turn it is (see `turns`) waits until there is room for it, and none overtakes it. Runs on the worker
 thread alone.
+
+The line of waiting traces. Runs that share the engine take turns; within a run, first come, first served.
+
+Whoever is next stays next until there is room: nobody overtakes, so that a large trace cannot starve.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -16,12 +20,10 @@ from mlx_lm.utils import maybe_set_recommended_wired_limit
 from ...config import Sampling
 from ...errors import BackendError, MemoryLimitError
 from ...models.routing import drop_pending
-from .admission import Admission
-from .jobs import Job, Outbox
-from .prefix import Prefill, PrefixStore
-from .rows import DecodeRows, Row
-from .scoring import log_probability
-from .turns import Turns
+from ..policy import MemoryBudget
+from .batch import DecodeBatch, Row, sequence_log_probability
+from .prefix_cache import Prefill, PrefixCache
+from .sequence import Job, ProgressDispatcher
 
 #: Prompt tokens read between two decode steps: enough to keep the device busy, short enough not to stall the rows.
 PREFILL_TOKENS = 2048
@@ -30,12 +32,12 @@ PREFILL_TOKENS = 2048
 class Scheduler:
     """All traces of one engine. `admission` may be replaced at any time; it binds newcomers."""
 
-    def __init__(self, model: Any, admission: Admission, outbox: Outbox, *, batchable: bool) -> None:
+    def __init__(self, model: Any, admission: MemoryBudget, outbox: ProgressDispatcher, *, batchable: bool) -> None:
         self.admission = admission
         self._model, self._outbox = model, outbox
-        self._prefixes = PrefixStore()
-        self._rows = DecodeRows(model, batchable=batchable)
-        self._waiting = Turns()
+        self._prefixes = PrefixCache()
+        self._rows = DecodeBatch(model, batchable=batchable)
+        self._waiting = FairQueue()
         self._prefilling: deque[Job] = deque()
         self._prefill: Prefill | None = None
         self._decoding: dict[int, Job] = {}
@@ -76,7 +78,7 @@ class Scheduler:
 
     def log_probability(self, prompt: Sequence[int], tokens: Sequence[int], sampling: Sampling) -> float:
         """See `scoring`."""
-        return log_probability(self._model, prompt, tokens, sampling)
+        return sequence_log_probability(self._model, prompt, tokens, sampling)
 
     def rest(self) -> None:
         """Nothing to do for a while: give memory back."""
@@ -185,7 +187,7 @@ class Scheduler:
         mx.clear_cache()
 
 
-def no_room(admission: Admission, length: int) -> MemoryLimitError:
+def no_room(admission: MemoryBudget, length: int) -> MemoryLimitError:
     """The sentence for a trace that can never fit."""
     need, limit = admission.need(1, length), admission.memory_limit_bytes
     return MemoryLimitError(
@@ -202,3 +204,62 @@ def _row(job: Job, prefill: Prefill) -> Row:
 
 def _failure(error: Exception) -> BackendError:
     return BackendError(f"The MLX engine failed on this trace ({type(error).__name__}: {error}).")
+
+
+class FairQueue:
+    """Waiting jobs. `returned` ones, which were inside before, go ahead of all turns."""
+
+    def __init__(self) -> None:
+        self._returned: deque[Job] = deque()
+        self._lines: dict[str, deque[Job]] = {}  # by run, the run whose turn it is first
+
+    def __len__(self) -> int:
+        return len(self._returned) + sum(map(len, self._lines.values()))
+
+    def __iter__(self) -> Iterator[Job]:
+        yield from self._returned
+        for line in self._lines.values():
+            yield from line
+
+    @property
+    def next(self) -> Job:
+        """Whose turn it is. Raises IndexError where nobody waits."""
+        return self._returned[0] if self._returned else self._first_line()[0]
+
+    def add(self, job: Job) -> None:
+        """Stand in the run's own line; a run that did not wait yet has its turn after the others."""
+        self._lines.setdefault(job.request.run_id, deque()).append(job)
+
+    def put_back(self, jobs: Iterable[Job]) -> None:
+        """Let jobs that were inside go first, in this order."""
+        self._returned.extendleft(reversed(list(jobs)))
+
+    def take(self) -> Job:
+        """Take out whose turn it is; the next turn is another run's, where one waits."""
+        if self._returned:
+            return self._returned.popleft()
+        line = self._first_line()
+        job = line.popleft()
+        del self._lines[job.request.run_id]
+        if line:
+            self._lines[job.request.run_id] = line
+        return job
+
+    def remove(self, job: Job) -> None:
+        """Forget a job, if it waits here."""
+        if job in self._returned:
+            self._returned.remove(job)
+        line = self._lines.get(job.request.run_id)
+        if line is not None and job in line:
+            line.remove(job)
+            if not line:
+                del self._lines[job.request.run_id]
+
+    def clear(self) -> None:
+        self._returned.clear()
+        self._lines.clear()
+
+    def _first_line(self) -> deque[Job]:
+        for line in self._lines.values():
+            return line
+        raise IndexError("nobody waits")

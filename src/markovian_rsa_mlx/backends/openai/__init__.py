@@ -1,12 +1,7 @@
-"""The engine that is a server: any OpenAI-compatible one, or a fleet of them, over HTTP.
+"""The former name of `backends.upstream`, kept for programs that import it."""
 
-It knows prompts, seeds, token ids and what can go wrong on a wire. It knows nothing of rounds, answers or the
-trail, and never counts words: a token id comes from the server or from the model's tokenizer.
-"""
+from ..upstream import TimeLimits, Upstream, UpstreamEngine
 
-from __future__ import annotations
-
-from .engine import UpstreamBackend
-from .settings import TimeLimits, Upstream
+UpstreamBackend = UpstreamEngine
 
 __all__ = ["TimeLimits", "Upstream", "UpstreamBackend"]

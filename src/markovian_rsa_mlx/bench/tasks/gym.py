@@ -1,6 +1,6 @@
 """Tasks of reasoning-gym: problems drawn from a seed, answers scored by the dataset's own verifier.
 
-The library lives in a process of its own with a time limit: its import takes seconds, and verifiers of its that
+The require_extra lives in a process of its own with a time limit: its import takes seconds, and verifiers of its that
 evaluate an answer must not run a model's code (see `vetting`). Hashes are fixed there, so that a seed gives the same
 problems everywhere.
 """
@@ -15,8 +15,8 @@ from typing import Any
 
 from ...errors import ConfigError, ScoringError, TaskError
 from ...method.answers import AnswerKind
-from ...worker import Worker
-from ..extra import library
+from ...subprocess_worker import Worker
+from ..utils import require_extra
 from .base import Problem
 
 #: Seconds to make one entry and to score one answer.
@@ -25,8 +25,8 @@ SCORE_LIMIT_S = 10.0
 #: Problems without a limit, and how many indices in a row may have no entry.
 DEFAULT_COUNT = 100
 _MOST_MISSES = 10_000
-_WORKER = f"{__package__}.gym_worker"
-#: Hashes order what some data sets draw from; threads of a linear algebra library would only take memory.
+_WORKER = f"{__package__}.gym_subprocess"
+#: Hashes order what some data sets draw from; threads of a linear algebra require_extra would only take memory.
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 #: An entry as the worker tells it: question, answer, metadata.
@@ -125,7 +125,7 @@ class GymTask:
 
     def _start(self) -> Worker:
         if find_spec("reasoning_gym") is None:
-            library("reasoning_gym")  # says how to install it
+            require_extra("reasoning_gym")  # says how to install it
         arguments = (self._dataset, str(self._seed), json.dumps(self._parameters))
         return Worker(_WORKER, arguments, start_limit_s=120.0, env=_ENVIRONMENT)
 

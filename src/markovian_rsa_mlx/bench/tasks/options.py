@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Final, cast, get_args
 
 from ...errors import ConfigError
+from ...json_strict import is_valid_utf8
 from ...method.answers import AnswerKind
-from ..unicode import is_sound
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def wording_of(options: Mapping[str, str]) -> str | None:
     wording = options.get("wording")
     if wording is not None and "{problem}" not in wording:
         raise ConfigError(f"--wording is {wording!r}; allowed: a text with {{problem}} where the problem goes.")
-    if wording is not None and not is_sound(wording):
+    if wording is not None and not is_valid_utf8(wording):
         raise ConfigError(f"--wording is {wording!r}, which is not UTF-8; write it in UTF-8.")
     return wording
 
@@ -64,13 +64,13 @@ def answer_kind_of(options: Mapping[str, str], default: AnswerKind) -> AnswerKin
     return cast(AnswerKind, kind)
 
 
-def asked_otherwise(options: Mapping[str, str]) -> str:
+def variant_tag(options: Mapping[str, str]) -> str:
     """A tag for a task's name where its problems are put or compared in another way than by default; else ""."""
     told = {name: options[name] for name in ("wording", "answer_kind") if name in options}
     return f"+{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:6]}" if told else ""
 
 
-def problems_of(name: str) -> str:
+def base_task_name(name: str) -> str:
     """A task's name without that tag: the same for the same problems however they are put."""
     return re.sub(r"\+[0-9a-f]{6}$", "", name)
 

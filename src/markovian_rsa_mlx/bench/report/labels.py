@@ -1,0 +1,82 @@
+"""Figures and names as the page says them."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import quote
+
+from ...formatting import SYMBOLS as METHOD_SYMBOLS
+from ...formatting import percent_range
+from ..results import Method, Variant
+from ..stats import Interval
+
+#: A badge's name and what it means.
+BADGES: Final = {
+    "no_answer": ("no answer", "the run ended without an answer"),
+    "budget_hit": ("budget hit", "a final candidate was cut off by its budget"),
+    "parser_trouble": ("parser trouble", "a candidate ended by itself, but its answer could not be read or scored"),
+    "given_up": ("given up", "a trace failed for good; it counts as wrong"),
+}
+#: Settings by their symbols, in the order in which the field writes them.
+SYMBOLS: Final = {
+    **METHOD_SYMBOLS,
+    "carry": "carry",
+    "temperature": "temperature",
+    "top_p": "top-p",
+    "answer_selection": "selection",
+}
+
+
+def printable(text: str) -> str:
+    """Without control and format characters, which reorder or hide text; tabs and line ends stay."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
+
+
+def interval(found: Interval) -> str:
+    return percent_range(found.low, found.high)
+
+
+def points(value: float) -> str:
+    """A difference, with its sign."""
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def points_interval(found: Interval) -> str:
+    return f"[{points(found.low)}, {points(found.high)}]"
+
+
+def probability(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}" if p >= 1e-12 else "<1e-12"
+
+
+def about(method: Method, cell: Variant) -> str:
+    """What a method is, from its runs and how they are scored."""
+    traces = f"{cell.config['population']} {'parallel traces' if cell.final_round == 0 else 'final candidates'}"
+    if method.one_trace:
+        return f"one trace: the mean over {traces}, at the cost of one"
+    return {
+        "mean": f"mean correctness over the {traces}",
+        "vote": f"the vote of the {traces}",
+        "any": f"at least one of the {traces} is right (an oracle: it knows the answer)",
+        "chosen": f"the answer that the run chose from the {traces}",
+    }[method.score]
+
+
+def badges(found: Mapping[str, int]) -> str:
+    return ", ".join(f"{BADGES[badge][0]} {number}" if badge in BADGES else badge for badge, number in found.items())
+
+
+def settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(symbol, str(config[name])) for name, symbol in SYMBOLS.items() if name in config]
+
+
+def link(path: str) -> str:
+    """A file beside the page: never another scheme or host."""
+    return "./" + quote(path.lstrip("/\\"), safe="/=@")
+
+
+def shade(value: float) -> str:
+    """The class of a heat map's field, in eleven steps."""
+    return f"h{round(10 * min(max(value, 0.0), 1.0))}"

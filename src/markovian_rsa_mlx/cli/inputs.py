@@ -1,0 +1,74 @@
+"""The question: from the argument, a file, standard input, or a chat in a JSON file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from ..errors import PromptError
+from ..tokenizer import ChatMessage
+
+_ROLES = ("system", "user", "assistant")
+
+
+def read_messages(prompt: str | None, file: Path | None, chat: Path | None, system: str | None) -> list[ChatMessage]:
+    """The chat to solve; its last message is the user's question. Raises `PromptError` with what to do."""
+    sources = [
+        name for name, given in (("PROMPT", prompt), ("--file", file), ("--messages", chat)) if given is not None
+    ]
+    if len(sources) > 1:
+        raise PromptError(f"The question is given twice, by {' and '.join(sources)}; give one of them.")
+    messages = _read_chat(chat) if chat else [ChatMessage(role="user", content=_read_question(prompt, file))]
+    if system is not None and any(message["role"] == "system" for message in messages):
+        raise PromptError("The chat has a system message already; leave --system out.")
+    if system is not None:
+        messages.insert(0, ChatMessage(role="system", content=system))
+    if not messages or messages[-1]["role"] != "user":
+        raise PromptError("The chat does not end with a user message; add the question as its last message.")
+    if not messages[-1]["content"].strip():
+        raise PromptError("The prompt is empty; give the question as text.")
+    return messages
+
+
+def _read_question(prompt: str | None, file: Path | None) -> str:
+    if file is not None:
+        return _read_text(file)
+    if prompt is not None and prompt != "-":
+        return prompt
+    if prompt is None and sys.stdin.isatty():
+        raise PromptError('There is no prompt; write mrsa solve "...", --file FILE, or pipe the question in.')
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise PromptError(f"Standard input is not UTF-8 text: {error}.") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise PromptError(f"The file {str(path)!r} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise PromptError(f"The file {str(path)!r} is not UTF-8 text: {error}.") from error
+
+
+def _read_chat(path: Path) -> list[ChatMessage]:
+    try:
+        values = json.loads(_read_text(path))
+    except ValueError as error:
+        raise PromptError(f"The chat file {str(path)!r} is not valid JSON: {error}.") from error
+    if isinstance(values, dict):  # the body of a chat completion request, as other tools save it
+        values = values.get("messages")
+    if not isinstance(values, list):
+        raise PromptError(f"The chat file {str(path)!r} holds no list of messages.")
+    return [_read_message(value, number) for number, value in enumerate(values, start=1)]
+
+
+def _read_message(value: object, number: int) -> ChatMessage:
+    role, content = (value.get("role"), value.get("content")) if isinstance(value, dict) else (None, None)
+    if role not in _ROLES or not isinstance(content, str):
+        raise PromptError(
+            f'Message {number} of the chat is not of the form {{"role": "{" | ".join(_ROLES)}", "content": "text"}}.'
+        )
+    return ChatMessage(role=role, content=content)

@@ -1,0 +1,99 @@
+"""A helper process of ours that answers one line with one line, in limited time.
+
+What can take long, uses SIGALRM or must not be trusted runs in it, never in this process. A plain subprocess:
+one of `multiprocessing` would run the user's script a second time. Knows nothing of what is asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import BinaryIO
+
+_READY = b"+\n"
+
+
+class Worker:
+    """The process `python -m module arguments...`, ready for questions. Not thread-safe.
+
+    Raises `OSError` where it does not come up within `start_limit_s`.
+    """
+
+    def __init__(
+        self, module: str, arguments: Sequence[str] = (), start_limit_s: float = 60.0, env: Mapping[str, str] = {}
+    ) -> None:
+        # Without `-P` a sympy.py in the user's folder would be imported; Ctrl-C is this process's affair.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **env, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            start_new_session=True,
+        )
+        try:
+            if self._reply(start_limit_s) != _READY:
+                raise BrokenPipeError
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ask(self, line: bytes, limit_s: float) -> bytes:
+        """The worker's line to this line (both without their ends).
+
+        Raises `OSError` where it died or (`TimeoutError`) was too slow: then close it, as its reply may still come.
+        """
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + b"\n")
+        self._process.stdin.flush()
+        return self._reply(limit_s)[:-1]
+
+    def __del__(self) -> None:
+        if hasattr(self, "_process"):
+            self.close()
+
+    def close(self) -> None:
+        """End the process; a second time does nothing."""
+        self._process.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(OSError):
+                pipe.close()
+        self._process.wait()
+
+    def _reply(self, limit_s: float) -> bytes:
+        assert self._process.stdout is not None
+        deadline, reply = time.monotonic() + limit_s, b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while not reply.endswith(b"\n"):
+                if not selector.select(max(deadline - time.monotonic(), 0)):
+                    raise TimeoutError
+                piece = os.read(self._process.stdout.fileno(), 65_536)
+                if not piece:
+                    raise BrokenPipeError
+                reply += piece
+        return reply
+
+
+def serve(answer: Callable[[bytes], bytes], questions: BinaryIO, replies: BinaryIO) -> None:
+    """The worker's side: a line for a line, until its parent, who holds `questions`, ends."""
+    replies.write(_READY)
+    for line in questions:
+        replies.write(answer(line) + b"\n")
+
+
+def claim_stdout() -> BinaryIO:
+    """Standard output for `serve` alone: what libraries print goes to standard error."""
+    replies = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    return replies

@@ -1,0 +1,106 @@
+"""Prompts that begin alike are prefilled once, and nobody can tell from the tokens."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from markovian_rsa_mlx.backends.mlx import MLXEngine
+from markovian_rsa_mlx.backends.mlx.prefix_cache import PrefixCache, common_prefix
+
+from ..traces import PROMPT, request, run
+
+SHARED = PROMPT * 3
+AGGREGATION = [SHARED + tuple(range(10 + i, 40 + 2 * i)) for i in range(5)]
+
+
+class ReadTokens:
+    """Wraps an engine's model and counts the prompt tokens it reads."""
+
+    def __init__(self, engine: MLXEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.total, self._model = 0, engine._scheduler._model
+        monkeypatch.setattr(engine._scheduler, "_model", self)
+
+    def __call__(self, tokens: Any, **rest: Any) -> Any:
+        self.total += tokens.size
+        return self._model(tokens, **rest)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+@pytest.fixture
+def fresh(engine_of: Callable[[str], MLXEngine]) -> Callable[[str], MLXEngine]:
+    def get(kind: str) -> MLXEngine:
+        engine = engine_of(kind)
+        engine._scheduler._prefixes = PrefixCache()
+        return engine
+
+    return get
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3_text", "gpt_oss", "mamba2", "falcon_h1"])
+def test_forked_traces_equal_single_runs(fresh: Callable[[str], MLXEngine], kind: str) -> None:
+    requests = [
+        request(seed=i, prompt=prompt, max_tokens=10) for i, prompt in enumerate([*AGGREGATION, SHARED, SHARED])
+    ]
+    alone = []
+    for one in requests:
+        alone.append(run(fresh(kind), [one])[0])
+    assert run(fresh(kind), requests) == alone
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text", "falcon_h1"])
+def test_identical_prompts_are_read_once(
+    fresh: Callable[[str], MLXEngine], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    engine = fresh(kind)
+    read = ReadTokens(engine, monkeypatch)
+    run(engine, [request(seed=i, prompt=SHARED, max_tokens=3) for i in range(8)])
+    assert read.total == len(SHARED) - 1
+
+
+def test_the_common_beginning_is_read_once_even_by_latecomers(
+    fresh: Callable[[str], MLXEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = fresh("llama")
+    read = ReadTokens(engine, monkeypatch)
+    for i, prompt in enumerate(AGGREGATION):  # one after the other: the second finds out what is shared
+        run(engine, [request(seed=i, prompt=prompt, max_tokens=3)])
+    suffixes = sum(len(prompt) - 1 - len(SHARED) for prompt in AGGREGATION)
+    assert read.total == suffixes + 2 * len(SHARED)
+
+
+def test_a_store_that_may_hold_nothing_changes_no_token(fresh: Callable[[str], MLXEngine]) -> None:
+    engine = fresh("llama")
+    requests = [request(seed=i, prompt=prompt) for i, prompt in enumerate(AGGREGATION)]
+    with_forks = run(engine, requests)
+    engine = fresh("llama")
+    longest = max(len(one.prompt_token_ids) for one in requests) + 24
+    engine.limit(1, engine.memory_estimate_bytes(1, longest))
+    assert run(engine, requests) == with_forks
+
+
+def test_common_prefix_agrees_with_a_loop() -> None:
+    rng = random.Random(0)
+    for _ in range(300):
+        one = tuple(rng.choices((1, 2), k=rng.randrange(9)))
+        other = tuple(rng.choices((1, 2), k=rng.randrange(9)))
+        expected = next(
+            (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+        )
+        assert common_prefix(one, other) == expected
+
+
+def test_the_fork_that_saves_most_is_chosen() -> None:
+    store = PrefixCache(10**9)
+    base = tuple(range(100))
+    far = [(*base[:90], 500 + i) for i in range(2)]  # 90 tokens shared with two
+    near = [(*base[:50], 600 + i) for i in range(5)]  # 50 tokens shared with all seven
+    assert store.fork_point(base, far + near, 0) == 50
+    assert store.fork_point(base, far, 0) == 90
+    assert store.fork_point(base, [base[:10]], 0) == 0  # too short to be worth it
+    assert store.fork_point(base, near, 50) == 0  # already stored

@@ -1,0 +1,171 @@
+"""What methods have in common is generated once; every trail is complete, and tokens are counted for each method."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from markovian_rsa_mlx.audit import RunState, read_events
+from markovian_rsa_mlx.audit.verify import verify_file
+from markovian_rsa_mlx.backends.base import GenerationRequest
+from markovian_rsa_mlx.bench.generation_cache import CachingEngine, GenerationCache, generations
+from markovian_rsa_mlx.bench.methods import METHODS
+from markovian_rsa_mlx.bench.results import Results, RunRecord
+from tests.support.fakes import FakeBackend, boxed
+
+from ..support.bench_harness import SMALL, FakeTask, bench, coin, order, settled
+
+ALL = [*METHODS, "markovian:final_aggregation", "pacore:final_aggregation"]
+
+
+def records(results: Results, cell: str) -> tuple[RunRecord, ...]:
+    return next(c.records for c in results.cells if c.name == cell)
+
+
+def test_one_wide_round_zero_serves_every_method(tmp_path: Path) -> None:
+    backend = FakeBackend(coin)
+    bench(tmp_path, order(FakeTask(1)), backend)
+    first = [request for request in backend.requests if request.trace_id.startswith("r0")]
+    # Four of N, eight more for the vote at equal budget; delethink and markovian need none of their own.
+    assert sorted(request.trace_id for request in first) == [f"r0-{i:02d}" for i in range(12)]
+    assert len({request.seed for request in first}) == 12
+
+
+def test_shared_traces_stand_in_every_trail_that_has_them(tmp_path: Path) -> None:
+    results = bench(tmp_path, order(FakeTask(1), ["single", "delethink"]))
+    first, second = (_traces(tmp_path / records(results, cell)[0].trail) for cell in ("parallel", "delethink"))
+    assert {name: ids for name, ids in second.items() if name.startswith("r0")} == first
+
+
+def test_every_trail_follows_from_itself(tmp_path: Path) -> None:
+    results = bench(tmp_path, order(FakeTask(2), ALL))
+    trails = [tmp_path / record.trail for cell in results.cells for record in cell.records]
+    assert len(trails) == 2 * len(results.cells)
+    for trail in trails:
+        assert verify_file(trail).finished
+
+
+def test_a_selection_more_costs_one_trace(tmp_path: Path) -> None:
+    results = bench(tmp_path, order(FakeTask(1), ["markovian", "markovian:final_aggregation"]))
+    (plain,), (aggregated,) = records(results, "markovian"), records(results, "markovian:final_aggregation")
+    assert plain.new_tokens == plain.generated_tokens
+    last = aggregated.generated_tokens - plain.generated_tokens
+    assert aggregated.new_tokens == last > 0
+
+
+def test_tokens_agree_with_an_independent_count_over_the_trails(tmp_path: Path) -> None:
+    results = bench(tmp_path, order(FakeTask(2), ALL, epochs=2))
+    seen: set[tuple[Any, ...]] = set()
+    once = 0
+    for cell in results.cells:
+        for record in cell.records:
+            counted, generations = _count(tmp_path / record.trail)
+            assert [r.generated_tokens for r in record.rounds] == counted
+            assert record.generated_tokens == counted[-1] > 0
+            for generation, tokens in generations:
+                place = (record.index, record.epoch, *generation)
+                once += tokens if place not in seen else 0
+                seen.add(place)
+    assert results.generated_once == once
+    for row in results.table:
+        method = results.method(row.method)
+        told = records(results, method.cell)
+        mean = sum(record.generated_tokens for record in told) / len(told)
+        assert abs(row.generated_tokens - mean / (4 if method.one_trace else 1)) < 1e-9
+
+
+def test_prompts_are_counted_apart(tmp_path: Path) -> None:
+    (record,) = records(bench(tmp_path, order(FakeTask(1), ["markovian"])), "markovian")
+    lines = [json.loads(line) for line in (tmp_path / record.trail).read_text().splitlines()]
+    starts = [line["prompt_token_count"] for line in lines if line["event"] == "generation_start"]
+    assert record.prefill_tokens == sum(starts) == record.rounds[-1].prefill_tokens
+
+
+def test_a_method_that_is_added_finds_what_was_generated(tmp_path: Path) -> None:
+    bench(tmp_path, order(FakeTask(2), ["markovian"]))
+    backend = FakeBackend(coin)
+    grown = bench(tmp_path, order(FakeTask(2), ["single", "markovian"]), backend)
+    needed = {record.rounds[0].traces for record in records(grown, "markovian")}
+    assert len(backend.requests) == sum(4 - record.rounds[0].traces for record in records(grown, "markovian"))
+    assert needed <= {3, 4}
+
+
+def test_methods_in_another_order_are_what_that_order_gives(tmp_path: Path) -> None:
+    """Which cell generates a shared trace is the order's affair, in results as in a benchmark that began so."""
+    there = [order(FakeTask(2), names) for names in (["single", "markovian"], ["markovian", "single"])]
+    bench(tmp_path / "turned", there[0])
+    bench(tmp_path / "turned", there[1])
+    bench(tmp_path / "whole", there[1])
+    assert settled(tmp_path / "turned" / "results.json") == settled(tmp_path / "whole" / "results.json")
+
+
+def test_what_is_known_is_told_from_where_an_interrupted_trace_was(tmp_path: Path) -> None:
+    (record,) = records(bench(tmp_path, order(FakeTask(1), ["single"])), "parallel")
+    history = RunState(read_events(tmp_path / record.trail))
+    known = GenerationCache()
+    assert known.learn(history) == record.generated_tokens
+    assert known.learn(history) == 0
+    first = next(generations(history))
+    ids, told = first.result.token_ids, list[int]()
+
+    class Listener:
+        def started(self) -> None:
+            told.append(-1)
+
+        def tokens(self, ids: Sequence[int]) -> None:
+            told.extend(ids)
+
+    prompt, seed, budget, sampling = first.key
+    request = GenerationRequest(first.trace_id, (), prompt, budget, seed, sampling, ids[:5])
+    engine = CachingEngine(FakeBackend(lambda *_: pytest.fail("it is known")), known)
+    assert asyncio.run(engine.generate(request, Listener())).token_ids == ids
+    assert told == [-1, *ids[5:]]
+
+
+def test_problems_have_their_own_seeds_and_epochs_too(tmp_path: Path) -> None:
+    results = bench(tmp_path, order(FakeTask(3), ["single", "markovian"], epochs=2))
+    seeds = [record.seed for record in records(results, "parallel")]
+    assert len(set(seeds)) == 6
+    assert seeds == [record.seed for record in records(results, "markovian")]
+    other = bench(tmp_path / "other", order(FakeTask(3), ["single"], seed=2))
+    assert not set(seeds) & {record.seed for record in records(other, "parallel")}
+
+
+def test_budgets_that_differ_are_not_shared(tmp_path: Path) -> None:
+    backend = FakeBackend(lambda request, rng: boxed("right", "so " * 40))
+    bench(tmp_path, order(FakeTask(1), ["single", "markovian"], SMALL.replace(rounds=0, final_tokens=100)), backend)
+    assert {request.max_tokens for request in backend.requests} == {100, 200}
+    assert len(backend.requests) == 8
+
+
+def _traces(trail: Path) -> dict[str, list[int]]:
+    lines = map(json.loads, trail.read_text().splitlines())
+    return {line["trace_id"]: line["token_ids"] for line in lines if line["event"] == "trace_complete"}
+
+
+def _count(trail: Path) -> tuple[list[int], list[tuple[tuple[Any, ...], int]]]:
+    """From the raw lines: tokens up to each round, each generation (prompt, seed, budget, sampling) with its own."""
+    lines = [json.loads(line) for line in trail.read_text().splitlines()]
+    config, setup = lines[0]["config"], lines[1]
+    prompts = {line["trace_id"]: line["prompt_token_ids"] for line in lines if line["event"] == "aggregation_prompt"}
+    starts = {line["trace_id"]: line for line in lines if line["event"] == "generation_start"}
+    rounds = [0] * (1 + max(line["round"] for line in lines if line["event"] == "trace_complete"))
+    generations = []
+    for line in lines:
+        if line["event"] not in ("trace_complete", "summary_complete"):
+            continue
+        assert line["generated_tokens"] == len(line["token_ids"])
+        rounds[line["round"]] += len(line["token_ids"])
+        start = starts[line["trace_id"]]
+        final = line["event"] == "trace_complete" and line["round"] >= config["rounds"]
+        prompt = line.get("prompt_token_ids") or prompts.get(line["trace_id"]) or setup["prompt_token_ids"]
+        budget = start["max_tokens"] if line["event"] == "trace_complete" else "summary"
+        seed = line["seed"] if line["event"] == "summary_complete" else start["seed"]
+        sampling = config["final_temperature"] if final else config["temperature"]
+        generations.append(((tuple(prompt), seed, budget, sampling or config["temperature"]), len(line["token_ids"])))
+    return [sum(rounds[: number + 1]) for number in range(len(rounds))], generations

@@ -1,0 +1,195 @@
+"""The live view: true to the run, fitting any terminal, and unmoved by what a model writes."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from rich.console import Console
+
+from markovian_rsa_mlx.audit import (
+    ErrorEvent,
+    GenerationStartEvent,
+    RunResumedEvent,
+    RunSetupEvent,
+    TraceCheckpointEvent,
+    TraceCompleteEvent,
+    TraceRetryEvent,
+    read_events,
+)
+from markovian_rsa_mlx.cli.display import RunView
+from markovian_rsa_mlx.cli.terminal import clean, duration, one_line, show, size
+from markovian_rsa_mlx.config import RSAConfig
+from markovian_rsa_mlx.progress import Progress
+
+from ..support.fakes import CharacterTokenizer
+from .conftest import SMALL, Run
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07[red]x[/red]\u202e\r\x07\x9b31m[link=http://evil]y"
+CONFIG = RSAConfig(
+    rounds=1, population=3, aggregation_size=2, thinking_tokens=100, tail_tokens=10, final_tokens=50, final_candidates=0
+)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def setup(tmp_path: Path, mrsa: Run, fake_model: object) -> RunSetupEvent:
+    """A true run_setup: seed 7, the fake tokenizer's marks."""
+    mrsa("solve", "1+1?", *SMALL, "--audit", str(tmp_path / "run.jsonl"))
+    (event,) = (e for e in read_events(tmp_path / "run.jsonl") if isinstance(e, RunSetupEvent))
+    return event
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def progress(setup: RunSetupEvent, clock: Clock) -> Progress:
+    progress = Progress(CONFIG, clock, CharacterTokenizer().decode)
+    progress.handle(setup)
+    return progress
+
+
+def start(trace_id: str, seed: int = 1) -> GenerationStartEvent:
+    return GenerationStartEvent("run", int(trace_id[1]), trace_id, seed, 10, 100, [])
+
+
+def complete(trace_id: str, text: str, reason: Literal["eos", "max_tokens", "error"] = "eos") -> TraceCompleteEvent:
+    ids = CharacterTokenizer().encode(text)
+    return TraceCompleteEvent("run", int(trace_id[1]), trace_id, text, ids, len(ids), reason, 2.0)
+
+
+def render(progress: Progress, width: int = 100, height: int = 40) -> str:
+    console = Console(file=io.StringIO(), record=True, width=width, height=height, force_terminal=True)
+    console.print(RunView("model · T=1", progress))
+    return console.export_text()
+
+
+def test_a_row_goes_through_its_states(progress: Progress, clock: Clock) -> None:
+    assert progress.state(progress.rows["r0-00"]) == "queued"
+    assert progress.state(progress.rows["r1-00"]) == "waiting"
+    progress.handle(start("r0-00"))
+    progress.add_tokens("r0-00", 30)
+    clock.now += 3
+    assert "running" in render(progress)
+    assert "30/100" in render(progress)
+    assert progress.rows["r0-00"].speed(clock.now) == pytest.approx(10)
+    for index in range(3):
+        progress.handle(complete(f"r0-0{index}", f"so</think>\\boxed{{{index % 2}}}"))
+    assert {progress.state(row) for _, rows in progress.rounds() for row in rows} == {"done", "queued"}
+    assert progress.tally(0) == [("0", 2), ("1", 1)]
+    progress.handle(complete("r1-00", "and so on", "max_tokens"))
+    progress.handle(complete("r1-01", "", "error"))
+    shown = render(progress)
+    assert "cut off" in shown
+    assert "given up" in shown
+    assert "0 ×2" in shown
+
+
+def test_what_went_wrong_is_shown_until_tokens_come_again(progress: Progress) -> None:
+    progress.handle(start("r0-00"))
+    progress.handle(ErrorEvent("run", "upstream", "r0-00: the server is away", recoverable=True))
+    assert "the server is away" in render(progress)
+    progress.add_tokens("r0-00", 1)
+    assert "away" not in render(progress)
+    progress.handle(TraceRetryEvent("run", 0, "r0-00", "trace", 1, 2, "hiccup"))
+    assert "r0-00: hiccup" in render(progress)
+
+
+def test_events_that_are_seen_twice_count_once(progress: Progress) -> None:
+    for _ in range(2):
+        progress.handle(start("r0-00"))
+        progress.handle(TraceCheckpointEvent("run", 0, "r0-00", 0, 0, [1] * 40))
+        progress.handle(complete("r0-01", "so</think>\\boxed{2}"))
+    assert progress.rows["r0-00"].tokens == 40
+    assert progress.total_tokens == 40 + progress.rows["r0-01"].tokens
+    assert progress.tally(0) == [("2", 1)]
+
+
+def test_a_retry_starts_from_nothing_and_a_resume_from_its_checkpoint(progress: Progress) -> None:
+    progress.handle(start("r0-00", seed=1))
+    progress.add_tokens("r0-00", 30)
+    progress.handle(TraceRetryEvent("run", 0, "r0-00", "trace", 1, 2, "hiccup"))
+    progress.handle(start("r0-00", seed=2))
+    assert progress.rows["r0-00"].tokens == 0
+    assert "try 2" in render(progress)
+    progress.handle(TraceCheckpointEvent("run", 0, "r0-00", 1, 0, [1] * 12))
+    resumed = {name: 0 for name in RunResumedEvent.__annotations__ if name != "EVENT_NAME"}
+    progress.handle(RunResumedEvent(**resumed))  # type: ignore[arg-type]
+    assert progress.state(progress.rows["r0-00"]) == "queued"
+    progress.handle(start("r0-00", seed=2))
+    assert progress.rows["r0-00"].tokens == 12
+
+
+def test_time_left_is_an_upper_bound_until_a_trace_has_ended(progress: Progress, clock: Clock) -> None:
+    progress.handle(start("r0-00"))
+    clock.now += 1
+    progress.add_tokens("r0-00", 10)
+    clock.now += 1
+    left = progress.time_left_s()
+    assert left is not None
+    assert left[1]
+    assert "at most" in render(progress)
+    progress.handle(complete("r0-01", "12345</think>\\boxed{2}"))
+    left = progress.time_left_s()
+    assert left is not None
+    assert not left[1]
+
+
+@pytest.mark.parametrize(("width", "height"), [(100, 40), (80, 24), (60, 12), (40, 10), (20, 8)])
+def test_it_fits_the_terminal(width: int, height: int, setup: RunSetupEvent, clock: Clock) -> None:
+    large = RSAConfig(rounds=2, population=16, aggregation_size=4, final_candidates=0)
+    progress = Progress(large, clock, CharacterTokenizer().decode)
+    progress.handle(setup)
+    for index in range(16):
+        progress.handle(start(f"r0-{index:02d}"))
+    lines = render(progress, width, height).rstrip("\n").split("\n")
+    assert len(lines) <= height
+    assert all(len(line) <= width for line in lines)
+    assert any("round 2" in line for line in lines) or height == 40 or width < 40
+
+
+def test_what_a_model_writes_cannot_touch_the_terminal(progress: Progress) -> None:
+    progress.handle(complete("r0-00", "so</think>\\boxed{" + HOSTILE + "}"))
+    console = Console(file=io.StringIO(), width=100, height=30, force_terminal=True, color_system=None)
+    console.print(RunView(HOSTILE, progress))
+    written = console.file.getvalue()  # type: ignore[attr-defined]
+    assert not set("\x07\r\x9b\u202e") & set(written)
+    assert "\x1b[2J" not in written
+    assert "\x1b]" not in written
+    assert "[red]x[/red]" in written
+
+
+def test_clean_keeps_text_and_drops_what_is_none() -> None:
+    assert clean("a\tb\nc é 漢 👍🏽") == "a\tb\nc é 漢 👍🏽"
+    assert clean(HOSTILE) == "[red]x[/red][link=http://evil]y"
+    assert clean("\x1b[31mred\x1b[0m \x1b(B\x1bM\ud800") == "red "
+    assert clean("\x1b]0;never ended, so it hides nothing") == "0;never ended, so it hides nothing"
+    assert one_line("a\n  b" * 50, 10) == "a ba ba b…"
+
+
+def test_a_pipe_gets_the_exact_text_and_a_terminal_a_clean_one() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    pipe, terminal = io.StringIO(), Terminal()
+    show("a\x1b[31mb", pipe)
+    show("a\x1b[31mb", terminal)
+    assert (pipe.getvalue(), terminal.getvalue()) == ("a\x1b[31mb\n", "ab\n")
+
+
+def test_amounts_read_well() -> None:
+    assert [duration(4.25), duration(185), duration(7800)] == ["4.2 s", "3 min 05 s", "2 h 10 min"]
+    assert [size(12), size(1500), size(2.5e6), size(17.3e9)] == ["12 B", "1.5 kB", "2.5 MB", "17.3 GB"]

@@ -1,0 +1,65 @@
+"""Real runs of the embedded reasoner against the simulation of their own lengths: steps, not seconds.
+
+When a trace's children get into the real engine depends on how busy the machine is, by a step or two a round; so the
+number of steps may differ by a few, while the rows of all steps together may not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from benchmarks.tune import SETTINGS, work_of
+from markovian_rsa_mlx.audit.events import GenerationStartEvent
+from markovian_rsa_mlx.backends.mlx.batch import DecodeBatch
+from markovian_rsa_mlx.backends.mlx.scheduler import Prefill
+from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
+from markovian_rsa_mlx.predict import LinearCosts, simulate
+from markovian_rsa_mlx.reasoner import puzzles
+from tests.support.runs import of
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def orchestrator() -> Iterator[MarkovianRSAOrchestrator]:
+    with MarkovianRSAOrchestrator.from_pretrained() as made:
+        yield made
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_real_run_takes_the_steps_that_are_foreseen(
+    name: str, orchestrator: MarkovianRSAOrchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, rows, read = SETTINGS[name].replace(seed=5), list[int](), list[int]()
+    start_step, advance = DecodeBatch._start_step, Prefill.advance
+
+    def counted_step(self: DecodeBatch) -> None:
+        rows.append(len(self._seats))
+        start_step(self)
+
+    def counted_advance(self: Any, most: int) -> int:
+        read.append(advance(self, most))
+        return read[-1]
+
+    monkeypatch.setattr(DecodeBatch, "_start_step", counted_step)
+    monkeypatch.setattr(Prefill, "advance", counted_advance)
+    # A question of its own, so that no prompt of an earlier test is known to the engine.
+    result = orchestrator.run(puzzles.demo_puzzle(700 + list(SETTINGS).index(name)).question, config)
+    concurrency = None if config.concurrency == "auto" else config.concurrency
+    tasks = work_of(result.events)
+    assert {(e.trace_id, e.prompt_token_count, e.max_tokens) for e in of(result.events, GenerationStartEvent)} == {
+        (task.name, task.prompt_tokens, task.max_tokens) for task in tasks
+    }
+    found = simulate(
+        [tasks],
+        LinearCosts(1.0),
+        orchestrator.backend.admission,
+        concurrency=concurrency,  # type: ignore[attr-defined]
+    )
+    assert found.generated_tokens == result.generated_tokens
+    assert sum(rows) == sum(count * steps for count, steps in found.steps[0])
+    assert len(rows) == pytest.approx(sum(steps for _, steps in found.steps[0]), rel=0.05, abs=4)
+    assert sum(read) == pytest.approx(found.prefill_tokens, rel=0.15)

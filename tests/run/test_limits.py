@@ -1,0 +1,201 @@
+"""Stopping a run: budgets, cancellation, Ctrl-C. Always within a step, always resumable, with the best so far."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from markovian_rsa_mlx.audit import is_finished, read_events
+from markovian_rsa_mlx.audit.events import TraceCheckpointEvent, TraceCompleteEvent
+from markovian_rsa_mlx.backends.base import GenerationRequest
+from markovian_rsa_mlx.errors import RunStoppedError
+from markovian_rsa_mlx.orchestrator import RunResult
+from tests.support.fakes import FakeBackend, boxed
+from tests.support.runs import QUESTION, of, of_file, orchestrator, run, small
+
+
+def by_round(request: GenerationRequest, rng: random.Random) -> str:
+    return boxed(request.trace_id[:2], "think " * 20)
+
+
+def partial_of(error: RunStoppedError) -> RunResult:
+    assert isinstance(error.partial, RunResult)
+    return error.partial
+
+
+WHOLE = small(final_candidates=0)
+NEEDS = run(FakeBackend(by_round), WHOLE).generated_tokens
+
+
+@pytest.mark.parametrize("budget", [1, 50, NEEDS // 2, NEEDS - 60])
+@pytest.mark.parametrize("concurrency", [1, "auto"])
+def test_a_token_budget_stops_within_a_step(budget: int, concurrency: int | str, tmp_path: Path) -> None:
+    path, chunk = tmp_path / "run.jsonl", 4
+    backend = FakeBackend(by_round, chunk=chunk)
+    with pytest.raises(RunStoppedError, match=r"The token budget is used up after .* goes on from there") as caught:
+        run(backend, WHOLE.replace(token_budget=budget, concurrency=concurrency), path)
+    partial = partial_of(caught.value)
+    assert caught.value.reason == "token_budget"
+    assert budget <= partial.generated_tokens <= budget + 3 * chunk * (1 if concurrency == 1 else 4)
+    assert backend.running == 0
+    assert not is_finished(read_events(path))
+    resumed = run(FakeBackend(by_round, chunk=chunk), WHOLE, path)
+    assert resumed.text == r"\boxed{r2}"
+    assert resumed.generated_tokens == NEEDS
+
+
+def test_nothing_of_what_was_generated_is_lost_by_a_stop(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    with pytest.raises(RunStoppedError) as caught:
+        run(FakeBackend(by_round, chunk=4), WHOLE.replace(token_budget=NEEDS // 2), path)
+    kept = sum(len(e.token_ids) for e in of_file(path, TraceCheckpointEvent)) + sum(
+        e.generated_tokens for e in of_file(path, TraceCompleteEvent)
+    )
+    assert kept == partial_of(caught.value).generated_tokens
+
+
+def test_a_token_budget_counts_all_sittings(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    config = WHOLE.replace(token_budget=NEEDS // 2)
+    with pytest.raises(RunStoppedError) as first:
+        run(FakeBackend(by_round, chunk=4), config, path)
+    backend = FakeBackend(by_round, chunk=4)
+    with pytest.raises(RunStoppedError) as second:
+        run(backend, config, path)
+    assert partial_of(second.value).generated_tokens == partial_of(first.value).generated_tokens
+    assert not backend.requests
+
+
+def test_the_best_so_far_is_a_vote_in_the_latest_round_that_answers() -> None:
+    with pytest.raises(RunStoppedError) as caught:
+        run(FakeBackend(by_round, chunk=4), WHOLE.replace(token_budget=NEEDS * 2 // 3, concurrency=1))
+    partial = partial_of(caught.value)
+    assert partial.answer in ("r1", "r2")
+    assert partial.text == rf"\boxed{{{partial.answer}}}"
+    assert partial.tally[0][0] == partial.answer
+
+
+def test_before_any_answer_there_is_none() -> None:
+    with pytest.raises(RunStoppedError) as caught:
+        run(FakeBackend(by_round, chunk=4), WHOLE.replace(token_budget=10))
+    partial = partial_of(caught.value)
+    assert (partial.text, partial.answer, partial.final_trace_id, partial.tally) == (None, "", None, [])
+
+
+def test_a_sitting_that_stops_at_once_still_knows_the_best_so_far(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    with pytest.raises(RunStoppedError) as first:
+        run(FakeBackend(by_round), WHOLE.replace(token_budget=NEEDS * 2 // 3, concurrency=1), path)
+    with pytest.raises(RunStoppedError) as second:
+        run(FakeBackend(by_round), WHOLE.replace(token_budget=1), path)
+    assert partial_of(second.value).text == partial_of(first.value).text is not None
+    assert partial_of(second.value).tally == partial_of(first.value).tally
+
+
+def test_a_time_budget_stops_and_counts_all_sittings(tmp_path: Path) -> None:
+    class Slow(FakeBackend):
+        async def generate(self, request, listener):  # type: ignore[no-untyped-def]
+            await asyncio.sleep(0.02 if request.trace_id.startswith("r0") else 30)
+            return await super().generate(request, listener)
+
+    path, start = tmp_path / "run.jsonl", time.monotonic()
+    with pytest.raises(RunStoppedError, match="time budget is used up") as caught:
+        run(Slow(by_round), WHOLE.replace(time_budget_s=1.0), path)
+    assert time.monotonic() - start < 10
+    assert caught.value.reason == "time_budget"
+    assert partial_of(caught.value).answer == "r0"
+    with pytest.raises(RunStoppedError):
+        run(Slow(by_round), WHOLE.replace(time_budget_s=1.0), path)
+    assert run(FakeBackend(by_round), WHOLE, path).answer == "r2"
+
+
+def test_a_run_within_its_budgets_is_not_stopped() -> None:
+    assert run(FakeBackend(by_round), WHOLE.replace(token_budget=NEEDS + 1, time_budget_s=60)).answer == "r2"
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5, 60])
+def test_cancelling_leaves_a_resumable_file_and_nothing_running(steps: int, tmp_path: Path) -> None:
+    path, backend = tmp_path / "run.jsonl", FakeBackend(by_round, chunk=4)
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(orchestrator(backend).asolve(QUESTION, WHOLE, audit_path=path))  # type: ignore[arg-type]
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(cancelled())
+    assert backend.running == 0
+    assert run(FakeBackend(by_round, chunk=4), WHOLE, path).generated_tokens == NEEDS
+
+
+def test_cancelling_one_run_leaves_the_others_alone() -> None:
+    async def two() -> str:
+        whole = orchestrator(FakeBackend(by_round, chunk=2))
+        doomed = asyncio.create_task(whole.asolve(QUESTION, WHOLE))  # type: ignore[arg-type]
+        other = asyncio.create_task(whole.asolve(QUESTION, WHOLE))  # type: ignore[arg-type]
+        await asyncio.sleep(0.01)
+        doomed.cancel()
+        return str(await other)
+
+    assert asyncio.run(two()) == r"\boxed{r2}"
+
+
+SCRIPT = """
+import asyncio, json, sys
+from tests.support.fakes import FakeBackend, boxed
+from tests.support.runs import QUESTION, orchestrator, small
+from markovian_rsa_mlx.errors import RunStoppedError
+
+class Slow(FakeBackend):
+    async def generate(self, request, listener):
+        if not request.trace_id.startswith("r0"):
+            print("waiting", flush=True)
+            await asyncio.sleep(30)
+        return await super().generate(request, listener)
+
+def solve():
+    whole = orchestrator(Slow(lambda r, g: boxed(r.trace_id[:2])))
+    try:
+        whole.solve(QUESTION, small(final_candidates=0), audit_path=sys.argv[1])
+    except RunStoppedError as stop:
+        print(json.dumps([stop.reason, stop.partial.answer, str(stop)]))
+
+async def notebook():
+    solve()
+
+asyncio.run(notebook()) if sys.argv[2] == "notebook" else solve()
+"""
+
+
+@pytest.mark.parametrize("where", ["script", "notebook"])
+def test_ctrl_c_stops_with_the_best_so_far(where: str, tmp_path: Path) -> None:
+    path, root = tmp_path / "run.jsonl", Path(__file__).parents[2]
+    command = [sys.executable, "-c", SCRIPT, str(path), where]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "waiting\n"
+        os.kill(process.pid, signal.SIGINT)
+        start = time.monotonic()
+        lines = process.stdout.read().splitlines()
+        errors = process.stderr.read()
+        assert process.wait(10) == 0, errors
+    assert time.monotonic() - start < 10
+    reason, answer, message = json.loads(lines[-1])
+    assert (reason, answer) == ("interrupted", "r0")
+    assert message.startswith("The run was interrupted after ")
+    assert str(path) in message
+    assert len(of(read_events(path), TraceCompleteEvent)) == 4
+    assert run(FakeBackend(lambda r, g: boxed(r.trace_id[:2])), WHOLE, path).answer == "r2"

@@ -1,0 +1,40 @@
+"""Pieces of a trace in the making add up to what the finished trace says, however its ids come."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from markovian_rsa_mlx.method.tails import split_thinking
+from markovian_rsa_mlx.serve.incremental_text import LiveTrace
+
+from ..support.fakes import ByteTokenizer, CharacterTokenizer
+
+TEXT = st.text(alphabet="ab \né", max_size=12)
+
+
+@given(TEXT, TEXT, st.booleans(), st.integers(1, 7), st.sampled_from(["on", "off", "uncertain"]), st.booleans())
+def test_the_pieces_are_the_whole(before: str, behind: str, marked: bool, step: int, mode: str, wide: bool) -> None:
+    tokenizer = ByteTokenizer() if wide else CharacterTokenizer()
+    thinking = mode == "on"
+    if mode == "off" and marked:  # the model was told not to think: what it says first has gone out as the answer
+        return
+    ids = tokenizer.encode(before + ("</think>" if marked else "") + behind)
+    live = LiveTrace(tokenizer, thinking, uncertain=mode == "uncertain")
+    pieces = [live.add(ids[start : start + step]) for start in range(0, len(ids), step)]
+    pieces.append(live.end())
+    split = split_thinking(ids, tokenizer.end_of_thinking, stopped=True, thinking=thinking)
+    answer = tokenizer.decode(split.answer_ids).strip()
+    reasoning = tokenizer.decode(split.reasoning_ids).strip() if marked or thinking else ""
+    assert "".join(piece for piece, _ in pieces) == reasoning
+    assert "".join(piece for _, piece in pieces) == answer
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_what_may_be_reasoning_is_held_back_until_the_marker(step: int) -> None:
+    tokenizer = CharacterTokenizer()
+    live = LiveTrace(tokenizer, False, uncertain=True)
+    ids = tokenizer.encode("secret thoughts")
+    assert {live.add(ids[start : start + step]) for start in range(0, len(ids), step)} == {("", "")}
+    assert live.add(tokenizer.encode("</think>7")) == ("secret thoughts", "7")

@@ -1,0 +1,100 @@
+"""Models, health, metrics: what watchers of the server read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from markovian_rsa_mlx.backends.base import EngineInfo
+from markovian_rsa_mlx.serve import completions
+
+from ..support.fakes import FakeBackend
+from .conftest import CHAT, RSA, PausedBackend, Running, Serve
+from .test_disconnect import ask_in_the_background, wait_until
+
+
+def values(server: Running) -> dict[str, float]:
+    """Each sample of the metrics page, by name and labels."""
+    text = server.get("/metrics").text
+    assert re.fullmatch(r"((# (HELP|TYPE) .*|mrsa_\w+(\{.*\})? [\d.]+)\n)+", text)
+    samples = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in samples}
+
+
+class FolderBackend(FakeBackend):
+    """A model that was loaded from a folder."""
+
+    @property
+    def info(self) -> EngineInfo:
+        return replace(super().info, model_id="/home/somebody/models/zaya-4bit")
+
+
+def test_the_one_model(server: Running) -> None:
+    (model,) = server.get("/v1/models").json()["data"]
+    assert (model["id"], model["object"]) == ("fake", "model")
+    assert server.get("/v1/models/fake").json() == model
+    assert server.get("/v1/models/other/one").status_code == 404
+
+
+def test_a_model_under_other_names(serve: Serve) -> None:
+    server = serve(names=("gpt-4o", "local/best"))
+    assert [model["id"] for model in server.get("/v1/models").json()["data"]] == ["gpt-4o", "local/best"]
+    for name in ("gpt-4o", "local/best", "fake"):
+        assert server.get(f"/v1/models/{name}").json()["id"] == name
+        assert server.post(messages=CHAT, model=name).json()["model"] == "gpt-4o"
+    refusal = server.post(messages=CHAT, model="gpt-5").json()["error"]
+    assert refusal["code"] == "model_not_found"
+    assert "'gpt-4o'" in refusal["message"]
+
+
+def test_a_folder_is_served_under_its_own_name(serve: Serve) -> None:
+    server = serve(FolderBackend())
+    assert server.get("/v1/models").json()["data"][0]["id"] == "zaya-4bit"
+    assert server.post(messages=CHAT, model="zaya-4bit").json()["model"] == "zaya-4bit"
+    assert server.post(messages=CHAT, model="/home/somebody/models/zaya-4bit").status_code == 200
+
+
+def test_the_folder_that_the_server_was_started_in_has_a_name(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "zaya-8bit").mkdir()
+    monkeypatch.chdir(tmp_path / "zaya-8bit")
+    monkeypatch.setattr(FolderBackend, "info", replace(FakeBackend().info, model_id="."))
+    assert serve(FolderBackend()).get("/v1/models").json()["data"][0]["id"] == "zaya-8bit"
+
+
+def test_metrics_count_runs_requests_and_tokens(server: Running) -> None:
+    tokens = [server.post(**keys).json()["usage"]["completion_tokens"] for keys in ({"messages": CHAT}, RSA)]
+    server.post(messages=[])
+    server.get("/v1/nothing")
+    found = values(server)
+    assert found['mrsa_runs_total{kind="plain",outcome="ok"}'] == 1
+    assert found['mrsa_runs_total{kind="rsa",outcome="ok"}'] == 1
+    assert found['mrsa_requests_total{route="/v1/chat/completions",status="200"}'] == 2
+    assert found['mrsa_requests_total{route="/v1/chat/completions",status="400"}'] == 1
+    assert found['mrsa_requests_total{route="other",status="404"}'] == 1
+    assert found["mrsa_generated_tokens_total"] == sum(tokens)
+    assert found["mrsa_first_token_seconds_count"] == 2
+
+
+def test_gauges_tell_what_is_true_now(serve: Serve) -> None:
+    server = serve(PausedBackend())
+    thread, _ = ask_in_the_background(server, messages=CHAT, n=3)
+    wait_until(lambda: values(server)["mrsa_engine_rows"] == 3)
+    assert values(server)["mrsa_runs_active"] == 1
+    wait_until(lambda: values(server)["mrsa_generated_tokens_total"] > 3)
+    (run,) = server.service.active
+    server.post(f"/v1/runs/{run.run_id}/cancel")
+    thread.join()
+    found = values(server)
+    assert (found["mrsa_engine_rows"], found["mrsa_runs_active"]) == (0, 0)
+    assert found['mrsa_runs_total{kind="plain",outcome="cancelled"}'] == 1
+
+
+def test_a_bug_is_counted(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completions, "build_plan", lambda *_: 1 / 0)
+    server.post(messages=CHAT)
+    assert values(server)['mrsa_requests_total{route="/v1/chat/completions",status="500"}'] == 1

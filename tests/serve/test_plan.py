@@ -1,0 +1,234 @@
+"""Bodies and failures that must never become a 500, a 422 or a 200."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from html import escape
+from typing import Any
+from urllib.parse import quote
+
+import httpx2
+import pytest
+
+from markovian_rsa_mlx.backends.base import EngineInfo
+from markovian_rsa_mlx.errors import BackendError
+from markovian_rsa_mlx.serve import completions
+
+from ..support.fakes import CharacterTokenizer, FakeBackend, boxed
+from .conftest import CHAT, RSA, PausedBackend, Running, Serve
+
+JSON = {"Content-Type": "application/json"}
+
+
+class SmallBackend(FakeBackend):
+    """An engine with room for 1,200 tokens, at a byte each."""
+
+    @property
+    def info(self) -> EngineInfo:
+        return replace(super().info, memory_limit_bytes=1_200)
+
+
+def error_of(response: httpx2.Response, status: int) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    error: dict[str, Any] = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"].endswith(".")
+    assert "\n" not in error["message"]
+    return error
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"nonsense",
+        b"[]",
+        b"null",
+        b'{"messages": 1',
+        b'{"n": 1, "n": 2}',
+        b'{"messages": [{"role": "user", "role": "user", "content": "x"}]}',
+        b'{"temperature": NaN, "messages": [{"role": "user", "content": "x"}]}',
+        b'{"temperature": 1e999, "messages": [{"role": "user", "content": "x"}]}',
+        b'{"seed": ' + b"9" * 5_000 + b', "messages": []}',
+        b'{"seed": ' + b"9" * 4_000 + b', "messages": [{"role": "user", "content": "x"}]}',
+        b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+        b'{"\\ud800": 1}',
+        b'{"messages": "\xff\xfe"}',
+        b"[" * 100_000,
+        b'{"messages":' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+        b'{"messages": [{"role": "user", "content": ""}]}',
+        b'{"messages": [{"role": "assistant", "content": "x"}]}',
+        b'{"a\xc2\x85\\nb": 1}',
+    ],
+)
+def test_a_body_that_cannot_be_used_is_400(server: Running, body: bytes) -> None:
+    error = error_of(server.client.post("/v1/chat/completions", content=body, headers=JSON), 400)
+    assert error["type"] == "invalid_request_error"
+    assert not server.backend.requests
+
+
+def test_another_content_type_is_400(server: Running) -> None:
+    body = json.dumps({"messages": CHAT}).encode()
+    for headers in ({"Content-Type": "text/plain"}, {}):
+        error_of(server.client.post("/v1/chat/completions", content=body, headers=headers), 400)
+    assert server.client.post("/v1/chat/completions", content=body, headers=JSON).status_code == 200
+
+
+def test_large_bodies_are_413(serve: Serve) -> None:
+    server = serve(max_body_bytes=1_000)
+    error_of(server.post(messages=[{"role": "user", "content": "x" * 2_000}]), 413)
+    pieces = (b"x" * 300 for _ in range(10))
+    error_of(server.client.post("/v1/chat/completions", content=pieces, headers=JSON), 413)
+
+
+@pytest.mark.parametrize("keys", [{"x" * 3_000_000: 1}, {"model": "x" * 3_000_000}, {"rsa_profile": "x" * 3_000_000}])
+def test_errors_quote_no_more_than_a_line_of_a_body(server: Running, keys: dict[str, Any]) -> None:
+    assert len(server.post(messages=CHAT, **keys).content) < 1_000
+
+
+def test_unknown_addresses_and_methods(server: Running) -> None:
+    error_of(server.get("/v1/nothing"), 404)
+    error_of(server.get("/v1/chat/completions"), 405)
+    error_of(server.post(**RSA | {"model": "another"}), 404)
+
+
+@pytest.mark.parametrize("run_id", ["0123456789abcdef", "<script>"])
+def test_a_page_of_no_run_says_so_to_a_person(server: Running, run_id: str) -> None:
+    answer = server.get(f"/runs/{quote(run_id)}")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"].startswith("text/html")
+    assert f"There is no run &#x27;{escape(run_id)}&#x27;." in answer.text
+    assert 'href="/"' in answer.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_budget_that_the_context_cannot_hold_is_400(serve: Serve, stream: bool) -> None:
+    server = serve(FakeBackend(context_length=500))
+    error = error_of(server.post(**RSA | {"max_tokens": 600, "stream": stream}), 400)
+    assert error["code"] == "context_length_exceeded"
+    assert "short_resp_len" in error["message"]
+    assert "thinking_tokens" not in error["message"]
+    assert server.get("/v1/runs").json()["data"] == []
+    error_of(server.post(messages=CHAT, max_tokens=600, stream=stream), 400)
+    long = [{"role": "user", "content": "x" * 700}]
+    assert "too long" in error_of(server.post(messages=long, stream=stream), 400)["message"]
+    assert "too long" in error_of(server.post(**RSA | {"messages": long}, stream=stream), 400)["message"]
+
+
+def test_a_long_prompt_is_read_while_others_are_answered(serve: Serve) -> None:
+    reading = threading.Event()
+
+    class Slow(CharacterTokenizer):
+        def encode(self, text: str) -> list[int]:
+            reading.set()
+            time.sleep(1)
+            return super().encode(text)
+
+    server = serve(FakeBackend(tokenizer=Slow(), context_length=500))
+    long = [{"role": "user", "content": "x" * 700}]
+    with ThreadPoolExecutor(1) as pool:
+        refused = pool.submit(server.post, messages=long)
+        assert reading.wait(5)
+        assert httpx2.get(f"{server.url}/health").status_code == 200
+        assert not refused.done()
+        error_of(refused.result(), 400)
+
+
+def test_a_budget_that_the_memory_cannot_hold_is_400(serve: Serve) -> None:
+    """Only the aggregation prompt is too long: known before round 0 is generated."""
+    server = serve(SmallBackend())
+    error = error_of(server.post(**RSA | {"max_tokens": 800, "stream": True}), 400)
+    assert error["code"] == "insufficient_memory"
+    assert not server.backend.requests
+    assert server.post(**RSA | {"max_tokens": 100}).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("keys", [{"messages": CHAT}, RSA | {"rsa_progress": "none"}])
+def test_an_engine_that_fails_is_502(serve: Serve, stream: bool, keys: dict[str, Any]) -> None:
+    def fail(request: Any) -> None:
+        raise BackendError("The engine broke.")
+
+    server = serve(FakeBackend(fail=fail))
+    answer = server.post(**keys, stream=stream)
+    assert error_of(answer, 502)["type"] == "server_error"
+    stored = server.get(f"/v1/runs/{answer.headers['X-MRSA-Run-Id']}")
+    assert stored.status_code == (200 if "rsa_t" in keys else 404)
+
+
+def test_one_failed_trace_does_not_end_a_run(serve: Serve) -> None:
+    def fail(request: Any) -> None:
+        if request.trace_id == "r0-00":
+            raise BackendError("The engine broke.")
+
+    server = serve(FakeBackend(fail=fail))
+    metadata = server.post(**RSA | {"rsa_final_n": 0}).json()["rsa_metadata"]
+    assert any("r0-00 was given up" in warning for warning in metadata["warnings"])
+    error = error_of(server.post(messages=CHAT, n=2), 502)
+    assert "1 of 2 choices" in error["message"]
+
+
+def test_a_failure_behind_the_first_piece_is_the_streams_last_event(serve: Serve) -> None:
+    def fail(request: Any) -> None:
+        if request.trace_id.startswith("r1"):
+            raise BackendError("The engine broke.")
+
+    text = serve(FakeBackend(fail=fail)).post(**RSA, stream=True).text
+    last = [line for line in text.splitlines() if line.startswith("data:")][-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "run_failed"
+    assert "[DONE]" not in text
+
+
+def test_an_answer_that_broke_off_cannot_be_taken_back(serve: Serve) -> None:
+    """The final trace fails once, after a piece of its answer went out: the client must hear of it."""
+    failed: list[int] = []
+
+    def step(request: Any, start: int) -> None:
+        if start > 300 and not failed:
+            failed.append(start)
+            raise BackendError("The engine broke.")
+
+    server = serve(FakeBackend(lambda request, rng: boxed("7" * 200), on_step=step))
+    text = server.post(messages=CHAT, max_tokens=900, stream=True).text
+    assert "in the middle of the answer" in text.splitlines()[-2]
+
+
+def test_a_full_queue_is_429_and_says_when_to_try_again(serve: Serve) -> None:
+    server = serve(PausedBackend(), queue=1)
+    with server.client.stream("POST", "/v1/chat/completions", json={"messages": CHAT, "stream": True}) as first:
+        lines = first.iter_lines()
+        next(lines)  # closing the iterator would hang up
+        answer = server.post(messages=CHAT)
+        assert error_of(answer, 429)["code"] == "queue_full"
+        assert int(answer.headers["Retry-After"]) >= 1
+
+
+def test_requests_that_are_being_prepared_have_their_place_in_the_queue(serve: Serve) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+
+    class Slow(CharacterTokenizer):
+        def encode(self, text: str) -> list[int]:
+            reading.set()
+            assert go_on.wait(10)
+            return super().encode(text)
+
+    server = serve(FakeBackend(tokenizer=Slow(), context_length=500), queue=1)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.post, messages=CHAT)
+        assert reading.wait(5)
+        assert error_of(httpx2.post(f"{server.url}/v1/chat/completions", json={"messages": CHAT}), 429)
+        go_on.set()
+        assert first.result().status_code == 200
+
+
+def test_a_bug_is_a_500_without_its_details(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a secret")
+
+    monkeypatch.setattr(completions, "build_plan", broken)
+    error = error_of(server.post(messages=CHAT), 500)
+    assert "secret" not in error["message"]
