@@ -26,9 +26,9 @@ from markovian_rsa_mlx import MarkovianRSAOrchestrator, RSAConfig, reasoner
 from markovian_rsa_mlx.audit import RunState, read_events
 from markovian_rsa_mlx.audit.events import Event
 from markovian_rsa_mlx.method.lineage import TraceKey
-from markovian_rsa_mlx.predict import Costs, Generation, PromptShape, Recorded, Room, TraceLength, simulate
+from markovian_rsa_mlx.predict import Capacity, Costs, Generation, PromptShape, Recorded, TraceLength, simulate
 from markovian_rsa_mlx.predict import length_data as samples
-from markovian_rsa_mlx.predict import workload as work
+from markovian_rsa_mlx.predict import workload as workload
 from markovian_rsa_mlx.predict.measure import DecodePoint, Speeds, measure
 from markovian_rsa_mlx.predict.predict import predict
 from markovian_rsa_mlx.reasoner import puzzles
@@ -45,7 +45,7 @@ LONGEST, MOST_ROWS = 400, 16
 
 @dataclass(frozen=True)
 class Real:
-    """A run that was made: seconds, its work as it turned out, pairs of equal traces, the machine's pace meanwhile."""
+    """A run that was made: seconds, its workload as it turned out, pairs of equal traces, the machine's pace meanwhile."""
 
     config: RSAConfig
     seconds: float
@@ -56,7 +56,7 @@ class Real:
     def events(self) -> list[Event]:
         return read_events(self.path)
 
-    def simulated(self, costs: Costs, room: Room, check_s: float) -> float:
+    def simulated(self, costs: Costs, room: Capacity, check_s: float) -> float:
         """Seconds, with `check_s` a token for equal traces."""
         concurrency = None if self.config.concurrency == "auto" else self.config.concurrency
         tasks = work_of(self.events)
@@ -64,7 +64,7 @@ class Real:
 
 
 def work_of(events: Sequence[Event]) -> list[Generation]:
-    """The work of a recorded run: its prompts' shape, its lengths, its tails."""
+    """The workload of a recorded run: its prompts' shape, its lengths, its tails."""
     history = RunState(events)
     assert history.start is not None
     assert history.setup is not None
@@ -76,7 +76,7 @@ def work_of(events: Sequence[Event]) -> list[Generation]:
         for trace_id, trace in history.traces.items()
         if trace.complete
     }
-    return work(history.start.config, history.setup.seed, shape_of(events), Recorded(lengths))
+    return workload(history.start.config, history.setup.seed, shape_of(events), Recorded(lengths))
 
 
 def shape_of(events: Sequence[Event]) -> PromptShape:
@@ -201,7 +201,7 @@ def line(name: str, real: list[Real], plain: list[float], others_s: float, usual
     )
 
 
-def from_others(name: str, runs: dict[str, list[Real]], costs: Costs, room: Room) -> float:
+def from_others(name: str, runs: dict[str, list[Real]], costs: Costs, room: Capacity) -> float:
     """Mean seconds predicted from the lengths of all other settings' runs, which had other problems and seeds."""
     paths = [real.path for other, found in runs.items() if other != name for real in found]
     lengths = samples.sampled(samples.from_paths(paths)).lengths
