@@ -45,7 +45,7 @@ LONGEST, MOST_ROWS = 400, 16
 
 @dataclass(frozen=True)
 class Real:
-    """A run that was made: seconds, its workload as it turned out, pairs of equal traces, the machine's pace meanwhile."""
+    """A real run: seconds, its workload, pairs of equal traces, and the pace of the machine meanwhile."""
 
     config: RSAConfig
     seconds: float

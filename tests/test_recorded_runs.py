@@ -13,7 +13,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,16 @@ def test_recorded_run_shows(name: str) -> None:
         assert selection["chosen_trace_id"] in shown.out
     full = mrsa("runs", "show", "--full", path_of(name))
     assert full.code == 0
-    assert {event["trace_id"] for event in named(events, "trace_complete")} <= set(re.findall(r"r\d+-\d\d", full.out))
+    rows = set(re.findall(r"^ *(r\d+-\d\d) ", full.out, re.MULTILINE))
+    assert {event["trace_id"] for event in named(events, "trace_complete")} <= rows
+    for final in named(events, "final"):
+        prompts = [e for e in named(events, "aggregation_prompt") if e["trace_id"] == final["final_trace_id"]]
+        read_ids = {trace_id for prompt in prompts for trace_id in prompt["selected_tail_trace_ids"]}
+        texts = [e["tail_text"] for e in named(events, "tail_extracted") if e["trace_id"] in read_ids]
+        lines = [line.strip(" |") for line in full.out.splitlines()]
+        for text in (final["final_text"], *texts):
+            # The first line of a tail may begin within a character.
+            assert {line.strip(" |") for line in text.splitlines()[1:]} <= {*lines, ""}
 
 
 def test_recorded_runs_are_listed(home: Path) -> None:
@@ -225,7 +234,12 @@ def test_run_of_another_model_is_not_resumed(orchestrator: MarkovianRSAOrchestra
 def test_unfinished_run_resumes_to_the_end(name: str, orchestrator: MarkovianRSAOrchestrator, tmp_path: Path) -> None:
     copy = Path(shutil.copy(path_of(name), tmp_path))
     question, config = recorded_question(read(copy))
-    result = orchestrator.run(question, config.replace(token_budget=None), audit_path=copy)
+    generated: dict[str, int] = {}
+
+    def count(trace_id: str, token_ids: Sequence[int]) -> None:
+        generated[trace_id] = generated.get(trace_id, 0) + len(token_ids)
+
+    result = orchestrator.run(question, config.replace(token_budget=None), audit_path=copy, on_progress=count)
     assert result.resumed
     assert copy.read_bytes().startswith(path_of(name).read_bytes())
     before, events = read(path_of(name)), read(copy)
@@ -238,6 +252,8 @@ def test_unfinished_run_resumes_to_the_end(name: str, orchestrator: MarkovianRSA
         (trace,) = [e for e in named(events, "trace_complete") if e["trace_id"] == checkpoint["trace_id"]]
         ids = checkpoint["token_ids"]
         assert trace["token_ids"][: len(ids)] == ids
+        assert generated[trace["trace_id"]] == len(trace["token_ids"]) - len(ids)
+    assert not generated.keys() & {event["trace_id"] for event in named(before, "trace_complete")}
     report = verify_file(copy)
     assert report.finished
     assert mrsa("runs", "verify", "--model", "embedded-reasoner-v1", copy).code == 0

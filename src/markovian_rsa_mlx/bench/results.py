@@ -271,3 +271,7 @@ def _row(value: Mapping[str, Any]) -> MethodSummary:
 def _estimates(value: Mapping[str, Any]) -> dict[str, Any]:
     names = ("score", "mean", "vote", "any")
     return {key: Interval(**item) if key in names else item for key, item in value.items()}
+
+
+#: Former names, which other programs use.
+Cell, Record, Row, RoundRow = Variant, RunRecord, MethodSummary, RoundSummary
