@@ -25,12 +25,16 @@ from typing import Any
 from markovian_rsa_mlx import MarkovianRSAOrchestrator, RSAConfig, reasoner
 from markovian_rsa_mlx.audit import RunState, read_events
 from markovian_rsa_mlx.audit.events import Event
+from markovian_rsa_mlx.backends.policy import Capacity
 from markovian_rsa_mlx.method.lineage import TraceKey
-from markovian_rsa_mlx.predict import Capacity, Costs, Generation, PromptShape, Recorded, TraceLength, simulate
 from markovian_rsa_mlx.predict import length_data as samples
-from markovian_rsa_mlx.predict import workload as workload
+from markovian_rsa_mlx.predict.costs import Costs
+from markovian_rsa_mlx.predict.lengths import Recorded, TraceLength
 from markovian_rsa_mlx.predict.measure import DecodePoint, Speeds, measure
 from markovian_rsa_mlx.predict.predict import predict
+from markovian_rsa_mlx.predict.simulator import simulate
+from markovian_rsa_mlx.predict.workload import Generation, PromptShape
+from markovian_rsa_mlx.predict.workload import workload as workload
 from markovian_rsa_mlx.reasoner import puzzles
 
 BASE = RSAConfig.embedded()

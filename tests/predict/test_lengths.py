@@ -8,8 +8,7 @@ import statistics
 import pytest
 
 from markovian_rsa_mlx.method.lineage import TraceKey
-from markovian_rsa_mlx.predict import LogNormal, Sampled
-from markovian_rsa_mlx.predict.lengths import fit_log_normal
+from markovian_rsa_mlx.predict.lengths import LogNormal, Sampled, fit_log_normal
 
 KEYS = [TraceKey(0, index) for index in range(4000)]
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import statistics
 
+from markovian_rsa_mlx.backends.policy import RowLimit
 from markovian_rsa_mlx.config import RSAConfig
-from markovian_rsa_mlx.predict import LinearCosts, LogNormal, PromptShape, RowLimit, simulate
-from markovian_rsa_mlx.predict import workload as work
+from markovian_rsa_mlx.predict.costs import LinearCosts
+from markovian_rsa_mlx.predict.lengths import LogNormal
 from markovian_rsa_mlx.predict.predict import Prediction, candidate, predict, quantile, recommend
+from markovian_rsa_mlx.predict.simulator import simulate
+from markovian_rsa_mlx.predict.workload import PromptShape
+from markovian_rsa_mlx.predict.workload import workload as work
 from markovian_rsa_mlx.run.session import make_setup
 from tests.predict.engines import TimedFake
 from tests.support.runs import small

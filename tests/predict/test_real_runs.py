@@ -16,7 +16,8 @@ from markovian_rsa_mlx.audit.events import GenerationStartEvent
 from markovian_rsa_mlx.backends.mlx.batch import DecodeBatch
 from markovian_rsa_mlx.backends.mlx.scheduler import Prefill
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
-from markovian_rsa_mlx.predict import LinearCosts, simulate
+from markovian_rsa_mlx.predict.costs import LinearCosts
+from markovian_rsa_mlx.predict.simulator import simulate
 from markovian_rsa_mlx.reasoner import puzzles
 from tests.support.runs import of
 

@@ -17,14 +17,14 @@ from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.backends.mlx import scheduler
 from markovian_rsa_mlx.backends.mlx.batch import DecodeBatch
 from markovian_rsa_mlx.backends.mlx.memory import footprint_of
-from markovian_rsa_mlx.backends.mlx.prefix_cache import MAX_PREFIXES, MIN_SHARED_TOKENS, RECENT_PROMPTS
 from markovian_rsa_mlx.backends.mlx.sequence import Job, ProgressDispatcher
 from markovian_rsa_mlx.backends.policy import MemoryBudget
 from markovian_rsa_mlx.config import RSAConfig, Sampling
-from markovian_rsa_mlx.predict import SCHEDULES, Generation, LinearCosts, LogNormal, PromptShape, Schedule, simulate
-from markovian_rsa_mlx.predict import simulator as simulated_engine
-from markovian_rsa_mlx.predict import workload as simulated_prefixes
-from markovian_rsa_mlx.predict import workload as work
+from markovian_rsa_mlx.predict.costs import LinearCosts
+from markovian_rsa_mlx.predict.lengths import LogNormal
+from markovian_rsa_mlx.predict.simulator import simulate
+from markovian_rsa_mlx.predict.workload import SCHEDULES, Generation, PromptShape, Schedule
+from markovian_rsa_mlx.predict.workload import workload as work
 from tests.backends import tiny_models
 
 SHAPE = PromptShape.of_ids(range(40), [[range(60), range(5)], [range(60), range(4), range(5)]])
@@ -179,13 +179,3 @@ def test_every_step_has_the_rows_that_the_scheduler_gives_it(
     assert found.steps == (steps_of(real.rows),)
     assert found.prefill_tokens == real.read
     assert {name: round(at) for (_, name), at in found.ended_s.items()} == real.ended_at
-
-
-def test_the_rules_are_the_engines() -> None:
-    assert simulated_engine.PREFILL_TOKENS == scheduler.PREFILL_TOKENS
-    ours = (
-        simulated_prefixes.MIN_SHARED_TOKENS,
-        simulated_prefixes.MAX_PREFIXES,
-        simulated_prefixes.RECENT_PROMPTS,
-    )
-    assert ours == (MIN_SHARED_TOKENS, MAX_PREFIXES, RECENT_PROMPTS)

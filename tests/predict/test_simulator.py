@@ -9,23 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from markovian_rsa_mlx.backends.policy import RowLimit
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import MemoryLimitError
 from markovian_rsa_mlx.method.lineage import Lineage, TraceKey
-from markovian_rsa_mlx.predict import (
-    SCHEDULES,
-    LinearCosts,
-    LogNormal,
-    MeasuredCosts,
-    PromptShape,
-    Recorded,
-    RowLimit,
-    Schedule,
-    TraceLength,
-    simulate,
-)
-from markovian_rsa_mlx.predict import workload as work
+from markovian_rsa_mlx.predict.costs import LinearCosts, MeasuredCosts
+from markovian_rsa_mlx.predict.lengths import LogNormal, Recorded, TraceLength
 from markovian_rsa_mlx.predict.schedules import MACHINES, compare
+from markovian_rsa_mlx.predict.simulator import simulate
+from markovian_rsa_mlx.predict.workload import SCHEDULES, PromptShape, Schedule
+from markovian_rsa_mlx.predict.workload import workload as work
 
 SHAPE = PromptShape(30, 25, tuple((40, *[5] * count, 20) for count in range(8)))
 STEP = LinearCosts(1.0)

@@ -67,7 +67,7 @@ def schedules(
     (no trace waits for a round), for engines whose step hardly grows with its rows to such where it is proportional to
     them. Nothing is loaded or measured.
     """
-    from ..predict import LogNormal
+    from ..predict.lengths import LogNormal
     from ..predict.schedules import MACHINES, compare
 
     machines = dict(MACHINES)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from . import MeasuredCosts
+from .costs import MeasuredCosts
 
 #: Prompt lengths to read; the last is the most that the engine reads between two steps.
 READS = (16, 64, 128, 256, 512, 1024, 2048)

@@ -13,13 +13,17 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..backends.base import Engine
+from ..backends.policy import Capacity
 from ..config import RSAConfig
 from ..errors import MarkovianRSAError
 from ..run.session import longest_sequence, make_setup
 from ..tokenizer import ChatMessage
-from . import Capacity, Costs, Lengths, LinearCosts, PromptShape, simulate
-from . import workload as work
+from .costs import Costs, LinearCosts
+from .lengths import Lengths
 from .measure import Speeds, Timer, measure
+from .simulator import simulate
+from .workload import PromptShape
+from .workload import workload as work
 
 #: Runs that are simulated for each profile, at most and at least, and the traces to simulate for it in between.
 MOST_RUNS, LEAST_RUNS, TRACES = 40, 10, 1_000
