@@ -14,7 +14,7 @@ Whose tails carried the winning answer on, and which ancestors of the winner rea
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,9 @@ from ..audit.verify.state import Violation
 from ..config import FIELD_NAMES, RSAConfig
 from ..errors import ConfigError
 from ..formatting import SYMBOLS
-from ..method.answers import extract_answer, normalise
+from ..method.answers import extract_answer
 from ..method.lineage import Lineage, TraceKey
+from ..method.provenance import answer_keys, trace_answer
 from ..models.routing_report import describe
 from ..progress import FINISHED, Progress, TraceStatus, tally
 from ..run_store import is_being_written
@@ -270,17 +271,18 @@ def _quoted_settings(problem: LineProblem) -> str:
 def descent_lines(told: RunSummary) -> Iterator[str]:
     """The way of the answer, from the trace that found it; nothing where there is but one round."""
     winner = told.chosen
-    descent = descent_of(winner, told.parents, _answer_keys(told)) if winner in told.rows else None
+    descent = trace_answer(winner, told.parents, _answer_keys(told)) if winner in told.rows else None
     if descent is None or len(told.rounds) < 2:
         return
     yield "\nhow it came about"
     found, *readers = descent.chain
     yield f"  {one_line(found)} found it" + ("" if not told.parents(found) else ", though no tail that it read had it")
     yield from (f"  {one_line(reader)} read that tail and answered the same" for reader in readers)
-    if descent.found_anew:
-        yield f"  found anew by {', '.join(one_line(trace_id) for trace_id in descent.found_anew)}"
-    if descent.lost:
-        yield f"  read in a tail and not taken over by {', '.join(_said(told, trace_id) for trace_id in descent.lost)}"
+    if descent.independent:
+        yield f"  found anew by {', '.join(one_line(trace_id) for trace_id in descent.independent)}"
+    if descent.dropped:
+        dropped = ", ".join(_said(told, trace_id) for trace_id in descent.dropped)
+        yield f"  read in a tail and not taken over by {dropped}"
 
 
 def lineage_lines(told: RunSummary) -> Iterator[str]:
@@ -302,10 +304,8 @@ def lineage_lines(told: RunSummary) -> Iterator[str]:
 
 def _answer_keys(told: RunSummary) -> dict[str, str]:
     """What is equal for equal answers: the selection's classes decide, elsewhere the normalised text."""
-    keys = {row.trace_id: normalise(row.answer) for row in told.rows.values() if told.ended(row)}
-    classes = told.history.selection.classes if told.history.selection else []
-    same = {keys.get(t, ""): keys.get(members[0], "") for members in classes for t in members}
-    return {trace_id: same.get(key, key) for trace_id, key in keys.items()}
+    answers = {row.trace_id: row.answer for row in told.rows.values() if told.ended(row)}
+    return answer_keys(answers, told.history.selection.classes if told.history.selection else [])
 
 
 def _said(told: RunSummary, trace_id: str) -> str:
@@ -356,12 +356,6 @@ def _value(told: RunSummary, name: str) -> str:
 def _text(value: Any) -> str:
     """A recorded value; of a nested one only that it is there."""
     return "(nested)" if isinstance(value, dict | list) else one_line(str(value), 30)
-
-
-#: A run that may need more traces is not laid out: only those that its trail mentions are listed.
-MOST_TRACES = 4_000
-#: Nor one for which more parents would be drawn; a draw takes about a microsecond.
-_MOST_DRAWS = 50 * MOST_TRACES
 
 
 @dataclass
@@ -426,8 +420,8 @@ def summarize(trail: Trail) -> RunSummary:
 
 def _too_many(config: RSAConfig) -> int:
     """At most how many traces a run has that is not laid out; 0 if it is."""
-    traces, draws = Lineage.of(config, seed=0).bounds()  # the same for every seed
-    return traces if traces > MOST_TRACES or draws > _MOST_DRAWS else 0
+    lineage = Lineage.of(config, seed=0)  # the same for every seed
+    return 0 if lineage.is_listable else lineage.bounds()[0]
 
 
 def _event(raw: Raw, told: RunSummary) -> Event:
@@ -511,44 +505,3 @@ def _key(trace_id: str) -> TraceKey | None:
         return TraceKey.parse(trace_id)
     except ValueError:
         return None
-
-
-Parents = Callable[[str], Sequence[str]]
-
-
-@dataclass(frozen=True)
-class AnswerProvenance:
-    """`chain` is one way of the answer, from a trace that found it to the winner."""
-
-    chain: tuple[str, ...]
-    found_anew: tuple[str, ...]
-    lost: tuple[str, ...]
-
-
-def descent_of(winner: str, parents: Parents, keys: Mapping[str, str]) -> AnswerProvenance | None:
-    """The descent of the winner's answer; `keys` are equal for equal answers, and "" for none."""
-    key = keys.get(winner, "")
-    if not key:
-        return None
-    family = _with_ancestors(winner, parents)
-    holders = {trace_id for trace_id in family if keys.get(trace_id, "") == key}
-    carriers = _with_ancestors(winner, lambda trace_id: [p for p in parents(trace_id) if p in holders])
-    chain = {winner: None}  # backwards
-    while before := [parent for parent in parents(next(reversed(chain))) if parent in holders and parent not in chain]:
-        chain[before[0]] = None
-    origins = [trace_id for trace_id in carriers if not holders & set(parents(trace_id))]
-    lost = [t for t in family if t in keys and t not in holders and holders & set(parents(t))]
-    found = next(reversed(chain))
-    return AnswerProvenance(
-        tuple(reversed(chain)), tuple(sorted(t for t in origins if t != found)), tuple(sorted(lost))
-    )
-
-
-def _with_ancestors(trace_id: str, parents: Parents) -> list[str]:
-    found, open_ends = {trace_id}, [trace_id]
-    for one in open_ends:  # grows while it is walked through
-        for parent in parents(one):
-            if parent not in found:
-                found.add(parent)
-                open_ends.append(parent)
-    return open_ends

@@ -21,6 +21,10 @@ LINEAGE_VERSION = 1
 SEED_LIMIT = 2**31
 #: Places that fit below 2^31: rounds 0..1001, indices 0..9999, attempts 0..106, trace or summary.
 _ROUNDS, _INDICES, MAX_ATTEMPTS = 1_002, 10_000, 107
+#: A reader of an audit file does not derive the traces of a larger run: only those that the file mentions are listed.
+MAX_LISTED_TRACES = 4_000
+#: Nor those of a run with more parents to draw. One draw takes about a microsecond.
+_MAX_LISTED_DRAWS = 50 * MAX_LISTED_TRACES
 _TRACE_ID = re.compile(r"r(\d+)-(\d{2,})")
 
 Purpose = Literal["trace", "summary"]
@@ -129,6 +133,12 @@ class Lineage:
             wanted = min(wanted * self.aggregation_size, self.population)
             traces += wanted
         return traces, draws
+
+    @property
+    def is_listable(self) -> bool:
+        """Whether a reader of an audit file can derive and list all traces of the run quickly."""
+        traces, draws = self.bounds()
+        return traces <= MAX_LISTED_TRACES and draws <= _MAX_LISTED_DRAWS
 
     def needed(self) -> dict[int, tuple[TraceKey, ...]]:
         """The traces to generate, by round: the final candidates and their ancestors, in index order."""
