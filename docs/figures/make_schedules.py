@@ -1,7 +1,7 @@
-"""Draws docs/figures/schedules.svg: what pruning and overlap save, simulated for the paper's settings.
+"""Draw docs/figures/schedules.png: the gain from pruning and overlap, simulated for the paper's settings.
 
-`python docs/figures/make_schedules.py` (needs the extra `bench`); the figures are those of `mrsa schedules`, and the
-rows of the table in docs/tune.md are printed.
+Run `python docs/figures/make_schedules.py` (needs the extra `docs`). The figures are those of `python -m
+benchmarks.schedules`. The script also prints the rows of the table in docs/tune.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ BATCHES = 10
 
 
 def main() -> None:
-    plt.rcParams["svg.hashsalt"] = "schedules"  # the same file at each run
     figure, axes = plt.subplots(2, len(MACHINES), figsize=(12, 6), sharey="row", layout="constrained")
     for row, finals in zip(axes, (1, 0), strict=True):
         for axis, (machine, costs) in zip(row, MACHINES.items(), strict=True):
@@ -50,7 +49,7 @@ def main() -> None:
         f"means of {BATCHES} simulations",
         fontsize=10,
     )
-    figure.savefig(Path(__file__).with_name("schedules.svg"), metadata={"Date": None})
+    figure.savefig(Path(__file__).with_name("schedules.png"), dpi=110, metadata={"Software": None})
 
 
 if __name__ == "__main__":
