@@ -47,7 +47,7 @@ endef
 	$(call install,.[test])
 	@touch $@ .venv/installed .venv/measured
 
-# Trains the embedded reasoner from scratch (see training/README.md); the same command goes on after a break.
+# Train the embedded model from scratch (see training/README.md). The same command continues after a break.
 reasoner: .venv/bin/python
 	$(call install,.[train])
 	$(BIN)/python -m training.run
