@@ -1,4 +1,4 @@
-"""Help answers at once, knows every command, and the documentation holds its very words."""
+"""Tests of `--help`, shell completion and mistyped commands."""
 
 from __future__ import annotations
 
@@ -46,8 +46,6 @@ HEAVY = {
     "starlette",
     "uvicorn",
 }
-DOCUMENT = Path(__file__).parents[2] / "docs" / "cli.md"
-BLOCK = re.compile(r"```text\n\$ mrsa ?([a-z ]*?) ?--help\n.*?```", re.DOTALL)
 
 
 def cpu_seconds(command: list[str]) -> float:
@@ -91,18 +89,43 @@ def test_the_console_scripts_and_the_module_are_the_same_program(mrsa: Run) -> N
 def test_a_command_that_does_not_exist_is_a_usage_error(mrsa: Run) -> None:
     ran = mrsa("slove")
     assert ran.code == 2
+    assert ran.err.startswith("error: ")
     assert "solve" in ran.err
 
 
-def test_the_documentation_holds_the_help_texts(mrsa: Run) -> None:
-    """MRSA_UPDATE_DOCS=1 writes them anew."""
-    document = DOCUMENT.read_text(encoding="utf-8")
+@pytest.mark.parametrize("arguments", [["solve", "--rond", "3"], ["runs", "rm"], ["serve", "--grace", "nan"]])
+def test_bad_option_exits_2_with_an_error_line_and_a_hint(mrsa: Run, arguments: list[str]) -> None:
+    ran = mrsa(*arguments)
+    error, hint = ran.err.splitlines()
+    assert (ran.code, ran.out) == (2, "")
+    assert error.startswith("error: ")
+    assert "--help" in hint
 
-    def block(match: re.Match[str]) -> str:
-        return f"```text\n$ mrsa{' ' + match[1] if match[1] else ''} --help\n{mrsa(*match[1].split(), '--help').out}```"
 
-    renewed = BLOCK.sub(block, document)
-    if os.environ.get("MRSA_UPDATE_DOCS"):
-        DOCUMENT.write_text(renewed, encoding="utf-8")
-    assert [match[1] for match in BLOCK.finditer(document)] == COMMANDS
-    assert renewed == document or os.environ.get("MRSA_UPDATE_DOCS")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_short_help_flag_prints_the_same_text(mrsa: Run, command: str) -> None:
+    ran = mrsa(*command.split(), "-h")
+    assert ran.code == 0
+    assert ran.out == mrsa(*command.split(), "--help").out
+
+
+def test_group_without_command_prints_help_and_exits_2(mrsa: Run) -> None:
+    ran = mrsa("runs")
+    assert (ran.code, ran.out) == (2, "")
+    assert "verify" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("mrsa so", "solve"), ("mrsa solve --thinking-", "--thinking-tokens"), ("mrsa runs v", "verify")],
+)
+def test_shell_completion_offers_commands_and_options(words: str, expected: str) -> None:
+    environment = {
+        **os.environ,
+        "_MRSA_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    command = [sys.executable, "-m", "markovian_rsa_mlx"]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == [f"plain,{expected}"]

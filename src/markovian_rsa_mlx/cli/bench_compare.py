@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
+from .command import PATH, Command, json_option
 from .terminal import amount, clean, count, print_status, table
 
 if TYPE_CHECKING:
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
 _FOLDER = "A folder that mrsa bench TASK wrote."
 
 
-def compare(
-    first: Annotated[Path, typer.Argument(metavar="A", help=_FOLDER)],
-    second: Annotated[Path, typer.Argument(metavar="B", help=_FOLDER)],
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
-) -> None:
+@click.command("compare", cls=Command)
+@click.argument("first", type=PATH, metavar="A", help=_FOLDER)
+@click.argument("second", type=PATH, metavar="B", help=_FOLDER)
+@json_option("Print one JSON object instead of the table.")
+def compare(first: Path, second: Path, json_output: bool) -> None:
     """Compare two benchmarks, method by method.
 
     B less A on the problems that both have, with intervals and exact tests; what else differs between them is said.

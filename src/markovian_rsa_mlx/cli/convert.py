@@ -1,34 +1,29 @@
-"""`mrsa convert`: a model's checkpoint into a folder of MLX weights."""
+"""`mrsa convert`: convert a checkpoint to a folder of MLX weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 
+from .command import PATH, Command, option
 from .terminal import print_status
 
 
-def convert(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A hub id or a local folder.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The new folder; it must not exist.")],
-    bits: Annotated[
-        int | None, typer.Option("--bits", metavar="4|8", help="Quantize the large matrices; unset: leave them whole.")
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            "--dtype", metavar="TYPE", help="bfloat16, float16 or float32 for what stays whole; unset: the source's."
-        ),
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option("--revision", metavar="REV", help="The hub's branch, tag or commit.")
-    ] = None,
-) -> None:
+@click.command("convert", cls=Command)
+@click.argument("source", help="A hub id or a local folder.")
+@option("--out", type=PATH, required=True, metavar="DIR", help="The new folder; it must not exist.")
+@option("--bits", type=int, metavar="4|8", help="Quantize the large matrices; unset: leave them whole.")
+@option(
+    "--dtype",
+    metavar="TYPE",
+    help="bfloat16, float16 or float32 for the weights that are not quantized; unset: the source's.",
+)
+@option("--revision", metavar="REV", help="The hub's branch, tag or commit.")
+def convert(source: str, out: Path, bits: int | None, dtype: str | None, revision: str | None) -> None:
     """Convert a model for solve --model.
 
-    The folder appears when it is complete; a conversion that breaks off leaves nothing.
+    The folder appears when it is complete; a conversion that fails leaves nothing behind.
     """
     from ..convert import convert as convert_model
 

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 
 from ..config import RSAConfig
 from ..tokenizer import ChatMessage
+from .command import PATH, Command, option
 from .options import choose_model
 from .terminal import one_line, print_status
 
 
-def demo(
-    puzzle_seed: Annotated[int, typer.Option("--puzzle-seed", metavar="K", min=0, help="Which puzzle.")] = 0,
-    seed: Annotated[int, typer.Option("--seed", metavar="SEED", min=0, help="Seed of the run.")] = 1,
-    audit: Annotated[
-        Path | None,
-        typer.Option("--audit", metavar="FILE.jsonl", help="Where the trail goes; unset: where solve keeps its own."),
-    ] = None,
-) -> None:
+@click.command("demo", cls=Command)
+@option("--puzzle-seed", type=click.IntRange(min=0), default=0, metavar="K", help="Number of the puzzle.")
+@option("--seed", type=click.IntRange(min=0), default=1, metavar="SEED", help="Seed of the run.")
+@option("--audit", type=PATH, metavar="FILE.jsonl", help="Path of the trail; unset: in the folder of solve's trails.")
+def demo(puzzle_seed: int, seed: int, audit: Path | None) -> int:
     """Solve a number puzzle with the embedded reasoner.
 
     Nothing is downloaded. The answer is checked by exact arithmetic and the trail is verified.
@@ -42,7 +39,7 @@ def demo(
     if answer:
         print(one_line(answer, 200), flush=True)
     if outcome.stopped:
-        raise typer.Exit(outcome.exit_code)
+        return outcome.exit_code
     right = puzzles.check(answer, puzzle)
     verdict = "right" if right else "wrong" if answer else "no answer"
     print_status(
@@ -60,4 +57,4 @@ def demo(
         ("mrsa plan --model Zyphra/ZAYA1-8B", "what a model of the published kind needs"),
     )
     print_status("\nNext:\n" + "\n".join(f"  {command:<36} {what}" for command, what in steps))
-    raise typer.Exit(0 if right else 1)
+    return 0 if right else 1

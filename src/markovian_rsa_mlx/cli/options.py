@@ -1,38 +1,32 @@
-"""An option for every setting of `RSAConfig`, and who wins: the profile, then the file, then the options.
+"""Options that several commands share: the engine, the profile, and one option per setting of `RSAConfig`.
 
-The options that choose an engine, for every command that needs one: a model here, or servers elsewhere.
-
-Settings files beside profiles, for commands that compare several: each under a name of its own.
+A profile comes first, a settings file overrides it, and options override both.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
-import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import typer
-
-from ..config import FIELD_NAMES, RSAConfig, allowed_values, read_toml
+from ..config import RSAConfig, allowed_values, read_toml
 from ..errors import ConfigError
+from .command import PATH, Decorator, FiniteFloat, combine, option, option_group
 
 if TYPE_CHECKING:
     from ..backends.upstream import Upstream
 
-
-#: How an option unsets what a profile or a file has set.
+#: The value of an option that unsets a setting of the profile or the settings file.
 UNSET: Final = "unset"
-_WORDS: Final = frozenset({"template", "carry", "summary_prompt", "answer_selection", "answer_kind"})
+_TEXT_SETTINGS: Final = frozenset({"template", "carry", "summary_prompt", "answer_selection", "answer_kind"})
 
+MODEL, UPSTREAM = "The model", "Upstream servers"
 METHOD, SAMPLING, ENGINE = "Method settings", "Sampling settings", "Limits"
-#: Group, metavar and meaning of each setting; what is allowed is added from the setting's own rule.
+#: Heading, metavar and meaning of each setting. The allowed values are added from the setting's own rule.
 HELP: Final[dict[str, tuple[str, str, str]]] = {
     "rounds": (METHOD, "T", "T, aggregation rounds; 0 is plain parallel sampling"),
     "population": (METHOD, "N", "N, traces per round"),
@@ -64,59 +58,46 @@ HELP: Final[dict[str, tuple[str, str, str]]] = {
 }
 
 
-def finite(value: float | None) -> float | None:
-    """A callback for options that are numbers: a range alone lets nan through."""
-    if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is no finite number.")
-    return value
+PROFILE_HELP: Final = (
+    "Settings by name, see mrsa profiles; unset: embedded with the embedded reasoner, else default-16gb."
+)
 
 
-def profile_option(
-    panel: str,
-    meaning: str = "Settings by name, see mrsa profiles; "
-    "unset: embedded with the embedded reasoner, else default-16gb.",
-) -> Any:
-    """`--profile` of a command that runs with one set of settings."""
-    return typer.Option("--profile", metavar="NAME", help=meaning, rich_help_panel=panel)
-
-
-def config_option(panel: str) -> Any:
-    """`--config` beside it."""
-    meaning = "Settings over the profile; options win over both."
-    return typer.Option("--config", metavar="FILE.toml", help=meaning, rich_help_panel=panel)
-
-
-def _place(name: str) -> int:
-    """Options stand in the order of `HELP`, so that their groups hold together."""
-    return list(HELP).index(name) if name in HELP else len(HELP)
-
-
-def _help_of(name: str) -> tuple[str, str, str]:
-    return HELP.get(name, (ENGINE, "VALUE", name.replace("_", " ")))
-
-
-def with_settings(command: Callable[..., None], without: Collection[str] = ()) -> Callable[..., None]:
-    """Give `command` an option for every setting not in `without`; those given reach it as the dict `settings`."""
-    offered = [name for name in sorted(FIELD_NAMES, key=_place) if name not in without]
-    own = inspect.signature(command, eval_str=True)
-    kept = [parameter for parameter in own.parameters.values() if parameter.name != "settings"]
-
-    @functools.wraps(command)
-    def wrapper(**values: Any) -> None:
-        given = {name: values.pop(name) for name in offered}
-        command(**values, settings={name: read_value(name, v) for name, v in given.items() if v is not None})
-
-    wrapper.__signature__ = own.replace(  # type: ignore[attr-defined]
-        parameters=[*kept, *map(_option, offered)]
+def profile_options(panel: str, meaning: str = PROFILE_HELP) -> Decorator:
+    """`--profile` and `--config` of a command that runs with one set of settings."""
+    config_help = "Settings over the profile; options win over both."
+    return combine(
+        option("--profile", metavar="NAME", help=meaning, panel=panel),
+        option("--config", type=PATH, metavar="FILE.toml", help=config_help, panel=panel),
     )
-    return wrapper
+
+
+def settings_options(without: Collection[str] = ()) -> Decorator:
+    """One option per setting not in `without`. The command receives those given as the dict `settings`."""
+
+    def read(**given: str | bool | None) -> dict[str, object]:
+        return {name: read_value(name, value) for name, value in given.items() if value is not None}
+
+    options = {name: _setting_option(name, *entry) for name, entry in HELP.items() if name not in without}
+    return option_group("settings", options, read)
+
+
+def _setting_option(name: str, panel: str, metavar: str, meaning: str) -> Decorator:
+    flag = "--" + name.replace("_", "-")
+    if name == "enable_thinking":
+        return option(f"{flag}/--no-{flag[2:]}", default=None, help=meaning[0].upper() + meaning[1:] + ".", panel=panel)
+    allowed = re.sub(r"\d{4,}", lambda match: f"{int(match[0]):,}", allowed_values(name))
+    allowed = re.sub(r"^a (?:whole )?number (?:from )?", "", allowed).replace(", or unset", " or unset")
+    if not meaning.startswith(("beta", "tau")):
+        meaning = meaning[0].upper() + meaning[1:]
+    return option(flag, metavar=metavar, help=f"{meaning} ({allowed}).", panel=panel)
 
 
 def read_value(name: str, raw: str | bool) -> object:
-    """An option's text as a value; whatever is no number stays text, and `RSAConfig` says what is allowed."""
+    """Convert an option's text. Text that is not a number stays text, which `RSAConfig` accepts or rejects."""
     if raw == UNSET and getattr(RSAConfig(), name) is None:
         return None
-    if isinstance(raw, bool) or name in _WORDS:
+    if isinstance(raw, bool) or name in _TEXT_SETTINGS:
         return raw
     for kind in (int, float):
         try:
@@ -127,7 +108,7 @@ def read_value(name: str, raw: str | bool) -> object:
 
 
 def resolve(profile: str | None, file: Path | None, settings: Mapping[str, Any], default: str) -> RSAConfig:
-    """The settings of a run: a profile (`default` unless named), a TOML file over it, and options over both."""
+    """Return the settings of a run: a profile (`default` if unnamed), a TOML file over it, and options over both."""
     from_file = read_toml(file) if file else {}
     named = from_file.pop("profile", None)
     if profile is not None and named not in (None, profile):
@@ -139,50 +120,33 @@ def resolve(profile: str | None, file: Path | None, settings: Mapping[str, Any],
     try:
         return base.replace(**{**from_file, **settings})
     except ConfigError as error:
-        if str(error) != _refusal(base, from_file):
-            raise
-        raise ConfigError(f"The settings file {str(file)!r} cannot be used: {error}") from error
+        try:
+            base.replace(**from_file)
+        except ConfigError as error_of_file:
+            if str(error_of_file) == str(error):
+                raise ConfigError(f"The settings file {str(file)!r} cannot be used: {error}") from error
+        raise
 
 
-def _refusal(base: RSAConfig, values: Mapping[str, Any]) -> str:
-    """Why `base` does not take these values by themselves; "" where it does."""
-    try:
-        base.replace(**values)
-    except ConfigError as error:
-        return str(error)
-    return ""
+def load_settings_files(files: Sequence[Path], taken: Collection[str]) -> dict[str, RSAConfig]:
+    """Read settings files, each under its stem, or under its path if the stem is `taken` or not unique.
 
-
-def _option(name: str) -> inspect.Parameter:
-    group, metavar, meaning = _help_of(name)
-    flag = "--" + name.replace("_", "-")
-    rule = _allowed(name)
-    if name == "enable_thinking":
-        info = typer.Option(f"{flag}/--no-{flag[2:]}", help=_sentence(meaning), rich_help_panel=group)
-        annotation: Any = Annotated[bool | None, info]
-    else:
-        info = typer.Option(flag, metavar=metavar, help=_sentence(f"{meaning} ({rule})"), rich_help_panel=group)
-        annotation = Annotated[str | None, info]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-
-
-def _allowed(name: str) -> str:
-    """The rule's own words, shorter and with thousands marked."""
-    text = allowed_values(name)
-    text = re.sub(r"\d{4,}", lambda match: f"{int(match[0]):,}", text)
-    return re.sub(r"^a (?:whole )?number (?:from )?", "", text).replace(", or unset", " or unset")
-
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:] + "." if not text.startswith(("beta", "tau")) else text + "."
-
-
-MODEL, UPSTREAM = "The model", "Upstream servers"
+    A file that is given twice counts once. Raises `ConfigError` for a file that does not hold settings.
+    """
+    unique = list(dict.fromkeys(files))
+    stems = Counter(path.stem for path in unique)
+    reserved = {*taken, *(stem for stem, number in stems.items() if number > 1)}
+    found = {}
+    for path in unique:
+        # The path of a file without a suffix in the working folder equals its stem.
+        name = next((name for name in (path.stem, str(path)) if name not in reserved), str(path.absolute()))
+        found[name] = RSAConfig.from_toml(path)
+    return found
 
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """Which engine to open: a model (`embedded`: the one that ships with the package), or the servers of `upstream`."""
+    """The engine to open: a model (`embedded` if it ships with the package), or the servers of `upstream`."""
 
     model_id: str
     revision: str | None = None
@@ -195,38 +159,91 @@ class ModelChoice:
         return "embedded" if self.embedded else "default-16gb"
 
 
-def choose_model(model: str | None, revision: str | None = None, adapter: str | None = None) -> ModelChoice:
-    """The model asked for; the embedded reasoner where none is."""
+def choose_model(model: str | None, revision: str | None = None, adapter: Path | None = None) -> ModelChoice:
+    """Return the named model, or the embedded reasoner if none is named."""
     from .. import reasoner
 
     embedded = model is None or model == reasoner.MODEL_ID
-    return ModelChoice(reasoner.MODEL_ID if model is None else model, revision, adapter, embedded)
+    name = reasoner.MODEL_ID if model is None else model
+    return ModelChoice(name, revision, None if adapter is None else str(adapter), embedded)
 
 
-def with_engine(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` the engine's options where its parameter `choice` stands; that gets the `ModelChoice`.
+MODEL_OPTION: Final = option(
+    "--model",
+    metavar="MODEL",
+    help="A hub id or a local folder; unset: the small embedded reasoner.",
+    panel=MODEL,
+)
+REVISION_OPTION: Final = option("--revision", metavar="REV", help="The hub's branch, tag or commit.", panel=MODEL)
+ADAPTER_OPTION: Final = option(
+    "--adapter", type=PATH, metavar="FOLDER", help="A LoRA adapter to put on the model.", panel=MODEL
+)
+FORCE_OPTION: Final = option(
+    "--force",
+    is_flag=True,
+    help="Send the question even if the embedded model was not trained for it.",
+    panel=MODEL,
+)
 
-    A command with a key of its own (`api_key_env`) keeps that name for it; the upstream's is `--upstream-key-env`.
+
+def engine_options(key_flags: Sequence[str] = ("--upstream-key-env", "--api-key-env")) -> Decorator:
+    """Options that choose an engine. The command receives the `ModelChoice` as `choice`.
+
+    `mrsa serve` has a key of its own under `--api-key-env`, so it passes only the first of `key_flags`.
     """
-    own = inspect.signature(command, eval_str=True)
-    place = list(own.parameters).index("choice")
-    kept = [parameter for parameter in own.parameters.values() if parameter.name != "choice"]
-
-    @functools.wraps(command)
-    def wrapper(**values: Any) -> None:
-        given = {name: values.pop(name) for name in _OPTIONS}
-        command(**values, choice=choose_engine(**given))
-
-    options = [_parameter(name, annotation) for name, annotation in (_OPTIONS | _own_key(own)).items()]
-    wrapper.__signature__ = own.replace(parameters=[*kept[:place], *options, *kept[place:]])  # type: ignore[attr-defined]
-    return wrapper
+    options = {
+        "model": MODEL_OPTION,
+        "revision": REVISION_OPTION,
+        "adapter": ADAPTER_OPTION,
+        "upstream": option(
+            "--upstream",
+            multiple=True,
+            metavar="URL",
+            help="An OpenAI-compatible server as the engine, like http://127.0.0.1:8080/v1; several share the load.",
+            panel=UPSTREAM,
+        ),
+        "upstream_model": option(
+            "--upstream-model", metavar="NAME", help="Model to use, if the server has several.", panel=UPSTREAM
+        ),
+        "upstream_key_env": option(
+            *key_flags, metavar="NAME", help="Environment variable that holds the server's key.", panel=UPSTREAM
+        ),
+        "tokenizer": option(
+            "--tokenizer",
+            metavar="MODEL",
+            help="The model's tokenizer: a folder, a hub id or a GGUF file; unset: the model's own folder, or the "
+            "server's.",
+            panel=UPSTREAM,
+        ),
+        "upstream_seeds": option(
+            "--upstream-seeds",
+            metavar="WHEN",
+            help="Send each trace's seed: auto (unless it costs the server its batching), always or never.",
+            panel=UPSTREAM,
+        ),
+        "upstream_limit": option(
+            "--upstream-limit",
+            type=int,
+            metavar="COUNT",
+            help="Requests in flight at each URL; unset: by the server.",
+            panel=UPSTREAM,
+        ),
+        "upstream_timeout": option(
+            "--upstream-timeout",
+            type=FiniteFloat(min=0.1),
+            metavar="SECONDS",
+            help="Longest wait for a server's first token (600).",
+            panel=UPSTREAM,
+        ),
+    }
+    return option_group("choice", options, choose_engine)
 
 
 def choose_engine(
     model: str | None = None,
     revision: str | None = None,
     adapter: Path | None = None,
-    upstream: list[str] | None = None,
+    upstream: Sequence[str] = (),
     upstream_model: str | None = None,
     upstream_key_env: str | None = None,
     tokenizer: str | None = None,
@@ -234,8 +251,8 @@ def choose_engine(
     upstream_limit: int | None = None,
     upstream_timeout: float | None = None,
 ) -> ModelChoice:
-    """The choice that the options make. Raises `ConfigError` for options that do not go together."""
-    of_servers = {
+    """Return the choice that the options make. Raises `ConfigError` for options that do not go together."""
+    server_options = {
         "--upstream-model": upstream_model,
         "--upstream-key-env": upstream_key_env,
         "--tokenizer": tokenizer,
@@ -244,132 +261,26 @@ def choose_engine(
         "--upstream-timeout": upstream_timeout,
     }
     if not upstream:
-        _refuse(of_servers, "without --upstream", "name a server with --upstream URL")
-        return choose_model(model, revision, None if adapter is None else str(adapter))
-    here = {"--model": model, "--revision": revision, "--adapter": adapter}
-    _refuse(here, "with --upstream", "the server chooses its model; --upstream-model names one of several")
+        _refuse(server_options, "without --upstream", "name a server with --upstream URL")
+        return choose_model(model, revision, adapter)
+    model_options = {"--model": model, "--revision": revision, "--adapter": adapter}
+    _refuse(model_options, "with --upstream", "the server chooses its model; --upstream-model names one of several")
     from ..backends.upstream.config import TimeLimits, Upstream
 
+    key = None
+    if upstream_key_env is not None and not (key := os.environ.get(upstream_key_env, "").strip()):
+        raise ConfigError(
+            f"The environment variable {upstream_key_env!r} for the upstream's key is not set; export it first."
+        )
     times = TimeLimits()
     if upstream_timeout is not None:
         times = TimeLimits(first_token_s=upstream_timeout, stall_s=min(times.stall_s, upstream_timeout))
-    servers: dict[str, Any] = {"seeds": upstream_seeds or "auto", "limit": upstream_limit, "times": times}
-    settings = Upstream(tuple(upstream), upstream_model, _key(upstream_key_env), tokenizer, **servers)
+    seeds: Any = upstream_seeds or "auto"  # Upstream refuses other words
+    settings = Upstream(tuple(upstream), upstream_model, key, tokenizer, seeds=seeds, limit=upstream_limit, times=times)
     return ModelChoice(upstream_model or settings.urls[0], upstream=settings)
 
 
-def _refuse(options: dict[str, Any], where: str, hint: str) -> None:
+def _refuse(options: Mapping[str, object], where: str, hint: str) -> None:
     given = next((name for name, value in options.items() if value is not None), None)
     if given is not None:
         raise ConfigError(f"{given} means nothing {where}; {hint}.")
-
-
-def _key(name: str | None) -> str | None:
-    if name is None:
-        return None
-    key = os.environ.get(name, "").strip()
-    if not key:
-        raise ConfigError(f"The environment variable {name!r} for the upstream's key is not set; export it first.")
-    return key
-
-
-def _parameter(name: str, annotation: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-
-
-def _engine_option(flags: str, metavar: str, meaning: str, panel: str, **more: Any) -> Any:
-    return typer.Option(*flags.split(), metavar=metavar, help=meaning, rich_help_panel=panel, **more)
-
-
-def _key_option(flags: str) -> Any:
-    return Annotated[
-        str | None, _engine_option(flags, "NAME", "Environment variable that holds the server's key.", UPSTREAM)
-    ]
-
-
-def _own_key(command: inspect.Signature) -> dict[str, Any]:
-    return {"upstream_key_env": _key_option("--upstream-key-env")} if "api_key_env" in command.parameters else {}
-
-
-#: A model here, for the commands that take no server.
-ModelOption = Annotated[
-    str | None,
-    _engine_option("--model", "MODEL", "A hub id or a local folder; unset: the small embedded reasoner.", MODEL),
-]
-RevisionOption = Annotated[str | None, _engine_option("--revision", "REV", "The hub's branch, tag or commit.", MODEL)]
-AdapterOption = Annotated[
-    Path | None, _engine_option("--adapter", "FOLDER", "A LoRA adapter to put on the model.", MODEL)
-]
-#: Asks the embedded reasoner all the same.
-ForceOption = Annotated[
-    bool,
-    typer.Option("--force", help="Ask the embedded reasoner also what it was not made for.", rich_help_panel=MODEL),
-]
-
-_OPTIONS: Final[dict[str, Any]] = {
-    "model": ModelOption,
-    "revision": RevisionOption,
-    "adapter": AdapterOption,
-    "upstream": Annotated[
-        list[str] | None,
-        _engine_option(
-            "--upstream",
-            "URL",
-            "An OpenAI-compatible server as the engine, like http://127.0.0.1:8080/v1; several share the load.",
-            UPSTREAM,
-        ),
-    ],
-    "upstream_model": Annotated[
-        str | None,
-        _engine_option("--upstream-model", "NAME", "Which of the server's models, where it has several.", UPSTREAM),
-    ],
-    "upstream_key_env": _key_option("--upstream-key-env --api-key-env"),
-    "tokenizer": Annotated[
-        str | None,
-        _engine_option(
-            "--tokenizer",
-            "MODEL",
-            "The model's tokenizer: a folder, a hub id or a GGUF file; unset: the model's own folder, or the server's.",
-            UPSTREAM,
-        ),
-    ],
-    "upstream_seeds": Annotated[
-        str | None,
-        _engine_option(
-            "--upstream-seeds",
-            "WHEN",
-            "Send each trace's seed: auto (unless it costs the server its batching), always or never.",
-            UPSTREAM,
-        ),
-    ],
-    "upstream_limit": Annotated[
-        int | None,
-        _engine_option("--upstream-limit", "COUNT", "Requests in flight at each URL; unset: by the server.", UPSTREAM),
-    ],
-    "upstream_timeout": Annotated[
-        float | None,
-        _engine_option(
-            "--upstream-timeout",
-            "SECONDS",
-            "Longest wait for a server's first token (600).",
-            UPSTREAM,
-            min=0.1,
-            callback=finite,
-        ),
-    ],
-}
-
-
-def own_settings(files: Sequence[Path], taken: Collection[str]) -> dict[str, RSAConfig]:
-    """Settings by the name of their file; by its path where that name is `taken`, or another file's too.
-
-    A file that is given twice counts once. Raises `ConfigError` for a file that holds no settings.
-    """
-    once = list(dict.fromkeys(files))
-    shared = {stem for stem, number in Counter(path.stem for path in once).items() if number > 1}
-    return {_name(path, {*taken, *shared}): RSAConfig.from_toml(path) for path in once}
-
-
-def _name(path: Path, taken: Collection[str]) -> str:
-    """A file without a suffix in the working folder has a path like its name."""
-    return next((name for name in (path.stem, str(path)) if name not in taken), str(path.absolute()))

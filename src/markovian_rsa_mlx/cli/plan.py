@@ -6,22 +6,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from ..config import RSAConfig
 from ..hub import CONFIG_FILES, fetch_files, local_folder, read_config
+from .command import Command, json_option, option
 from .options import (
     MODEL,
+    MODEL_OPTION,
+    REVISION_OPTION,
     ModelChoice,
-    ModelOption,
-    RevisionOption,
     choose_model,
-    config_option,
-    profile_option,
+    profile_options,
     resolve,
-    with_settings,
+    settings_options,
 )
 from .terminal import amount, count, print_status, size
 
@@ -42,18 +42,28 @@ class Decode:
     all_tokens: int
 
 
-@with_settings
+@click.command("plan", cls=Command)
+@MODEL_OPTION
+@REVISION_OPTION
+@profile_options(MODEL)
+@option(
+    "--prompt-tokens",
+    type=click.IntRange(min=1),
+    default=1_000,
+    metavar="TOKENS",
+    help="Length of the question.",
+)
+@json_option("Print JSON.")
+@settings_options()
 def plan(
-    model: ModelOption = None,
-    revision: RevisionOption = None,
-    profile: Annotated[str | None, profile_option(MODEL)] = None,
-    config: Annotated[Path | None, config_option(MODEL)] = None,
-    prompt_tokens: Annotated[
-        int, typer.Option("--prompt-tokens", metavar="TOKENS", min=1, help="Length of the question.")
-    ] = 1_000,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    settings: Mapping[str, Any] = {},
-) -> None:
+    model: str | None,
+    revision: str | None,
+    profile: str | None,
+    config: Path | None,
+    prompt_tokens: int,
+    json_output: bool,
+    settings: Mapping[str, Any],
+) -> int:
     """Say what a run needs.
 
     Memory, traces that fit at once and tokens, from the model's config.json alone; no weights are fetched. The exit
@@ -68,7 +78,7 @@ def plan(
         print(_describe(facts))
         for warning in run_config.warnings(published_model=not choice.embedded):
             print_status(f"warning: {warning}")
-    raise typer.Exit(0 if _fits(facts) else 1)
+    return 0 if _fits(facts) else 1
 
 
 def longest_sequence(config: RSAConfig, prompt_tokens: int) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
 from ..config import FIELD_NAMES, PROFILES, RSAConfig
 from ..formatting import SYMBOLS
+from .command import Command, json_option
 from .terminal import table
 
 _HEADS = {
@@ -21,12 +22,10 @@ _HEADS = {
 }
 
 
-def profiles(
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Print this one as TOML, as solve --config reads it.")
-    ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+@click.command("profiles", cls=Command)
+@click.argument("name", required=False, help="Print this one as TOML, as solve --config reads it.")
+@json_option("Print JSON.")
+def profiles(name: str | None, json_output: bool) -> None:
     """List the profiles, or print one as TOML."""
     chosen = {name: RSAConfig.profile(name)} if name is not None else PROFILES
     if json_output:

@@ -8,15 +8,15 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
 from .. import run_store
 from ..errors import AuditError, ConfigError, MarkovianRSAError
 from ..tokenizer import Tokenizer
+from .command import Group, json_option, option
 from .terminal import amount, clean, count, one_line, print_status, table
 
 if TYPE_CHECKING:
@@ -26,9 +26,14 @@ if TYPE_CHECKING:
 RUN_HELP = "The beginning of a run's id or of its file's name, or a path; unset: the newest."
 
 
-def list_runs(
-    json_output: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
-) -> None:
+@click.group("runs", cls=Group)
+def runs() -> None:
+    """List, read, check and remove the trails of runs."""
+
+
+@runs.command("list")
+@json_option("Print a JSON list.")
+def list_runs(json_output: bool) -> None:
     """List the runs that are kept, the newest first."""
     entries = [run_store.describe(path) for path in run_store.run_paths()]
     if json_output:
@@ -45,13 +50,11 @@ def list_runs(
     print(table(head, [(*row[:-1], one_line(row[-1], max(spare - 2, 20))) for row in rows], frozenset({"tokens"})))
 
 
-def show(
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help=RUN_HELP)] = None,
-    full: Annotated[bool, typer.Option("--full", help="Every trace and every tail in full.")] = False,
-    model_stats: Annotated[
-        bool, typer.Option("--model-stats", help="What the model's routers chose: skipped experts and their load.")
-    ] = False,
-) -> None:
+@runs.command("show")
+@click.argument("run", required=False, help=RUN_HELP)
+@option("--full", is_flag=True, help="Show every trace and every tail in full.")
+@option("--model-stats", is_flag=True, help="Statistics of the model's routers: skipped experts and their load.")
+def show(run: str | None, full: bool, model_stats: bool) -> None:
     """Tell a run's story.
 
     Settings, rounds with their votes, the winner's lineage, the tails it read, mishaps; as far as the file goes.
@@ -63,15 +66,10 @@ def show(
     print(clean(format_run(path, read_trail(path), full, model_stats)))
 
 
-def verify(
-    run: Annotated[list[str] | None, typer.Argument(metavar="RUN", help=RUN_HELP)] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", metavar="MODEL", help="Check text and chat rendering too, with this model's tokenizer."
-        ),
-    ] = None,
-) -> None:
+@runs.command("verify")
+@click.argument("run", nargs=-1, help=RUN_HELP)
+@option("--model", metavar="MODEL", help="Check text and chat rendering too, with this model's tokenizer.")
+def verify(run: tuple[str, ...], model: str | None) -> int:
     """Check that a trail follows from itself.
 
     Lineage, seeds, order, tails, prompts, counts, the vote and the choice are derived again. Exit code 1, and the
@@ -89,21 +87,20 @@ def verify(
         except MarkovianRSAError as error:
             failed += 1
             print(f"{found}: {clean(str(error))}")
-    if failed:
-        raise typer.Exit(1)
+    return 1 if failed else 0
 
 
-def path(
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Print this run's file instead.")] = None,
-) -> None:
+@runs.command("path")
+@click.argument("run", required=False, help="Print this run's file instead.")
+def path(run: str | None) -> None:
     """Print the folder that runs are kept in, or one run's file."""
     print(run_store.find_run(run) if run is not None else run_store.runs_folder())
 
 
-def rm(
-    run: Annotated[list[str], typer.Argument(metavar="RUN", help=RUN_HELP.removesuffix("; unset: the newest.") + ".")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-) -> None:
+@runs.command("rm")
+@click.argument("run", nargs=-1, required=True, help=RUN_HELP.removesuffix("; unset: the newest.") + ".")
+@option("--yes", "-y", is_flag=True, help="Do not ask.")
+def rm(run: tuple[str, ...], yes: bool) -> None:
     """Remove runs; one that is being written is refused."""
     paths = list(dict.fromkeys(run_store.find_run(name) for name in run))
     for found in paths:
@@ -113,7 +110,7 @@ def rm(
     if not yes:
         for found in paths:
             print_status(f"  {found}  {one_line(run_store.describe(found).prompt)}")
-        typer.confirm(f"Remove {amount(len(paths), 'run')}?", abort=True, err=True)
+        click.confirm(f"Remove {amount(len(paths), 'run')}?", abort=True, err=True)
     for found in paths:
         found.unlink()
         if found.parent == run_store.runs_folder():
@@ -144,9 +141,6 @@ def _cells(entry: run_store.RunEntry) -> tuple[str, ...]:
         one_line(entry.answer, 16),
         clean(entry.prompt),
     )
-
-
-COMMANDS: dict[str, Callable[..., Any]] = {"list": list_runs, "show": show, "verify": verify, "path": path, "rm": rm}
 
 
 def verify_run(path: Path, tokenizer: Tokenizer | None = None) -> Report:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from ..config import PROFILES, RSAConfig
-from .options import finite, own_settings
+from .command import PATH, Command, FiniteFloat, json_option, option
+from .options import load_settings_files
 from .terminal import print_status, table
 from .tune import read_speeds
 
@@ -17,49 +19,45 @@ if TYPE_CHECKING:
     from ..predict.schedules import ScheduleResult
 
 
+@click.command("schedules", cls=Command)
+@option("--profile", multiple=True, metavar="NAME", help="A profile, once for each; unset: the published ones.")
+@option("--config", type=PATH, multiple=True, metavar="FILE.toml", help="Settings of your own, once for each.")
+@option("--servers", type=click.IntRange(min=1), default=1, metavar="K", help="Engines.")
+@option("--rows", type=click.IntRange(min=1), default=64, metavar="R", help="Rows of each engine's batch.")
+@option("--problems", type=click.IntRange(min=1), default=1, metavar="P", help="Problems solved concurrently.")
+@option(
+    "--length-mean",
+    type=FiniteFloat(min=1),
+    default=12_000.0,
+    metavar="TOKENS",
+    help="Mean of the log-normal lengths before any cut.",
+)
+@option(
+    "--length-sigma",
+    type=FiniteFloat(0, 3),
+    default=0.8,
+    metavar="X",
+    help="Standard deviation of the lengths' logarithm.",
+)
+@option("--batches", type=click.IntRange(min=1), default=20, metavar="B", help="Simulations, each with other seeds.")
+@option(
+    "--speeds",
+    type=PATH,
+    metavar="FILE.json",
+    help="An engine measured by mrsa tune --json, as a further column.",
+)
+@json_option("Print JSON.")
 def schedules(
-    profile: Annotated[
-        list[str] | None,
-        typer.Option("--profile", metavar="NAME", help="A profile, once for each; unset: the published ones."),
-    ] = None,
-    config: Annotated[
-        list[Path] | None,
-        typer.Option("--config", metavar="FILE.toml", help="Settings of your own, once for each."),
-    ] = None,
-    servers: Annotated[int, typer.Option("--servers", metavar="K", min=1, help="Engines.")] = 1,
-    rows: Annotated[int, typer.Option("--rows", metavar="R", min=1, help="Traces that each decodes at once.")] = 64,
-    problems: Annotated[int, typer.Option("--problems", metavar="P", min=1, help="Problems solved at once.")] = 1,
-    length_mean: Annotated[
-        float,
-        typer.Option(
-            "--length-mean",
-            metavar="TOKENS",
-            min=1,
-            help="Mean of the log-normal lengths before any cut.",
-            callback=finite,
-        ),
-    ] = 12_000,
-    length_sigma: Annotated[
-        float,
-        typer.Option(
-            "--length-sigma",
-            metavar="X",
-            min=0,
-            max=3,
-            help="Standard deviation of the lengths' logarithm.",
-            callback=finite,
-        ),
-    ] = 0.8,
-    batches: Annotated[
-        int, typer.Option("--batches", metavar="B", min=1, help="How often to simulate, each time with other seeds.")
-    ] = 20,
-    speeds: Annotated[
-        Path | None,
-        typer.Option(
-            "--speeds", metavar="FILE.json", help="An engine measured by mrsa tune --json, as a further column."
-        ),
-    ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    profile: tuple[str, ...],
+    config: tuple[Path, ...],
+    servers: int,
+    rows: int,
+    problems: int,
+    length_mean: float,
+    length_sigma: float,
+    batches: int,
+    speeds: Path | None,
+    json_output: bool,
 ) -> None:
     """Compare schedules on other machines, by simulation.
 
@@ -76,7 +74,7 @@ def schedules(
         machines[f"measured ({model.rsplit('/', 1)[-1]})"] = found.costs()
     lengths = LogNormal(length_mean, length_sigma)
     report = []
-    for name, each in _settings(profile or [], config or []).items():
+    for name, each in _settings(profile, config).items():
         print_status(f"Simulating {name} ...")
         results = {
             machine: compare(each, lengths, costs, servers=servers, rows=rows, problems=problems, batches=batches)
@@ -91,14 +89,14 @@ def schedules(
     print(f"{table(heads, lines, frozenset(heads[2:]))}\n\n" + _assumptions(servers, rows, problems, lengths, batches))
 
 
-def _settings(profiles: list[str], files: list[Path]) -> dict[str, RSAConfig]:
+def _settings(profiles: Sequence[str], files: Sequence[Path]) -> dict[str, RSAConfig]:
     """By name; each profile with one final candidate and with N."""
-    names = profiles or ([] if files else [name for name in PROFILES if name.startswith(("paper-", "apex-"))])
+    names = list(profiles) or ([] if files else [name for name in PROFILES if name.startswith(("paper-", "apex-"))])
     found = {}
     for name in names:
         for finals, label in ((1, "F=1"), (0, "F=N")):
             found[f"{name} {label}"] = RSAConfig.profile(name).replace(final_candidates=finals)
-    return found | own_settings(files, {*names, *found})
+    return found | load_settings_files(files, {*names, *found})
 
 
 def _lines(name: str, results: dict[str, list[ScheduleResult]]) -> list[list[str]]:

@@ -3,130 +3,103 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from ..errors import ConfigError, ModelError
-from .options import (
-    MODEL,
-    ForceOption,
-    ModelChoice,
-    config_option,
-    finite,
-    profile_option,
-    resolve,
-    with_engine,
-    with_settings,
-)
+from .command import Command, FiniteFloat, option
+from .options import FORCE_OPTION, MODEL, ModelChoice, engine_options, profile_options, resolve, settings_options
 from .terminal import print_status
 
 if TYPE_CHECKING:
     from ..config import RSAConfig
 
-ACCESS, LIMITS = "Who may ask", "Limits of the server"
+ACCESS, LIMITS = "Access", "Limits of the server"
 #: The settings of Zyphra's proxy, whose keys the server reads.
 _TABLE = "apex-xhigh"
 
 
-@with_settings
-@with_engine
+@click.command("serve", cls=Command)
+@engine_options(key_flags=["--upstream-key-env"])
+@FORCE_OPTION
+@profile_options(
+    MODEL,
+    "Settings that requests leave unset, see mrsa profiles; unset: embedded with the embedded reasoner, "
+    "else apex-xhigh, the defaults of Zyphra's proxy.",
+)
+@option(
+    "--served-name",
+    multiple=True,
+    metavar="NAME",
+    help="A further name of the model for clients; may be given several times, the first one is used in responses.",
+    panel=MODEL,
+)
+@option("--host", default="127.0.0.1", metavar="ADDRESS", help="Address to listen on.", panel=ACCESS)
+@option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    metavar="PORT",
+    help="Port to listen on; 0 takes a free one.",
+    panel=ACCESS,
+)
+@option(
+    "--api-key-env",
+    metavar="NAME",
+    help="Environment variable that holds the key which clients must send.",
+    panel=ACCESS,
+)
+@option("--allow-without-key", is_flag=True, help="Admit other machines without a key.", panel=ACCESS)
+@option(
+    "--allow-host",
+    multiple=True,
+    metavar="NAME",
+    help="A further name by which clients address this server (a proxy's); may be given several times.",
+    panel=ACCESS,
+)
+@option(
+    "--queue",
+    type=click.IntRange(1, 100_000),
+    default=64,
+    metavar="N",
+    help="Most concurrent requests, including waiting ones.",
+    panel=LIMITS,
+)
+@option(
+    "--max-body-mb",
+    type=FiniteFloat(0.001, 1_000),
+    default=4.0,
+    metavar="MB",
+    help="Largest request body.",
+    panel=LIMITS,
+)
+@option(
+    "--grace",
+    type=FiniteFloat(0, 86_400),
+    default=30.0,
+    metavar="SECONDS",
+    help="Time for active runs after Ctrl-C or SIGTERM before they are cancelled; they can be resumed.",
+    panel=LIMITS,
+)
+@settings_options()
 def serve(
-    *,
     choice: ModelChoice,
-    force: ForceOption = False,
-    profile: Annotated[
-        str | None,
-        profile_option(
-            MODEL,
-            "Settings that requests leave unset, see mrsa profiles; unset: embedded with the embedded reasoner, "
-            "else apex-xhigh, the defaults of Zyphra's proxy.",
-        ),
-    ] = None,
-    config: Annotated[Path | None, config_option(MODEL)] = None,
-    host: Annotated[
-        str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.", rich_help_panel=ACCESS)
-    ] = "127.0.0.1",
-    port: Annotated[
-        int,
-        typer.Option(
-            "--port", metavar="PORT", min=0, max=65535, help="0 takes any that is free.", rich_help_panel=ACCESS
-        ),
-    ] = 8000,
-    api_key_env: Annotated[
-        str | None,
-        typer.Option(
-            "--api-key-env",
-            metavar="NAME",
-            help="The environment variable that holds the key which clients must send.",
-            rich_help_panel=ACCESS,
-        ),
-    ] = None,
-    allow_without_key: Annotated[
-        bool,
-        typer.Option(
-            "--allow-without-key",
-            help="Let other machines in although there is no key.",
-            rich_help_panel=ACCESS,
-        ),
-    ] = False,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--allow-host",
-            metavar="NAME",
-            help="A further name that clients know this server by (a proxy's); may be given several times.",
-            rich_help_panel=ACCESS,
-        ),
-    ] = None,
-    served_name: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--served-name",
-            metavar="NAME",
-            help="What programs call the model, beside its own name; may be given several times, the first stands in "
-            "answers.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    queue: Annotated[
-        int,
-        typer.Option(
-            "--queue",
-            metavar="N",
-            min=1,
-            max=100_000,
-            help="Most requests at once, waiting ones included.",
-            rich_help_panel=LIMITS,
-        ),
-    ] = 64,
-    max_body_mb: Annotated[
-        float,
-        typer.Option(
-            "--max-body-mb",
-            metavar="MB",
-            min=0.001,
-            max=1_000,
-            help="Largest request body.",
-            rich_help_panel=LIMITS,
-            callback=finite,
-        ),
-    ] = 4.0,
-    grace: Annotated[
-        float,
-        typer.Option(
-            "--grace",
-            metavar="SECONDS",
-            min=0,
-            max=86_400,
-            help="How long runs may go on after Ctrl-C or SIGTERM before they are cancelled; they can be resumed.",
-            rich_help_panel=LIMITS,
-            callback=finite,
-        ),
-    ] = 30.0,
-    settings: Mapping[str, Any] = {},
+    force: bool,
+    profile: str | None,
+    config: Path | None,
+    served_name: tuple[str, ...],
+    host: str,
+    port: int,
+    api_key_env: str | None,
+    allow_without_key: bool,
+    allow_host: tuple[str, ...],
+    queue: int,
+    max_body_mb: float,
+    grace: float,
+    settings: Mapping[str, Any],
 ) -> None:
     """Serve a model to programs that speak the OpenAI protocol.
 
@@ -152,10 +125,10 @@ def serve(
         queue,
         key,
         host,
-        frozenset(allow_host or ()),
+        frozenset(allow_host),
         int(max_body_mb * 1e6),
         grace,
-        names=_names(served_name or []),
+        names=_names(served_name),
         any_question=force,
     )
     listener = listen(host, port)
@@ -167,7 +140,7 @@ def serve(
         orchestrator.close()
 
 
-def _names(names: list[str]) -> tuple[str, ...]:
+def _names(names: Sequence[str]) -> tuple[str, ...]:
     """Raises `ConfigError` for a name that no program could send or show."""
     for name in names:
         if not name.isprintable() or name != name.strip() or not name:

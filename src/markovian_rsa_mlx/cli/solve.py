@@ -5,65 +5,61 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
 from ..errors import AuditError, ConfigError, PromptError
 from ..tokenizer import ChatMessage
+from .command import PATH, Command, json_option, option
 from .inputs import read_messages
-from .options import MODEL, ForceOption, ModelChoice, config_option, profile_option, resolve, with_engine, with_settings
+from .options import FORCE_OPTION, MODEL, ModelChoice, engine_options, profile_options, resolve, settings_options
 from .terminal import print_status, show
 
-QUESTION, OUTPUT = "The question", "Trail and output"
+QUESTION, OUTPUT = "The question", "Output"
 
 
-@with_settings
-@with_engine
+@click.command("solve", cls=Command)
+@click.argument("prompt", required=False, help="The question; - reads it from standard input.")
+@option("--file", type=PATH, metavar="FILE", help="Read the question from a file.", panel=QUESTION)
+@option(
+    "--messages",
+    type=PATH,
+    metavar="FILE.json",
+    help="A chat: a list of {role, content}, the question last.",
+    panel=QUESTION,
+)
+@option("--system", metavar="TEXT", help="A system message.", panel=QUESTION)
+@option(
+    "--audit",
+    type=PATH,
+    metavar="FILE.jsonl",
+    help="Path of the trail; an unfinished run with the same settings is resumed. "
+    "Unset: a new file in the folder that mrsa runs path prints.",
+    panel=OUTPUT,
+)
+@option("--no-audit", is_flag=True, help="Keep no trail.", panel=OUTPUT)
+@json_option("Print one JSON object instead of the text.", OUTPUT)
+@option("--quiet", "-q", is_flag=True, help="Only errors and warnings on standard error.", panel=OUTPUT)
+@engine_options()
+@FORCE_OPTION
+@profile_options(MODEL)
+@settings_options()
 def solve(
-    prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="The question; - reads it from standard input.")
-    ] = None,
-    file: Annotated[
-        Path | None,
-        typer.Option("--file", metavar="FILE", help="Read the question from a file.", rich_help_panel=QUESTION),
-    ] = None,
-    messages: Annotated[
-        Path | None,
-        typer.Option(
-            "--messages",
-            metavar="FILE.json",
-            help="A chat: a list of {role, content}, the question last.",
-            rich_help_panel=QUESTION,
-        ),
-    ] = None,
-    system: Annotated[
-        str | None, typer.Option("--system", metavar="TEXT", help="A system message.", rich_help_panel=QUESTION)
-    ] = None,
-    *,
+    prompt: str | None,
+    file: Path | None,
+    messages: Path | None,
+    system: str | None,
+    audit: Path | None,
+    no_audit: bool,
+    json_output: bool,
+    quiet: bool,
     choice: ModelChoice,
-    force: ForceOption = False,
-    profile: Annotated[str | None, profile_option(MODEL)] = None,
-    config: Annotated[Path | None, config_option(MODEL)] = None,
-    audit: Annotated[
-        Path | None,
-        typer.Option(
-            "--audit",
-            metavar="FILE.jsonl",
-            help="Where the trail goes; an unfinished run of the same settings is resumed. "
-            "Unset: a new file in the folder that mrsa runs path prints.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
-    no_audit: Annotated[bool, typer.Option("--no-audit", help="Keep no trail.", rich_help_panel=OUTPUT)] = False,
-    json_output: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object instead of the text.", rich_help_panel=OUTPUT)
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Only errors and warnings on standard error.", rich_help_panel=OUTPUT)
-    ] = False,
-    settings: Mapping[str, Any] = {},
-) -> None:
+    force: bool,
+    profile: str | None,
+    config: Path | None,
+    settings: Mapping[str, Any],
+) -> int:
     """Solve a problem.
 
     The answer goes to standard output, everything else to standard error.
@@ -96,7 +92,7 @@ def solve(
         print(json.dumps(report.to_json(outcome), ensure_ascii=False, indent=2))
     elif outcome.result.text:
         show(outcome.result.text)
-    raise typer.Exit(outcome.exit_code)
+    return outcome.exit_code
 
 
 def _refuse_what_it_cannot(chat: list[ChatMessage]) -> None:

@@ -9,13 +9,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from ..config import PROFILES, RSAConfig
 from ..errors import BackendError, ConfigError
-from .options import AdapterOption, ModelOption, RevisionOption, choose_model, finite, own_settings
+from .command import PATH, Command, FiniteFloat, json_option, option
+from .options import ADAPTER_OPTION, MODEL_OPTION, REVISION_OPTION, choose_model, load_settings_files
 from .terminal import count, duration, print_status, size, table
 
 if TYPE_CHECKING:
@@ -29,77 +30,83 @@ LENGTHS = "Lengths of traces"
 QUESTION_TOKENS, EMBEDDED_QUESTION_TOKENS = 1_000, 50
 
 
+@click.command("tune", cls=Command)
+@MODEL_OPTION
+@REVISION_OPTION
+@ADAPTER_OPTION
+@option("--profile", multiple=True, metavar="NAME", help="A profile to predict, once for each; unset: all that suit.")
+@option(
+    "--config",
+    type=PATH,
+    multiple=True,
+    metavar="FILE.toml",
+    help="Settings of your own to predict, once for each.",
+)
+@option("--minutes", type=float, metavar="MINUTES", help="Time for one problem; the profile to take is named.")
+@option(
+    "--prompt-tokens",
+    type=click.IntRange(min=1),
+    metavar="TOKENS",
+    help="Length of the question; unset: as in the trails.",
+)
+@option(
+    "--memory-limit-gb",
+    type=FiniteFloat(),
+    metavar="GB",
+    help="For weights and caches; unset: the device's working set.",
+)
+@option(
+    "--seconds",
+    type=FiniteFloat(min=1),
+    default=60.0,
+    metavar="SECONDS",
+    help="Approximate measuring time.",
+)
+@option(
+    "--speeds",
+    type=PATH,
+    metavar="FILE.json",
+    help="Output of an earlier mrsa tune --json, to use instead of measuring.",
+)
+@json_option("Print JSON, the measured speeds included.")
+@option(
+    "--lengths-from",
+    type=PATH,
+    multiple=True,
+    metavar="PATH",
+    help="A trail, or a folder with trails (a benchmark's, for example); unset: the kept runs of this model.",
+    panel=LENGTHS,
+)
+@option(
+    "--length-mean",
+    type=FiniteFloat(min=1),
+    metavar="TOKENS",
+    help="Mean of log-normal lengths, before any limit cuts them.",
+    panel=LENGTHS,
+)
+@option(
+    "--length-sigma",
+    type=FiniteFloat(0, 3),
+    default=0.8,
+    metavar="X",
+    help="Standard deviation of the lengths' logarithm.",
+    panel=LENGTHS,
+)
 def tune(
-    model: ModelOption = None,
-    revision: RevisionOption = None,
-    adapter: AdapterOption = None,
-    profile: Annotated[
-        list[str] | None,
-        typer.Option("--profile", metavar="NAME", help="A profile to predict, once for each; unset: all that suit."),
-    ] = None,
-    config: Annotated[
-        list[Path] | None,
-        typer.Option("--config", metavar="FILE.toml", help="Settings of your own to predict, once for each."),
-    ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option("--minutes", metavar="MINUTES", help="Time for one problem; the profile to take is named."),
-    ] = None,
-    prompt_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--prompt-tokens", metavar="TOKENS", min=1, help="Length of the question; unset: as in the trails."
-        ),
-    ] = None,
-    memory_limit_gb: Annotated[
-        float | None,
-        typer.Option(
-            "--memory-limit-gb",
-            metavar="GB",
-            help="For weights and caches; unset: the device's working set.",
-            callback=finite,
-        ),
-    ] = None,
-    seconds: Annotated[
-        float, typer.Option("--seconds", metavar="SECONDS", min=1, help="How long to measure, about.", callback=finite)
-    ] = 60.0,
-    speeds: Annotated[
-        Path | None,
-        typer.Option("--speeds", metavar="FILE.json", help="What tune --json printed earlier, instead of measuring."),
-    ] = None,
-    lengths_from: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--lengths-from",
-            metavar="PATH",
-            help="A trail, or a folder with trails (a bench's, print_status); unset: the kept runs of this model.",
-            rich_help_panel=LENGTHS,
-        ),
-    ] = None,
-    length_mean: Annotated[
-        float | None,
-        typer.Option(
-            "--length-mean",
-            metavar="TOKENS",
-            min=1,
-            help="Mean of log-normal lengths, before any budget cuts them.",
-            callback=finite,
-            rich_help_panel=LENGTHS,
-        ),
-    ] = None,
-    length_sigma: Annotated[
-        float,
-        typer.Option(
-            "--length-sigma",
-            metavar="X",
-            min=0,
-            max=3,
-            help="Standard deviation of the lengths' logarithm.",
-            callback=finite,
-            rich_help_panel=LENGTHS,
-        ),
-    ] = 0.8,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON, the measured speeds included.")] = False,
+    model: str | None,
+    revision: str | None,
+    adapter: Path | None,
+    profile: tuple[str, ...],
+    config: tuple[Path, ...],
+    minutes: float | None,
+    prompt_tokens: int | None,
+    memory_limit_gb: float | None,
+    seconds: float,
+    speeds: Path | None,
+    json_output: bool,
+    lengths_from: tuple[Path, ...],
+    length_mean: float | None,
+    length_sigma: float,
 ) -> None:
     """Say how long a problem takes here, by profile.
 
@@ -109,14 +116,14 @@ def tune(
     """
     from . import run as session
 
-    choice = choose_model(model, revision, str(adapter) if adapter else None)
-    configs = _configs(profile or [], config or [], embedded=choice.embedded)
+    choice = choose_model(model, revision, adapter)
+    configs = _configs(profile, config, embedded=choice.embedded)
     if minutes is not None and not minutes > 0:
         raise ConfigError(f"--minutes is {minutes:g}; allowed: a number above 0.")
     if length_mean is not None and lengths_from:
         raise ConfigError("--length-mean and --lengths-from exclude each other; give one of them.")
     known = None if speeds is None else _known_speeds(speeds, choice.model_id)
-    assumption = _assumption(choice.model_id, lengths_from or [], length_mean, length_sigma)
+    assumption = _assumption(choice.model_id, lengths_from, length_mean, length_sigma)
     print_status(f"Lengths of traces: {assumption.sentence}.")
     orchestrator = session.load(choice)
     try:
@@ -140,15 +147,15 @@ def tune(
     print(json.dumps(report.to_dict(), indent=2) if json_output else report.to_text())
 
 
-def _configs(profiles: list[str], files: list[Path], *, embedded: bool) -> dict[str, RSAConfig]:
+def _configs(profiles: Sequence[str], files: Sequence[Path], *, embedded: bool) -> dict[str, RSAConfig]:
     """By name: those asked for, else all profiles that suit the model."""
     if not profiles and not files:
         return {name: each for name, each in PROFILES.items() if (name == "embedded") == embedded}
     named = {name: RSAConfig.profile(name) for name in profiles}
-    return named | own_settings(files, named)
+    return named | load_settings_files(files, named)
 
 
-def _assumption(model_id: str, paths: list[Path], mean: float | None, sigma: float) -> LengthModel:
+def _assumption(model_id: str, paths: Sequence[Path], mean: float | None, sigma: float) -> LengthModel:
     from ..predict import length_data as samples
 
     if mean is not None:

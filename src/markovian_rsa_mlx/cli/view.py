@@ -7,36 +7,30 @@ import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 
 from ..errors import AuditError, ConfigError
+from .command import PATH, Command, option
 from .runs import RUN_HELP
 from .terminal import one_line, print_status, size
 
 
-def view(
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help=RUN_HELP)] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE.html", help="Where the page goes; unset: beside the trail.")
-    ] = None,
-    open_page: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            "--reference",
-            metavar="ANSWER",
-            help="The right answer, so that the page marks right traces; puzzles of the embedded reasoner need none.",
-        ),
-    ] = None,
-    with_trail: Annotated[
-        bool | None,
-        typer.Option(
-            "--with-trail/--without-trail", help="Put the raw trail into the page, for download; unset: if it is small."
-        ),
-    ] = None,
-) -> None:
+@click.command("view", cls=Command)
+@click.argument("run", required=False, help=RUN_HELP)
+@option("--out", type=PATH, metavar="FILE.html", help="Where the page goes; unset: beside the trail.")
+@option("--open", "open_page", is_flag=True, help="Show it in the browser.")
+@option(
+    "--reference",
+    metavar="ANSWER",
+    help="The right answer, so that the page marks right traces; puzzles of the embedded reasoner need none.",
+)
+@option(
+    "--with-trail/--without-trail",
+    default=None,
+    help="Put the raw trail into the page, for download; unset: if it is small.",
+)
+def view(run: str | None, out: Path | None, open_page: bool, reference: str | None, with_trail: bool | None) -> None:
     """Show a run in the browser.
 
     Writes one HTML file that needs no network: the answer and how it came about, every prompt, trace and tail.

@@ -1,0 +1,87 @@
+"""Click commands whose `--help` lists options under headings, and the option types that commands share."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+PATH = click.Path(path_type=Path)
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Command(click.Command):
+    """A command whose options stand under the headings that `option(..., panel=)` gives them."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and not isinstance(parameter, click.Argument):
+                panels.setdefault(getattr(parameter, "panel", "Options"), []).append(record)
+        for heading, records in panels.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+class Group(click.Group):
+    """A group that lists its commands in the order in which they were added."""
+
+    command_class = Command
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+class _Option(click.Option):
+    def __init__(self, *arguments: Any, panel: str = "Options", **values: Any) -> None:
+        super().__init__(*arguments, **values)
+        self.panel = panel
+
+
+class FiniteFloat(click.FloatRange):
+    """A number that is neither nan nor infinite; a range alone accepts nan."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+def option(*flags: str, panel: str = "Options", **values: Any) -> Decorator:
+    """`click.option`, listed under the heading `panel`."""
+    return click.option(*flags, cls=_Option, panel=panel, **values)
+
+
+def json_option(meaning: str, panel: str = "Options") -> Decorator:
+    """`--json`, which the command receives as `json_output`."""
+    return option("--json", "json_output", is_flag=True, help=meaning, panel=panel)
+
+
+def combine(*decorators: Decorator) -> Decorator:
+    """Apply several decorators; the options that they add are listed in this order."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        return functools.reduce(lambda inner, decorator: decorator(inner), reversed(decorators), command)
+
+    return decorate
+
+
+def option_group(parameter: str, options: Mapping[str, Decorator], make: Callable[..., Any]) -> Decorator:
+    """Add `options` by name; the command receives `make(**values)` as its argument `parameter`."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def with_group(**values: Any) -> Any:
+            own = {name: values.pop(name) for name in options}
+            return command(**values, **{parameter: make(**own)})
+
+        return combine(*options.values())(with_group)
+
+    return decorate
