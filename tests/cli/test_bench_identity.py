@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from markovian_rsa_mlx.backends.base import EngineInfo
-from markovian_rsa_mlx.cli import bench_run as bench_order
+from markovian_rsa_mlx.cli import bench_run
 from markovian_rsa_mlx.cli import run as session
 from markovian_rsa_mlx.method.prompts import PromptTemplate
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
@@ -117,7 +117,7 @@ def test_a_hub_model_s_contents_are_known_after_the_download(
     bench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = iter(["", "commit 1", "commit 1", "commit 2"])
-    monkeypatch.setattr(bench_order, "contents", lambda *_: next(found))
+    monkeypatch.setattr(bench_run, "content_digest", lambda *_: next(found))
     line = ("--model", "fake/model", "--out", str(tmp_path / "out"))
     assert bench(*line, "--limit", "2").code == 0
     assert json.loads((tmp_path / "out" / "bench.json").read_text())["weights"] == "commit 1"

@@ -1,6 +1,6 @@
 """Tasks of reasoning-gym: problems drawn from a seed, answers scored by the dataset's own verifier.
 
-The require_extra lives in a process of its own with a time limit: its import takes seconds, and verifiers of its that
+The library runs in a process of its own with a time limit: its import takes seconds, and verifiers of its that
 evaluate an answer must not run a model's code (see `vetting`). Hashes are fixed there, so that a seed gives the same
 problems everywhere.
 """
@@ -26,7 +26,7 @@ SCORE_LIMIT_S = 10.0
 DEFAULT_COUNT = 100
 _MOST_MISSES = 10_000
 _WORKER = f"{__package__}.gym_subprocess"
-#: Hashes order what some data sets draw from; threads of a linear algebra require_extra would only take memory.
+#: Hashes order what some data sets draw from; threads of a linear algebra library would only take memory.
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 #: An entry as the worker tells it: question, answer, metadata.
