@@ -1,7 +1,7 @@
-"""What the server costs and holds, on the embedded reasoner: `python -m benchmarks.serving [load|leave|speed]`.
+"""Measure the server on the embedded reasoner: `python -m benchmarks.serving [load|leave|speed]`.
 
-`load`: 64 clients at once, half of them with Markovian RSA. `leave`: clients that hang up. `speed`: one request through
-the server beside the same run in this process, by turns. Each prints one JSON object.
+`load` sends requests of 64 concurrent clients, half of them with Markovian RSA. `leave` disconnects clients while their
+runs generate. `speed` alternates a request to the server with the same run in this process. Each prints a JSON object.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from markovian_rsa_mlx import MarkovianRSAOrchestrator, RSAConfig
 from markovian_rsa_mlx.reasoner import demo_puzzle
 
 RSA = {"rsa_t": 2, "rsa_n": 4, "rsa_k": 2, "short_resp_len": 52, "tail_window_len": 32}
-#: Repetitions of each side of `speed`.
+#: Number of pairs of `speed`.
 TIMES = 9
 
 
 class Server:
-    """A `mrsa serve` process with a folder of its own."""
+    """A `mrsa serve` process with its own folder of runs."""
 
     def __init__(self, *options: str) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="mrsa-serving-"))
@@ -45,13 +45,13 @@ class Server:
             assert line, "the server did not start"
         self.url = line.split(" on ")[1].split("/v1")[0]
 
-    def memory_mb(self, what: str) -> float:
-        """VmRSS (now) or VmHWM (the most so far) of the process."""
+    def memory_mb(self, field: str) -> float:
+        """Return VmRSS (current) or VmHWM (peak) of the process."""
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
-        return int(re.search(rf"{what}:\s+(\d+)", status)[1]) / 1e3  # type: ignore[index]
+        return int(re.search(rf"{field}:\s+(\d+)", status)[1]) / 1e3  # type: ignore[index]
 
     def cpu_s(self) -> float:
-        """Processor time of the process so far."""
+        """Return the processor time that the process has used."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -68,13 +68,13 @@ async def client_of(server: Server) -> AsyncIterator[httpx2.AsyncClient]:
 
 
 def body(marker: str, seed: int, **keys: Any) -> dict[str, Any]:
-    """A puzzle of its own, with a marker in its system message."""
+    """Return a request with the puzzle of this seed, and a marker in its system message."""
     chat = [{"role": "system", "content": marker}, {"role": "user", "content": demo_puzzle(seed).question}]
     return {"messages": chat, "rsa_seed": seed, "rsa_trail": True, **keys}
 
 
 async def load(clients: int = 64) -> dict[str, Any]:
-    """All at once; each answer must be that of its own trail, and each trail hold one marker, its own."""
+    """Send all requests concurrently. Each response must match its trail, which has only the request's own marker."""
     server = Server("--queue", "64")
     before = server.memory_mb("VmRSS")
     try:
@@ -122,13 +122,13 @@ def _mixed(home: Path, marker: str, answer: httpx2.Response) -> bool:
 
 
 async def leave(clients: int = 32) -> dict[str, Any]:
-    """Half streamed, half not; all hang up while they decode. Seconds until the engine has no row left."""
+    """Disconnect all clients while they decode, half of them streamed. Return the seconds until the engine is empty."""
     server = Server()
     found = []
     try:
         async with client_of(server) as client:
             for turn in range(5):
-                tasks = [asyncio.create_task(_hang(client, turn * clients + i)) for i in range(clients)]
+                tasks = [asyncio.create_task(_disconnect(client, turn * clients + i)) for i in range(clients)]
                 await asyncio.sleep(2.5)
                 rows = await _gauge(client, "engine_rows")
                 for task in tasks:
@@ -136,17 +136,17 @@ async def leave(clients: int = 32) -> dict[str, Any]:
                 began = time.monotonic()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 while await _gauge(client, "engine_rows") or await _gauge(client, "runs_waiting"):
-                    pass  # each look is a request to the server, which is what this waits on
+                    pass  # each check is a request to the server, which is the wait
                 found.append({"rows": rows, "seconds": round(time.monotonic() - began, 3)})
         return {"turns": found, "worst_s": max(each["seconds"] for each in found)}
     finally:
         server.stop()
 
 
-async def _hang(client: httpx2.AsyncClient, index: int) -> None:
+async def _disconnect(client: httpx2.AsyncClient, index: int) -> None:
     keys = RSA | {"rsa_n": 16, "rsa_k": 4, "rsa_final_n": 0, "stream": index % 2 == 0}
-    asked = body(f"marker-{index}", index, **keys)
-    async with client.stream("POST", "/v1/chat/completions", json=asked) as answer:
+    request = body(f"marker-{index}", index, **keys)
+    async with client.stream("POST", "/v1/chat/completions", json=request) as answer:
         async for _ in answer.aiter_lines():
             pass
 
@@ -157,9 +157,10 @@ async def _gauge(client: httpx2.AsyncClient, name: str) -> int:
 
 
 async def speed() -> dict[str, Any]:
-    """The same run, in process and through the server, in pairs of changing order: medians of the pairs' ratios.
+    """Run the same request in this process and through the server, in pairs of alternating order.
 
-    `cpu` compares the processor time of the engine's process, the fairer figure where others share the cores.
+    Return medians of the pairs' ratios. `cpu` compares the processor time of the engine's process, which is the fairer
+    figure on shared cores.
     """
     server = Server()
     orchestrator = MarkovianRSAOrchestrator.from_pretrained()
@@ -189,7 +190,7 @@ async def speed() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Cost:
-    """One run: seconds in all and until the final trace's first token, tokens, processor seconds of the engine."""
+    """One run: seconds until its end and until the final trace's first token, tokens, and processor seconds."""
 
     seconds: float
     first: float
@@ -198,7 +199,7 @@ class Cost:
 
 
 def _ratios(pairs: list[tuple[float, float]]) -> dict[str, Any]:
-    """Server over process, for each pair and in the median."""
+    """Return server / process, per pair and as the median."""
     ratios = [round(through / inside, 3) for inside, through in pairs]
     return {"median": median(ratios), "all": ratios}
 
@@ -207,18 +208,18 @@ async def _inside(orchestrator: MarkovianRSAOrchestrator, path: Path, seed: int)
     first: list[float] = []
     began, cpu = time.monotonic(), time.process_time()
 
-    def heard(trace_id: str, _: Any) -> None:
+    def on_progress(trace_id: str, _: Any) -> None:
         if trace_id == "r2-00" and not first:
             first.append(time.monotonic() - began)
 
     config = RSAConfig.embedded().replace(population=16, aggregation_size=4, seed=seed)
     question = demo_puzzle(seed).question
-    result = await orchestrator.arun(question, config, audit_path=path, on_progress=heard)
+    result = await orchestrator.arun(question, config, audit_path=path, on_progress=on_progress)
     return Cost(time.monotonic() - began, first[0], result.generated_tokens, time.process_time() - cpu)
 
 
 async def _through(client: httpx2.AsyncClient, server: Server, seed: int) -> Cost:
-    asked = {
+    request = {
         "messages": [{"role": "user", "content": demo_puzzle(seed).question}],
         "rsa_n": 16,
         "rsa_k": 4,
@@ -229,7 +230,7 @@ async def _through(client: httpx2.AsyncClient, server: Server, seed: int) -> Cos
     }
     first, tokens = 0.0, 0
     began, cpu = time.monotonic(), server.cpu_s()
-    async with client.stream("POST", "/v1/chat/completions", json=asked) as answer:
+    async with client.stream("POST", "/v1/chat/completions", json=request) as answer:
         async for line in answer.aiter_lines():
             if line.startswith("data: {"):
                 first = first or time.monotonic() - began

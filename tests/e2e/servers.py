@@ -1,4 +1,4 @@
-"""Real servers as processes of their own, on ports of this machine."""
+"""Real servers as separate processes, on ports of this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODEL = str(reasoner.model_path())
 
 
 class MLXServer:
-    """`mlx_lm.server` with the embedded reasoner; `url` is its API's root. It can be killed and started again."""
+    """`mlx_lm.server` with the embedded reasoner. `url` is the root of its API. It can be killed and restarted."""
 
     def __init__(self, folder: Path) -> None:
         self.port, self._cache = free_port(), folder / "hub"
@@ -29,7 +29,7 @@ class MLXServer:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "mlx_lm", "server", "--model", MODEL, "--port", str(self.port)]
-        # Its list of models scans the hub's cache, and breaks where there is none.
+        # Its list of models scans the hub's cache, which must exist.
         environment = os.environ | {"HF_HUB_CACHE": str(self._cache), "HF_HUB_OFFLINE": "1"}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
@@ -52,7 +52,7 @@ class MLXServer:
 
 
 class MRSAServer:
-    """`mrsa serve` as a process of its own."""
+    """`mrsa serve` as a separate process."""
 
     def __init__(self, home: Path, *options: str, port: int = 0) -> None:
         self.home = home
@@ -60,16 +60,16 @@ class MRSAServer:
         environment = os.environ | {"MRSA_HOME": str(home)}
         self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
-        self.said = ""
-        while " on http" not in self.said:
+        self.output = ""
+        while " on http" not in self.output:
             line = self.process.stderr.readline()
-            assert line, self.said
-            self.said += line
-        self.url = self.said.split(" on ")[1].split("/v1")[0]
+            assert line, self.output
+            self.output += line
+        self.url = self.output.split(" on ")[1].split("/v1")[0]
 
     def stop(self, sign: signal.Signals = signal.SIGTERM) -> int:
-        """The exit code; what was said last is in `said`."""
+        """Send the signal and return the exit code. `output` then has all of stderr."""
         self.process.send_signal(sign)
         _, rest = self.process.communicate(timeout=60)
-        self.said += rest
+        self.output += rest
         return self.process.returncode

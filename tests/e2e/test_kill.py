@@ -1,4 +1,4 @@
-"""kill -9 at random moments of a real run on the embedded reasoner; each run is resumed and ends as if unbroken."""
+"""Kill a real run on the embedded reasoner at random times: it resumes, and ends as if it was never killed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from markovian_rsa_mlx.audit import TraceCompleteEvent, read_events, scan_file
 from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.reasoner import demo_puzzle
 
-#: Long enough for a kill to hit every stage: 8 candidates, no early end.
+#: 8 candidates and no early end, so that a kill can hit every stage.
 SETTINGS = ("--seed", "11", "--final-candidates", "8", "--answer-selection", "majority")
 
 
@@ -34,22 +34,22 @@ def finish(path: Path) -> str:
 
 
 def finished(path: Path) -> dict[str, list[int]]:
-    """The traces whose lines are complete in the file."""
+    """Return the traces whose lines are complete in the file."""
     events = scan_file(path).events if path.exists() and path.stat().st_size else []
     return {e.trace_id: e.token_ids for e in events if isinstance(e, TraceCompleteEvent)}
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, float]:
-    path = tmp_path_factory.mktemp("unbroken") / "run.jsonl"
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, float]:
+    path = tmp_path_factory.mktemp("uninterrupted") / "run.jsonl"
     answer = finish(path)
     return answer, read_events(path)[-1].elapsed_s
 
 
-def kill_and_resume(path: Path, unbroken: tuple[str, float], rng: random.Random) -> None:
-    answer, seconds = unbroken
+def kill_and_resume(path: Path, uninterrupted: tuple[str, float], rng: random.Random) -> None:
+    answer, seconds = uninterrupted
     process = start(path)
-    while not path.exists() and process.poll() is None:  # imports and loading are no part of the run
+    while not path.exists() and process.poll() is None:  # skip the time of imports and loading
         pass
     try:
         process.communicate(timeout=rng.uniform(0, seconds))
@@ -64,15 +64,15 @@ def kill_and_resume(path: Path, unbroken: tuple[str, float], rng: random.Random)
     verify_file(path)
 
 
-def test_a_killed_run_goes_on(tmp_path: Path, unbroken: tuple[str, float]) -> None:
+def test_killed_run_resumes(tmp_path: Path, uninterrupted: tuple[str, float]) -> None:
     rng = random.Random(1)
     for number in range(2):
-        kill_and_resume(tmp_path / f"{number}.jsonl", unbroken, rng)
+        kill_and_resume(tmp_path / f"{number}.jsonl", uninterrupted, rng)
 
 
 @pytest.mark.slow
-def test_25_killed_runs_go_on(tmp_path: Path, unbroken: tuple[str, float]) -> None:
-    """MRSA_KILLS kills as many."""
+def test_25_killed_runs_resume(tmp_path: Path, uninterrupted: tuple[str, float]) -> None:
+    """MRSA_KILLS sets the number of kills."""
     rng = random.Random(2)
     for number in range(int(os.environ.get("MRSA_KILLS", "25"))):
-        kill_and_resume(tmp_path / f"{number}.jsonl", unbroken, rng)
+        kill_and_resume(tmp_path / f"{number}.jsonl", uninterrupted, rng)

@@ -113,4 +113,4 @@ def test_a_server_over_a_server(server: MLXServer, tmp_path: Path) -> None:
         assert mrsa("runs", "verify", str(trail), "--model", MODEL).returncode == 0
         assert of(read_events(trail), RunSetupEvent)[0].engine == "upstream/mlx_lm.server"
     assert ours.stop() == 0
-    assert "Traceback" not in ours.said
+    assert "Traceback" not in ours.output

@@ -1,4 +1,4 @@
-"""Servers over fake engines: a real uvicorn on a thread, a client, and engines that wait to be let go."""
+"""Servers over fake engines: uvicorn on a thread, a client, and an engine that generates slowly."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from ..support.fakes import FakeBackend
 from ..support.runs import small
 
 CHAT = [{"role": "user", "content": "What is it?"}]
-#: A run of a moment: T = 1, N = 3, C = 2.
+#: A short run: T = 1, N = 3, C = 2.
 RSA = {"messages": CHAT, "rsa_t": 1, "rsa_n": 3, "rsa_k": 2, "short_resp_len": 200, "tail_window_len": 20, "seed": 1}
 
 
 @dataclass
 class PausedBackend(FakeBackend):
-    """An engine whose traces give one chunk a `pause_s`, as a real one takes its time."""
+    """An engine whose traces give one token per `pause_s` and end only when they are cancelled."""
 
     pause_s: float = 0.02
 
@@ -61,9 +61,9 @@ class Running:
     client: httpx2.Client = field(default_factory=httpx2.Client)
 
     @property
-    def service(self) -> RunManager:
-        service: RunManager = self.app.state.service
-        return service
+    def manager(self) -> RunManager:
+        manager: RunManager = self.app.state.manager
+        return manager
 
     def post(self, path: str = "/v1/chat/completions", **keys: Any) -> httpx2.Response:
         return self.client.post(path, json=keys)
@@ -77,14 +77,14 @@ Serve = Callable[..., Running]
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test keeps its runs in a folder of its own."""
+    """Give each test its own folder of runs."""
     monkeypatch.setenv("MRSA_HOME", str(tmp_path / "home"))
     return tmp_path / "home" / "runs"
 
 
 @pytest.fixture
 def serve(home: Path) -> Iterator[Serve]:
-    """Start a server over an engine; all are stopped when the test ends."""
+    """Start servers over an engine, and stop them when the test ends."""
     started: list[tuple[uvicorn.Server, threading.Thread, httpx2.Client]] = []
 
     def start(backend: FakeBackend | None = None, **settings: Any) -> Running:
@@ -111,5 +111,5 @@ def serve(home: Path) -> Iterator[Serve]:
 
 @pytest.fixture
 def server(serve: Serve) -> Running:
-    """A server whose model is uncertain."""
+    """A server over the default fake engine."""
     return serve()

@@ -1,4 +1,4 @@
-"""An answer over HTTP: the openai client and plain requests, whole and streamed."""
+"""Completions over HTTP with the openai client and with plain requests, whole and streamed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def joined(chunks: list[dict[str, Any]], key: str, index: int = 0) -> str:
 
 
 class TestOpenAIClient:
-    def test_the_published_example(self, server: Running) -> None:
+    def test_published_example_returns_answer_metadata_and_trail(self, server: Running) -> None:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
         answer: Any = client.chat.completions.create(model="fake", messages=CHAT, max_tokens=150, extra_body=EXAMPLE)
         message = answer.choices[0].message
@@ -66,7 +66,7 @@ class TestOpenAIClient:
         assert answer.usage.prompt_tokens == sum(e.prompt_token_count for e in of_file(path, GenerationStartEvent))
         assert of_file(path, GenerationStartEvent)[-1].max_tokens == 150
 
-    def test_the_example_streamed(self, server: Running) -> None:
+    def test_published_example_streams_progress_and_answer(self, server: Running) -> None:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
         stream: Any = client.chat.completions.create(
             model="fake", messages=CHAT, stream=True, stream_options={"include_usage": True}, extra_body=EXAMPLE
@@ -85,7 +85,7 @@ class TestOpenAIClient:
         assert "[attempt 1]" in end.aggregation_prompt
 
     @pytest.mark.parametrize("stream", [False, True])
-    def test_asynchronously(self, server: Running, stream: bool) -> None:
+    def test_asynchronous_client_gets_the_answer(self, server: Running, stream: bool) -> None:
         import asyncio
 
         async def ask() -> str:
@@ -99,14 +99,14 @@ class TestOpenAIClient:
 
         assert asyncio.run(ask()).startswith("\\boxed{")
 
-    def test_an_error_is_the_clients_own(self, server: Running) -> None:
+    def test_invalid_key_raises_the_clients_error(self, server: Running) -> None:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
-        with pytest.raises(openai.BadRequestError, match="rsa_t is -1"):
+        with pytest.raises(openai.BadRequestError, match="rsa_t"):
             client.chat.completions.create(model="fake", messages=CHAT, extra_body={"rsa_t": -1})
 
 
 class TestOrdinaryCompletions:
-    def test_without_rsa_keys_no_rounds_and_no_trail(self, server: Running) -> None:
+    def test_without_rsa_keys_there_are_no_rounds_and_no_trail(self, server: Running) -> None:
         answer = server.post(messages=CHAT, max_tokens=90, temperature=0.3, top_p=0.9, top_k=7, seed=5).json()
         assert len(answer["choices"]) == 1
         assert "rsa_metadata" not in answer
@@ -116,7 +116,7 @@ class TestOrdinaryCompletions:
         assert server.get("/v1/runs").json()["data"] == []
 
     @pytest.mark.parametrize("stream", [False, True])
-    def test_n_choices_in_order(self, server: Running, stream: bool) -> None:
+    def test_n_returns_as_many_choices_in_order(self, server: Running, stream: bool) -> None:
         whole = server.post(messages=CHAT, n=3, seed=5).json()
         texts = [choice["message"]["content"] for choice in whole["choices"]]
         assert len(set(texts)) == 3
@@ -125,58 +125,58 @@ class TestOrdinaryCompletions:
             chunks = chunks_of(server.post(messages=CHAT, n=3, seed=5, stream=True))
             assert [joined(chunks, "content", index) for index in range(3)] == texts
 
-    def test_a_seed_repeats_the_answer(self, server: Running) -> None:
+    def test_same_seed_repeats_the_answer(self, server: Running) -> None:
         texts = [server.post(messages=CHAT, seed=s).json()["choices"][0]["message"]["content"] for s in (1, 1, 2)]
         assert texts[0] == texts[1] != texts[2]
 
-    def test_rsa_t_0_is_one(self, server: Running) -> None:
+    def test_rsa_t_0_is_an_ordinary_completion(self, server: Running) -> None:
         answer = server.post(messages=CHAT, rsa_t=0, rsa_n=4).json()
         assert len(answer["choices"]) == 1
         assert "rsa_metadata" not in answer
 
-    def test_a_trail_on_demand(self, server: Running) -> None:
+    def test_rsa_trail_keeps_a_trail(self, server: Running) -> None:
         server.post(messages=CHAT, rsa_trail=True)
         (item,) = server.get("/v1/runs").json()["data"]
         assert (item["state"], item["prompt"]) == ("finished", "What is it?")
 
-    def test_a_cut_off_answer_says_length(self, server: Running) -> None:
+    def test_truncated_answer_has_finish_reason_length(self, server: Running) -> None:
         (choice,) = server.post(messages=CHAT, max_tokens=3).json()["choices"]
         assert choice["finish_reason"] == "length"
         assert choice["message"]["content"] == ""
         assert choice["message"]["reasoning"]
 
-    def test_without_a_budget_the_context_bounds_it(self, serve: Serve) -> None:
+    def test_default_max_tokens_fits_the_context(self, serve: Serve) -> None:
         server = serve(FakeBackend(context_length=100))
         assert server.post(messages=CHAT).status_code == 200
         prompt = len(server.backend.requests[0].prompt_token_ids)
         assert server.backend.requests[0].max_tokens == 100 - prompt
 
-    def test_without_a_budget_the_memory_bounds_it(self, serve: Serve) -> None:
+    def test_default_max_tokens_fits_the_memory(self, serve: Serve) -> None:
         server = serve(SmallBackend())
         assert server.post(messages=CHAT).status_code == 200
         prompt = len(server.backend.requests[0].prompt_token_ids)
         assert server.backend.requests[0].max_tokens == 300 - prompt
 
     @pytest.mark.parametrize("stream", [False, True])
-    def test_a_model_that_thinks_although_it_should_not(self, serve: Serve, stream: bool) -> None:
-        server = serve(FakeBackend(lambda request, rng: boxed(7, "secret"), HeedlessTokenizer()))
+    def test_unrequested_thinking_is_reasoning(self, serve: Serve, stream: bool) -> None:
+        server = serve(FakeBackend(lambda request, rng: boxed(7, "secret"), FlaglessTokenizer()))
         answer = server.post(messages=CHAT, reasoning_effort="none", stream=stream)
         if stream:
             chunks = chunks_of(answer)
-            said = joined(chunks, "reasoning"), joined(chunks, "content")
+            texts = joined(chunks, "reasoning"), joined(chunks, "content")
         else:
             message = answer.json()["choices"][0]["message"]
-            said = message["reasoning"], message["content"]
-        assert said == ("secret 7", "\\boxed{7}")
+            texts = message["reasoning"], message["content"]
+        assert texts == ("secret 7", "\\boxed{7}")
 
-    def test_a_model_without_thinking_has_no_reasoning(self, serve: Serve) -> None:
+    def test_model_without_thinking_has_no_reasoning(self, serve: Serve) -> None:
         server = serve(FakeBackend(lambda request, rng: "plainly 7", CharacterTokenizer(thinking=False)))
         message = server.post(messages=CHAT).json()["choices"][0]["message"]
         assert message == {
             "role": "assistant", "content": "plainly 7", "reasoning": None, "reasoning_content": None,
         }  # fmt: skip
 
-    def test_chats_with_system_and_turns_reach_the_model(self, server: Running) -> None:
+    def test_system_message_and_earlier_turns_reach_the_model(self, server: Running) -> None:
         chat = [
             {"role": "developer", "content": "Be brief."},
             {"role": "user", "content": "One?"},
@@ -191,22 +191,22 @@ class TestOrdinaryCompletions:
 
 
 class SmallBackend(FakeBackend):
-    """An engine with room for 300 tokens, at a byte each."""
+    """An engine whose memory holds 300 tokens of one byte."""
 
     @property
     def info(self) -> EngineInfo:
         return replace(super().info, memory_limit_bytes=300)
 
 
-class HeedlessTokenizer(CharacterTokenizer):
-    """A chat template without a switch for the thinking."""
+class FlaglessTokenizer(CharacterTokenizer):
+    """A chat template that ignores the thinking flag."""
 
     def render_chat(self, messages: Sequence[ChatMessage], enable_thinking: bool) -> str:
         return super().render_chat(messages, True)
 
 
-def test_a_servers_token_budget_gives_the_best_so_far(serve: Serve) -> None:
-    """The budget ends in the final trace: a trace of round 0 speaks, but not behind a piece of another's answer."""
+def test_token_budget_returns_the_best_answer_so_far(serve: Serve) -> None:
+    """The budget ends in the final trace. A trace of round 0 is the answer, unless a part of another one was sent."""
     total = serve().post(**RSA).json()["usage"]["completion_tokens"]
 
     def stopped(short_by: int) -> Running:
@@ -214,20 +214,22 @@ def test_a_servers_token_budget_gives_the_best_so_far(serve: Serve) -> None:
 
     in_its_reasoning, in_its_answer = stopped(25), stopped(5)
     answer = in_its_reasoning.post(**RSA).json()
-    assert answer["rsa_metadata"]["warnings"] == ["A budget stopped the run; this is the best so far."]
+    assert len(answer["rsa_metadata"]["warnings"]) == 1
+    assert "stopped the run" in answer["rsa_metadata"]["warnings"][0]
     assert answer["rsa_metadata"]["final_trace_id"].startswith("r0")
     content = answer["choices"][0]["message"]["content"]
     assert content.startswith("\\boxed{")
     assert joined(chunks_of(in_its_reasoning.post(**RSA, stream=True)), "content") == content
     assert in_its_answer.post(**RSA).json()["choices"][0]["message"]["content"] == content
-    assert "in the middle of the answer" in in_its_answer.post(**RSA, stream=True).text.splitlines()[-2]
+    last = in_its_answer.post(**RSA, stream=True).text.splitlines()[-2]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "stopped"
     nothing = stopped(total - 5).post(**RSA)
     assert (nothing.status_code, nothing.json()["error"]["code"]) == (503, "stopped")
 
 
 class TestSelection:
-    def test_the_chosen_candidate_comes_first(self, serve: Serve) -> None:
-        """Candidates 0 to 3 say 1, 2, 2, 3: the vote takes the second."""
+    def test_chosen_candidate_is_the_first_choice(self, serve: Serve) -> None:
+        """Candidates 0 to 3 answer 1, 2, 2, 3, so the vote selects the second."""
         answers = {0: 1, 1: 2, 2: 2, 3: 3}
         server = serve(FakeBackend(lambda request, rng: boxed(answers[int(request.trace_id.split("-")[1])])))
         keys = RSA | {"rsa_n": 4, "rsa_final_n": 0, "rsa_selection": "majority"}
@@ -239,7 +241,7 @@ class TestSelection:
         chunks = chunks_of(server.post(**keys, stream=True, rsa_progress="none"))
         assert [joined(chunks, "content", index) for index in range(4)] == contents
 
-    def test_final_aggregation_speaks_last(self, server: Running) -> None:
+    def test_final_aggregation_is_the_first_choice(self, server: Running) -> None:
         keys = RSA | {"rsa_selection": "final_aggregation", "rsa_final_n": 2}
         answer = server.post(**keys).json()
         assert answer["rsa_metadata"]["final_trace_id"] == "r2-00"
@@ -247,62 +249,62 @@ class TestSelection:
         chunks = chunks_of(server.post(**keys, stream=True))
         assert joined(chunks, "content") == answer["choices"][0]["message"]["content"]
 
-    def test_self_consistency(self, serve: Serve) -> None:
+    def test_rsa_t_0_with_selection_votes(self, serve: Serve) -> None:
         server = serve(FakeBackend(lambda request, rng: boxed(7)))
         answer = server.post(messages=CHAT, rsa_t=0, rsa_n=5, rsa_selection="majority").json()
         assert answer["rsa_metadata"]["tally"] == [{"answer": "7", "votes": 5}]
 
 
 class TestStreams:
-    def test_the_same_seed_says_the_same_streamed_or_not(self, server: Running) -> None:
+    def test_stream_adds_up_to_the_whole_answer(self, server: Running) -> None:
         whole = server.post(**RSA).json()["choices"][0]["message"]
         for progress in ("none", "comments"):
             chunks = chunks_of(server.post(**RSA, stream=True, rsa_progress=progress))
             assert joined(chunks, "content") == whole["content"]
             assert joined(chunks, "reasoning") == joined(chunks, "reasoning_content") == whole["reasoning"]
 
-    def test_progress_as_comments(self, server: Running) -> None:
+    def test_progress_is_sent_as_comments_or_not_at_all(self, server: Running) -> None:
         text = server.post(**RSA, stream=True, rsa_progress="comments").text
         assert ": Round 0 of 1: 3 traces" in text or ": Round 0 of 1: 2 traces" in text
         assert "Round" not in "".join(line for line in text.splitlines() if line.startswith("data:"))
         assert "Round" not in server.post(**RSA, stream=True, rsa_progress="none").text
 
-    def test_characters_and_markers_of_many_tokens_are_never_torn(self, serve: Serve) -> None:
-        """One token a byte, one token a piece: every delta is whole characters, and no half marker is shown."""
-        said = "så det går <think 🧮 </thin…</think>  \\boxed{é🧮}  "
-        server = serve(FakeBackend(lambda request, rng: said, ByteTokenizer(), chunk=1))
+    def test_characters_and_markers_of_many_tokens_are_not_torn(self, serve: Serve) -> None:
+        """With one token per byte, every delta has whole characters and no part of a marker."""
+        text = "så det går <think 🧮 </thin…</think>  \\boxed{é🧮}  "
+        server = serve(FakeBackend(lambda request, rng: text, ByteTokenizer(), chunk=1))
         chunks = chunks_of(server.post(messages=CHAT, stream=True))
         assert joined(chunks, "reasoning") == "så det går <think 🧮 </thin…"
         assert joined(chunks, "content") == "\\boxed{é🧮}"
         assert "\ufffd" not in json.dumps(chunks, ensure_ascii=False)
         assert len(chunks) > 20
 
-    def test_the_final_trace_is_told_while_it_is_generated(self, server: Running) -> None:
+    def test_final_trace_is_streamed_while_it_is_generated(self, server: Running) -> None:
         keys = RSA | {"messages": [{"role": "user", "content": "Long?"}]}
         server.backend.model = lambda request, rng: boxed(1, "word " * 30)
         server.backend.chunk = 10
         chunks = chunks_of(server.post(**keys, stream=True, rsa_progress="none"))
         assert len([c for c in chunks if c["choices"] and c["choices"][0]["delta"].get("reasoning")]) > 10
 
-    def test_a_models_text_breaks_no_line_of_any_reader(self, serve: Serve) -> None:
-        """`str.splitlines` knows more line breaks than server-sent events do."""
-        said = "1\x85data: x\u2028data: y\u2029data: z\n\ndata: w"
-        server = serve(FakeBackend(lambda request, rng: boxed(said)))
-        answer = server.post(**RSA, stream=True, rsa_progress="comments")
-        run_id = answer.headers["X-MRSA-Run-Id"]
-        assert "votes: 1 data: x data: y data: z data: w (" in answer.text
-        for text in (answer.text, server.get(f"/v1/runs/{run_id}/events").text):
+    def test_line_breaks_in_a_models_text_are_escaped(self, serve: Serve) -> None:
+        """`str.splitlines` splits at more characters than server-sent events do."""
+        answer = "1\x85data: x\u2028data: y\u2029data: z\n\ndata: w"
+        server = serve(FakeBackend(lambda request, rng: boxed(answer)))
+        response = server.post(**RSA, stream=True, rsa_progress="comments")
+        run_id = response.headers["X-MRSA-Run-Id"]
+        assert "votes: 1 data: x data: y data: z data: w (" in response.text
+        for text in (response.text, server.get(f"/v1/runs/{run_id}/events").text):
             data = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
             assert all(isinstance(json.loads(line), dict) for line in data if line != "[DONE]")
-        assert "1\x85data: x\u2028data: y" in joined(chunks_of(answer), "content")
+        assert "1\x85data: x\u2028data: y" in joined(chunks_of(response), "content")
 
-    def test_only_one_role_delta_a_choice(self, server: Running) -> None:
+    def test_role_is_sent_once_per_choice(self, server: Running) -> None:
         chunks = chunks_of(server.post(messages=CHAT, n=2, stream=True))
         roles = [c["index"] for chunk in chunks for c in chunk["choices"] if "role" in c["delta"]]
         assert sorted(roles) == [0, 1]
 
 
-def test_a_profile_by_name(server: Running) -> None:
+def test_rsa_profile_replaces_the_servers_profile(server: Running) -> None:
     answer = server.post(messages=CHAT, rsa_profile="paper-light-8k", rsa_t=1, short_resp_len=300).json()
     metadata = answer["rsa_metadata"]
     assert metadata["rsa_n"] == RSAConfig.paper_light_8k().population

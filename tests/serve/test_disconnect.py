@@ -1,4 +1,4 @@
-"""Clients that go away, runs that are cancelled, a server that stops: rows are free at once, trails can be resumed."""
+"""Clients that disconnect, cancelled runs, a stopping server: rows are freed, and trails can be resumed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .conftest import CHAT, RSA, PausedBackend, Running, Serve
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 5) -> float:
-    """Seconds until it was true."""
+    """Wait until `true()`, and return the time that it took."""
     start = time.monotonic()
     while not true():
         assert time.monotonic() - start < seconds
@@ -46,9 +46,7 @@ def ask_in_the_background(server: Running, **keys: object) -> tuple[threading.Th
 
 @pytest.mark.parametrize("keys", [{"messages": CHAT}, RSA], ids=["plain", "rsa"])
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_goes_away_frees_its_rows_within_a_second(
-    serve: Serve, keys: dict[str, object], stream: bool
-) -> None:
+def test_disconnect_frees_the_rows_within_a_second(serve: Serve, keys: dict[str, object], stream: bool) -> None:
     server = serve(PausedBackend())
     with httpx2.Client(base_url=server.url, timeout=0.3) as client:
         if stream:
@@ -59,42 +57,42 @@ def test_a_client_that_goes_away_frees_its_rows_within_a_second(
             with pytest.raises(httpx2.ReadTimeout):
                 client.post("/v1/chat/completions", json=keys)
     assert wait_until(lambda: server.backend.running == 0) < 1
-    wait_until(lambda: not server.service.active)
+    wait_until(lambda: not server.manager.active)
     assert 'outcome="disconnected"} 1' in server.get("/metrics").text
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_cancelling_a_run_answers_its_client_and_leaves_a_trail_to_resume(serve: Serve, stream: bool) -> None:
+def test_cancel_answers_the_client_and_leaves_an_unfinished_trail(serve: Serve, stream: bool) -> None:
     server = serve(PausedBackend())
     thread, answers = ask_in_the_background(server, **RSA, stream=stream)
-    (run,) = server.service.active
+    (run,) = server.manager.active
     cancelled = server.post(f"/v1/runs/{run.run_id}/cancel")
     assert (cancelled.status_code, cancelled.json()["state"]) == (200, "unfinished")
     assert server.backend.running == 0
     thread.join()
     assert (answers[0].status_code == 200) == stream
-    assert "was cancelled" in answers[0].text
+    assert '"code": "cancelled"' in answers[0].text or '"code":"cancelled"' in answers[0].text
     assert server.post(f"/v1/runs/{run.run_id}/cancel").status_code == 409
     assert run.path is not None
     assert not any(isinstance(event, RunEndEvent) for event in read_events(run.path))
 
 
-def test_cancelling_counts_no_votes_on_the_servers_loop(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Comparing answers can take seconds each; whatever else the server does would have to wait for it."""
+def test_cancel_counts_no_votes_on_the_event_loop(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparing two answers can take seconds, which would block the server."""
     monkeypatch.setattr(Conclusion, "best_so_far", lambda *_: pytest.fail("the votes were counted"))
     server = serve(PausedBackend())
     thread, answers = ask_in_the_background(server, **RSA)
-    (run,) = server.service.active
+    (run,) = server.manager.active
     assert server.post(f"/v1/runs/{run.run_id}/cancel").status_code == 200
     thread.join()
     assert (answers[0].status_code, answers[0].json()["error"]["code"]) == (409, "cancelled")
     assert answers[0].headers["x-should-retry"] == "false"
 
 
-def test_resuming_goes_on_and_ends_the_run(serve: Serve) -> None:
+def test_resume_finishes_the_run(serve: Serve) -> None:
     paused = serve(PausedBackend())
     thread, _ = ask_in_the_background(paused, **RSA)
-    (run,) = paused.service.active
+    (run,) = paused.manager.active
     paused.post(f"/v1/runs/{run.run_id}/cancel")
     thread.join()
     server = serve()  # a new one, as after a restart
@@ -108,17 +106,17 @@ def test_resuming_goes_on_and_ends_the_run(serve: Serve) -> None:
 
 
 def stopped_run(serve: Serve) -> tuple[str, Path]:
-    """A run that was cancelled: its id and its trail."""
+    """Return the id and the trail of a cancelled run."""
     paused = serve(PausedBackend())
     thread, _ = ask_in_the_background(paused, **RSA)
-    (run,) = paused.service.active
+    (run,) = paused.manager.active
     paused.post(f"/v1/runs/{run.run_id}/cancel")
     thread.join()
     assert run.path is not None
     return run.run_id, run.path
 
 
-def test_several_resumes_at_once_are_one(serve: Serve) -> None:
+def test_concurrent_resumes_start_one_run(serve: Serve) -> None:
     run_id, _ = stopped_run(serve)
     url = f"{serve(PausedBackend()).url}/v1/runs/{run_id}/resume"
     with ThreadPoolExecutor(6) as pool:
@@ -128,7 +126,7 @@ def test_several_resumes_at_once_are_one(serve: Serve) -> None:
     assert codes == {"already_running"}
 
 
-def test_what_another_process_writes_is_not_resumed(serve: Serve) -> None:
+def test_run_of_another_process_is_not_resumed(serve: Serve) -> None:
     run_id, path = stopped_run(serve)
     with path.open("rb+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -136,7 +134,7 @@ def test_what_another_process_writes_is_not_resumed(serve: Serve) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "already_running")
 
 
-def test_a_damaged_trail_is_not_resumed(serve: Serve) -> None:
+def test_damaged_trail_is_not_resumed(serve: Serve) -> None:
     run_id, path = stopped_run(serve)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:3], b"garbage\n", *lines[3:]]))
@@ -145,7 +143,7 @@ def test_a_damaged_trail_is_not_resumed(serve: Serve) -> None:
     assert "line 4" in answer.json()["error"]["message"]
 
 
-def test_a_server_of_another_model_resumes_nothing(serve: Serve) -> None:
+def test_server_of_another_model_does_not_resume(serve: Serve) -> None:
     class Other(FakeBackend):
         @property
         def info(self) -> EngineInfo:
@@ -155,11 +153,11 @@ def test_a_server_of_another_model_resumes_nothing(serve: Serve) -> None:
     before = path.read_bytes()
     answer = serve(Other()).post(f"/v1/runs/{run_id}/resume")
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "resume_mismatch")
-    assert "another model: 'fake' there, 'other'" in answer.json()["error"]["message"]
+    assert "'other'" in answer.json()["error"]["message"]
     assert path.read_bytes() == before
 
 
-def test_a_stopped_run_of_the_command_line_is_resumed(serve: Serve, home: Path) -> None:
+def test_stopped_run_of_the_command_line_is_resumed(serve: Serve, home: Path) -> None:
     path = home / "of-solve.jsonl"
     home.mkdir(parents=True)
     with pytest.raises(RunStoppedError) as stopped:
@@ -168,44 +166,44 @@ def test_a_stopped_run_of_the_command_line_is_resumed(serve: Serve, home: Path) 
     run_id = stopped.value.partial.run_id
     server = serve()
     server.post(f"/v1/runs/{run_id}/resume")
-    wait_until(lambda: not server.service.active)
+    wait_until(lambda: not server.manager.active)
     assert "event: run_resumed" in server.get(f"/v1/runs/{run_id}/events").text
 
 
-def test_the_failure_of_a_resumed_run_stands_in_its_trail_alone(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+def test_failure_of_a_resumed_run_is_recorded_only_in_its_trail(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     def fail(request: object) -> None:
         raise BackendError("The engine broke.")
 
     run_id, _ = stopped_run(serve)
     server = serve(FakeBackend(fail=fail))
     assert server.post(f"/v1/runs/{run_id}/resume").status_code == 202
-    assert "No final candidate is left" in server.get(f"/v1/runs/{run_id}/events").text
-    wait_until(lambda: not server.service.active)
-    gc.collect()  # asyncio complains of exceptions that nobody looked at
+    assert "event: error" in server.get(f"/v1/runs/{run_id}/events").text
+    wait_until(lambda: not server.manager.active)
+    gc.collect()  # asyncio logs exceptions that were never retrieved
     assert "never retrieved" not in caplog.text
 
 
-def test_a_stop_lets_runs_finish_within_the_grace(serve: Serve) -> None:
+def test_stop_cancels_runs_after_the_grace_period(serve: Serve) -> None:
     slow = PausedBackend(model=guesser)
     server = serve(slow, grace_s=0.3)
     thread, answers = ask_in_the_background(server, **RSA)
-    path = server.service.active[0].path
+    path = server.manager.active[0].path
     server.server.should_exit = True
     thread.join()
     assert answers[0].status_code == 503
-    assert "/resume goes on" in answers[0].json()["error"]["message"]
+    assert "/resume" in answers[0].json()["error"]["message"]
     assert path is not None
     assert read_events(path)
     assert slow.running == 0
 
 
-def test_a_stopping_server_takes_no_new_run(serve: Serve) -> None:
+def test_stopping_server_refuses_new_runs(serve: Serve) -> None:
     server = serve(PausedBackend(), grace_s=5)
     thread, _ = ask_in_the_background(server, **RSA)
-    asyncio.run_coroutine_threadsafe(server.service.drain(), loop := server.service.active[0].task.get_loop())
-    wait_until(server.service.closing.is_set)
+    asyncio.run_coroutine_threadsafe(server.manager.drain(), loop := server.manager.active[0].task.get_loop())
+    wait_until(server.manager.closing.is_set)
     answer = server.post(messages=CHAT)
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10")
     assert server.get("/health").status_code == 503
-    loop.call_soon_threadsafe(server.service.active[0].cancel, "request")
+    loop.call_soon_threadsafe(server.manager.active[0].cancel, "request")
     thread.join()

@@ -1,4 +1,4 @@
-"""Pieces of a trace in the making add up to what the finished trace says, however its ids come."""
+"""The pieces of a growing trace add up to the finished trace, however its ids arrive."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ TEXT = st.text(alphabet="ab \né", max_size=12)
 
 
 @given(TEXT, TEXT, st.booleans(), st.integers(1, 7), st.sampled_from(["on", "off", "uncertain"]), st.booleans())
-def test_the_pieces_are_the_whole(before: str, behind: str, marked: bool, step: int, mode: str, wide: bool) -> None:
+def test_pieces_add_up_to_the_trace(before: str, after: str, marked: bool, step: int, mode: str, wide: bool) -> None:
     tokenizer = ByteTokenizer() if wide else CharacterTokenizer()
     thinking = mode == "on"
-    if mode == "off" and marked:  # the model was told not to think: what it says first has gone out as the answer
+    if mode == "off" and marked:  # the text before the marker was sent as the answer already
         return
-    ids = tokenizer.encode(before + ("</think>" if marked else "") + behind)
+    ids = tokenizer.encode(before + ("</think>" if marked else "") + after)
     live = LiveTrace(tokenizer, thinking, uncertain=mode == "uncertain")
     pieces = [live.add(ids[start : start + step]) for start in range(0, len(ids), step)]
     pieces.append(live.end())
@@ -32,7 +32,7 @@ def test_the_pieces_are_the_whole(before: str, behind: str, marked: bool, step: 
 
 
 @pytest.mark.parametrize("step", [1, 5])
-def test_what_may_be_reasoning_is_held_back_until_the_marker(step: int) -> None:
+def test_uncertain_text_is_held_back_until_the_marker(step: int) -> None:
     tokenizer = CharacterTokenizer()
     live = LiveTrace(tokenizer, False, uncertain=True)
     ids = tokenizer.encode("secret thoughts")

@@ -1,4 +1,4 @@
-"""Models, health, metrics: what watchers of the server read."""
+"""The endpoints of models, health and metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .test_disconnect import ask_in_the_background, wait_until
 
 
 def values(server: Running) -> dict[str, float]:
-    """Each sample of the metrics page, by name and labels."""
+    """Return each sample of the metrics, by name and labels."""
     text = server.get("/metrics").text
     assert re.fullmatch(r"((# (HELP|TYPE) .*|mrsa_\w+(\{.*\})? [\d.]+)\n)+", text)
     samples = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
@@ -25,21 +25,21 @@ def values(server: Running) -> dict[str, float]:
 
 
 class FolderBackend(FakeBackend):
-    """A model that was loaded from a folder."""
+    """An engine with a model from a folder."""
 
     @property
     def info(self) -> EngineInfo:
-        return replace(super().info, model_id="/home/somebody/models/zaya-4bit")
+        return replace(super().info, model_id="/home/user/models/zaya-4bit")
 
 
-def test_the_one_model(server: Running) -> None:
+def test_models_lists_the_served_model(server: Running) -> None:
     (model,) = server.get("/v1/models").json()["data"]
     assert (model["id"], model["object"]) == ("fake", "model")
     assert server.get("/v1/models/fake").json() == model
     assert server.get("/v1/models/other/one").status_code == 404
 
 
-def test_a_model_under_other_names(serve: Serve) -> None:
+def test_served_names_replace_the_models_own(serve: Serve) -> None:
     server = serve(names=("gpt-4o", "local/best"))
     assert [model["id"] for model in server.get("/v1/models").json()["data"]] == ["gpt-4o", "local/best"]
     for name in ("gpt-4o", "local/best", "fake"):
@@ -50,16 +50,14 @@ def test_a_model_under_other_names(serve: Serve) -> None:
     assert "'gpt-4o'" in refusal["message"]
 
 
-def test_a_folder_is_served_under_its_own_name(serve: Serve) -> None:
+def test_folder_is_served_under_its_name(serve: Serve) -> None:
     server = serve(FolderBackend())
     assert server.get("/v1/models").json()["data"][0]["id"] == "zaya-4bit"
     assert server.post(messages=CHAT, model="zaya-4bit").json()["model"] == "zaya-4bit"
-    assert server.post(messages=CHAT, model="/home/somebody/models/zaya-4bit").status_code == 200
+    assert server.post(messages=CHAT, model="/home/user/models/zaya-4bit").status_code == 200
 
 
-def test_the_folder_that_the_server_was_started_in_has_a_name(
-    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_current_folder_is_served_under_its_name(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "zaya-8bit").mkdir()
     monkeypatch.chdir(tmp_path / "zaya-8bit")
     monkeypatch.setattr(FolderBackend, "info", replace(FakeBackend().info, model_id="."))
@@ -80,13 +78,13 @@ def test_metrics_count_runs_requests_and_tokens(server: Running) -> None:
     assert found["mrsa_first_token_seconds_count"] == 2
 
 
-def test_gauges_tell_what_is_true_now(serve: Serve) -> None:
+def test_gauges_follow_the_active_runs(serve: Serve) -> None:
     server = serve(PausedBackend())
     thread, _ = ask_in_the_background(server, messages=CHAT, n=3)
     wait_until(lambda: values(server)["mrsa_engine_rows"] == 3)
     assert values(server)["mrsa_runs_active"] == 1
     wait_until(lambda: values(server)["mrsa_generated_tokens_total"] > 3)
-    (run,) = server.service.active
+    (run,) = server.manager.active
     server.post(f"/v1/runs/{run.run_id}/cancel")
     thread.join()
     found = values(server)
@@ -94,7 +92,7 @@ def test_gauges_tell_what_is_true_now(serve: Serve) -> None:
     assert found['mrsa_runs_total{kind="plain",outcome="cancelled"}'] == 1
 
 
-def test_a_bug_is_counted(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_error_is_counted(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(completions, "build_plan", lambda *_: 1 / 0)
     server.post(messages=CHAT)
     assert values(server)['mrsa_requests_total{route="/v1/chat/completions",status="500"}'] == 1

@@ -17,7 +17,7 @@ from tests.support.fakes import FakeBackend, boxed
 from .conftest import RSA, Running, Serve
 
 
-def test_the_pages_stand_behind_the_policy_and_hold_nothing_of_a_run(server: Running) -> None:
+def test_pages_have_a_policy_and_no_content_of_a_run(server: Running) -> None:
     assert server.post(**RSA).status_code == 200
     run_id = run_store.describe(run_store.run_paths()[0]).run_id
     for path in ("/", f"/runs/{run_id}"):
@@ -44,8 +44,8 @@ def test_a_live_run_fills_in_and_ends_as_its_file(serve: Serve, home: Path, tmp_
         return boxed(rng.randrange(3), "hm " * 30)
 
     server = serve(FakeBackend(slow, on_step=lambda request, at: time.sleep(0.02)))
-    asked = threading.Thread(target=lambda: server.post(**{**RSA, "rsa_t": 2, "rsa_n": 4, "rsa_final_n": 4}))
-    asked.start()
+    client = threading.Thread(target=lambda: server.post(**{**RSA, "rsa_t": 2, "rsa_n": 4, "rsa_final_n": 4}))
+    client.start()
     while not home.is_dir() or not run_store.run_paths() or not run_store.describe(run_store.run_paths()[0]).run_id:
         time.sleep(0.01)
     path = run_store.run_paths()[0]
@@ -54,12 +54,12 @@ def test_a_live_run_fills_in_and_ends_as_its_file(serve: Serve, home: Path, tmp_
         shown = watch(chrome.new_context(), f"{server.url}/runs/{run_id}", server.url)
         page = shown.page
         page.wait_for_function("() => document.querySelector('.state').textContent === 'finished'")
-        asked.join()
+        client.join()
         page.wait_for_selector(".node.winner")
         from_file = watch(chrome.new_context(), write_page(path, tmp_path / "run.html"))
         for name in ("answer", "shares", "lineage"):
-            told = [one.page.locator(f"#{name}").text_content() for one in (shown, from_file)]
-            assert told[0] == told[1]
+            texts = [one.page.locator(f"#{name}").text_content() for one in (shown, from_file)]
+            assert texts[0] == texts[1]
         page.goto(f"{server.url}/")
         page.locator("table a").first.click()
         page.wait_for_selector(".node.winner")

@@ -1,234 +1,214 @@
-"""Bodies and failures that must never become a 500, a 422 or a 200."""
+"""From a request's body to the settings of its run: aliases, defaults, limits and refusals of single keys."""
 
 from __future__ import annotations
 
-import json
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from html import escape
 from typing import Any
-from urllib.parse import quote
 
-import httpx2
 import pytest
 
-from markovian_rsa_mlx.backends.base import EngineInfo
-from markovian_rsa_mlx.errors import BackendError
-from markovian_rsa_mlx.serve import completions
+from markovian_rsa_mlx.config import PROFILES, RSAConfig
+from markovian_rsa_mlx.errors import ConfigError
+from markovian_rsa_mlx.serve.errors import RequestError, to_request_error
+from markovian_rsa_mlx.serve.plan import Plan, RemainingTokens, build_plan
+from markovian_rsa_mlx.serve.request import ALIASES, RSA_KEYS, ChatRequest, parse
 
-from ..support.fakes import CharacterTokenizer, FakeBackend, boxed
-from .conftest import CHAT, RSA, PausedBackend, Running, Serve
-
-JSON = {"Content-Type": "application/json"}
-
-
-class SmallBackend(FakeBackend):
-    """An engine with room for 1,200 tokens, at a byte each."""
-
-    @property
-    def info(self) -> EngineInfo:
-        return replace(super().info, memory_limit_bytes=1_200)
+CHAT = [{"role": "user", "content": "?"}]
+TABLE = RSAConfig.apex_xhigh()
 
 
-def error_of(response: httpx2.Response, status: int) -> dict[str, Any]:
-    assert response.status_code == status, response.text
-    error: dict[str, Any] = response.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert error["message"].endswith(".")
-    assert "\n" not in error["message"]
-    return error
+def plan(base: RSAConfig = TABLE, **keys: Any) -> Plan:
+    return build_plan(parse({"messages": CHAT, **keys}), base, lambda chat, thinking: RemainingTokens())
+
+
+def config(base: RSAConfig = TABLE, **keys: Any) -> RSAConfig:
+    return plan(base, **keys).config
+
+
+def refusal(**keys: Any) -> RequestError:
+    with pytest.raises((RequestError, ConfigError)) as caught:
+        plan(**keys)
+    error = caught.value
+    return to_request_error(error) if isinstance(error, ConfigError) else error
+
+
+def test_keys_default_to_the_table_of_the_proxy() -> None:
+    made = config(rsa_debug=False)
+    assert (made.rounds, made.population, made.aggregation_size) == (8, 32, 4)
+    assert (made.thinking_tokens, made.tail_tokens, made.final_count) == (32768, 4096, 1)
+    assert (made.final_temperature, made.final_top_p, made.final_top_k) == (0.6, 0.95, 40)
+    assert (made.carry, made.concurrency) == ("tail", "auto")
+
+
+def test_every_key_changes_its_setting() -> None:
+    made = config(
+        rsa_t=3, rsa_n=6, rsa_k=3, short_resp_len=900, tail_window_len=90, rsa_final_n=2, max_tokens=800,
+        final_temperature=0.1, final_top_p=0.2, final_top_k=3, temperature=0.4, top_p=0.5, top_k=6, min_p=0.7,
+        rsa_max_concurrency=9, rsa_seed=11, rsa_selection="majority",
+    )  # fmt: skip
+    expected = TABLE.replace(
+        rounds=3, population=6, aggregation_size=3, thinking_tokens=900, tail_tokens=90, final_candidates=2,
+        final_tokens=800, final_temperature=0.1, final_top_p=0.2, final_top_k=3, temperature=0.4, top_p=0.5, top_k=6,
+        min_p=0.7, concurrency=9, seed=11, answer_selection="majority",
+    )  # fmt: skip
+    assert made == expected
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_alias_sets_its_key(alias: str) -> None:
+    name = ALIASES[alias]
+    request = parse({"messages": CHAT, alias: "a text"} if name == "summary_prompt" else {"messages": CHAT, alias: 1})
+    assert getattr(request, name) == ("a text" if name == "summary_prompt" else 1)
+    with pytest.raises(RequestError) as caught:
+        parse({"messages": CHAT, alias: 1, name: 0})
+    assert caught.value.param == name
+    request = parse({"messages": CHAT, alias: None, name: "x" if name == "summary_prompt" else 1})
+    assert getattr(request, name) is not None
+
+
+@pytest.mark.parametrize("key", sorted(RSA_KEYS))
+def test_rsa_key_starts_a_run(key: str) -> None:
+    values: dict[str, Any] = {"rsa_profile": "embedded", "rsa_selection": "single", "rsa_t": 1, "rsa_summarize": True}
+    extra = {"rsa_summarize": True} if key == "summary_prompt" else {}
+    value = "Sum it up." if key == "summary_prompt" else values.get(key, 1)
+    assert plan(**{key: value, **extra}).rsa
+
+
+def test_n_alone_is_the_population_without_rsa_n() -> None:
+    assert not plan(n=3).rsa
+    assert config(n=3).population == 3
+    assert config(n=3, rsa_t=2).population == 3
+    assert config(n=3, rsa_n=5, rsa_t=2).population == 5
+
+
+def test_rsa_k_and_rsa_final_n_are_at_most_rsa_n() -> None:
+    made = config(rsa_n=2, rsa_k=9, rsa_final_n=7)
+    assert (made.aggregation_size, made.final_count) == (2, 2)
+    assert config(rsa_n=3).aggregation_size == 3
+    assert config(rsa_n=8, rsa_k=100).aggregation_size == 8
+    assert config(rsa_n=3, rsa_final_n=0).final_count == 3
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("word", "value"), [("1", True), ("yes", True), ("On", True), (1, True), ("0", False), ("OFF", False)]
+)
+def test_switch_accepts_words(word: Any, value: bool) -> None:
+    assert parse({"messages": CHAT, "use_pacore": word}).use_pacore is value
+
+
+def test_tail_window_off_carries_whole_traces() -> None:
+    assert config(rsa_tail_window=False).tail_tokens == "full"
+    assert config(TABLE.replace(tail_tokens="full"), rsa_tail_window=True).tail_tokens == TABLE.thinking_tokens
+
+
+def test_tail_above_beta_is_refused_unless_it_is_the_profiles() -> None:
+    made = plan(short_resp_len=100)
+    assert made.config.tail_tokens == "full"
+    assert "4096" in made.warnings[0]
+    assert refusal(short_resp_len=100, tail_window_len=200).code == "invalid_setting"
+
+
+def test_null_for_the_final_round_keeps_the_other_rounds_sampling() -> None:
+    made = config(final_temperature=None, final_top_p=None, temperature=0.3)
+    assert (made.final_temperature, made.final_top_p, made.final_top_k) == (None, None, 40)
+    assert made.sampling(final=True).temperature == 0.3
+
+
+def test_rsa_summarize_carries_summaries() -> None:
+    assert config(rsa_summarize=True).carry == "summary"
+    assert config(rsa_summarize=True, rsa_tail_window=False).carry == "summary"
+    assert config(rsa_summarize="yes", summary_prompt="Short!").summary_prompt == "Short!"
+    assert refusal(rsa_summarize=True, rsa_tail_window=True).param == "rsa_summarize"
+    assert refusal(rsa_summarize=True, use_pacore=True).param == "use_pacore"
+    assert refusal(summary_prompt="x").param == "summary_prompt"
+
+
+def test_use_pacore_carries_answers() -> None:
+    assert config(use_pacore=True).carry == "answer"
+    pacore = TABLE.replace(carry="answer")
+    assert config(pacore, rsa_t=1).carry == "answer"
+    assert config(pacore, rsa_t=1, use_pacore=False).carry == "tail"
+
+
+def test_rsa_profile_replaces_the_servers_profile() -> None:
+    assert config(rsa_profile="paper-16k") == PROFILES["paper-16k"].replace(memory_limit_gb=None)
+    assert refusal(rsa_profile="x").code == "invalid_setting"
+
+
+def test_request_cannot_lift_the_memory_limit() -> None:
+    assert config(TABLE.replace(memory_limit_gb=3.0), rsa_t=1).memory_limit_gb is None
+
+
+def content(part: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": [part]}]}
+
+
+@pytest.mark.parametrize(
+    ("keys", "code", "param"),
     [
-        b"",
-        b"nonsense",
-        b"[]",
-        b"null",
-        b'{"messages": 1',
-        b'{"n": 1, "n": 2}',
-        b'{"messages": [{"role": "user", "role": "user", "content": "x"}]}',
-        b'{"temperature": NaN, "messages": [{"role": "user", "content": "x"}]}',
-        b'{"temperature": 1e999, "messages": [{"role": "user", "content": "x"}]}',
-        b'{"seed": ' + b"9" * 5_000 + b', "messages": []}',
-        b'{"seed": ' + b"9" * 4_000 + b', "messages": [{"role": "user", "content": "x"}]}',
-        b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
-        b'{"\\ud800": 1}',
-        b'{"messages": "\xff\xfe"}',
-        b"[" * 100_000,
-        b'{"messages":' + b"[" * 50_000 + b"]" * 50_000 + b"}",
-        b'{"messages": [{"role": "user", "content": ""}]}',
-        b'{"messages": [{"role": "assistant", "content": "x"}]}',
-        b'{"a\xc2\x85\\nb": 1}',
+        ({"rsa_t": -1}, "invalid_value", "rsa_t"),
+        ({"rsa_t": 10**30}, "invalid_value", "rsa_t"),
+        ({"rsa_t": "3"}, "invalid_value", "rsa_t"),
+        ({"rsa_t": 1.5}, "invalid_value", "rsa_t"),
+        ({"rsa_t": True}, "invalid_value", "rsa_t"),
+        ({"rsa_n": 0}, "invalid_value", "rsa_n"),
+        ({"rsa_n": 1024, "rsa_t": 100}, "invalid_value", "rsa_n"),
+        ({"rsa_k": 0}, "invalid_value", "rsa_k"),
+        ({"rsa_n": 100, "rsa_k": 65}, "invalid_value", "rsa_k"),
+        ({"temperature": 11}, "invalid_value", "temperature"),
+        ({"top_p": 0}, "invalid_value", "top_p"),
+        ({"max_tokens": 0}, "invalid_value", "max_tokens"),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, "invalid_value", "max_completion_tokens"),
+        ({"seed": -1}, "invalid_value", "seed"),
+        ({"rsa_debug": "maybe"}, "invalid_value", "rsa_debug"),
+        ({"rsa_selection": "best"}, "invalid_value", "rsa_selection"),
+        ({"rsa_temperature": 1}, "unknown_key", "rsa_temperature"),
+        ({"nonsense": 1}, "unknown_key", "nonsense"),
+        ({"messages": []}, "invalid_value", "messages"),
+        ({"messages": "hi"}, "invalid_value", "messages"),
+        ({"messages": [{"role": "user"}]}, "missing_key", "messages.0.content"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "invalid_value", "messages.0.role"),
+        (content({"type": "image_url", "image_url": {}}), "unsupported_content", "messages.0.content"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "unsupported_tools", "messages.0.role"),
+        ({"messages": [{"role": "user", "content": "x", "name": "me"}]}, "unsupported_key", "messages.0.name"),
+        ({"stop": ["x"]}, "unsupported_key", "stop"),
+        ({"logprobs": True}, "unsupported_key", "logprobs"),
+        ({"tools": [{"type": "function"}]}, "unsupported_key", "tools"),
+        ({"response_format": {"type": "json_object"}}, "unsupported_key", "response_format"),
+        ({"logit_bias": {"1": 2}}, "unsupported_key", "logit_bias"),
+        ({"presence_penalty": 0.5}, "unsupported_key", "presence_penalty"),
+        ({"reasoning_effort": "high"}, "unsupported_key", "reasoning_effort"),
+        ({"stream_options": {"include_usage": True}}, "invalid_value", "stream_options"),
     ],
 )
-def test_a_body_that_cannot_be_used_is_400(server: Running, body: bytes) -> None:
-    error = error_of(server.client.post("/v1/chat/completions", content=body, headers=JSON), 400)
-    assert error["type"] == "invalid_request_error"
-    assert not server.backend.requests
+def test_invalid_key_is_refused_by_name(keys: dict[str, Any], code: str, param: str) -> None:
+    error = refusal(**keys)
+    assert (error.status, error.code, error.param) == (400, code, param)
+    assert param.split(".")[0] in error.message
+    assert error.message.endswith(".")
+    assert "\n" not in error.message
 
 
-def test_another_content_type_is_400(server: Running) -> None:
-    body = json.dumps({"messages": CHAT}).encode()
-    for headers in ({"Content-Type": "text/plain"}, {}):
-        error_of(server.client.post("/v1/chat/completions", content=body, headers=headers), 400)
-    assert server.client.post("/v1/chat/completions", content=body, headers=JSON).status_code == 200
+def test_invalid_value_is_quoted_with_its_limit() -> None:
+    assert "101" in refusal(rsa_t=101).message
+    assert "100" in refusal(rsa_t=101).message
+    assert "4,096" in refusal(rsa_n=1024, rsa_t=100).message
+    assert "temperature" in refusal(rsa_temperature=1).message
 
 
-def test_large_bodies_are_413(serve: Serve) -> None:
-    server = serve(max_body_bytes=1_000)
-    error_of(server.post(messages=[{"role": "user", "content": "x" * 2_000}]), 413)
-    pieces = (b"x" * 300 for _ in range(10))
-    error_of(server.client.post("/v1/chat/completions", content=pieces, headers=JSON), 413)
+def test_keys_without_effect_are_accepted() -> None:
+    plan(
+        stop=None, tools=[], tool_choice="none", logprobs=False, response_format={"type": "text"}, user="me",
+        frequency_penalty=0, parallel_tool_calls=True, metadata={"a": "b"}, modalities=["text"], store=False,
+        rsa_n=8.0,
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize("keys", [{"x" * 3_000_000: 1}, {"model": "x" * 3_000_000}, {"rsa_profile": "x" * 3_000_000}])
-def test_errors_quote_no_more_than_a_line_of_a_body(server: Running, keys: dict[str, Any]) -> None:
-    assert len(server.post(messages=CHAT, **keys).content) < 1_000
+def test_request_switches_thinking_off() -> None:
+    assert config(chat_template_kwargs={"enable_thinking": False}).enable_thinking is False
+    assert config(reasoning_effort="none", rsa_t=1).enable_thinking is False
+    assert config().enable_thinking is True
 
 
-def test_unknown_addresses_and_methods(server: Running) -> None:
-    error_of(server.get("/v1/nothing"), 404)
-    error_of(server.get("/v1/chat/completions"), 405)
-    error_of(server.post(**RSA | {"model": "another"}), 404)
-
-
-@pytest.mark.parametrize("run_id", ["0123456789abcdef", "<script>"])
-def test_a_page_of_no_run_says_so_to_a_person(server: Running, run_id: str) -> None:
-    answer = server.get(f"/runs/{quote(run_id)}")
-    assert answer.status_code == 404
-    assert answer.headers["content-type"].startswith("text/html")
-    assert f"There is no run &#x27;{escape(run_id)}&#x27;." in answer.text
-    assert 'href="/"' in answer.text
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_budget_that_the_context_cannot_hold_is_400(serve: Serve, stream: bool) -> None:
-    server = serve(FakeBackend(context_length=500))
-    error = error_of(server.post(**RSA | {"max_tokens": 600, "stream": stream}), 400)
-    assert error["code"] == "context_length_exceeded"
-    assert "short_resp_len" in error["message"]
-    assert "thinking_tokens" not in error["message"]
-    assert server.get("/v1/runs").json()["data"] == []
-    error_of(server.post(messages=CHAT, max_tokens=600, stream=stream), 400)
-    long = [{"role": "user", "content": "x" * 700}]
-    assert "too long" in error_of(server.post(messages=long, stream=stream), 400)["message"]
-    assert "too long" in error_of(server.post(**RSA | {"messages": long}, stream=stream), 400)["message"]
-
-
-def test_a_long_prompt_is_read_while_others_are_answered(serve: Serve) -> None:
-    reading = threading.Event()
-
-    class Slow(CharacterTokenizer):
-        def encode(self, text: str) -> list[int]:
-            reading.set()
-            time.sleep(1)
-            return super().encode(text)
-
-    server = serve(FakeBackend(tokenizer=Slow(), context_length=500))
-    long = [{"role": "user", "content": "x" * 700}]
-    with ThreadPoolExecutor(1) as pool:
-        refused = pool.submit(server.post, messages=long)
-        assert reading.wait(5)
-        assert httpx2.get(f"{server.url}/health").status_code == 200
-        assert not refused.done()
-        error_of(refused.result(), 400)
-
-
-def test_a_budget_that_the_memory_cannot_hold_is_400(serve: Serve) -> None:
-    """Only the aggregation prompt is too long: known before round 0 is generated."""
-    server = serve(SmallBackend())
-    error = error_of(server.post(**RSA | {"max_tokens": 800, "stream": True}), 400)
-    assert error["code"] == "insufficient_memory"
-    assert not server.backend.requests
-    assert server.post(**RSA | {"max_tokens": 100}).status_code == 200
-
-
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("keys", [{"messages": CHAT}, RSA | {"rsa_progress": "none"}])
-def test_an_engine_that_fails_is_502(serve: Serve, stream: bool, keys: dict[str, Any]) -> None:
-    def fail(request: Any) -> None:
-        raise BackendError("The engine broke.")
-
-    server = serve(FakeBackend(fail=fail))
-    answer = server.post(**keys, stream=stream)
-    assert error_of(answer, 502)["type"] == "server_error"
-    stored = server.get(f"/v1/runs/{answer.headers['X-MRSA-Run-Id']}")
-    assert stored.status_code == (200 if "rsa_t" in keys else 404)
-
-
-def test_one_failed_trace_does_not_end_a_run(serve: Serve) -> None:
-    def fail(request: Any) -> None:
-        if request.trace_id == "r0-00":
-            raise BackendError("The engine broke.")
-
-    server = serve(FakeBackend(fail=fail))
-    metadata = server.post(**RSA | {"rsa_final_n": 0}).json()["rsa_metadata"]
-    assert any("r0-00 was given up" in warning for warning in metadata["warnings"])
-    error = error_of(server.post(messages=CHAT, n=2), 502)
-    assert "1 of 2 choices" in error["message"]
-
-
-def test_a_failure_behind_the_first_piece_is_the_streams_last_event(serve: Serve) -> None:
-    def fail(request: Any) -> None:
-        if request.trace_id.startswith("r1"):
-            raise BackendError("The engine broke.")
-
-    text = serve(FakeBackend(fail=fail)).post(**RSA, stream=True).text
-    last = [line for line in text.splitlines() if line.startswith("data:")][-1]
-    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "run_failed"
-    assert "[DONE]" not in text
-
-
-def test_an_answer_that_broke_off_cannot_be_taken_back(serve: Serve) -> None:
-    """The final trace fails once, after a piece of its answer went out: the client must hear of it."""
-    failed: list[int] = []
-
-    def step(request: Any, start: int) -> None:
-        if start > 300 and not failed:
-            failed.append(start)
-            raise BackendError("The engine broke.")
-
-    server = serve(FakeBackend(lambda request, rng: boxed("7" * 200), on_step=step))
-    text = server.post(messages=CHAT, max_tokens=900, stream=True).text
-    assert "in the middle of the answer" in text.splitlines()[-2]
-
-
-def test_a_full_queue_is_429_and_says_when_to_try_again(serve: Serve) -> None:
-    server = serve(PausedBackend(), queue=1)
-    with server.client.stream("POST", "/v1/chat/completions", json={"messages": CHAT, "stream": True}) as first:
-        lines = first.iter_lines()
-        next(lines)  # closing the iterator would hang up
-        answer = server.post(messages=CHAT)
-        assert error_of(answer, 429)["code"] == "queue_full"
-        assert int(answer.headers["Retry-After"]) >= 1
-
-
-def test_requests_that_are_being_prepared_have_their_place_in_the_queue(serve: Serve) -> None:
-    reading, go_on = threading.Event(), threading.Event()
-
-    class Slow(CharacterTokenizer):
-        def encode(self, text: str) -> list[int]:
-            reading.set()
-            assert go_on.wait(10)
-            return super().encode(text)
-
-    server = serve(FakeBackend(tokenizer=Slow(), context_length=500), queue=1)
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(server.post, messages=CHAT)
-        assert reading.wait(5)
-        assert error_of(httpx2.post(f"{server.url}/v1/chat/completions", json={"messages": CHAT}), 429)
-        go_on.set()
-        assert first.result().status_code == 200
-
-
-def test_a_bug_is_a_500_without_its_details(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
-        raise ZeroDivisionError("a secret")
-
-    monkeypatch.setattr(completions, "build_plan", broken)
-    error = error_of(server.post(messages=CHAT), 500)
-    assert "secret" not in error["message"]
+def test_aliases_and_rsa_keys_are_keys_of_the_body() -> None:
+    assert set(ALIASES.values()) <= set(ChatRequest.model_fields)
+    assert set(ChatRequest.model_fields) >= RSA_KEYS

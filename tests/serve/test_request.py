@@ -1,200 +1,234 @@
-"""Zyphra's keys, one by one: aliases, defaults, clamps, refusals. Pure: from a body to a run's settings."""
+"""Invalid bodies and failed runs: never a status 500, 422 or 200."""
 
 from __future__ import annotations
 
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from html import escape
 from typing import Any
+from urllib.parse import quote
 
+import httpx2
 import pytest
 
-from markovian_rsa_mlx.config import PROFILES, RSAConfig
-from markovian_rsa_mlx.errors import ConfigError
-from markovian_rsa_mlx.serve.errors import RequestError
-from markovian_rsa_mlx.serve.plan import Plan, RemainingTokens, build_plan
-from markovian_rsa_mlx.serve.request import ALIASES, RSA_KEYS, ChatRequest, parse
+from markovian_rsa_mlx.backends.base import EngineInfo
+from markovian_rsa_mlx.errors import BackendError
+from markovian_rsa_mlx.serve import completions
 
-CHAT = [{"role": "user", "content": "?"}]
-TABLE = RSAConfig.apex_xhigh()
+from ..support.fakes import CharacterTokenizer, FakeBackend, boxed
+from .conftest import CHAT, RSA, PausedBackend, Running, Serve
 
-
-def plan(base: RSAConfig = TABLE, **keys: Any) -> Plan:
-    return build_plan(parse({"messages": CHAT, **keys}), base, lambda chat, thinking: RemainingTokens())
+JSON = {"Content-Type": "application/json"}
 
 
-def config(base: RSAConfig = TABLE, **keys: Any) -> RSAConfig:
-    return plan(base, **keys).config
+class SmallBackend(FakeBackend):
+    """An engine whose memory holds 1,200 tokens of one byte."""
+
+    @property
+    def info(self) -> EngineInfo:
+        return replace(super().info, memory_limit_bytes=1_200)
 
 
-def refused(**keys: Any) -> str:
-    with pytest.raises((RequestError, ConfigError)) as caught:
-        plan(**keys)
-    assert getattr(caught.value, "status", 400) == 400
-    return str(caught.value)
-
-
-def test_the_table_holds_without_a_profile() -> None:
-    made = config(rsa_debug=False)
-    assert (made.rounds, made.population, made.aggregation_size) == (8, 32, 4)
-    assert (made.thinking_tokens, made.tail_tokens, made.final_count) == (32768, 4096, 1)
-    assert (made.final_temperature, made.final_top_p, made.final_top_k) == (0.6, 0.95, 40)
-    assert (made.carry, made.concurrency) == ("tail", "auto")
-
-
-def test_every_key_means_its_setting() -> None:
-    made = config(
-        rsa_t=3, rsa_n=6, rsa_k=3, short_resp_len=900, tail_window_len=90, rsa_final_n=2, max_tokens=800,
-        final_temperature=0.1, final_top_p=0.2, final_top_k=3, temperature=0.4, top_p=0.5, top_k=6, min_p=0.7,
-        rsa_max_concurrency=9, rsa_seed=11, rsa_selection="majority",
-    )  # fmt: skip
-    expected = TABLE.replace(
-        rounds=3, population=6, aggregation_size=3, thinking_tokens=900, tail_tokens=90, final_candidates=2,
-        final_tokens=800, final_temperature=0.1, final_top_p=0.2, final_top_k=3, temperature=0.4, top_p=0.5, top_k=6,
-        min_p=0.7, concurrency=9, seed=11, answer_selection="majority",
-    )  # fmt: skip
-    assert made == expected
-
-
-@pytest.mark.parametrize("alias", ALIASES)
-def test_aliases(alias: str) -> None:
-    name = ALIASES[alias]
-    asked = parse({"messages": CHAT, alias: "a text"} if name == "summary_prompt" else {"messages": CHAT, alias: 1})
-    assert getattr(asked, name) == ("a text" if name == "summary_prompt" else 1)
-    with pytest.raises(RequestError, match="two names of one setting"):
-        parse({"messages": CHAT, alias: 1, name: 0})
-    assert parse({"messages": CHAT, alias: None, name: "x" if name == "summary_prompt" else 1}).given(name)
-
-
-@pytest.mark.parametrize("key", sorted(RSA_KEYS))
-def test_each_of_the_keys_starts_rsa(key: str) -> None:
-    values: dict[str, Any] = {"rsa_profile": "embedded", "rsa_selection": "single", "rsa_t": 1, "rsa_summarize": True}
-    extra = {"rsa_summarize": True} if key == "summary_prompt" else {}
-    value = "Sum it up." if key == "summary_prompt" else values.get(key, 1)
-    assert plan(**{key: value, **extra}).rsa
-
-
-def test_n_alone_does_not_start_rsa_but_stands_in_for_rsa_n() -> None:
-    assert not plan(n=3).rsa
-    assert config(n=3).population == 3
-    assert config(n=3, rsa_t=2).population == 3
-    assert config(n=3, rsa_n=5, rsa_t=2).population == 5
-
-
-def test_k_is_clamped_to_n_and_f_to_n() -> None:
-    made = config(rsa_n=2, rsa_k=9, rsa_final_n=7)
-    assert (made.aggregation_size, made.final_count) == (2, 2)
-    assert config(rsa_n=3).aggregation_size == 3
-    assert config(rsa_n=8, rsa_k=100).aggregation_size == 8
-    assert config(rsa_n=3, rsa_final_n=0).final_count == 3
+def error_of(response: httpx2.Response, status: int) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    error: dict[str, Any] = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"].endswith(".")
+    assert "\n" not in error["message"]
+    return error
 
 
 @pytest.mark.parametrize(
-    ("said", "meant"), [("1", True), ("yes", True), ("On", True), (1, True), ("0", False), ("OFF", False)]
-)
-def test_switches_may_be_words(said: Any, meant: bool) -> None:
-    assert parse({"messages": CHAT, "use_pacore": said}).use_pacore is meant
-
-
-def test_the_window_off_is_full_chain() -> None:
-    assert config(rsa_tail_window=False).tail_tokens == "full"
-    assert config(TABLE.replace(tail_tokens="full"), rsa_tail_window=True).tail_tokens == TABLE.thinking_tokens
-
-
-def test_a_profiles_tail_gives_way_to_a_small_beta_and_a_given_one_does_not() -> None:
-    made = plan(short_resp_len=100)
-    assert made.config.tail_tokens == "full"
-    assert "4096" in made.warnings[0]
-    assert "tail_tokens is 200" in refused(short_resp_len=100, tail_window_len=200)
-
-
-def test_a_null_of_the_final_round_means_as_before() -> None:
-    made = config(final_temperature=None, final_top_p=None, temperature=0.3)
-    assert (made.final_temperature, made.final_top_p, made.final_top_k) == (None, None, 40)
-    assert made.sampling(final=True).temperature == 0.3
-
-
-def test_summaries() -> None:
-    assert config(rsa_summarize=True).carry == "summary"
-    assert config(rsa_summarize=True, rsa_tail_window=False).carry == "summary"
-    assert config(rsa_summarize="yes", summary_prompt="Short!").summary_prompt == "Short!"
-    assert "exclude each other" in refused(rsa_summarize=True, rsa_tail_window=True)
-    assert "exclude each other" in refused(rsa_summarize=True, use_pacore=True)
-    assert "needs rsa_summarize" in refused(summary_prompt="x")
-
-
-def test_pacore() -> None:
-    assert config(use_pacore=True).carry == "answer"
-    pacore = TABLE.replace(carry="answer")
-    assert config(pacore, rsa_t=1).carry == "answer"
-    assert config(pacore, rsa_t=1, use_pacore=False).carry == "tail"
-
-
-def test_profiles_by_name() -> None:
-    assert config(rsa_profile="paper-16k") == PROFILES["paper-16k"].replace(memory_limit_gb=None)
-    assert "no profile 'x'" in refused(rsa_profile="x")
-
-
-def test_no_request_lifts_the_servers_memory_limit() -> None:
-    assert config(TABLE.replace(memory_limit_gb=3.0), rsa_t=1).memory_limit_gb is None
-
-
-@pytest.mark.parametrize(
-    ("keys", "said"),
+    "body",
     [
-        ({"rsa_t": -1}, "rsa_t is -1"),
-        ({"rsa_t": 10**30}, "rsa_t is"),
-        ({"rsa_t": "3"}, "rsa_t is '3'"),
-        ({"rsa_t": 1.5}, "rsa_t is 1.5"),
-        ({"rsa_t": True}, "rsa_t is True"),
-        ({"rsa_n": 0}, "rsa_n is 0"),
-        ({"rsa_n": 1024, "rsa_t": 100}, "at most 4,096 traces"),
-        ({"rsa_k": 0}, "rsa_k is 0"),
-        ({"rsa_n": 100, "rsa_k": 65}, "rsa_k is 65; allowed: at most 64"),
-        ({"temperature": 11}, "temperature is 11"),
-        ({"top_p": 0}, "top_p is 0"),
-        ({"max_tokens": 0}, "max_tokens is 0"),
-        ({"max_tokens": 5, "max_completion_tokens": 6}, "two names of one setting"),
-        ({"seed": -1}, "seed is -1"),
-        ({"rsa_debug": "maybe"}, "rsa_debug is 'maybe': give true or false"),
-        ({"rsa_selection": "best"}, "rsa_selection is 'best'"),
-        ({"rsa_temperature": 1}, "did you mean"),
-        ({"nonsense": 1}, "nonsense is no key of this server"),
-        ({"messages": []}, "messages is"),
-        ({"messages": "hi"}, "messages is 'hi'"),
-        ({"messages": [{"role": "user"}]}, "content is missing"),
-        ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "text parts only"),
-        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "no tools"),
-        ({"messages": [{"role": "user", "content": "x", "name": "me"}]}, "would not reach the model"),
-        ({"stop": ["x"]}, "stop is not supported"),
-        ({"logprobs": True}, "logprobs is not supported"),
-        ({"tools": [{"type": "function"}]}, "tools is not supported"),
-        ({"response_format": {"type": "json_object"}}, "response_format is not supported"),
-        ({"logit_bias": {"1": 2}}, "logit_bias is not supported"),
-        ({"presence_penalty": 0.5}, "presence_penalty is not supported"),
-        ({"reasoning_effort": "high"}, "reasoning_effort is not supported"),
-        ({"stream_options": {"include_usage": True}}, "needs stream"),
+        b"",
+        b"nonsense",
+        b"[]",
+        b"null",
+        b'{"messages": 1',
+        b'{"n": 1, "n": 2}',
+        b'{"messages": [{"role": "user", "role": "user", "content": "x"}]}',
+        b'{"temperature": NaN, "messages": [{"role": "user", "content": "x"}]}',
+        b'{"temperature": 1e999, "messages": [{"role": "user", "content": "x"}]}',
+        b'{"seed": ' + b"9" * 5_000 + b', "messages": []}',
+        b'{"seed": ' + b"9" * 4_000 + b', "messages": [{"role": "user", "content": "x"}]}',
+        b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+        b'{"\\ud800": 1}',
+        b'{"messages": "\xff\xfe"}',
+        b"[" * 100_000,
+        b'{"messages":' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+        b'{"messages": [{"role": "user", "content": ""}]}',
+        b'{"messages": [{"role": "assistant", "content": "x"}]}',
+        b'{"a\xc2\x85\\nb": 1}',
     ],
-)  # fmt: skip
-def test_what_cannot_be_is_refused_by_name(keys: dict[str, Any], said: str) -> None:
-    message = refused(**keys)
-    assert said in message
-    assert message.endswith(".")
-    assert "\n" not in message
+)
+def test_invalid_body_is_400(server: Running, body: bytes) -> None:
+    error = error_of(server.client.post("/v1/chat/completions", content=body, headers=JSON), 400)
+    assert error["type"] == "invalid_request_error"
+    assert not server.backend.requests
 
 
-def test_what_changes_nothing_is_taken() -> None:
-    plan(
-        stop=None, tools=[], tool_choice="none", logprobs=False, response_format={"type": "text"}, user="me",
-        frequency_penalty=0, parallel_tool_calls=True, metadata={"a": "b"}, modalities=["text"], store=False,
-        rsa_n=8.0,
-    )  # fmt: skip
+def test_other_content_type_is_400(server: Running) -> None:
+    body = json.dumps({"messages": CHAT}).encode()
+    for headers in ({"Content-Type": "text/plain"}, {}):
+        error_of(server.client.post("/v1/chat/completions", content=body, headers=headers), 400)
+    assert server.client.post("/v1/chat/completions", content=body, headers=JSON).status_code == 200
 
 
-def test_thinking_can_be_switched_off() -> None:
-    assert config(chat_template_kwargs={"enable_thinking": False}).enable_thinking is False
-    assert config(reasoning_effort="none", rsa_t=1).enable_thinking is False
-    assert config().enable_thinking is True
+def test_large_body_is_413(serve: Serve) -> None:
+    server = serve(max_body_bytes=1_000)
+    error_of(server.post(messages=[{"role": "user", "content": "x" * 2_000}]), 413)
+    pieces = (b"x" * 300 for _ in range(10))
+    error_of(server.client.post("/v1/chat/completions", content=pieces, headers=JSON), 413)
 
 
-def test_every_alias_names_a_key() -> None:
-    assert set(ALIASES.values()) <= set(ChatRequest.model_fields)
-    assert set(ChatRequest.model_fields) >= RSA_KEYS
+@pytest.mark.parametrize("keys", [{"x" * 3_000_000: 1}, {"model": "x" * 3_000_000}, {"rsa_profile": "x" * 3_000_000}])
+def test_errors_quote_at_most_a_line_of_a_body(server: Running, keys: dict[str, Any]) -> None:
+    assert len(server.post(messages=CHAT, **keys).content) < 1_000
+
+
+def test_unknown_path_method_or_model_is_404_or_405(server: Running) -> None:
+    error_of(server.get("/v1/nothing"), 404)
+    error_of(server.get("/v1/chat/completions"), 405)
+    error_of(server.post(**RSA | {"model": "another"}), 404)
+
+
+@pytest.mark.parametrize("run_id", ["0123456789abcdef", "<script>"])
+def test_page_of_an_unknown_run_is_html(server: Running, run_id: str) -> None:
+    answer = server.get(f"/runs/{quote(run_id)}")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"].startswith("text/html")
+    assert f"There is no run &#x27;{escape(run_id)}&#x27;." in answer.text
+    assert 'href="/"' in answer.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_max_tokens_above_the_context_is_400(serve: Serve, stream: bool) -> None:
+    server = serve(FakeBackend(context_length=500))
+    error = error_of(server.post(**RSA | {"max_tokens": 600, "stream": stream}), 400)
+    assert error["code"] == "context_length_exceeded"
+    assert "short_resp_len" in error["message"]
+    assert "thinking_tokens" not in error["message"]
+    assert server.get("/v1/runs").json()["data"] == []
+    error_of(server.post(messages=CHAT, max_tokens=600, stream=stream), 400)
+    long = [{"role": "user", "content": "x" * 700}]
+    for keys in ({"messages": long}, RSA | {"messages": long}):
+        assert error_of(server.post(**keys, stream=stream), 400)["param"] == "messages"
+
+
+def test_long_prompt_does_not_block_other_requests(serve: Serve) -> None:
+    reading = threading.Event()
+
+    class Slow(CharacterTokenizer):
+        def encode(self, text: str) -> list[int]:
+            reading.set()
+            time.sleep(1)
+            return super().encode(text)
+
+    server = serve(FakeBackend(tokenizer=Slow(), context_length=500))
+    long = [{"role": "user", "content": "x" * 700}]
+    with ThreadPoolExecutor(1) as pool:
+        refused = pool.submit(server.post, messages=long)
+        assert reading.wait(5)
+        assert httpx2.get(f"{server.url}/health").status_code == 200
+        assert not refused.done()
+        error_of(refused.result(), 400)
+
+
+def test_max_tokens_above_the_memory_is_400(serve: Serve) -> None:
+    """Only the aggregation prompt is too long, which is known before round 0 is generated."""
+    server = serve(SmallBackend())
+    error = error_of(server.post(**RSA | {"max_tokens": 800, "stream": True}), 400)
+    assert error["code"] == "insufficient_memory"
+    assert not server.backend.requests
+    assert server.post(**RSA | {"max_tokens": 100}).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("keys", [{"messages": CHAT}, RSA | {"rsa_progress": "none"}])
+def test_failed_engine_is_502(serve: Serve, stream: bool, keys: dict[str, Any]) -> None:
+    def fail(request: Any) -> None:
+        raise BackendError("The engine broke.")
+
+    server = serve(FakeBackend(fail=fail))
+    answer = server.post(**keys, stream=stream)
+    assert error_of(answer, 502)["type"] == "server_error"
+    stored = server.get(f"/v1/runs/{answer.headers['X-MRSA-Run-Id']}")
+    assert stored.status_code == (200 if "rsa_t" in keys else 404)
+
+
+def test_failed_trace_does_not_end_a_run(serve: Serve) -> None:
+    def fail(request: Any) -> None:
+        if request.trace_id == "r0-00":
+            raise BackendError("The engine broke.")
+
+    server = serve(FakeBackend(fail=fail))
+    metadata = server.post(**RSA | {"rsa_final_n": 0}).json()["rsa_metadata"]
+    assert any("r0-00" in warning for warning in metadata["warnings"])
+    assert error_of(server.post(messages=CHAT, n=2), 502)["code"] == "generation_failed"
+
+
+def test_failure_after_the_first_chunk_is_the_streams_last_event(serve: Serve) -> None:
+    def fail(request: Any) -> None:
+        if request.trace_id.startswith("r1"):
+            raise BackendError("The engine broke.")
+
+    text = serve(FakeBackend(fail=fail)).post(**RSA, stream=True).text
+    last = [line for line in text.splitlines() if line.startswith("data:")][-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "run_failed"
+    assert "[DONE]" not in text
+
+
+def test_failure_in_the_middle_of_an_answer_is_an_error(serve: Serve) -> None:
+    """The final trace fails once, after a part of its answer was sent, which cannot be taken back."""
+    failed: list[int] = []
+
+    def step(request: Any, start: int) -> None:
+        if start > 300 and not failed:
+            failed.append(start)
+            raise BackendError("The engine broke.")
+
+    server = serve(FakeBackend(lambda request, rng: boxed("7" * 200), on_step=step))
+    text = server.post(messages=CHAT, max_tokens=900, stream=True).text
+    assert json.loads(text.splitlines()[-2].removeprefix("data: "))["error"]["code"] == "generation_failed"
+    assert "[DONE]" not in text
+
+
+def test_full_queue_is_429_with_retry_after(serve: Serve) -> None:
+    server = serve(PausedBackend(), queue=1)
+    with server.client.stream("POST", "/v1/chat/completions", json={"messages": CHAT, "stream": True}) as first:
+        lines = first.iter_lines()
+        next(lines)  # closing the iterator would disconnect
+        answer = server.post(messages=CHAT)
+        assert error_of(answer, 429)["code"] == "queue_full"
+        assert int(answer.headers["Retry-After"]) >= 1
+
+
+def test_requests_in_preparation_count_for_the_queue(serve: Serve) -> None:
+    reading, proceed = threading.Event(), threading.Event()
+
+    class Slow(CharacterTokenizer):
+        def encode(self, text: str) -> list[int]:
+            reading.set()
+            assert proceed.wait(10)
+            return super().encode(text)
+
+    server = serve(FakeBackend(tokenizer=Slow(), context_length=500), queue=1)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.post, messages=CHAT)
+        assert reading.wait(5)
+        assert error_of(httpx2.post(f"{server.url}/v1/chat/completions", json={"messages": CHAT}), 429)
+        proceed.set()
+        assert first.result().status_code == 200
+
+
+def test_unexpected_error_is_500_without_details(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a secret")
+
+    monkeypatch.setattr(completions, "build_plan", broken)
+    error = error_of(server.post(messages=CHAT), 500)
+    assert "secret" not in error["message"]

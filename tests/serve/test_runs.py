@@ -1,4 +1,4 @@
-"""The endpoints of runs: list, look, follow, download."""
+"""The endpoints of runs: list, describe, follow, download."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .test_disconnect import ask_in_the_background, wait_until
 
 
 def events_of(text: str) -> list[tuple[int, str, dict[str, object]]]:
-    """(id, event, data) of a server-sent event stream."""
+    """Return (id, event, data) of each event of a stream."""
     found = []
     for block in text.strip().split("\n\n"):
         fields = dict(line.split(": ", 1) for line in block.split("\n") if not line.startswith(":"))
@@ -26,7 +26,7 @@ def events_of(text: str) -> list[tuple[int, str, dict[str, object]]]:
     return found
 
 
-def test_runs_are_listed_newest_first_and_paged(server: Running) -> None:
+def test_runs_are_listed_newest_first_in_pages(server: Running) -> None:
     ids = [server.post(**RSA | {"seed": seed}).json()["rsa_metadata"]["run_id"] for seed in range(5)]
     page = server.get("/v1/runs", params={"limit": 2}).json()
     assert [item["id"] for item in page["data"]] == ids[:2:-1]
@@ -36,14 +36,14 @@ def test_runs_are_listed_newest_first_and_paged(server: Running) -> None:
     assert not rest["has_more"]
 
 
-def test_a_run_of_the_command_line_is_one_of_them(server: Running, home: Path) -> None:
+def test_run_of_the_command_line_is_listed(server: Running, home: Path) -> None:
     result = run_in_process(FakeBackend(), path=home / "of-solve.jsonl")
     item = server.get(f"/v1/runs/{result.run_id}").json()
     assert (item["state"], item["answer"], item["trail"]) == ("finished", result.answer, str(home / "of-solve.jsonl"))
     assert server.get("/v1/runs").json()["data"] == [item]
 
 
-def test_the_run_id_stands_in_the_header_and_leads_to_the_trail(server: Running) -> None:
+def test_run_id_in_the_header_leads_to_the_trail(server: Running) -> None:
     answer = server.post(**RSA)
     run_id = answer.headers["X-MRSA-Run-Id"]
     assert answer.json()["rsa_metadata"]["run_id"] == run_id
@@ -52,7 +52,7 @@ def test_the_run_id_stands_in_the_header_and_leads_to_the_trail(server: Running)
     assert json.loads(trail.text.splitlines()[0])["run_id"] == run_id
 
 
-def test_a_finished_run_is_replayed_with_line_numbers(server: Running) -> None:
+def test_events_of_a_finished_run_have_line_numbers(server: Running) -> None:
     metadata = server.post(**RSA).json()["rsa_metadata"]
     lines = Path(metadata["trail"]).read_text().splitlines()
     events = events_of(server.get(f"/v1/runs/{metadata['run_id']}/events").text)
@@ -65,7 +65,7 @@ def test_a_finished_run_is_replayed_with_line_numbers(server: Running) -> None:
     assert all_seen.status_code == 204
 
 
-def test_lines_of_any_length_and_damaged_ones_are_told_to_the_last(server: Running) -> None:
+def test_long_and_damaged_lines_do_not_end_the_events(server: Running) -> None:
     metadata = server.post(**RSA).json()["rsa_metadata"]
     path = Path(metadata["trail"])
     lines = path.read_bytes().splitlines()
@@ -76,10 +76,10 @@ def test_lines_of_any_length_and_damaged_ones_are_told_to_the_last(server: Runni
     assert events[-1][1] == "run_end"
 
 
-def test_a_running_run_is_followed_until_it_is_cancelled(serve: Serve) -> None:
+def test_events_follow_a_run_until_it_is_cancelled(serve: Serve) -> None:
     paused = serve(PausedBackend(pause_s=0.01))
     thread, _ = ask_in_the_background(paused, **RSA)
-    (run,) = paused.service.active
+    (run,) = paused.manager.active
     seen = []
     with paused.client.stream("GET", f"/v1/runs/{run.run_id}/events") as answer:
         for line in answer.iter_lines():
@@ -88,11 +88,11 @@ def test_a_running_run_is_followed_until_it_is_cancelled(serve: Serve) -> None:
                 wait_until(lambda: run.generated > 5)
                 run.task.get_loop().call_soon_threadsafe(run.cancel, "request")
     assert "event: run_setup" in seen
-    assert "event: trace_checkpoint" in seen  # written as the run was cancelled, and still told
+    assert "event: trace_checkpoint" in seen  # written when the run was cancelled
     thread.join()
 
 
-def test_a_run_without_a_trail_can_be_seen_and_cancelled_while_it_runs(serve: Serve) -> None:
+def test_active_run_without_a_trail_is_listed_and_cancelled(serve: Serve) -> None:
     paused = serve(PausedBackend())
     thread, answers = ask_in_the_background(paused, messages=CHAT)
     (item,) = paused.get("/v1/runs").json()["data"]
@@ -102,10 +102,10 @@ def test_a_run_without_a_trail_can_be_seen_and_cancelled_while_it_runs(serve: Se
     thread.join()
     assert answers[0].status_code == 409
     assert paused.get(f"/v1/runs/{item['id']}").status_code == 404
-    wait_until(lambda: not paused.service.active)
+    wait_until(lambda: not paused.manager.active)
 
 
-def test_addresses_reach_no_other_file(server: Running, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_do_not_reach_other_files(server: Running, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home.mkdir(parents=True)
     monkeypatch.chdir(home.parent)
     Path("abcdef").write_text('{"event": "run_start", "run_id": "abcdef"}\n')
@@ -117,7 +117,7 @@ def test_addresses_reach_no_other_file(server: Running, home: Path, monkeypatch:
     assert server.get("/v1/runs", params={"after": "../secret"}).status_code == 400
 
 
-def test_a_damaged_file_is_listed_as_such(server: Running, home: Path) -> None:
+def test_damaged_file_is_listed_as_damaged(server: Running, home: Path) -> None:
     home.mkdir(parents=True)
     (home / "bad.jsonl").write_bytes(b"\xff\n")
     (item,) = server.get("/v1/runs").json()["data"]
@@ -125,23 +125,23 @@ def test_a_damaged_file_is_listed_as_such(server: Running, home: Path) -> None:
     assert item["problem"]
 
 
-def test_a_file_that_goes_away_meanwhile_does_not_spoil_the_list(server: Running, home: Path) -> None:
+def test_removed_file_does_not_break_the_list(server: Running, home: Path) -> None:
     metadata = server.post(**RSA).json()["rsa_metadata"]
-    (home / "gone.jsonl").symlink_to(home / "nothing")  # there when the folder is read, and not when it is looked at
+    (home / "gone.jsonl").symlink_to(home / "nothing")  # in the folder, but without content
     assert [item["id"] for item in server.get("/v1/runs").json()["data"]] == [metadata["run_id"]]
     assert server.get(f"/v1/runs/{metadata['run_id']}").status_code == 200
 
 
-def test_a_line_that_is_not_utf_8_does_not_end_the_stream(server: Running, home: Path) -> None:
+def test_line_that_is_not_utf_8_does_not_end_the_events(server: Running, home: Path) -> None:
     home.mkdir(parents=True)
     lines = [b'{"event": "run_start", "run_id": "abcdef"}', b'{"event": "\xff"}', b'{"event": "run_end"}']
     (home / "2026-abcdef.jsonl").write_bytes(b"\n".join([*lines, b""]))
-    told = server.get("/v1/runs/abcdef/events").text
-    assert [line for line in told.splitlines() if line.startswith("id: ")] == ["id: 1", "id: 2", "id: 3"]
-    assert 'data: {"event": "\ufffd"}' in told
+    text = server.get("/v1/runs/abcdef/events").text
+    assert [line for line in text.splitlines() if line.startswith("id: ")] == ["id: 1", "id: 2", "id: 3"]
+    assert 'data: {"event": "\ufffd"}' in text
 
 
-def test_a_trail_of_the_server_verifies(server: Running) -> None:
+def test_trail_of_the_server_is_valid(server: Running) -> None:
     metadata = server.post(**RSA | {"rsa_summarize": True, "summary_prompt": "{{ 7 }} 'Sum' it \"up\"!\n"}).json()
     verify_file(Path(metadata["rsa_metadata"]["trail"]), equivalent=equal_text)
     prompts = [r.messages[-1]["content"] for r in server.backend.requests if "[notes]" in r.messages[-1]["content"]]

@@ -1,5 +1,4 @@
-"""The server: Markovian RSA behind the OpenAI protocol.
+"""The server: Markovian RSA over the OpenAI chat protocol.
 
-Knows HTTP, the orchestrator and the folder of trails. Every request is a run of the one shared engine; there is no
-second way to generate. Knows nothing of MLX and of how a model came to be loaded.
+Every request is a run of the one shared orchestrator, an ordinary completion included. Must not import mlx.
 """

@@ -1,16 +1,17 @@
-"""The ASGI application: routes behind the door, and one form for every error."""
+"""The ASGI application: routes, access checks, one form for every error, and counted responses."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,7 +19,7 @@ from ..errors import MarkovianRSAError
 from ..orchestrator import MarkovianRSAOrchestrator
 from .auth import APIKeyMiddleware, HostOriginMiddleware, QueryKeyMiddleware
 from .config import ServerSettings
-from .errors import RequestError, internal_error, to_request_error
+from .errors import INTERNAL_ERROR, RequestError, to_request_error
 from .pages import pages_routes
 from .routes import ENDPOINTS
 from .run_manager import RunManager
@@ -27,82 +28,69 @@ _log = logging.getLogger(__name__)
 
 
 def build(orchestrator: MarkovianRSAOrchestrator, settings: ServerSettings) -> Starlette:
-    """The application over a loaded engine. Its end cancels what runs; whoever loaded the engine closes it."""
-    service = RunManager(orchestrator, settings)
+    """Return the application over a loaded engine.
+
+    Shutting the application down ends its runs. The caller closes the orchestrator.
+    """
+    manager = RunManager(orchestrator, settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        await service.drain()
+        await manager.drain()
 
     app = Starlette(
         routes=[*(Route(e.path, e.handler, methods=[e.method]) for e in ENDPOINTS), *pages_routes()],
         middleware=[
-            Middleware(ErrorAndMetricsMiddleware, service=service),
+            Middleware(ErrorAndMetricsMiddleware, manager=manager),
             Middleware(HostOriginMiddleware, settings=settings),
             Middleware(QueryKeyMiddleware, settings=settings),
             Middleware(APIKeyMiddleware, settings=settings),
         ],
-        exception_handlers={
-            RequestError: _refused,
-            MarkovianRSAError: _failed,
-            HTTPException: _http_error,
-        },
+        exception_handlers=dict.fromkeys((RequestError, MarkovianRSAError, HTTPException), _report_error),
         lifespan=lifespan,
     )
-    app.state.service = service
+    app.state.manager = manager
     return app
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def _report_error(request: Request, error: Exception) -> Response:
+    """Answer an expected error with the error object of the OpenAI protocol."""
+    if isinstance(error, MarkovianRSAError):
+        error = to_request_error(error)
+    elif isinstance(error, HTTPException):
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+        message = f"{request.method} {request.url.path}: {error.detail}."
+        error = RequestError(error.status_code, message, code, headers=error.headers)
     assert isinstance(error, RequestError)
-    return JSONResponse(error.body(), error.status, error.headers)
-
-
-async def _failed(request: Request, error: Exception) -> Response:
-    assert isinstance(error, MarkovianRSAError)
-    return await _refused(request, to_request_error(error))
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    codes = {404: "not_found", 405: "method_not_allowed"}
-    code = codes.get(error.status_code, "invalid_request")
-    refusal = RequestError(
-        error.status_code, f"{request.method} {request.url.path}: {error.detail}.", code, None, error.headers
-    )
-    return await _refused(request, refusal)
-
-
-def route_of(scope: Scope) -> str:
-    """The address as the table writes it; what no route took is counted together."""
-    endpoint = scope.get("endpoint")
-    return next((each.path for each in ENDPOINTS if each.handler is endpoint), "other")
+    return error.response()
 
 
 class ErrorAndMetricsMiddleware:
-    """Counts answers by route and status, and makes a 500 of what nobody foresaw; its details go to the log only."""
+    """Count responses by route and status, and answer an unexpected error with status 500."""
 
-    def __init__(self, app: ASGIApp, service: RunManager) -> None:
-        self._app, self._service = app, service
+    def __init__(self, app: ASGIApp, manager: RunManager) -> None:
+        self._app, self._manager = app, manager
+        self._routes: dict[Any, str] = {endpoint.handler: endpoint.path for endpoint in ENDPOINTS}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        answered = False
+        started = False
 
-        async def watched(message: Message) -> None:
-            nonlocal answered
+        async def counting_send(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
-                answered = True
-                self._service.metrics.answered(route_of(scope), message["status"])
+                started = True
+                route = self._routes.get(scope.get("endpoint"), "other")
+                self._manager.metrics.requests.labels(route, message["status"]).inc()
             await send(message)
 
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, receive, counting_send)
         except Exception:
-            if answered:  # half an answer: the connection must break
+            if started:  # the response is incomplete, so the connection must break
                 raise
             _log.exception("%s %s failed", scope["method"], scope["path"])
-            await JSONResponse(internal_error().body(), 500)(scope, receive, watched)
+            await INTERNAL_ERROR.response()(scope, receive, counting_send)

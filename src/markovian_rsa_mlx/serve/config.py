@@ -1,4 +1,4 @@
-"""How a server is set up; nothing here can be changed by a request."""
+"""Settings of a server. A request cannot change them."""
 
 from __future__ import annotations
 
@@ -10,28 +10,26 @@ from ..config import RSAConfig
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """`base` is what requests leave unset; `api_key` None asks for none; `hosts` are further names of this server."""
+    """`base` holds the settings that a request leaves unset."""
 
     base: RSAConfig
-    queue: int = 64  #: runs at once, waiting for the engine or in it
-    api_key: str | None = None
+    queue: int = 64  #: maximum number of concurrent runs, waiting ones included
+    api_key: str | None = None  #: None: requests need no key
     host: str = "127.0.0.1"
-    hosts: frozenset[str] = field(default_factory=frozenset)
+    hosts: frozenset[str] = field(default_factory=frozenset)  #: further names accepted in the Host header
     max_body_bytes: int = 4_000_000
-    grace_s: float = 30.0  #: for the runs under way when the server is told to stop
-    names: tuple[str, ...] = ()  #: what clients call the model, the first in answers; none: its own name
-    any_question: bool = False  #: let the embedded reasoner be asked what it was not made for
+    grace_s: float = 30.0  #: time that active runs get to finish when the server stops
+    names: tuple[str, ...] = ()  #: model names for clients, the first one is used in answers; empty: the model's own
+    any_question: bool = False  #: accept questions that the embedded reasoner was not trained for
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server bound to `host`."""
-    if host.lower() == "localhost":
-        return True
-    return is_address(host) and ipaddress.ip_address(host).is_loopback
+    """Return whether only this machine can reach a server bound to `host`."""
+    return host.lower() == "localhost" or (is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
 def is_address(name: str) -> bool:
-    """Whether this is an IP address, not a name."""
+    """Return whether `name` is an IP address."""
     try:
         ipaddress.ip_address(name)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What goes wrong, as clients of the OpenAI protocol read it: a status and one sentence."""
+"""Errors in the form that clients of the OpenAI protocol read: a status, a message and a code."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from starlette.responses import JSONResponse
+
 from ..errors import MarkovianRSAError
 
-#: What a mistake of each kind is over HTTP; any other kind is the server's or the engine's trouble.
+#: HTTP status of each error kind. Any other kind is an error of the server.
 _STATUS: Final = {
     "invalid_setting": 400,
     "invalid_prompt": 400,
@@ -22,7 +24,7 @@ _STATUS: Final = {
     "audit_unavailable": 503,
     "stopped": 503,
 }
-#: Settings as the body calls them.
+#: Settings in error messages, and the body keys or flags that set them.
 _BODY_KEYS: Final = {
     "rounds": "rsa_t",
     "population": "rsa_n",
@@ -37,7 +39,7 @@ _SETTING = re.compile(r"\b(" + "|".join(_BODY_KEYS) + r")\b")
 
 
 class RequestError(Exception):
-    """A request that is refused or that failed; `code` is for programs, `param` names the key at fault."""
+    """A request that was refused or that failed. `code` is for programs, `param` names the invalid key."""
 
     def __init__(
         self,
@@ -52,17 +54,22 @@ class RequestError(Exception):
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, Any]:
-        """The JSON object that OpenAI's clients expect."""
+        """Return the error object of the OpenAI protocol."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
+    def response(self) -> JSONResponse:
+        """Return the HTTP response that reports this error."""
+        return JSONResponse(self.body(), self.status, self.headers)
+
+
+#: An unexpected error. Details go to the log, never to the client.
+INTERNAL_ERROR: Final = RequestError(
+    500, "The server failed unexpectedly. This is a bug; the server's log has the details.", "internal_error"
+)
+
 
 def to_request_error(error: MarkovianRSAError) -> RequestError:
-    """One of our own errors, with settings named as the body names them."""
+    """Convert one of the package's errors, naming settings by their body keys."""
     message = _SETTING.sub(lambda match: _BODY_KEYS[match[0]], str(error))
     return RequestError(_STATUS.get(error.kind, 500), message, error.kind)
-
-
-def internal_error() -> RequestError:
-    """Something that nobody foresaw; what it was stands in the server's log only."""
-    return RequestError(500, "The server failed; its log says why. This is a bug.", "internal_error")

@@ -1,7 +1,7 @@
-"""Token ids as they come, turned into text that never has to be taken back.
+"""Turn token ids into text while they arrive, without ever taking text back.
 
-A character is given out only when all its ids are there, the end of the thinking only when it is certain, and white
-space at the edges not at all: the pieces add up to exactly what the finished trace says.
+A character is given out when all its ids are there, the end of thinking when it is certain, and white space at the
+edges never. The pieces add up to the text of the finished trace.
 """
 
 from __future__ import annotations
@@ -15,68 +15,71 @@ _TORN = "\ufffd"
 
 
 class LiveText:
-    """The text of ids that keep coming, stripped as a whole."""
+    """The text of growing ids, without white space at its edges."""
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
         self._decode = decode
-        self._window: list[int] = []  # the last ids given out, and those that wait
-        self._told = 0  # of the window
-        self._begun, self._held = False, ""
+        self._window: list[int] = []  #: the ids given out last, and those that wait
+        self._emitted = 0  #: number of ids of the window that were given out
+        self._started, self._trailing_space = False, ""
 
     def add(self, ids: Sequence[int]) -> str:
-        """What these ids let be said."""
+        """Append ids and return the text that is now complete."""
         self._window.extend(ids)
-        for torn in range(min(MAX_TORN_IDS, len(self._window) - self._told) + 1):
+        for torn in range(min(MAX_TORN_IDS, len(self._window) - self._emitted) + 1):
             ready = len(self._window) - torn
             text = self._decode(self._window[:ready])
-            if ready > self._told and not text.endswith(_TORN):
+            if ready > self._emitted and not text.endswith(_TORN):
                 return self._advance(text, ready)
         return ""
 
     def end(self) -> str:
-        """What was still held back, torn characters included."""
+        """Return the rest of the text, torn characters included."""
         text = self._advance(self._decode(self._window), len(self._window))
-        self._held = ""
+        self._trailing_space = ""
         return text
 
     def _advance(self, text: str, ready: int) -> str:
-        before = self._decode(self._window[: self._told])
-        # The ids given out last stay in front: some tokenizers decode a first id differently.
-        self._window, self._told = self._window[self._told :], ready - self._told
-        return self._strip(text[len(before) :])
-
-    def _strip(self, text: str) -> str:
-        text = self._held + text
-        text = text if self._begun else text.lstrip()
-        kept = text.rstrip()
-        self._begun, self._held = self._begun or bool(kept), text[len(kept) :]
-        return kept
+        """Give out `text`, that of the window's first `ready` ids, except the part that was given out before."""
+        before = self._decode(self._window[: self._emitted])
+        # Keep the ids given out last in front: some tokenizers decode a first id differently.
+        self._window, self._emitted = self._window[self._emitted :], ready - self._emitted
+        text = self._trailing_space + text[len(before) :]
+        text = text if self._started else text.lstrip()
+        stripped = text.rstrip()
+        self._started, self._trailing_space = self._started or bool(stripped), text[len(stripped) :]
+        return stripped
 
 
 class LiveTrace:
-    """A trace as it grows: (reasoning, answer) pieces. Without `thinking`, or without markers, all is answer.
+    """A growing trace as pieces of reasoning and answer.
 
-    `uncertain`: no thinking was asked for, and nothing in the prompt says so to the model. Whether what it writes is
-    reasoning shows with the marker, or with the end; it is held back until then.
+    Without `thinking`, or without end-of-thinking markers, all of it is the answer. If `uncertain`, the request forbids
+    thinking but the prompt cannot express it. Whether the text is reasoning shows with the marker or at the end, so it
+    is held back until then.
     """
 
     def __init__(self, tokenizer: Tokenizer, thinking: bool, uncertain: bool = False) -> None:
-        self._markers = tokenizer.end_of_thinking if thinking or uncertain else ()
+        self._markers = [tuple(marker) for marker in tokenizer.end_of_thinking] if thinking or uncertain else []
         self._reasoning, self._answer = LiveText(tokenizer.decode), LiveText(tokenizer.decode)
         self._thinking, self._pending = bool(self._markers), list[int]()
         self._uncertain = uncertain
-        self._overlap = max(map(len, self._markers), default=1) - 1  #: ids that may belong to a marker still to come
+        self._overlap = max(map(len, self._markers), default=1) - 1  #: number of last ids that may begin a marker
         self.answered = False  #: whether a piece of the answer was given out
 
     def add(self, ids: Sequence[int]) -> tuple[str, str]:
-        """The pieces that these ids let be said."""
+        """Append ids and return the (reasoning, answer) text that is now certain."""
         reasoning = ""
         if self._thinking:
-            seen = max(len(self._pending) - self._overlap, 0)
+            first = max(len(self._pending) - self._overlap, 0)
             self._pending.extend(ids)
-            found = self._marker(seen)
+            found = self._find_marker(first)
             if found is None:
-                return ("", "") if self._uncertain else (self._reason(), "")
+                ready = len(self._pending) - self._overlap
+                if self._uncertain or ready <= 0:
+                    return "", ""
+                certain, self._pending = self._pending[:ready], self._pending[ready:]
+                return self._reasoning.add(certain), ""
             start, length = found
             reasoning = self._reasoning.add(self._pending[:start]) + self._reasoning.end()
             ids, self._thinking = self._pending[start + length :], False
@@ -85,25 +88,16 @@ class LiveTrace:
         return reasoning, answer
 
     def end(self) -> tuple[str, str]:
-        """What was still held back."""
+        """Return the (reasoning, answer) text that was held back."""
         if self._thinking and self._uncertain:
             return "", self._answer.add(self._pending) + self._answer.end()
         reasoning = self._reasoning.add(self._pending) + self._reasoning.end() if self._thinking else ""
         return reasoning, self._answer.end()
 
-    def _reason(self) -> str:
-        """All that cannot be the beginning of a marker."""
-        ready = len(self._pending) - self._overlap
-        if ready <= 0:
-            return ""
-        text = self._reasoning.add(self._pending[:ready])
-        self._pending = self._pending[ready:]
-        return text
-
-    def _marker(self, seen: int) -> tuple[int, int] | None:
-        """Where the first marker begins, at `seen` at the earliest, and its length."""
-        for start in range(seen, len(self._pending)):
+    def _find_marker(self, first: int) -> tuple[int, int] | None:
+        """Return the start and the length of the first marker in the pending ids, from index `first` on."""
+        for start in range(first, len(self._pending)):
             for marker in self._markers:
-                if tuple(self._pending[start : start + len(marker)]) == tuple(marker):
+                if tuple(self._pending[start : start + len(marker)]) == marker:
                     return start, len(marker)
         return None

@@ -1,12 +1,6 @@
-"""From a request to a run: its chat, its settings and what the answer must hold.
+"""Turn a request into a plan: its chat, the settings of its run and the form of its answer.
 
-Pure. An ordinary completion is a run too: parallel sampling (T = 0) of `n` traces.
-
-A request's messages as the plain chat that the method knows.
-
-Keys of the OpenAI protocol that this server cannot honour: refused with a sentence, never dropped.
-
-How much fits behind a prompt.
+Every request is a run. An ordinary completion is parallel sampling (T = 0) of `n` traces.
 """
 
 from __future__ import annotations
@@ -23,65 +17,150 @@ from ..tokenizer import ChatMessage
 from .errors import RequestError
 from .request import RSA_KEYS, ChatRequest, Message
 
-#: Most traces that one request may ask for, needed or not: their lineage is drawn at once.
-MOST_TRACES = 4_096
-#: Most tails in a prompt: the frames of prompts with fewer are all made at once, their number grows as its square.
-MOST_PARENTS = 64
-#: An ordinary completion without a budget may be this long at the least, whatever a profile gives its final round.
-LEAST_BUDGET = 512
+#: Limit on the traces of one request, because the lineage of all of them is drawn at the start.
+MAX_TRACES_PER_REQUEST = 4_096
+#: Limit on the tails of one prompt: the frames of all smaller prompts are built too, in quadratic time.
+MAX_PARENTS = 64
+#: Lower bound of the default `max_tokens` of an ordinary completion.
+MIN_DEFAULT_TOKENS = 512
+#: Upper bound of the search for the longest sequence that fits into memory.
+_MAX_SEQUENCE = 1 << 30
+
+_SAMPLER = "the sampler supports temperature, top_p, top_k and min_p"
+_NO_TOOLS = "this server has no tools"
+#: Keys that the server cannot honour: the values without an effect, which are accepted, and the reason.
+_UNSUPPORTED: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
+    "stop": (("", []), "a trace ends at the model's end of sequence or at max_tokens; cut the text yourself"),
+    "logprobs": ((False,), "log probabilities are not kept"),
+    "top_logprobs": ((0,), "log probabilities are not kept"),
+    "logit_bias": (({},), _SAMPLER),
+    "frequency_penalty": ((0,), _SAMPLER),
+    "presence_penalty": ((0,), _SAMPLER),
+    "repetition_penalty": ((1,), _SAMPLER),
+    "tools": (([],), _NO_TOOLS),
+    "tool_choice": (("none", "auto"), _NO_TOOLS),
+    "functions": (([],), _NO_TOOLS),
+    "function_call": (("none", "auto"), _NO_TOOLS),
+    "response_format": (({"type": "text"},), "the model's text is not constrained; ask for the format in the prompt"),
+    "modalities": ((["text"],), "answers are text"),
+    "store": ((False,), "use rsa_trail to keep an audit trail"),
+    "reasoning_effort": (("none",), 'only "none" is accepted; short_resp_len and rsa_t set the amount of thinking'),
+}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run. `rsa` False: an ordinary completion. `warnings` are told in the metadata."""
+    """A run to start. `rsa` is False for an ordinary completion. The response's metadata repeats the warnings."""
 
     chat: list[ChatMessage]
     config: RSAConfig
     rsa: bool
     keep_trail: bool
-    asked: ChatRequest
+    request: ChatRequest
     warnings: list[str]
 
     @property
     def live(self) -> dict[str, int]:
-        """Traces that are choices for certain while they are generated: their ids, and the choice's index."""
+        """The traces that are certain to be choices, and so can be streamed: their ids and the choices' indices."""
         if self.rsa and (self.config.final_count > 1 or self.config.answer_selection == "final_aggregation"):
             return {}
         return {f"r{self.config.rounds}-{index:02d}": index for index in range(self.config.final_count)}
 
 
-def build_plan(asked: ChatRequest, base: RSAConfig, room: Callable[[list[ChatMessage], bool], RemainingTokens]) -> Plan:
-    """The run that a request asks for; `base` is the server's profile.
+@dataclass(frozen=True)
+class RemainingTokens:
+    """The tokens that fit after a prompt, into the model's context and into memory. None: no limit is known."""
 
-    `room(chat, thinking)` bounds a completion that names no budget, and a prompt that the context does not hold goes no
-    further, whatever it would be put into. Raises `RequestError` and `ConfigError`.
+    context: int | None = None
+    memory: int | None = None
+
+
+def remaining_tokens(engine: Engine, chat: Sequence[ChatMessage], thinking: bool) -> RemainingTokens:
+    """Tokenize the chat and return the tokens that fit after it."""
+    context, memory = engine.info.context_length, engine.info.memory_limit_bytes
+    if memory is not None:
+        lengths = range(_MAX_SEQUENCE)
+        memory = bisect_right(lengths, memory, key=lambda tokens: engine.memory_estimate_bytes(1, tokens)) - 1
+    if context is None and memory is None:
+        return RemainingTokens()
+    prompt = len(engine.tokenizer.encode(engine.tokenizer.render_chat(chat, thinking)))
+    return RemainingTokens(*(None if limit is None else limit - prompt for limit in (context, memory)))
+
+
+def build_plan(
+    request: ChatRequest, base: RSAConfig, remaining: Callable[[list[ChatMessage], bool], RemainingTokens]
+) -> Plan:
+    """Return the run that a request asks for.
+
+    `base` is the server's profile. `remaining(chat, thinking)` limits a completion without `max_tokens`. A prompt that
+    exceeds the context is refused before other prompts are built from it. Raises `RequestError` and `ConfigError`.
     """
-    reject_unsupported(asked)
-    chat = to_chat(asked.messages)
-    base = RSAConfig.profile(asked.rsa_profile) if asked.rsa_profile is not None else base
-    # The engine's bounds are the server's, and no request can lift them.
-    base = base.replace(memory_limit_gb=None, enable_thinking=_thinking(asked, base.enable_thinking))
-    rsa = bool(RSA_KEYS & asked.model_fields_set) and (asked.rsa_t != 0 or asked.given("rsa_selection"))
-    left = room(chat, base.enable_thinking)
+    reject_unsupported(request)
+    chat = to_chat(request.messages)
+    if request.rsa_profile is not None:
+        base = RSAConfig.profile(request.rsa_profile)
+    thinking = request.chat_template_kwargs.enable_thinking if request.chat_template_kwargs else None
+    if request.reasoning_effort == "none":
+        if thinking:
+            raise RequestError(400, 'reasoning_effort "none" and enable_thinking true contradict each other.')
+        thinking = False
+    changes = {key: getattr(request, key) for key in ("temperature", "top_p", "top_k", "min_p", "seed")}
+    changes["enable_thinking"] = thinking
+    # The memory limit belongs to the server, and no request can lift it.
+    base = base.replace(memory_limit_gb=None, **{key: value for key, value in changes.items() if value is not None})
+    left = remaining(chat, base.enable_thinking)
     if left.context is not None and left.context < 1:
-        raise RequestError(
-            400,
-            f"The prompt is {1 - left.context:,} tokens too long for the model's context; send less.",
-            ContextLengthError.kind,
-            "messages",
-        )
-    config, warnings = _rsa(asked, base) if rsa else (_ordinary(asked, base, left), [])
-    keep = asked.rsa_trail if asked.rsa_trail is not None else rsa
-    return Plan(chat, config, rsa, keep, asked, warnings)
+        message = f"The prompt is {1 - left.context:,} tokens too long for the model's context. Send a shorter one."
+        raise RequestError(400, message, ContextLengthError.kind, "messages")
+    rsa = bool(RSA_KEYS & request.model_fields_set) and (request.rsa_t != 0 or request.rsa_selection is not None)
+    config, warnings = _rsa_settings(request, base) if rsa else (_completion_settings(request, base, left), [])
+    keep_trail = rsa if request.rsa_trail is None else request.rsa_trail
+    return Plan(chat, config, rsa, keep_trail, request, warnings)
 
 
-def _ordinary(asked: ChatRequest, base: RSAConfig, room: RemainingTokens) -> RSAConfig:
-    budget = asked.max_tokens or room.bound(max(base.final_tokens, LEAST_BUDGET))
+def reject_unsupported(request: ChatRequest) -> None:
+    """Raise `RequestError` for the first key whose value the server would ignore."""
+    for key, (accepted, reason) in _UNSUPPORTED.items():
+        value = getattr(request, key)
+        if value is not None and value not in accepted:
+            raise RequestError(400, f"{key} is not supported: {reason}.", "unsupported_key", key)
+    if request.stream_options is not None and not request.stream:
+        raise RequestError(400, "stream_options is only allowed with stream: true.", param="stream_options")
+
+
+def to_chat(messages: Sequence[Message]) -> list[ChatMessage]:
+    """Return the messages as roles and texts. Raise `RequestError` for content that would be lost."""
+    chat = []
+    for index, message in enumerate(messages):
+        path = f"messages.{index}"
+        if message.role in ("tool", "function") or message.tool_calls or message.function_call is not None:
+            raise RequestError(400, f"{path} is part of a tool call: {_NO_TOOLS}.", "unsupported_tools", f"{path}.role")
+        for key in ("name", "audio", "tool_call_id"):
+            if getattr(message, key) is not None:
+                text = f"{path}.{key} is not supported: the model would not see it."
+                raise RequestError(400, text, "unsupported_key", f"{path}.{key}")
+        if message.content is None:
+            raise RequestError(400, f"{path}.content is missing.", "missing_key", f"{path}.content")
+        content = message.content
+        if not isinstance(content, str):
+            for part in content:
+                if part.type != "text" or part.text is None:
+                    text = f"{path}.content has a part of type {part.type[:40]!r}. Only text parts are supported."
+                    raise RequestError(400, text, "unsupported_content", f"{path}.content")
+            content = "".join(part.text or "" for part in content)
+        # Chat templates know "developer" by its older name.
+        chat.append(ChatMessage(role="system" if message.role == "developer" else message.role, content=content))
+    return chat
+
+
+def _completion_settings(request: ChatRequest, base: RSAConfig, left: RemainingTokens) -> RSAConfig:
+    # A prompt that leaves no memory at all is refused later, so it limits nothing here.
+    limits = [limit for limit in (left.context, left.memory) if limit is not None and limit > 0]
     return base.replace(
         rounds=0,
-        population=asked.n or 1,
+        population=request.n or 1,
         final_candidates=None,
-        final_tokens=budget,
+        final_tokens=request.max_tokens or min([max(base.final_tokens, MIN_DEFAULT_TOKENS), *limits]),
         final_temperature=None,
         final_top_p=None,
         final_top_k=None,
@@ -89,201 +168,68 @@ def _ordinary(asked: ChatRequest, base: RSAConfig, room: RemainingTokens) -> RSA
         carry="tail",
         answer_selection="single",
         answer_kind="text",
-        seed=base.seed if asked.seed is None else asked.seed,
-        **_sampling(asked),
     )
 
 
-def _rsa(asked: ChatRequest, base: RSAConfig) -> tuple[RSAConfig, list[str]]:
-    rounds = base.rounds if asked.rsa_t is None else asked.rsa_t
-    population = asked.rsa_n or asked.n or base.population
-    if (rounds + 1) * population > MOST_TRACES:
-        raise RequestError(
-            400,
-            f"(rsa_t + 1) * rsa_n is {(rounds + 1) * population:,}; allowed: at most {MOST_TRACES:,} traces.",
-            param="rsa_n",
-        )
-    finals = base.final_candidates if asked.rsa_final_n is None else asked.rsa_final_n
-    beta = asked.short_resp_len or base.thinking_tokens
-    tau, warnings = _tail(asked, base, beta)
+def _rsa_settings(request: ChatRequest, base: RSAConfig) -> tuple[RSAConfig, list[str]]:
+    """Return the settings of a run, and warnings about them."""
+    rounds = base.rounds if request.rsa_t is None else request.rsa_t
+    population = request.rsa_n or request.n or base.population
+    if (traces := (rounds + 1) * population) > MAX_TRACES_PER_REQUEST:
+        message = f"(rsa_t + 1) * rsa_n must be at most {MAX_TRACES_PER_REQUEST:,} traces (got {traces:,})."
+        raise RequestError(400, message, param="rsa_n")
+    parents = min(request.rsa_k or base.aggregation_size, population)
+    if request.rsa_k is not None and parents > MAX_PARENTS:
+        message = f"rsa_k must be at most {MAX_PARENTS} tails per prompt (got {parents})."
+        raise RequestError(400, message, param="rsa_k")
+    finals = base.final_candidates if request.rsa_final_n is None else request.rsa_final_n
+    thinking_tokens = request.short_resp_len or base.thinking_tokens
+    tail_tokens, warnings = _tail_tokens(request, base, thinking_tokens)
+    final_sampling = {"final_temperature", "final_top_p", "final_top_k"} & request.model_fields_set
     config = base.replace(
         rounds=rounds,
         population=population,
-        aggregation_size=_parents(asked, base, population),
-        thinking_tokens=beta,
-        tail_tokens=tau,
-        final_tokens=asked.max_tokens or base.final_tokens,
+        aggregation_size=parents,
+        thinking_tokens=thinking_tokens,
+        tail_tokens=tail_tokens,
+        final_tokens=request.max_tokens or base.final_tokens,
         final_candidates=None if finals is None else min(finals, population),
-        carry=_carry(asked, base),
-        summary_prompt=asked.summary_prompt or base.summary_prompt,
-        answer_selection=asked.rsa_selection or base.answer_selection,
-        concurrency=asked.rsa_max_concurrency or "auto",
-        seed=base.seed if asked.seed is None else asked.seed,
-        **_sampling(asked),
-        **{key: getattr(asked, key) for key in _FINAL_SAMPLING if key in asked.model_fields_set},
+        carry=_carry(request, base),
+        summary_prompt=request.summary_prompt or base.summary_prompt,
+        answer_selection=request.rsa_selection or base.answer_selection,
+        concurrency=request.rsa_max_concurrency or "auto",
+        **{key: getattr(request, key) for key in final_sampling},
     )
     return config, [*warnings, *config.warnings(published_model=False)]
 
 
-def _parents(asked: ChatRequest, base: RSAConfig, population: int) -> int:
-    parents = min(asked.rsa_k or base.aggregation_size, population)
-    if asked.rsa_k is not None and parents > MOST_PARENTS:
-        raise RequestError(400, f"rsa_k is {parents}; allowed: at most {MOST_PARENTS} tails a prompt.", param="rsa_k")
-    return parents
-
-
-_FINAL_SAMPLING = ("final_temperature", "final_top_p", "final_top_k")
-
-
-def _tail(asked: ChatRequest, base: RSAConfig, beta: int) -> tuple[Any, list[str]]:
-    """tau; the profile's is lowered to a smaller beta, a given one that exceeds beta is refused."""
-    if asked.rsa_tail_window is False:
+def _tail_tokens(request: ChatRequest, base: RSAConfig, thinking_tokens: int) -> tuple[Any, list[str]]:
+    """Return tau and warnings. The profile's tau yields to a smaller beta; a tau of the request does not."""
+    if request.rsa_tail_window is False:
         return FULL, []
-    if asked.tail_window_len is not None:
-        return asked.tail_window_len, []
-    tau = base.tail_tokens
-    if asked.rsa_tail_window and tau == FULL:
+    if request.tail_window_len is not None:
+        return request.tail_window_len, []
+    tail_tokens = base.tail_tokens
+    if request.rsa_tail_window and tail_tokens == FULL:
         return base.tail_limit, []
-    if isinstance(tau, int) and tau > beta:
-        return FULL, [
-            f"short_resp_len {beta} is below the profile's tail_window_len {tau}: whole traces are carried on."
-        ]
-    return tau, []
+    if isinstance(tail_tokens, int) and tail_tokens > thinking_tokens:
+        comparison = f"short_resp_len {thinking_tokens} is below the profile's tail_window_len {tail_tokens}"
+        return FULL, [f"{comparison}: whole traces are carried forward."]
+    return tail_tokens, []
 
 
-def _carry(asked: ChatRequest, base: RSAConfig) -> str:
-    if asked.rsa_summarize and asked.rsa_tail_window:
-        raise RequestError(
-            400, "rsa_summarize and rsa_tail_window exclude each other; give one of them.", param="rsa_summarize"
-        )
-    if asked.rsa_summarize and asked.use_pacore:
-        raise RequestError(400, "rsa_summarize and use_pacore exclude each other; give one.", param="use_pacore")
-    carries = {"summary": asked.rsa_summarize, "answer": asked.use_pacore}
-    if asked.summary_prompt is not None and not (asked.rsa_summarize or base.carry == "summary"):
+def _carry(request: ChatRequest, base: RSAConfig) -> str:
+    if request.rsa_summarize and request.rsa_tail_window:
+        message = "rsa_summarize and rsa_tail_window exclude each other. Give one of them."
+        raise RequestError(400, message, param="rsa_summarize")
+    if request.rsa_summarize and request.use_pacore:
+        message = "rsa_summarize and use_pacore exclude each other. Give one of them."
+        raise RequestError(400, message, param="use_pacore")
+    if request.summary_prompt is not None and not (request.rsa_summarize or base.carry == "summary"):
         raise RequestError(400, "summary_prompt needs rsa_summarize: true.", param="summary_prompt")
-    chosen = next((carry for carry, wanted in carries.items() if wanted), None)
-    if chosen is not None:
-        return chosen
-    # The profile's carry stays unless it was switched off, or the tail was asked for by name.
-    return "tail" if asked.rsa_tail_window or carries.get(base.carry) is False else base.carry
-
-
-def _sampling(asked: ChatRequest) -> dict[str, Any]:
-    keys = ("temperature", "top_p", "top_k", "min_p")
-    return {key: getattr(asked, key) for key in keys if asked.given(key)}
-
-
-def _thinking(asked: ChatRequest, default: bool) -> bool:
-    wanted = asked.chat_template_kwargs.enable_thinking if asked.chat_template_kwargs is not None else None
-    if asked.reasoning_effort == "none":
-        if wanted:
-            raise RequestError(400, 'reasoning_effort "none" and enable_thinking true contradict each other.')
-        return False
-    return default if wanted is None else wanted
-
-
-_ROLES = {"developer": "system"}  # chat templates know the older name
-
-
-def to_chat(messages: Sequence[Message]) -> list[ChatMessage]:
-    """Roles and texts; whatever would be lost on the way is refused."""
-    chat = []
-    for index, message in enumerate(messages):
-        _refuse_what_is_no_text(message, f"messages.{index}")
-        role = _ROLES.get(message.role, message.role)
-        chat.append(ChatMessage(role=role, content=_text(message, f"messages.{index}")))
-    return chat
-
-
-def _text(message: Message, path: str) -> str:
-    if isinstance(message.content, str):
-        return message.content
-    if message.content is None:
-        raise RequestError(400, f"{path}.content is missing; give text.", "missing_key", f"{path}.content")
-    for part in message.content:
-        if part.type != "text" or part.text is None:
-            raise RequestError(
-                400,
-                f"{path}.content holds a part of type {part.type[:40]!r}; this server reads text parts only.",
-                "unsupported_content",
-                f"{path}.content",
-            )
-    return "".join(part.text or "" for part in message.content)
-
-
-def _refuse_what_is_no_text(message: Message, path: str) -> None:
-    if message.role in ("tool", "function") or message.tool_calls or message.function_call is not None:
-        raise RequestError(
-            400, f"{path} belongs to a tool call; this server has no tools.", "unsupported_tools", f"{path}.role"
-        )
-    for key in ("name", "audio", "tool_call_id"):
-        if getattr(message, key) is not None:
-            raise RequestError(
-                400, f"{path}.{key} would not reach the model; leave it out.", "unsupported_key", f"{path}.{key}"
-            )
-
-
-#: What a key may be although nothing is done about it, and why it cannot be anything else.
-_HARMLESS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
-    "stop": (lambda v: not v, "a trace ends where the model ends it or at max_tokens; cut the text yourself"),
-    "logprobs": (lambda v: not v, "log probabilities are not kept"),
-    "top_logprobs": (lambda v: v == 0, "log probabilities are not kept"),
-    "logit_bias": (lambda v: not v, "the sampler knows temperature, top_p, top_k and min_p"),
-    "frequency_penalty": (lambda v: v == 0, "the sampler knows temperature, top_p, top_k and min_p"),
-    "presence_penalty": (lambda v: v == 0, "the sampler knows temperature, top_p, top_k and min_p"),
-    "repetition_penalty": (lambda v: v == 1, "the sampler knows temperature, top_p, top_k and min_p"),
-    "tools": (lambda v: not v, "this server has no tools"),
-    "tool_choice": (lambda v: v in ("none", "auto"), "this server has no tools"),
-    "functions": (lambda v: not v, "this server has no tools"),
-    "function_call": (lambda v: v in ("none", "auto"), "this server has no tools"),
-    "response_format": (
-        lambda v: v == {"type": "text"},
-        "the model's text is not constrained; ask for the form in words",
-    ),
-    "modalities": (lambda v: v == ["text"], "answers are text"),
-    "store": (lambda v: not v, "rsa_trail keeps a trail"),
-    "reasoning_effort": (lambda v: v == "none", "it may be none; short_resp_len and rsa_t say how much is thought"),
-}
-
-
-def reject_unsupported(asked: ChatRequest) -> None:
-    """Raise `RequestError` for the first key whose value would have no effect."""
-    for key, (harmless, reason) in _HARMLESS.items():
-        value = getattr(asked, key)
-        if value is not None and not harmless(value):
-            raise RequestError(400, f"{key} is not supported: {reason}.", "unsupported_key", key)
-    if asked.stream_options is not None and not asked.stream:
-        raise RequestError(400, "stream_options needs stream: true; leave it out.", param="stream_options")
-
-
-#: No sequence is longer than that.
-_LONGEST = 1 << 30
-
-
-@dataclass(frozen=True)
-class RemainingTokens:
-    """Tokens that fit behind a prompt, into the model's context and into memory; None: nobody knows of a bound."""
-
-    context: int | None = None
-    memory: int | None = None
-
-    def bound(self, wanted: int) -> int:
-        """As much of a budget as fits; all of it where the prompt alone is too much, for then it is refused."""
-        return min([wanted, *(left for left in (self.context, self.memory) if left is not None and left > 0)])
-
-
-def remaining_tokens(backend: Engine, chat: Sequence[ChatMessage], thinking: bool) -> RemainingTokens:
-    """What there is behind this chat's prompt."""
-    context, memory = backend.info.context_length, _most_tokens(backend)
-    if context is None and memory is None:
-        return RemainingTokens()
-    prompt = len(backend.tokenizer.encode(backend.tokenizer.render_chat(chat, thinking)))
-    return RemainingTokens(*(None if bound is None else bound - prompt for bound in (context, memory)))
-
-
-def _most_tokens(backend: Engine) -> int | None:
-    """The longest sequence that memory holds; None where nothing bounds it."""
-    limit = backend.info.memory_limit_bytes
-    if limit is None:
-        return None
-    return bisect_right(range(_LONGEST), limit, key=lambda tokens: backend.memory_estimate_bytes(1, tokens)) - 1
+    switches = {"summary": request.rsa_summarize, "answer": request.use_pacore}
+    for carry, switch in switches.items():
+        if switch:
+            return carry
+    # Keep the profile's carry unless the request switched it off, or asked for the tail.
+    return "tail" if request.rsa_tail_window or switches.get(base.carry) is False else base.carry

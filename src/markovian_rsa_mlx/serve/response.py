@@ -1,12 +1,8 @@
-"""From a run's events to the completion that clients read.
-
-Knows finished runs; what is said while they go on is in `stream`.
-"""
+"""Turn a finished run into the completion that clients read. `stream` reports a run in progress."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -22,12 +18,10 @@ from .errors import RequestError
 from .plan import Plan
 from .schemas import AnswerMessage, Choice, Completion, FinishReason, RSAMetadata, TraceDetail, Usage, Votes
 
-_STOPPED = "A budget stopped the run; this is the best so far."
-
 
 @dataclass(frozen=True)
 class ParsedTrace:
-    """What one trace says to a reader: its parts around the end of thinking."""
+    """A trace's reasoning and answer. `reasoning` is None for a model without thinking."""
 
     reasoning: str | None
     content: str
@@ -35,112 +29,111 @@ class ParsedTrace:
 
 
 class CompletionBuilder:
-    """A finished run as the protocol tells it."""
+    """Builds the response to a plan from the result of its run.
+
+    `stopped` is True if a limit ended the run. `choice_ids` are the traces that become choices. With RSA, the chosen
+    one is first, and the other final candidates follow.
+    """
 
     def __init__(self, plan: Plan, result: RunResult, tokenizer: Tokenizer, model: str) -> None:
-        self.plan, self.result, self.tokenizer, self.model = plan, result, tokenizer, model
-        self.history = RunState(result.events)
-        self.created = int(time.time())
-
-    @property
-    def id(self) -> str:
-        return completion_id(self.result.run_id)
-
-    @property
-    def stopped(self) -> bool:
-        """Whether a budget ended the run, so that this is the best of what there was."""
-        return self.history.end is None
-
-    def choice_ids(self) -> list[str]:
-        """The traces that are the choices: of RSA the chosen one first, then the other final candidates."""
-        selection, chosen = self.history.selection, self.result.final_trace_id
+        self._plan, self._result, self._tokenizer, self._model = plan, result, tokenizer, model
+        self._state = RunState(result.events)
+        self.stopped = self._state.end is None
+        selection = self._state.selection
         if selection is None:
-            return [chosen] if chosen is not None else []
-        finals = selection.candidate_trace_ids
-        if self.plan.rsa:
-            return [selection.chosen_trace_id, *(i for i in finals if i != selection.chosen_trace_id)]
-        return finals
+            self.choice_ids = [result.final_trace_id] if result.final_trace_id is not None else []
+        elif plan.rsa:
+            chosen = selection.chosen_trace_id
+            self.choice_ids = [chosen, *(i for i in selection.candidate_trace_ids if i != chosen)]
+        else:
+            self.choice_ids = selection.candidate_trace_ids
 
-    def spoken(self, trace_id: str) -> ParsedTrace:
-        """The parts of a finished trace."""
-        complete = self.history.trace(trace_id).complete
-        assert complete is not None
-        thinking, markers = self.plan.config.enable_thinking, self.tokenizer.end_of_thinking
-        stopped = complete.finish_reason == "eos"
-        split = split_thinking(complete.token_ids, markers, stopped=stopped, thinking=thinking)
-        reasons = bool(markers) and split.reasoning_ids != split.answer_ids
-        return ParsedTrace(
-            self.tokenizer.decode(split.reasoning_ids).strip() if reasons else None,
-            self.tokenizer.decode(split.answer_ids).strip(),
-            "stop" if stopped else "length",
-        )
+    def check(self) -> None:
+        """Raise `RequestError` if a choice is missing: an ordinary completion needs all, a run with RSA one."""
+        if not self.choice_ids:
+            raise RequestError(503, "A limit stopped the run before it had an answer.", "stopped")
+        expected = self._plan.config.population
+        if not self._plan.rsa and len(self.choice_ids) < expected:
+            message = f"Only {len(self.choice_ids)} of {expected} choices could be generated."
+            raise RequestError(502, message, BackendError.kind)
 
     def completion(self) -> Completion:
-        """The whole answer. Raises `RequestError` where not every choice that was asked for came about."""
+        """Return the whole response. Raise `RequestError` as `check` does."""
         self.check()
         choices = []
-        for index, trace_id in enumerate(self.choice_ids()):
-            spoken = self.spoken(trace_id)
+        for index, trace_id in enumerate(self.choice_ids):
+            trace = self.parse_trace(trace_id)
             message = AnswerMessage(
                 role="assistant",
-                content=spoken.content,
-                reasoning=spoken.reasoning,
-                reasoning_content=spoken.reasoning,
+                content=trace.content,
+                reasoning=trace.reasoning,
+                reasoning_content=trace.reasoning,
             )
-            choices.append(Choice(index=index, message=message, finish_reason=spoken.finish_reason, logprobs=None))
+            choices.append(Choice(index=index, message=message, finish_reason=trace.finish_reason, logprobs=None))
         return Completion(
-            id=self.id,
+            id=completion_id(self._result.run_id),
             object="chat.completion",
-            created=self.created,
-            model=self.model,
+            created=int(time.time()),
+            model=self._model,
             choices=choices,
             usage=self.usage(),
             **self.extras(),
         )
 
-    def check(self) -> None:
-        """An ordinary completion owes as many choices as were asked for; any answer owes one."""
-        ids = self.choice_ids()
-        if not ids:
-            raise RequestError(503, "The run was stopped by a budget before anything was answered.", "stopped")
-        if not self.plan.rsa and len(ids) < self.plan.config.population:
-            raise RequestError(
-                502, f"Only {len(ids)} of {self.plan.config.population} choices could be generated.", BackendError.kind
-            )
+    def parse_trace(self, trace_id: str) -> ParsedTrace:
+        """Split a finished trace into reasoning and answer."""
+        complete = self._state.trace(trace_id).complete
+        assert complete is not None
+        stopped = complete.finish_reason == "eos"
+        markers, thinking = self._tokenizer.end_of_thinking, self._plan.config.enable_thinking
+        split = split_thinking(complete.token_ids, markers, stopped=stopped, thinking=thinking)
+        has_reasoning = bool(markers) and split.reasoning_ids != split.answer_ids
+        return ParsedTrace(
+            self._tokenizer.decode(split.reasoning_ids).strip() if has_reasoning else None,
+            self._tokenizer.decode(split.answer_ids).strip(),
+            "stop" if stopped else "length",
+        )
 
     def usage(self) -> Usage:
-        """Summed over all traces and summaries, retries aside."""
-        traces = self.history.traces.values()
+        """Return the tokens of all traces and summaries. A retried prompt counts once."""
+        traces = self._state.traces.values()
         prompts = sum(_prompt_tokens(trace) for trace in traces)
-        summaries = sum(len(trace.summary.prompt_token_ids) for trace in traces if trace.summary)
-        read, generated = prompts + summaries, self.result.generated_tokens
-        return Usage(prompt_tokens=read, completion_tokens=generated, total_tokens=read + generated)
+        prompts += sum(len(trace.summary.prompt_token_ids) for trace in traces if trace.summary)
+        generated = self._result.generated_tokens
+        return Usage(prompt_tokens=prompts, completion_tokens=generated, total_tokens=prompts + generated)
 
     def extras(self) -> dict[str, Any]:
-        """`rsa_metadata` and `aggregation_prompt`, as far as they are wanted."""
-        if not self.plan.rsa:
+        """Return `rsa_metadata` and `aggregation_prompt`, as far as the request asks for them."""
+        request = self._plan.request
+        if not self._plan.rsa:
             return {}
-        wanted = self.plan.asked.return_aggregation_prompt
-        found: dict[str, Any] = {"aggregation_prompt": self.aggregation_prompt()} if wanted else {}
-        if self.plan.asked.return_rsa_metadata is not False:
-            found["rsa_metadata"] = self.metadata()
-        return found
+        extras: dict[str, Any] = {}
+        for_metadata: dict[str, Any] = {}
+        if request.return_aggregation_prompt:
+            prompt = self._aggregation_prompt()
+            extras["aggregation_prompt"] = for_metadata["rsa_final_aggregation_prompt"] = prompt
+        if request.return_rsa_metadata is not False:
+            extras["rsa_metadata"] = self._metadata(**for_metadata)
+        return extras
 
-    def aggregation_prompt(self) -> str | None:
-        """The user message that the chosen trace answered; None in round 0."""
-        prompt = self.history.trace(self.result.final_trace_id).prompt
-        setup = self.history.setup
+    def _aggregation_prompt(self) -> str | None:
+        """Return the user message that the chosen trace answered; None for a trace of round 0."""
+        prompt, setup = self._state.trace(self._result.final_trace_id).prompt, self._state.setup
         if prompt is None or setup is None:
             return None
         return prompt.prompt_text.removeprefix(setup.chat_prefix).removesuffix(setup.chat_suffix)
 
-    def metadata(self) -> RSAMetadata:
-        config, asked, result = self.plan.config, self.plan.asked, self.result
-        extra: dict[str, Any] = {}
-        if asked.return_aggregation_prompt:
-            extra["rsa_final_aggregation_prompt"] = self.aggregation_prompt()
-        if asked.rsa_debug:
-            extra["rsa_stages"] = [[_detail(trace) for trace in stage] for stage in self._stages()]
+    def _metadata(self, **extra: Any) -> RSAMetadata:
+        config, request, result = self._plan.config, self._plan.request, self._result
+        stages: dict[int, list[TraceState]] = {}  # finished traces in the order of rounds and indices
+        for key in sorted(map(TraceKey.parse, self._state.traces)):
+            if self._state.trace(key).complete:
+                stages.setdefault(key.round, []).append(self._state.trace(key))
+        warnings = [*self._plan.warnings, *result.warnings]
+        if self.stopped:
+            warnings.append("A limit stopped the run. This is the best answer so far.")
+        if request.rsa_debug:
+            extra["rsa_stages"] = [[_detail(trace) for trace in traces] for traces in stages.values()]
         return RSAMetadata(
             rsa_iterations=config.rounds,
             rsa_k=config.aggregation_size,
@@ -152,8 +145,11 @@ class CompletionBuilder:
             short_resp_len=config.thinking_tokens,
             use_pacore=config.carry == "answer",
             rsa_max_concurrency=0 if config.concurrency == "auto" else config.concurrency,
-            rsa_debug=bool(asked.rsa_debug),
-            rsa_token_count_history=[round(_mean_tokens(stage), 3) for stage in self._stages()],
+            rsa_debug=bool(request.rsa_debug),
+            rsa_token_count_history=[
+                round(fmean(trace.complete.generated_tokens for trace in traces if trace.complete), 3)
+                for traces in stages.values()
+            ],
             rsa_selection=config.answer_selection,
             run_id=result.run_id,
             trail=None if result.audit_path is None else str(result.audit_path),
@@ -163,30 +159,18 @@ class CompletionBuilder:
             tally=[Votes(answer=answer, votes=votes) for answer, votes in result.tally],
             round_zero=result.round_zero,
             elapsed_s=round(result.elapsed_s, 3),
-            warnings=list(
-                dict.fromkeys([*self.plan.warnings, *result.warnings, *([_STOPPED] if self.stopped else [])])
-            ),
+            warnings=list(dict.fromkeys(warnings)),
             **extra,
         )
 
-    def _stages(self) -> list[list[TraceState]]:
-        """The finished traces, by stage of generation and in index order."""
-        finished = {TraceKey.parse(i): trace for i, trace in self.history.traces.items() if trace.complete}
-        last = max((key.round for key in finished), default=-1)
-        return [[finished[key] for key in sorted(finished) if key.round == t] for t in range(last + 1)]
-
 
 def completion_id(run_id: str) -> str:
-    """What clients know a run's answer by."""
+    """Return the id that a run's completion has for clients."""
     return f"chatcmpl-{run_id}"
 
 
 def _prompt_tokens(trace: TraceState) -> int:
     return trace.starts[-1].prompt_token_count if trace.starts else 0
-
-
-def _mean_tokens(stage: Sequence[TraceState]) -> float:
-    return fmean(trace.complete.generated_tokens for trace in stage if trace.complete) if stage else 0.0
 
 
 def _detail(trace: TraceState) -> TraceDetail:

@@ -1,7 +1,4 @@
-"""The table of endpoints. The routes and the served document are both made of it.
-
-The OpenAPI document, made of the endpoints and of the shapes they read and write.
-"""
+"""The table of endpoints, and the OpenAPI document that is made from it."""
 
 from __future__ import annotations
 
@@ -16,56 +13,45 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ..run.session import package_version
-from . import models as about
-from . import runs
+from . import models, runs
 from .completions import chat_completions
 from .request import ALIASES, ChatRequest
-from .runs import run_events
 from .schemas import Chunk, Completion, ErrorBody, Health, Model, ModelList, RunItem, RunList
 
-Handler = Callable[[Request], Awaitable[Response]]
 _JSON, _SSE = "application/json", "text/event-stream"
-_RUN: Final = {"name": "run_id", "in": "path", "required": True, "schema": {"type": "string"}}
-_MODEL: Final = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
-_LAST: Final = {
-    "name": "Last-Event-ID",
-    "in": "header",
-    "schema": {"type": "integer", "minimum": 0, "maximum": 10**11 - 1},
-}
-_LIMIT: Final = {
-    "name": "limit",
-    "in": "query",
-    "schema": {"type": "integer", "minimum": 1, "maximum": runs.MOST_ITEMS, "default": runs.DEFAULT_ITEMS},
-}
-_AFTER: Final = {
-    "name": "after",
-    "in": "query",
-    "schema": {"type": "string"},
-    "description": "The last page's last id.",
-}
+_REF = "#/components/schemas/{model}"
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One operation. `answers` is a content type's shape (None: any text); `refusals` the statuses of errors."""
+    """One operation: its response models by content type (None: any text), and the statuses of its errors."""
 
     method: str
     path: str
-    handler: Handler
+    handler: Callable[[Request], Awaitable[Response]]
     answers: dict[str, type[BaseModel] | None]
-    refusals: tuple[int, ...] = ()
-    status: int = 200
-    also: dict[int, type[BaseModel] | None] = field(default_factory=dict)  #: further good statuses
+    errors: tuple[int, ...] = ()
+    also: dict[int, type[BaseModel] | None] = field(default_factory=dict)  #: further statuses without an error
     parameters: tuple[dict[str, Any], ...] = ()
     body: type[BaseModel] | None = None
-    open: bool = False  #: asks for no key
+    open: bool = False  #: needs no key
+
+
+def _parameter(name: str, place: str, schema: dict[str, Any], **extra: Any) -> dict[str, Any]:
+    return {"name": name, "in": place, "schema": schema, **extra}
 
 
 async def openapi(request: Request) -> Response:
-    """This document."""
+    """Return this document."""
+    return JSONResponse(document(ENDPOINTS, keyed=request.app.state.manager.settings.api_key is not None))
 
-    return JSONResponse(document(ENDPOINTS, keyed=request.app.state.service.settings.api_key is not None))
 
+_RUN: Final = _parameter("run_id", "path", {"type": "string"}, required=True)
+_MODEL: Final = _parameter("model", "path", {"type": "string"}, required=True)
+_LAST: Final = _parameter("Last-Event-ID", "header", {"type": "integer", "minimum": 0, "maximum": 10**11 - 1})
+_PAGE_SIZE: Final = {"type": "integer", "minimum": 1, "maximum": runs.MAX_PAGE_SIZE, "default": runs.DEFAULT_PAGE_SIZE}
+_LIMIT: Final = _parameter("limit", "query", _PAGE_SIZE)
+_AFTER: Final = _parameter("after", "query", {"type": "string"}, description="The last id of the previous page.")
 
 ENDPOINTS: Final = (
     Endpoint(
@@ -76,14 +62,14 @@ ENDPOINTS: Final = (
         (400, 404, 409, 413, 429, 502, 503),
         body=ChatRequest,
     ),
-    Endpoint("GET", "/v1/models", about.list_models, {_JSON: ModelList}),
-    Endpoint("GET", "/v1/models/{model:path}", about.get_model, {_JSON: Model}, (404,), parameters=(_MODEL,)),
+    Endpoint("GET", "/v1/models", models.list_models, {_JSON: ModelList}),
+    Endpoint("GET", "/v1/models/{model:path}", models.get_model, {_JSON: Model}, (404,), parameters=(_MODEL,)),
     Endpoint("GET", "/v1/runs", runs.list_runs, {_JSON: RunList}, (400,), parameters=(_LIMIT, _AFTER)),
     Endpoint("GET", "/v1/runs/{run_id}", runs.get_run, {_JSON: RunItem}, (404,), parameters=(_RUN,)),
     Endpoint(
         "GET",
         "/v1/runs/{run_id}/events",
-        run_events,
+        runs.run_events,
         {_SSE: None},
         (400, 404),
         also={204: None},
@@ -100,30 +86,37 @@ ENDPOINTS: Final = (
         also={202: RunItem},
         parameters=(_RUN,),
     ),
-    Endpoint("GET", "/health", about.health, {_JSON: Health}, also={503: Health}, open=True),
-    Endpoint("GET", "/metrics", about.metrics, {"text/plain": None}),
+    Endpoint("GET", "/health", models.health, {_JSON: Health}, also={503: Health}, open=True),
+    Endpoint("GET", "/metrics", models.metrics, {"text/plain": None}),
     Endpoint("GET", "/openapi.json", openapi, {_JSON: None}),
 )
 
 
-_REF = "#/components/schemas/{model}"
-
-
 def document(endpoints: Sequence[Endpoint], *, keyed: bool) -> dict[str, Any]:
-    """The document of these endpoints; `keyed`: the server asks for a key."""
+    """Return the OpenAPI document of these endpoints. If `keyed`, the server requires a key."""
     paths: dict[str, dict[str, Any]] = {}
+    used: set[type[BaseModel]] = {ErrorBody}
     for endpoint in endpoints:
         path = paths.setdefault(endpoint.path.replace(":path}", "}"), {})
         path[endpoint.method.lower()] = _operation(endpoint, keyed)
+        used |= {model for model in (*endpoint.answers.values(), *endpoint.also.values()) if model}
+    answers = [(model, "serialization") for model in sorted(used, key=lambda model: model.__name__)]
+    schemas = {
+        **models_json_schema(answers, ref_template=_REF)[1]["$defs"],  # type: ignore[arg-type]
+        **models_json_schema([(ChatRequest, "validation")], ref_template=_REF)[1]["$defs"],
+    }
+    keys = schemas["ChatRequest"]["properties"]
+    for alias, name in ALIASES.items():
+        keys[alias] = {**keys[name], "description": f"Another name of {name}."}
     found: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
             "title": "markovian-rsa-mlx",
             "version": package_version(),
-            "description": "Markovian RSA behind the OpenAI chat protocol.",
+            "description": "Markovian RSA over the OpenAI chat protocol.",
         },
         "paths": paths,
-        "components": {"schemas": _schemas(endpoints)},
+        "components": {"schemas": schemas},
     }
     if keyed:
         found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
@@ -131,52 +124,26 @@ def document(endpoints: Sequence[Endpoint], *, keyed: bool) -> dict[str, Any]:
 
 
 def _operation(endpoint: Endpoint, keyed: bool) -> dict[str, Any]:
-    good = {content: _content(shape) for content, shape in endpoint.answers.items()}
-    responses: dict[str, Any] = {str(endpoint.status): {"description": _phrase(endpoint.status), "content": good}}
-    for status, shape in endpoint.also.items():
-        described: dict[str, Any] = {"description": _phrase(status)}
-        if shape is not None:
-            described["content"] = {"application/json": _content(shape)}
-        responses[str(status)] = described
-    refusals = (*endpoint.refusals, 403, *((401,) if keyed and not endpoint.open else ()))
-    for status in sorted(refusals):
-        responses[str(status)] = {
-            "description": _phrase(status),
-            "content": {"application/json": _content(ErrorBody)},
-        }
+    responses = {200: {content: _content(model) for content, model in endpoint.answers.items()}}
+    responses |= {status: {_JSON: _content(model)} if model else {} for status, model in endpoint.also.items()}
+    errors = (*endpoint.errors, 403, *((401,) if keyed and not endpoint.open else ()))
+    responses |= {status: {_JSON: _content(ErrorBody)} for status in sorted(errors)}
     operation: dict[str, Any] = {
         "operationId": endpoint.handler.__name__,
         "summary": (endpoint.handler.__doc__ or "").strip(),
-        "responses": responses,
+        "responses": {
+            str(status): {"description": HTTPStatus(status).phrase} | ({"content": content} if content else {})
+            for status, content in responses.items()
+        },
     }
     if endpoint.parameters:
         operation["parameters"] = list(endpoint.parameters)
     if endpoint.body is not None:
-        operation["requestBody"] = {"required": True, "content": {"application/json": _content(endpoint.body)}}
+        operation["requestBody"] = {"required": True, "content": {_JSON: _content(endpoint.body)}}
     if keyed:
         operation["security"] = [] if endpoint.open else [{"key": []}]
     return operation
 
 
-def _content(shape: type[BaseModel] | None) -> dict[str, Any]:
-    return {"schema": {"$ref": _REF.format(model=shape.__name__)} if shape else {}}
-
-
-def _schemas(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
-    shapes = {
-        shape for endpoint in endpoints for shape in (*endpoint.answers.values(), *endpoint.also.values()) if shape
-    }
-    used = sorted(shapes | {ErrorBody}, key=lambda shape: shape.__name__)
-    answers = models_json_schema([(shape, "serialization") for shape in used], ref_template=_REF)[1]["$defs"]
-    bodies = models_json_schema([(ChatRequest, "validation")], ref_template=_REF)[1]["$defs"]
-    _add_aliases(bodies["ChatRequest"]["properties"])
-    return {**answers, **bodies}
-
-
-def _add_aliases(properties: dict[str, Any]) -> None:
-    for alias, name in ALIASES.items():
-        properties[alias] = {**properties[name], "description": f"Another name of {name}."}
-
-
-def _phrase(status: int) -> str:
-    return HTTPStatus(status).phrase
+def _content(model: type[BaseModel] | None) -> dict[str, Any]:
+    return {"schema": {"$ref": _REF.format(model=model.__name__)} if model else {}}

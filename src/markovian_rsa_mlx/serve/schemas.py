@@ -1,4 +1,4 @@
-"""The JSON objects that the server answers with. They make the answers and the served document alike."""
+"""The JSON objects of responses. The OpenAPI document is made from them too."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FinishReason = Literal["stop", "length"]
 
 
 class ResponseModel(BaseModel):
-    """A JSON object; keys that were not set are left out."""
+    """A JSON object. Keys that were not set are left out."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -30,7 +30,7 @@ class ErrorBody(ResponseModel):
 
 
 class AnswerMessage(ResponseModel):
-    """`reasoning` is null where the model has no thinking; both names hold the same."""
+    """`reasoning` and `reasoning_content` are the same, and null for a model without thinking."""
 
     role: Literal["assistant"]
     content: str
@@ -46,7 +46,7 @@ class Choice(ResponseModel):
 
 
 class Usage(ResponseModel):
-    """Summed over all traces of the run; `prompt_tokens` of the prompts as read, `completion_tokens` generated."""
+    """Tokens of all traces of the run."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -54,7 +54,7 @@ class Usage(ResponseModel):
 
 
 class TraceDetail(ResponseModel):
-    """One trace, told with `rsa_debug`."""
+    """One trace, with `rsa_debug`."""
 
     trace_id: str
     seed: int | None
@@ -72,7 +72,7 @@ class Votes(ResponseModel):
 
 
 class RSAMetadata(ResponseModel):
-    """How the answer came about. The first keys are those of Zyphra's proxy."""
+    """Details of the run. The first keys are those of Zyphra's proxy."""
 
     rsa_iterations: int
     rsa_k: int
@@ -85,16 +85,16 @@ class RSAMetadata(ResponseModel):
     use_pacore: bool
     rsa_max_concurrency: int
     rsa_debug: bool
-    rsa_token_count_history: list[float] = Field(description="Mean generated tokens of a trace, by stage.")
+    rsa_token_count_history: list[float] = Field(description="Mean generated tokens per trace, by stage.")
     rsa_final_aggregation_prompt: str | None = None
     rsa_selection: str
     run_id: str
-    trail: str | None = Field(description="The trail's file on the server; null: none is kept.")
+    trail: str | None = Field(description="The audit trail's file on the server, or null.")
     seed: int
     answer: str
     final_trace_id: str | None
-    tally: list[Votes] = Field(description="Votes over the final candidates' answers.")
-    round_zero: dict[str, Any] = Field(description="The free vote over the first round's traces.")
+    tally: list[Votes] = Field(description="Votes of the final candidates' answers.")
+    round_zero: dict[str, Any] = Field(description="The baseline vote of the first round's traces.")
     elapsed_s: float
     warnings: list[str]
     rsa_stages: list[list[TraceDetail]] | None = Field(None, description="The traces of each stage, with rsa_debug.")
@@ -125,7 +125,7 @@ class ChunkChoice(ResponseModel):
 
 
 class Chunk(ResponseModel):
-    """One piece of a streamed completion; the metadata come with the last `finish_reason`."""
+    """One piece of a streamed completion. The last `finish_reason` carries the metadata."""
 
     id: str
     object: Literal["chat.completion.chunk"]
@@ -155,7 +155,7 @@ class Health(ResponseModel):
 
 
 class RunItem(ResponseModel):
-    """One stored run, or one that keeps no trail and is under way. A damaged file has no id."""
+    """A stored run, or an active one without an audit trail. A damaged file has no id."""
 
     object: Literal["run"]
     id: str

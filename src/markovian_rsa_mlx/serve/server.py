@@ -1,7 +1,7 @@
-"""The server process: a socket, uvicorn, and an orderly end.
+"""The server process: a socket, uvicorn, and a graceful shutdown.
 
-A first signal lets what runs finish within the grace, then cancels it; a second one cancels it at once, and a third one
-waits for no answer to be sent. Trails can be resumed in any case.
+The first signal lets active runs finish within the grace period and then cancels them. The second one cancels them
+immediately. The third one ends the process without waiting for responses. Audit trails can be resumed in each case.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ from sse_starlette.sse import AppStatus
 from starlette.applications import Starlette
 
 from ..errors import ConfigError
+from ..formatting import amount
 from ..orchestrator import MarkovianRSAOrchestrator
 from .app import build
 from .config import ServerSettings
 from .run_manager import RunManager
 
-#: Seconds for connections to close once their runs are over, and where somebody is in a hurry.
+#: Seconds for connections to close after their runs ended, and after a second signal.
 _CLOSING_S, _HURRIED_S = 5, 2
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes any that is free. Raises `ConfigError`."""
+    """Return a listening socket. Port 0 selects a free one. Raises `ConfigError`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise ConfigError(
-            f"The server cannot listen on {host} port {port} ({error.strerror}); give another --host or --port."
+            f"The server cannot listen on {host} port {port} ({error.strerror}). Give another --host or --port."
         ) from error
 
 
@@ -40,40 +41,34 @@ def serve(
     orchestrator: MarkovianRSAOrchestrator,
     settings: ServerSettings,
     listener: socket.socket,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> None:
-    """Serve until a signal ends it; `tell` hears when requests are taken, and of the end."""
-    # Streams end when their runs do: the library's own way, which cuts them at the signal, is for endless ones.
+    """Serve until a signal ends the server. `report` receives messages about its start and its end."""
+
+    async def run() -> None:
+        server = GracefulServer(build(orchestrator, settings), report)
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        address = f"http://{host}:{listener.getsockname()[1]}"
+        names = " and ".join(server.manager.model_names)
+        report(f"Serving {names} on {address}/v1 (stop with Ctrl-C). Its runs are shown at {address}.")
+        try:
+            await server.serve([listener])
+        finally:
+            await server.manager.cancel_all("shutdown")
+
+    # Streams end with their runs. The library's own way, which cuts streams at the signal, is for endless ones.
     AppStatus.enable_automatic_graceful_drain = False
-    asyncio.run(_serve(orchestrator, settings, listener, tell))
-
-
-async def _serve(
-    orchestrator: MarkovianRSAOrchestrator,
-    settings: ServerSettings,
-    listener: socket.socket,
-    tell: Callable[[str], None],
-) -> None:
-    server = GracefulServer(build(orchestrator, settings), tell)
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    address = f"http://{host}:{listener.getsockname()[1]}/v1"
-    names = " and ".join(server.service.model_names)
-    tell(f"Serving {names} on {address} (Ctrl-C ends it); its runs are shown at {address[:-2]}.")
-    try:
-        await server.serve([listener])
-    finally:
-        await server.service.cancel_all("shutdown")
+    asyncio.run(run())
 
 
 class GracefulServer(uvicorn.Server):
-    """Uvicorn, but it waits for runs, not for connections alone."""
+    """Uvicorn that waits for runs to finish, not for connections alone."""
 
-    def __init__(self, app: Starlette, tell: Callable[[str], None]) -> None:
-        self._tell = tell
-        self._closing: asyncio.AbstractEventLoop | None = None  # the loop, once the end has begun
-        self._hurry: asyncio.Task[None] | None = None
-        self.service: RunManager = app.state.service
-        grace_s = int(self.service.settings.grace_s) + _CLOSING_S
+    def __init__(self, app: Starlette, report: Callable[[str], None]) -> None:
+        self.manager: RunManager = app.state.manager
+        self._report = report
+        self._loop: asyncio.AbstractEventLoop | None = None  #: set when the shutdown has begun
+        self._cancelling: asyncio.Task[None] | None = None
         super().__init__(
             uvicorn.Config(
                 app,
@@ -81,35 +76,34 @@ class GracefulServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_graceful_shutdown=grace_s,
+                timeout_graceful_shutdown=int(self.manager.settings.grace_s) + _CLOSING_S,
             )
         )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the door, and give the runs their grace."""
-        self._closing = asyncio.get_running_loop()
-        count, grace_s = len(self.service.active), self.service.settings.grace_s
-        if count:
-            self._tell(f"Stopping: {count} run{'s' if count > 1 else ''} under way may take {grace_s:g} s more.")
-        draining = asyncio.create_task(self.service.drain())
+        """Refuse new connections, and let the active runs finish within the grace period."""
+        self._loop = asyncio.get_running_loop()
+        if self.manager.active:
+            runs, grace_s = amount(len(self.manager.active), "run"), self.manager.settings.grace_s
+            self._report(f"Stopping: {runs} in progress may take {grace_s:g} s more.")
+        draining = asyncio.create_task(self.manager.drain())
         await super().shutdown(sockets)
         draining.cancel()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Uvicorn's own would raise the signal again when all is done, and so take the exit code."""
+        """Begin the shutdown, or hasten it. Uvicorn's handler would raise the signal again at the end."""
         del sig, frame
-        if self._closing is not None:
-            self._closing.call_soon_threadsafe(self._end_at_once)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._hasten)
         self.should_exit = True
 
-    def _end_at_once(self) -> None:
-        if self._hurry is None:
-            self._hurry = asyncio.create_task(self._cancel())
-        else:
+    def _hasten(self) -> None:
+        async def cancel() -> None:
+            await self.manager.cancel_all("shutdown")
+            await asyncio.sleep(_HURRIED_S)  # clients still receive the reason
             self.force_exit = True
 
-    async def _cancel(self) -> None:
-        """Whoever waits for a run is still told what became of it."""
-        await self.service.cancel_all("shutdown")
-        await asyncio.sleep(_HURRIED_S)
-        self.force_exit = True
+        if self._cancelling is None:
+            self._cancelling = asyncio.create_task(cancel())
+        else:
+            self.force_exit = True

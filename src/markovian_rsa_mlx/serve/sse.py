@@ -1,6 +1,7 @@
-"""Server-sent events whose data is JSON on one line, for every reader.
+"""Server-sent events whose data is JSON on one line.
 
-Some clients break lines at more characters than the protocol does (`str.splitlines`); a model's text may hold them.
+Some clients split lines at more characters than the protocol does (`str.splitlines`), and a model's text may contain
+them, so they are escaped.
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ from typing import Any
 
 from sse_starlette import ServerSentEvent
 
-#: Seconds between two comments that keep an idle stream's connection open.
+#: Seconds between two comments that keep an idle connection open.
 KEEP_ALIVE_S = 10
 _BREAKS = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}
 
 
 def object_event(value: dict[str, Any]) -> ServerSentEvent:
-    """An event that holds this object."""
+    """Return an event with this object."""
     return line_event(json.dumps(value, ensure_ascii=False))
 
 
 def line_event(line: str, *, event: str | None = None, number: str | None = None) -> ServerSentEvent:
-    """An event that holds a line of JSON: in valid JSON the escaped characters stand within texts only."""
+    """Return an event with this line of JSON. In valid JSON the escaped characters occur within strings only."""
     return ServerSentEvent(line.translate(_BREAKS), event=event, id=number, sep="\n")
