@@ -59,6 +59,9 @@ class Silent:
     def tokens(self, ids: Sequence[int]) -> None:
         pass
 
+    def warning(self, message: str) -> None:
+        pass
+
 
 class RowSampler:
     """Our seeded draw in the form mlx-lm calls: one row, one token a call."""
@@ -138,7 +141,7 @@ def run_rounds(
             prompt = prompts.aggregation([tails[p] for p in parents]) if parents else prompts.round_zero
             sampling = CONFIG.sampling(final=t == CONFIG.rounds)
             requests.append(
-                GenerationRequest(str(key), (), prompt.token_ids, CONFIG.budget(t), trace_seed(seed, key), sampling)
+                GenerationRequest(str(key), (), prompt.token_ids, CONFIG.max_tokens(t), trace_seed(seed, key), sampling)
             )
         for key, ids in zip(keys[t], run(requests), strict=True):
             tokens += len(ids)

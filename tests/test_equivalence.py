@@ -122,7 +122,7 @@ def test_a_decision_stands(same: MathEquivalence) -> None:
 def test_a_verdict_tells_a_wrong_answer_from_one_that_could_not_be_compared(
     same: MathEquivalence, second: str, verdict: str
 ) -> None:
-    assert same.verdict("1/2", second) == verdict
+    assert same.compare("1/2", second) == verdict
 
 
 def test_close_ends_the_worker_and_can_be_repeated() -> None:

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from .errors import ConfigError
 
@@ -28,6 +28,13 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+
+
+class EngineLimits(NamedTuple):
+    """Limits of an engine; None leaves the choice to the engine."""
+
+    max_rows: int | None
+    memory_limit_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -113,9 +120,18 @@ class RSAConfig:
             early.min_p if self.final_min_p is None else self.final_min_p,
         )
 
-    def budget(self, round_index: int) -> int:
-        """Decode budget, in tokens, of a trace of this round (and of a final aggregation, round T + 1)."""
+    def max_tokens(self, round_index: int) -> int:
+        """Return the decode budget of a trace of this round (or of the final aggregation, round T + 1), in tokens."""
         return self.final_tokens if round_index >= self.rounds else self.thinking_tokens
+
+    budget = max_tokens  #: the former name
+
+    def engine_limits(self) -> EngineLimits:
+        """Return `concurrency` and `memory_limit_gb` as an engine takes them."""
+        return EngineLimits(
+            max_rows=None if self.concurrency == "auto" else int(self.concurrency),
+            memory_limit_bytes=None if self.memory_limit_gb is None else int(self.memory_limit_gb * 1e9),
+        )
 
     def replace(self, **changes: Any) -> RSAConfig:
         """A copy with other values; an unknown name is refused."""

@@ -40,9 +40,9 @@ class MathEquivalence:
         self._worker: Worker | None = None
 
     def __call__(self, first: str, second: str) -> bool:
-        return self.verdict(first, second) == "same"
+        return self.compare(first, second) == "same"
 
-    def verdict(self, first: str, second: str) -> Verdict:
+    def compare(self, first: str, second: str) -> Verdict:
         """What became of the comparison; who must know why two answers are not the same asks this."""
         if equal_text(first, second):
             return "same"

@@ -104,10 +104,12 @@ class MarkovianRSAOrchestrator:
         """
         from .backends.upstream import Upstream
 
-        return cls.over(Upstream(urls, model, api_key, tokenizer, **options), progress)
+        return cls.from_upstream_config(Upstream(urls, model, api_key, tokenizer, **options), progress)
 
     @classmethod
-    def over(cls, upstream: Upstream, progress: Callable[[str], None] | None = None) -> MarkovianRSAOrchestrator:
+    def from_upstream_config(
+        cls, upstream: Upstream, progress: Callable[[str], None] | None = None
+    ) -> MarkovianRSAOrchestrator:
         """`from_upstream` for settings that are made already."""
         from .backends.upstream import UpstreamEngine
 
@@ -182,7 +184,7 @@ class MarkovianRSAOrchestrator:
         try:
             config = config or self._default_config()
             if not self.shared:
-                _take_engine(self.backend, config)
+                _apply_limits(self.backend, config)
             sitting = await RunSession.begin(self.backend, messages, config, trail)
             if trail.history is not None and trail.history.finished:
                 return _recorded_result(trail)
@@ -306,10 +308,9 @@ class _Report:
         )
 
 
-def _take_engine(backend: Engine, config: RSAConfig) -> None:
+def _apply_limits(backend: Engine, config: RSAConfig) -> None:
     """Give the engine this run's bounds, and count from here."""
-    limit = config.memory_limit_gb
-    backend.limit(None, None if limit is None else int(limit * 1e9))
+    backend.limit(None, config.engine_limits().memory_limit_bytes)
     backend.reset_peak_memory()
 
 

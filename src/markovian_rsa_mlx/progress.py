@@ -216,7 +216,7 @@ class Progress:
         for round_number, keys in lineage.needed().items():
             for key in keys:
                 parents = tuple(str(parent) for parent in lineage.parents(key))
-                row = TraceStatus(str(key), round_number, parents, self.config.budget(round_number))
+                row = TraceStatus(str(key), round_number, parents, self.config.max_tokens(round_number))
                 self.rows.setdefault(row.trace_id, row)
 
     def _complete(self, row: TraceStatus, event: TraceCompleteEvent) -> None:

@@ -31,6 +31,9 @@ class Heard:
         self.ids.extend(ids)
         self.first.set()
 
+    def warning(self, message: str) -> None:
+        pass
+
 
 def request(
     seed: int = 1,

@@ -27,7 +27,7 @@ class HeardRetries(Heard):
         super().__init__()
         self.retries: list[str] = []
 
-    def noted(self, message: str) -> None:
+    def warning(self, message: str) -> None:
         self.retries.append(message)
 
 

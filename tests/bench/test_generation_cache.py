@@ -120,6 +120,9 @@ def test_what_is_known_is_told_from_where_an_interrupted_trace_was(tmp_path: Pat
         def tokens(self, ids: Sequence[int]) -> None:
             told.extend(ids)
 
+        def warning(self, message: str) -> None:
+            raise AssertionError(message)
+
     prompt, seed, budget, sampling = first.key
     request = GenerationRequest(first.trace_id, (), prompt, budget, seed, sampling, ids[:5])
     engine = CachingEngine(FakeBackend(lambda *_: pytest.fail("it is known")), known)

@@ -175,7 +175,7 @@ def test_what_is_no_id_is_refused(text: str) -> None:
 
 def test_the_final_aggregation_reads_the_first_finals() -> None:
     lineage = Lineage(0, 8, 3, 2, 8, final_aggregation=True)
-    assert lineage.last == TraceKey(3, 0)
+    assert lineage.aggregator == TraceKey(3, 0)
     assert lineage.parents(TraceKey(3, 0)) == (TraceKey(2, 0), TraceKey(2, 1), TraceKey(2, 2))
     assert Lineage(0, 8, 3, 2, 2, final_aggregation=True).parents(TraceKey(3, 0)) == (TraceKey(2, 0), TraceKey(2, 1))
     assert lineage.needed()[3] == (TraceKey(3, 0),)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol
 
 from ..config import Sampling
 from ..tokenizer import ChatMessage, Tokenizer
@@ -45,21 +45,16 @@ class GenerationResult:
 
 
 class GenerationListener(Protocol):
-    """Hears of one trace's progress, on the event loop's thread."""
+    """Receives one trace's progress, on the event loop's thread."""
 
     def started(self) -> None:
-        """The trace got its row in the engine; called once, before any `tokens`."""
+        """The trace got its row in the engine. Called once, before any `tokens`."""
 
     def tokens(self, ids: Sequence[int]) -> None:
-        """These ids were generated since the last call."""
+        """Receive the ids generated since the last call."""
 
-
-@runtime_checkable
-class NoteListener(Protocol):
-    """A `GenerationListener` that also hears what an engine wants to have recorded."""
-
-    def noted(self, message: str) -> None:
-        """Such as a call that failed and is made again within this attempt; nothing that was told is lost by it."""
+    def warning(self, message: str) -> None:
+        """Receive a problem that the engine recovered from within this attempt, such as a repeated call."""
 
 
 @dataclass(frozen=True)

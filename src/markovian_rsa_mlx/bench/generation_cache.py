@@ -123,6 +123,9 @@ class _CountingListener:
         if self._on_tokens is not None:
             self._on_tokens(len(ids))
 
+    def warning(self, message: str) -> None:
+        self._listener.warning(message)
+
 
 #: A trace's id, and whether it or its summary is meant.
 Place = tuple[str, Literal["trace", "summary"]]

@@ -94,9 +94,8 @@ def _run(wanted: BenchOptions, sitting: Benchmark, units: list[Unit], backend: E
     from ..equivalence import MathEquivalence, equivalence_for
     from ..run.sync import run_sync
 
-    rows, memory = wanted.config.concurrency, wanted.config.memory_limit_gb
     try:
-        backend.limit(None if rows == "auto" else int(rows), None if memory is None else int(memory * 1e9))
+        backend.limit(*wanted.config.engine_limits())
         backend.reset_peak_memory()
         with MathEquivalence() as math, watch(sitting, units, wanted.quiet) as progress:
             equivalent = equivalence_for(sitting.order.task.answer_kind, math)

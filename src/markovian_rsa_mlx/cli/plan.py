@@ -83,10 +83,10 @@ def plan(
 
 def longest_sequence(config: RSAConfig, prompt_tokens: int) -> int:
     """Tokens of the longest sequence: |q| + C tau + budget. The template's own words come on top."""
-    first = prompt_tokens + config.budget(0)
+    first = prompt_tokens + config.max_tokens(0)
     if config.rounds == 0:
         return first
-    later = max(config.budget(t) for t in range(1, config.rounds + 1))
+    later = max(config.max_tokens(t) for t in range(1, config.rounds + 1))
     return max(first, prompt_tokens + config.aggregation_size * config.tail_limit + later)
 
 
@@ -108,7 +108,7 @@ def decode_work(config: RSAConfig) -> Decode:
 def _cost(config: RSAConfig, round_number: int) -> int:
     """Tokens of a trace of this round, with the summary that is carried on where summaries are."""
     carried = round_number < config.rounds and config.carry == "summary"
-    return config.budget(round_number) + (config.tail_limit if carried else 0)
+    return config.max_tokens(round_number) + (config.tail_limit if carried else 0)
 
 
 def _read_config(choice: ModelChoice) -> dict[str, Any]:
@@ -125,10 +125,10 @@ def _facts(model_id: str, model_config: dict[str, Any], config: RSAConfig, promp
     from ..backends.policy import DEFAULT_MAX_ROWS, MemoryBudget
 
     footprint = footprint_from_config(model_config)
-    given = config.memory_limit_gb
-    limit = int(given * 1e9) if given is not None else available_memory_bytes()
+    max_rows, given = config.engine_limits()
+    limit = available_memory_bytes() if given is None else given
     work = decode_work(config)
-    most = min(DEFAULT_MAX_ROWS if config.concurrency == "auto" else config.concurrency, work.all_traces)
+    most = min(DEFAULT_MAX_ROWS if max_rows is None else max_rows, work.all_traces)
     longest = longest_sequence(config, prompt_tokens)
     admission = MemoryBudget(footprint, most, limit)
     at_once = next((rows for rows in range(most, 0, -1) if admission.need(rows, longest) <= limit), 0)

@@ -74,7 +74,7 @@ def load(choice: ModelChoice, *, quiet: bool = False) -> MarkovianRSAOrchestrato
 
     progress = None if quiet else print_status
     if choice.upstream is not None:
-        return MarkovianRSAOrchestrator.over(choice.upstream, progress)
+        return MarkovianRSAOrchestrator.from_upstream_config(choice.upstream, progress)
     return MarkovianRSAOrchestrator.from_pretrained(
         choice.model_id, revision=choice.revision, adapter_path=choice.adapter, progress=progress
     )

@@ -169,6 +169,4 @@ def _require_key(host: str, key: str | None, allow_without_key: bool) -> None:
 
 def _apply_limits(orchestrator: Any, base: RSAConfig) -> None:
     """The engine's bounds are the server's: all requests together keep to them."""
-    rows = None if base.concurrency == "auto" else base.concurrency
-    memory = None if base.memory_limit_gb is None else int(base.memory_limit_gb * 1e9)
-    orchestrator.backend.limit(rows, memory)
+    orchestrator.backend.limit(*base.engine_limits())

@@ -421,7 +421,7 @@ def summarize(trail: Trail) -> RunSummary:
 def _too_many(config: RSAConfig) -> int:
     """At most how many traces a run has that is not laid out; 0 if it is."""
     lineage = Lineage.of(config, seed=0)  # the same for every seed
-    return 0 if lineage.is_listable else lineage.bounds()[0]
+    return 0 if lineage.is_listable else lineage.max_traces_and_draws()[0]
 
 
 def _event(raw: Raw, told: RunSummary) -> Event:

@@ -132,7 +132,7 @@ def tune(
             raise BackendError(
                 f"The engine {engine.info.engine} cannot be timed; mrsa tune measures models on this machine."
             )
-        engine.limit(None, None if memory_limit_gb is None else int(memory_limit_gb * 1e9))
+        engine.limit(None, RSAConfig(memory_limit_gb=memory_limit_gb).engine_limits().memory_limit_bytes)
         question = prompt_tokens
         if question is None and assumption.prompt_tokens is None:
             question = EMBEDDED_QUESTION_TOKENS if choice.embedded else QUESTION_TOKENS

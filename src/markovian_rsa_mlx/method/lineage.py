@@ -106,28 +106,28 @@ class Lineage:
         return tuple(TraceKey(self.rounds, index) for index in range(self.final_count))
 
     @property
-    def last(self) -> TraceKey | None:
+    def aggregator(self) -> TraceKey | None:
         """The one trace of round T + 1 that aggregates the final candidates, where that is asked for."""
         return TraceKey(self.rounds + 1, 0) if self.final_aggregation else None
 
     @property
-    def largest_parent_count(self) -> int:
+    def max_parents(self) -> int:
         """Most tails that one prompt of this run can hold; 0 without aggregation."""
         last = min(self.aggregation_size, self.final_count) if self.final_aggregation else 0
         return max(self.aggregation_size if self.rounds else 0, last)
 
     def parents(self, key: TraceKey) -> tuple[TraceKey, ...]:
         """The ordered parents of a trace; none in round 0."""
-        if key == self.last:
+        if key == self.aggregator:
             return self.finals[: min(self.aggregation_size, self.final_count)]
         if key.round == 0:
             return ()
         return draw_parents(self.seed, key, self.population, self.aggregation_size)
 
-    def bounds(self) -> tuple[int, int]:
+    def max_traces_and_draws(self) -> tuple[int, int]:
         """The most traces that can be needed, and the most parents drawn for them; told without a draw."""
         wanted, draws = self.final_count, 0
-        traces = wanted + (self.last is not None)
+        traces = wanted + (self.aggregator is not None)
         for _ in range(self.rounds):
             draws += wanted * self.aggregation_size
             wanted = min(wanted * self.aggregation_size, self.population)
@@ -137,7 +137,7 @@ class Lineage:
     @property
     def is_listable(self) -> bool:
         """Whether a reader of an audit file can derive and list all traces of the run quickly."""
-        traces, draws = self.bounds()
+        traces, draws = self.max_traces_and_draws()
         return traces <= MAX_LISTED_TRACES and draws <= _MAX_LISTED_DRAWS
 
     def needed(self) -> dict[int, tuple[TraceKey, ...]]:
@@ -145,8 +145,8 @@ class Lineage:
         wanted = {self.rounds: set(self.finals)}
         for t in range(self.rounds, 0, -1):
             wanted[t - 1] = {parent for key in wanted[t] for parent in self.parents(key)}
-        if self.last is not None:
-            wanted[self.rounds + 1] = {self.last}
+        if self.aggregator is not None:
+            wanted[self.rounds + 1] = {self.aggregator}
         return {t: tuple(sorted(wanted[t])) for t in sorted(wanted)}
 
 

@@ -65,7 +65,7 @@ def predict(
 
     Raises `MemoryLimitError` where a trace does not fit.
     """
-    concurrency = None if config.concurrency == "auto" else config.concurrency
+    concurrency = config.engine_limits().max_rows
     per_run = config.population * (config.rounds + 1)
     seeds = range(runs or max(LEAST_RUNS, min(MOST_RUNS, TRACES // per_run))) if config.seed is None else [config.seed]
     works = [work(config, seed, shape, lengths) for seed in seeds]
@@ -157,8 +157,9 @@ def candidate(
     shape = PromptShape.of_ids(setup.prompt_token_ids, setup.segment_token_ids, setup.summary_segment_token_ids)
     longest, context = longest_sequence(config, setup) + more, engine.info.context_length
     room = engine.admission
-    if config.memory_limit_gb is not None:
-        room = dataclasses.replace(room, memory_limit_bytes=int(config.memory_limit_gb * 1e9))
+    limit = config.engine_limits().memory_limit_bytes
+    if limit is not None:
+        room = dataclasses.replace(room, memory_limit_bytes=limit)
     refused = ""
     if context is not None and longest > context:
         refused = f"it can need {longest:,} tokens of context and the model has {context:,}"

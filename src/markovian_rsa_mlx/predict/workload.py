@@ -118,7 +118,7 @@ def workload(
     """
     lineage = Lineage.of(config, seed)
     keys = _demanded(lineage) if schedule.pruned else _all(lineage)
-    drawn = {key: lengths.of(seed, key, config.budget(key.round)) for key in keys}
+    drawn = {key: lengths.of(seed, key, config.max_tokens(key.round)) for key in keys}
     summaries = {key: f"{key} summary" for key in keys if config.carry == "summary" and _is_read(lineage, key)}
     found: list[Generation] = []
     for key in sorted(keys, key=lambda key: key.round):
@@ -130,7 +130,9 @@ def workload(
         waits_for = tuple(summaries.get(p, str(p)) for p in parents)
         if schedule.barrier:
             waits_for = tuple(task.name for task in found if task.round == key.round - 1)
-        found.append(Generation(str(key), key.round, waits_for, prompt, drawn[key].generated, config.budget(key.round)))
+        found.append(
+            Generation(str(key), key.round, waits_for, prompt, drawn[key].generated, config.max_tokens(key.round))
+        )
         if key in summaries:
             notes = shape.summarising(seed, key, min(config.thinking_tokens, drawn[key].reasoning))
             tau = config.tail_limit
@@ -140,14 +142,14 @@ def workload(
 
 def _demanded(lineage: Lineage) -> list[TraceKey]:
     """The needed traces as they are asked for: the finals, their parents, the parents of these."""
-    wanted = [*lineage.finals, *([lineage.last] if lineage.last else [])]
+    wanted = [*lineage.finals, *([lineage.aggregator] if lineage.aggregator else [])]
     return _with_ancestors(wanted, lineage)
 
 
 def _all(lineage: Lineage) -> list[TraceKey]:
     """N traces in every round before the last, and all final candidates."""
     early = [TraceKey(t, i) for t in range(lineage.rounds) for i in range(lineage.population)]
-    return [*early, *lineage.finals, *([lineage.last] if lineage.last else [])]
+    return [*early, *lineage.finals, *([lineage.aggregator] if lineage.aggregator else [])]
 
 
 def _with_ancestors(wanted: Iterable[TraceKey], lineage: Lineage) -> list[TraceKey]:
@@ -163,7 +165,7 @@ def _with_ancestors(wanted: Iterable[TraceKey], lineage: Lineage) -> list[TraceK
 
 def _is_read(lineage: Lineage, key: TraceKey) -> bool:
     """Whether the trace carries anything on: it has children, at least potentially."""
-    return key.round < lineage.rounds or (lineage.last is not None and key in lineage.parents(lineage.last))
+    return key.round < lineage.rounds or (lineage.aggregator is not None and key in lineage.parents(lineage.aggregator))
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

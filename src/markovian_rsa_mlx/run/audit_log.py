@@ -64,7 +64,7 @@ class AuditLog:
         self.events = list(scan.events)
         return history
 
-    def past(self, key: TraceKey) -> TraceState:
+    def history_of(self, key: TraceKey) -> TraceState:
         """What earlier sittings know of a trace."""
         return TraceState(str(key)) if self.history is None else self.history.trace(key)
 

@@ -64,7 +64,7 @@ class Generator:
     ) -> None:
         self.backend, self.config, self.run_seed = backend, config, run_seed
         self.trail, self.budget, self.progress = trail, budget, progress
-        self._slots = asyncio.Semaphore(_UNBOUNDED if config.concurrency == "auto" else int(config.concurrency))
+        self._slots = asyncio.Semaphore(config.engine_limits().max_rows or _UNBOUNDED)
         self._active: dict[tuple[TraceKey, Purpose], int] = {}
         self.memory_estimate_bytes = 0
         self.first_start: dict[int, float] = {}  #: by round, on the monotonic clock
@@ -121,11 +121,11 @@ class Generator:
             raise
         finally:
             self._active.pop((job.key, job.purpose), None)
-            listener.clock("ended")
-        listener.settle(len(result.token_ids))
+            listener.record_timing("ended")
+        listener.count_unreported(len(result.token_ids))
         return Generated(result.token_ids, result.finish_reason, time.monotonic() - start, seed)
 
-    def enter(self, job: Job) -> None:
+    def on_started(self, job: Job) -> None:
         """A job got its row: take note of what memory that needs."""
         self.first_start.setdefault(job.key.round, time.monotonic())
         self._active[job.key, job.purpose] = len(job.prompt.token_ids) + job.max_tokens
@@ -143,7 +143,7 @@ class _Listener:
         self._has_row = False
 
     def started(self) -> None:
-        self._generator.enter(self._job)
+        self._generator.on_started(self._job)
         job = self._job
         if job.purpose == "trace":
             self._generator.trail.write(
@@ -158,9 +158,9 @@ class _Listener:
                 )
             )
         self._has_row = True
-        self.clock("started")
+        self.record_timing("started")
 
-    def clock(self, phase: Literal["started", "ended"]) -> None:
+    def record_timing(self, phase: Literal["started", "ended"]) -> None:
         """Record when the job got its row or left it; nothing of one that never had a row."""
         if self._has_row:
             key, trail, elapsed_s = self._job.key, self._generator.trail, self._generator.budget.elapsed_s
@@ -176,7 +176,7 @@ class _Listener:
         if self._generator.progress is not None and self._job.purpose == "trace":
             with callback_errors("on_progress"):
                 self._generator.progress(str(self._job.key), ids)
-        self._generator.budget.count(len(ids))
+        self._generator.budget.add_tokens(len(ids))
 
     def checkpoint(self) -> None:
         if not self._pending or self._job.purpose != "trace":
@@ -188,11 +188,11 @@ class _Listener:
         )
         self._pending.clear()
 
-    def noted(self, message: str) -> None:
-        """What befell the engine stands in the trail as an error that the run got over."""
+    def warning(self, message: str) -> None:
+        """Record an engine warning as a recoverable error."""
         trail = self._generator.trail
         trail.write(ErrorEvent(trail.run_id, "upstream", f"{self._job.key}: {message}", recoverable=True))
 
-    def settle(self, total: int) -> None:
+    def count_unreported(self, total: int) -> None:
         """Count what the engine finished without telling."""
-        self._generator.budget.count(total - self._known - self._counted)
+        self._generator.budget.add_tokens(total - self._known - self._counted)

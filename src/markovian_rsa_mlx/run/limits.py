@@ -21,7 +21,7 @@ class RunLimits:
         if config.time_budget_s is not None:
             left = max(0.0, config.time_budget_s - elapsed_before_s)
             self._timer = loop.call_later(left, self._stop, "time_budget")
-        self.count(0)
+        self.add_tokens(0)
 
     @property
     def elapsed_s(self) -> float:
@@ -32,7 +32,7 @@ class RunLimits:
         """Tokens generated so far, those of failed attempts included."""
         return self._tokens
 
-    def count(self, tokens: int) -> None:
+    def add_tokens(self, tokens: int) -> None:
         """Take note of newly generated tokens."""
         self._tokens += tokens
         if self._token_limit is not None and self._tokens >= self._token_limit:

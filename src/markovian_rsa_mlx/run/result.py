@@ -66,7 +66,7 @@ class Conclusion:
         finals = [self.candidate(outcomes[key]) for key in self._lineage.finals if key in outcomes]
         if not finals:
             return None
-        last = self._lineage.last
+        last = self._lineage.aggregator
         aggregated = self.candidate(outcomes[last]) if last is not None and last in outcomes else None
         chosen, tally = choose(self._config.answer_selection, finals, aggregated, self._equivalent)
         return SelectionEvent(

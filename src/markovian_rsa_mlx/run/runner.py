@@ -47,7 +47,7 @@ class Trace:
     key: TraceKey
     token_ids: tuple[int, ...]
     split: ThinkingSplit
-    carried: Tail | None
+    tail: Tail | None
     failed: bool
 
 
@@ -84,7 +84,7 @@ class Runner:
 
     async def finals(self) -> list[Trace]:
         """All final candidates, and behind them the final aggregation where that is asked for."""
-        wanted = [*self.lineage.finals, *([self.lineage.last] if self.lineage.last else [])]
+        wanted = [*self.lineage.finals, *([self.lineage.aggregator] if self.lineage.aggregator else [])]
         tasks = [self.demand(key) for key in wanted]
         outcomes = [await asyncio.shield(task) for task in tasks]
         await asyncio.gather(*self._alarms)
@@ -93,7 +93,7 @@ class Runner:
     def outcomes(self) -> dict[TraceKey, Trace]:
         """What is finished so far, in earlier sittings too; given-up traces aside."""
         keys = [key for keys in self.needed.values() for key in keys]
-        events = [(key, self.trail.past(key).complete) for key in keys]
+        events = [(key, self.trail.history_of(key).complete) for key in keys]
         recorded = {key: self._outcome(key, e) for key, e in events if e and e.finish_reason != "error"}
         return recorded | self._finished
 
@@ -121,11 +121,11 @@ class Runner:
         """The prompt and the parents that stand in it; None where no parent left anything."""
         if key.round == 0:
             return self._prompts.round_zero, ()
-        recorded = self.trail.past(key).prompt
+        recorded = self.trail.history_of(key).prompt
         if recorded is not None:
             read = tuple(map(TraceKey.parse, recorded.selected_tail_trace_ids))
             return Prompt(recorded.prompt_text, tuple(recorded.prompt_token_ids)), read
-        readable = [(parent.key, parent.carried) for parent in parents if parent.carried is not None]
+        readable = [(parent.key, parent.tail) for parent in parents if parent.tail is not None]
         if not readable:
             return None
         prompt = self._prompts.aggregation([tail for _, tail in readable])
@@ -142,7 +142,7 @@ class Runner:
         return prompt, tuple(parent for parent, _ in readable)
 
     async def _generate(self, key: TraceKey, prompt: Prompt, parents: tuple[TraceKey, ...]) -> Trace:
-        past = self.trail.past(key)
+        past = self.trail.history_of(key)
         complete = past.complete
         if complete is None or past.given_up:
             job = Job(
@@ -151,7 +151,7 @@ class Runner:
                 prompt,
                 self._prompts.messages(prompt),
                 parents,
-                self.config.budget(key.round),
+                self.config.max_tokens(key.round),
                 self.config.sampling(final=key.round >= self.config.rounds),
                 past.attempt,
                 tuple(past.checkpoint_ids),
@@ -163,7 +163,7 @@ class Runner:
         outcome = self._finished[key] = self._outcome(key, complete)
         self._compare(key, prompt, outcome.token_ids)
         if self._children(key):
-            return dataclasses.replace(outcome, carried=await self._carry(key, outcome.split))
+            return dataclasses.replace(outcome, tail=await self._carry(key, outcome.split))
         return outcome
 
     def _outcome(self, key: TraceKey, complete: TraceCompleteEvent) -> Trace:
@@ -193,7 +193,7 @@ class Runner:
 
     async def _carry(self, key: TraceKey, split: ThinkingSplit) -> Tail:
         """What the trace hands on, recorded."""
-        past = self.trail.past(key).tail
+        past = self.trail.history_of(key).tail
         if past is not None:
             return Tail(tuple(past.tail_token_ids), past.tail_text)
         ids = split.reasoning_ids
@@ -214,7 +214,7 @@ class Runner:
 
     async def _summary(self, key: TraceKey, split: ThinkingSplit) -> tuple[int, ...]:
         """Ids of the trace's summary, () where it failed or says nothing (the tail is carried instead)."""
-        past = self.trail.past(key)
+        past = self.trail.history_of(key)
         event = past.summary
         if event is None:
             notes = self._cut(split.reasoning_ids, self.config.thinking_tokens)
@@ -255,12 +255,12 @@ class Runner:
 
     def _settled(self, key: TraceKey) -> bool:
         """Whether earlier sittings built on the trace's failure: on a child's prompt, or on the selection."""
-        past, history = self.trail.past(key), self.trail.history
+        past, history = self.trail.history_of(key), self.trail.history
         if history is None or not past.given_up:
             return False
         children = self._children(key)
         return history.selection is not None or any(
-            self.trail.past(child).prompt is not None or self._settled(child) for child in children
+            self.trail.history_of(child).prompt is not None or self._settled(child) for child in children
         )
 
     def _children(self, key: TraceKey) -> list[TraceKey]:

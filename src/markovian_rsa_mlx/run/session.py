@@ -138,7 +138,7 @@ def make_setup(
     template = PromptTemplate.load(config.template)
     frame = chat_frame(tokenizer, messages, config.enable_thinking)
     problem = messages[-1]["content"]
-    largest = Lineage.of(config, seed).largest_parent_count
+    largest = Lineage.of(config, seed).max_parents
     prompter = PromptBuilder(tokenizer, template, frame, problem, config.carry, largest)
     prompt_text = tokenizer.render_chat(messages, config.enable_thinking)
     summary_source, summary = "", list[str]()
@@ -180,7 +180,7 @@ def make_setup(
 
 def longest_sequence(config: RSAConfig, setup: RunSetupEvent) -> int:
     """Tokens of the longest sequence that the run can need: a prompt at its largest, and its budget."""
-    budgets = [config.budget(t) for t in range(config.rounds + 1)]
+    budgets = [config.max_tokens(t) for t in range(config.rounds + 1)]
     needs = [len(setup.prompt_token_ids) + budgets[0]]
     for count, pieces in enumerate(setup.segment_token_ids, start=1):
         needs.append(sum(map(len, pieces)) + count * config.tail_limit + max(budgets[1:], default=config.final_tokens))

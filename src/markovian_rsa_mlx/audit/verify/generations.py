@@ -36,7 +36,7 @@ def check_start(ledger: VerifierState, event: GenerationStartEvent) -> None:
     check(event.seed == seed, f"seed of {key}, attempt {trace.attempt}, is {seed} by the lineage, not {event.seed}")
     prompt = trace.prompt.prompt_token_ids if trace.prompt is not None else ledger.setup.prompt_token_ids
     check(event.prompt_token_count == len(prompt), f"the prompt has {len(prompt)} tokens")
-    budget = ledger.config.budget(key.round)
+    budget = ledger.config.max_tokens(key.round)
     check(event.max_tokens == budget, f"the budget of round {key.round} is {budget}")
 
 
@@ -70,7 +70,7 @@ def check_checkpoint(ledger: VerifierState, event: TraceCheckpointEvent) -> None
     check(event.position == known, f"the checkpoints before end at {known}, not {event.position}")
     check(event.token_ids, "no ids")
     ids = [*trace.checkpoint_ids, *event.token_ids]
-    _check_ids(ids, ledger.config.budget(key.round), ledger.setup)
+    _check_ids(ids, ledger.config.max_tokens(key.round), ledger.setup)
 
 
 def check_retry(ledger: VerifierState, event: TraceRetryEvent) -> None:
@@ -103,7 +103,7 @@ def check_complete(ledger: VerifierState, event: TraceCompleteEvent) -> None:
         _check_given_up(ledger, key, event)
         return
     check(_running(ledger, key), f"{key} is not being generated")
-    check_generation(ledger, event, ledger.config.budget(key.round))
+    check_generation(ledger, event, ledger.config.max_tokens(key.round))
     known = trace.checkpoint_ids
     check(event.token_ids[: len(known)] == known, "token_ids do not go on from the checkpoints")
 

@@ -110,7 +110,7 @@ def _equivalence(ledger: VerifierState, event: SelectionEvent) -> Equivalent:
 def _check_chosen(
     ledger: VerifierState, event: SelectionEvent, candidates: Sequence[Candidate], equivalent: Equivalent
 ) -> None:
-    last = ledger.lineage.last
+    last = ledger.lineage.aggregator
     aggregated: list[Candidate | None] = [None]
     if last is not None and not ledger.trace(last).given_up:
         possible = _answers(ledger, last)

@@ -68,7 +68,7 @@ def _check_segments(ledger: VerifierState, event: RunSetupEvent) -> None:
     template = PromptTemplate(event.template_source, event.template_name)
     frame = ChatFrame(event.chat_prefix, event.chat_suffix)
     problem, carry = event.messages[-1]["content"], ledger.config.carry
-    largest = Lineage.of(ledger.config, event.seed).largest_parent_count
+    largest = Lineage.of(ledger.config, event.seed).max_parents
     check(len(event.segments) == largest, f"segments are not for 1 to {largest} attempts")
     for count, pieces in enumerate(event.segments, start=1):
         rendered = framed(static_segments(template, problem, carry, count), frame)

@@ -71,7 +71,7 @@ class UpstreamEngine:
         """Generate one trace; see `Backend.generate`.
 
         Calls that fail with what may pass are made again, by a schedule and while they get the trace any further,
-        and a `NoteListener` hears of each. Raises `RefusedError` where this request is refused, and `UpstreamError`
+        and each is a warning to the listener. Raises `RefusedError` where this request is refused, and `UpstreamError`
         where no server takes a call for too long.
         """
         self._check(request)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ...errors import BackendError, ContextLengthError, ModelError, PromptError
 from ...tokenizer import ChatMessage, Tokenizer
-from ..base import GenerationListener, GenerationRequest, GenerationResult, NoteListener
+from ..base import GenerationListener, GenerationRequest, GenerationResult
 from .dialects import CompletionReply, CompletionRequest
 from .errors import TransientError
 from .probe import ServerInfo
@@ -43,9 +43,8 @@ class UpstreamGeneration:
             self.listener.started()
 
     def note(self, message: str) -> None:
-        """Have it recorded, by a listener that does so."""
-        if isinstance(self.listener, NoteListener):
-            self.listener.noted(message)
+        """Have the listener record a warning."""
+        self.listener.warning(message)
 
     def ask(self, identity: ServerInfo, sends_seed: bool) -> CompletionRequest:
         """The next call: the whole trace, or what is still missing of it."""

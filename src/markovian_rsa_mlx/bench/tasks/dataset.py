@@ -78,7 +78,7 @@ class AnsweredTask:
             return 0.0
         if self.answer_kind == "text":
             return float(equal_text(problem.reference, answer))
-        verdict = self._equivalent.verdict(problem.reference, answer)
+        verdict = self._equivalent.compare(problem.reference, answer)
         if verdict == "undecided":
             raise ScoringError("An answer could not be compared with the right one: too long, too slow or unreadable.")
         return float(verdict == "same")
