@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from .errors import AuditError
-
-if TYPE_CHECKING:
-    from .audit.events import Event
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-#: The last bytes of a file in which the selection, the final event and the end of a finished run are sought.
-_END_BYTES = 4_000_000
+from .locks import is_locked
 
 RunStatus = Literal["finished", "unfinished", "running", "damaged"]
+#: The lines at the end of a finished run that are searched for its selection and its end.
+_LAST_LINES = 6
 
 
 @dataclass(frozen=True)
 class RunEntry:
-    """One line of `runs list`. A damaged file has nothing but a path and what is wrong with it."""
+    """One line of `runs list`. Of a damaged file, it has only the path and the problem."""
 
     path: str
     state: RunStatus
@@ -45,15 +35,6 @@ class RunEntry:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A file's events as far as they can be read, and a sentence on why the reading ended early ("" if not)."""
-
-    events: list[Event]
-    problem: str = ""
-    torn: bool = False
 
 
 def runs_folder() -> Path:
@@ -90,7 +71,7 @@ def find_run(name: str | None) -> Path:
         return paths[0]
     if name is None:
         raise AuditError(f"There are no runs in {runs_folder()} yet.")
-    found = [path for path in paths if path.name.startswith(name) or _run_id(path).startswith(name)]
+    found = [path for path in paths if path.name.startswith(name) or start_field(path, "run_id").startswith(name)]
     if not found:
         raise AuditError(f"There is no run {name!r} in {runs_folder()}; `mrsa runs list` shows what there is.")
     if len(found) > 1:
@@ -101,104 +82,41 @@ def find_run(name: str | None) -> Path:
 
 
 def describe(path: Path) -> RunEntry:
-    """What `runs list` says of a file; reads its ends only where the run is finished."""
+    """Describe a run for a list. Of a finished run, read only the first line and the last ones."""
+    from .audit.log_file import first_event, iter_events, last_events
+
     try:
-        start = _first(path)
+        start = first_event(path)
         if start is None:
-            return RunEntry(str(path), "damaged", problem="its first line is no run_start")
-        last = {value["event"]: value for value in _last(path)}
-        finished = "run_end" in last
+            return RunEntry(str(path), "damaged", problem="its first line is not a run_start")
+        last = {raw["event"]: raw for raw in last_events(path, _LAST_LINES)}
+        state: RunStatus = "finished" if "run_end" in last else "running" if is_locked(path) else "unfinished"
+        if state == "finished":
+            tokens = int(last["run_end"].get("total_generated_tokens", 0))
+        else:
+            generated = iter_events(path, ("trace_complete", "summary_complete"))
+            tokens = sum(int(raw.get("generated_tokens", 0)) for raw in generated)
         return RunEntry(
-            str(path),
-            "finished" if finished else "running" if is_being_written(path) else "unfinished",
-            str(start.get("run_id", "")),
-            str(start.get("created_at", "")),
-            str(start.get("model_id", "")),
-            str(start.get("prompt", "")),
-            str(last.get("selection", {}).get("answer", "")) if finished else "",
-            int(last["run_end"].get("total_generated_tokens", 0)) if finished else _tokens_so_far(path),
+            path=str(path),
+            state=state,
+            run_id=str(start.get("run_id", "")),
+            created_at=str(start.get("created_at", "")),
+            model_id=str(start.get("model_id", "")),
+            prompt=str(start.get("prompt", "")),
+            answer=str(last.get("selection", {}).get("answer", "")) if state == "finished" else "",
+            generated_tokens=tokens,
         )
     except OSError as error:
         return RunEntry(str(path), "damaged", problem=f"it cannot be read: {error.strerror}")
     except (ValueError, TypeError) as error:
-        return RunEntry(str(path), "damaged", problem=f"a field is not what it should be: {error}")
+        return RunEntry(str(path), "damaged", problem=f"a field has an invalid value: {error}")
 
 
-def model_of(path: Path) -> str:
-    """The model of a run, by its file's first line alone; "" for what is no run."""
+def start_field(path: Path, name: str) -> str:
+    """Return a field of a run's first line, or "" if the file is not a run."""
+    from .audit.log_file import first_event
+
     try:
-        start = _first(path)
+        return str((first_event(path) or {}).get(name, ""))
     except OSError:
         return ""
-    return str(start.get("model_id", "")) if start else ""
-
-
-def read_run(path: Path) -> Reading:
-    """All events up to the first line that is damaged. Raises `AuditError` where nothing can be read."""
-    from .audit.log_file import event_from_dict, read_bytes
-    from .json_strict import parse_line
-
-    pieces = read_bytes(path).split(b"\n")
-    pieces = pieces[:-1] if pieces[-1] == b"" else pieces
-    events: list[Event] = []
-    for number, piece in enumerate(pieces, start=1):
-        try:
-            events.append(event_from_dict(parse_line(piece)))
-        except ValueError as error:
-            torn = number == len(pieces) and bool(events)
-            return Reading(events, f"line {number}: {error}", torn)
-    return Reading(events)
-
-
-def is_being_written(path: Path) -> bool:
-    """Whether a run holds the file's lock."""
-    if fcntl is None:
-        return False
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
-
-
-def _first(path: Path) -> dict[str, Any] | None:
-    with path.open("rb") as file:
-        value = _parse(file.readline())
-    return value if value is not None and value["event"] == "run_start" else None
-
-
-def _last(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _END_BYTES))
-        lines = file.read().split(b"\n")
-    for line in lines[-6:]:
-        value = _parse(line)
-        if value is not None:
-            yield value
-
-
-def _tokens_so_far(path: Path) -> int:
-    total = 0
-    with path.open("rb") as file:
-        for line in file:
-            if line.startswith((b'{"event": "trace_complete"', b'{"event": "summary_complete"')):
-                value = _parse(line)
-                total += int(value.get("generated_tokens", 0)) if value else 0
-    return total
-
-
-def _run_id(path: Path) -> str:
-    try:
-        start = _first(path)
-    except OSError:
-        return ""
-    return str(start.get("run_id", "")) if start else ""
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) and isinstance(value.get("event"), str) else None

@@ -96,7 +96,7 @@ def test_a_dropped_writer_closes_its_file(tmp_path: Path) -> None:
 
 
 def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="mode is 'r'"):
+    with pytest.raises(ValueError, match="mode must be"):
         AuditWriter(tmp_path / "run.jsonl", "r")  # type: ignore[arg-type]
 
 

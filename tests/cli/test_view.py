@@ -60,7 +60,7 @@ def test_what_cannot_be_shown_is_one_sentence(mrsa: Run, fake_model: Callable[..
     notes.write_text("hello\n")
     ran = mrsa("view", str(notes))
     assert ran.code == 1
-    assert re.fullmatch(r"error: .*notes\.txt is no audit trail.*\n", ran.err)
+    assert re.fullmatch(r"error: .*notes\.txt is not an audit trail.*\n", ran.err)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt"]
     solved(mrsa)
     ran = mrsa("view", "--out", str(tmp_path / "nowhere" / "x.html"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from markovian_rsa_mlx.viewer import read_trail
+from markovian_rsa_mlx.audit import read_lenient
 from tests.viewer import hostile
 from tests.viewer.trails import lines_of, small_run, spoken, write_lines
 
@@ -40,8 +40,8 @@ def hostile_trail(path: Path) -> Path:
 def shown(chrome: Browser, tmp_path_factory: pytest.TempPathFactory) -> tuple[Watched, dict[str, str]]:
     folder = tmp_path_factory.mktemp("hostile")
     path = hostile_trail(folder / "run.jsonl")
-    trail = read_trail(path)
-    recorded = {line["trace_id"]: line["text"] for line in trail.lines if line["event"] == "trace_complete"}
+    trail = read_lenient(path)
+    recorded = {line.raw["trace_id"]: line.raw["text"] for line in trail.lines if line.raw["event"] == "trace_complete"}
     assert len(recorded) == 200
     watched = watch(chrome.new_context(), write_page(path, folder / "run.html", judge=bool))
     return watched, recorded

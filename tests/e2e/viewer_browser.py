@@ -108,7 +108,8 @@ def _note(watched: Watched, message: Any) -> None:
 
 def write_page(trail: Path, to: Path, **options: Any) -> str:
     """The address of a trail's page as a file."""
-    from markovian_rsa_mlx.viewer import file_page, read_trail
+    from markovian_rsa_mlx.audit import read_lenient
+    from markovian_rsa_mlx.viewer import file_page
 
-    to.write_text(file_page(read_trail(trail), path=str(trail), **options), encoding="utf-8")
+    to.write_text(file_page(read_lenient(trail), path=str(trail), **options), encoding="utf-8")
     return to.as_uri()

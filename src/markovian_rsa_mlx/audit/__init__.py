@@ -24,8 +24,18 @@ from .events import (
     TraceCompleteEvent,
     TraceRetryEvent,
 )
-from .log_file import AuditWriter, Line, LogFile, UnknownEvent, event_from_dict, is_finished, read_events, scan_file
-from .state import RunState, TraceState
+from .log_file import (
+    AuditWriter,
+    Line,
+    LineProblem,
+    LogFile,
+    UnknownEvent,
+    event_from_dict,
+    is_finished,
+    read_events,
+    scan_file,
+)
+from .state import RunState, TraceState, read_lenient
 
 #: Former names, which other programs use.
 _BaseEvent, RunHistory, TraceHistory, Scan = Event, RunState, TraceState, LogFile
@@ -39,6 +49,7 @@ __all__ = [
     "FinalEvent",
     "GenerationStartEvent",
     "Line",
+    "LineProblem",
     "LogFile",
     "ModelStatsEvent",
     "RoundCompleteEvent",
@@ -63,5 +74,6 @@ __all__ = [
     "event_from_dict",
     "is_finished",
     "read_events",
+    "read_lenient",
     "scan_file",
 ]

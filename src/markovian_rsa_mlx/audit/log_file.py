@@ -1,25 +1,23 @@
-"""The streaming writer: one event, one line, on the disk's side before `write` returns.
+"""Write and read audit files: JSONL, one event per line.
 
-Knows files and locks; knows nothing of what the events mean.
+`AuditWriter` appends events. `scan_file` is the one reader of whole files. Its `on_error` says what to do with a line
+that is not a valid event: raise an error, stop before the line, or skip it and report it. `LogTail` reads the lines
+that a growing file has gained. `first_event`, `last_events` and `iter_events` read parts of a large file.
 
-The reader: lines of a file back into typed events.
-
-Lines end at "\n" and nowhere else. The last line may be torn (a crash in mid-write) and is then left out;
-any other bad line is an error. Files of a newer version can be read: an event type that is not known
-here becomes an `UnknownEvent`, and fields that are not known are left out of the event (`Line.raw` has them).
+A line ends at a newline character and nowhere else. A torn last line, as a crash leaves it, is never an error. Files of
+a newer version can be read: an event of an unknown type becomes an `UnknownEvent`, and unknown fields are only in
+`Line.raw`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
 import os
-import re
 import stat
 import types
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -27,22 +25,18 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin, g
 
 from ..config import FIELD_NAMES, RSAConfig
 from ..errors import AuditError, ConfigError
-from ..json_strict import NotJSONError, parse_line
-from .events import EVENT_TYPES, Event, RunEndEvent
+from ..json_strict import NotJSONError, loads, parse_line, replace_surrogates
+from ..locks import try_lock, unlock
+from .events import EVENT_TYPES, Event, RunEndEvent, RunStartEvent
 
-try:
-    import fcntl
-except ImportError:  # Windows has no flock; a lock is a courtesy there is no equal for
-    fcntl = None  # type: ignore[assignment]
-
-_SURROGATES = re.compile(r"[\ud800-\udfff]")
-_LOCKED = {errno.EWOULDBLOCK, errno.EACCES}
+Raw = dict[str, Any]
+OnError = Literal["raise", "stop", "skip"]
 
 
 def encode_line(event: Event) -> bytes:
-    """The event as one line of UTF-8 JSON; what JSON or UTF-8 cannot hold is mended.
+    """Return an event as one line of UTF-8 JSON.
 
-    A lone surrogate becomes U+FFFD, and a number that is not finite becomes null.
+    Replace each lone surrogate by U+FFFD and each number that is not finite by null.
     """
     values = event.to_dict()
     try:
@@ -52,14 +46,24 @@ def encode_line(event: Event) -> bytes:
     try:
         return line.encode() + b"\n"
     except UnicodeEncodeError:
-        return _SURROGATES.sub("\ufffd", line).encode() + b"\n"
+        return replace_surrogates(line).encode() + b"\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
 
 
 class AuditWriter:
-    """Appends events to a file, which is locked and readable by its owner only; `path` None writes nothing.
+    """Append events to a locked file that only its owner can read. With `path=None`, write nothing.
 
-    Mode "w" empties the file when the writer is made, "a" goes on behind what is there. Raises `AuditError`
-    where the file cannot be written or another run is writing it (then it is left as it is).
+    Mode "w" truncates the file when the writer is made, "a" appends. Raises `AuditError` if the file cannot be written,
+    or if another run is writing it; then the file stays unchanged.
     """
 
     def __init__(self, path: Path | str | None, mode: Literal["w", "a"] = "w") -> None:
@@ -68,7 +72,7 @@ class AuditWriter:
         self._at_line_start = True
         self._torn_at: int | None = None
         if mode not in ("w", "a"):
-            raise ValueError(f"mode is {mode!r}; allowed: 'w', 'a'")
+            raise ValueError(f"mode must be 'w' or 'a' (got {mode!r})")
         self.path = None if path is None else Path(path)
         if self.path is None:
             return
@@ -87,15 +91,18 @@ class AuditWriter:
         self._fd = os.open(path, flags, 0o600)
         self._pid = os.getpid()
         self._regular = stat.S_ISREG(os.fstat(self._fd).st_mode)
-        if not self._regular:  # a pipe or a device can be neither locked nor cut
+        if not self._regular:  # a pipe or a device can be neither locked nor truncated
             return
-        self._lock(self._fd)
+        if not try_lock(self._fd):
+            raise AuditError(
+                f"The audit file {path} is being written by another run; wait for it, or use another file."
+            )
         if mode == "w":
             os.ftruncate(self._fd, 0)
         self._at_line_start = mode == "w"
 
     def write(self, event: Event) -> None:
-        """Append one line. Raises `ValueError` after `close`, and `AuditError` if the line cannot be kept."""
+        """Append one line. Raises `ValueError` after `close`, and `AuditError` if the line cannot be written."""
         if self.path is None:
             return
         if self._fd is None:
@@ -107,7 +114,7 @@ class AuditWriter:
             raise self._failed(error) from error
 
     def sync(self) -> None:
-        """Have the lines so far survive a power cut."""
+        """Flush the lines to the disk, so that they survive a power failure."""
         if self._fd is None or not self._regular:
             return
         try:
@@ -116,13 +123,12 @@ class AuditWriter:
             raise self._failed(error) from error
 
     def close(self) -> None:
-        """Unlock and close the file; a second time does nothing."""
+        """Unlock and close the file. Does nothing if it is closed."""
         fd, self._fd = getattr(self, "_fd", None), None
         if fd is None:
             return
-        if fcntl is not None and self._pid == os.getpid():  # a forked child must not end its parent's lock
-            with contextlib.suppress(OSError):
-                fcntl.flock(fd, fcntl.LOCK_UN)
+        if self._pid == os.getpid():  # a forked child must not release its parent's lock
+            unlock(fd)
         os.close(fd)
 
     def __enter__(self) -> Self:
@@ -136,31 +142,21 @@ class AuditWriter:
     def __del__(self) -> None:
         self.close()
 
-    def _lock(self, fd: int) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in _LOCKED:
-                raise AuditError(
-                    f"The audit file {self.path} is being written by another run; wait for it, or choose another file."
-                ) from error
-            # A file system without locks: the run matters more than the courtesy.
-
     def _append(self, fd: int, data: bytes) -> None:
-        """Write all of `data` or nothing, so that a later reader never meets half a line in the middle."""
+        """Write all of `data` or nothing, so that a reader never finds half a line before others."""
         if self._torn_at is not None:
             os.ftruncate(fd, self._torn_at)
             self._torn_at = None
-        if self._regular and not self._at_line_start and not self._ends_with_newline(fd):
-            data = b"\n" + data
         size = os.fstat(fd).st_size
+        if self._regular and not self._at_line_start and size:
+            os.lseek(fd, size - 1, os.SEEK_SET)
+            if os.read(fd, 1) != b"\n":
+                data = b"\n" + data
         try:
             while data:
                 data = data[os.write(fd, data) :]
             self._at_line_start = True
-        except BaseException:  # Ctrl-C between two halves is as bad as a full disk
+        except BaseException:  # KeyboardInterrupt in the middle of a line as well
             if self._regular:
                 self._torn_at = size
                 with contextlib.suppress(OSError):
@@ -168,113 +164,235 @@ class AuditWriter:
                     self._torn_at = None
             raise
 
-    @staticmethod
-    def _ends_with_newline(fd: int) -> bool:
-        size = os.fstat(fd).st_size
-        if size == 0:
-            return True
-        os.lseek(fd, size - 1, os.SEEK_SET)
-        return os.read(fd, 1) == b"\n"
-
     def _failed(self, error: OSError) -> AuditError:
         return AuditError(f"The audit file {self.path} cannot be written: {error.strerror or error}.")
 
 
-def _finite(value: Any) -> Any:
-    """`value` with null for every number that JSON has no form for."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
-
-
-#: How the first line of any audit file begins; a file that begins otherwise is somebody's notes, not a torn trail.
-_OPENING = b'{"event": "run_start"'
-
-
-#: Whole numbers of this size and more are no floats.
-_LARGEST = 2**1023
-
-
 @dataclass
 class UnknownEvent(Event):
-    """An event of a type that this version does not know; `raw` is the line's object."""
+    """An event of a type that this version does not know. `raw` is the line's object."""
 
-    raw: dict[str, Any]
+    raw: Raw
 
     def __post_init__(self) -> None:
         self.EVENT_NAME = str(self.raw["event"])
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Raw:
         return dict(self.raw)
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line: its number, from 1, the event, and the object as it stands in the file."""
+    """One line: its number, from 1, its event, and its object as recorded.
+
+    If `partial`, values of the object are invalid and the event has defaults in their place.
+    """
 
     number: int
     event: Event
-    raw: dict[str, Any]
+    raw: Raw
+    partial: bool = False
+
+
+@dataclass(frozen=True)
+class LineProblem:
+    """The reason why a line (numbered from 1; 0: several lines) is invalid. `shown` if the log has part of it."""
+
+    line: int
+    reason: str
+    shown: bool
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.reason}" if self.line else self.reason
 
 
 @dataclass(frozen=True)
 class LogFile:
-    """The lines of a file. The first `complete_bytes` hold them; `torn_bytes` more are a torn last line."""
+    """The lines of a file. The first `complete_bytes` hold them, followed by `torn_bytes` of a torn last line."""
 
     lines: tuple[Line, ...]
     complete_bytes: int
     torn_bytes: int
+    path: Path = Path()
+    content: bytes = b""
+    problems: tuple[LineProblem, ...] = ()
 
     @property
     def events(self) -> list[Event]:
         return [line.event for line in self.lines]
 
+    @property
+    def start(self) -> RunStartEvent | None:
+        return next((event for event in self.events if isinstance(event, RunStartEvent)), None)
+
+    @property
+    def run_id(self) -> str:
+        return next((str(line.raw["run_id"]) for line in self.lines if line.raw["event"] in EVENT_TYPES), "")
+
 
 def read_events(path: Path | str) -> list[Event]:
-    """The events of a file, a torn last line left out. Raises `AuditError` naming the file and the line."""
+    """Return the events of a file without a torn last line. Raises `AuditError` naming the file and the line."""
     return scan_file(path).events
 
 
 def is_finished(events: Iterable[Event]) -> bool:
-    """Whether the run came to its end."""
+    """Return True if the run reached its end."""
     return any(isinstance(event, RunEndEvent) for event in events)
 
 
-def scan_file(path: Path | str) -> LogFile:
-    """All lines of a file, and where a torn last one begins. Raises `AuditError` naming the file and the line."""
-    return scan_bytes(read_bytes(path), str(path))
+def scan_file(path: Path | str, *, on_error: OnError = "raise") -> LogFile:
+    """Read all lines of a file.
+
+    For a line that is not a valid event:
+    - "raise" raises `AuditError` naming the file and the line.
+    - "stop" returns the lines before it, with one entry in `problems`.
+    - "skip" reads on. It keeps what can be read of the line, leaves out lines of other runs, and lists all problems.
+      Raises `AuditError` if no line is an event of a run.
+
+    A torn last line is left out in all three cases. Raises `AuditError` if the file cannot be read.
+    """
+    return scan_bytes(read_bytes(path), path, on_error=on_error)
 
 
 def read_bytes(path: Path | str) -> bytes:
-    """The file's content; raises `AuditError`."""
+    """Return the content of a file. Raises `AuditError`."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
         raise AuditError(f"The audit file {path} cannot be read: {error.strerror or error}.") from error
 
 
-def scan_bytes(content: bytes, name: str) -> LogFile:
-    """The same for a file's content; `name` is what errors call it."""
+def scan_bytes(content: bytes, path: Path | str, *, on_error: OnError = "raise") -> LogFile:
+    """Read the lines of a file's content as `scan_file` does. `path` is its name in errors."""
     pieces = content.split(b"\n")
     if pieces[-1] == b"":
         pieces.pop()
     lines: list[Line] = []
-    complete = 0
+    problems: list[LineProblem] = []
+    complete = torn_bytes = 0
     for number, piece in enumerate(pieces, start=1):
         try:
             raw = parse_line(piece)
             lines.append(Line(number, event_from_dict(raw), raw))
-        except ValueError as error:
-            is_last = number == len(pieces)
-            if isinstance(error, NotJSONError) and is_last and (lines or _begins_a_trail(piece)):
+        except (ValueError, RecursionError) as error:  # invalid values can be nested too deeply to be quoted
+            torn = isinstance(error, NotJSONError) and number == len(pieces)
+            if on_error == "raise" and not (torn and (lines or _OPENING.startswith(piece[: len(_OPENING)]))):
+                raise AuditError(f"{path}, line {number}: {error}.") from error
+            rescued = _rescue(number, piece) if on_error == "skip" else None
+            if rescued is not None:
+                lines.append(rescued)
+            unended = torn and rescued is None and not content.endswith(b"\n")
+            reason = "it is torn, as a crash leaves a last line" if unended else str(error)
+            problems.append(LineProblem(number, reason, shown=rescued is not None))
+            if torn and rescued is None:
+                torn_bytes = len(content) - complete
                 break
-            raise AuditError(f"{name}, line {number}: {error}.") from error
+            if on_error != "skip":
+                break
         complete = min(complete + len(piece) + 1, len(content))
-    return LogFile(tuple(lines), complete, len(content) - complete)
+    if on_error == "skip":
+        lines = _lines_of_one_run(lines, problems, path)
+    return LogFile(tuple(lines), complete, torn_bytes, Path(path), content, tuple(problems))
+
+
+#: The start of every audit file. A torn first line that starts otherwise belongs to some other kind of file.
+_OPENING = b'{"event": "run_start"'
+
+
+def _rescue(number: int, piece: bytes) -> Line | None:
+    """Return what can be read of an invalid line: broken characters, or a `run_start` with invalid settings."""
+    try:
+        raw = loads(piece.decode("utf-8", "replace"))
+        return Line(number, event_from_dict(raw), raw)
+    except (ValueError, RecursionError, AttributeError):
+        pass
+    try:
+        raw = parse_line(piece)
+    except ValueError:
+        return None
+    if raw.get("event") != RunStartEvent.EVENT_NAME:
+        return None
+    names = ("run_id", "model_id", "quantization", "prompt", "created_at")
+    texts = {name: raw[name] if isinstance(raw.get(name), str) else "" for name in names}
+    config = raw["config"] if isinstance(raw.get("config"), dict) else {}
+    usable = {}
+    for name in ("answer_kind", "enable_thinking"):  # they say where an answer is
+        with contextlib.suppress(KeyError, ConfigError, RecursionError):
+            usable[name] = getattr(RSAConfig(**{name: config[name]}), name)
+    start = {"event": RunStartEvent.EVENT_NAME, **texts}
+    return Line(number, event_from_dict({**start, "config": usable}), {**start, "config": config}, partial=True)
+
+
+def _lines_of_one_run(lines: list[Line], problems: list[LineProblem], path: Path | str) -> list[Line]:
+    """Return the lines of the first run and add a problem if there are others."""
+    known = [line.raw["run_id"] for line in lines if line.raw["event"] in EVENT_TYPES]
+    if not known:
+        raise AuditError(f"{path} is not an audit trail: none of its lines is an event of a run.")
+    run_id = next((found for found in known if found), None)
+    if run_id is None:
+        return lines
+    own = [line for line in lines if (line.raw.get("run_id") or run_id) == run_id]
+    foreign = len(lines) - len(own)
+    if foreign:
+        amount = "1 line belongs" if foreign == 1 else f"{foreign} lines belong"
+        problems.append(LineProblem(0, f"{amount} to another run", shown=False))
+    return own
+
+
+class LogTail:
+    """Read the lines that a growing file has gained since the last call."""
+
+    #: Bytes read per call.
+    CHUNK = 1 << 20
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset, self._torn = 0, b""
+
+    def read(self) -> tuple[list[bytes], bool]:
+        """Return the next complete lines, and whether there were any new bytes: a line can be longer than a chunk."""
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            content = file.read(self.CHUNK)
+        self._offset += len(content)
+        *lines, self._torn = (self._torn + content).split(b"\n")
+        return lines, bool(content)
+
+
+def first_event(path: Path) -> Raw | None:
+    """Return the object of a file's first line, or None if the line is not a `run_start`. Raises OSError."""
+    with path.open("rb") as file:
+        raw = _parse(file.readline())
+    return raw if raw is not None and raw["event"] == RunStartEvent.EVENT_NAME else None
+
+
+def last_events(path: Path, count: int) -> list[Raw]:
+    """Return the objects among the last `count` lines of a file, from its end alone. Raises OSError."""
+    with path.open("rb") as file:
+        start = file.seek(0, os.SEEK_END)
+        content = b""
+        while start > 0 and content.count(b"\n") <= count:
+            size = min(start, LogTail.CHUNK)
+            start = file.seek(start - size)
+            content = file.read(size) + content
+    return [raw for line in content.removesuffix(b"\n").split(b"\n")[-count:] if (raw := _parse(line)) is not None]
+
+
+def iter_events(path: Path, names: Collection[str]) -> Iterator[Raw]:
+    """Yield the objects of these event types. Other lines are not parsed. Raises OSError."""
+    openings = tuple(f'{{"event": "{name}"'.encode() for name in names)
+    with path.open("rb") as file:
+        for line in file:
+            if line.startswith(openings) and (raw := _parse(line)) is not None:
+                yield raw
+
+
+def _parse(line: bytes) -> Raw | None:
+    try:
+        raw = parse_line(line)
+    except ValueError:
+        return None
+    return raw if isinstance(raw.get("event"), str) else None
 
 
 def event_from_dict(raw: dict[str, Any]) -> Event:
@@ -294,6 +412,10 @@ def event_from_dict(raw: dict[str, Any]) -> Event:
             raise ValueError(f"{field_name} of {name} is {_short(value)}, which is not {type_name(hint)}")
         values[field_name] = value
     return event_type(**values)
+
+
+#: Integers of this size and above do not fit into a float.
+_MAX_FLOAT_INT = 2**1023
 
 
 def field_types(event_type: type[Event]) -> dict[str, Any]:
@@ -329,7 +451,7 @@ def has_type(value: Any, hint: Any) -> bool:
     if origin is dict:
         return isinstance(value, dict) and all(has_type(item, arguments[1]) for item in value.values())
     if hint is float:
-        return type(value) is float or (type(value) is int and abs(value) < _LARGEST)
+        return type(value) is float or (type(value) is int and abs(value) < _MAX_FLOAT_INT)
     return type(value) is hint
 
 
@@ -353,10 +475,6 @@ def _config(raw: Any) -> Any:
         return RSAConfig(**{name: value for name, value in raw.items() if name in FIELD_NAMES})
     except (ConfigError, TypeError) as error:
         raise ValueError(f"config of run_start is refused: {str(error).rstrip('.')}") from error
-
-
-def _begins_a_trail(line: bytes) -> bool:
-    return line.startswith(_OPENING[: len(line)])
 
 
 def _short(value: Any) -> str:

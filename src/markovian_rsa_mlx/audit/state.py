@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from ..method.lineage import TraceKey
 from .events import (
     AggregationPromptEvent,
     ErrorEvent,
@@ -25,6 +27,7 @@ from .events import (
     TraceCompleteEvent,
     TraceRetryEvent,
 )
+from .log_file import LineProblem, LogFile, event_from_dict, scan_file
 
 
 @dataclass
@@ -205,3 +208,41 @@ class RunState:
 def given_up(history: RunState) -> list[str]:
     """A warning for each trace that was given up for good."""
     return [f"{t.trace_id} was given up" for t in history.traces.values() if t.given_up]
+
+
+def read_lenient(path: Path) -> LogFile:
+    """Read all that can be read of a file, for display: skip invalid lines, and drop parents that are impossible.
+
+    A trace can only have read traces of earlier rounds. Code that follows the parents would otherwise run in circles.
+    Raises `AuditError` if no line is an event of a run.
+    """
+    log = scan_file(path, on_error="skip")
+    rounds: dict[str, int] = {}
+    lines, problems = [], list(log.problems)
+
+    def round_of(trace_id: str) -> int:
+        try:
+            return rounds[trace_id] if trace_id in rounds else TraceKey.parse(trace_id).round
+        except ValueError:
+            return -1
+
+    for line in log.lines:
+        event = line.event
+        trace_id = getattr(event, "trace_id", None)
+        number = rounds.setdefault(trace_id, getattr(event, "round", 0)) if trace_id is not None else 0
+        match event:
+            case GenerationStartEvent():
+                name, parents = "parent_trace_ids", event.parent_trace_ids
+            case AggregationPromptEvent():
+                name, parents = "selected_tail_trace_ids", event.selected_tail_trace_ids
+            case _:
+                name, parents = "", []
+        invalid = [parent for parent in parents if round_of(parent) >= number]
+        if invalid:
+            kept = [parent for parent in parents if parent not in invalid]
+            line = replace(line, event=event_from_dict({**line.raw, name: kept}), raw={**line.raw, name: kept})
+            reason = f"{trace_id} cannot have read {', '.join(invalid[:3])}: only traces of earlier rounds can be read"
+            problems.append(LineProblem(line.number, reason, shown=True))
+        lines.append(line)
+    problems.sort(key=lambda problem: problem.line or len(log.content))
+    return replace(log, lines=tuple(lines), problems=tuple(problems))

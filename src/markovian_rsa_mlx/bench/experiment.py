@@ -33,15 +33,10 @@ from ..config import FREE_SETTINGS, RSAConfig
 from ..errors import AuditError, ConfigError, ModelError, ResumeError
 from ..hub import TOKENIZER_FILES
 from ..json_strict import replace_surrogates
+from ..locks import try_lock
 from ..method.prompts import PromptTemplate
 from ..run_store import runs_folder
 from .results import Results, results_from_dict
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 
 _RESULTS = ("results.json", "results.csv", "results.parquet", "report.html")
 
@@ -143,14 +138,11 @@ class ExperimentDir:
 
     def _take_lock(self) -> int:
         lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-        if fcntl is not None:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                os.close(lock)
-                raise AuditError(
-                    f"The folder {self.path} is being written by another benchmark; wait for it, or give --out another."
-                ) from error
+        if not try_lock(lock):
+            os.close(lock)
+            raise AuditError(
+                f"The folder {self.path} is being written by another benchmark; wait for it, or give --out another."
+            )
         return lock
 
     def _remove_all(self) -> None:

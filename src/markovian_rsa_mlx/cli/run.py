@@ -130,9 +130,9 @@ def _replay(progress: Progress, audit_path: Path | None, quiet: bool) -> None:
     """Show an interrupted run from where it was; whether the file fits is for the orchestrator to print_status."""
     if audit_path is None or not audit_path.is_file() or audit_path.stat().st_size == 0:
         return
-    from ..run_store import read_run
+    from ..audit import scan_file
 
-    for event in read_run(audit_path).events:
+    for event in scan_file(audit_path, on_error="stop").events:
         progress.handle(event)
     if progress.finished and not quiet:
         print_status(f"{audit_path} holds a finished run.")

@@ -15,6 +15,7 @@ import click
 
 from .. import run_store
 from ..errors import AuditError, ConfigError, MarkovianRSAError
+from ..locks import is_locked
 from ..tokenizer import Tokenizer
 from .command import Group, json_option, option
 from .terminal import amount, clean, count, one_line, print_status, table
@@ -59,11 +60,11 @@ def show(run: str | None, full: bool, model_stats: bool) -> None:
 
     Settings, rounds with their votes, the winner's lineage, the tails it read, mishaps; as far as the file goes.
     """
-    from ..viewer.reading import read_trail
+    from ..audit import read_lenient
     from .show import format_run
 
     path = run_store.find_run(run)
-    print(clean(format_run(path, read_trail(path), full, model_stats)))
+    print(clean(format_run(path, read_lenient(path), full, model_stats)))
 
 
 @runs.command("verify")
@@ -122,7 +123,7 @@ def _check_removable(found: Path) -> None:
     entry = run_store.describe(found) if found.is_file() else None
     if entry is None or (entry.state == "damaged" and found.parent != run_store.runs_folder()):
         raise AuditError(f"{found} is no audit file; it is left alone.")
-    if run_store.is_being_written(found):
+    if is_locked(found):
         raise AuditError(f"{found} is being written by a run; stop it first.")
 
 

@@ -28,20 +28,18 @@ from ..audit.events import (
     RunStartEvent,
     SelectionEvent,
 )
-from ..audit.log_file import UnknownEvent, event_from_dict
+from ..audit.log_file import LineProblem, LogFile, Raw, UnknownEvent
 from ..audit.state import RunState
 from ..audit.verify.selection import check_stats
 from ..audit.verify.state import Violation
 from ..config import FIELD_NAMES, RSAConfig
-from ..errors import ConfigError
 from ..formatting import SYMBOLS
+from ..locks import is_locked
 from ..method.answers import extract_answer
 from ..method.lineage import Lineage, TraceKey
 from ..method.provenance import answer_keys, trace_answer
 from ..models.routing_report import describe
 from ..progress import FINISHED, Progress, TraceStatus, tally
-from ..run_store import is_being_written
-from ..viewer.reading import LineProblem, Raw, Trail
 from .terminal import amount, clean, count, duration, one_line, size
 
 #: Rows of a round, and lines of a question or tail, that are shown unless all are asked for.
@@ -51,17 +49,17 @@ _STATES: dict[str, str] = {"running": "interrupted", "waiting": "not begun"}
 _NOT_RECORDED = "not recorded"
 
 
-def format_run(path: Path, trail: Trail, full: bool, model_stats: bool = False) -> str:
+def format_run(path: Path, trail: LogFile, full: bool, model_stats: bool = False) -> str:
     """The whole story, and at its end what is wrong with the file and what it lacks."""
     return "\n".join(_Story(path, trail, full, model_stats).lines())
 
 
 class _Story:
-    def __init__(self, path: Path, trail: Trail, full: bool, model_stats: bool) -> None:
+    def __init__(self, path: Path, trail: LogFile, full: bool, model_stats: bool) -> None:
         self.path, self.trail, self.full, self.model_stats = path, trail, full, model_stats
         self.told = summarize(trail)
         self.history = self.told.history
-        self.running = not self.history.finished and is_being_written(path)
+        self.running = not self.history.finished and is_locked(path)
 
     def lines(self) -> Iterator[str]:
         yield from self._heading()
@@ -214,7 +212,7 @@ def _when(created_at: str) -> str:
 _NAMED = 5
 
 
-def problems(trail: Trail, full: bool) -> Iterator[str]:
+def problems(trail: LogFile, full: bool) -> Iterator[str]:
     """How many lines of the file are damaged, and what the first of them are."""
     found = trail.problems
     if not found:
@@ -395,10 +393,13 @@ class RunSummary:
         return row.trace_id in self._ended and self.history.trace(row.trace_id).complete is None
 
 
-def summarize(trail: Trail) -> RunSummary:
+def summarize(trail: LogFile) -> RunSummary:
     """Take in all lines of a trail."""
     told = RunSummary()
-    events = [_event(raw, told) for raw in trail.lines]
+    events = trail.events
+    for line in trail.lines:
+        if isinstance(line.event, RunStartEvent):
+            told.settings, told.refused = line.raw["config"], told.refused or line.partial
     configs = [event.config for event in events if isinstance(event, RunStartEvent)]
     drawable = bool(configs) and not told.refused
     too_many = max(map(_too_many, configs), default=0)
@@ -422,29 +423,6 @@ def _too_many(config: RSAConfig) -> int:
     """At most how many traces a run has that is not laid out; 0 if it is."""
     lineage = Lineage.of(config, seed=0)  # the same for every seed
     return 0 if lineage.is_listable else lineage.max_traces_and_draws()[0]
-
-
-def _event(raw: Raw, told: RunSummary) -> Event:
-    """The event of a readable line; of a start whose settings are refused all but these."""
-    if raw["event"] != RunStartEvent.EVENT_NAME:
-        return event_from_dict(raw)
-    told.settings = raw["config"]
-    try:
-        return event_from_dict(raw)
-    except (ValueError, RecursionError):
-        told.refused = True
-        return event_from_dict({**raw, "config": _usable(raw["config"])})
-
-
-def _usable(settings: Raw) -> dict[str, Any]:
-    """Of settings that are refused, those that say where answers stand."""
-    usable = {}
-    for name in ("answer_kind", "enable_thinking"):
-        try:
-            usable[name] = getattr(RSAConfig(**{name: settings[name]}), name)
-        except (KeyError, ConfigError, RecursionError):
-            continue
-    return usable
 
 
 def _mentioned(events: Sequence[Event]) -> dict[str, int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from ..errors import AuditError, ConfigError
+from ..locks import is_locked
 from .command import PATH, Command, option
 from .runs import RUN_HELP
 from .terminal import one_line, print_status, size
@@ -36,16 +37,17 @@ def view(run: str | None, out: Path | None, open_page: bool, reference: str | No
     Writes one HTML file that needs no network: the answer and how it came about, every prompt, trace and tail.
     """
     from .. import run_store
-    from ..viewer import file_page, read_trail
+    from ..audit import read_lenient
+    from ..viewer import file_page
 
     path = run_store.find_run(run)
-    trail = read_trail(path)
+    trail = read_lenient(path)
     target = _target(path, out)
-    with _judge(trail.question, reference) as judge:
+    with _judge(trail.start.prompt if trail.start else "", reference) as judge:
         page = file_page(
             trail,
             path=str(path),
-            running=run_store.is_being_written(path),
+            running=is_locked(path),
             reference=reference or "",
             judge=judge,
             with_trail=with_trail,

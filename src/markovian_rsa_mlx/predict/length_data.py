@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from .. import reasoner, run_store
-from ..audit import RunState
+from ..audit import RunState, scan_file
 from ..audit.events import (
     Event,
     GenerationStartEvent,
@@ -119,7 +119,8 @@ def _longer(samples: Samples) -> str:
 def from_own_runs(model_id: str) -> Samples:
     """What the newest kept runs of this model tell."""
     samples = Samples()
-    for path in islice((path for path in run_store.run_paths() if run_store.model_of(path) == model_id), MOST_TRAILS):
+    paths = (path for path in run_store.run_paths() if run_store.start_field(path, "model_id") == model_id)
+    for path in islice(paths, MOST_TRAILS):
         _add(samples, path)
     return samples
 
@@ -144,7 +145,7 @@ def _trails(path: Path) -> Sequence[Path]:
 
 def _add(samples: Samples, path: Path) -> int:
     """Take in one trail, and say how many of its traces ended; a file that is none adds nothing."""
-    events = run_store.read_run(path).events
+    events = scan_file(path, on_error="stop").events
     if not events or not isinstance(events[0], RunStartEvent):
         return 0
     found = list(observed(events))

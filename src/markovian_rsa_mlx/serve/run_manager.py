@@ -28,10 +28,11 @@ from ..audit.events import (
 )
 from ..config import RSAConfig
 from ..errors import AuditError, MarkovianRSAError, PromptError, RunStoppedError
+from ..locks import is_locked
 from ..orchestrator import MarkovianRSAOrchestrator
 from ..progress import Decode, Progress
 from ..run.result import RunResult
-from ..run_store import is_being_written, new_run_path
+from ..run_store import new_run_path
 from ..tokenizer import ChatMessage
 from .config import ServerSettings
 from .errors import RequestError, to_request_error
@@ -230,7 +231,7 @@ class RunManager:
         chat = [ChatMessage(role=m["role"], content=m["content"]) for m in state.setup.messages]
         run = self._new_run(state.start.config, path, rsa=True)
         await self.prepare(run.recall, events)
-        if self.find_active(run.run_id) is not None or is_being_written(path):
+        if self.find_active(run.run_id) is not None or is_locked(path):
             raise RequestError(409, "The run is already in progress.", "already_running")
         await self._start(run, chat)
         run.task.add_done_callback(_log_unexpected)

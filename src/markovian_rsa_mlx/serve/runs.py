@@ -18,9 +18,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from .. import run_store
-from ..audit import RunState
+from ..audit import RunState, scan_file
+from ..audit.log_file import LogTail
 from ..errors import AuditError
-from ..run_store import is_being_written
+from ..locks import is_locked
 from .errors import RequestError
 from .run_manager import ActiveRun, RunManager
 from .schemas import RunItem, RunList
@@ -98,14 +99,14 @@ async def resume_run(request: Request) -> Response:
     """Resume an unfinished run with its own settings. Follow its events to see it end."""
     manager: RunManager = request.app.state.manager
     path = await stored_path(request)
-    reading = await asyncio.to_thread(run_store.read_run, path)
+    reading = await asyncio.to_thread(scan_file, path, on_error="stop")
     state = await asyncio.to_thread(RunState, reading.events)
     if not state.finished:
         if state.start is None or state.setup is None:
             message = "The run stopped before its setup was recorded. Send the request again."
             raise RequestError(409, message, "resume_mismatch")
-        if reading.problem and not reading.torn:
-            message = f"The audit trail is damaged ({reading.problem}). Send the request again."
+        if reading.problems and not reading.torn_bytes:
+            message = f"The audit trail is damaged ({reading.problems[0]}). Send the request again."
             raise RequestError(409, message, "damaged")
         await manager.resume(state, reading.events, path)
     item = _stored_item(await asyncio.to_thread(run_store.describe, path))
@@ -200,11 +201,11 @@ class LogTailer:
 
     def __init__(self, manager: RunManager, run_id: str, path: Path, *, last: int) -> None:
         self._manager, self._run_id, self._path, self._last = manager, run_id, path, last
-        self._offset, self._number, self._torn = 0, 0, b""
+        self._tail, self._number = LogTail(path), 0
 
     def is_growing(self) -> bool:
         """Return whether a run writes the file, in this server or in another process."""
-        return self._manager.find_active(self._run_id) is not None or is_being_written(self._path)
+        return self._manager.find_active(self._run_id) is not None or is_locked(self._path)
 
     def has_more(self) -> bool:
         """Return whether the file has a whole line after line `last`."""
@@ -215,7 +216,7 @@ class LogTailer:
         """Yield the lines, until the run ends or nothing writes the file any longer."""
         while True:
             growing = self.is_growing()  # asked before reading, so that the last lines are not missed
-            lines, more = await asyncio.to_thread(self._read)
+            lines, more = await asyncio.to_thread(self._tail.read)
             for line in lines:
                 self._number += 1
                 if self._number > self._last:
@@ -228,15 +229,6 @@ class LogTailer:
                 if not growing or (self._manager.closing.is_set() and not ours):
                     return
                 await asyncio.sleep(POLL_S)
-
-    def _read(self) -> tuple[list[bytes], bool]:
-        """Return the next whole lines, and whether anything was read. A torn line waits for its rest."""
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            content = file.read(_READ_BYTES)
-        self._offset += len(content)
-        *lines, self._torn = (self._torn + content).split(b"\n")
-        return lines, bool(content)
 
 
 def _event_name(line: bytes) -> str:

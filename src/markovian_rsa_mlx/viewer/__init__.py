@@ -7,6 +7,5 @@ screen as text. The pages load nothing from anywhere; `policy` says so to the br
 from __future__ import annotations
 
 from .page import Policy, file_page, live_page, runs_page
-from .reading import LineProblem, Trail, read_trail
 
-__all__ = ["LineProblem", "Policy", "Trail", "file_page", "live_page", "read_trail", "runs_page"]
+__all__ = ["Policy", "file_page", "live_page", "runs_page"]

@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..audit.log_file import field_words
+from ..audit import LogFile
+from ..audit.log_file import Raw, field_words
 from ..method.answers import normalise
 from .assets import asset, program
-from .reading import Raw, Trail
 from .view_model import build_view
 
 #: Whether an answer is right.
@@ -52,7 +52,7 @@ class _Parts:
 
 
 def file_page(
-    trail: Trail,
+    trail: LogFile,
     *,
     path: str = "",
     running: bool = False,
@@ -66,7 +66,7 @@ def file_page(
     answer is right; `reference` is the right answer where there is one. `with_trail`: whether the raw file is put in
     for download; unset, if it is small.
     """
-    lines, texts = build_view(trail.lines)
+    lines, texts = build_view([line.raw for line in trail.lines])
     blocks, places = [], {}
     for number, texts_of_group in enumerate(group(texts)):
         places.update(dict.fromkeys(texts_of_group, number))
@@ -75,7 +75,7 @@ def file_page(
         blocks.append(element("trail", pack_bytes(trail.content)))
     about = {
         "mode": "file",
-        "name": trail.name,
+        "name": trail.path.name,
         "path": path,
         "running": running,
         "seed": _seed(lines),
@@ -143,10 +143,9 @@ def _assemble(parts: _Parts, connect: str, title: str, blocks: list[str]) -> str
     return page
 
 
-def _title(trail: Trail) -> str:
+def _title(trail: LogFile) -> str:
     """Only hexadecimal digits of the id: the title is the one place where a run's text would be markup."""
-    start = next((line for line in trail.lines if line["event"] == "run_start"), {})
-    run_id = "".join(c for c in str(start.get("run_id", "")) if c in "0123456789abcdef")[:8]
+    run_id = "".join(c for c in (trail.start.run_id if trail.start else "") if c in "0123456789abcdef")[:8]
     return f"Run {run_id}".strip()
 
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..audit.events import EVENT_TYPES
+from ..audit.log_file import Raw
 from ..method.answers import AnswerKind, after_thinking, extract_answer
 from ..method.prompts import marker_lines, quote_markers
 from ..method.tails import split_thinking
-from .reading import Raw
 
 _SETUP_DROPPED = ("prompt_token_ids", "segment_token_ids", "summary_segment_token_ids", "quote_token_ids")
 
