@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from markovian_rsa_mlx.cli import main
-from markovian_rsa_mlx.cli import run as session
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 
 from ..support.fakes import FakeBackend, Model, boxed
@@ -63,7 +62,9 @@ def fake_model(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def install(*texts: str) -> None:
         backend = FakeBackend(by_index(*texts))
-        monkeypatch.setattr(session, "load", lambda choice, quiet=False: MarkovianRSAOrchestrator(backend))
+        monkeypatch.setattr(
+            "markovian_rsa_mlx.cli.run.load_orchestrator", lambda choice, quiet=False: MarkovianRSAOrchestrator(backend)
+        )
 
     install(boxed(2, "1+1"), boxed(0, "1-1"), boxed(2, "so"))
     return install

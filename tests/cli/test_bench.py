@@ -14,7 +14,6 @@ from markovian_rsa_mlx.bench.progress import BenchProgress
 from markovian_rsa_mlx.bench.results import Method, RoundRecord, RunRecord, results_from_dict
 from markovian_rsa_mlx.bench.scoring import measure
 from markovian_rsa_mlx.bench.tasks.base import Problem
-from markovian_rsa_mlx.cli import run as session
 from markovian_rsa_mlx.cli.bench_output import problem_line, status_line, table_text, view_lines
 from markovian_rsa_mlx.errors import BackendError, UpstreamError
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
@@ -73,7 +72,9 @@ def test_one_command_gives_the_table_and_the_files(bench: Run, tmp_path: Path) -
 def test_the_same_command_does_nothing_twice(bench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = bench()
     before = (tmp_path / "out" / "results.json").read_bytes()
-    monkeypatch.setattr(session, "load", lambda *_, **__: pytest.fail("there is nothing to run"))
+    monkeypatch.setattr(
+        "markovian_rsa_mlx.cli.run.load_orchestrator", lambda *_, **__: pytest.fail("there is nothing to run")
+    )
     assert bench().out == first.out
     assert (tmp_path / "out" / "results.json").read_bytes() == before
 
@@ -122,7 +123,9 @@ def test_a_failure_is_told_and_is_the_exit_code(
             raise BackendError("out of order")
 
     backend = FakeBackend(by_index(boxed(2)), fail=fail)
-    monkeypatch.setattr(session, "load", lambda choice, quiet=False: MarkovianRSAOrchestrator(backend))
+    monkeypatch.setattr(
+        "markovian_rsa_mlx.cli.run.load_orchestrator", lambda choice, quiet=False: MarkovianRSAOrchestrator(backend)
+    )
     line = ("bench", task, *METHOD, "--methods", "single", "--out", str(tmp_path / "out"))
     ran = mrsa(*line)
     assert ran.code == 1
@@ -142,7 +145,9 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
             raise KeyboardInterrupt
 
     backend = FakeBackend(by_index(boxed(2)), on_step=interrupt)
-    monkeypatch.setattr(session, "load", lambda choice, quiet=False: MarkovianRSAOrchestrator(backend))
+    monkeypatch.setattr(
+        "markovian_rsa_mlx.cli.run.load_orchestrator", lambda choice, quiet=False: MarkovianRSAOrchestrator(backend)
+    )
     line = ("bench", task, *METHOD, "--methods", "single", "--at-once", "1", "--out", str(tmp_path / "out"))
     ran = mrsa(*line)
     assert ran.code == 130
@@ -275,7 +280,9 @@ def test_an_error_that_ends_a_benchmark_leaves_table_and_report_of_what_there_is
     if isinstance(error, RuntimeError):
         backend.on_step, backend.fail = None, None
         monkeypatch.setattr("markovian_rsa_mlx.bench.runner.measure", _breaks_at_the_third(error))
-    monkeypatch.setattr(session, "load", lambda choice, quiet=False: MarkovianRSAOrchestrator(backend))
+    monkeypatch.setattr(
+        "markovian_rsa_mlx.cli.run.load_orchestrator", lambda choice, quiet=False: MarkovianRSAOrchestrator(backend)
+    )
     ran = mrsa(
         "bench", task, *METHOD, "--methods", "single", "--at-once", "1", "--json", "--out", str(tmp_path / "out")
     )

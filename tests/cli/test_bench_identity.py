@@ -14,7 +14,6 @@ import pytest
 
 from markovian_rsa_mlx.backends.base import EngineInfo
 from markovian_rsa_mlx.cli import bench_run
-from markovian_rsa_mlx.cli import run as session
 from markovian_rsa_mlx.method.prompts import PromptTemplate
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 
@@ -43,7 +42,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     def load(choice: Any, quiet: bool = False) -> MarkovianRSAOrchestrator:
         return MarkovianRSAOrchestrator(Named(by_index(boxed(2)), name=told[0] or choice.model_id))
 
-    monkeypatch.setattr(session, "load", load)
+    monkeypatch.setattr("markovian_rsa_mlx.cli.run.load_orchestrator", load)
     return lambda name: told.__setitem__(0, name)
 
 

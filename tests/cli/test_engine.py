@@ -10,7 +10,7 @@ import pytest
 
 from markovian_rsa_mlx.backends.upstream import Upstream, UpstreamEngine, probe
 from markovian_rsa_mlx.cli import options as engine
-from markovian_rsa_mlx.cli import run as session
+from markovian_rsa_mlx.cli.run import load_orchestrator
 from markovian_rsa_mlx.errors import ConfigError
 
 from ..backends.fake_upstream import FakeUpstream, Running
@@ -91,5 +91,5 @@ def test_loading_a_choice_with_servers_asks_them(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(UpstreamEngine, "connect", connect)
     choice = engine.choose_engine(upstream=[URL], upstream_limit=3)
     with pytest.raises(ConfigError, match="asked"):
-        session.load(choice, quiet=True)
+        load_orchestrator(choice, quiet=True)
     assert asked == [dataclasses.replace(choice.upstream)] if choice.upstream else False

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from markovian_rsa_mlx.audit import read_events
-from markovian_rsa_mlx.cli import run as session
 from markovian_rsa_mlx.cli.options import ModelChoice
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import BackendError, ModelError
@@ -164,7 +163,7 @@ def _failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def load(choice: ModelChoice, quiet: bool = False) -> MarkovianRSAOrchestrator:
         raise error
 
-    monkeypatch.setattr(session, "load", load)
+    monkeypatch.setattr("markovian_rsa_mlx.cli.run.load_orchestrator", load)
 
 
 def test_an_error_is_one_sentence_and_a_traceback_only_when_asked_for(
@@ -192,7 +191,9 @@ def test_retries_and_given_up_traces_are_told(mrsa: Run, monkeypatch: pytest.Mon
             raise BackendError("The engine hiccuped.")
 
     backend = FakeBackend(lambda request, rng: boxed(2), fail=fail)
-    monkeypatch.setattr(session, "load", lambda choice, quiet=False: MarkovianRSAOrchestrator(backend))
+    monkeypatch.setattr(
+        "markovian_rsa_mlx.cli.run.load_orchestrator", lambda choice, quiet=False: MarkovianRSAOrchestrator(backend)
+    )
     ran = mrsa("solve", "1+1?", *SMALL, "--max-retries", "1")
     assert (ran.code, ran.out) == (0, "\\boxed{2}\n")
     assert "r0-00 failed and is tried again" in ran.err

@@ -21,11 +21,11 @@ ROOT = Path(__file__).parents[2]
 #: The command line on a fake model that sleeps between its steps.
 PROGRAM = """
 import sys, time
-from markovian_rsa_mlx.cli import main, run as session
+from markovian_rsa_mlx.cli import main, run
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 from tests.support.fakes import FakeBackend, boxed
 backend = FakeBackend(lambda q, r: boxed(2, "hm " * 20), chunk=2, on_step=lambda q, n: time.sleep(float(sys.argv[1])))
-session.load = lambda choice, quiet=False: MarkovianRSAOrchestrator(backend)
+run.load_orchestrator = lambda choice, quiet=False: MarkovianRSAOrchestrator(backend)
 sys.exit(main(sys.argv[2:]))
 """
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from markovian_rsa_mlx import run_store
-from markovian_rsa_mlx.cli import run as session
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 from tests.predict.engines import TimedFake
 from tests.support.fakes import FakeBackend
@@ -25,7 +24,9 @@ GIVEN = ("--length-mean", "12000", "--length-sigma", "0.5")
 @pytest.fixture(autouse=True)
 def engine(monkeypatch: pytest.MonkeyPatch) -> TimedFake:
     backend = TimedFake()
-    monkeypatch.setattr(session, "load", lambda choice, quiet=False: MarkovianRSAOrchestrator(backend))
+    monkeypatch.setattr(
+        "markovian_rsa_mlx.cli.run.load_orchestrator", lambda choice, quiet=False: MarkovianRSAOrchestrator(backend)
+    )
     return backend
 
 
@@ -159,7 +160,10 @@ def test_a_mistake_is_one_sentence(options: Callable[[Path], list[str]], said: s
 
 
 def test_an_engine_that_cannot_be_timed_is_refused(mrsa: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "load", lambda choice, quiet=False: MarkovianRSAOrchestrator(FakeBackend()))
+    monkeypatch.setattr(
+        "markovian_rsa_mlx.cli.run.load_orchestrator",
+        lambda choice, quiet=False: MarkovianRSAOrchestrator(FakeBackend()),
+    )
     ran = mrsa(*TUNE)
     assert (ran.code, ran.out) == (1, "")
     assert "cannot be timed" in ran.err

@@ -101,7 +101,7 @@ def test_a_damaged_line_is_said_and_the_rest_shown(mrsa: Run, fake_model: Callab
 
 def test_solve_and_demo_lead_to_the_page(mrsa: Run, fake_model: Callable[..., None]) -> None:
     ran = mrsa("solve", "What is it?", *SMALL)
-    assert re.search(r"see it: mrsa view [0-9a-f]{8} --open", ran.err)
+    assert re.search(r"mrsa view [0-9a-f]{8} --open", ran.err)
 
 
 @pytest.mark.parametrize("seed", range(6))

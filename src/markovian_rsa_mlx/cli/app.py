@@ -43,7 +43,7 @@ for command in (solve, serve, demo, view, plan, tune, schedules, profiles, conve
     mrsa.add_command(command)
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and run a command line. Print an expected error as one sentence and return its exit code."""
     try:
         code = mrsa.main(arguments, prog_name="mrsa", standalone_mode=False)

@@ -20,7 +20,6 @@ from ..bench.utils import require_extra
 from ..config import RSAConfig
 from ..errors import ConfigError, MarkovianRSAError, PromptError
 from ..json_strict import replace_surrogates
-from . import run as session
 from .bench_output import table_text, to_json, watch
 from .options import ModelChoice
 from .terminal import amount, clean, print_status
@@ -52,7 +51,9 @@ class _Engine:
     @property
     def backend(self) -> Engine:
         if self._opened is None:
-            self._opened = session.load(self._choice, quiet=self._quiet)
+            from .run import load_orchestrator
+
+            self._opened = load_orchestrator(self._choice, quiet=self._quiet)
         return self._opened.backend
 
     def served(self) -> str:

@@ -24,8 +24,7 @@ def demo(puzzle_seed: int, seed: int, audit: Path | None) -> int:
     """
     from .. import run_store
     from ..reasoner import puzzles
-    from . import run as report
-    from . import run as session
+    from .run import print_result, run_name, run_question
     from .runs import verify_run
 
     puzzle = puzzles.demo_puzzle(puzzle_seed)
@@ -33,8 +32,8 @@ def demo(puzzle_seed: int, seed: int, audit: Path | None) -> int:
     path = audit or run_store.new_run_path(puzzle.question)
     config = RSAConfig.embedded().replace(seed=seed)
     chat = [ChatMessage(role="user", content=puzzle.question)]
-    outcome = session.run(choose_model(None), chat, config, path)
-    report.print_result(outcome)
+    outcome = run_question(choose_model(None), chat, config, path)
+    print_result(outcome)
     answer = outcome.result.answer
     if answer:
         print(one_line(answer, 200), flush=True)
@@ -49,7 +48,7 @@ def demo(puzzle_seed: int, seed: int, audit: Path | None) -> int:
     print_status(f"Trail {verify_run(path).verdict}.")
     if not right:
         print_status("Now and then the tiny reasoner is wrong; another --seed or --puzzle-seed shows it at its best.")
-    name = report.name_of(outcome.result)
+    name = run_name(outcome.result)
     steps = (
         (f"mrsa view {name} --open", "see in the browser how this answer came about"),
         (f"mrsa runs show {name}", "the same story as text"),

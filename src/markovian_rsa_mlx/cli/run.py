@@ -1,7 +1,4 @@
-"""One run as the command line does it: a model is loaded, the run is watched, its end becomes an `Outcome`.
-
-What is said when a run is over: the result for a program (JSON), the story for a person (standard error).
-"""
+"""Run one question on the chosen engine, show its progress, and print the result as text or JSON."""
 
 from __future__ import annotations
 
@@ -9,15 +6,14 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import PROFILES, RSAConfig
 from ..errors import RunStoppedError
-from ..progress import Progress
 from ..run_store import runs_folder
 from ..tokenizer import ChatMessage
 from .options import ModelChoice
@@ -25,6 +21,7 @@ from .terminal import amount, duration, one_line, print_status, size
 
 if TYPE_CHECKING:
     from ..orchestrator import MarkovianRSAOrchestrator, RunResult
+    from ..progress import Progress
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class Outcome:
         return 130 if self.stopped == "interrupted" else 1
 
 
-def run(
+def run_question(
     choice: ModelChoice,
     messages: Sequence[ChatMessage],
     config: RSAConfig,
@@ -51,23 +48,37 @@ def run(
     *,
     quiet: bool = False,
 ) -> Outcome:
-    """Load the model and run; a run that was stopped on purpose is an outcome, not an error."""
-    orchestrator = load(choice, quiet=quiet)
-    if choice.upstream is not None:  # only the server knows what it serves
-        choice = replace(choice, model_id=orchestrator.backend.info.model_id)
+    """Load the model and run the question. A run that Ctrl-C or a limit stopped is an outcome, not an error."""
+    from ..progress import Progress
+
+    orchestrator = load_orchestrator(choice, quiet=quiet)
     try:
-        progress = Progress(config, time.monotonic, orchestrator.backend.tokenizer.decode)
+        engine = orchestrator.backend
+        # Only an upstream server knows the name of the model that it serves.
+        model_id = choice.model_id if choice.upstream is None else engine.info.model_id
+        progress = Progress(config, time.monotonic, engine.tokenizer.decode)
         _replay(progress, audit_path, quiet)
-        watcher = _watcher(title(choice, config), progress, orchestrator, quiet)
-        with watcher if watcher is not None else nullcontext():
-            return _outcome(orchestrator, choice, messages, config, audit_path, watcher)
+        watcher = None if quiet else _watcher(_title(model_id, config), progress, engine.peak_memory_bytes)
+        with watcher or nullcontext():
+            try:
+                result = orchestrator.run(
+                    list(messages),
+                    config,
+                    audit_path=audit_path,
+                    on_event=watcher and watcher.event,
+                    on_progress=watcher and watcher.tokens,
+                )
+            except RunStoppedError as stop:
+                partial: Any = stop.partial
+                return Outcome(partial, config, model_id, stop.reason)
+        return Outcome(result, config, model_id)
     finally:
         orchestrator.close()
 
 
-def load(choice: ModelChoice, *, quiet: bool = False) -> MarkovianRSAOrchestrator:
-    """The engine, ready; what takes long is said unless `quiet`. The heavy imports happen here."""
-    # Warnings of the tokenizers' libraries would run through the live view.
+def load_orchestrator(choice: ModelChoice, *, quiet: bool = False) -> MarkovianRSAOrchestrator:
+    """Open the engine, and report downloads and loading unless `quiet`. The heavy imports happen here."""
+    # Warnings of the tokenizer libraries would disturb the live view.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from ..orchestrator import MarkovianRSAOrchestrator
@@ -80,54 +91,31 @@ def load(choice: ModelChoice, *, quiet: bool = False) -> MarkovianRSAOrchestrato
     )
 
 
-def title(choice: ModelChoice, config: RSAConfig) -> str:
-    """Model and method on one line."""
-    known = next((name for name, profile in PROFILES.items() if profile == config.replace(seed=None)), None)
+def _title(model_id: str, config: RSAConfig) -> str:
+    """The model and the method on one line."""
+    profile = next((name for name, profile in PROFILES.items() if profile == config.replace(seed=None)), None)
     symbols = (
         f"T={config.rounds} N={config.population} C={config.aggregation_size} beta={config.thinking_tokens} "
         f"tau={config.tail_limit} F={config.final_count}"
     )
-    return f"{Path(choice.model_id).name} · {known + ' · ' if known else ''}{symbols}"
+    return " · ".join(part for part in (Path(model_id).name, profile, symbols) if part)
 
 
-def _outcome(
-    orchestrator: MarkovianRSAOrchestrator,
-    choice: ModelChoice,
-    messages: Sequence[ChatMessage],
-    config: RSAConfig,
-    audit_path: Path | None,
-    watcher: Any,
-) -> Outcome:
-    on_event: Callable[..., None] | None = watcher.event if watcher is not None else None
-    on_progress: Callable[..., None] | None = watcher.tokens if watcher is not None else None
-    try:
-        result = orchestrator.run(
-            list(messages), config, audit_path=audit_path, on_event=on_event, on_progress=on_progress
-        )
-    except RunStoppedError as stop:
-        partial: Any = stop.partial
-        return Outcome(partial, config, choice.model_id, stop.reason)
-    return Outcome(result, config, choice.model_id)
+def _watcher(title: str, progress: Progress, peak_memory_bytes: Any) -> Any:
+    """Return the live view on a terminal, and a line per finished trace elsewhere."""
+    from .display import LiveWatcher, PlainWatcher
 
-
-def _watcher(heading: str, progress: Progress, orchestrator: MarkovianRSAOrchestrator, quiet: bool) -> Any:
-    if quiet:
-        return None
     if sys.stderr.isatty():
         from rich.console import Console
 
-        from .display import LiveWatcher
-
         console = Console(stderr=True, highlight=False)
         if not console.is_dumb_terminal:
-            return LiveWatcher(heading, progress, console, orchestrator.backend.peak_memory_bytes)
-    from .display import PlainWatcher
-
-    return PlainWatcher(heading, progress)
+            return LiveWatcher(title, progress, console, peak_memory_bytes)
+    return PlainWatcher(title, progress)
 
 
 def _replay(progress: Progress, audit_path: Path | None, quiet: bool) -> None:
-    """Show an interrupted run from where it was; whether the file fits is for the orchestrator to print_status."""
+    """Show a recorded run as far as it went. The orchestrator checks whether the file belongs to this run."""
     if audit_path is None or not audit_path.is_file() or audit_path.stat().st_size == 0:
         return
     from ..audit import scan_file
@@ -142,13 +130,13 @@ def _replay(progress: Progress, audit_path: Path | None, quiet: bool) -> None:
 
 _HOW = {
     "single": "the first final candidate that has an answer",
-    "majority": "it leads the class that won the vote of the final candidates",
+    "majority": "first in the class that won the vote of the final candidates",
     "final_aggregation": "one more trace, which read the final candidates",
 }
 _STOPPED = {"interrupted": "interrupted", "token_budget": "out of tokens", "time_budget": "out of time"}
 
 
-def to_json(outcome: Outcome) -> dict[str, Any]:
+def result_json(outcome: Outcome) -> dict[str, Any]:
     """The JSON object of `solve --json`."""
     result = outcome.result
     return {
@@ -172,61 +160,44 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def print_result(outcome: Outcome) -> None:
-    """The summary on standard error."""
-    result = outcome.result
+    """Print the summary of a run on standard error."""
+    result, path = outcome.result, outcome.result.audit_path
     if outcome.stopped:
-        _tell_stop(outcome)
+        best = f"best answer so far, of {result.final_trace_id}, is not final" if result.text else "no answer yet"
+        print_status(f"Stopped ({_STOPPED.get(outcome.stopped, outcome.stopped)}): {best}.")
+        if path:
+            print_status(f"To resume: the same command with --audit {path}")
+        else:
+            print_status("Nothing was recorded (--no-audit), so this run cannot be resumed.")
     elif result.text:
-        print_status(f"The answer is {result.final_trace_id}'s: {_HOW[outcome.config.answer_selection]}.")
+        print_status(f"The answer is from {result.final_trace_id}: {_HOW[outcome.config.answer_selection]}.")
     if len(result.tally) > 1 or any(votes > 1 for _, votes in result.tally):
-        print_status(f"{'Answers so far' if outcome.stopped else 'Final candidates'}: {votes_line(result.tally)}.")
-    print_status(round_zero_line(result.round_zero))
-    # A server's memory is its own: nothing is known of it.
+        ranked = sorted(result.tally, key=lambda pair: -pair[1])[:6]
+        votes_text = ", ".join(f"{one_line(answer)} ×{votes}" for answer, votes in ranked)
+        print_status(f"{'Answers so far' if outcome.stopped else 'Final candidates'}: {votes_text}.")
+    print_status(_baseline_line(result.round_zero))
+    # The memory of an upstream server is not known.
     memory = f"peak memory {size(result.peak_memory_bytes)}, " if result.peak_memory_bytes else ""
     print_status(
         f"{amount(result.generated_tokens, 'token')} in {duration(result.elapsed_s)}, {memory}seed {result.seed}."
     )
-    if result.audit_path and not outcome.stopped:
-        print_status(f"Trail: {result.audit_path}")
-        print_status(f"  see it: mrsa view {name_of(result)} --open    check it: mrsa runs verify {name_of(result)}")
+    if path and not outcome.stopped:
+        name = run_name(result)
+        print_status(f"Trail: {path}")
+        print_status(f"  show it: mrsa view {name} --open    check it: mrsa runs verify {name}")
 
 
-def name_of(result: RunResult) -> str:
-    """What `mrsa view`, `runs show` and `runs verify` find the run by: its id if it is kept, else its path."""
+def run_name(result: RunResult) -> str:
+    """Return the name under which `mrsa view` and `mrsa runs` find the run: its id if it is kept, else its path."""
     path = result.audit_path
     return result.run_id[:8] if path is None or path.parent == runs_folder() else shlex.quote(str(path))
 
 
-def no_answer(outcome: Outcome) -> str:
-    """What is wrong with a run that ended without a text, and what to do."""
-    return (
-        f"error: the final trace, {outcome.result.final_trace_id}, has no text after its thinking; "
-        "where it was cut off, raise --final-tokens."
-    )
-
-
-def votes_line(tally: list[tuple[str, int]]) -> str:
-    """`36 ×3, 24 ×1`, the largest first."""
-    ranked = sorted(tally, key=lambda pair: -pair[1])
-    return ", ".join(f"{one_line(answer)} ×{votes}" for answer, votes in ranked[:6]) or "no answers"
-
-
-def round_zero_line(round_zero: dict[str, Any]) -> str:
-    """The free vote over the traces of round 0 that were generated."""
+def _baseline_line(round_zero: dict[str, Any]) -> str:
+    """Describe the vote over the generated traces of round 0."""
     traces, answer, votes = (round_zero.get(key) for key in ("traces", "answer", "votes"))
     if not traces:
         return "Round 0: no trace was finished."
     if not answer:
         return f"Round 0 alone, {amount(traces, 'trace')}: no answer."
-    return f"Round 0 alone would have said {one_line(str(answer))} ({votes} of {amount(traces, 'trace')}, a free vote)."
-
-
-def _tell_stop(outcome: Outcome) -> None:
-    result = outcome.result
-    state = _STOPPED.get(str(outcome.stopped), str(outcome.stopped))
-    best = f"the best so far, of {result.final_trace_id}, is not the run's answer" if result.text else "no answer yet"
-    print_status(f"Stopped ({state}): {best}.")
-    if result.audit_path:
-        print_status(f"To go on: the same command with --audit {result.audit_path}")
-    else:
-        print_status("Nothing was recorded (--no-audit), so this run cannot be resumed.")
+    return f"Round 0 alone would have answered {one_line(str(answer))} ({votes} of {amount(traces, 'trace')})."

@@ -107,7 +107,7 @@ def serve(
 
     Method and sampling settings are what requests leave unset; concurrency and memory limit bound all requests at once.
     """
-    from . import run as session
+    from .run import load_orchestrator
 
     key = _key(api_key_env)
     _require_key(host, key, allow_without_key)
@@ -132,7 +132,7 @@ def serve(
         any_question=force,
     )
     listener = listen(host, port)
-    orchestrator = session.load(choice)
+    orchestrator = load_orchestrator(choice)
     try:
         _apply_limits(orchestrator, base)
         run_server(orchestrator, server, listener, print_status)

@@ -66,8 +66,7 @@ def solve(
 
     Ctrl-C stops within a step, prints the best answer so far, and the same command with --audit FILE goes on.
     """
-    from . import run as report
-    from . import run as session
+    from .run import print_result, result_json, run_question
 
     if no_audit and audit is not None:
         raise ConfigError("--audit and --no-audit exclude each other; give one of them.")
@@ -80,16 +79,19 @@ def solve(
     warnings = run_config.warnings(published_model=not choice.embedded)
     for warning in warnings:
         print_status(f"warning: {warning}")
-    outcome = session.run(choice, chat, run_config, _audit_path(audit, no_audit, chat), quiet=quiet)
+    outcome = run_question(choice, chat, run_config, _audit_path(audit, no_audit, chat), quiet=quiet)
     for warning in outcome.result.warnings:
         if warning not in warnings:
             print_status(f"warning: {warning}")
     if not quiet:
-        report.print_result(outcome)
+        print_result(outcome)
     if not outcome.stopped and not outcome.result.text:
-        print_status(report.no_answer(outcome))
+        print_status(
+            f"error: The final trace {outcome.result.final_trace_id} has no text after its thinking. "
+            "If it was truncated, raise --final-tokens."
+        )
     if json_output:
-        print(json.dumps(report.to_json(outcome), ensure_ascii=False, indent=2))
+        print(json.dumps(result_json(outcome), ensure_ascii=False, indent=2))
     elif outcome.result.text:
         show(outcome.result.text)
     return outcome.exit_code
@@ -100,8 +102,8 @@ def _refuse_what_it_cannot(chat: list[ChatMessage]) -> None:
 
     if not reasoner.can_answer(chat[-1]["content"]):
         raise PromptError(
-            f"The embedded reasoner is not made for this question. {reasoner.CAPABILITIES} "
-            "For anything else name a model, as in --model Zyphra/ZAYA1-8B (--force asks it all the same)."
+            f"The embedded reasoner was not trained for this question. {reasoner.CAPABILITIES} "
+            "For anything else name a model, as in --model Zyphra/ZAYA1-8B (--force sends the question anyway)."
         )
 
 

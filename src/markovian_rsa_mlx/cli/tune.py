@@ -114,7 +114,7 @@ def tune(
     on the engine's own schedule: minutes, tokens and memory a problem, and with --minutes the profile to take. Whether
     a model fits at all is what mrsa plan says, without loading it.
     """
-    from . import run as session
+    from .run import load_orchestrator
 
     choice = choose_model(model, revision, adapter)
     configs = _configs(profile, config, embedded=choice.embedded)
@@ -125,7 +125,7 @@ def tune(
     known = None if speeds is None else _known_speeds(speeds, choice.model_id)
     assumption = _assumption(choice.model_id, lengths_from, length_mean, length_sigma)
     print_status(f"Lengths of traces: {assumption.sentence}.")
-    orchestrator = session.load(choice)
+    orchestrator = load_orchestrator(choice)
     try:
         engine: Any = orchestrator.backend
         if not hasattr(engine, "timer"):
