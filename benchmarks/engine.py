@@ -32,7 +32,7 @@ from markovian_rsa_mlx.backends.mlx.batch import Draw, draw_tokens
 from markovian_rsa_mlx.backends.mlx.prefix_cache import PrefixCache
 from markovian_rsa_mlx.config import Sampling
 from markovian_rsa_mlx.method.lineage import Lineage, TraceKey, trace_seed
-from markovian_rsa_mlx.method.tails import Tail, split_thinking, take_tail
+from markovian_rsa_mlx.method.tails import Tail, parse_trace, take_tail
 from markovian_rsa_mlx.reasoner import puzzles
 from markovian_rsa_mlx.run.session import Prompts
 
@@ -145,8 +145,8 @@ def run_rounds(
             )
         for key, ids in zip(keys[t], run(requests), strict=True):
             tokens += len(ids)
-            split = split_thinking(ids, tokenizer.end_of_thinking, stopped=ids[-1] in tokenizer.eos_ids)
-            tails[key] = take_tail(split.reasoning_ids, CONFIG.tail_limit, tokenizer.control_ids, tokenizer.decode)
+            split = parse_trace(ids, tokenizer.end_of_thinking)
+            tails[key] = take_tail(split.thinking_ids, CONFIG.tail_limit, tokenizer.control_ids, tokenizer.decode)
     return tokens
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from markovian_rsa_mlx.method.prompts import PromptBuilder, PromptTemplate, chat_frame
-from markovian_rsa_mlx.method.tails import Tail, split_thinking, take_tail
+from markovian_rsa_mlx.method.tails import Tail, parse_trace, take_tail
 from markovian_rsa_mlx.reasoner import puzzles
 from markovian_rsa_mlx.tokenizer import ChatMessage
 from training import reading, traces
@@ -68,8 +68,8 @@ class Drawer:
 
     def cut(self, trace: list[int], tau: int) -> Tail:
         """The tail of a trace given as token ids."""
-        split = split_thinking(trace, self.tokenizer.end_of_thinking, stopped=False)
-        return take_tail(split.reasoning_ids, tau, self.tokenizer.control_ids, self.tokenizer.decode)
+        split = parse_trace(trace, self.tokenizer.end_of_thinking)
+        return take_tail(split.thinking_ids, tau, self.tokenizer.control_ids, self.tokenizer.decode)
 
     def puzzle(self) -> tuple[tuple[int, ...], int, list[Chain]]:
         """Numbers, target and solutions of a puzzle that is not held out."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from markovian_rsa_mlx.method.tails import Tail, split_thinking, take_tail
+from markovian_rsa_mlx.method.tails import Tail, parse_trace, take_tail
 from markovian_rsa_mlx.reasoner import puzzles
 from training import traces
 from training.data import Drawer
@@ -74,14 +74,14 @@ class Evaluator:
         """The boxed answers of finished traces, else nothing."""
         found = []
         for ids in outputs:
-            split = split_thinking(ids, self.tokenizer.end_of_thinking, stopped=False)
+            split = parse_trace(ids, self.tokenizer.end_of_thinking)
             box = re.search(r"\\boxed\{([^{}]+)\}", self.tokenizer.decode(split.answer_ids))
-            found.append(box.group(1) if split.finished and box else "")
+            found.append(box.group(1) if split.has_answer and box else "")
         return found
 
     def tails(self, outputs: Sequence[Sequence[int]], tau: int) -> list[Tail]:
         """The tails of traces."""
-        reasoning = (split_thinking(o, self.tokenizer.end_of_thinking, stopped=False).reasoning_ids for o in outputs)
+        reasoning = (parse_trace(o, self.tokenizer.end_of_thinking).thinking_ids for o in outputs)
         return [take_tail(ids, tau, self.tokenizer.control_ids, self.tokenizer.decode) for ids in reasoning]
 
     def sample(self, prompts: list[list[int]], setting: Setting) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""Where the reasoning ends, and its last tau tokens."""
+"""Splitting a trace into thinking and answer, and taking its tail."""
 
 from __future__ import annotations
 
@@ -6,59 +6,71 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from markovian_rsa_mlx.method.tails import split_thinking, take_tail
+from markovian_rsa_mlx.method.tails import ParsedTrace, parse_trace, take_tail
 from tests.support.fakes import ASSISTANT, EOS, THINK_END, USER, ByteTokenizer, CharacterTokenizer
 
 CHARACTERS, BYTES = CharacterTokenizer(), ByteTokenizer()
 MARKER = BYTES.end_of_thinking[0]
 
 
-def test_reasoning_ends_at_the_first_marker() -> None:
-    ids = CHARACTERS.encode("one</think>two</think>three")
-    split = split_thinking(ids, CHARACTERS.end_of_thinking, stopped=True)
-    assert CHARACTERS.decode(split.reasoning_ids) == "one"
-    assert CHARACTERS.decode(split.answer_ids) == "two</think>three"
-    assert split.finished
+def test_thinking_ends_at_the_first_marker() -> None:
+    parsed = parse_trace(CHARACTERS.encode("one</think>two</think>three"), CHARACTERS.end_of_thinking)
+    assert CHARACTERS.decode(parsed.thinking_ids) == "one"
+    assert CHARACTERS.decode(parsed.answer_ids) == "two</think>three"
+    assert parsed.has_answer
 
 
-@given(
-    reasoning=st.text(max_size=40).filter(lambda t: "<" not in t), answer=st.text(max_size=40), stopped=st.booleans()
-)
-def test_a_marker_of_several_tokens_splits_exactly(reasoning: str, answer: str, stopped: bool) -> None:
-    ids = [*BYTES.encode(reasoning), *MARKER, *BYTES.encode(answer)]
-    split = split_thinking(ids, BYTES.end_of_thinking, stopped=stopped)
-    assert split.finished
-    assert (*split.reasoning_ids, *MARKER, *split.answer_ids) == tuple(ids)
-    assert BYTES.decode(split.reasoning_ids) == reasoning
+@given(thinking=st.text(max_size=40).filter(lambda t: "<" not in t), answer=st.text(max_size=40))
+def test_a_marker_of_several_tokens_splits_exactly(thinking: str, answer: str) -> None:
+    ids = [*BYTES.encode(thinking), *MARKER, *BYTES.encode(answer)]
+    parsed = parse_trace(ids, BYTES.end_of_thinking)
+    assert parsed.has_answer
+    assert (*parsed.thinking_ids, *MARKER, *parsed.answer_ids) == tuple(ids)
+    assert BYTES.decode(parsed.thinking_ids) == thinking
 
 
 @given(cut=st.integers(0, len(MARKER) - 1))
-def test_a_marker_that_is_cut_off_ends_nothing(cut: int) -> None:
+def test_a_truncated_marker_ends_nothing(cut: int) -> None:
     ids = [*BYTES.encode(r"so \boxed{7}"), *MARKER[:cut]]
-    split = split_thinking(ids, BYTES.end_of_thinking, stopped=False)
-    assert not split.finished
-    assert split.reasoning_ids == tuple(ids)
-    assert split.answer_ids == ()
+    assert parse_trace(ids, BYTES.end_of_thinking) == ParsedTrace(tuple(ids), ())
 
 
 def test_the_earliest_of_several_markers_counts() -> None:
-    split = split_thinking([10, 8, 9, 11, 7, 12], [(7,), (8, 9)], stopped=True)
-    assert split.reasoning_ids == (10,)
-    assert split.answer_ids == (11, 7, 12)
+    parsed = parse_trace([10, 8, 9, 11, 7, 12], [(7,), (8, 9)])
+    assert parsed == ParsedTrace((10,), (11, 7, 12), marker=1)
 
 
-def test_a_trace_that_stopped_before_any_marker_has_no_answer_either() -> None:
-    split = split_thinking([*CHARACTERS.encode(r"\boxed{7}"), EOS], CHARACTERS.end_of_thinking, stopped=True)
-    assert split.answer_ids == ()
-    assert not split.finished
+def test_a_trace_that_ends_before_any_marker_has_no_answer() -> None:
+    parsed = parse_trace([*CHARACTERS.encode(r"\boxed{7}"), EOS], CHARACTERS.end_of_thinking)
+    assert parsed.answer_ids == ()
+    assert not parsed.has_answer
 
 
-@pytest.mark.parametrize("stopped", [True, False])
-def test_without_markers_the_whole_text_is_reasoning_and_answer(stopped: bool) -> None:
-    ids = tuple(CHARACTERS.encode("some</think>text"))
-    split = split_thinking(ids, (), stopped=stopped)
-    assert split.reasoning_ids == split.answer_ids == ids
-    assert split.finished is stopped
+@pytest.mark.parametrize(("markers", "thinking"), [((), True), ((), False), (CHARACTERS.end_of_thinking, False)])
+def test_without_markers_or_thinking_the_whole_trace_is_thinking_and_answer(
+    markers: tuple[tuple[int, ...], ...], thinking: bool
+) -> None:
+    ids = tuple(CHARACTERS.encode("some text"))
+    parsed = parse_trace(ids, markers, thinking=thinking)
+    assert parsed == ParsedTrace(ids, ids, undivided=True)
+    assert parsed.has_answer
+
+
+@given(
+    text=st.text(alphabet="ab</think>", max_size=30).map(lambda text: text + "</think>" * (len(text) % 2)),
+    markers=st.booleans(),
+    thinking=st.booleans(),
+)
+def test_locate_finds_in_the_text_what_the_ids_say(text: str, markers: bool, thinking: bool) -> None:
+    ids = CHARACTERS.encode(text)
+    parsed = parse_trace(ids, CHARACTERS.end_of_thinking if markers else (), thinking=thinking)
+    end, start = parsed.locate(CHARACTERS.decode(ids), ["</think>"])
+    assert CHARACTERS.decode(ids)[:end] == CHARACTERS.decode(parsed.thinking_ids)
+    assert CHARACTERS.decode(ids)[start:] == CHARACTERS.decode(parsed.answer_ids)
+
+
+def test_a_marker_without_text_leaves_the_whole_text_to_both_parts() -> None:
+    assert parse_trace([1, 7, 2], [(7,)]).locate("ab", [""]) == (2, 0)
 
 
 CONTROLS = frozenset({EOS, USER, ASSISTANT})
@@ -109,5 +121,5 @@ def test_tokens_are_counted_not_words_or_characters() -> None:
 
 
 def test_the_marker_itself_is_never_part_of_a_tail() -> None:
-    split = split_thinking(CHARACTERS.encode("think</think>answer"), CHARACTERS.end_of_thinking, stopped=True)
-    assert THINK_END not in take_tail(split.reasoning_ids, 100, CONTROLS, CHARACTERS.decode).token_ids
+    parsed = parse_trace(CHARACTERS.encode("think</think>answer"), CHARACTERS.end_of_thinking)
+    assert THINK_END not in take_tail(parsed.thinking_ids, 100, CONTROLS, CHARACTERS.decode).token_ids

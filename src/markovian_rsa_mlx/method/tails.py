@@ -1,7 +1,4 @@
-"""Where the reasoning of a trace ends, and its last tau tokens (spec of the tail: paper section VI).
-
-Knows token ids and a way to decode them; knows nothing of prompts, rounds or models.
-"""
+"""Split a trace into thinking and answer, and take its tail: the last tau tokens (paper, section VI)."""
 
 from __future__ import annotations
 
@@ -21,8 +18,64 @@ class Tail:
 
 
 @dataclass(frozen=True)
+class ParsedTrace:
+    """The thinking and the answer section of a trace, as token ids without the marker between them.
+
+    `marker` is the index in `end_of_thinking` of the marker that was found, or None. If `undivided`, the whole trace
+    is both the thinking and the answer.
+    """
+
+    thinking_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+    marker: int | None = None
+    undivided: bool = False
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether the trace reached its answer section, which may still be empty."""
+        return self.undivided or self.marker is not None
+
+    def locate(self, text: str, end_of_thinking_texts: Sequence[str]) -> tuple[int, int]:
+        """Return where the thinking ends and where the answer begins in the decoded `text`, in characters.
+
+        For readers without a tokenizer. `end_of_thinking_texts` are the texts of the markers, in the order of
+        `end_of_thinking`. A marker that leaves no text cannot be located, and the whole text is both parts.
+        """
+        if self.undivided:
+            return len(text), 0
+        if self.marker is None:
+            return len(text), len(text)
+        found = [(text.find(marker), len(marker)) for marker in end_of_thinking_texts if marker]
+        start, length = min((place for place in found if place[0] >= 0), default=(len(text), -len(text)))
+        return start, start + length
+
+
+def parse_trace(
+    token_ids: Sequence[int], end_of_thinking: Sequence[Sequence[int]], *, thinking: bool = True
+) -> ParsedTrace:
+    """Split a finished trace, or as much of it as there is, at the first end-of-thinking marker.
+
+    The one place that decides where the thinking ends. `end_of_thinking` are the markers as id sequences, from the
+    tokenizer or from `run_setup`; `thinking` is the run's `enable_thinking` (always True for a summary). How the
+    generation ended does not matter. There are three cases:
+
+    - A marker was found: the thinking is before it, the answer after it.
+    - No marker, although the model has markers and was asked to think: all of it is thinking, and there is no answer.
+    - The model has no markers, or was asked not to think and wrote none: the trace is `undivided`.
+    """
+    ids = tuple(token_ids)
+    for start in range(len(ids)):
+        for index, marker in enumerate(end_of_thinking):
+            if ids[start : start + len(marker)] == tuple(marker):
+                return ParsedTrace(ids[:start], ids[start + len(marker) :], marker=index)
+    if end_of_thinking and thinking:
+        return ParsedTrace(ids, ())
+    return ParsedTrace(ids, ids, undivided=True)
+
+
+@dataclass(frozen=True)
 class ThinkingSplit:
-    """A trace taken apart. `finished` is False where the end of thinking never came."""
+    """The result of `split_thinking`."""
 
     reasoning_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
@@ -32,31 +85,19 @@ class ThinkingSplit:
 def split_thinking(
     token_ids: Sequence[int], end_of_thinking: Sequence[Sequence[int]], *, stopped: bool, thinking: bool = True
 ) -> ThinkingSplit:
-    """Split a trace's ids at the first end-of-thinking marker.
-
-    Without markers (`end_of_thinking` empty) the whole trace is both reasoning and answer, and it is
-    finished if the model stopped by itself (`stopped`). A trace that has markers and was cut before the
-    first of them is all reasoning and has no answer; but where the prompt asked for no `thinking`, one without
-    a marker is what a trace of a model without markers is.
-    """
-    ids = tuple(token_ids)
-    if not end_of_thinking:
-        return ThinkingSplit(ids, ids, stopped)
-    for start in range(len(ids)):
-        for marker in end_of_thinking:
-            if ids[start : start + len(marker)] == tuple(marker):
-                return ThinkingSplit(ids[:start], ids[start + len(marker) :], True)
-    return ThinkingSplit(ids, (), False) if thinking else ThinkingSplit(ids, ids, stopped)
+    """Split a trace; to be replaced by `parse_trace`."""
+    parsed = parse_trace(token_ids, end_of_thinking, thinking=thinking)
+    return ThinkingSplit(parsed.thinking_ids, parsed.answer_ids, stopped if parsed.undivided else parsed.has_answer)
 
 
 def take_tail(
-    reasoning_ids: Sequence[int],
+    thinking_ids: Sequence[int],
     tail_tokens: int,
     control_ids: Collection[int],
     decode: Callable[[Sequence[int]], str],
 ) -> Tail:
-    """The last `tail_tokens` ids of the reasoning: controls dropped first, a torn first character last."""
-    kept = tuple(i for i in reasoning_ids if i not in control_ids)[-tail_tokens:]
+    """Return the last `tail_tokens` ids. Control ids are dropped before, the ids of a torn first character after."""
+    kept = tuple(i for i in thinking_ids if i not in control_ids)[-tail_tokens:]
     for torn in range(min(MAX_TORN_IDS, len(kept)) + 1):
         text = decode(kept[torn:])
         if not text.startswith("\ufffd"):

@@ -56,7 +56,7 @@ class Conclusion:
 
     def text(self, outcome: Trace) -> str:
         """The part after the thinking; the whole text of a model without markers."""
-        return self._tokenizer.decode(outcome.split.answer_ids).strip()
+        return self._tokenizer.decode(outcome.parsed.answer_ids).strip()
 
     def candidate(self, outcome: Trace) -> Candidate:
         return Candidate(str(outcome.key), extract_answer(self.text(outcome), self._config.answer_kind))

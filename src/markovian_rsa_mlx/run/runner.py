@@ -30,7 +30,7 @@ from ..backends.base import Engine
 from ..config import RSAConfig
 from ..method.lineage import Lineage, TraceKey
 from ..method.prompts import Prompt
-from ..method.tails import Tail, ThinkingSplit, split_thinking, take_tail
+from ..method.tails import ParsedTrace, Tail, parse_trace, take_tail
 from .audit_log import AuditLog
 from .generation import Generated, Generator, Job, Progress
 from .limits import RunLimits
@@ -46,7 +46,7 @@ class Trace:
 
     key: TraceKey
     token_ids: tuple[int, ...]
-    split: ThinkingSplit
+    parsed: ParsedTrace
     tail: Tail | None
     failed: bool
 
@@ -163,18 +163,13 @@ class Runner:
         outcome = self._finished[key] = self._outcome(key, complete)
         self._compare(key, prompt, outcome.token_ids)
         if self._children(key):
-            return dataclasses.replace(outcome, tail=await self._carry(key, outcome.split))
+            return dataclasses.replace(outcome, tail=await self._carry(key, outcome.parsed))
         return outcome
 
     def _outcome(self, key: TraceKey, complete: TraceCompleteEvent) -> Trace:
         ids = tuple(complete.token_ids)
-        split = split_thinking(
-            ids,
-            self.tokenizer.end_of_thinking,
-            stopped=complete.finish_reason == "eos",
-            thinking=self.config.enable_thinking,
-        )
-        return Trace(key, ids, split, None, failed=False)
+        parsed = parse_trace(ids, self.tokenizer.end_of_thinking, thinking=self.config.enable_thinking)
+        return Trace(key, ids, parsed, None, failed=False)
 
     def _record(self, key: TraceKey, generated: Generated) -> TraceCompleteEvent:
         event = TraceCompleteEvent(
@@ -191,16 +186,16 @@ class Runner:
         self.trail.sync()
         return event
 
-    async def _carry(self, key: TraceKey, split: ThinkingSplit) -> Tail:
+    async def _carry(self, key: TraceKey, parsed: ParsedTrace) -> Tail:
         """What the trace hands on, recorded."""
         past = self.trail.history_of(key).tail
         if past is not None:
             return Tail(tuple(past.tail_token_ids), past.tail_text)
-        ids = split.reasoning_ids
-        if self.config.carry == "answer" and split.finished and self._cut(split.answer_ids).text.strip():
-            ids = split.answer_ids
+        ids = parsed.thinking_ids
+        if self.config.carry == "answer" and self._cut(parsed.answer_ids).text.strip():
+            ids = parsed.answer_ids
         elif self.config.carry == "summary":
-            ids = await self._summary(key, split) or ids
+            ids = await self._summary(key, parsed) or ids
         tail = self._cut(ids)
         self.trail.write(
             TailExtractedEvent(
@@ -212,12 +207,12 @@ class Runner:
     def _cut(self, ids: tuple[int, ...], limit: int | None = None) -> Tail:
         return take_tail(ids, limit or self.config.tail_limit, self.tokenizer.control_ids, self.tokenizer.decode)
 
-    async def _summary(self, key: TraceKey, split: ThinkingSplit) -> tuple[int, ...]:
+    async def _summary(self, key: TraceKey, parsed: ParsedTrace) -> tuple[int, ...]:
         """Ids of the trace's summary, () where it failed or says nothing (the tail is carried instead)."""
         past = self.trail.history_of(key)
         event = past.summary
         if event is None:
-            notes = self._cut(split.reasoning_ids, self.config.thinking_tokens)
+            notes = self._cut(parsed.thinking_ids, self.config.thinking_tokens)
             prompt = self._prompts.summary(notes)
             messages, sampling = self._prompts.messages(prompt, "summary"), self.config.sampling(final=False)
             job = Job(key, "summary", prompt, messages, (), self.config.tail_limit, sampling, past.summary_attempt)
@@ -226,8 +221,8 @@ class Runner:
                 self._error("summary", f"{key}: the summary was given up, its tail is carried instead: {generated}")
                 return ()
             event = self._record_summary(key, prompt, generated)
-        told = split_thinking(event.token_ids, self.tokenizer.end_of_thinking, stopped=event.finish_reason == "eos")
-        ids = told.answer_ids if told.finished else tuple(event.token_ids)
+        summary = parse_trace(event.token_ids, self.tokenizer.end_of_thinking)
+        ids = summary.answer_ids if summary.has_answer else summary.thinking_ids
         return ids if self._cut(ids).text.strip() else ()
 
     def _record_summary(self, key: TraceKey, prompt: Prompt, generated: Generated) -> SummaryCompleteEvent:
@@ -296,7 +291,7 @@ class Runner:
 
 
 def _failed(key: TraceKey) -> Trace:
-    return Trace(key, (), ThinkingSplit((), (), False), None, failed=True)
+    return Trace(key, (), ParsedTrace((), ()), None, failed=True)
 
 
 class Rounds:
