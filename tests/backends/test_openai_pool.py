@@ -29,7 +29,7 @@ def server(limit: int) -> Server:
 def test_the_least_loaded_server_is_next_by_its_share() -> None:
     async def fill() -> list[int]:
         pool = ServerPool([server(1), server(3)])
-        async with pool.seat("a"), pool.seat("a"), pool.seat("a"), pool.seat("a"):
+        async with pool.acquire("a"), pool.acquire("a"), pool.acquire("a"), pool.acquire("a"):
             return [s.in_flight for s in pool.servers]
 
     assert asyncio.run(fill()) == [1, 3]
@@ -39,13 +39,13 @@ def test_runs_that_wait_are_let_in_by_turns() -> None:
     order: list[str] = []
 
     async def visit(pool: ServerPool, run_id: str) -> None:
-        async with pool.seat(run_id):
+        async with pool.acquire(run_id):
             order.append(run_id)
             await asyncio.sleep(0)
 
     async def all_visit() -> None:
         pool = ServerPool([server(1)])
-        async with pool.seat("first"):
+        async with pool.acquire("first"):
             tasks = [asyncio.create_task(visit(pool, run_id)) for run_id in "aaaabbc"]
             await asyncio.sleep(0)
         await asyncio.gather(*tasks)
@@ -56,12 +56,12 @@ def test_runs_that_wait_are_let_in_by_turns() -> None:
 
 def test_whoever_is_cancelled_while_waiting_takes_no_seat() -> None:
     async def visit(pool: ServerPool) -> None:
-        async with pool.seat("a"):
+        async with pool.acquire("a"):
             await asyncio.sleep(0)
 
     async def cancel() -> None:
         pool = ServerPool([server(1)])
-        async with pool.seat("first"):
+        async with pool.acquire("first"):
             tasks = [asyncio.create_task(visit(pool)) for _ in range(4)]
             await asyncio.sleep(0)
             tasks[1].cancel()
@@ -76,10 +76,10 @@ def test_whoever_is_cancelled_while_waiting_takes_no_seat() -> None:
 def test_a_resting_server_is_asked_again_when_its_time_is_over() -> None:
     async def wait() -> float:
         pool = ServerPool([server(1)])
-        pool.servers[0].rest(0.2)
+        pool.servers[0].back_off(0.2)
         loop = asyncio.get_running_loop()
         start = loop.time()
-        async with pool.seat("a"):
+        async with pool.acquire("a"):
             return loop.time() - start
 
     assert 0.2 <= asyncio.run(in_time(wait())) < 2
@@ -89,7 +89,7 @@ def test_a_pool_serves_one_event_loop_after_another() -> None:
     pool = ServerPool([server(1)])
 
     async def visit() -> None:
-        async with pool.seat("a"):
+        async with pool.acquire("a"):
             await asyncio.sleep(0.01)
 
     async def two() -> None:

@@ -17,7 +17,7 @@ from .traces import Heard
 T = TypeVar("T")
 CODEC = CharacterTokenizer()
 #: Short, so that a test of a limit does not wait for it.
-TIMES = TimeLimits(connect_s=2.0, first_token_s=2.0, stall_s=0.5, patience_s=1.0)
+TIMES = TimeLimits(connect_s=2.0, first_token_s=2.0, stall_s=0.5, unreachable_timeout_s=1.0)
 
 
 class HeardRetries(Heard):

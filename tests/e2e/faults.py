@@ -30,7 +30,7 @@ from .servers import MLXServer
 
 #: 30% of all calls fail with 500, and as many more in other ways.
 SHARES = {"500": 0.30, "cut": 0.05, "truncated": 0.04, "html": 0.04, "429": 0.04, "stall": 0.02}
-TIMES = TimeLimits(connect_s=5, first_token_s=30, stall_s=5, patience_s=60)
+TIMES = TimeLimits(connect_s=5, first_token_s=30, stall_s=5, unreachable_timeout_s=60)
 #: Small runs that pass through every stage; two candidates, since the model alone is cut off in one final trace of ten.
 CONFIG = RSAConfig.embedded().replace(population=4, aggregation_size=2, final_candidates=2)
 #: No run may take longer, whatever befalls it.

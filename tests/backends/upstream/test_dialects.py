@@ -134,7 +134,7 @@ def test_a_cut_trace_has_exactly_its_budget(serve: Serve, tmp_path: Path) -> Non
 def test_segments_go_on_where_the_last_one_ended_with_seeds_of_their_own(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe, "LlamaCppDialect", lambda: LlamaCppDialect(segment=16))
+    monkeypatch.setattr(probe, "LlamaCppDialect", lambda: LlamaCppDialect(chunk_tokens=16))
     letters = FakeUpstream("llama.cpp", answer=lambda prompt, rng: "".join(rng.choices("abcdefgh", k=100)))
     server = serve(letters)
     events = run_over(server.url, config=small(rounds=0, population=2, final_tokens=60)).events
@@ -154,10 +154,10 @@ def test_segments_go_on_where_the_last_one_ended_with_seeds_of_their_own(
 def test_without_a_mark_for_the_end_of_thinking_a_split_reasoning_is_refused() -> None:
     identity = ServerInfo("m", "server", "", ChatDialect())
     trace = UpstreamGeneration(asked(), Heard(), CharacterTokenizer(thinking=False), EOS)
-    ask = trace.ask(identity, sends_seed=True)
+    ask = trace.next_request(identity)
     reply = CompletionReply(ask.sampling, reasoning="so it goes", pieces=["42"], finish="stop")
     with pytest.raises(ModelError, match="end of thinking"):
-        trace.end(reply, ask, identity)
+        trace.finish_call(reply, ask, identity)
 
 
 def test_what_the_server_is_stands_in_the_trail(serve: Serve, tmp_path: Path) -> None:

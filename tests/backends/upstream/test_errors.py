@@ -49,7 +49,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hardly any wait between repetitions."""
     monkeypatch.setattr(engine, "_FIRST_WAIT_S", 0.01)
     monkeypatch.setattr(engine, "_JITTER_S", 0.0)
-    monkeypatch.setattr(upstream_server, "_LONGEST_REST_S", 0.05)
+    monkeypatch.setattr(upstream_server, "_MAX_PAUSE_S", 0.05)
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -312,7 +312,7 @@ def test_a_server_that_loses_ids_is_not_believed(serve: Serve, monkeypatch: pyte
     monkeypatch.setattr(
         FakeUpstream, "usage", lambda self, body, ids: usage(self, body, ids) | {"completion_tokens": len(ids) + 1}
     )
-    with pytest.raises(BackendError, match="told the ids"):
+    with pytest.raises(BackendError, match="returned the ids"):
         generated(server.url, HeardRetries())
 
 
@@ -414,7 +414,7 @@ def test_a_checkpoint_that_a_server_cannot_go_on_from_costs_an_attempt_and_the_t
     asyncio.run(in_time(run(texts.url, stop=False)))
     retries = of(read_events(path), TraceRetryEvent)
     assert {e.trace_id for e in retries} == {"r0-00", "r0-01"}
-    assert all("cannot go on from generated tokens" in e.message for e in retries)
+    assert all("cannot continue after generated tokens" in e.message for e in retries)
     verify_file(path, codec=CODEC)
 
 

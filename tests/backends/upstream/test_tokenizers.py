@@ -34,7 +34,7 @@ TEMPLATE = "<system> <user> <assistant> </think>"
 
 
 #: A restart may take longer than the engine's tests have patience for.
-TIMES_OF_CODEC = TimeLimits(patience_s=3.0)
+TIMES_OF_CODEC = TimeLimits(unreachable_timeout_s=3.0)
 
 
 class WithEOS(CharacterTokenizer):
@@ -86,7 +86,7 @@ def test_the_served_tokenizer_outlives_faults_and_says_when_it_is_gone(server: R
     server.fake.helper_script = deque(["500", "html", "truncated"])
     assert tokenizer.encode("abc") == CODEC.encode("abc")
     server.stop()
-    with pytest.raises(UpstreamError, match="tokenizer cannot be asked"):
+    with pytest.raises(UpstreamError, match="tokenizer does not answer"):
         tokenizer.encode("something new")
 
 
@@ -120,7 +120,7 @@ def test_a_gguf_file_needs_llama_cpp_python(tmp_path: Path) -> None:
 
 def test_the_tokenizer_of_any_server_of_the_fleet_will_do(server: Running, second: Running) -> None:
     tokenizer = served(server)
-    tokenizer.join(second.url.removesuffix("/v1"))
+    tokenizer.add_server(second.url.removesuffix("/v1"))
     server.stop()
     start = time.monotonic()
     assert tokenizer.encode("abc") == CODEC.encode("abc")
@@ -136,7 +136,7 @@ def test_a_restart_of_the_only_server_is_waited_for(server: Running) -> None:
 
 
 def test_on_an_event_loop_the_wait_is_short(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(served_module, "_LOOP_PATIENCE_S", 0.3)
+    monkeypatch.setattr(served_module, "_EVENT_LOOP_TIMEOUT_S", 0.3)
     tokenizer = served(server)
     server.stop()
 
@@ -202,7 +202,7 @@ def test_a_run_outlives_a_restart_of_the_only_server(server: Running, tmp_path: 
     server.fake.pause = 0.005
 
     async def run() -> None:
-        backend = await connected(server.url, times=replace(TIMES, patience_s=10))
+        backend = await connected(server.url, times=replace(TIMES, unreachable_timeout_s=10))
         orchestrator = MarkovianRSAOrchestrator(backend, equivalent=equal_text)
         work = asyncio.create_task(orchestrator.arun(QUESTION, small(), audit_path=tmp_path / "run.jsonl"))
         await asyncio.sleep(0.3)

@@ -1,7 +1,6 @@
-"""The engine that is a server: any OpenAI-compatible one, or a fleet of them, over HTTP.
+"""An engine over HTTP: one OpenAI-compatible server, or several that serve the same model.
 
-It knows prompts, seeds, token ids and what can go wrong on a wire. It knows nothing of rounds, answers or the
-trail, and never counts words: a token id comes from the server or from the model's tokenizer.
+Token ids come from the server or from the model's tokenizer, never from counting words.
 """
 
 from __future__ import annotations

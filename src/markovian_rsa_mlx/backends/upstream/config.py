@@ -1,4 +1,4 @@
-"""Which servers to use and how: URLs, model, key, tokenizer, seeds and time limits, checked when made."""
+"""Validate the settings of upstream servers: URLs, model, key, tokenizer, seeds and time limits."""
 
 from __future__ import annotations
 
@@ -12,26 +12,48 @@ Seeds = Literal["auto", "always", "never"]
 SEED_CHOICES: tuple[Seeds, ...] = ("auto", "always", "never")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class TimeLimits:
-    """Seconds. `patience_s` is how long servers of which none can be reached are waited for.
+    """Time limits in seconds.
 
-    `first_token_s` is also how long servers are waited for that put every call off.
+    `first_token_s` also bounds how long to retry while all servers throttle their requests, and
+    `unreachable_timeout_s` how long to retry while none can be reached.
     """
 
-    connect_s: float = 10.0
-    first_token_s: float = 600.0
-    stall_s: float = 120.0
-    patience_s: float = 60.0
+    connect_s: float
+    first_token_s: float
+    stall_s: float
+    unreachable_timeout_s: float
+
+    def __init__(
+        self,
+        connect_s: float = 10.0,
+        first_token_s: float = 600.0,
+        stall_s: float = 120.0,
+        unreachable_timeout_s: float = 60.0,
+        *,
+        patience_s: float | None = None,
+    ) -> None:
+        """Accept `patience_s`, the former name of `unreachable_timeout_s`, too."""
+        object.__setattr__(self, "connect_s", connect_s)
+        object.__setattr__(self, "first_token_s", first_token_s)
+        object.__setattr__(self, "stall_s", stall_s)
+        object.__setattr__(self, "unreachable_timeout_s", unreachable_timeout_s if patience_s is None else patience_s)
+
+    @property
+    def patience_s(self) -> float:
+        """The former name of `unreachable_timeout_s`."""
+        return self.unreachable_timeout_s
 
 
 @dataclass(frozen=True)
 class Upstream:
-    """Servers of one model. `limit` bounds the requests in flight at each URL (unset: what the server says it can).
+    """The servers of one model. Raises `ConfigError` for invalid settings.
 
-    `tokenizer` is a folder, a hub id or a GGUF file; unset: the model's own folder, or the server's tokenizer.
-    `seeds`: "auto" sends each trace's seed unless that costs the server its batching; "always"; "never".
-    The key is sent to these URLs alone, and neither shown nor recorded. Raises `ConfigError`.
+    `limit` bounds the requests in flight per URL (unset: the server's own limit). `tokenizer` is a folder, a hub id or
+    a GGUF file (unset: the model's folder or hub id, or the server's tokenizer). `seeds` is "auto" to send each trace's
+    seed unless that disables the server's batching, "always" or "never". The key is sent only to these URLs. It is
+    neither shown nor recorded.
     """
 
     urls: tuple[str, ...]
@@ -44,31 +66,31 @@ class Upstream:
 
     def __post_init__(self) -> None:
         if not self.urls:
-            raise ConfigError("No upstream URL is given; name one, as in http://127.0.0.1:8080/v1.")
+            raise ConfigError("No upstream URL is given. Give at least one, such as http://127.0.0.1:8080/v1.")
         object.__setattr__(self, "urls", tuple(dict.fromkeys(map(base_url, self.urls))))
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
-            # HTTP's own error would quote the header, and with it the key.
-            raise ConfigError("The upstream's key holds more than printable ASCII, so no header can carry it; mend it.")
+            # The error of the HTTP library would quote the header, and with it the key.
+            raise ConfigError("The upstream key must consist of printable ASCII characters to be sent in a header.")
         if self.seeds not in SEED_CHOICES:
-            raise ConfigError(f"The upstream seeds are {self.seeds!r}; allowed: {' | '.join(SEED_CHOICES)}.")
+            raise ConfigError(f"The upstream seeds must be one of {' | '.join(SEED_CHOICES)} (got {self.seeds!r}).")
         if self.limit is not None and not 1 <= self.limit <= 10_000:
-            raise ConfigError(f"The upstream limit is {self.limit}; allowed: 1 to 10,000 requests at each URL.")
+            raise ConfigError(f"The upstream limit must be 1 to 10,000 requests per URL (got {self.limit}).")
 
 
 def base_url(url: str) -> str:
-    """The API's root, `/v1` and all, without a slash at its end. Raises `ConfigError`."""
-    parts = urlsplit(url.strip())
+    """Return the root of the API, such as http://127.0.0.1:8080/v1, without a trailing slash. Raises `ConfigError`."""
     try:
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number
-        sound = False
-    if not sound:
-        raise ConfigError(f"{url!r} is no upstream URL; give one like http://127.0.0.1:8080/v1.")
+        parts = urlsplit(url.strip())
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError as error:
+        raise ConfigError(f"An upstream URL is invalid: {error}. Give one such as http://127.0.0.1:8080/v1.") from error
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError(
-            f"The upstream URL of {parts.hostname} holds more than an address; give keys through an environment "
-            "variable (--upstream-key-env NAME)."
+            f"The upstream URL of host {parts.hostname} must not contain a user name, password, query or fragment. "
+            "Give the key in an environment variable (--upstream-key-env NAME)."
         )
+    if not valid:
+        raise ConfigError(f"{url!r} is not an upstream URL. Give one such as http://127.0.0.1:8080/v1.")
     path = parts.path.rstrip("/")
     for endpoint in ("/chat/completions", "/completions"):
         path = path.removesuffix(endpoint)

@@ -1,52 +1,28 @@
-"""What all dialects share: the question to a server, and the reply as it grows.
+"""Build the requests of each kind of server and read its replies. Pure: bodies in, ids or texts out.
 
-How each kind of server is asked for a trace, and what its replies say. Pure: bodies in, ids or texts out.
-
-Servers that only chat: messages in, texts out, the reasoning split off or left in the text.
-
-llama.cpp's server (`llama-server`), through its own `/completion`: ids in, ids out.
-
-Its stream leaves out the ids of characters that are not whole yet, so replies are not streamed but asked for in
-segments, each going on exactly where the one before ended; the server keeps the cache of what it has read.
-
-mlx_lm.server (0.32.2): ids stand in the log-probabilities of a whole reply, and only there.
-
-So replies are not streamed. Prompts are texts, which it tokenises itself; a seed makes a request run alone.
-
-Servers that complete texts and tell no ids (LM Studio, Ollama, llama-cpp-python): the tokenizer makes the ids.
-
-vLLM (0.10.2 and later), and servers that speak like it: prompts are ids, and so are the pieces of the stream.
+To add a dialect, subclass `Dialect`, override the fields that differ, extend `body` and implement `read_choice` (or
+`read`, where replies have another form than OpenAI's). Add it to `GENERAL_DIALECTS` in `probe.py` before the less
+specific ones, because the first dialect that gets a reply to the trial request is used. Then add a kind of server to
+`tests/backends/fake_upstream.py` and its name to `KINDS` in `tests/backends/upstream/test_dialects.py`, which
+runs whole runs over it.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from ...config import Sampling
 from ...tokenizer import ChatMessage
 from .errors import ProtocolError
 
-__all__ = [
-    "ChatDialect",
-    "CompletionReply",
-    "CompletionRequest",
-    "Dialect",
-    "LlamaCppDialect",
-    "MLXServerDialect",
-    "TextDialect",
-    "VLLMDialect",
-]
-
-
-#: Vocabularies are far smaller; ids beyond this are no ids.
-_ID_LIMIT = 2**31
+PromptFormat = Literal["ids", "text", "chat"]
 
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """One call: the prompt in all its forms, and how to sample. `seed` None: the server draws its own."""
+    """One call: the prompt in all its forms, and the sampling. Without a `seed` the server chooses its own."""
 
     model: str
     prompt_ids: tuple[int, ...]
@@ -61,12 +37,11 @@ class CompletionRequest:
 
 @dataclass
 class CompletionReply:
-    """What a call has brought so far: ids where the server gives them, else texts.
+    """The reply to a call as far as it has been received: ids if the server sends them, texts otherwise.
 
-    `pieces` is the content as it came: a piece of a stream ends where a token ends.
-    `spelled` are the bytes of tokens, where the server tells them.
-    `log_chance` is the natural log of the chance of all its tokens under `sampling`, or a bound above it; None: not
-    told.
+    `pieces` is the content as it was streamed: a piece ends where a token ends. `token_texts` has the bytes of tokens,
+    if the server sends them. `log_chance` is the natural log of the probability of all its tokens under `sampling`, or
+    an upper bound of it, or None if unknown.
     """
 
     sampling: Sampling
@@ -77,7 +52,7 @@ class CompletionReply:
     prompt_tokens: int | None = None
     generated_tokens: int | None = None
     log_chance: float | None = None
-    spelled: dict[int, bytes] = field(default_factory=dict)
+    token_texts: dict[int, bytes] = field(default_factory=dict)
     truncated: bool = False
 
     @property
@@ -85,143 +60,114 @@ class CompletionReply:
         return "".join(self.pieces)
 
 
-class Dialect(Protocol):
-    """`prompt_as` says in which form the server reads the prompt; only with "ids" can it go on from given tokens.
+@dataclass(frozen=True)
+class Dialect:
+    """The requests and replies of one kind of server; by default those of OpenAI's protocol, streamed.
 
-    `gives_ids`: its replies hold token ids. `segment`: tokens to ask for in one call (None: all of them).
-    `costly_seeds`: a seed makes the server lose its batching.
+    `prompt_format` is the form in which the server reads prompts. Only with "ids" can it continue after given tokens.
+    `returns_token_ids`: replies have token ids. `chunk_tokens`: the most tokens to request in one call (None: all).
+    `seeds_disable_batching`: the server generates a request with a seed alone. `path` is relative to the API's root,
+    or to the server's root if it begins with "//".
     """
 
-    @property
-    def prompt_as(self) -> Literal["ids", "text", "chat"]: ...
+    prompt_format: PromptFormat = "text"
+    returns_token_ids: bool = False
+    streams: bool = True
+    chunk_tokens: int | None = None
+    seeds_disable_batching: bool = False
+    path: str = "/completions"
 
-    @property
-    def gives_ids(self) -> bool: ...
-
-    @property
-    def streams(self) -> bool: ...
-
-    @property
-    def segment(self) -> int | None: ...
-
-    @property
-    def costly_seeds(self) -> bool: ...
-
-    @property
-    def path(self) -> str:
-        """Of the call, behind the API's root; with a leading "//", behind the server's root."""
-        ...
-
-    def body(self, ask: CompletionRequest) -> dict[str, Any]: ...
+    def body(self, request: CompletionRequest) -> dict[str, Any]:
+        """Return the JSON body of a call. State all sampling settings, so that no default of the server applies."""
+        body = {
+            "model": request.model,
+            "max_tokens": request.max_tokens,
+            "temperature": request.sampling.temperature,
+            "top_p": request.sampling.top_p,
+        }
+        if request.seed is not None:
+            body["seed"] = request.seed
+        if self.streams:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        return body
 
     def read(self, payload: Any, reply: CompletionReply) -> None:
-        """Take in a whole reply or one event of a stream. Raises `ProtocolError` for what is no such thing."""
-        ...
+        """Add a whole reply or one event of a stream to `reply`. Raises `ProtocolError` if it is neither."""
+        choices = payload.get("choices") if isinstance(payload, dict) else None
+        if not isinstance(choices, list):
+            raise ProtocolError("the reply is not a completion")
+        usage = payload.get("usage")
+        if isinstance(usage, dict):
+            prompt, generated = usage.get("prompt_tokens"), usage.get("completion_tokens")
+            if type(prompt) is int and prompt >= 0:
+                reply.prompt_tokens = prompt
+            if type(generated) is int and generated >= 0:
+                reply.generated_tokens = generated
+        choice = choices[0] if choices else {}
+        if not isinstance(choice, dict):
+            raise ProtocolError("the reply is not a completion")
+        reason = choice.get("finish_reason")
+        if reason in ("stop", "length"):
+            reply.finish = reason
+        elif reason is not None:
+            raise ProtocolError(f"the server ended the trace with the finish reason {str(reason)[:40]!r}")
+        self.read_choice(choice, reply)
 
-
-def sampling_body(ask: CompletionRequest) -> dict[str, Any]:
-    """The fields of the OpenAI protocol that all servers know."""
-    body = {"max_tokens": ask.max_tokens, "temperature": ask.sampling.temperature, "top_p": ask.sampling.top_p}
-    return body if ask.seed is None else {**body, "seed": ask.seed}
-
-
-def first_choice(payload: Any, reply: CompletionReply) -> dict[str, Any]:
-    """The choice of a reply or event, {} where it has none; usage and finish reason are noted."""
-    if not isinstance(payload, dict) or not isinstance(payload.get("choices"), list):
-        raise ProtocolError("the reply is no completion")
-    usage = payload.get("usage")
-    if isinstance(usage, dict):
-        reply.prompt_tokens = _count(usage.get("prompt_tokens"), reply.prompt_tokens)
-        reply.generated_tokens = _count(usage.get("completion_tokens"), reply.generated_tokens)
-    if not payload["choices"]:
-        return {}
-    choice = payload["choices"][0]
-    if not isinstance(choice, dict):
-        raise ProtocolError("the reply is no completion")
-    reason = choice.get("finish_reason")
-    if reason in ("stop", "length"):
-        reply.finish = reason
-    elif reason is not None:
-        raise ProtocolError(f"the server ended the trace with the finish reason {str(reason)[:40]!r}")
-    return choice
-
-
-def token_ids(value: Any) -> list[int]:
-    """`value` as token ids; raises `ProtocolError` for anything else."""
-    if not isinstance(value, list) or not all(type(i) is int and 0 <= i < _ID_LIMIT for i in value):
-        raise ProtocolError("the reply's token ids are none")
-    return value
-
-
-def token_bytes(piece: Any) -> bytes:
-    """The bytes of a token, told as a text or, where they are none, as numbers; b"" for anything else."""
-    if isinstance(piece, str):
-        return piece.encode("utf-8", "replace")
-    numbers = isinstance(piece, list) and all(type(byte) is int and 0 <= byte < 256 for byte in piece)
-    return bytes(piece) if numbers else b""
-
-
-def _count(value: Any, before: int | None) -> int | None:
-    return value if type(value) is int and value >= 0 else before
+    def read_choice(self, choice: dict[str, Any], reply: CompletionReply) -> None:
+        """Add the tokens or texts of a choice to `reply`. `choice` is {} for an event without one."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class ChatDialect:
-    """`POST /v1/chat/completions`."""
+class VLLMDialect(Dialect):
+    """vLLM (0.10.2 and later) and compatible servers: ids in, and a stream of ids out."""
 
-    plain: bool = False
-    prompt_as: Literal["chat"] = "chat"
-    gives_ids: bool = False
-    streams: bool = True
-    segment: None = None
-    costly_seeds: bool = False
-    path: str = "/chat/completions"
+    prompt_format: PromptFormat = "ids"
+    returns_token_ids: bool = True
 
-    def body(self, ask: CompletionRequest) -> dict[str, Any]:
-        thinking = {} if self.plain else {"chat_template_kwargs": {"enable_thinking": ask.enable_thinking}}
-        return {
-            "model": ask.model,
-            "messages": list(ask.messages),
-            **thinking,
-            **streamed(ask, self.plain),
+    def body(self, request: CompletionRequest) -> dict[str, Any]:
+        return super().body(request) | {
+            "prompt": list(request.prompt_ids),
+            # Otherwise the model's generation_config.json would apply.
+            "top_k": request.sampling.top_k or -1,
+            "min_p": request.sampling.min_p,
+            "repetition_penalty": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "stop_token_ids": list(request.eos_ids),
+            "return_token_ids": True,
         }
 
-    def read(self, payload: Any, reply: CompletionReply) -> None:
-        choice = first_choice(payload, reply)
-        message = choice.get("delta") or choice.get("message") or {}
-        if not isinstance(message, dict):
-            return
-        reply.reasoning += _text(message.get("reasoning")) or _text(message.get("reasoning_content"))
-        reply.pieces.append(_text(message.get("content")))
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-_SEGMENT_TOKENS = 256
+    def read_choice(self, choice: dict[str, Any], reply: CompletionReply) -> None:
+        if choice.get("token_ids") is not None:
+            reply.ids += token_ids(choice["token_ids"])
+        elif choice.get("text"):
+            raise ProtocolError("the server streams text without its token ids")
 
 
 @dataclass(frozen=True)
-class LlamaCppDialect:
-    """`POST /completion` with `return_tokens: true`."""
+class LlamaCppDialect(Dialect):
+    """llama.cpp's server (`llama-server`) through its own `/completion`: ids in, ids out.
 
-    prompt_as: Literal["ids"] = "ids"
-    gives_ids: bool = True
+    Its stream omits the ids of incomplete characters, so replies are not streamed but requested in chunks. Each chunk
+    continues where the one before ended. The server caches the prompts that it has read.
+    """
+
+    prompt_format: PromptFormat = "ids"
+    returns_token_ids: bool = True
     streams: bool = False
-    segment: int = _SEGMENT_TOKENS
-    costly_seeds: bool = False
+    chunk_tokens: int | None = 256
     path: str = "//completion"
 
-    def body(self, ask: CompletionRequest) -> dict[str, Any]:
+    def body(self, request: CompletionRequest) -> dict[str, Any]:
         body = {
-            "prompt": list(ask.prompt_ids),
-            "n_predict": ask.max_tokens,
-            "temperature": ask.sampling.temperature,
-            "top_k": ask.sampling.top_k,
-            "top_p": ask.sampling.top_p,
-            "min_p": ask.sampling.min_p,
-            # The server's other samplers off, whatever it was started with.
+            "prompt": list(request.prompt_ids),
+            "n_predict": request.max_tokens,
+            "temperature": request.sampling.temperature,
+            "top_k": request.sampling.top_k,
+            "top_p": request.sampling.top_p,
+            "min_p": request.sampling.min_p,
+            # Switch off the samplers that the server may have been started with.
             "typical_p": 1.0,
             "repeat_penalty": 1.0,
             "presence_penalty": 0.0,
@@ -235,147 +181,118 @@ class LlamaCppDialect:
             "n_probs": 1,
             "post_sampling_probs": True,
         }
-        return body if ask.seed is None else {**body, "seed": ask.seed}
+        return body if request.seed is None else {**body, "seed": request.seed}
 
     def read(self, payload: Any, reply: CompletionReply) -> None:
         if not isinstance(payload, dict):
-            raise ProtocolError("the reply is no completion")
+            raise ProtocolError("the reply is not a completion")
         ids = token_ids(payload.get("tokens"))
         if payload.get("tokens_predicted") != len(ids):
-            raise ProtocolError(f"the reply holds {len(ids)} token ids of {payload.get('tokens_predicted')}")
-        ends: dict[Any, Literal["stop", "length"]] = {"eos": "stop", "limit": "length"}
-        kind = payload.get("stop_type")
-        if kind not in ends:
-            raise ProtocolError(f"the server ended the trace with the stop type {str(kind)[:40]!r}")
+            raise ProtocolError(f"the reply has {len(ids)} token ids of {payload.get('tokens_predicted')}")
+        finishes: dict[Any, Literal["stop", "length"]] = {"eos": "stop", "limit": "length"}
+        stop_type = payload.get("stop_type")
+        if stop_type not in finishes:
+            raise ProtocolError(f"the server ended the trace with the stop type {str(stop_type)[:40]!r}")
         reply.ids += ids
-        reply.finish, reply.truncated = ends[kind], bool(payload.get("truncated"))
+        reply.finish, reply.truncated = finishes[stop_type], bool(payload.get("truncated"))
         entries = payload.get("completion_probabilities")
-        # It leaves out the tokens of a torn character, and gives their bytes to the one behind them.
-        if isinstance(entries, list) and len(entries) == len(ids) and all(isinstance(e, dict) for e in entries):
-            reply.log_chance = _log_chance([entry.get("prob") for entry in entries])
-            reply.spelled = _spelled(entries, ids)
-
-
-def _log_chance(chances: list[Any]) -> float | None:
-    """The log of the chance that the sampling gave to just these tokens."""
-    known = [float(chance) for chance in chances if isinstance(chance, int | float) and 0 < chance <= 1]
-    return sum(map(math.log, known)) if len(known) == len(chances) else None
-
-
-def _spelled(entries: list[Any], ids: list[int]) -> dict[int, bytes]:
-    """The bytes of the tokens; special ones are told without any, and left out."""
-    pairs = zip(ids, entries, strict=True)
-    spelled = {token: token_bytes(entry.get("bytes")) for token, entry in pairs if entry.get("id") == token}
-    return {token: piece for token, piece in spelled.items() if piece}
+        # The server omits the entries of incomplete characters, so there may be fewer of them than ids.
+        if not isinstance(entries, list) or len(entries) != len(ids) or not all(isinstance(e, dict) for e in entries):
+            return
+        chances = [entry.get("prob") for entry in entries]
+        if all(isinstance(chance, int | float) and 0 < chance <= 1 for chance in chances):
+            reply.log_chance = sum(map(math.log, chances))
+        for token, entry in zip(ids, entries, strict=True):
+            text = token_bytes(entry.get("bytes"))
+            if text and entry.get("id") == token:  # special tokens come without bytes
+                reply.token_texts[token] = text
 
 
 @dataclass(frozen=True)
-class MLXServerDialect:
-    """`POST /v1/completions` with `logprobs: true`."""
+class MLXServerDialect(Dialect):
+    """mlx_lm.server (0.32.2): texts in, and ids in the log-probabilities of a whole reply, so it is not streamed."""
 
-    prompt_as: Literal["text"] = "text"
-    gives_ids: bool = True
+    returns_token_ids: bool = True
     streams: bool = False
-    segment: None = None
-    costly_seeds: bool = True
-    path: str = "/completions"
+    seeds_disable_batching: bool = True
 
-    def body(self, ask: CompletionRequest) -> dict[str, Any]:
-        return {
-            "model": ask.model,
-            "prompt": ask.prompt_text,
-            "top_k": ask.sampling.top_k,
-            "min_p": ask.sampling.min_p,
+    def body(self, request: CompletionRequest) -> dict[str, Any]:
+        return super().body(request) | {
+            "prompt": request.prompt_text,
+            "top_k": request.sampling.top_k,
+            "min_p": request.sampling.min_p,
             "logprobs": True,
-            **sampling_body(ask),
         }
 
-    def read(self, payload: Any, reply: CompletionReply) -> None:
-        choice = first_choice(payload, reply)
+    def read_choice(self, choice: dict[str, Any], reply: CompletionReply) -> None:
         logprobs = choice.get("logprobs")
         content = logprobs.get("content") if isinstance(logprobs, dict) else None
         if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
-            raise ProtocolError("the reply holds no token ids")
+            raise ProtocolError("the reply has no token ids")
         reply.ids += token_ids([entry.get("id") for entry in content])
-        reply.log_chance = _mlx_log_chance([entry.get("logprob") for entry in content], reply.sampling)
-
-
-def _mlx_log_chance(logprobs: list[Any], sampling: Sampling) -> float | None:
-    """A bound above the log of the chance: the log-probabilities are those of temperature 1 without filters.
-
-    A temperature T of 1 and up takes p to p^(1/T) over a sum that is at least 1. Below it nothing can be said.
-    """
-    plain = sampling == Sampling(temperature=sampling.temperature) and sampling.temperature >= 1
-    known = [logprob for logprob in logprobs if isinstance(logprob, float) and math.isfinite(logprob)]
-    return sum(known) / sampling.temperature if plain and len(known) == len(logprobs) else None
+        # These log-probabilities are for temperature 1 without filters. A temperature T of at least 1 maps p to p^(1/T)
+        # divided by a sum of at least 1, so p^(1/T) is an upper bound. For T below 1 there is no such bound.
+        values, temperature = [entry.get("logprob") for entry in content], reply.sampling.temperature
+        unfiltered = temperature >= 1 and reply.sampling == Sampling(temperature=temperature)
+        if unfiltered and all(isinstance(value, float) and math.isfinite(value) for value in values):
+            reply.log_chance = sum(values) / temperature
 
 
 @dataclass(frozen=True)
-class TextDialect:
-    """`POST /v1/completions` with a text. `plain`: the server refuses fields that OpenAI's protocol has not."""
+class TextDialect(Dialect):
+    """Servers that complete texts and send no ids (LM Studio, Ollama, llama-cpp-python): texts in, texts out.
+
+    `plain`: send only the fields of OpenAI's protocol, because the server refuses others.
+    """
 
     plain: bool = False
-    prompt_as: Literal["text"] = "text"
-    gives_ids: bool = False
-    streams: bool = True
-    segment: None = None
-    costly_seeds: bool = False
-    path: str = "/completions"
 
-    def body(self, ask: CompletionRequest) -> dict[str, Any]:
-        return {"model": ask.model, "prompt": ask.prompt_text, **streamed(ask, self.plain)}
+    def body(self, request: CompletionRequest) -> dict[str, Any]:
+        body = super().body(request) | {"prompt": request.prompt_text}
+        if self.plain:
+            return body
+        return body | {"top_k": request.sampling.top_k, "min_p": request.sampling.min_p, "repeat_penalty": 1.0}
 
-    def read(self, payload: Any, reply: CompletionReply) -> None:
-        choice = first_choice(payload, reply)
+    def read_choice(self, choice: dict[str, Any], reply: CompletionReply) -> None:
         if isinstance(choice.get("text"), str):
             reply.pieces.append(choice["text"])
 
 
-def streamed(ask: CompletionRequest, plain: bool) -> dict[str, Any]:
-    """A stream with its usage, and the sampling by the usual names of what OpenAI's protocol lacks.
-
-    All of it is said, so that no server's defaults sample along.
-    """
-    body = {"stream": True, "stream_options": {"include_usage": True}, **sampling_body(ask)}
-    if plain:
-        return body
-    sampling = ask.sampling
-    return {**body, "top_k": sampling.top_k, "min_p": sampling.min_p, "repeat_penalty": 1.0}
-
-
 @dataclass(frozen=True)
-class VLLMDialect:
-    """`POST /v1/completions` with `return_token_ids: true`."""
+class ChatDialect(TextDialect):
+    """Servers that only chat: messages in, texts out. The reasoning is in a field of its own or part of the text."""
 
-    prompt_as: Literal["ids"] = "ids"
-    gives_ids: bool = True
-    streams: bool = True
-    segment: None = None
-    costly_seeds: bool = False
-    path: str = "/completions"
+    prompt_format: PromptFormat = "chat"
+    path: str = "/chat/completions"
 
-    def body(self, ask: CompletionRequest) -> dict[str, Any]:
-        return {
-            "model": ask.model,
-            "prompt": list(ask.prompt_ids),
-            # The model's generation_config.json must not sample along.
-            "top_k": ask.sampling.top_k or -1,
-            "min_p": ask.sampling.min_p,
-            "repetition_penalty": 1.0,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
-            "stop_token_ids": list(ask.eos_ids),
-            "return_token_ids": True,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            **sampling_body(ask),
-        }
+    def body(self, request: CompletionRequest) -> dict[str, Any]:
+        body = super().body(request) | {"messages": list(request.messages)}
+        del body["prompt"]
+        if self.plain:
+            return body
+        return body | {"chat_template_kwargs": {"enable_thinking": request.enable_thinking}}
 
-    def read(self, payload: Any, reply: CompletionReply) -> None:
-        choice = first_choice(payload, reply)
-        if not choice:
+    def read_choice(self, choice: dict[str, Any], reply: CompletionReply) -> None:
+        message = choice.get("delta") or choice.get("message")
+        if not isinstance(message, dict):
             return
-        if choice.get("token_ids") is not None:
-            reply.ids += token_ids(choice["token_ids"])
-        elif choice.get("text"):
-            raise ProtocolError("the server streams text without its token ids")
+        reasoning, content = message.get("reasoning") or message.get("reasoning_content"), message.get("content")
+        if isinstance(reasoning, str):
+            reply.reasoning += reasoning
+        if isinstance(content, str):
+            reply.pieces.append(content)
+
+
+def token_ids(value: Any) -> list[int]:
+    """Return `value` if it is a list of token ids; raise `ProtocolError` otherwise."""
+    if not isinstance(value, list) or not all(type(token) is int and 0 <= token < 2**31 for token in value):
+        raise ProtocolError("the reply has invalid token ids")
+    return value
+
+
+def token_bytes(piece: Any) -> bytes:
+    """Return the bytes of a token, given as a text or as a list of numbers. Return b"" for anything else."""
+    if isinstance(piece, str):
+        return piece.encode("utf-8", "replace")
+    is_bytes = isinstance(piece, list) and all(type(byte) is int and 0 <= byte < 256 for byte in piece)
+    return bytes(piece) if is_bytes else b""

@@ -1,7 +1,4 @@
-"""`UpstreamEngine`: the engine that is one server, or several that serve the same model.
-
-Whether a call that failed is made again, and when; and what becomes of a trace whose calls all fail.
-"""
+"""The engine over the servers of one model: generate traces, retry failed calls, and give up when they keep failing."""
 
 from __future__ import annotations
 
@@ -17,8 +14,7 @@ import stamina
 from ...config import Sampling
 from ...errors import BackendError, ContextLengthError, RefusedError, UpstreamError
 from ..base import EngineInfo, GenerationListener, GenerationRequest, GenerationResult
-from .config import Upstream
-from .dialects import CompletionReply
+from .config import TimeLimits, Upstream
 from .errors import Throttled, TransientError, Unreachable, UnsupportedRequest
 from .generation import UpstreamGeneration, end_of_turn
 from .probe import ServerInfo
@@ -26,96 +22,104 @@ from .servers import Server, ServerGroup, ServerPool
 from .tokenizers import RemoteTokenizer
 from .transport import request_completion
 
-# stamina announces each retry as a warning; ours are told to the listener.
+# stamina logs each retry as a warning. The listener records ours.
 logging.getLogger("stamina").addHandler(logging.NullHandler())
 
-_KNOWN_CHANCES = 10_000
-#: More tokens than a character is made of.
-_TORN_OVER = 8
-_FIRST_WAIT_S, _LONGEST_BACKOFF_S, _JITTER_S = 0.2, 5.0, 0.3
+_FIRST_WAIT_S, _MAX_WAIT_S, _JITTER_S = 0.2, 5.0, 0.3
+#: Failed calls in a row without a new token until the attempt at a trace fails.
+_MAX_FAILURES = 6
+_MAX_KNOWN_CHANCES = 10_000
+#: More tokens than an incomplete character can have.
+_MAX_TOKENS_PER_CHARACTER = 8
 
 
 class UpstreamEngine:
-    """An engine over HTTP; see `Backend`. Make it with `connect`. Usable from one event loop after another."""
+    """An `Engine` over HTTP. Create it with `connect`. Usable from one event loop after another."""
 
-    def __init__(self, upstream: Upstream, fleet: ServerGroup) -> None:
-        self.upstream, self.tokenizer, self._eos = upstream, fleet.tokenizer, end_of_turn(fleet.tokenizer)
-        self._fleet, self._pool = fleet, ServerPool(fleet.servers)
+    def __init__(self, upstream: Upstream, group: ServerGroup) -> None:
+        self.upstream, self.tokenizer = upstream, group.tokenizer
+        self._group, self._pool = group, ServerPool(group.servers)
+        self._eos = end_of_turn(group.tokenizer)
         self._chances: OrderedDict[int, float] = OrderedDict()
 
     @classmethod
     async def connect(cls, upstream: Upstream, progress: Callable[[str], None] | None = None) -> UpstreamEngine:
-        """Ask every server what it is; see `ServerGroup.assemble` for what it raises."""
-        fleet = ServerGroup(upstream)
-        await fleet.assemble(progress or (lambda _: None))
-        return cls(upstream, fleet)
+        """Probe every server. Raises the errors of `ServerGroup.connect`."""
+        return cls(upstream, await ServerGroup.connect(upstream, progress or (lambda _: None)))
 
     @property
     def info(self) -> EngineInfo:
-        """What a run records: `engine` names the server's kind, `engine_version` how prompts go over."""
-        identity, dialect = self._fleet.identity, self._fleet.identity.dialect
-        version = " ".join(filter(None, [identity.version, f"prompts as {dialect.prompt_as},"]))
-        seeds = "seeded" if self._fleet.sends_seeds(identity) else "not seeded"
+        """The description that a run records: the kind of server, the prompt format and whether it gets seeds."""
+        server = self._group.info
+        prompts = f"prompts as {server.dialect.prompt_format}, {'seeded' if server.seeded else 'not seeded'}"
         return EngineInfo(
-            model_id=identity.model,
+            model_id=server.model,
             quantization="unknown",
-            engine=f"{'upstream' if dialect.gives_ids else 'upstream-text'}/{identity.name}",
-            engine_version=f"{version} {seeds}",
+            engine=f"{'upstream' if server.dialect.returns_token_ids else 'upstream-text'}/{server.name}",
+            engine_version=f"{server.version} {prompts}".strip(),
             dtype="unknown",
-            context_length=identity.context_length,
-            max_rows=self._pool.seats,
+            context_length=server.context_length,
+            max_rows=self._pool.capacity,
             memory_limit_bytes=None,
         )
 
     async def generate(self, request: GenerationRequest, listener: GenerationListener) -> GenerationResult:
-        """Generate one trace; see `Backend.generate`.
+        """Generate one trace.
 
-        Calls that fail with what may pass are made again, by a schedule and while they get the trace any further,
-        and each is a warning to the listener. Raises `RefusedError` where this request is refused, and `UpstreamError`
-        where no server takes a call for too long.
+        Retries calls that fail with transient errors, and warns the listener of each. Raises `RefusedError` if the
+        server refuses this request, and `UpstreamError` if no server accepts requests for too long.
         """
-        self._check(request)
+        length, context_length = len(request.prompt_token_ids) + request.max_tokens, self._group.info.context_length
+        if context_length is not None and length > context_length:
+            raise ContextLengthError(
+                f"Trace {request.trace_id} may grow to {length:,} tokens, and the server's context holds "
+                f"{context_length:,}; lower thinking_tokens, final_tokens or tail_tokens, or start the server with a "
+                "longer one."
+            )
         trace = UpstreamGeneration(request, listener, self.tokenizer, self._eos)
-        again = RetryPolicy(trace, self._pool, self.upstream)
+        policy = RetryPolicy(trace, self._pool, self.upstream.times)
         schedule = stamina.retry_context(
-            again.wait_for,
+            policy.delay,
             attempts=None,
             timeout=None,
             wait_initial=_FIRST_WAIT_S,
-            wait_max=_LONGEST_BACKOFF_S,
+            wait_max=_MAX_WAIT_S,
             wait_jitter=_JITTER_S,
         )
         try:
             async for attempt in schedule:
                 with attempt:
-                    await self._fill(trace)
-        except TransientError as fault:
-            raise again.given_up(fault) from fault
+                    await self._complete_at_one_server(trace)
+        except TransientError as error:
+            raise policy.final_error(error) from error
         except UnsupportedRequest as error:
             kind = RefusedError if error.of_request else UpstreamError
-            raise kind(f"{error}; the request cannot succeed there.") from error
-        self._remember(trace)
-        return trace.result()
+            raise kind(f"{error}; the server would refuse the same request again.") from error
+        if trace.log_chance is not None:
+            self._chances[hash((request.prompt_token_ids, tuple(trace.ids)))] = trace.log_chance
+            if len(self._chances) > _MAX_KNOWN_CHANCES:
+                self._chances.popitem(last=False)
+        return GenerationResult(tuple(trace.ids), trace.finish_reason or "max_tokens")
 
     async def log_probability(
         self, prompt_token_ids: Sequence[int], token_ids: Sequence[int], sampling: Sampling
     ) -> float | None:
-        """What the server told when it generated just this, or a bound above it; None where it told nothing."""
-        del sampling  # that of the run whose trace it was
+        """Return the log of the probability that the server reported with this trace, or an upper bound of it.
+
+        Return None for a trace that it did not generate or without a report. `sampling` must be that of the trace.
+        """
         return self._chances.get(hash((tuple(prompt_token_ids), tuple(token_ids))))
 
     def limit(self, max_rows: int | None, memory_limit_bytes: int | None) -> None:
-        """Bound the requests in flight at all servers together; their memory is their own."""
-        del memory_limit_bytes
-        self._pool.most = max_rows
+        """Limit the requests in flight at all servers together. The servers' memory is not limited."""
+        self._pool.limit = max_rows
 
     def memory_estimate_bytes(self, rows: int, longest: int) -> int:
-        """0: nothing is held here."""
-        del rows, longest
+        """Return 0: the memory is the servers'."""
         return 0
 
     def peak_memory_bytes(self) -> int:
-        """0: the memory is the servers'."""
+        """Return 0: the memory is the servers'."""
         return 0
 
     async def model_stats(self) -> dict[str, Any] | None:
@@ -125,109 +129,83 @@ class UpstreamEngine:
         pass
 
     async def aclose(self) -> None:
-        """Nothing stays open between calls."""
+        """Do nothing: no connection stays open between calls."""
 
-    async def _fill(self, trace: UpstreamGeneration) -> None:
-        """Carry the trace to its end at one server, in as many calls as its dialect needs."""
-        async with self._pool.seat(trace.request.run_id) as server:
+    async def _complete_at_one_server(self, trace: UpstreamGeneration) -> None:
+        """Generate the rest of a trace at one server, in as many calls as its dialect needs."""
+        async with self._pool.acquire(trace.request.run_id) as server:
             try:
-                identity = await self._fleet.identity_of(server)
-                trace.started()
-                over = False
-                while not over and trace.finish_reason is None:
-                    over = await self._call(server, identity, trace)
-                    server.answered()
-            except Unreachable:
-                server.lost()
-                raise
-            except Throttled as busy:
-                server.put_off(busy.retry_after_s)
-                raise
-            except TransientError as fault:
-                server.failed(fault.retry_after_s)
+                info = await self._group.info_of(server)
+                if not trace.started:
+                    trace.started = True
+                    trace.listener.started()
+                while trace.finish_reason is None:
+                    await self._call(server, info, trace)
+                    if not info.dialect.returns_token_ids:
+                        break  # the server ended the trace, even if its text makes fewer tokens than `max_tokens`
+            except TransientError as error:
+                server.on_error(error)
                 raise
 
-    async def _call(self, server: Server, identity: ServerInfo, trace: UpstreamGeneration) -> bool:
-        """One call; whether the trace is over although its ids do not say so."""
-        ask = trace.ask(identity, self._fleet.sends_seeds(identity))
+    async def _call(self, server: Server, info: ServerInfo, trace: UpstreamGeneration) -> None:
+        request = trace.next_request(info)
         start, seen = time.monotonic(), 0
-        async with aclosing(request_completion(server.wire, identity.dialect, ask, server.token_s)) as replies:
+        async with aclosing(request_completion(server.client, info.dialect, request, server.token_s)) as replies:
             async for reply in replies:
-                server.heard()
-                await self._learn(server, trace, reply, seen)
-                trace.take(reply.ids[seen:])
+                server.on_alive()
+                new = reply.ids[seen:]
+                if isinstance(self.tokenizer, RemoteTokenizer):
+                    ids = [*trace.ids[-_MAX_TOKENS_PER_CHARACTER:], *new]
+                    await self.tokenizer.prefetch(server.client, ids, known=reply.token_texts)
+                trace.append(new)
                 seen = len(reply.ids)
-        trace.end(reply, ask, identity)
-        if seen and not identity.dialect.streams:
-            server.replied((time.monotonic() - start) / seen)
-        return not identity.dialect.gives_ids
-
-    async def _learn(self, server: Server, trace: UpstreamGeneration, reply: CompletionReply, seen: int) -> None:
-        """Let a tokenizer that a server lends know the new ids before others want their text."""
-        if isinstance(self.tokenizer, RemoteTokenizer):
-            self.tokenizer.learn(reply.spelled)
-            await self.tokenizer.prepare(server.wire, [*trace.ids[-_TORN_OVER:], *reply.ids[seen:]])
-
-    def _check(self, request: GenerationRequest) -> None:
-        length, most = len(request.prompt_token_ids) + request.max_tokens, self._fleet.identity.context_length
-        if most is not None and length > most:
-            raise ContextLengthError(
-                f"Trace {request.trace_id} may grow to {length:,} tokens, and the server's context holds {most:,}; "
-                "lower thinking_tokens, final_tokens or tail_tokens, or start the server with a longer one."
-            )
-
-    def _remember(self, trace: UpstreamGeneration) -> None:
-        if trace.log_chance is None:
-            return
-        self._chances[hash((trace.request.prompt_token_ids, tuple(trace.ids)))] = trace.log_chance
-        if len(self._chances) > _KNOWN_CHANCES:
-            self._chances.popitem(last=False)
-
-
-#: Calls in a row that bring nothing before the attempt at a trace is given up.
-_TRIES = 6
+        trace.finish_call(reply, request, info)
+        server.on_success((time.monotonic() - start) / seen if seen and not info.dialect.streams else None)
 
 
 class RetryPolicy:
-    """The rule for one trace; its listener hears of each call that is made again."""
+    """Decide for one trace whether a failed call is retried, and warn the trace's listener."""
 
-    def __init__(self, trace: UpstreamGeneration, pool: ServerPool, upstream: Upstream) -> None:
-        self._trace, self._pool, self._times = trace, pool, upstream.times
-        self._tries, self._progress = 0, len(trace.ids)
-        self._stuck_since: float | None = None
+    def __init__(self, trace: UpstreamGeneration, pool: ServerPool, times: TimeLimits) -> None:
+        self._trace, self._pool, self._times = trace, pool, times
+        self._failures, self._known_ids = 0, len(trace.ids)
+        self._waiting_since: float | None = None
 
-    def wait_for(self, error: Exception) -> bool | float:
-        """stamina's question: False, or after how many seconds (True: by the schedule)."""
-        if not isinstance(error, TransientError) or not self._may_try_again(error):
+    def delay(self, error: Exception) -> bool | float:
+        """Return the seconds to wait before the next call, True to follow the schedule, or False to give up.
+
+        An unavailable server costs time only, up to a limit. Any other failure costs one of the tries.
+        """
+        if not isinstance(error, TransientError):
             return False
-        self._trace.note(f"{error}; the call is made again")
+        if len(self._trace.ids) > self._known_ids:
+            self._failures, self._known_ids, self._waiting_since = 0, len(self._trace.ids), None
+        if isinstance(error, Unreachable | Throttled):
+            self._waiting_since = self._waiting_since or time.monotonic()
+            # Queueing for a server that accepts requests does not count.
+            if time.monotonic() - max(self._waiting_since, self._pool.down_since) >= self._timeout_s:
+                return False
+        else:
+            self._failures += 1
+            if self._failures >= _MAX_FAILURES:
+                return False
+        self._trace.listener.warning(f"{error}; the call is retried")
         if isinstance(error, Throttled) or error.retry_after_s is not None:
-            return 0.0  # the server rests, not the trace
-        return 0.0 if isinstance(error, Unreachable) and self._pool.awake else True
+            return 0.0  # The pool pauses the server. The trace may use another one.
+        return 0.0 if isinstance(error, Unreachable) and self._pool.any_ready else True
 
-    def _may_try_again(self, fault: TransientError) -> bool:
-        if len(self._trace.ids) > self._progress:
-            self._tries, self._progress = 0, len(self._trace.ids)
-            self._stuck_since = None
-        if isinstance(fault, Unreachable | Throttled):
-            self._stuck_since = self._stuck_since or time.monotonic()
-            return not self._none_for_too_long(self._stuck_since)
-        self._tries += 1
-        return self._tries < _TRIES
-
-    def _none_for_too_long(self, since: float) -> bool:
-        """Whether no server took a call in all that time. Waiting for a seat at one that does costs no patience."""
-        return time.monotonic() - max(since, self._pool.lost_since) >= self._patience_s
+    def final_error(self, error: TransientError) -> UpstreamError | BackendError:
+        """Return the error that ends the attempt, or the run if no server accepts requests any more."""
+        if not isinstance(error, Unreachable | Throttled):
+            return BackendError(f"{error}, {self._failures} times in a row.")
+        subject = "None of the upstream servers" if len(self._pool.servers) > 1 else "The upstream server"
+        verb = "has" if subject.startswith("None") else "has not"
+        cure = "Wait until it is less busy" if self._pool.any_reachable else "Restart it"
+        return UpstreamError(
+            f"{subject} {verb} accepted a request for {self._timeout_s:g} s (last error: {error}). {cure}, then resume "
+            "with the same command and --audit FILE."
+        )
 
     @property
-    def _patience_s(self) -> float:
-        return self._times.first_token_s if self._pool.alive else self._times.patience_s
-
-    def given_up(self, fault: TransientError) -> UpstreamError | BackendError:
-        """The error that ends the attempt, or, where no server takes a call any more, the run."""
-        if not isinstance(fault, Unreachable | Throttled):
-            return BackendError(f"{fault}, {self._tries} times in a row.")
-        many = len(self._pool.servers) > 1
-        state = f"{'no server has taken a call' if many else 'so it has been'} for {self._patience_s:g} s"
-        cure = "go on later" if self._pool.alive else "start the server again and go on"
-        return UpstreamError(f"{fault}, and {state}; {cure} with the same command and --audit FILE.")
+    def _timeout_s(self) -> float:
+        return self._times.first_token_s if self._pool.any_reachable else self._times.unreachable_timeout_s

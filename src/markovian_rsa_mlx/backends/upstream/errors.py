@@ -1,4 +1,4 @@
-"""What goes wrong on the way to a server and may pass, and what a server's error_from_response means."""
+"""Errors of calls to a server, and the meaning of an error response."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from typing import Any
 
 from ...errors import ContextLengthError, MarkovianRSAError, RefusedError, UpstreamError
 
-_MESSAGE_LENGTH = 300
+_MAX_MESSAGE_LENGTH = 300
 _TOO_LONG = re.compile(
     r"context[ _](length|size|window)|maximum context|max_model_len|exceed_context|prompt is too long|too many tokens",
     re.IGNORECASE,
 )
+#: llama-cpp-python refuses a field with status 500 and this message.
 _INVALID = re.compile(r"\bvalidation errors?\b", re.IGNORECASE)
-#: What llama.cpp's server says until it is ready.
+#: llama.cpp's server answers 503 with this message until it is ready.
 _LOADING = "loading model"
-#: Statuses of what may pass; so is every 5xx.
-_PASSING = frozenset({408, 409, 425})
-#: Statuses that say "not this request": its form, its size, or what it says.
+#: Statuses of transient errors, next to every 5xx.
+_TRANSIENT = frozenset({408, 409, 425})
+#: Statuses that refuse this request for its form, size or content.
 _REFUSED = frozenset({400, 413, 422, 451})
 
 
 class TransientError(Exception):
-    """A call failed and the same call may succeed; `retry_after_s` is what the server asks to wait."""
+    """A call failed, and the same call may succeed later. `retry_after_s` is the pause that the server asks for."""
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -34,21 +35,21 @@ class TransientError(Exception):
 
 
 class Unreachable(TransientError):
-    """No connection came about: the server is not there, or not yet."""
+    """The connection failed: the server is not running, or not yet."""
 
 
 class Throttled(TransientError):
-    """The server is there and takes no further call now."""
+    """The server is running and does not accept further requests now."""
 
 
 class ProtocolError(TransientError):
-    """A whole reply came, and it is not what the dialect knows."""
+    """The reply is complete and does not have the form that the dialect expects."""
 
 
 class UnsupportedRequest(Exception):
-    """The server has no such route, or refuses the form of the request; another form may do.
+    """The server lacks the route or refuses the form of the request. Another dialect may succeed.
 
-    `of_request`: it is this request that is refused, not every one by this route.
+    `of_request` is True if the server refuses this request, and False if it refuses every request to the route.
     """
 
     def __init__(self, message: str, of_request: bool = True) -> None:
@@ -59,36 +60,37 @@ class UnsupportedRequest(Exception):
 def error_from_response(
     url: str, status: int, body: Any, headers: Mapping[str, str]
 ) -> MarkovianRSAError | TransientError | UnsupportedRequest:
-    """What a status of 300 and up means. Server text is quoted, shortened and never believed."""
-    said = message_of(body)
-    told = f"{url} answers {status}" + (f" ({said})" if said else "")
-    if status == 500 and _INVALID.search(said):  # llama-cpp-python's way to refuse a field
-        return UnsupportedRequest(told)
-    wait = retry_after(headers)
-    if status == 429 or (status == 503 and (wait is not None or _LOADING in said.lower())):
-        return Throttled(told, wait)
-    if status in _PASSING or status >= 500 or (status == 404 and said == "generation thread died"):
-        return TransientError(told, wait)
+    """Return the error that a status of 300 or above means. Messages quote a shortened text of the server."""
+    message = _error_message(body)
+    failure = f"{url} answers {status}" + (f" ({message})" if message else "")
+    wait = _retry_after(headers)
+    if status == 500 and _INVALID.search(message):
+        return UnsupportedRequest(failure)
+    if status == 429 or (status == 503 and (wait is not None or _LOADING in message.lower())):
+        return Throttled(failure, wait)
+    if status in _TRANSIENT or status >= 500 or (status == 404 and message == "generation thread died"):
+        return TransientError(failure, wait)
     if status in (401, 403):
         return UpstreamError(
-            f"{told}: the key is missing or refused; name the variable that holds it (--upstream-key-env)."
+            f"{failure}: the key is missing or refused; name the variable that holds it (--upstream-key-env)."
         )
-    if _TOO_LONG.search(said):
+    if _TOO_LONG.search(message):
         return ContextLengthError(
-            f"{told}: the prompt and its budget do not fit the server's context; lower thinking_tokens, tail_tokens "
+            f"{failure}: the prompt and its max_tokens exceed the server's context; lower thinking_tokens, tail_tokens "
             "or final_tokens, or start the server with a longer one."
         )
-    if status == 404 and "model" in said.lower():
-        return UpstreamError(f"{told}: it does not serve this model; name one that it serves (--upstream-model).")
+    if status == 404 and "model" in message.lower():
+        return UpstreamError(
+            f"{failure}: the server does not serve this model; name one that it serves (--upstream-model)."
+        )
     if status in (400, 404, 405, 422, 501):
-        return UnsupportedRequest(told, of_request=status in _REFUSED)
-    if status in _REFUSED:
-        return RefusedError(f"{told}; the request cannot succeed there.")
-    return UpstreamError(f"{told}; the request cannot succeed there.")
+        return UnsupportedRequest(failure, of_request=status in _REFUSED)
+    kind = RefusedError if status in _REFUSED else UpstreamError
+    return kind(f"{failure}; the server would refuse the same request again.")
 
 
-def message_of(body: Any) -> str:
-    """The sentence in an error body of any of the usual forms, on one line."""
+def _error_message(body: Any) -> str:
+    """Return the message in an error body of any of the usual forms, on one line."""
     found = body
     for key in ("error", "message", "detail", "msg"):
         while isinstance(found, list) and found:
@@ -96,11 +98,11 @@ def message_of(body: Any) -> str:
         if isinstance(found, dict) and key in found:
             found = found[key]
     text = " ".join(found.split()) if isinstance(found, str) else ""
-    return text if len(text) <= _MESSAGE_LENGTH else text[:_MESSAGE_LENGTH] + "..."
+    return text if len(text) <= _MAX_MESSAGE_LENGTH else text[:_MAX_MESSAGE_LENGTH] + "..."
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds of a Retry-After header, given as a number or as a date; None where it says nothing."""
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds of a Retry-After header, which is a number or a date. Return None if it is neither."""
     value = headers.get("retry-after", "").strip()
     try:
         seconds = float(value)

@@ -1,4 +1,4 @@
-"""One trace as calls fill it: its ids so far, what its listener has heard, and how it ends."""
+"""One trace of an upstream engine: its ids, its next request, and its end."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Literal
 
 from ...errors import BackendError, ContextLengthError, ModelError, PromptError
 from ...tokenizer import ChatMessage, Tokenizer
-from ..base import GenerationListener, GenerationRequest, GenerationResult
+from ..base import GenerationListener, GenerationRequest
 from .dialects import CompletionReply, CompletionRequest
 from .errors import TransientError
 from .probe import ServerInfo
 
 
 class UpstreamGeneration:
-    """Ids grow by what the server gives. Those of a reply that cannot be gone on from are told only when it is whole.
+    """Collect the ids of one trace from one reply or several.
 
-    `eos` stands for the end that a server does not tell the id of (`end_of_turn`).
-    `log_chance` is the log of the chance of all its tokens, or a bound above it; None: not known.
+    The ids of a reply that another call cannot continue are added when it is complete. `eos` is the id to add for a
+    server that ends a trace without its EOS id (`end_of_turn`). `log_chance` is the log of the probability of all its
+    tokens, or an upper bound of it, or None if unknown.
     """
 
     def __init__(
@@ -27,46 +28,39 @@ class UpstreamGeneration:
         self.request, self.listener, self.tokenizer, self._eos = request, listener, tokenizer, eos
         self.ids = list(request.generated_ids)
         self.log_chance: float | None = None if self.ids else 0.0
-        self._started = False
+        self.started = False
 
     @property
     def finish_reason(self) -> Literal["eos", "max_tokens"] | None:
-        """Why the trace is over, or None; the model's own end goes before the budget's."""
+        """The reason why the trace is finished, or None if it is not."""
         if self.ids and self.ids[-1] in self.tokenizer.eos_ids:
             return "eos"
         return "max_tokens" if len(self.ids) >= self.request.max_tokens else None
 
-    def started(self) -> None:
-        """Tell the listener, once."""
-        if not self._started:
-            self._started = True
-            self.listener.started()
+    def next_request(self, info: ServerInfo) -> CompletionRequest:
+        """Return the request for the whole trace, or for the missing part of it.
 
-    def note(self, message: str) -> None:
-        """Have the listener record a warning."""
-        self.listener.warning(message)
-
-    def ask(self, identity: ServerInfo, sends_seed: bool) -> CompletionRequest:
-        """The next call: the whole trace, or what is still missing of it."""
-        request, dialect = self.request, identity.dialect
-        if self.ids and dialect.prompt_as != "ids":
-            raise BackendError(f"{identity.name} cannot go on from generated tokens; the trace starts again.")
+        Raises `BackendError` if the server cannot continue a trace.
+        """
+        request, dialect = self.request, info.dialect
+        if self.ids and dialect.prompt_format != "ids":
+            raise BackendError(f"{info.name} cannot continue after generated tokens; the trace starts again.")
         text = request.prompt_text or self.tokenizer.render_chat(list(request.messages), request.enable_thinking)
         left = request.max_tokens - len(self.ids)
         return CompletionRequest(
-            model=identity.model,
+            model=info.model,
             prompt_ids=(*request.prompt_token_ids, *self.ids),
-            prompt_text=text.removeprefix(identity.own_bos),
+            prompt_text=text.removeprefix(info.own_bos),
             messages=request.messages,
             enable_thinking=request.enable_thinking,
-            max_tokens=left if dialect.segment is None else min(left, dialect.segment),
+            max_tokens=left if dialect.chunk_tokens is None else min(left, dialect.chunk_tokens),
             sampling=request.sampling,
-            seed=continuation_seed(request.seed, len(self.ids)) if sends_seed else None,
+            seed=continuation_seed(request.seed, len(self.ids)) if info.seeded else None,
             eos_ids=tuple(sorted(self.tokenizer.eos_ids)),
         )
 
-    def take(self, ids: Sequence[int]) -> None:
-        """Further ids, in order; what stands behind an EOS or the budget is dropped."""
+    def append(self, ids: Sequence[int]) -> None:
+        """Add ids up to the first EOS or to `max_tokens`, and report them to the listener."""
         start = len(self.ids)
         for token in ids:
             if self.finish_reason is not None:
@@ -75,58 +69,56 @@ class UpstreamGeneration:
         if len(self.ids) > start:
             self.listener.tokens(self.ids[start:])
 
-    def end(self, reply: CompletionReply, ask: CompletionRequest, identity: ServerInfo) -> None:
-        """The call is over: take what a text says, and see why it ended."""
-        if identity.dialect.prompt_as == "text" and reply.prompt_tokens not in (None, len(ask.prompt_ids)):
-            self.note(
-                f"{identity.name} read the prompt's text as {reply.prompt_tokens} tokens, where the trail has "
-                f"{len(ask.prompt_ids)}: it tokenises by itself"
+    def finish_call(self, reply: CompletionReply, call: CompletionRequest, info: ServerInfo) -> None:
+        """Add the ids of a text reply and the end of the trace. Check that no ids are missing."""
+        if info.dialect.prompt_format == "text" and reply.prompt_tokens not in (None, len(call.prompt_ids)):
+            self.listener.warning(
+                f"{info.name} read the text of the prompt as {reply.prompt_tokens} tokens, and the audit file records "
+                f"{len(call.prompt_ids)}, because the server tokenizes texts by itself"
             )
-        if not identity.dialect.gives_ids:
-            self.take(self._ids_of(reply, identity))
+        if not info.dialect.returns_token_ids:
+            self.append(self._encode_reply(reply, info.name))
         elif reply.generated_tokens not in (None, len(reply.ids)):
             raise BackendError(
-                f"{identity.name} generated {reply.generated_tokens} tokens and told the ids of {len(reply.ids)}."
+                f"{info.name} generated {reply.generated_tokens} tokens and returned the ids of {len(reply.ids)}."
             )
         if self.log_chance is not None:
             self.log_chance = None if reply.log_chance is None else self.log_chance + reply.log_chance
-        if reply.finish == "stop" and self.finish_reason is None:
-            self.take([self._eos])  # a server that keeps it to itself
-        elif reply.truncated and self.finish_reason is None:
+        if self.finish_reason is not None:
+            return
+        if reply.finish == "stop":
+            self.append([self._eos])
+        elif reply.truncated:
             raise ContextLengthError(
-                f"{identity.name} cut trace {self.request.trace_id} after {len(self.ids)} tokens: its context is full; "
-                "lower thinking_tokens, tail_tokens or final_tokens, or start it with a longer one."
+                f"{info.name} truncated trace {self.request.trace_id} after {len(self.ids)} tokens because its context "
+                "is full; lower thinking_tokens, tail_tokens or final_tokens, or start it with a longer one."
             )
-        elif identity.dialect.gives_ids and len(reply.ids) < ask.max_tokens and self.finish_reason is None:
-            raise TransientError(f"{identity.name} ended the trace after {len(reply.ids)} of {ask.max_tokens} tokens")
+        elif info.dialect.returns_token_ids and len(reply.ids) < call.max_tokens:
+            raise TransientError(f"{info.name} ended the trace after {len(reply.ids)} of {call.max_tokens} tokens")
 
-    def result(self) -> GenerationResult:
-        return GenerationResult(tuple(self.ids), self.finish_reason or "max_tokens")
-
-    def _ids_of(self, reply: CompletionReply, identity: ServerInfo) -> list[int]:
-        """The tokenizer's ids of a text; a reasoning that the server split off ends with the mark of that."""
-        content = self._content_ids(reply)
+    def _encode_reply(self, reply: CompletionReply, server_name: str) -> list[int]:
+        """Return the tokenizer's ids of a text reply, with the end-of-thinking mark after a separate reasoning."""
+        # A piece of a stream is a token, so encoding the pieces gives the sampled ids. If these do not make the same
+        # text, because a piece was part of a character, encode the whole.
+        content = [token for piece in reply.pieces if piece for token in self.tokenizer.encode(piece)]
+        whole = self.tokenizer.encode(reply.content)
+        if self.tokenizer.decode(content) != self.tokenizer.decode(whole):
+            content = whole
         if not reply.reasoning:
             return content
         marks = self.tokenizer.end_of_thinking
         if not marks:
             raise ModelError(
-                f"{identity.name} splits the reasoning off, but the tokenizer knows no end of thinking; give the "
-                "model's own (--tokenizer)."
+                f"{server_name} returns the reasoning separately, and the tokenizer has no end-of-thinking mark; name "
+                "the model's own tokenizer (--tokenizer)."
             )
         reasoning = self.tokenizer.encode(reply.reasoning)
-        over = reply.content or reply.finish == "stop"
-        return [*reasoning, *marks[0], *content] if over else reasoning
-
-    def _content_ids(self, reply: CompletionReply) -> list[int]:
-        """Ids piece by piece, which are those that were sampled; of the whole where the pieces do not add up to it."""
-        whole = self.tokenizer.encode(reply.content)
-        ids = [token for piece in reply.pieces if piece for token in self.tokenizer.encode(piece)]
-        return ids if self.tokenizer.decode(ids) == self.tokenizer.decode(whole) else whole
+        thinking_ended = reply.content or reply.finish == "stop"
+        return [*reasoning, *marks[0], *content] if thinking_ended else reasoning
 
 
 def end_of_turn(tokenizer: Tokenizer) -> int:
-    """The EOS id that ends a turn in the model's chats; the smallest where the template shows none."""
+    """Return the EOS id that ends a turn in the model's chats, or the smallest one if the template has none."""
     chat = [ChatMessage(role=role, content="a") for role in ("user", "assistant", "user")]
     try:
         ids = tokenizer.encode(tokenizer.render_chat(chat, True))
@@ -136,9 +128,9 @@ def end_of_turn(tokenizer: Tokenizer) -> int:
 
 
 def continuation_seed(seed: int, position: int) -> int:
-    """The seed of a call that goes on at `position`: the trace's own at 0, else a hash of both, below 2^31.
+    """Return the seed of a call that continues a trace at `position`: `seed` at 0, otherwise a hash below 2^31.
 
-    With its own seed again, a continuation would draw the same random numbers as the trace's beginning did.
+    With the trace's own seed, a continuation would repeat the random numbers of its beginning.
     """
     if position == 0:
         return seed

@@ -1,9 +1,4 @@
-"""One server of a fleet: how many calls it may have now, how long it rests, and since when it takes none.
-
-The servers of a fleet and who may use them: the least loaded first, each run by turns, the dead set aside.
-
-Which servers make up a fleet: all are asked at the start, and who was away is asked when it is back.
-"""
+"""The servers of one model: how many requests each may have now, which one is next, and how new ones join."""
 
 from __future__ import annotations
 
@@ -17,318 +12,274 @@ from dataclasses import dataclass, replace
 from ...errors import ModelError, UpstreamError
 from ...tokenizer import Tokenizer
 from .config import Upstream
-from .errors import TransientError, Unreachable, UnsupportedRequest
+from .errors import Throttled, TransientError, Unreachable, UnsupportedRequest
 from .probe import ServerInfo, check_independence, identify
 from .tokenizers import RemoteTokenizer
-from .transport import SLOWEST_TOKEN_S, HTTPClient
+from .transport import MAX_TOKEN_S, HTTPClient
 
-#: A server that failed rests for the first of these seconds, and twice as long each further time, up to the second.
-_REST_S, _LONGEST_REST_S = 0.25, 5.0
-_FAILURES_ALLOWED, _LONGEST_ASKED_S = 3, 60.0
-#: Rounds of calls that must end well before a server that put calls off is given one more at once.
-_ROUNDS_A_STEP = 2
-#: A token may take this many times as long as in the trial at the start (a batch of few) and in a reply (a full one).
-_TRIAL_SLACK, _REPLY_SLACK, _QUICKEST_TOKEN_S = 16, 4, 0.05
+_DEFAULT_LIMIT = 32
+#: The pause after a failure doubles with each further one, from the first of these seconds up to the second.
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.25, 5.0
+_FAILURES_ALLOWED, _MAX_REQUESTED_PAUSE_S = 3, 60.0
+#: Seconds until a server that serves something else is probed again.
+_LEFT_OUT_S = 60.0
+#: Rounds of successful requests until a throttled server may have one more in flight.
+_ROUNDS_PER_STEP = 2
+#: A token may take this many times as long as in the trial (a small batch), and as in a reply (a full batch).
+_TRIAL_SLACK, _REPLY_SLACK, _MIN_TOKEN_S = 16, 4, 0.05
 
 
 @dataclass(eq=False)
 class Server:
-    """One URL. `identity` is None until it has said what it serves, and again when it was gone.
+    """The state of one URL.
 
-    `limit`: requests that it is said to hold at once. `away`: it could not be reached when last tried. `lost_since`
-    (monotonic seconds): since when it takes no call, be it away or that it puts all of them off; None: it does.
-    `token_s`: seconds that a token may take where a reply comes all at once.
+    `info` is None until the server has been probed, and again after it was unreachable. `limit` is the most requests
+    that it can have in flight. `down_since` (monotonic seconds) is the time since which it accepts no requests, because
+    it is `unreachable` or throttles all of them; None while it accepts them. `token_s` is the time limit per token of a
+    reply that is not streamed.
     """
 
-    wire: HTTPClient
+    client: HTTPClient
     limit: int
-    identity: ServerInfo | None = None
+    info: ServerInfo | None = None
     in_flight: int = 0
     failures: int = 0
-    away: bool = False
-    lost_since: float | None = None
-    token_s: float = SLOWEST_TOKEN_S
-    _room: float = float("inf")
-    _rests_until: float = 0.0
-    _asked_until: float = 0.0
+    unreachable: bool = False
+    down_since: float | None = None
+    token_s: float = MAX_TOKEN_S
+    _throttled_limit: float = float("inf")
+    _paused_until: float = 0.0
+    _requested_pause_until: float = 0.0
 
     @property
-    def room(self) -> int:
-        """Requests that may be in flight now: `limit`, or fewer after it has put some off."""
-        return int(min(self.limit, self._room))
+    def max_in_flight(self) -> int:
+        """`limit`, or fewer after the server has throttled requests."""
+        return int(min(self.limit, self._throttled_limit))
 
     @property
-    def rests_until(self) -> float:
-        """When it may be asked again, in monotonic seconds."""
-        return max(self._rests_until, self._asked_until)
+    def ready_at(self) -> float:
+        """The time from which it may get requests, in monotonic seconds."""
+        return max(self._paused_until, self._requested_pause_until)
 
-    def rest(self, seconds: float | None = None) -> None:
-        """Leave it alone for a while: `seconds`, or longer with each failure in a row."""
-        pause = self._longer_pause() if seconds is None else seconds
-        self._rests_until = max(self._rests_until, time.monotonic() + pause)
+    def back_off(self, seconds: float | None = None) -> None:
+        """Send it no requests for `seconds`, or by default for a pause that grows and that a success ends."""
+        now = time.monotonic()
+        if seconds is not None:
+            pause = min(seconds, _MAX_REQUESTED_PAUSE_S)
+            self._requested_pause_until = max(self._requested_pause_until, now + pause)
+        else:
+            self._paused_until = max(self._paused_until, now + self._next_pause())
 
-    def lost(self) -> None:
-        """It cannot be reached. Who comes back may be another."""
-        self.identity, self._room = None, float("inf")
-        self._lost(away=True)
-        self.rest()
-
-    def failed(self, retry_after_s: float | None = None) -> None:
-        """A call went wrong: rest as long as the server asks for, or after some such calls in a row."""
-        if retry_after_s is not None:
-            self._asked(retry_after_s)
-        elif self.failures >= _FAILURES_ALLOWED:
-            self.rest()
+    def on_error(self, error: TransientError) -> None:
+        """Set it aside if unreachable, allow fewer requests if throttled, and back off."""
+        now = time.monotonic()
+        if isinstance(error, Unreachable):
+            if self.down_since is None or not self.unreachable:
+                self.down_since = now
+            # Another server may answer at the URL later.
+            self.info, self.unreachable, self._throttled_limit = None, True, float("inf")
+            self.back_off()
+        elif isinstance(error, Throttled):
+            accepted = self.in_flight - 1
+            self._throttled_limit = max(1.0, min(self.max_in_flight, accepted))
+            if accepted <= 0:
+                if self.down_since is None or self.unreachable:
+                    self.down_since = now
+                self.unreachable = False
+            self.back_off(max(error.retry_after_s or 0.0, self._next_pause()))
+        elif error.retry_after_s is not None or self.failures >= _FAILURES_ALLOWED:
+            self.back_off(error.retry_after_s)
         else:
             self.failures += 1
 
-    def put_off(self, retry_after_s: float | None) -> None:
-        """It takes no more calls than it has now, the one that hears of it aside."""
-        others = self.in_flight - 1
-        self._room = max(1.0, min(self.room, others))
-        if others <= 0:
-            self._lost(away=False)
-        self._asked(max(retry_after_s or 0.0, self._longer_pause()))
+    def on_alive(self) -> None:
+        """Note that it accepts requests."""
+        self.unreachable, self.down_since = False, None
 
-    def heard(self) -> None:
-        """It takes calls."""
-        self.away, self.lost_since = False, None
+    def on_success(self, token_s: float | None) -> None:
+        """Forget its failures, but not a pause that it asked for, and allow slightly more requests.
 
-    def answered(self) -> None:
-        """A call ended well: its failures are forgotten, not the rest that it asked for."""
-        self.heard()
-        self.failures, self._rests_until = 0, 0.0
-        self._room += 1 / (_ROUNDS_A_STEP * max(1.0, min(self._room, self.limit)))
+        `token_s` is the seconds per token of a reply that was not streamed. The time limit rises with it.
+        """
+        self.on_alive()
+        self.failures, self._paused_until = 0, 0.0
+        self._throttled_limit += 1 / (_ROUNDS_PER_STEP * max(1.0, min(self._throttled_limit, self.limit)))
+        self.token_s = max(self.token_s, _REPLY_SLACK * (token_s or 0.0))
 
-    def tried(self, token_s: float) -> None:
-        """The trial at the start took so many seconds a token."""
-        self.token_s = min(SLOWEST_TOKEN_S, max(_QUICKEST_TOKEN_S, _TRIAL_SLACK * token_s))
-
-    def replied(self, token_s: float) -> None:
-        """A whole reply took so many seconds a token."""
-        self.token_s = max(self.token_s, _REPLY_SLACK * token_s)
-
-    def _asked(self, seconds: float) -> None:
-        self._asked_until = max(self._asked_until, time.monotonic() + min(seconds, _LONGEST_ASKED_S))
-
-    def _lost(self, away: bool) -> None:
-        if self.lost_since is None or self.away != away:
-            self.lost_since = time.monotonic()
-        self.away = away
-
-    def _longer_pause(self) -> float:
-        """Calls that fail together count as one failure."""
-        if self.rests_until <= time.monotonic():
+    def _next_pause(self) -> float:
+        """Count a failure, unless it belongs to the pause that has begun, and return the seconds to pause."""
+        if self.ready_at <= time.monotonic():
             self.failures += 1
         doublings = min(max(self.failures - 1, 0), 10)
-        return min(_REST_S * 2.0**doublings, _LONGEST_REST_S)
+        return min(_FIRST_PAUSE_S * 2.0**doublings, _MAX_PAUSE_S)
 
 
 class ServerPool:
-    """Seats at the servers. Used on one event loop after another, never on two at once."""
+    """Assign requests to servers. Usable from one event loop after another, never from two concurrently."""
 
     def __init__(self, servers: Sequence[Server]) -> None:
         self.servers = list(servers)
-        self.most: int | None = None  #: seats in all, where that is bounded
-        self._turns: OrderedDict[str, deque[asyncio.Future[Server]]] = OrderedDict()
+        self.limit: int | None = None  #: requests in flight at all servers together
+        self._waiting: OrderedDict[str, deque[asyncio.Future[Server]]] = OrderedDict()
         self._alarm: asyncio.TimerHandle | None = None
 
     @property
-    def seats(self) -> int:
-        """Requests that can be in flight at once."""
+    def capacity(self) -> int:
+        """The most requests that can be in flight."""
         total = sum(server.limit for server in self.servers)
-        return total if self.most is None else min(total, self.most)
+        return total if self.limit is None else min(total, self.limit)
 
     @property
     def in_flight(self) -> int:
         return sum(server.in_flight for server in self.servers)
 
     @property
-    def alive(self) -> bool:
+    def any_reachable(self) -> bool:
         """Whether any server could be reached when last tried."""
-        return any(not server.away for server in self.servers)
+        return any(not server.unreachable for server in self.servers)
 
     @property
-    def lost_since(self) -> float:
-        """Since when no server takes a call, in monotonic seconds; now, while one does."""
+    def any_ready(self) -> bool:
+        """Whether any server may get a request now."""
+        return any(server.ready_at <= time.monotonic() for server in self.servers)
+
+    @property
+    def down_since(self) -> float:
+        """The time since which no server accepts requests, in monotonic seconds; now, if one does."""
         now = time.monotonic()
-        return max(now if server.lost_since is None else server.lost_since for server in self.servers)
-
-    @property
-    def awake(self) -> bool:
-        """Whether any server may be asked now."""
-        return any(server.rests_until <= time.monotonic() for server in self.servers)
+        return max(now if server.down_since is None else server.down_since for server in self.servers)
 
     @asynccontextmanager
-    async def seat(self, run_id: str) -> AsyncIterator[Server]:
-        """A seat at the least loaded server that works; waits for one. Runs that wait are let in by turns."""
-        server = await self._take(run_id)
+    async def acquire(self, run_id: str) -> AsyncIterator[Server]:
+        """Wait for the least loaded server that is ready, and hold it for one request. Waiting runs take turns."""
+        waiter: asyncio.Future[Server] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(run_id, deque()).append(waiter)
+        self._dispatch()
+        try:
+            server = await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled():  # a server was assigned just before
+                self._release(waiter.result())
+            raise
         try:
             yield server
         finally:
-            self._give(server)
+            self._release(server)
 
-    async def _take(self, run_id: str) -> Server:
-        if not self._turns and (server := self._free()) is not None:
-            server.in_flight += 1
-            return server
-        waiter: asyncio.Future[Server] = asyncio.get_running_loop().create_future()
-        self._turns.setdefault(run_id, deque()).append(waiter)
-        self._let_in()
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                self._give(waiter.result())
-            else:
-                self._forget(run_id, waiter)
-            raise
-
-    def _give(self, server: Server) -> None:
+    def _release(self, server: Server) -> None:
         server.in_flight -= 1
-        self._let_in()
+        self._dispatch()
 
-    def _free(self) -> Server | None:
-        if self.most is not None and self.in_flight >= self.most:
-            return None
-        now = time.monotonic()
-        free = [s for s in self._with_room() if s.rests_until <= now]
-        return min(free, key=lambda s: s.in_flight / s.limit, default=None)
-
-    def _with_room(self) -> list[Server]:
-        """Servers that may take one more; who was away is tried by one at a time, as long as others are there."""
-        alive = self.alive
-        return [s for s in self.servers if s.in_flight < (1 if s.away and alive else s.room)]
-
-    def _let_in(self) -> None:
-        while self._turns and (server := self._free()) is not None:
-            run_id, waiters = self._turns.popitem(last=False)
-            waiter = waiters.popleft()
-            if waiters:
-                self._turns[run_id] = waiters  # at the end of the line
-            if not waiter.done():
-                server.in_flight += 1
-                waiter.set_result(server)
-        self._wake_later()
-
-    def _wake_later(self) -> None:
-        """Come back when the first resting server may be tried again."""
+    def _dispatch(self) -> None:
+        """Assign servers to waiting requests. If all servers are paused, come back when the first one is ready."""
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        resting = [s.rests_until for s in self._with_room() if s.rests_until > time.monotonic()]
-        if self._turns and resting:
-            pause = max(0.0, min(resting) - time.monotonic())
-            self._alarm = asyncio.get_running_loop().call_later(pause, self._let_in)
-
-    def _forget(self, run_id: str, waiter: asyncio.Future[Server]) -> None:
-        waiters = self._turns.get(run_id)
-        if waiters is not None and waiter in waiters:
-            waiters.remove(waiter)
-            if not waiters:
-                del self._turns[run_id]
-        self._let_in()
-
-
-_DEFAULT_ROWS = 32
-#: Seconds after which a server that serves something else is asked again.
-_LEFT_OUT_S = 60.0
+        while self._waiting and (self.limit is None or self.in_flight < self.limit):
+            # An unreachable server is tried by one request at a time while there are others.
+            any_reachable, now = self.any_reachable, time.monotonic()
+            free = [
+                server
+                for server in self.servers
+                if server.in_flight < (1 if server.unreachable and any_reachable else server.max_in_flight)
+            ]
+            ready = [server for server in free if server.ready_at <= now]
+            if not ready:
+                if free:
+                    pause = min(server.ready_at for server in free) - now
+                    self._alarm = asyncio.get_running_loop().call_later(pause, self._dispatch)
+                return
+            run_id, waiters = self._waiting.popitem(last=False)
+            waiter = waiters.popleft()
+            if waiters:
+                self._waiting[run_id] = waiters  # behind the other runs
+            if not waiter.done():  # otherwise it was cancelled
+                server = min(ready, key=lambda server: server.in_flight / server.limit)
+                server.in_flight += 1
+                waiter.set_result(server)
 
 
 class ServerGroup:
-    """Servers of one model. `identity` is what they have in common; its context is that of the shortest."""
+    """The servers of one model. Create it with `connect`.
 
-    def __init__(self, upstream: Upstream) -> None:
+    `info` describes what they have in common. Its context length is the shortest one.
+    """
+
+    def __init__(
+        self, upstream: Upstream, servers: Sequence[Server], *, info: ServerInfo, tokenizer: Tokenizer
+    ) -> None:
+        self.servers, self.info, self.tokenizer = servers, info, tokenizer
         self._upstream = upstream
-        self.servers = [
-            Server(HTTPClient(url, upstream.api_key, upstream.times), upstream.limit or _DEFAULT_ROWS)
+
+    @classmethod
+    async def connect(cls, upstream: Upstream, progress: Callable[[str], None]) -> ServerGroup:
+        """Probe every server. Those that do not answer are probed again later, if any other does.
+
+        Raises `UpstreamError` if none answers, a key is refused, or a model is missing or not the same as at the other
+        servers, and `ModelError` if there is no tokenizer.
+        """
+        group: ServerGroup | None = None
+        failures = []
+        servers = [
+            Server(HTTPClient(url, upstream.api_key, upstream.times), upstream.limit or _DEFAULT_LIMIT)
             for url in upstream.urls
         ]
-        self._identity: ServerInfo | None = None
-        self._tokenizer: Tokenizer | None = None
-
-    @property
-    def identity(self) -> ServerInfo:
-        assert self._identity is not None
-        return self._identity
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        assert self._tokenizer is not None
-        return self._tokenizer
-
-    async def assemble(self, say: Callable[[str], None]) -> None:
-        """Ask every server what it is; those that do not answer are asked later, as long as one does.
-
-        Raises `UpstreamError` (none answers, a key is refused, no or another model) and `ModelError` (no tokenizer).
-        """
-        silent = []
-        for server in self.servers:
-            say(f"Asking {server.wire.url} what it serves ...")
+        for server in servers:
+            progress(f"Asking {server.client.url} for its model ...")
             try:
-                await self._ask(server)
+                info, tokenizer = await identify(server.client, upstream, group.tokenizer if group else None)
+                token_s = await check_independence(server.client, info, tokenizer)
             except (TransientError, UnsupportedRequest) as error:
-                silent.append(str(error))
-                server.lost()
-        if self._identity is None:
-            raise UpstreamError(f"No upstream server answers as it should: {'; '.join(silent)}; check --upstream.")
-        for cause in silent:
-            say(f"warning: {cause}; it is tried again later")
+                failures.append(str(error))
+                server.on_error(Unreachable(str(error)))
+                continue
+            server.token_s = min(MAX_TOKEN_S, max(_MIN_TOKEN_S, _TRIAL_SLACK * token_s))
+            group = group or cls(upstream, servers, info=info, tokenizer=tokenizer)
+            group._admit(server, info, check_context=False)
+        if group is None:
+            raise UpstreamError(f"No upstream server can be used: {'; '.join(failures)}. Check --upstream.")
+        for failure in failures:
+            progress(f"warning: {failure}; it is tried again later")
+        return group
 
-    async def identity_of(self, server: Server) -> ServerInfo:
-        """What the server is, asked where that is not known.
+    async def info_of(self, server: Server) -> ServerInfo:
+        """Return the server's description. Probe it first if it is unknown.
 
-        One that serves something else, or holds less than the fleet's context, is left out as long as others are
-        there (`Unreachable`). Raises `UpstreamError` where they are not.
+        A server with another model or a shorter context is left out for a while if others accept requests
+        (`Unreachable`). Raises `UpstreamError` or `ModelError` if they do not.
         """
-        if server.identity is None:
-            others = any(other.lost_since is None for other in self.servers if other is not server)
-            try:
-                identity, _ = await identify(server.wire, self._upstream, self.tokenizer)
-                self._check(server, identity, check_context=others)
-            except (ModelError, UnsupportedRequest) as error:
-                if not others:
-                    raise
-                server.rest(_LEFT_OUT_S)
-                raise Unreachable(f"{str(error).rstrip('.')}; it is left out for now") from error
-            self._adopt(server, identity)
-        assert server.identity is not None
-        return server.identity
+        if server.info is not None:
+            return server.info
+        others = any(other.down_since is None for other in self.servers if other is not server)
+        try:
+            info, _ = await identify(server.client, self._upstream, self.tokenizer)
+            self._admit(server, info, check_context=others)
+        except (ModelError, UnsupportedRequest) as error:
+            if not others:
+                raise
+            server.back_off(_LEFT_OUT_S)
+            raise Unreachable(f"{str(error).rstrip('.')}; it is left out for now") from error
+        return info
 
-    def sends_seeds(self, identity: ServerInfo) -> bool:
-        seeds = self._upstream.seeds
-        return seeds == "always" or (seeds == "auto" and not identity.dialect.costly_seeds)
-
-    async def _ask(self, server: Server) -> None:
-        identity, self._tokenizer = await identify(server.wire, self._upstream, self._tokenizer)
-        token_s = await check_independence(server.wire, identity, self.tokenizer, self.sends_seeds(identity))
-        server.tried(token_s)
-        self._check(server, identity, check_context=False)
-        self._adopt(server, identity)
-
-    def _check(self, server: Server, identity: ServerInfo, check_context: bool) -> None:
-        fleet = self._identity or identity
-        if identity.service != fleet.service:
+    def _admit(self, server: Server, info: ServerInfo, *, check_context: bool) -> None:
+        """Add a server to the group. Raises `UpstreamError` if it does not fit."""
+        url, group = server.client.url, self.info
+        if (info.model, info.name, info.dialect) != (group.model, group.name, group.dialect):
             raise UpstreamError(
-                f"{server.wire.url} serves {identity.model!r} through {identity.name}, and the others {fleet.model!r} "
-                f"through {fleet.name}; all URLs must serve the same model in the same way."
+                f"{url} serves {info.model!r} through {info.name}, and the others {group.model!r} through "
+                f"{group.name}; all URLs must serve the same model in the same way."
             )
-        least, held = fleet.context_length, identity.context_length
-        if check_context and least is not None and held is not None and held < least:
+        lengths = [length for length in (group.context_length, info.context_length) if length is not None]
+        if check_context and len(lengths) == 2 and lengths[1] < lengths[0]:
             raise UpstreamError(
-                f"The context of {server.wire.url} holds {held:,} tokens, and the run may need {least:,}; start it "
+                f"The context of {url} holds {lengths[1]:,} tokens, and the run may need {lengths[0]:,}; start it "
                 "with a longer one."
             )
-
-    def _adopt(self, server: Server, identity: ServerInfo) -> None:
-        """The server joins the fleet."""
-        server.identity = identity
-        server.limit = self._upstream.limit or identity.rows or _DEFAULT_ROWS
-        if identity.dialect.costly_seeds and self.sends_seeds(identity):
-            server.limit = 1  # it would serve them one after another, and time runs for those that wait
-        server.heard()
-        if isinstance(self._tokenizer, RemoteTokenizer):
-            self._tokenizer.join(server.wire.root)
-        fleet = self._identity or identity
-        known = [length for length in (fleet.context_length, identity.context_length) if length is not None]
-        self._identity = replace(fleet, context_length=min(known, default=None))
+        self.info = replace(group, context_length=min(lengths, default=None))
+        server.info = info
+        server.limit = self._upstream.limit or info.max_requests or _DEFAULT_LIMIT
+        if info.seeded and info.dialect.seeds_disable_batching:
+            server.limit = 1  # requests that wait inside the server would run into their time limits
+        server.on_alive()
+        if isinstance(self.tokenizer, RemoteTokenizer):
+            self.tokenizer.add_server(server.client.root)

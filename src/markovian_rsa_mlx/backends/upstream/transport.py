@@ -1,11 +1,7 @@
-"""HTTP with one server: JSON in, JSON or a stream of JSON events out, within limits of time and size.
+"""HTTP with one server: JSON documents, streams of JSON events and completions, within limits of time and size.
 
-One connection a call. Closing it is how a server learns that a trace was cancelled, and a pool of open ones
-would outlive the event loop that a run brings along.
-
-One call to a server in its dialect, streamed or not.
-
-A reply that comes all at once tells nothing while it is made: whether its server still lives is asked beside it.
+Each call has a connection of its own. Closing it shows the server that a trace was cancelled, and a connection pool
+would outlive the event loop of a run.
 """
 
 from __future__ import annotations
@@ -16,99 +12,106 @@ import functools
 import json
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx2
 
 from .config import TimeLimits
 from .dialects import CompletionReply, CompletionRequest, Dialect
-from .errors import TransientError, Unreachable, UnsupportedRequest, error_from_response
+from .errors import TransientError, Unreachable, error_from_response
 
-#: A whole reply of 10 million tokens with their probabilities would be larger; no honest one comes near.
+#: Seconds per token of a reply that is not streamed, until the speed of the server is known.
+MAX_TOKEN_S = 1.0
+#: Above the size of a reply of 10 million tokens with their probabilities.
 _MAX_REPLY_BYTES = 512 * 2**20
 _MAX_ERROR_BYTES = 2**16
+#: Bound of a reply without ids.
+_MAX_CHARACTERS_PER_TOKEN = 1_000
 _SHORT_CALL_S = 30.0
-_DONE = "[DONE]"
+#: Seconds between pings, and the number of unanswered pings in a row after which a call is dropped.
+_PING_INTERVAL_S, _MAX_UNANSWERED_PINGS = 30.0, 3
 
 
 class HTTPClient:
-    """Calls to one server. `url` is the API's root (`.../v1`), `root` what stands before it.
+    """Calls to one server. `url` is the root of its API (`.../v1`), `root` the root of the server.
 
-    `heard_at`: when it last answered anything, in monotonic seconds.
+    All methods raise `TransientError` for failed connections, exceeded time limits and malformed replies, and the error
+    of `error_from_response` for an error status. `last_response_at` is in monotonic seconds.
     """
 
     def __init__(self, url: str, api_key: str | None, times: TimeLimits) -> None:
         self.url, self.times = url, times
         self.root = url.removesuffix("/v1")
-        self.heard_at = 0.0
+        self.last_response_at = 0.0
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
 
-    async def get(self, url: str) -> Any:
-        """A small document; None where the server has no such route or answers with something else."""
-        try:
-            async with self._deadline(_SHORT_CALL_S, url), self._send("GET", url, None) as response:
-                return await self._json(response)
-        except UnsupportedRequest:
-            return None
-
-    async def post(self, url: str, body: dict[str, Any], limit_s: float = _SHORT_CALL_S) -> Any:
-        """The whole reply. Raises `TransientError`, `UnsupportedRequest` and what `error_from_response` says."""
-        async with self._deadline(limit_s, url), self._send("POST", url, body) as response:
-            return await self._json(response)
-
-    async def ask_for_life(self) -> None:
-        """Ask for a document that is cheap to give; any answer sets `heard_at`, a 404 too."""
-        url = f"{self.root}/health"
-        with contextlib.suppress(TransientError):
-            async with self._deadline(self.times.stall_s, url), self._call(url) as client, client.stream("GET", url):
-                self.heard_at = time.monotonic()
+    async def fetch(self, url: str, body: dict[str, Any] | None = None, limit_s: float = _SHORT_CALL_S) -> Any:
+        """GET a JSON document, or POST `body` and return the whole reply."""
+        async with (
+            self._deadline(limit_s, url),
+            self._connection(url) as client,
+            client.stream("GET" if body is None else "POST", url, json=body) as response,
+        ):
+            await self._check_status(response)
+            kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if not kind.endswith("json"):
+                raise TransientError(f"{url} answers with {kind or 'no content type'} instead of JSON")
+            content = await _read_limited(response, _MAX_REPLY_BYTES)
+            try:
+                return json.loads(content)
+            except ValueError as error:
+                raise TransientError(f"{url} answers with invalid JSON") from error
 
     async def events(self, url: str, body: dict[str, Any]) -> AsyncGenerator[Any]:
-        """The events of a streamed reply up to its `[DONE]`, each within its time limit."""
-        async with self._streamed(url, body) as events:
-            limit = self.times.first_token_s
+        """Yield the JSON events of a streamed reply up to `[DONE]`, each within its time limit."""
+        limit_s = self.times.first_token_s
+        async with self._connection(url) as client, contextlib.AsyncExitStack() as stack:
+            async with self._deadline(limit_s, url):
+                response = await stack.enter_async_context(client.stream("POST", url, json=body))
+                await self._check_status(response)
+            events = aiter(httpx2.EventSource(response))
             while True:
+                async with self._deadline(limit_s, url):
+                    event = await anext(events, None)
+                if event is None or event.data.strip() == "[DONE]":
+                    return
+                if not event.data:
+                    continue
                 try:
-                    async with self._deadline(limit, url):
-                        event = await anext(events)
-                except StopAsyncIteration:
-                    return
-                if event.data.strip() == _DONE:
-                    return
-                if event.data:
-                    yield self._event(url, event.data)
-                    limit = self.times.stall_s
+                    value = json.loads(event.data)
+                except ValueError as error:
+                    raise TransientError(f"{url} streams invalid JSON") from error
+                if isinstance(value, dict) and (failure := value.get("error")):
+                    code = failure.get("code") if isinstance(failure, dict) else None
+                    status = code if isinstance(code, int) and code >= 400 else 500
+                    raise error_from_response(url, status, value, {})
+                yield value
+                limit_s = self.times.stall_s
+
+    async def ping(self) -> None:
+        """Request a document that costs the server little. Any answer sets `last_response_at`, even a 404."""
+        url = f"{self.root}/health"
+        with contextlib.suppress(TransientError):
+            async with (
+                self._deadline(self.times.stall_s, url),
+                self._connection(url) as client,
+                client.stream("GET", url),
+            ):
+                self.last_response_at = time.monotonic()
 
     @asynccontextmanager
-    async def _streamed(self, url: str, body: dict[str, Any]) -> AsyncIterator[AsyncIterator[httpx2.ServerSentEvent]]:
-        async with self._call(url) as client:
-            async with self._deadline(self.times.first_token_s, url):
-                request = client.build_request("POST", url, json=body)
-                response = await client.send(request, stream=True)
-            try:
-                await self._check(response)
-                yield aiter(httpx2.EventSource(response))
-            finally:
-                await response.aclose()
-
-    @asynccontextmanager
-    async def _send(self, method: str, url: str, body: dict[str, Any] | None) -> AsyncIterator[httpx2.Response]:
-        async with self._call(url) as client, client.stream(method, url, json=body) as response:
-            await self._check(response)
-            yield response
-
-    @asynccontextmanager
-    async def _call(self, url: str) -> AsyncIterator[httpx2.AsyncClient]:
+    async def _connection(self, url: str) -> AsyncIterator[httpx2.AsyncClient]:
         timeout = httpx2.Timeout(None, connect=self.times.connect_s)
         try:
             async with httpx2.AsyncClient(verify=ssl_context(), headers=self._headers, timeout=timeout) as client:
                 yield client
-        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            raise Unreachable(f"{url} cannot be reached ({_cause(error)})") from error
         except httpx2.RequestError as error:
-            raise TransientError(f"{url}: the connection broke ({_cause(error)})") from error
+            cause = " ".join(str(error).split())[:200] or type(error).__name__
+            if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+                raise Unreachable(f"{url} cannot be reached ({cause})") from error
+            raise TransientError(f"{url}: the connection broke ({cause})") from error
 
     @asynccontextmanager
     async def _deadline(self, seconds: float, url: str) -> AsyncIterator[None]:
@@ -120,118 +123,85 @@ class HTTPClient:
                 raise
             raise TransientError(f"{url} was silent for {seconds:g} s") from error
 
-    async def _check(self, response: httpx2.Response) -> None:
-        self.heard_at = time.monotonic()
+    async def _check_status(self, response: httpx2.Response) -> None:
+        self.last_response_at = time.monotonic()
         if response.status_code < 300:
             return
         try:
-            body = json.loads(await _read(response, _MAX_ERROR_BYTES))
+            body = json.loads(await _read_limited(response, _MAX_ERROR_BYTES))
         except ValueError:
             body = None
         raise error_from_response(str(response.url), response.status_code, body, response.headers)
 
-    async def _json(self, response: httpx2.Response) -> Any:
-        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if not kind.endswith("json"):
-            raise TransientError(f"{response.url} answers with {kind or 'no content type'} instead of JSON")
-        content = await _read(response, _MAX_REPLY_BYTES)
-        try:
-            return json.loads(content)
-        except ValueError as error:
-            raise TransientError(f"{response.url} answers with broken JSON") from error
 
-    def _event(self, url: str, data: str) -> Any:
-        try:
-            value = json.loads(data)
-        except ValueError as error:
-            raise TransientError(f"{url} streams broken JSON") from error
-        if isinstance(value, dict) and value.get("error"):
-            code = value["error"].get("code") if isinstance(value["error"], dict) else None
-            raise error_from_response(url, code if isinstance(code, int) and code >= 400 else 500, value, {})
-        return value
+async def request_completion(
+    client: HTTPClient, dialect: Dialect, request: CompletionRequest, token_s: float = MAX_TOKEN_S
+) -> AsyncGenerator[CompletionReply]:
+    """Yield the reply whenever it has grown. Its `finish` is set after the last part.
+
+    `token_s` is the time limit per token of a reply that is not streamed. Raises as `HTTPClient` does, `ProtocolError`
+    for a reply of another form, and `TransientError` for one that ends early or is far longer than requested.
+    """
+    url = client.root + dialect.path[1:] if dialect.path.startswith("//") else client.url + dialect.path
+    body, reply = dialect.body(request), CompletionReply(request.sampling)
+    limit_s = client.times.first_token_s + request.max_tokens * token_s
+    payloads = client.events(url, body) if dialect.streams else with_liveness_check(client, url, body, limit_s)
+    async with aclosing(payloads):
+        async for payload in payloads:
+            dialect.read(payload, reply)
+            last_piece = reply.pieces[-1] if reply.pieces else ""
+            characters = max(len(reply.reasoning), len(reply.pieces), len(last_piece))
+            if (
+                len(reply.ids) > 2 * request.max_tokens + 16
+                or characters > (request.max_tokens + 16) * _MAX_CHARACTERS_PER_TOKEN
+            ):
+                raise TransientError(f"{url} sends far more than the {request.max_tokens} requested tokens")
+            yield reply
+    if reply.finish is None:
+        raise TransientError(f"{url}: the reply ended early")
 
 
-async def _read(response: httpx2.Response, most: int) -> bytes:
+async def with_liveness_check(
+    client: HTTPClient, url: str, body: dict[str, Any], limit_s: float
+) -> AsyncGenerator[Any]:
+    """Yield one reply that is not streamed. Ping its server meanwhile.
+
+    Raises `TransientError` if the server leaves several pings in a row, and all other calls of `client`, unanswered.
+    """
+
+    async def wait_until_unresponsive() -> None:
+        unanswered, last = 0, client.last_response_at
+        while unanswered < _MAX_UNANSWERED_PINGS:
+            await asyncio.sleep(min(_PING_INTERVAL_S, client.times.stall_s))
+            if client.last_response_at == last:
+                await client.ping()
+            unanswered = unanswered + 1 if client.last_response_at == last else 0
+            last = client.last_response_at
+
+    reply = asyncio.create_task(client.fetch(url, body, limit_s))
+    silence = asyncio.create_task(wait_until_unresponsive())
+    try:
+        await asyncio.wait({reply, silence}, return_when=asyncio.FIRST_COMPLETED)
+        if not reply.done():
+            silence.result()
+            raise TransientError(f"{client.url} did not answer {_MAX_UNANSWERED_PINGS} pings in a row")
+        yield reply.result()
+    finally:
+        for task in (reply, silence):
+            task.cancel()
+        await asyncio.gather(reply, silence, return_exceptions=True)
+
+
+async def _read_limited(response: httpx2.Response, max_bytes: int) -> bytes:
     content = bytearray()
     async for chunk in response.aiter_bytes():
         content += chunk
-        if len(content) > most:
-            raise TransientError(f"{response.url} answers with more than {most:,} bytes")
+        if len(content) > max_bytes:
+            raise TransientError(f"{response.url} answers with more than {max_bytes:,} bytes")
     return bytes(content)
 
 
 @functools.cache
 def ssl_context() -> ssl.SSLContext:
+    """Return the one TLS context of the process. Loading its certificates takes longer than a call."""
     return httpx2.create_ssl_context()
-
-
-def _cause(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-#: Before a server has shown how fast it is, a token of a reply that is not streamed may take this many seconds.
-SLOWEST_TOKEN_S = 1.0
-#: Texts without ids are bounded by this many characters a token.
-_LONGEST_TOKEN = 1_000
-
-
-async def request_completion(
-    wire: HTTPClient, dialect: Dialect, ask: CompletionRequest, token_s: float = SLOWEST_TOKEN_S
-) -> AsyncGenerator[CompletionReply]:
-    """The reply, yielded whenever it has grown; finished after the last. Raises `TransientError` where it breaks off.
-
-    `token_s`: seconds that a token may take where the reply comes all at once.
-    """
-    url = wire.root + dialect.path[1:] if dialect.path.startswith("//") else wire.url + dialect.path
-    reply = CompletionReply(ask.sampling)
-    if dialect.streams:
-        async with aclosing(wire.events(url, dialect.body(ask))) as events:
-            async for event in events:
-                dialect.read(event, reply)
-                _check_size(url, ask, reply)
-                yield reply
-    else:
-        limit_s = wire.times.first_token_s + ask.max_tokens * token_s
-        dialect.read(await with_liveness_check(wire, wire.post(url, dialect.body(ask), limit_s)), reply)
-        _check_size(url, ask, reply)
-        yield reply
-    if reply.finish is None:
-        raise TransientError(f"{url}: the reply broke off")
-
-
-def _check_size(url: str, ask: CompletionRequest, reply: CompletionReply) -> None:
-    longest = _LONGEST_TOKEN * (ask.max_tokens + 16)
-    texts = max(len(reply.reasoning), len(reply.pieces), len(reply.pieces[-1]) if reply.pieces else 0)
-    if len(reply.ids) > 2 * ask.max_tokens + 16 or texts > longest:
-        raise TransientError(f"{url} sends far more than the {ask.max_tokens} tokens that were asked for")
-
-
-#: Seconds between questions, and how many of them in a row stay without an answer when a call is dropped.
-_ASKED_EACH_S, _SILENCES = 30.0, 3
-T = TypeVar("T")
-
-
-async def with_liveness_check(wire: HTTPClient, call: Coroutine[Any, Any, T]) -> T:
-    """The call's result. Raises `TransientError` where its server answers nothing else either."""
-    pending, silence = asyncio.ensure_future(call), asyncio.create_task(_wait_until_unresponsive(wire))
-    try:
-        await asyncio.wait({pending, silence}, return_when=asyncio.FIRST_COMPLETED)
-        if pending.done():
-            return pending.result()
-        silence.result()
-        raise TransientError(f"{wire.url} answers nothing any more, {_SILENCES} times in a row")
-    finally:
-        for task in (pending, silence):
-            task.cancel()
-        await asyncio.gather(pending, silence, return_exceptions=True)
-
-
-async def _wait_until_unresponsive(wire: HTTPClient) -> None:
-    """Returns when the server has been silent to whoever asked, this and all other calls."""
-    silent, heard = 0, wire.heard_at
-    while silent < _SILENCES:
-        await asyncio.sleep(min(_ASKED_EACH_S, wire.times.stall_s))
-        if wire.heard_at == heard:
-            await wire.ask_for_life()
-        silent = silent + 1 if wire.heard_at == heard else 0
-        heard = wire.heard_at
