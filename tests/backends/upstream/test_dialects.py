@@ -156,7 +156,7 @@ def test_without_a_mark_for_the_end_of_thinking_a_split_reasoning_is_refused() -
     trace = UpstreamGeneration(asked(), Heard(), CharacterTokenizer(thinking=False), EOS)
     ask = trace.next_request(identity)
     reply = CompletionReply(ask.sampling, reasoning="so it goes", pieces=["42"], finish="stop")
-    with pytest.raises(ModelError, match="end of thinking"):
+    with pytest.raises(ModelError, match="end-of-thinking"):
         trace.finish_call(reply, ask, identity)
 
 
