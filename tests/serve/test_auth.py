@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.serve import auth
-from markovian_rsa_mlx.serve.auth import HostOriginMiddleware, cookie_name, session_token
+from markovian_rsa_mlx.serve.auth import HostOriginMiddleware, session_cookie
 from markovian_rsa_mlx.serve.config import ServerSettings, is_loopback
 from markovian_rsa_mlx.serve.errors import RequestError
 
@@ -18,6 +18,7 @@ from .conftest import CHAT, RSA, Running, Serve
 
 KEY = "a-long-key"
 BEARER = {"Authorization": f"Bearer {KEY}"}
+COOKIE, SESSION = session_cookie(KEY)
 
 
 def middleware(**settings: Any) -> HostOriginMiddleware:
@@ -93,7 +94,7 @@ def test_without_the_key_only_health_responds(serve: Serve, path: str) -> None:
         {},
         {"Authorization": "Bearer wrong"},
         {"Authorization": KEY},
-        {"Cookie": f"{cookie_name(KEY)}={KEY}"},
+        {"Cookie": f"{COOKIE}={KEY}"},
     ):
         answer = server.get(path, headers=headers)
         assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
@@ -169,18 +170,18 @@ class TestBrowser:
 
     def test_cookie_of_another_key_is_refused(self, serve: Serve) -> None:
         server = serve(api_key=KEY)
-        cookie = {"Cookie": f"{cookie_name(KEY)}={session_token('another')}"}
+        cookie = {"Cookie": f"{COOKIE}={session_cookie('another')[1]}"}
         assert server.get("/v1/models", headers=cookie).status_code == 401
-        foreign = {"Cookie": f"{cookie_name(KEY)}={session_token(KEY)}", "Origin": "http://evil.example"}
+        foreign = {"Cookie": f"{COOKIE}={SESSION}", "Origin": "http://evil.example"}
         assert server.get("/v1/models", headers=foreign).status_code == 403
 
     @pytest.mark.parametrize("other", ['prefs={"theme":"dark","x":1}', "arr[0]=1", "foo", "a=b"])
     def test_cookies_of_other_programs_are_ignored(self, serve: Serve, other: str) -> None:
-        cookie = {"Cookie": f"{other}; {cookie_name(KEY)}={session_token(KEY)}"}
+        cookie = {"Cookie": f"{other}; {COOKIE}={SESSION}"}
         assert serve(api_key=KEY).get("/v1/models", headers=cookie).status_code == 200
 
-    def test_cookie_name_differs_per_key(self) -> None:
-        assert cookie_name(KEY) != cookie_name("another")
+    def test_name_of_the_cookie_differs_per_key(self) -> None:
+        assert session_cookie("another")[0] != COOKIE
 
 
 def test_loopback_addresses_are_recognized() -> None:

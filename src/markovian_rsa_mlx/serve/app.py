@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import MarkovianRSAError
 from ..orchestrator import MarkovianRSAOrchestrator
-from .auth import APIKeyMiddleware, HostOriginMiddleware, QueryKeyMiddleware
+from .auth import APIKeyMiddleware, HostOriginMiddleware
 from .config import ServerSettings
 from .errors import INTERNAL_ERROR, RequestError, to_request_error
 from .pages import pages_routes
@@ -44,7 +44,6 @@ def build(orchestrator: MarkovianRSAOrchestrator, settings: ServerSettings) -> S
         middleware=[
             Middleware(ErrorAndMetricsMiddleware, manager=manager),
             Middleware(HostOriginMiddleware, settings=settings),
-            Middleware(QueryKeyMiddleware, settings=settings),
             Middleware(APIKeyMiddleware, settings=settings),
         ],
         exception_handlers=dict.fromkeys((RequestError, MarkovianRSAError, HTTPException), _report_error),

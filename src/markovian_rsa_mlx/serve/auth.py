@@ -98,44 +98,36 @@ class HostOriginMiddleware:
 
 
 class APIKeyMiddleware:
-    """Require the key, as a bearer token or as the cookie of a login."""
+    """Require the key: as a bearer token, as the cookie of a login, or once as `?key=` in the address.
+
+    `GET /...?key=...` is a login: it sets the cookie and redirects to the same address without the key.
+    """
 
     def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         self._app, self._key = app, settings.api_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._key is None:
+        key = self._key
+        if scope["type"] != "http" or key is None:
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
+        headers, params = Headers(scope=scope), QueryParams(scope["query_string"])
         scheme, _, token = headers.get("authorization", "").partition(" ")
         bearer = token.strip() if scheme.lower() == "bearer" else ""
+        cookie, session = session_cookie(key)
         # Cookies of other programs on this machine, well formed or not, are in the header too.
-        session = cookie_parser(headers.get("cookie", "")).get(cookie_name(self._key), "")
-        if equal(bearer, self._key) or equal(session, session_token(self._key)):
+        given = cookie_parser(headers.get("cookie", "")).get(cookie, "")
+        if scope["method"] == "GET" and equal(params.get("key", ""), key):
+            rest = urlencode([(name, value) for name, value in params.multi_items() if name != "key"])
+            target = scope["path"] + (f"?{rest}" if rest else "")
+            await _logged_in(key, target, secure=scope["scheme"] == "https")(scope, receive, send)
+        elif scope["path"] in OPEN_PATHS or equal(bearer, key) or equal(given, session):
             await self._app(scope, receive, send)
         elif scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
             query = "?" + urlencode({"next": scope["path"]}) if scope["path"] != "/" else ""
             await RedirectResponse(f"/login{query}", 303)(scope, receive, send)
         else:
             await _NO_KEY.response()(scope, receive, send)
-
-
-class QueryKeyMiddleware:
-    """Turn `GET /...?key=...` with the right key into a login: a cookie, and the same address without the key."""
-
-    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
-        self._app, self._key = app, settings.api_key
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._key is not None and scope["type"] == "http" and scope["method"] == "GET":
-            params = QueryParams(scope["query_string"])
-            if equal(params.get("key", ""), self._key):
-                rest = urlencode([(name, value) for name, value in params.multi_items() if name != "key"])
-                target = scope["path"] + (f"?{rest}" if rest else "")
-                await _logged_in(self._key, target, scope["scheme"] == "https")(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
 
 
 async def login(request: Request) -> Response:
@@ -147,28 +139,31 @@ async def login(request: Request) -> Response:
     if request.method == "POST":
         form = parse_qs((await read_bytes(request, _MAX_FORM_BYTES)).decode(errors="replace"))
         if equal(form.get("key", [""])[0], key):
-            return _logged_in(key, request.query_params.get("next", ""), request.url.scheme == "https")
+            return _logged_in(key, request.query_params.get("next", ""), secure=request.url.scheme == "https")
         message, status = "That is not the key.", 401
     return HTMLResponse(plain_page("Log in", _FORM.format(message=message)), status, _FORM_HEADERS)
 
 
-def _logged_in(key: str, target: str, secure: bool) -> Response:
+def _logged_in(key: str, target: str, *, secure: bool) -> Response:
     """Set the session cookie and redirect to a path of this server."""
     # An address that begins with two slashes or backslashes would lead to another site.
     response = RedirectResponse("/" + target.lstrip("/\\"), 303, HEADERS)
-    name, token = cookie_name(key), session_token(key)
-    response.set_cookie(name, token, httponly=True, samesite="strict", secure=secure, path="/")
+    name, session = session_cookie(key)
+    response.set_cookie(name, session, httponly=True, samesite="strict", secure=secure, path="/")
     return response
 
 
-def cookie_name(key: str) -> str:
-    """Return the name of the session cookie, which differs per key: browsers share cookies between ports."""
-    return f"mrsa_session_{hmac.new(key.encode(), b'mrsa cookie name', hashlib.sha256).hexdigest()[:8]}"
+def session_cookie(key: str) -> tuple[str, str]:
+    """Return the name and the value of the session cookie.
 
-
-def session_token(key: str) -> str:
-    """Return the value of the session cookie: a proof of the key that does not reveal it."""
-    return hmac.new(key.encode(), b"mrsa browser session", hashlib.sha256).hexdigest()
+    The value proves knowledge of the key without revealing it. The name differs per key, because browsers share cookies
+    between ports.
+    """
+    name, value = (
+        hmac.new(key.encode(), purpose, hashlib.sha256).hexdigest()
+        for purpose in (b"mrsa cookie name", b"mrsa browser session")
+    )
+    return f"mrsa_session_{name[:8]}", value
 
 
 def equal(given: str, expected: str) -> bool:

@@ -19,7 +19,7 @@ from .plan import build_plan, remaining_tokens
 from .request import parse, read_object
 from .response import CompletionBuilder
 from .run_manager import RUN_ID_HEADER, ActiveRun, RunManager, wait_for_result
-from .sse import KEEP_ALIVE_S, object_event
+from .sse import KEEP_ALIVE_S, json_event
 from .stream import ChatStream, StreamingListener
 
 _log = logging.getLogger(__name__)
@@ -71,12 +71,12 @@ async def _with_errors(
         async for event in events:
             yield event
     except RequestError as error:
-        yield object_event(error.body())
+        yield json_event(error.body())
     except MarkovianRSAError as error:
-        yield object_event(to_request_error(error).body())
+        yield json_event(to_request_error(error).body())
     except Exception:
         _log.exception("A stream failed")
-        yield object_event(INTERNAL_ERROR.body())
+        yield json_event(INTERNAL_ERROR.body())
 
 
 class _RunStream(EventSourceResponse):

@@ -174,8 +174,8 @@ class RunManager:
         if model_id.startswith(("/", ".", "~")):  # a folder
             path = Path(model_id)
             own_name = path.name if path.name not in ("", "..") else path.resolve().name
-        #: The names under which the model is listed.
-        self.model_names = settings.names or (own_name,)
+        self.model_names = settings.names or (own_name,)  #: names under which the model is listed
+        self.model_name = self.model_names[0]  #: its name in responses
         self._known_names = {*self.model_names, own_name, model_id}
         self.active: list[ActiveRun] = []
         self.metrics = Metrics(self.active, settings.queue)
@@ -185,11 +185,6 @@ class RunManager:
         # Threads of its own, so that tokenizing long prompts does not block other work.
         self._preparers = ThreadPoolExecutor(2, "prepare")
         self._draining: asyncio.Task[None] | None = None
-
-    @property
-    def model_name(self) -> str:
-        """The model's name in responses."""
-        return self.model_names[0]
 
     def check_model(self, name: str) -> None:
         """Raise `RequestError` if the model is not served under this name."""

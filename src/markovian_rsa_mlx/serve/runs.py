@@ -25,7 +25,7 @@ from ..locks import is_locked
 from .errors import RequestError
 from .run_manager import ActiveRun, RunManager
 from .schemas import RunItem, RunList
-from .sse import KEEP_ALIVE_S, line_event
+from .sse import KEEP_ALIVE_S, json_event
 
 _RUN_ID = re.compile(r"[0-9a-f]{1,64}")
 MAX_PAGE_SIZE, DEFAULT_PAGE_SIZE = 100, 20
@@ -221,7 +221,7 @@ class LogTailer:
                 self._number += 1
                 if self._number > self._last:
                     text, name = line.decode(errors="replace"), _event_name(line)
-                    yield line_event(text, event=name, number=str(self._number))
+                    yield json_event(text, event=name, number=str(self._number))
             if lines and _event_name(lines[-1]) == "run_end":
                 return
             if not more:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from concurrent.futures import Future
 from types import FrameType
 
 import uvicorn
@@ -68,7 +69,7 @@ class GracefulServer(uvicorn.Server):
         self.manager: RunManager = app.state.manager
         self._report = report
         self._loop: asyncio.AbstractEventLoop | None = None  #: set when the shutdown has begun
-        self._cancelling: asyncio.Task[None] | None = None
+        self._cancelling: Future[None] | None = None
         super().__init__(
             uvicorn.Config(
                 app,
@@ -93,17 +94,13 @@ class GracefulServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the shutdown, or hasten it. Uvicorn's handler would raise the signal again at the end."""
         del sig, frame
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._hasten)
         self.should_exit = True
-
-    def _hasten(self) -> None:
-        async def cancel() -> None:
-            await self.manager.cancel_all("shutdown")
-            await asyncio.sleep(_HURRIED_S)  # clients still receive the reason
+        if self._cancelling is not None:
             self.force_exit = True
+        elif self._loop is not None:
+            self._cancelling = asyncio.run_coroutine_threadsafe(self._cancel_runs(), self._loop)
 
-        if self._cancelling is None:
-            self._cancelling = asyncio.create_task(cancel())
-        else:
-            self.force_exit = True
+    async def _cancel_runs(self) -> None:
+        await self.manager.cancel_all("shutdown")
+        await asyncio.sleep(_HURRIED_S)  # clients still receive the reason
+        self.force_exit = True

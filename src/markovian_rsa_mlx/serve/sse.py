@@ -16,11 +16,7 @@ KEEP_ALIVE_S = 10
 _BREAKS = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}
 
 
-def object_event(value: dict[str, Any]) -> ServerSentEvent:
-    """Return an event with this object."""
-    return line_event(json.dumps(value, ensure_ascii=False))
-
-
-def line_event(line: str, *, event: str | None = None, number: str | None = None) -> ServerSentEvent:
-    """Return an event with this line of JSON. In valid JSON the escaped characters occur within strings only."""
+def json_event(value: dict[str, Any] | str, *, event: str | None = None, number: str | None = None) -> ServerSentEvent:
+    """Return an event with this object or line of JSON, where the escaped characters only occur within strings."""
+    line = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return ServerSentEvent(line.translate(_BREAKS), event=event, id=number, sep="\n")

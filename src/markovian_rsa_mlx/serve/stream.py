@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sse_starlette import ServerSentEvent
@@ -25,7 +25,7 @@ from .plan import Plan
 from .response import CompletionBuilder, completion_id
 from .run_manager import ActiveRun, RunManager, wait_for_result
 from .schemas import Chunk, ChunkChoice, Delta
-from .sse import object_event
+from .sse import json_event
 
 #: Minimum time between two progress lines about one round.
 _PROGRESS_INTERVAL_S = 0.5
@@ -59,10 +59,6 @@ class StreamingListener:
         """Whether a part of an answer was sent."""
         return any(trace.answered for trace in self._live.values())
 
-    def already_streamed(self, trace_id: str) -> bool:
-        """Return whether this trace was streamed while it was generated."""
-        return trace_id in self._live
-
     def event(self, event: Event, progress: Progress) -> None:
         """Queue the progress text and the end of a streamed trace."""
         if self._progress is not None and (line := self._progress.line(event, progress)):
@@ -95,18 +91,21 @@ class StreamingListener:
             self.items.put_nowait(StreamItem(self._plan.live[trace_id], reasoning, content))
 
 
+@dataclass
 class ChatStream:
     """The chunks of one run, from its first text to its usage."""
 
-    def __init__(self, manager: RunManager, plan: Plan, run: ActiveRun, listener: StreamingListener) -> None:
-        self._manager, self._plan, self._run, self._listener = manager, plan, run, listener
-        self._created = int(time.time())
-        self._opened: set[int] = set()  #: choices whose first delta was sent
+    manager: RunManager
+    plan: Plan
+    run: ActiveRun
+    listener: StreamingListener
+    _created: int = field(default_factory=lambda: int(time.time()))
+    _opened: set[int] = field(default_factory=set)  #: choices whose first delta was sent
 
     async def events(self) -> AsyncIterator[ServerSentEvent]:
         """Yield the chunks and [DONE]. Raise `RequestError` where the run fails or the answer broke off."""
-        items = self._listener.items
-        self._run.task.add_done_callback(lambda _: items.put_nowait(None))
+        items = self.listener.items
+        self.run.task.add_done_callback(lambda _: items.put_nowait(None))
         while (item := await items.get()) is not None:
             if isinstance(item, RequestError):
                 raise item
@@ -114,19 +113,19 @@ class ChatStream:
                 yield ServerSentEvent(comment=item.comment, sep="\n")
             else:
                 yield self._text(item.index, item.reasoning, item.content)
-        result = await wait_for_result(self._run)
-        completion = CompletionBuilder(self._plan, result, self._manager.engine.tokenizer, self._manager.model_name)
+        result = await wait_for_result(self.run)
+        completion = CompletionBuilder(self.plan, result, self.manager.engine.tokenizer, self.manager.model_name)
         completion.check()
-        if completion.stopped and self._listener.answered:
+        if completion.stopped and self.listener.answered:
             raise RequestError(503, "A limit stopped the run in the middle of the answer.", "stopped")
         for index, trace_id in enumerate(completion.choice_ids):
             trace = completion.parse_trace(trace_id)
-            if not self._listener.already_streamed(trace_id) and (trace.reasoning or trace.content):
+            if trace_id not in self.plan.live and (trace.reasoning or trace.content):
                 yield self._text(index, trace.reasoning or "", trace.content)
             end = ChunkChoice(index=index, delta=self._delta(index), finish_reason=trace.finish_reason)
             is_last = index == len(completion.choice_ids) - 1
             yield self._chunk([end], **(completion.extras() if is_last else {}))
-        options = self._plan.request.stream_options
+        options = self.plan.request.stream_options
         if options is not None and options.include_usage:
             yield self._chunk([], usage=completion.usage())
         yield ServerSentEvent("[DONE]", sep="\n")
@@ -147,22 +146,22 @@ class ChatStream:
 
     def _chunk(self, choices: list[ChunkChoice], **extras: Any) -> ServerSentEvent:
         chunk = Chunk(
-            id=completion_id(self._run.run_id),
+            id=completion_id(self.run.run_id),
             object="chat.completion.chunk",
             created=self._created,
-            model=self._manager.model_name,
+            model=self.manager.model_name,
             choices=choices,
             **extras,
         )
-        return object_event(chunk.to_json())
+        return json_event(chunk.to_json())
 
 
+@dataclass
 class ProgressText:
     """Lines about the rounds of a run: a round starts, traces are done, the current votes."""
 
-    def __init__(self) -> None:
-        self._started: set[int] = set()
-        self._last_s = 0.0
+    _started: set[int] = field(default_factory=set)
+    _last_s: float = 0.0
 
     def line(self, event: Event, progress: Progress) -> str:
         """Return the line for an event that `progress` contains already, or ""."""
