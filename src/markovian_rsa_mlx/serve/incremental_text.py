@@ -73,7 +73,15 @@ class LiveTrace:
         if self._thinking:
             first = max(len(self._pending) - self._overlap, 0)
             self._pending.extend(ids)
-            found = self._find_marker(first)
+            found = next(
+                (
+                    (start, len(marker))
+                    for start in range(first, len(self._pending))
+                    for marker in self._markers
+                    if tuple(self._pending[start : start + len(marker)]) == marker
+                ),
+                None,
+            )
             if found is None:
                 ready = len(self._pending) - self._overlap
                 if self._uncertain or ready <= 0:
@@ -93,11 +101,3 @@ class LiveTrace:
             return "", self._answer.add(self._pending) + self._answer.end()
         reasoning = self._reasoning.add(self._pending) + self._reasoning.end() if self._thinking else ""
         return reasoning, self._answer.end()
-
-    def _find_marker(self, first: int) -> tuple[int, int] | None:
-        """Return the start and the length of the first marker in the pending ids, from index `first` on."""
-        for start in range(first, len(self._pending)):
-            for marker in self._markers:
-                if tuple(self._pending[start : start + len(marker)]) == marker:
-                    return start, len(marker)
-        return None

@@ -59,12 +59,8 @@ def _switch(value: Any) -> bool:
     return word in _ON
 
 
-def _whole(value: Any) -> Any:
-    """Convert a whole float to an int: JSON has one kind of number."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Whole = BeforeValidator(_whole)
+# JSON has one kind of number, so a whole float is an integer.
+Whole = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
 Switch = Annotated[bool, BeforeValidator(_switch), WithJsonSchema(_SWITCH_SCHEMA)]
 Rounds = Annotated[int, Whole, Field(ge=0, le=100)]
 Traces = Annotated[int, Whole, Field(ge=1, le=1_024)]

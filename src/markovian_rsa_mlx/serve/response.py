@@ -110,18 +110,15 @@ class CompletionBuilder:
         extras: dict[str, Any] = {}
         for_metadata: dict[str, Any] = {}
         if request.return_aggregation_prompt:
-            prompt = self._aggregation_prompt()
-            extras["aggregation_prompt"] = for_metadata["rsa_final_aggregation_prompt"] = prompt
+            # The user message that the chosen trace answered; None for a trace of round 0.
+            prompt, setup = self._state.trace(self._result.final_trace_id).prompt, self._state.setup
+            text = None
+            if prompt is not None and setup is not None:
+                text = prompt.prompt_text.removeprefix(setup.chat_prefix).removesuffix(setup.chat_suffix)
+            extras["aggregation_prompt"] = for_metadata["rsa_final_aggregation_prompt"] = text
         if request.return_rsa_metadata is not False:
             extras["rsa_metadata"] = self._metadata(**for_metadata)
         return extras
-
-    def _aggregation_prompt(self) -> str | None:
-        """Return the user message that the chosen trace answered; None for a trace of round 0."""
-        prompt, setup = self._state.trace(self._result.final_trace_id).prompt, self._state.setup
-        if prompt is None or setup is None:
-            return None
-        return prompt.prompt_text.removeprefix(setup.chat_prefix).removesuffix(setup.chat_suffix)
 
     def _metadata(self, **extra: Any) -> RSAMetadata:
         config, request, result = self._plan.config, self._plan.request, self._result

@@ -92,7 +92,7 @@ async def cancel_run(request: Request) -> Response:
     await asyncio.wait({run.task})
     if run.path is None:
         return JSONResponse(_unstored_item(manager, run, state="unfinished").to_json())
-    return JSONResponse(_stored_item(await asyncio.to_thread(run_store.describe, run.path)).to_json())
+    return JSONResponse((await asyncio.to_thread(_stored_item, run.path)).to_json())
 
 
 async def resume_run(request: Request) -> Response:
@@ -109,7 +109,7 @@ async def resume_run(request: Request) -> Response:
             message = f"The audit trail is damaged ({reading.problems[0]}). Send the request again."
             raise RequestError(409, message, "damaged")
         await manager.resume(state, reading.events, path)
-    item = _stored_item(await asyncio.to_thread(run_store.describe, path))
+    item = await asyncio.to_thread(_stored_item, path)
     return JSONResponse(item.to_json(), 200 if state.finished else 202)
 
 
@@ -142,7 +142,7 @@ async def _item(request: Request) -> RunItem:
     run = manager.find_active(run_id_of(request))
     if run is not None and run.path is None:
         return _unstored_item(manager, run)
-    return _stored_item(await asyncio.to_thread(run_store.describe, await stored_path(request)))
+    return await asyncio.to_thread(_stored_item, await stored_path(request))
 
 
 def _find(run_id: str) -> Path | None:
@@ -163,10 +163,11 @@ def _page(limit: int, after: str | None) -> tuple[list[RunItem], bool]:
             raise RequestError(400, f"after must be the id of a stored run (got {after[:80]!r}).", param="after")
         start = paths.index(last) + 1
     page = paths[start : start + limit]
-    return [_stored_item(run_store.describe(path)) for path in page], len(paths) > start + limit
+    return [_stored_item(path) for path in page], len(paths) > start + limit
 
 
-def _stored_item(entry: run_store.RunEntry) -> RunItem:
+def _stored_item(path: Path) -> RunItem:
+    entry = run_store.describe(path)
     return RunItem(
         object="run",
         id=entry.run_id,
