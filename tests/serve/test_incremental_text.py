@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from markovian_rsa_mlx.method.tails import split_thinking
+from markovian_rsa_mlx.method.tails import parse_trace
 from markovian_rsa_mlx.serve.incremental_text import LiveTrace
 
 from ..support.fakes import ByteTokenizer, CharacterTokenizer
@@ -24,9 +24,9 @@ def test_pieces_add_up_to_the_trace(before: str, after: str, marked: bool, step:
     live = LiveTrace(tokenizer, thinking, uncertain=mode == "uncertain")
     pieces = [live.add(ids[start : start + step]) for start in range(0, len(ids), step)]
     pieces.append(live.end())
-    split = split_thinking(ids, tokenizer.end_of_thinking, stopped=True, thinking=thinking)
-    answer = tokenizer.decode(split.answer_ids).strip()
-    reasoning = tokenizer.decode(split.reasoning_ids).strip() if marked or thinking else ""
+    parsed = parse_trace(ids, tokenizer.end_of_thinking, thinking=thinking)
+    answer = tokenizer.decode(parsed.answer_ids).strip()
+    reasoning = tokenizer.decode(parsed.thinking_ids).strip() if marked or thinking else ""
     assert "".join(piece for piece, _ in pieces) == reasoning
     assert "".join(piece for _, piece in pieces) == answer
 

@@ -11,7 +11,7 @@ from ..audit import RunState, TraceState
 from ..config import FULL
 from ..errors import BackendError
 from ..method.lineage import TraceKey
-from ..method.tails import split_thinking
+from ..method.tails import parse_trace
 from ..run.result import RunResult
 from ..tokenizer import Tokenizer
 from .errors import RequestError
@@ -20,8 +20,8 @@ from .schemas import AnswerMessage, Choice, Completion, FinishReason, RSAMetadat
 
 
 @dataclass(frozen=True)
-class ParsedTrace:
-    """A trace's reasoning and answer. `reasoning` is None for a model without thinking."""
+class ChoiceText:
+    """A trace as a choice. `reasoning` is None for a model without thinking."""
 
     reasoning: str | None
     content: str
@@ -62,14 +62,14 @@ class CompletionBuilder:
         self.check()
         choices = []
         for index, trace_id in enumerate(self.choice_ids):
-            trace = self.parse_trace(trace_id)
+            text = self.choice_text(trace_id)
             message = AnswerMessage(
                 role="assistant",
-                content=trace.content,
-                reasoning=trace.reasoning,
-                reasoning_content=trace.reasoning,
+                content=text.content,
+                reasoning=text.reasoning,
+                reasoning_content=text.reasoning,
             )
-            choices.append(Choice(index=index, message=message, finish_reason=trace.finish_reason, logprobs=None))
+            choices.append(Choice(index=index, message=message, finish_reason=text.finish_reason, logprobs=None))
         return Completion(
             id=completion_id(self._result.run_id),
             object="chat.completion",
@@ -80,18 +80,16 @@ class CompletionBuilder:
             **self.extras(),
         )
 
-    def parse_trace(self, trace_id: str) -> ParsedTrace:
-        """Split a finished trace into reasoning and answer."""
+    def choice_text(self, trace_id: str) -> ChoiceText:
+        """Return the reasoning and the answer of a finished trace."""
         complete = self._state.trace(trace_id).complete
         assert complete is not None
-        stopped = complete.finish_reason == "eos"
-        markers, thinking = self._tokenizer.end_of_thinking, self._plan.config.enable_thinking
-        split = split_thinking(complete.token_ids, markers, stopped=stopped, thinking=thinking)
-        has_reasoning = bool(markers) and split.reasoning_ids != split.answer_ids
-        return ParsedTrace(
-            self._tokenizer.decode(split.reasoning_ids).strip() if has_reasoning else None,
-            self._tokenizer.decode(split.answer_ids).strip(),
-            "stop" if stopped else "length",
+        decode, markers = self._tokenizer.decode, self._tokenizer.end_of_thinking
+        parsed = parse_trace(complete.token_ids, markers, thinking=self._plan.config.enable_thinking)
+        return ChoiceText(
+            None if parsed.undivided else decode(parsed.thinking_ids).strip(),
+            decode(parsed.answer_ids).strip(),
+            "stop" if complete.finish_reason == "eos" else "length",
         )
 
     def usage(self) -> Usage:

@@ -119,10 +119,10 @@ class ChatStream:
         if completion.stopped and self.listener.answered:
             raise RequestError(503, "A limit stopped the run in the middle of the answer.", "stopped")
         for index, trace_id in enumerate(completion.choice_ids):
-            trace = completion.parse_trace(trace_id)
-            if trace_id not in self.plan.live and (trace.reasoning or trace.content):
-                yield self._text(index, trace.reasoning or "", trace.content)
-            end = ChunkChoice(index=index, delta=self._delta(index), finish_reason=trace.finish_reason)
+            text = completion.choice_text(trace_id)
+            if trace_id not in self.plan.live and (text.reasoning or text.content):
+                yield self._text(index, text.reasoning or "", text.content)
+            end = ChunkChoice(index=index, delta=self._delta(index), finish_reason=text.finish_reason)
             is_last = index == len(completion.choice_ids) - 1
             yield self._chunk([end], **(completion.extras() if is_last else {}))
         options = self.plan.request.stream_options
