@@ -184,7 +184,7 @@ def test_a_part_knows_only_what_it_may_know(who: str) -> None:
 
 def test_the_parts_of_the_table_exist() -> None:
     built = {part(module) for module in arrows()}
-    assert set(ALLOWED) - built <= {"models", "locks"}
+    assert set(ALLOWED) - built <= {"models"}
 
 
 def test_nothing_imports_the_command_line() -> None:

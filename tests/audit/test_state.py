@@ -31,9 +31,9 @@ def complete(reason: Any, *ids: int) -> TraceCompleteEvent:
 
 
 def test_a_finished_run(trail: Lines) -> None:
-    history = RunState.from_events(map(event_from_dict, trail))
+    history = RunState(map(event_from_dict, trail))
     assert history.finished
-    assert history.sittings == 1
+    assert history.sessions == 1
     assert history.setup is not None
     assert set(history.completed_rounds) == {0, 1, 2}
     assert history.elapsed_s == trail[-1]["elapsed_s"]
@@ -57,16 +57,16 @@ def test_an_unknown_trace_is_empty_and_leaves_no_mark() -> None:
     assert (trace.attempt, trace.seed, trace.parent_ids, trace.checkpoint_ids) == (0, None, [], [])
     assert history.traces == {}
     assert history.elapsed_s == 0
-    assert history.sittings == 0
+    assert history.sessions == 0
 
 
 def test_checkpoints_are_of_the_latest_attempt() -> None:
     history = RunState([start(), checkpoint(0, 0, 1, 2), checkpoint(0, 2, 3)])
     assert history.trace("r0-00").checkpoint_ids == [1, 2, 3]
-    history.add(TraceRetryEvent("r", 0, "r0-00", "trace", 1, 9, "why"))
+    history.apply(TraceRetryEvent("r", 0, "r0-00", "trace", 1, 9, "why"))
     assert history.trace("r0-00").checkpoint_ids == []
-    history.add(start(9))
-    history.add(checkpoint(1, 0, 7))
+    history.apply(start(9))
+    history.apply(checkpoint(1, 0, 7))
     trace = history.trace("r0-00")
     assert (trace.checkpoint_ids, trace.attempt, trace.seed) == ([7], 1, 9)
     assert [retry.attempt for retry in history.retries] == [1]
@@ -77,14 +77,14 @@ def test_a_given_up_trace_goes_on_with_the_next_attempt_and_keeps_its_checkpoint
     trace = history.trace("r0-00")
     assert trace.given_up
     assert (trace.attempt, trace.checkpoint_ids) == (1, [])
-    history.add(RunResumedEvent("r", "t", "v", 1, None, 0, None, None, 2.0, 0))
-    history.add(TraceRetryEvent("r", 0, "r0-00", "trace", 1, 5, "given up before"))
-    history.add(start(5))
-    history.add(checkpoint(1, 0, 4))
-    history.add(RunResumedEvent("r", "t", "v", 1, None, 0, None, None, 3.0, 0))
-    history.add(TraceRetryEvent("r", 0, "r0-00", "trace", 1, 5, "given up before"))
+    history.apply(RunResumedEvent("r", "t", "v", 1, None, 0, None, None, 2.0, 0))
+    history.apply(TraceRetryEvent("r", 0, "r0-00", "trace", 1, 5, "given up before"))
+    history.apply(start(5))
+    history.apply(checkpoint(1, 0, 4))
+    history.apply(RunResumedEvent("r", "t", "v", 1, None, 0, None, None, 3.0, 0))
+    history.apply(TraceRetryEvent("r", 0, "r0-00", "trace", 1, 5, "given up before"))
     assert (trace.attempt, trace.checkpoint_ids) == (1, [4])
-    history.add(complete("eos", 4, 0))
+    history.apply(complete("eos", 4, 0))
     assert not trace.given_up
     assert history.generated_tokens == 2
     assert history.elapsed_s == 3.0 + 1.5

@@ -1,12 +1,20 @@
-"""The state of a run as its events tell it: what a resume, a viewer and `runs show` start from."""
+"""The state of one run, folded from its events.
+
+`RunState` is the only place that says what a sequence of events amounts to. A resumed run, the verifier, the live
+display, the server and `runs show` all read it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
-from ..method.lineage import TraceKey
+from ..config import RSAConfig
+from ..method.answers import after_thinking, extract_answer, normalise
+from ..method.lineage import Lineage, TraceKey
+from ..method.tails import split_thinking
 from .events import (
     AggregationPromptEvent,
     ErrorEvent,
@@ -29,17 +37,27 @@ from .events import (
 )
 from .log_file import LineProblem, LogFile, event_from_dict, scan_file
 
+TraceStatus = Literal["waiting", "queued", "running", "done", "truncated", "failed"]
+ENDED: frozenset[TraceStatus] = frozenset({"done", "truncated", "failed"})
+_STATUS_OF: dict[str, TraceStatus] = {"eos": "done", "max_tokens": "truncated", "error": "failed"}
+
 
 @dataclass
 class TraceState:
     """One trace so far.
 
-    `attempt` is the one to go on with: a retry raises it, and so does giving up. `checkpoint_ids` are what
-    that attempt had generated. `prompted_in`, `started_in` and `completed_in` are the sittings, from 1, in which
-    that happened last (0: never).
+    `attempt` is the attempt to continue with: a retry raises it, and so does a failure. `checkpoint_ids` are the ids
+    that this attempt has generated. `tokens` are those known so far, with the ones that no event has recorded yet.
+    `prompted_in`, `started_in` and `completed_in` are the sessions, from 1, in which that happened last (0: never).
+    `planned_parents` and `max_tokens` come from the lineage, where the run is planned.
     """
 
     trace_id: str
+    round: int = 0
+    planned_parents: tuple[str, ...] = ()
+    max_tokens: int = 0
+    status: TraceStatus = "waiting"
+    tokens: int = 0
     attempt: int = 0
     summary_attempt: int = 0
     starts: list[GenerationStartEvent] = field(default_factory=list)
@@ -53,20 +71,21 @@ class TraceState:
     tail: TailExtractedEvent | None = None
     retries: list[TraceRetryEvent] = field(default_factory=list)
     finished_s: float = 0.0
+    answer: str | None = None  #: None until it is asked for, see `RunState.answer`
 
     @property
     def given_up(self) -> bool:
-        """Whether the trace ended in an error (and no fresh attempt has ended otherwise)."""
+        """True if the trace ended in an error, and no later attempt has ended otherwise."""
         return self.complete is not None and self.complete.finish_reason == "error"
 
     @property
     def started(self) -> bool:
-        """Whether its parents are settled for good: it was prompted, or its generation began."""
+        """True if its parents cannot change any more: it has a prompt, or its generation has begun."""
         return self.prompt is not None or bool(self.starts)
 
     @property
     def seed(self) -> int | None:
-        """Seed of the latest attempt that began."""
+        """The seed of the latest attempt that began."""
         return self.starts[-1].seed if self.starts else None
 
     @property
@@ -78,37 +97,53 @@ class TraceState:
 
 
 class RunState:
-    """All that the events of one run say, folded; `add` takes one more."""
+    """The state of a run after the events so far.
 
-    def __init__(self, events: Iterable[Event] = ()) -> None:
+    With `plan_traces`, `traces` holds all traces that the lineage needs as soon as the setup is known; otherwise only
+    those that events mention. `decode` turns ids into text and makes answers exact (see `answer`).
+    """
+
+    def __init__(
+        self,
+        events: Iterable[Event] = (),
+        *,
+        plan_traces: bool = False,
+        decode: Callable[[Sequence[int]], str] | None = None,
+    ) -> None:
         self.start: RunStartEvent | None = None
         self.setup: RunSetupEvent | None = None
         self.traces: dict[str, TraceState] = {}
         self.completed_rounds: dict[int, RoundCompleteEvent] = {}
         self.resumes: list[RunResumedEvent] = []
         self.errors: list[ErrorEvent] = []
+        self.last_error = ""  #: the latest error or retry, until tokens arrive again
         self.selection: SelectionEvent | None = None
         self.final: FinalEvent | None = None
         self.model_stats: ModelStatsEvent | None = None
         self.end: RunEndEvent | None = None
-        self.generated_tokens = 0
-        self.clocks: list[tuple[int, TraceClockEvent]] = []  #: with the sitting, from 1
+        self.generated_tokens = 0  #: of finished traces and summaries
+        self.clocks: list[tuple[int, TraceClockEvent]] = []  #: with the session, from 1
         self.clock_s = 0.0  #: seconds of the run at the last of them
+        self._plan_traces, self._decode = plan_traces, decode
         for event in events:
-            self.add(event)
+            self.apply(event)
 
-    @classmethod
-    def from_events(cls, events: Iterable[Event]) -> RunState:
-        """The history that these events tell."""
-        return cls(events)
+    @property
+    def run_id(self) -> str:
+        return self.start.run_id if self.start else ""
+
+    @property
+    def config(self) -> RSAConfig:
+        """The recorded settings, or the defaults before the run has started."""
+        return self.start.config if self.start else RSAConfig()
 
     @property
     def finished(self) -> bool:
         return self.end is not None
 
     @property
-    def sittings(self) -> int:
-        """How often the run was begun or gone on with."""
+    def sessions(self) -> int:
+        """How often the run was started or resumed."""
         return len(self.resumes) + 1 if self.start else 0
 
     @property
@@ -117,96 +152,169 @@ class RunState:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds over all sittings; of a run without an end, the least that its events allow."""
+        """Seconds over all sessions. For a run without an end, the least that its events allow."""
         if self.end is not None:
             return self.end.elapsed_s
         before = self.resumes[-1].elapsed_before_s if self.resumes else 0.0
         traces = before + max((trace.finished_s for trace in self.traces.values()), default=0.0)
         return max(traces, self.clock_s)
 
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of all traces and summaries, with those of unfinished traces."""
+        summaries = (trace.summary for trace in self.traces.values())
+        tokens = sum(trace.tokens for trace in self.traces.values())
+        return tokens + sum(summary.generated_tokens for summary in summaries if summary is not None)
+
     def trace(self, key: object) -> TraceState:
-        """The trace of this id (or key: its `str` counts) so far; an empty one if nothing is known of it."""
+        """Return the trace with this id (the `str` of `key`), or an empty one that is not part of `traces`."""
         return self.traces.get(str(key)) or TraceState(str(key))
 
-    def add(self, event: Event) -> None:
-        """Take note of the next event."""
+    def rounds(self) -> list[tuple[int, list[TraceState]]]:
+        """Return the traces by round, in order."""
+        found: dict[int, list[TraceState]] = {}
+        for trace in self.traces.values():
+            found.setdefault(trace.round, []).append(trace)
+        return sorted(found.items())
+
+    def status(self, trace: TraceState) -> TraceStatus:
+        """Return the status of a trace: `queued` if it waits although all its parents have ended."""
+        if trace.status == "waiting" and all(self.traces[p].status in ENDED for p in trace.planned_parents):
+            return "queued"
+        return trace.status
+
+    def answer(self, trace: TraceState) -> str:
+        """Return the final answer of a trace, or "" if it has none.
+
+        Without `decode`, search the recorded text for the end of thinking. If a marker leaves no text, the whole text
+        counts as the answer.
+        """
+        event = trace.complete
+        if trace.answer is not None or event is None:
+            return trace.answer or ""
+        trace.answer = ""
+        if event.finish_reason == "error":
+            return ""
+        markers = self.setup.end_of_thinking if self.setup else []
+        split = split_thinking(
+            event.token_ids, markers, stopped=event.finish_reason == "eos", thinking=self.config.enable_thinking
+        )
+        text = event.text
+        if self._decode is not None:
+            text = self._decode(split.answer_ids)
+        elif markers and not split.answer_ids:
+            return ""
+        elif place := after_thinking(text, self.setup.end_of_thinking_texts if self.setup else []):
+            text = text[place[1] :]
+        trace.answer = extract_answer(text, self.config.answer_kind)
+        return trace.answer
+
+    def tally(self, traces: Iterable[TraceState]) -> list[tuple[str, int]]:
+        """Return the vote over the answers of these traces so far, compared as plain text, the largest class first."""
+        classes: dict[str, list[str]] = {}
+        for answer in map(self.answer, traces):
+            if form := normalise(answer):
+                classes.setdefault(form, []).append(answer)
+        return sorted(((answers[0], len(answers)) for answers in classes.values()), key=lambda pair: -pair[1])
+
+    def add_tokens(self, trace_id: str, count: int) -> None:
+        """Count tokens that a trace has generated and that no event has recorded yet."""
+        self.last_error = ""
+        trace = self.traces.get(trace_id)
+        if trace is not None and trace.status not in ENDED:  # tokens of a summary arrive after its trace has ended
+            trace.tokens += count
+
+    def apply(self, event: Event) -> None:
+        """Take in the next event. Tokens and status stay the same if an event is applied twice."""
         match event:
             case RunStartEvent():
                 self.start = event
             case RunSetupEvent():
                 self.setup = event
+                if self._plan_traces:
+                    self._plan(event.seed)
             case RunResumedEvent():
-                self._resume(event)
+                self.resumes.append(event)
+                self.last_error = ""
+                for trace in self.traces.values():
+                    trace.finished_s = 0.0  # the clock of a session starts at 0
+                    if trace.status == "running":
+                        trace.status = "waiting"
             case RoundCompleteEvent():
                 self.completed_rounds[event.round] = event
             case ErrorEvent():
                 self.errors.append(event)
+                self.last_error = event.message
             case SelectionEvent():
                 self.selection = event
+                for trace_id, answer in zip(event.candidate_trace_ids, event.answers, strict=False):
+                    if trace_id in self.traces:
+                        self.traces[trace_id].answer = answer
             case FinalEvent():
                 self.final = event
             case ModelStatsEvent():
                 self.model_stats = event
             case RunEndEvent():
-                self.end = event
-            case _:
-                self._add_to_trace(event)
+                self.end, self.last_error = event, ""
+            case TraceClockEvent():
+                self.clocks.append((self.sessions, event))
+                self.clock_s = event.elapsed_s
+            case _ if getattr(event, "trace_id", None) is not None:
+                self._apply_to_trace(event)
 
-    def _resume(self, event: RunResumedEvent) -> None:
-        self.resumes.append(event)
-        for trace in self.traces.values():
-            trace.finished_s = 0.0  # a sitting's clock starts anew
+    #: Former names, which other programs use.
+    add, sittings = apply, sessions
 
-    def _add_to_trace(self, event: Event) -> None:
+    def _plan(self, seed: int) -> None:
+        lineage = Lineage.of(self.config, seed)
+        for number, keys in lineage.needed().items():
+            for key in keys:
+                parents = tuple(map(str, lineage.parents(key)))
+                planned = TraceState(str(key), number, parents, self.config.budget(number))
+                self.traces.setdefault(planned.trace_id, planned)
+
+    def _apply_to_trace(self, event: Event) -> None:
+        trace_id, number = event.trace_id, event.round  # type: ignore[attr-defined]
+        trace = self.traces.setdefault(trace_id, TraceState(trace_id, number))
         match event:
             case GenerationStartEvent():
-                trace = self._of(event.trace_id)
+                if trace.seed not in (None, event.seed):  # another attempt
+                    trace.tokens = 0
                 trace.starts.append(event)
-                trace.started_in = self.sittings
+                trace.status, trace.started_in = "running", self.sessions
             case AggregationPromptEvent():
-                trace = self._of(event.trace_id)
-                trace.prompt, trace.prompted_in = event, self.sittings
-            case TraceClockEvent():
-                self.clocks.append((self.sittings, event))
-                self.clock_s = event.elapsed_s
+                trace.prompt, trace.prompted_in = event, self.sessions
             case TraceCheckpointEvent():
-                trace = self._of(event.trace_id)
-                trace.checkpoint_ids = [*trace.checkpoint_ids[: event.position], *event.token_ids]
+                trace.checkpoint_ids[event.position :] = event.token_ids
+                trace.tokens = max(trace.tokens, event.position + len(event.token_ids))
             case TraceRetryEvent():
-                self._retry(self._of(event.trace_id), event)
+                trace.retries.append(event)
+                self.last_error = f"{trace_id}: {event.message}"
+                if event.purpose == "summary":
+                    trace.summary_attempt = event.attempt
+                    return
+                if event.attempt != trace.attempt:  # a failed trace is at its next attempt already
+                    trace.checkpoint_ids = []
+                trace.attempt, trace.status, trace.tokens = event.attempt, "waiting", 0
             case TraceCompleteEvent():
-                self._complete(self._of(event.trace_id), event)
+                trace.complete, trace.completed_in = event, self.sessions
+                trace.status = _STATUS_OF[event.finish_reason]
+                trace.tokens, trace.answer = event.generated_tokens, None
+                self.generated_tokens += event.generated_tokens
+                parents = (self.trace(parent).finished_s for parent in trace.parent_ids)
+                trace.finished_s = max(parents, default=0.0) + event.elapsed_s
+                if trace.given_up:
+                    trace.attempt += 1
+                    trace.checkpoint_ids = []
             case SummaryCompleteEvent():
-                self._of(event.trace_id).summary = event
+                trace.summary = event
                 self.generated_tokens += event.generated_tokens
             case TailExtractedEvent():
-                self._of(event.trace_id).tail = event
-
-    @staticmethod
-    def _retry(trace: TraceState, event: TraceRetryEvent) -> None:
-        trace.retries.append(event)
-        if event.purpose == "summary":
-            trace.summary_attempt = event.attempt
-            return
-        if event.attempt != trace.attempt:  # a given-up trace is at its next attempt already
-            trace.checkpoint_ids = []
-        trace.attempt = event.attempt
-
-    def _complete(self, trace: TraceState, event: TraceCompleteEvent) -> None:
-        trace.complete, trace.completed_in = event, self.sittings
-        self.generated_tokens += event.generated_tokens
-        parents = (self.trace(parent).finished_s for parent in trace.parent_ids)
-        trace.finished_s = max(parents, default=0.0) + event.elapsed_s
-        if trace.given_up:
-            trace.attempt += 1
-            trace.checkpoint_ids = []
-
-    def _of(self, trace_id: str) -> TraceState:
-        return self.traces.setdefault(trace_id, TraceState(trace_id))
+                trace.tail = event
 
 
 def given_up(history: RunState) -> list[str]:
-    """A warning for each trace that was given up for good."""
+    """Return a warning for each trace that failed for good."""
     return [f"{t.trace_id} was given up" for t in history.traces.values() if t.given_up]
 
 

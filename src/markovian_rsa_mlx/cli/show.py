@@ -407,7 +407,7 @@ def summarize(trail: LogFile) -> RunSummary:
     config = configs[0] if configs else RSAConfig()
     progress = Progress(config, lambda: 0.0, rows=rows, lays_out=drawable and not too_many)
     for event in events:
-        told.history.add(event)
+        told.history.apply(event)
         progress.handle(event)
         if isinstance(event, UnknownEvent):
             told.unknown[event.EVENT_NAME] += 1

@@ -166,7 +166,7 @@ def _report(path: Path, ledger: VerifierState, scan: LogFile) -> Report:
         len(done) - given_up,
         given_up,
         history.generated_tokens,
-        history.sittings,
+        history.sessions,
         scan.torn_bytes,
         tuple(ledger.assumed),
     )

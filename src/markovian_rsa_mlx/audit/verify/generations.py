@@ -145,13 +145,13 @@ def _check_given_up(ledger: VerifierState, key: TraceKey, event: TraceCompleteEv
 def _given_up_before(ledger: VerifierState, key: TraceKey) -> bool:
     """Whether the trace was given up in an earlier sitting: its first attempt in this one is a retry."""
     trace = ledger.trace(key)
-    return trace.given_up and trace.completed_in < ledger.history.sittings
+    return trace.given_up and trace.completed_in < ledger.history.sessions
 
 
 def _running(ledger: VerifierState, key: TraceKey) -> bool:
     """Whether the current attempt began in this sitting and has not ended."""
     trace = ledger.trace(key)
-    if trace.started_in != ledger.history.sittings or trace.completed_in == trace.started_in:
+    if trace.started_in != ledger.history.sessions or trace.completed_in == trace.started_in:
         return False
     return trace.seed == expected_seed(ledger, key, trace.attempt)
 

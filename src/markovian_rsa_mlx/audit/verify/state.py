@@ -68,7 +68,7 @@ class VerifierState:
 
     def add(self, event: Event) -> None:
         """The line follows; take note of it."""
-        self.history.add(event)
+        self.history.apply(event)
         self.previous = event
         if isinstance(event, RunSetupEvent):
             self.lineage = Lineage.of(self.config, event.seed)
@@ -117,15 +117,15 @@ class VerifierState:
     def given_up_for_good(self, key: TraceKey) -> bool:
         """Whether the trace stays given up in this sitting; a resume tries again what nothing was built on."""
         trace = self.trace(key)
-        return trace.given_up and (trace.completed_in == self.history.sittings or self._was_built_on(key))
+        return trace.given_up and (trace.completed_in == self.history.sessions or self._was_built_on(key))
 
     def _was_built_on(self, key: TraceKey) -> bool:
         """Whether, in earlier sittings, a child got its prompt, or was given up and built on itself."""
         for child in self.children(key):
             trace = self.trace(child)
-            if 0 < trace.prompted_in < self.history.sittings:
+            if 0 < trace.prompted_in < self.history.sessions:
                 return True
-            if trace.given_up and trace.completed_in < self.history.sittings and self._was_built_on(child):
+            if trace.given_up and trace.completed_in < self.history.sessions and self._was_built_on(child):
                 return True
         return False
 
