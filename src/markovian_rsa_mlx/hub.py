@@ -1,4 +1,4 @@
-"""Files of models on the Hugging Face hub: download what is missing, use the local cache without a network.
+"""Download from the Hugging Face hub, and read its local cache without a network.
 
 Heavy imports (huggingface_hub, mlx_lm) happen inside the functions: the command line loads this module for `--help`.
 """
@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final
 
-from .errors import ModelError
+from .errors import ConfigError, MarkovianRSAError, ModelError, TaskError
 
 #: Everything that mlx-lm loads of a model.
 MODEL_FILES: Final = (
@@ -78,16 +78,12 @@ def download(model: str, revision: str | None, progress: Callable[[str], None]) 
     Raises `ModelError` if the model is unknown or gated, if it is not cached and the hub cannot be reached, and if the
     disk is too small.
     """
-    from huggingface_hub import HfApi, errors, snapshot_download, try_to_load_from_cache
+    from huggingface_hub import errors, snapshot_download, try_to_load_from_cache
 
     try:
-        info = HfApi().model_info(model, revision=revision, files_metadata=True, timeout=HUB_TIMEOUT_S)
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.GatedRepoError) as error:
-        raise _refused(model, revision, error) from error
-    except errors.HFValidationError as error:
-        raise ModelError(f"{model!r} is neither a folder nor a hub id like owner/name.") from error
-    except Exception as error:  # a missing network has many exception types, depending on the HTTP library
-        return _cached(model, revision, error)
+        info = _repository_info(model, revision, dataset=False)
+    except _UnreachableError as error:
+        return _cached_model(model, revision, error.reason)
     wanted = [file for file in info.siblings or [] if any(fnmatch(file.rfilename, pattern) for pattern in MODEL_FILES)]
     missing = sum(
         file.size or 0
@@ -100,7 +96,7 @@ def download(model: str, revision: str | None, progress: Callable[[str], None]) 
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(MODEL_FILES)))
     except (errors.RepositoryNotFoundError, errors.GatedRepoError) as error:
-        raise _refused(model, revision, error) from error
+        raise _refused(model, revision, error, dataset=False) from error
     except Exception as error:
         raise ModelError(
             f"The download of {model} broke off ({cause_of(error)}); run it again to continue it."
@@ -132,10 +128,119 @@ def fetch_files(model: str, revision: str | None, patterns: Sequence[str]) -> Pa
         ) from error
 
 
+def dataset_files(
+    repo: str, revision: str | None, select: Callable[[list[str]], list[str]]
+) -> tuple[list[str], Path | None]:
+    """Return the names of a data set's files, and the folder of its cached copy if the hub cannot be reached.
+
+    A cached copy counts only if `select` finds a usable file in it. Raises `TaskError` if the data set is unknown or
+    gated, or if it is not cached and the hub cannot be reached, and `ConfigError` if `repo` is not an id.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return [file.rfilename for file in _repository_info(repo, revision, dataset=True).siblings or []], None
+    except _UnreachableError as error:
+        reason = error.reason
+    try:
+        folder = Path(snapshot_download(repo, repo_type="dataset", revision=revision, local_files_only=True))
+        names = folder_files(folder)
+    except Exception:
+        names = []
+    if not select(names):
+        raise TaskError(
+            f"The data set {repo} is not on this machine and the hub cannot be reached ({reason}); try again later, or "
+            "download it elsewhere and give its file or folder as the task."
+        )
+    return names, folder
+
+
+def folder_files(folder: Path) -> list[str]:
+    """Return the files below a folder as sorted POSIX paths."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def fetch_dataset_file(repo: str, revision: str | None, file: str) -> Path:
+    """Return one file of a data set in the local cache, downloaded where needed. Raises `TaskError`."""
+    from huggingface_hub import hf_hub_download
+
+    try:  # by the name of the revision, not its commit: only then can the cache find it without a network
+        return Path(hf_hub_download(repo, file, repo_type="dataset", revision=revision))
+    except Exception as error:
+        raise TaskError(
+            f"The download of {repo} broke off ({cause_of(error)}); run it again to continue it."
+        ) from error
+
+
 def cause_of(error: Exception) -> str:
     """Return the type of an exception and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200].rstrip('.')}" if lines else type(error).__name__
+
+
+class _UnreachableError(Exception):
+    """The hub did not answer. `reason` describes the exception behind it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def _repository_info(repo: str, revision: str | None, *, dataset: bool) -> Any:
+    """Return the hub's description of a model or a data set.
+
+    Raises `ModelError` or `TaskError` if the hub refuses, `ConfigError` if the id of a data set is invalid, and
+    `_UnreachableError` if it does not answer.
+    """
+    from huggingface_hub import HfApi, errors
+
+    kind = "dataset" if dataset else "model"
+    try:
+        return HfApi().repo_info(
+            repo, revision=revision, repo_type=kind, timeout=HUB_TIMEOUT_S, files_metadata=not dataset
+        )
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.GatedRepoError) as error:
+        raise _refused(repo, revision, error, dataset=dataset) from error
+    except errors.HFValidationError as error:
+        if dataset:
+            raise ConfigError(f"{repo!r} is not the id of a data set like owner/name.") from error
+        raise ModelError(f"{repo!r} is neither a folder nor a hub id like owner/name.") from error
+    except Exception as error:  # a missing network has many exception types, depending on the HTTP library
+        raise _UnreachableError(cause_of(error)) from error
+
+
+def _refused(repo: str, revision: str | None, error: Exception, *, dataset: bool) -> MarkovianRSAError:
+    from huggingface_hub import errors
+
+    noun, kind, url = ("data set", TaskError, "datasets/") if dataset else ("model", ModelError, "")
+    address = f"https://huggingface.co/{url}{repo}"
+    if isinstance(error, errors.GatedRepoError):  # a kind of RepositoryNotFoundError, so it goes first
+        return kind(f"The {noun} {repo} is gated; accept its terms at {address} and log in with `hf auth login`.")
+    if isinstance(error, errors.RevisionNotFoundError):
+        return kind(f"The {noun} {repo} has no revision {revision!r}; see {address}/commits.")
+    return kind(
+        f"There is no {noun} {repo!r} on the hub, or it is private; check the name, or log in with `hf auth login`."
+    )
+
+
+def _cached_model(model: str, revision: str | None, reason: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        path = Path(
+            snapshot_download(model, revision=revision, allow_patterns=list(MODEL_FILES), local_files_only=True)
+        )
+    except Exception as error:
+        raise ModelError(
+            f"{model} is not on this machine and the hub cannot be reached ({reason}); "
+            "check the network, or give the folder of a downloaded model."
+        ) from error
+    if not (path / "config.json").exists() or not any(path.glob("model*.safetensors")):
+        raise ModelError(
+            f"{model} is only partly on this machine and the hub cannot be reached ({reason}); "
+            "run it again with a network to finish the download."
+        )
+    return path
 
 
 def _check_disk(model: str, missing: int) -> None:
@@ -150,37 +255,3 @@ def _check_disk(model: str, missing: int) -> None:
             f"{model} needs {missing / 1e9:.1f} GB and {str(folder)!r} has {free / 1e9:.1f} GB free; free some space, "
             "or set HF_HOME to a folder on a larger disk."
         )
-
-
-def _cached(model: str, revision: str | None, cause: Exception) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        path = Path(
-            snapshot_download(model, revision=revision, allow_patterns=list(MODEL_FILES), local_files_only=True)
-        )
-    except Exception:
-        raise ModelError(
-            f"{model} is not on this machine and the hub cannot be reached ({cause_of(cause)}); "
-            "check the network, or give the folder of a downloaded model."
-        ) from cause
-    if not (path / "config.json").exists() or not any(path.glob("model*.safetensors")):
-        raise ModelError(
-            f"{model} is only partly on this machine and the hub cannot be reached ({cause_of(cause)}); "
-            "run it again with a network to finish the download."
-        ) from cause
-    return path
-
-
-def _refused(model: str, revision: str | None, error: Exception) -> ModelError:
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.GatedRepoError):  # a kind of RepositoryNotFoundError, so it goes first
-        return ModelError(
-            f"{model} is gated; accept its terms at https://huggingface.co/{model} and log in with `hf auth login`."
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return ModelError(f"{model} has no revision {revision!r}; see https://huggingface.co/{model}/commits.")
-    return ModelError(
-        f"There is no model {model!r} on the hub, or it is private; check the name, or log in with `hf auth login`."
-    )

@@ -1,4 +1,4 @@
-"""A hub of files on this machine: what `huggingface_hub` asks of the real one for a data set, and no more."""
+"""A local server with the part of the hub's API that `huggingface_hub` needs for a data set."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SHA = "1" * 40
 
 @contextmanager
 def fake_hub(datasets: Mapping[str, Mapping[str, bytes | None]]) -> Iterator[str]:
-    """The address of a hub with these data sets: files by path, by `owner/name`.
+    """Yield the address of a hub with these data sets: for each `owner/name` the contents of its files by path.
 
-    One that is None is listed and cannot be had.
+    A file with the content None is listed, but its download fails.
     """
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""Data sets of the hub: the real loading code against a hub on this machine, and what happens without one."""
+"""Test data sets of the hub with the real loading code against a local server, and without a network."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def parquet(rows: list[dict[str, Any]]) -> bytes:
 
 
 def contest(name: str, numbers: range) -> dict[str, Any]:
-    """A set laid out as those of MathArena are."""
+    """Return the files of a data set in the layout of MathArena."""
     rows = [
         {"problem_idx": n, "problem": f"{name} {n}", "answer": 10 * n, "problem_type": ["Algebra", "Geometry"]}
         for n in numbers
@@ -105,7 +105,7 @@ def questions(spec: str, **options: str) -> list[str]:
     return [problem.question.partition("\n")[0] for problem in load_task(spec, options, 0).problems(None)]
 
 
-def refusal(spec: str, kind: type[MarkovianRSAError] = TaskError, **options: str) -> str:
+def error_of(spec: str, kind: type[MarkovianRSAError] = TaskError, **options: str) -> str:
     with pytest.raises(kind) as caught:
         load_task(spec, options, 0)
     assert "\n" not in str(caught.value)
@@ -114,7 +114,7 @@ def refusal(spec: str, kind: type[MarkovianRSAError] = TaskError, **options: str
 
 @pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize("spec", ["aime-2025", "aime25", "AIME'25", "aime_2025", "MathArena/aime_2025"])
-def test_a_contest_under_its_names(spec: str) -> None:
+def test_known_set_loads_under_each_spelling(spec: str) -> None:
     task = load_task(spec, {}, 0)
     assert task.name.partition("@")[0] == ("aime-2025" if "/" not in spec else spec)
     found = task.problems((2, 3))
@@ -123,76 +123,72 @@ def test_a_contest_under_its_names(spec: str) -> None:
 
 
 @pytest.mark.usefixtures("hub")
-def test_both_halves_of_aime_2024_are_one_task() -> None:
+def test_aime_2024_joins_both_data_sets() -> None:
     found = load_task("aime24", {}, 0).problems(None)
     assert [p.question.partition("\n")[0] for p in found] == ["I 1", "I 2", "I 3", "II 1", "II 2", "II 3"]
     assert [p.problem_id for p in found] == ["1", "2", "3", "4", "5", "6"]
 
 
 @pytest.mark.usefixtures("hub")
-def test_splits_and_subsets_by_card_or_by_file_name() -> None:
+def test_splits_and_subsets_follow_the_card_or_the_file_names() -> None:
     assert questions("me/splits") == ["test"]
     assert questions("me/splits", split="train") == ["train"]
     assert questions("me/odd", split="hard") == ["hard 1", "hard 2"]
     assert questions("me/subsets", subset="main") == ["main"]
     assert questions("me/subsets", subset="other") == ["other"]
-    assert "has the splits easy, hard; choose one with --split" in refusal("me/odd", ConfigError)
-    assert "has no split 'dev'; there are test, train" in refusal("me/splits", ConfigError, split="dev")
-    assert "has the subsets main, other; choose one with --subset" in refusal("me/subsets", ConfigError)
+    assert "has the splits easy, hard; choose one with --split" in error_of("me/odd", ConfigError)
+    assert "has no split 'dev'; there are test, train" in error_of("me/splits", ConfigError, split="dev")
+    assert "has the subsets main, other; choose one with --subset" in error_of("me/subsets", ConfigError)
 
 
 @pytest.mark.usefixtures("hub")
-def test_files_that_describe_a_data_set_hold_no_problems() -> None:
+def test_files_that_describe_a_data_set_are_not_read() -> None:
     assert questions("me/older") == ["older"]
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_subset_is_the_cards_default_where_it_names_one() -> None:
+def test_default_subset_of_the_card_is_used() -> None:
     assert questions("me/default") == ["other"]
     assert questions("me/default", subset="main") == ["main"]
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_fault_in_one_of_several_files_names_it() -> None:
-    with pytest.raises(TaskError, match=r"^me/ragged, line 1 of train-2\.jsonl: it has no 'problem'\.$"):
+def test_error_in_one_of_several_files_names_the_file() -> None:
+    with pytest.raises(TaskError, match=r"^me/ragged, line 1 of train-2\.jsonl: there is no 'problem'"):
         load_task("me/ragged", {}, 0).problems(None)
 
 
 @pytest.mark.usefixtures("hub")
-def test_what_the_hub_does_not_have() -> None:
-    assert "There is no data set 'me/nothing' on the hub" in refusal("me/nothing")
-    assert "refs/convert/parquet" in refusal("me/pictures")
-    assert "no column 'solution'; there are problem_idx, problem, answer, problem_type" in wrong_column()
-
-
-def wrong_column() -> str:
-    with pytest.raises(ConfigError) as caught:
+def test_unknown_data_set_file_or_column_is_an_error() -> None:
+    assert "'me/nothing'" in error_of("me/nothing")
+    assert "refs/convert/parquet" in error_of("me/pictures")
+    error_of("not/an/id@", ConfigError)
+    with pytest.raises(ConfigError, match=r"no column 'solution' \(it has problem_idx, problem, answer, problem_type\)"):
         load_task("aime25", {"answer_column": "solution"}, 0).problems(None)
-    return str(caught.value)
 
 
-def test_an_outage_after_a_download_is_no_trouble(hub: pytest.MonkeyPatch) -> None:
+def test_cached_data_set_loads_without_a_network(hub: pytest.MonkeyPatch) -> None:
     assert len(questions("aime25")) == 5
     hub.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert len(questions("aime25")) == 5
 
 
 @pytest.mark.usefixtures("cache")
-def test_an_outage_is_one_sentence_with_a_way_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uncached_data_set_without_a_network_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    said = refusal("aime25")
-    assert said.startswith("The data set MathArena/aime_2025 is not on this machine and the hub cannot be reached")
-    assert "try again later, or download it elsewhere and give its file or folder" in said
+    message = error_of("aime25")
+    assert message.startswith("The data set MathArena/aime_2025 is not on this machine")
+    assert "give its file or folder" in message
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_download_that_breaks_off() -> None:
-    said = refusal("me/broken")
-    assert said.startswith("The download of me/broken broke off")
-    assert said.endswith("run it again to go on.")
+def test_broken_download_asks_to_run_again() -> None:
+    message = error_of("me/broken")
+    assert message.startswith("The download of me/broken broke off")
+    assert "run it again" in message
 
 
-def test_a_downloaded_folder(tmp_path: Path) -> None:
+def test_downloaded_folder_is_a_task(tmp_path: Path) -> None:
     folder = tmp_path / "aime_2025"
     for name, content in contest("local", range(1, 3)).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -206,10 +202,10 @@ def test_a_downloaded_folder(tmp_path: Path) -> None:
     ("spec", "name"),
     [("aime26", "aime-2026"), ("HMMT-Feb'25", "hmmt-feb-2025"), ("hmmt25", "hmmt-feb-2025"), ("smt 2025", "smt-2025")],
 )
-def test_every_name_means_one_set(monkeypatch: pytest.MonkeyPatch, cache: None, spec: str, name: str) -> None:
+def test_short_name_selects_one_set(monkeypatch: pytest.MonkeyPatch, cache: None, spec: str, name: str) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert KNOWN[name][0] in refusal(spec)
+    assert KNOWN[name][0] in error_of(spec)
 
 
-def test_a_name_that_is_nothing_names_what_is_close() -> None:
-    assert "did you mean aime-2025" in refusal("aime-20255", ConfigError)
+def test_unknown_name_suggests_a_similar_one() -> None:
+    assert "did you mean aime-2025" in error_of("aime-20255", ConfigError)

@@ -1,4 +1,4 @@
-"""Procedural tasks: problems drawn from a seed, and verifiers that nothing a model writes gets out of."""
+"""Test procedural tasks: problems drawn from a seed, and verifiers that do not run a model's code."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import pytest
 from markovian_rsa_mlx.bench.tasks.gym import GymTask
 from markovian_rsa_mlx.bench.tasks.loader import load_task
 from markovian_rsa_mlx.bench.tasks.options import base_task_name, read_params
-from markovian_rsa_mlx.bench.tasks.sandbox import RefusedCodeError, vet
+from markovian_rsa_mlx.bench.tasks.sandbox import RefusedCodeError, require_expression
 from markovian_rsa_mlx.errors import ConfigError, ScoringError, TaskError
 from markovian_rsa_mlx.reasoner import puzzles
 
-#: A library of one data set with the manners of the real one, and some worse.
+#: A stand-in for reasoning-gym with one data set, whose verifier evaluates, fails, hangs or exits.
 FAKE = """
 import os, time
 from dataclasses import dataclass, fields
@@ -78,7 +78,7 @@ def fake(library: None) -> Iterator[GymTask]:
     task.close()
 
 
-def test_problems_come_from_the_seed_and_keep_their_places(fake: GymTask) -> None:
+def test_problems_follow_from_the_seed_and_keep_their_places(fake: GymTask) -> None:
     found = fake.problems((2, 4))
     assert [(p.index, p.problem_id, p.question) for p in found] == [
         (1, "1", "Say 302."),
@@ -91,7 +91,7 @@ def test_problems_come_from_the_seed_and_keep_their_places(fake: GymTask) -> Non
 
 
 @pytest.mark.usefixtures("library")
-def test_parameters_gaps_and_a_wording() -> None:
+def test_parameters_gaps_and_wording_are_applied() -> None:
     options = {**read_params(["low=5", "gaps=true"]), "wording": "Now: {problem}"}
     task = load_task("fake", options, 0)
     assert [(p.problem_id, p.question) for p in task.problems((1, 3))] == [
@@ -103,7 +103,7 @@ def test_parameters_gaps_and_a_wording() -> None:
 
 
 @pytest.mark.usefixtures("library")
-def test_a_word_is_the_data_set_and_not_a_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_set_name_wins_over_a_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("fake", "embedded-countdown", "mine"):
         (tmp_path / name).mkdir()
@@ -115,19 +115,19 @@ def test_a_word_is_the_data_set_and_not_a_folder_of_that_name(tmp_path: Path, mo
 
 
 @pytest.mark.usefixtures("library")
-def test_a_benchmark_s_folder_is_no_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_of_a_benchmark_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("fake", "mine"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "bench.json").write_text("{}")
     assert load_task("fake", {}, 0).name == "fake#0"
     for folder in ("mine", "./fake"):
-        with pytest.raises(TaskError, match="is a benchmark's folder and no data set"):
+        with pytest.raises(TaskError, match="is the folder of a benchmark"):
             load_task(folder, {}, 0)
 
 
 @pytest.mark.usefixtures("library")
-def test_a_task_that_nobody_holds_leaves_no_process() -> None:
+def test_unreferenced_task_ends_its_process() -> None:
     task = GymTask("fake", {}, 0)
     task.problems((1, 1))
     assert task._worker is not None
@@ -140,29 +140,29 @@ def test_a_task_that_nobody_holds_leaves_no_process() -> None:
 
 @pytest.mark.usefixtures("library")
 @pytest.mark.parametrize(
-    ("spec", "params", "said"),
+    ("spec", "params", "words"),
     [
         ("fake", ["low=0"], "low must be at least 1"),
-        ("fake", ["height=1"], "'height' is no parameter of fake; known are low, gaps"),
-        ("fakes", [], "close are fake"),
+        ("fake", ["height=1"], "'height' is not a parameter of fake; known are low, gaps"),
+        ("fakes", [], "similar are fake"),
         ("fake", ["seed=1"], "--param seed is set by --seed"),
-        ("fake", ["low"], "--param is 'low'; allowed: KEY=VALUE"),
+        ("fake", ["low"], "--param must be KEY=VALUE"),
     ],
 )
-def test_what_cannot_be_drawn_is_told_once(spec: str, params: list[str], said: str) -> None:
-    with pytest.raises(ConfigError, match=said) as caught:
+def test_invalid_data_set_or_parameter_is_one_error(spec: str, params: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
         load_task(spec, read_params(params), 0).problems((1, 1))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("library")
-def test_a_filter_that_nothing_passes_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("markovian_rsa_mlx.bench.tasks.gym._MOST_MISSES", 50)
+def test_filter_without_matches_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("markovian_rsa_mlx.bench.tasks.gym._MAX_MISSES", 50)
     with pytest.raises(TaskError, match="gave 0 problems and then none for"):
         GymTask("fake", {}, 0, keep=lambda entry: False).problems((1, 1))
 
 
-def test_a_verifier_that_raises_hangs_or_dies_costs_one_answer(fake: GymTask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verifier_that_raises_hangs_or_exits_fails_one_answer(fake: GymTask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("markovian_rsa_mlx.bench.tasks.gym.SCORE_LIMIT_S", 1.0)
     (problem,) = fake.problems((1, 1))
     with pytest.raises(ScoringError, match=r"failed on an answer \(RuntimeError: a verifier that fails\)"):
@@ -188,7 +188,7 @@ def test_a_verifier_that_raises_hangs_or_dies_costs_one_answer(fake: GymTask, mo
         "getattr(1, 'real') and 301",
     ],
 )
-def test_a_verifier_that_evaluates_answers_runs_no_code(fake: GymTask, tmp_path: Path, answer: str) -> None:
+def test_verifier_that_evaluates_answers_runs_no_code(fake: GymTask, tmp_path: Path, answer: str) -> None:
     (problem,) = fake.problems((1, 1))
     file = tmp_path / "touched"
     assert fake.score(problem, answer.replace("{file}", str(file))) == 0.0
@@ -199,17 +199,17 @@ def test_a_verifier_that_evaluates_answers_runs_no_code(fake: GymTask, tmp_path:
 @pytest.mark.parametrize(
     "text", ["1 + 2 * 3", "[[1, 2], ['a', 'b']]", "sqrt(2)", "Symbol('x')**Integer(2)", "-x if x else 1"]
 )
-def test_plain_expressions_pass(text: str) -> None:
-    vet(compile(text, "<string>", "eval"))
+def test_plain_expression_is_accepted(text: str) -> None:
+    require_expression(compile(text, "<string>", "eval"))
 
 
 @pytest.mark.parametrize("text", ["x.y", "lambda: 1", "[x for x in y]", "__name__", "(x := 1)", "sympify('1')"])
-def test_anything_else_does_not(text: str) -> None:
+def test_other_code_is_refused(text: str) -> None:
     with pytest.raises(RefusedCodeError):
-        vet(compile(text, "<string>", "eval"))
+        require_expression(compile(text, "<string>", "eval"))
 
 
-def test_the_library_is_not_imported_here() -> None:
+def test_loading_a_task_imports_no_heavy_library() -> None:
     code = (
         "import sys; from markovian_rsa_mlx.bench.tasks.loader import load_task; load_task('countdown', {}, 1); "
         "assert not {'reasoning_gym', 'numpy', 'pyarrow', 'huggingface_hub'} & set(sys.modules)"
@@ -217,7 +217,7 @@ def test_the_library_is_not_imported_here() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_embedded_reasoner_is_asked_what_it_was_measured_on() -> None:
+def test_embedded_countdown_has_held_out_puzzles() -> None:
     task = load_task("embedded-countdown", {}, 1)
     found = task.problems((1, 4))
     assert [("Final answer format" in p.question) for p in found] == [True, False, True, False]
@@ -236,33 +236,31 @@ def test_the_embedded_reasoner_is_asked_what_it_was_measured_on() -> None:
 SWEEP = """
 import json, sys
 from markovian_rsa_mlx.bench.tasks.options import base_task_name
-from markovian_rsa_mlx.bench.tasks.sandbox import Vetting
+from markovian_rsa_mlx.bench.tasks.sandbox import Sandbox
 import reasoning_gym
 from reasoning_gym.factory import DATASETS
-vetting, told = Vetting(), {}
+sandbox, scores = Sandbox(), {}
 for name in sorted(DATASETS):
     try:
         dataset = reasoning_gym.create_dataset(name, seed=1, size=3)
         entry = dataset[0]
         plain = dataset.score_answer(entry["answer"], entry=entry)
     except Exception as error:
-        told[name] = ["skipped", repr(error)[:80]]
+        scores[name] = ["skipped", repr(error)[:80]]
         continue
-    vetting.watch(True)
     try:
-        told[name] = [plain, dataset.score_answer(entry["answer"], entry=entry)]
+        with sandbox:
+            scores[name] = [plain, dataset.score_answer(entry["answer"], entry=entry)]
     except Exception as error:
-        told[name] = [plain, repr(error)]
-    finally:
-        vetting.watch(False)
-print("\\n" + json.dumps(told))
+        scores[name] = [plain, repr(error)]
+print("\\n" + json.dumps(scores))
 """
 
 
 @pytest.mark.slow
-def test_vetting_changes_no_verdict_of_any_data_set() -> None:
+def test_sandbox_changes_no_score_of_any_data_set() -> None:
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", SWEEP], check=True, capture_output=True, text=True)
-    told = json.loads(done.stdout.splitlines()[-1])
-    compared = {name: pair for name, pair in told.items() if pair[0] != "skipped"}
-    assert len(compared) == len(told) - 1, told  # composite is nothing without parameters
+    scores = json.loads(done.stdout.splitlines()[-1])
+    compared = {name: pair for name, pair in scores.items() if pair[0] != "skipped"}
+    assert len(compared) == len(scores) - 1, scores  # composite needs parameters
     assert {name: pair for name, pair in compared.items() if pair[0] != pair[1]} == {}

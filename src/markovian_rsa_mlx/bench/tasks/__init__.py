@@ -1,5 +1,5 @@
-"""The problems of benchmarks, and how an answer is scored.
+"""The problems of benchmarks, and the scoring of answers.
 
-A task is named by: a set that is known here (`aime-2025`), an id of the hub (`owner/name`, `owner/name@revision`), a
-file or a folder, one of the embedded reasoner's, or a reasoning-gym data set.
+The name of a task is a known set (`aime-2025`), an id of the hub (`owner/name`, `owner/name@revision`), a file or a
+folder, a task of the embedded reasoner, or a reasoning-gym data set.
 """

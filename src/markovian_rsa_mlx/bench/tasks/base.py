@@ -1,7 +1,4 @@
-"""What a benchmark asks of a task: its problems, and a score for an answer.
-
-Knows nothing of methods, models or runs.
-"""
+"""The interface of a task: its problems, and a score for an answer."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from ...method.answers import AnswerKind
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem. `index` is its place in the whole task from 0, whatever part of it is asked for."""
+    """One problem. `index` is its place in the whole task from 0, whatever part of the task is run."""
 
     index: int
     problem_id: str
@@ -29,20 +26,23 @@ class Task(Protocol):
 
     @property
     def answer_kind(self) -> AnswerKind:
-        """How answers are extracted and when two of them are the same answer in a vote."""
+        """How answers are extracted, and when two of them count as the same answer in a vote."""
         ...
 
     def problems(self, limit: tuple[int, int] | None) -> list[Problem]:
-        """The problems at places `limit[0]` to `limit[1]` (from 1, both included) or all. Raises `TaskError`."""
+        """Return the problems from place `limit[0]` to `limit[1]` (from 1, both included) or all.
+
+        Raises `TaskError`.
+        """
         ...
 
     def score(self, problem: Problem, answer: str) -> float:
-        """The score of an answer as it was extracted; 1.0 is right, "" scores 0.
+        """Return the score of an extracted answer: 1.0 is right, "" scores 0.
 
-        May take long and may be called from any thread, one call at a time. Raises `ScoringError` where this one
-        answer cannot be scored.
+        May take long and may be called from any thread, one call at a time. Raises `ScoringError` if this one answer
+        cannot be scored.
         """
         ...
 
     def close(self) -> None:
-        """End what the verifier runs on; a second time does nothing."""
+        """End the verifier's process. May be called more than once."""

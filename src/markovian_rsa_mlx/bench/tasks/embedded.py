@@ -1,7 +1,7 @@
-"""What the embedded reasoner was measured on: held-out problems of the kind that it was made for.
+"""The tasks that the embedded reasoner was measured on: held-out problems of the kinds it was trained for.
 
-The problems are reasoning-gym's (its wordings, its verifiers); a tenth of all was never trained on. See the
-reasoner's card.
+The problems are those of reasoning-gym (its wording, its verifiers). A tenth of all was never trained on: see the
+model card of the reasoner.
 """
 
 from __future__ import annotations
@@ -20,21 +20,34 @@ _COUNTDOWN: Final[dict[str, Any]] = {
     "max_target": puzzles.TARGETS[1],
 }
 _CHAIN_SUM: Final[dict[str, Any]] = {"min_terms": 8, "max_terms": 12, "min_digits": 2, "max_digits": 2}
-#: Enough to tell the methods apart, and done in a quarter of an hour on two cores.
+#: Enough to distinguish the methods, and done in a quarter of an hour on two cores.
 _COUNT = 50
 _INSTRUCTIONS = "\n\nFinal answer format"
 
 
 def countdown(seed: int) -> GymTask:
-    """Puzzles of four numbers with at least six left-to-right solutions; every other one without the instructions."""
+    """Return puzzles of four numbers with at least six left-to-right solutions, half of them without instructions."""
     return GymTask(
-        "countdown", _COUNTDOWN, seed, name="embedded-countdown", count=_COUNT, keep=_is_puzzle, word=_alternate
+        "countdown",
+        _COUNTDOWN,
+        seed,
+        name="embedded-countdown",
+        count=_COUNT,
+        keep=_is_puzzle,
+        reword=lambda place, question: question.split(_INSTRUCTIONS)[0] if place % 2 else question,
     )
 
 
 def chain_sum(seed: int) -> GymTask:
-    """Sums of 8 to 12 terms, which no single trace can finish within the reasoner's beta."""
-    return GymTask("chain_sum", _CHAIN_SUM, seed, name="embedded-chain-sum", count=_COUNT, keep=_is_sum)
+    """Return sums of 8 to 12 terms, which a single trace cannot finish within the reasoner's beta."""
+    return GymTask(
+        "chain_sum",
+        _CHAIN_SUM,
+        seed,
+        name="embedded-chain-sum",
+        count=_COUNT,
+        keep=lambda entry: puzzles.is_sum_held_out(entry["metadata"]["expression"]),
+    )
 
 
 def _is_puzzle(entry: Entry) -> bool:
@@ -42,13 +55,4 @@ def _is_puzzle(entry: Entry) -> bool:
     return puzzles.is_held_out(numbers, target) and len(puzzles.solutions(numbers, target)) >= puzzles.LEAST_SOLUTIONS
 
 
-def _is_sum(entry: Entry) -> bool:
-    return puzzles.is_sum_held_out(entry["metadata"]["expression"])
-
-
-def _alternate(place: int, question: str) -> str:
-    return question.split(_INSTRUCTIONS)[0] if place % 2 else question
-
-
-#: By name.
 TASKS: Final = {"embedded-countdown": countdown, "embedded-chain-sum": chain_sum}

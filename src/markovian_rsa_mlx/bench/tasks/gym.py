@@ -1,8 +1,8 @@
-"""Tasks of reasoning-gym: problems drawn from a seed, answers scored by the dataset's own verifier.
+"""Tasks of reasoning-gym: problems drawn from a seed, answers scored by the data set's own verifier.
 
-The library runs in a process of its own with a time limit: its import takes seconds, and verifiers of its that
-evaluate an answer must not run a model's code (see `vetting`). Hashes are fixed there, so that a seed gives the same
-problems everywhere.
+The library runs in a process of its own with a time limit: its import takes seconds, and a verifier that evaluates an
+answer must not run a model's code (see `sandbox`). Hash seeds are fixed there, so that a seed gives the same problems
+on every machine.
 """
 
 from __future__ import annotations
@@ -19,26 +19,25 @@ from ...subprocess_worker import Worker
 from ..utils import require_extra
 from .base import Problem
 
-#: Seconds to make one entry and to score one answer.
+#: Seconds to make one entry, and to score one answer.
 ENTRY_LIMIT_S = 60.0
 SCORE_LIMIT_S = 10.0
-#: Problems without a limit, and how many indices in a row may have no entry.
+#: Problems without a limit, and how many indices in a row may lack an entry.
 DEFAULT_COUNT = 100
-_MOST_MISSES = 10_000
+_MAX_MISSES = 10_000
 _WORKER = f"{__package__}.gym_subprocess"
-#: Hashes order what some data sets draw from; threads of a linear algebra library would only take memory.
+#: Some data sets draw from an order of hashes. More threads for linear algebra would only take memory.
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
-#: An entry as the worker tells it: question, answer, metadata.
+#: An entry from the worker: question, answer, metadata.
 Entry = Mapping[str, Any]
 
 
 class GymTask:
-    """A dataset of reasoning-gym, `count` problems unless others are asked for.
+    """A data set of reasoning-gym, with `count` problems unless a limit is given.
 
-    Only entries that `keep` accepts are problems; `word` may reword a question.
-
-    An answer is right where the verifier gives its full score: partial credit, as for mere form, is not correctness.
+    Only entries that `keep` accepts are problems. `reword` may change the question at a place. An answer is right if
+    the verifier gives its full score: partial credit, as for mere form, does not count.
     """
 
     def __init__(
@@ -52,38 +51,52 @@ class GymTask:
         tag: str = "",
         count: int = DEFAULT_COUNT,
         keep: Callable[[Entry], bool] = lambda entry: True,
-        word: Callable[[int, str], str] = lambda place, question: question,
+        reword: Callable[[int, str], str] = lambda place, question: question,
     ) -> None:
         self._dataset, self._parameters, self._seed = dataset, dict(parameters), seed
-        self._keep, self._word, self._count = keep, word, count
+        self._keep, self._reword, self._count = keep, reword, count
         self.answer_kind = answer_kind
-        told = ",".join(f"{key}={json.dumps(value)}" for key, value in sorted(parameters.items()))
-        self.name = f"{name or dataset}{'?' + told if told and name is None else ''}#{seed}{tag}"
+        query = ",".join(f"{key}={json.dumps(value)}" for key, value in sorted(parameters.items()))
+        self.name = f"{name or dataset}{'?' + query if query and name is None else ''}#{seed}{tag}"
         self._lock = threading.Lock()
         self._worker: Worker | None = None
 
     def problems(self, limit: tuple[int, int] | None) -> list[Problem]:
         first, last = limit or (1, self._count)
-        found: list[Problem] = []
+        problems: list[Problem] = []
         index = place = misses = 0
         while place < last:
             problem = self._problem(place, index)
             index += 1
             misses = 0 if problem else misses + 1
-            if misses > _MOST_MISSES:
+            if misses > _MAX_MISSES:
                 raise TaskError(f"{self.name} gave {place} problems and then none for {misses} entries; ask for fewer.")
-            if problem is None:
-                continue
-            place += 1
-            if place >= first:
-                found.append(problem)
-        return found
+            if problem is not None:
+                place += 1
+                if place >= first:
+                    problems.append(problem)
+        return problems
+
+    def _problem(self, place: int, index: int) -> Problem | None:
+        """Return the problem of an entry, or None if the entry is missing or filtered out."""
+        try:
+            entry = self._request({"entry": index}, ENTRY_LIMIT_S)
+        except OSError as error:
+            raise TaskError(
+                f"{self._dataset} of reasoning-gym gave no problem {index} within {ENTRY_LIMIT_S:g} s; "
+                "choose other parameters (--param)."
+            ) from error
+        if "refused" in entry:
+            raise ConfigError(f"reasoning-gym cannot make the task {self._dataset!r}: {entry['refused']}.")
+        if "error" in entry or not self._keep(entry):  # some indices lack an entry: the draw found none
+            return None
+        return Problem(place, str(index), self._reword(place, entry["question"]), str(entry["answer"]))
 
     def score(self, problem: Problem, answer: str) -> float:
         if not answer:
             return 0.0
         try:
-            reply = self._ask({"score": int(problem.problem_id), "answer": answer}, SCORE_LIMIT_S)
+            reply = self._request({"score": int(problem.problem_id), "answer": answer}, SCORE_LIMIT_S)
         except OSError as error:
             raise ScoringError(
                 f"The verifier of {self._dataset} gave no score for an answer within {SCORE_LIMIT_S:g} s."
@@ -92,60 +105,49 @@ class GymTask:
             raise ScoringError(f"The verifier of {self._dataset} failed on an answer ({reply['error']}).")
         return 1.0 if reply["score"] >= 1.0 else 0.0
 
+    def is_known(self) -> bool:
+        """Return whether reasoning-gym has this data set. Takes seconds."""
+        try:
+            return bool(self._request({"known": self._dataset}, ENTRY_LIMIT_S)["known"])
+        except OSError:
+            return False
+
     def close(self) -> None:
         """End the worker process."""
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.close()
 
-    def _problem(self, place: int, index: int) -> Problem | None:
-        try:
-            entry = self._ask({"entry": index}, ENTRY_LIMIT_S)
-        except OSError as error:
-            raise TaskError(
-                f"{self._dataset} of reasoning-gym gave no problem {index} within {ENTRY_LIMIT_S:g} s; "
-                "choose other parameters (--param)."
-            ) from error
-        if "refused" in entry:
-            raise ConfigError(f"reasoning-gym cannot make the task {self._dataset!r}: {entry['refused']}.")
-        if "error" in entry or not self._keep(entry):  # some indices have no entry: the draw found none
-            return None
-        return Problem(place, str(index), self._word(place, entry["question"]), str(entry["answer"]))
-
-    def _ask(self, question: Mapping[str, Any], limit_s: float) -> dict[str, Any]:
+    def _request(self, question: Mapping[str, Any], limit_s: float) -> dict[str, Any]:
+        """Return the worker's reply, starting the worker where needed. Raises `OSError`."""
         with self._lock:
             try:
                 if self._worker is None:
-                    self._worker = self._start()
+                    if find_spec("reasoning_gym") is None:
+                        require_extra("reasoning_gym")  # raises the error with the command to install it
+                    arguments = (self._dataset, str(self._seed), json.dumps(self._parameters))
+                    self._worker = Worker(_WORKER, arguments, start_limit_s=120.0, env=_ENVIRONMENT)
                 reply: dict[str, Any] = json.loads(self._worker.ask(json.dumps(question).encode(), limit_s))
                 return reply
-            except BaseException:  # also Ctrl-C: the reply under way must not answer the next question
+            except BaseException:  # also Ctrl-C: a pending reply must not answer the next question
                 self.close()
                 raise
 
-    def _start(self) -> Worker:
-        if find_spec("reasoning_gym") is None:
-            require_extra("reasoning_gym")  # says how to install it
-        arguments = (self._dataset, str(self._seed), json.dumps(self._parameters))
-        return Worker(_WORKER, arguments, start_limit_s=120.0, env=_ENVIRONMENT)
-
 
 def is_dataset(name: str, seed: int) -> bool:
-    """Whether reasoning-gym has a data set of this name; False where it is not installed. Takes seconds."""
+    """Return whether reasoning-gym is installed and has a data set of this name. Takes seconds."""
     if find_spec("reasoning_gym") is None:
         return False
     task = GymTask(name, {}, seed)
     try:
-        return bool(task._ask({"known": name}, ENTRY_LIMIT_S)["known"])
-    except OSError:
-        return False
+        return task.is_known()
     finally:
         task.close()
 
 
-def parameters_of(options: Mapping[str, str]) -> dict[str, Any]:
-    """The `--param` options of a task: numbers, lists, true and false as in JSON, anything else as text."""
-    found: dict[str, Any] = {}
+def read_parameters(options: Mapping[str, str]) -> dict[str, Any]:
+    """Return the `--param` options of a task: numbers, lists, true and false as in JSON, otherwise text."""
+    parameters: dict[str, Any] = {}
     for key, text in options.items():
         if not key.startswith("param."):
             continue
@@ -153,7 +155,7 @@ def parameters_of(options: Mapping[str, str]) -> dict[str, Any]:
         if name in ("seed", "size"):
             raise ConfigError(f"--param {name} is set by {'--seed' if name == 'seed' else '--limit'}; leave it out.")
         try:
-            found[name] = json.loads(text)
+            parameters[name] = json.loads(text)
         except ValueError:
-            found[name] = text
-    return found
+            parameters[name] = text
+    return parameters
