@@ -163,7 +163,9 @@ def test_unknown_data_set_file_or_column_is_an_error() -> None:
     assert "'me/nothing'" in error_of("me/nothing")
     assert "refs/convert/parquet" in error_of("me/pictures")
     error_of("not/an/id@", ConfigError)
-    with pytest.raises(ConfigError, match=r"no column 'solution' \(it has problem_idx, problem, answer, problem_type\)"):
+    with pytest.raises(
+        ConfigError, match=r"no column 'solution' \(it has problem_idx, problem, answer, problem_type\)"
+    ):
         load_task("aime25", {"answer_column": "solution"}, 0).problems(None)
 
 

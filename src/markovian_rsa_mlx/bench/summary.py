@@ -23,7 +23,7 @@ from .results import (
     Variant,
     method_scores,
 )
-from .stats import FEWEST_RESAMPLED, FEWEST_TRUSTED, Difference, Interval, difference, holm_adjust, interval, paired
+from .stats import MIN_RESAMPLED, MIN_TRUSTED, Difference, Interval, difference, holm_adjust, interval, paired
 
 
 def summarize(methods: Sequence[Method], cells: Sequence[Variant]) -> tuple[MethodSummary, ...]:
@@ -164,17 +164,17 @@ def incomplete(results: Results) -> str:
 
 def few_problems(numbers: Mapping[str, int]) -> str:
     """A sentence on intervals over few problems, "" where there are enough; problems by method."""
-    few = {name: number for name, number in numbers.items() if number < FEWEST_TRUSTED}
+    few = {name: number for name, number in numbers.items() if number < MIN_TRUSTED}
     if not few:
         return ""
     whose = "" if len(few) == len(numbers) else f" ({', '.join(few)})"
-    if min(few.values()) < FEWEST_RESAMPLED:
+    if min(few.values()) < MIN_RESAMPLED:
         return (
-            f"Fewer than {FEWEST_RESAMPLED} problems{whose}: a bootstrap sees too little, so intervals are bounds that "
+            f"Fewer than {MIN_RESAMPLED} problems{whose}: a bootstrap sees too little, so intervals are bounds that "
             "hold for any scores, and wide."
         )
     return (
-        f"Fewer than {FEWEST_TRUSTED} problems{whose}: intervals by bootstrap are somewhat too narrow, and hold the "
+        f"Fewer than {MIN_TRUSTED} problems{whose}: intervals by bootstrap are somewhat too narrow, and hold the "
         "truth less often than 95%."
     )
 

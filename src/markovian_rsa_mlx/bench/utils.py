@@ -1,4 +1,4 @@
-"""Libraries of the extra `bench`, imported when they are needed."""
+"""Import the libraries of the extra `bench` where they are needed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ..errors import TaskError
 
 
 def require_extra(name: str) -> ModuleType:
-    """The module of this name; raises `TaskError` that says how to install it."""
+    """Return the module of this name. Raises `TaskError` with the command to install it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         package = name.partition(".")[0].replace("_", "-")
         raise TaskError(
-            f"This needs {package}, which is not installed here ({error}); pip install 'markovian-rsa-mlx[bench]'."
+            f"{package} is not installed here ({error}); install it with pip install 'markovian-rsa-mlx[bench]'."
         ) from error
