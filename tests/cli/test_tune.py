@@ -61,7 +61,7 @@ def test_a_time_budget_names_the_largest_that_fits(mrsa: Run) -> None:
         fitting = [each for each in by_time if each["seconds_p90"] <= 60 * minutes]
         best = max(fitting, key=lambda each: each["generated_tokens"])
         ran = mrsa(*TUNE, *GIVEN, *some, "--minutes", str(minutes))
-        assert f" a problem: {best['profile']} (" in ran.out.splitlines()[-1]
+        assert f" per problem: {best['profile']} (" in ran.out.splitlines()[-1]
     none = mrsa(*TUNE, *GIVEN, *some, "--minutes", "0.001")
     assert none.code == 0
     assert f"the quickest, {by_time[0]['profile']}" in none.out
@@ -145,9 +145,9 @@ def _text(content: str) -> Callable[[Path], list[str]]:
         (lambda folder: ["--lengths-from", str(folder)], "holds no trail"),
         (lambda folder: ["--lengths-from", ".", "--length-mean", "5"], "exclude each other"),
         (lambda folder: ["--speeds", str(folder / "none.json")], "cannot be read"),
-        (_text("{}"), "is not what mrsa tune --json prints"),
-        (_text('{"model": "fake", "speeds": {"reads": [], "decodes": [], "seconds": 1}}'), "is not what"),
-        (_text("[1]"), "is not what"),
+        (_text("{}"), "is not the output of mrsa tune --json"),
+        (_text('{"model": "fake", "speeds": {"reads": [], "decodes": [], "seconds": 1}}'), "is not the output"),
+        (_text("[1]"), "is not the output"),
         (lambda folder: ["--config", str(folder / "none.toml")], "cannot be read"),
     ],
 )

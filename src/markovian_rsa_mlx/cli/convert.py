@@ -23,7 +23,7 @@ from .terminal import print_status
 def convert(source: str, out: Path, bits: int | None, dtype: str | None, revision: str | None) -> None:
     """Convert a model for solve --model.
 
-    The folder appears when it is complete; a conversion that fails leaves nothing behind.
+    The folder appears when it is complete. A conversion that fails leaves no files.
     """
     from ..convert import convert as convert_model
 

@@ -1,4 +1,4 @@
-"""`mrsa demo`: the embedded reasoner on one of its puzzles, checked independently."""
+"""`mrsa demo`: solve a puzzle with the embedded reasoner and check the answer independently."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ def demo(puzzle_seed: int, seed: int, audit: Path | None) -> int:
     right = puzzles.check(answer, puzzle)
     verdict = "right" if right else "wrong" if answer else "no answer"
     print_status(
-        f"Checked by exact arithmetic: {verdict}; "
-        f"{puzzle.target} was to be made of {', '.join(map(str, puzzle.numbers))}."
+        f"Checked by exact arithmetic: {verdict}. "
+        f"The task was to make {puzzle.target} of {', '.join(map(str, puzzle.numbers))}."
     )
     print_status(f"Trail {verify_run(path).verdict}.")
     if not right:
-        print_status("Now and then the tiny reasoner is wrong; another --seed or --puzzle-seed shows it at its best.")
+        print_status("The tiny reasoner is wrong now and then; try another --seed or --puzzle-seed.")
     name = run_name(outcome.result)
     steps = (
-        (f"mrsa view {name} --open", "see in the browser how this answer came about"),
-        (f"mrsa runs show {name}", "the same story as text"),
+        (f"mrsa view {name} --open", "show in the browser how this answer was found"),
+        (f"mrsa runs show {name}", "the same as text"),
         (f"mrsa demo --puzzle-seed {puzzle_seed + 1}", "another puzzle"),
-        ("mrsa plan --model Zyphra/ZAYA1-8B", "what a model of the published kind needs"),
+        ("mrsa plan --model Zyphra/ZAYA1-8B", "the memory and tokens that a published model needs"),
     )
     print_status("\nNext:\n" + "\n".join(f"  {command:<36} {what}" for command, what in steps))
     return 0 if right else 1

@@ -1,4 +1,4 @@
-"""The question: from the argument, a file, standard input, or a chat in a JSON file."""
+"""Read the question from the argument, a file, standard input, or a chat in a JSON file."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _ROLES = ("system", "user", "assistant")
 
 
 def read_messages(prompt: str | None, file: Path | None, chat: Path | None, system: str | None) -> list[ChatMessage]:
-    """The chat to solve; its last message is the user's question. Raises `PromptError` with what to do."""
+    """Return the chat to solve. Its last message is the user's question. Raises `PromptError`."""
     sources = [
         name for name, given in (("PROMPT", prompt), ("--file", file), ("--messages", chat)) if given is not None
     ]
     if len(sources) > 1:
-        raise PromptError(f"The question is given twice, by {' and '.join(sources)}; give one of them.")
+        raise PromptError(f"The question is given twice, by {' and '.join(sources)}; give only one of them.")
     messages = _read_chat(chat) if chat else [ChatMessage(role="user", content=_read_question(prompt, file))]
     if system is not None and any(message["role"] == "system" for message in messages):
-        raise PromptError("The chat has a system message already; leave --system out.")
+        raise PromptError("The chat already has a system message; leave --system out.")
     if system is not None:
         messages.insert(0, ChatMessage(role="system", content=system))
     if not messages or messages[-1]["role"] != "user":
@@ -37,7 +37,9 @@ def _read_question(prompt: str | None, file: Path | None) -> str:
     if prompt is not None and prompt != "-":
         return prompt
     if prompt is None and sys.stdin.isatty():
-        raise PromptError('There is no prompt; write mrsa solve "...", --file FILE, or pipe the question in.')
+        raise PromptError(
+            'There is no question; write mrsa solve "...", --file FILE, or pipe the question into standard input.'
+        )
     try:
         return sys.stdin.read()
     except UnicodeDecodeError as error:
@@ -61,14 +63,12 @@ def _read_chat(path: Path) -> list[ChatMessage]:
     if isinstance(values, dict):  # the body of a chat completion request, as other tools save it
         values = values.get("messages")
     if not isinstance(values, list):
-        raise PromptError(f"The chat file {str(path)!r} holds no list of messages.")
-    return [_read_message(value, number) for number, value in enumerate(values, start=1)]
-
-
-def _read_message(value: object, number: int) -> ChatMessage:
-    role, content = (value.get("role"), value.get("content")) if isinstance(value, dict) else (None, None)
-    if role not in _ROLES or not isinstance(content, str):
-        raise PromptError(
-            f'Message {number} of the chat is not of the form {{"role": "{" | ".join(_ROLES)}", "content": "text"}}.'
-        )
-    return ChatMessage(role=role, content=content)
+        raise PromptError(f"The chat file {str(path)!r} does not hold a list of messages.")
+    messages = []
+    for number, value in enumerate(values, start=1):
+        role, content = (value.get("role"), value.get("content")) if isinstance(value, dict) else (None, None)
+        if role not in _ROLES or not isinstance(content, str):
+            form = f'{{"role": "{" | ".join(_ROLES)}", "content": "text"}}'
+            raise PromptError(f"Message {number} of the chat is not of the form {form}.")
+        messages.append(ChatMessage(role=role, content=content))
+    return messages

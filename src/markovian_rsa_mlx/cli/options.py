@@ -28,44 +28,44 @@ MODEL, UPSTREAM = "The model", "Upstream servers"
 METHOD, SAMPLING, ENGINE = "Method settings", "Sampling settings", "Limits"
 #: Heading, metavar and meaning of each setting. The allowed values are added from the setting's own rule.
 HELP: Final[dict[str, tuple[str, str, str]]] = {
-    "rounds": (METHOD, "T", "T, aggregation rounds; 0 is plain parallel sampling"),
+    "rounds": (METHOD, "T", "T, aggregation rounds; 0 means plain parallel sampling"),
     "population": (METHOD, "N", "N, traces per round"),
-    "aggregation_size": (METHOD, "C", "C, tails in one aggregation prompt; 1 continues each trace by itself"),
-    "thinking_tokens": (METHOD, "TOKENS", "beta, decode budget of a trace before the final round"),
+    "aggregation_size": (METHOD, "C", "C, tails in one aggregation prompt; 1 continues each trace on its own"),
+    "thinking_tokens": (METHOD, "TOKENS", "beta, token limit of a trace before the final round"),
     "tail_tokens": (METHOD, "TOKENS", "tau, tokens carried forward; full means beta"),
-    "final_tokens": (METHOD, "TOKENS", "decode budget of a final-round trace"),
+    "final_tokens": (METHOD, "TOKENS", "token limit of a trace of the final round"),
     "final_candidates": (METHOD, "F", "F, traces of the final round; 0 means N; unset: 1, or N if T is 0"),
-    "carry": (METHOD, "WHAT", "what is carried of a trace"),
+    "carry": (METHOD, "WHAT", "the part of a trace that is carried forward"),
     "template": (METHOD, "NAME", "aggregation template"),
-    "summary_prompt": (METHOD, "TEXT", "what a summary is asked for; unset: the built-in wording"),
-    "enable_thinking": (METHOD, "", "handed to the model's chat template"),
-    "answer_selection": (METHOD, "HOW", "how the answer is chosen among the final candidates"),
-    "answer_kind": (METHOD, "KIND", "what makes two answers the same: their value, or their text"),
-    "temperature": (SAMPLING, "X", "0 is greedy"),
-    "top_p": (SAMPLING, "X", "1 filters nothing"),
-    "top_k": (SAMPLING, "K", "0 filters nothing"),
-    "min_p": (SAMPLING, "X", "0 filters nothing"),
-    "final_temperature": (SAMPLING, "X", "temperature of the final round; unset: as before"),
-    "final_top_p": (SAMPLING, "X", "top-p of the final round; unset: as before"),
-    "final_top_k": (SAMPLING, "K", "top-k of the final round; unset: as before"),
-    "final_min_p": (SAMPLING, "X", "min-p of the final round; unset: as before"),
-    "seed": (SAMPLING, "SEED", "seed of the run; unset: drawn, and recorded in the trail"),
-    "concurrency": (ENGINE, "ROWS", "traces decoded at once; auto: as many as the memory holds"),
-    "memory_limit_gb": (ENGINE, "GB", "for weights and caches; unset: the device's working set"),
-    "max_retries": (ENGINE, "COUNT", "further attempts at a trace that failed"),
-    "token_budget": (ENGINE, "TOKENS", "stop after this many generated tokens; can be resumed"),
-    "time_budget_s": (ENGINE, "SECONDS", "stop after this many seconds; can be resumed"),
+    "summary_prompt": (METHOD, "TEXT", "prompt for summaries; unset: the built-in one"),
+    "enable_thinking": (METHOD, "", "passed to the model's chat template"),
+    "answer_selection": (METHOD, "HOW", "selection of the answer among the final candidates"),
+    "answer_kind": (METHOD, "KIND", "compare answers by their value or by their text"),
+    "temperature": (SAMPLING, "X", "0 means greedy"),
+    "top_p": (SAMPLING, "X", "1 means no filter"),
+    "top_k": (SAMPLING, "K", "0 means no filter"),
+    "min_p": (SAMPLING, "X", "0 means no filter"),
+    "final_temperature": (SAMPLING, "X", "temperature of the final round; unset: the same"),
+    "final_top_p": (SAMPLING, "X", "top-p of the final round; unset: the same"),
+    "final_top_k": (SAMPLING, "K", "top-k of the final round; unset: the same"),
+    "final_min_p": (SAMPLING, "X", "min-p of the final round; unset: the same"),
+    "seed": (SAMPLING, "SEED", "seed of the run; unset: random, and recorded in the trail"),
+    "concurrency": (ENGINE, "ROWS", "traces decoded concurrently; auto: as many as fit into memory"),
+    "memory_limit_gb": (ENGINE, "GB", "limit for weights and caches; unset: the device's working set"),
+    "max_retries": (ENGINE, "COUNT", "further attempts after a trace failed"),
+    "token_budget": (ENGINE, "TOKENS", "stop after this many generated tokens; the run can be resumed"),
+    "time_budget_s": (ENGINE, "SECONDS", "stop after this many seconds; the run can be resumed"),
 }
 
 
 PROFILE_HELP: Final = (
-    "Settings by name, see mrsa profiles; unset: embedded with the embedded reasoner, else default-16gb."
+    "Settings by name, see mrsa profiles; unset: embedded for the embedded reasoner, otherwise default-16gb."
 )
 
 
 def profile_options(panel: str, meaning: str = PROFILE_HELP) -> Decorator:
     """`--profile` and `--config` of a command that runs with one set of settings."""
-    config_help = "Settings over the profile; options win over both."
+    config_help = "Settings that override the profile; options override both."
     return combine(
         option("--profile", metavar="NAME", help=meaning, panel=panel),
         option("--config", type=PATH, metavar="FILE.toml", help=config_help, panel=panel),
@@ -176,7 +176,7 @@ MODEL_OPTION: Final = option(
 )
 REVISION_OPTION: Final = option("--revision", metavar="REV", help="The hub's branch, tag or commit.", panel=MODEL)
 ADAPTER_OPTION: Final = option(
-    "--adapter", type=PATH, metavar="FOLDER", help="A LoRA adapter to put on the model.", panel=MODEL
+    "--adapter", type=PATH, metavar="FOLDER", help="A LoRA adapter for the model.", panel=MODEL
 )
 FORCE_OPTION: Final = option(
     "--force",
@@ -283,4 +283,4 @@ def choose_engine(
 def _refuse(options: Mapping[str, object], where: str, hint: str) -> None:
     given = next((name for name, value in options.items() if value is not None), None)
     if given is not None:
-        raise ConfigError(f"{given} means nothing {where}; {hint}.")
+        raise ConfigError(f"{given} has no effect {where}; {hint}.")

@@ -1,4 +1,4 @@
-"""`mrsa plan`: what a run would cost, from the model's config.json alone."""
+"""`mrsa plan`: estimate the memory and tokens of a run from the model's config.json alone."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from .terminal import amount, count, print_status, size
 if TYPE_CHECKING:
     from ..backends.policy import ModelFootprint
 
-#: Lineages that the mean number of needed traces is taken over, and the most traces to draw for it.
-_SEEDS, _DRAWS = 200, 60_000
+#: Lineages for the mean number of needed traces, and the largest number of traces to draw for them.
+_MAX_SEEDS, _MAX_DRAWS = 200, 60_000
 
 
 @dataclass(frozen=True)
 class Decode:
-    """Traces and tokens of a run: those needed (a mean over seeds, or exact for a given one) and all."""
+    """Traces and tokens of a run: the needed ones (the mean over seeds, or exact for a given seed) and all."""
 
     traces: float
     all_traces: int
@@ -64,10 +64,10 @@ def plan(
     json_output: bool,
     settings: Mapping[str, Any],
 ) -> int:
-    """Say what a run needs.
+    """Estimate the memory and tokens of a run.
 
-    Memory, traces that fit at once and tokens, from the model's config.json alone; no weights are fetched. The exit
-    code is 1 where the run does not fit. How long it takes here is what mrsa tune says.
+    Reads the model's config.json only; no weights are downloaded. The exit code is 1 if the run does not fit into
+    memory or into the model's context. mrsa tune estimates the time.
     """
     choice = choose_model(model, revision)
     run_config = resolve(profile, config, settings, choice.default_profile)
@@ -82,7 +82,7 @@ def plan(
 
 
 def longest_sequence(config: RSAConfig, prompt_tokens: int) -> int:
-    """Tokens of the longest sequence: |q| + C tau + budget. The template's own words come on top."""
+    """Return the tokens of the longest sequence, |q| + C tau + max_tokens, without the words of the template."""
     first = prompt_tokens + config.max_tokens(0)
     if config.rounds == 0:
         return first
@@ -91,11 +91,11 @@ def longest_sequence(config: RSAConfig, prompt_tokens: int) -> int:
 
 
 def decode_work(config: RSAConfig) -> Decode:
-    """Traces to generate and tokens to decode, at most."""
+    """Return upper bounds for the traces to generate and the tokens to decode."""
     from ..method.lineage import Lineage
 
     per_run = config.population * (config.rounds + 1)
-    seeds = range(max(1, min(_SEEDS, _DRAWS // per_run))) if config.seed is None else [config.seed]
+    seeds = range(max(1, min(_MAX_SEEDS, _MAX_DRAWS // per_run))) if config.seed is None else [config.seed]
     totals = [Lineage.of(config, seed).needed() for seed in seeds]
     traces = sum(len(keys) for needed in totals for keys in needed.values()) / len(totals)
     tokens = sum(len(keys) * _cost(config, t) for needed in totals for t, keys in needed.items()) / len(totals)
@@ -106,7 +106,7 @@ def decode_work(config: RSAConfig) -> Decode:
 
 
 def _cost(config: RSAConfig, round_number: int) -> int:
-    """Tokens of a trace of this round, with the summary that is carried on where summaries are."""
+    """Return the tokens of a trace of this round, with its summary if summaries are carried forward."""
     carried = round_number < config.rounds and config.carry == "summary"
     return config.max_tokens(round_number) + (config.tail_limit if carried else 0)
 
@@ -169,11 +169,11 @@ def _describe(facts: dict[str, Any]) -> str:
         f", + {size(each['bytes_per_token'])} within a window of {count(each['window_tokens'])} tokens"
         for each in facts["sliding_windows"]
     )
-    extra += f", + {size(facts['state_bytes_per_trace'])} a trace" if facts["state_bytes_per_trace"] else ""
+    extra += f", + {size(facts['state_bytes_per_trace'])} per trace" if facts["state_bytes_per_trace"] else ""
     lines = [
         ("model", f"{facts['model']}{context}"),
         ("weights", size(facts["weight_bytes"])),
-        ("KV cache", f"{size(facts['kv_bytes_per_token'])} a token{extra}"),
+        ("KV cache", f"{size(facts['kv_bytes_per_token'])} per token{extra}"),
         ("longest", f"{_sum(config, facts['prompt_tokens'], longest)}, {size(facts['bytes_per_trace'])} of cache"),
         ("at once", _at_once(at_once, limit, facts["bytes_at_once"])),
         (

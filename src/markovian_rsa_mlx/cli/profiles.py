@@ -1,4 +1,4 @@
-"""`mrsa profiles`: the settings that the field knows by name."""
+"""`mrsa profiles`: list the named settings, or print one of them as TOML."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def profiles(name: str | None, json_output: bool) -> None:
 
 
 def to_toml(name: str) -> str:
-    """A profile as a settings file: what is unset stays out."""
+    """Return a profile as a settings file. A comment lists the unset settings."""
     values = PROFILES[name].to_dict()
     lines = [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
     unset = ", ".join(key for key, value in values.items() if value is None)
@@ -54,8 +54,8 @@ def _overview() -> str:
     return (
         f"{table(heads, rows, frozenset(heads[1:]))}\n\n"
         "T aggregation rounds, N traces per round, C tails per prompt; beta, tau and final in tokens.\n"
-        f"* of the final round; -: as before. All alike:\n{rest}.\n"
-        "`mrsa profiles NAME` prints one in full, `mrsa plan --profile NAME` says what it costs."
+        f"* of the final round; -: as before. The same in all profiles:\n{rest}.\n"
+        "`mrsa profiles NAME` prints one in full, `mrsa plan --profile NAME` estimates its costs."
     )
 
 

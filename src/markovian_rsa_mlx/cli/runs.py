@@ -1,7 +1,4 @@
-"""`mrsa runs`: the trails that are kept.
-
-Checking a trail: `audit.verify` with what it needs brought along.
-"""
+"""`mrsa runs`: list, show, verify and remove the kept runs."""
 
 from __future__ import annotations
 
@@ -24,18 +21,18 @@ if TYPE_CHECKING:
     from ..audit.verify import Report
 
 
-RUN_HELP = "The beginning of a run's id or of its file's name, or a path; unset: the newest."
+RUN_HELP = "The start of a run's id or of its file name, or a path; unset: the newest run."
 
 
 @click.group("runs", cls=Group)
 def runs() -> None:
-    """List, read, check and remove the trails of runs."""
+    """List, show, check and remove the trails of runs."""
 
 
 @runs.command("list")
 @json_option("Print a JSON list.")
 def list_runs(json_output: bool) -> None:
-    """List the runs that are kept, the newest first."""
+    """List the kept runs, the newest first."""
     entries = [run_store.describe(path) for path in run_store.run_paths()]
     if json_output:
         print(json.dumps([entry.to_dict() for entry in entries], ensure_ascii=False, indent=2))
@@ -56,9 +53,10 @@ def list_runs(json_output: bool) -> None:
 @option("--full", is_flag=True, help="Show every trace and every tail in full.")
 @option("--model-stats", is_flag=True, help="Statistics of the model's routers: skipped experts and their load.")
 def show(run: str | None, full: bool, model_stats: bool) -> None:
-    """Tell a run's story.
+    """Show how a run found its answer.
 
-    Settings, rounds with their votes, the winner's lineage, the tails it read, mishaps; as far as the file goes.
+    Prints the settings, the rounds with their votes, the lineage of the winner, the tails it read, and errors. The file
+    may be unfinished or damaged.
     """
     from ..audit import read_lenient
     from .show import format_run
@@ -69,12 +67,12 @@ def show(run: str | None, full: bool, model_stats: bool) -> None:
 
 @runs.command("verify")
 @click.argument("run", nargs=-1, help=RUN_HELP)
-@option("--model", metavar="MODEL", help="Check text and chat rendering too, with this model's tokenizer.")
+@option("--model", metavar="MODEL", help="Also check texts and chat rendering with this model's tokenizer.")
 def verify(run: tuple[str, ...], model: str | None) -> int:
-    """Check that a trail follows from itself.
+    """Check that a trail is consistent.
 
-    Lineage, seeds, order, tails, prompts, counts, the vote and the choice are derived again. Exit code 1, and the
-    first line that does not follow, for a trail that fails.
+    Derives lineage, seeds, order, tails, prompts, counts, the vote and the choice again. If a line does not follow from
+    the lines before it, prints the first such line and exits with 1.
     """
 
     tokenizer = tokenizer_of(model) if model is not None else None
@@ -94,20 +92,20 @@ def verify(run: tuple[str, ...], model: str | None) -> int:
 @runs.command("path")
 @click.argument("run", required=False, help="Print this run's file instead.")
 def path(run: str | None) -> None:
-    """Print the folder that runs are kept in, or one run's file."""
+    """Print the folder of the kept runs, or the file of one run."""
     print(run_store.find_run(run) if run is not None else run_store.runs_folder())
 
 
 @runs.command("rm")
-@click.argument("run", nargs=-1, required=True, help=RUN_HELP.removesuffix("; unset: the newest.") + ".")
+@click.argument("run", nargs=-1, required=True, help=RUN_HELP.removesuffix("; unset: the newest run.") + ".")
 @option("--yes", "-y", is_flag=True, help="Do not ask.")
 def rm(run: tuple[str, ...], yes: bool) -> None:
-    """Remove runs; one that is being written is refused."""
+    """Remove runs that are not being written."""
     paths = list(dict.fromkeys(run_store.find_run(name) for name in run))
     for found in paths:
         _check_removable(found)
     if not yes and not sys.stdin.isatty():
-        raise ConfigError("There is no terminal to ask; --yes removes without asking.")
+        raise ConfigError("There is no terminal for the question; --yes removes without asking.")
     if not yes:
         for found in paths:
             print_status(f"  {found}  {one_line(run_store.describe(found).prompt)}")
@@ -115,16 +113,16 @@ def rm(run: tuple[str, ...], yes: bool) -> None:
     for found in paths:
         found.unlink()
         if found.parent == run_store.runs_folder():
-            found.with_suffix(".html").unlink(missing_ok=True)  # what `mrsa view` wrote beside it
+            found.with_suffix(".html").unlink(missing_ok=True)  # the page of `mrsa view`
     print_status(f"Removed {amount(len(paths), 'run')}.")
 
 
 def _check_removable(found: Path) -> None:
     entry = run_store.describe(found) if found.is_file() else None
     if entry is None or (entry.state == "damaged" and found.parent != run_store.runs_folder()):
-        raise AuditError(f"{found} is no audit file; it is left alone.")
+        raise AuditError(f"{found} is not an audit file; it was not removed.")
     if is_locked(found):
-        raise AuditError(f"{found} is being written by a run; stop it first.")
+        raise AuditError(f"{found} is being written by a run; stop that run first.")
 
 
 def _cells(entry: run_store.RunEntry) -> tuple[str, ...]:
@@ -145,7 +143,7 @@ def _cells(entry: run_store.RunEntry) -> tuple[str, ...]:
 
 
 def verify_run(path: Path, tokenizer: Tokenizer | None = None) -> Report:
-    """Check a file; raises `VerificationError` naming the first line that does not follow."""
+    """Check a file. Raises `VerificationError` with the first line that does not follow from the lines before it."""
     from ..audit.verify import verify_file
     from ..equivalence import MathEquivalence
 
@@ -154,7 +152,7 @@ def verify_run(path: Path, tokenizer: Tokenizer | None = None) -> Report:
 
 
 def tokenizer_of(model: str) -> Tokenizer:
-    """A model's tokenizer, without its weights. Raises `ModelError`."""
+    """Load the tokenizer of a model, without its weights. Raises `ModelError`."""
     from .. import reasoner
     from ..backends.tokenizers import load_tokenizer
 

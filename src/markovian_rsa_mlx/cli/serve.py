@@ -1,9 +1,9 @@
-"""`mrsa serve`: the model behind the OpenAI protocol, until Ctrl-C."""
+"""`mrsa serve`: serve a model over the OpenAI protocol until Ctrl-C."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ..config import RSAConfig
 
 ACCESS, LIMITS = "Access", "Limits of the server"
-#: The settings of Zyphra's proxy, whose keys the server reads.
-_TABLE = "apex-xhigh"
+#: The default settings of Zyphra's proxy, whose request keys the server reads.
+_PROXY_PROFILE = "apex-xhigh"
 
 
 @click.command("serve", cls=Command)
@@ -27,8 +27,8 @@ _TABLE = "apex-xhigh"
 @FORCE_OPTION
 @profile_options(
     MODEL,
-    "Settings that requests leave unset, see mrsa profiles; unset: embedded with the embedded reasoner, "
-    "else apex-xhigh, the defaults of Zyphra's proxy.",
+    "Defaults for settings that a request leaves unset, see mrsa profiles; unset: embedded for the embedded reasoner, "
+    "otherwise apex-xhigh, the defaults of Zyphra's proxy.",
 )
 @option(
     "--served-name",
@@ -109,9 +109,12 @@ def serve(
     """
     from .run import load_orchestrator
 
-    key = _key(api_key_env)
+    key = _read_key(api_key_env)
     _require_key(host, key, allow_without_key)
-    base = resolve(profile, config, settings, "embedded" if choice.embedded else _TABLE)
+    for name in served_name:
+        if not name.isprintable() or name != name.strip() or not name:
+            raise ConfigError(f"--served-name is {name!r}; give a name of printable characters.")
+    base = resolve(profile, config, settings, "embedded" if choice.embedded else _PROXY_PROFILE)
     try:
         from ..serve.config import ServerSettings
         from ..serve.server import listen
@@ -128,7 +131,7 @@ def serve(
         frozenset(allow_host),
         int(max_body_mb * 1e6),
         grace,
-        names=_names(served_name),
+        names=tuple(dict.fromkeys(served_name)),
         any_question=force,
     )
     listener = listen(host, port)
@@ -140,20 +143,12 @@ def serve(
         orchestrator.close()
 
 
-def _names(names: Sequence[str]) -> tuple[str, ...]:
-    """Raises `ConfigError` for a name that no program could send or show."""
-    for name in names:
-        if not name.isprintable() or name != name.strip() or not name:
-            raise ConfigError(f"--served-name is {name!r}; give a name of printable characters.")
-    return tuple(dict.fromkeys(names))
-
-
-def _key(variable: str | None) -> str | None:
+def _read_key(variable: str | None) -> str | None:
     if variable is None:
         return None
     key = os.environ.get(variable, "").strip()
     if not key or not key.isascii():
-        raise ConfigError(f"The environment variable {variable} holds no key in ASCII; set it.")
+        raise ConfigError(f"The environment variable {variable} does not hold a key in ASCII; set it.")
     return key
 
 

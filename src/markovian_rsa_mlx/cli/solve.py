@@ -1,4 +1,4 @@
-"""`mrsa solve`: one question, one answer on standard output."""
+"""`mrsa solve`: answer one question on standard output."""
 
 from __future__ import annotations
 
@@ -64,18 +64,19 @@ def solve(
 
     The answer goes to standard output, everything else to standard error.
 
-    Ctrl-C stops within a step, prints the best answer so far, and the same command with --audit FILE goes on.
+    Ctrl-C stops the run within a step and prints the best answer so far. The same command with --audit FILE resumes
+    the run.
     """
     from .run import print_result, result_json, run_question
 
     if no_audit and audit is not None:
-        raise ConfigError("--audit and --no-audit exclude each other; give one of them.")
+        raise ConfigError("--audit and --no-audit exclude each other; give only one of them.")
     chat = read_messages(prompt, file, messages, system)
     run_config = resolve(profile, config, settings, choice.default_profile)
     if choice.embedded and not force:
-        _refuse_what_it_cannot(chat)
+        _require_supported(chat)
     if choice.embedded and not quiet:
-        print_status("Model: the embedded reasoner (a tiny one, for its puzzles; --model names another).")
+        print_status("Model: the embedded reasoner (a tiny model for its puzzles; --model names another).")
     warnings = run_config.warnings(published_model=not choice.embedded)
     for warning in warnings:
         print_status(f"warning: {warning}")
@@ -97,7 +98,7 @@ def solve(
     return outcome.exit_code
 
 
-def _refuse_what_it_cannot(chat: list[ChatMessage]) -> None:
+def _require_supported(chat: list[ChatMessage]) -> None:
     from .. import reasoner
 
     if not reasoner.can_answer(chat[-1]["content"]):
@@ -119,7 +120,7 @@ def _audit_path(audit: Path | None, no_audit: bool, chat: list[ChatMessage]) -> 
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise AuditError(
-            f"The folder {path.parent} for trails cannot be made ({error.strerror}); set MRSA_HOME to another one, "
-            "or give --audit FILE."
+            f"The folder {path.parent} for trails cannot be created ({error.strerror}); set MRSA_HOME to "
+            "another folder, or give --audit FILE."
         ) from error
     return path

@@ -1,7 +1,4 @@
-"""`mrsa tune`: what each profile would take on this machine, from measured speeds and simulated runs.
-
-What `mrsa tune` prints: measured speeds, a line for each profile, and which one to take.
-"""
+"""`mrsa tune`: predict the time of each profile on this machine from measured speeds and simulated runs."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
 
 
 LENGTHS = "Lengths of traces"
-#: As `mrsa plan` has it, where no trail tells.
+#: Length of the question without recorded runs, as in `mrsa plan`.
 QUESTION_TOKENS, EMBEDDED_QUESTION_TOKENS = 1_000, 50
 
 
@@ -42,7 +39,7 @@ QUESTION_TOKENS, EMBEDDED_QUESTION_TOKENS = 1_000, 50
     metavar="FILE.toml",
     help="Settings of your own to predict, once for each.",
 )
-@option("--minutes", type=float, metavar="MINUTES", help="Time for one problem; the profile to take is named.")
+@option("--minutes", type=float, metavar="MINUTES", help="Time for one problem; recommends a profile.")
 @option(
     "--prompt-tokens",
     type=click.IntRange(min=1),
@@ -108,11 +105,11 @@ def tune(
     length_mean: float | None,
     length_sigma: float,
 ) -> None:
-    """Say how long a problem takes here, by profile.
+    """Predict the time per problem on this machine, by profile.
 
     Loads the model, measures it for about a minute (decoding by rows and context, reading prompts), and simulates runs
-    on the engine's own schedule: minutes, tokens and memory a problem, and with --minutes the profile to take. Whether
-    a model fits at all is what mrsa plan says, without loading it.
+    on the engine's own schedule. Prints minutes, tokens and memory per problem, and with --minutes a recommended
+    profile. mrsa plan checks whether a model fits, without loading it.
     """
     from .run import load_orchestrator
 
@@ -148,7 +145,7 @@ def tune(
 
 
 def _configs(profiles: Sequence[str], files: Sequence[Path], *, embedded: bool) -> dict[str, RSAConfig]:
-    """By name: those asked for, else all profiles that suit the model."""
+    """Return the named settings, or all profiles that suit the model."""
     if not profiles and not files:
         return {name: each for name, each in PROFILES.items() if (name == "embedded") == embedded}
     named = {name: RSAConfig.profile(name) for name in profiles}
@@ -187,12 +184,12 @@ def _measure(engine: TimedEngine, candidates: list[ProfileOnEngine], assumption:
 def _known_speeds(path: Path, model_id: str) -> Speeds:
     measured_on, found = read_speeds(path)
     if measured_on != model_id:
-        raise ConfigError(f"The speeds in {str(path)!r} are those of {measured_on}, not of {model_id}; measure anew.")
+        raise ConfigError(f"The speeds in {str(path)!r} are those of {measured_on}, not of {model_id}; measure again.")
     return found
 
 
 def read_speeds(path: Path) -> tuple[str, Speeds]:
-    """The model and its speeds that `mrsa tune --json` printed into a file."""
+    """Return the model and its speeds from a file with the output of `mrsa tune --json`."""
     from ..predict.measure import Speeds
 
     try:
@@ -202,17 +199,17 @@ def read_speeds(path: Path) -> tuple[str, Speeds]:
         raise ConfigError(f"The speeds file {str(path)!r} cannot be read: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{str(path)!r} is not what mrsa tune --json prints; measure anew without --speeds."
+            f"{str(path)!r} is not the output of mrsa tune --json; measure again without --speeds."
         ) from error
 
 
-#: Numbers of rows in the table of speeds.
-_COLUMNS = 8
+#: Columns of the table of speeds.
+_MAX_COLUMNS = 8
 
 
 @dataclass(frozen=True)
 class Report:
-    """`minutes` is the time for one problem, where one was given."""
+    """The output of `mrsa tune`. `minutes` is the time for one problem, if it was given."""
 
     model: str
     speeds: Speeds
@@ -248,7 +245,9 @@ class Report:
     def _speeds(self) -> str:
         rows = sorted({point.rows for point in self.speeds.decodes})
         shown = (
-            [rows[round(i * (len(rows) - 1) / (_COLUMNS - 1))] for i in range(_COLUMNS)] if rows[_COLUMNS:] else rows
+            [rows[round(i * (len(rows) - 1) / (_MAX_COLUMNS - 1))] for i in range(_MAX_COLUMNS)]
+            if rows[_MAX_COLUMNS:]
+            else rows
         )
         heads = ["rows at once", *map(str, shown)]
         by_place = {(point.rows, point.context): point.step_s for point in self.speeds.decodes}
@@ -261,7 +260,7 @@ class Report:
         return f"{table(heads, lines, frozenset(heads[1:]))}\n{reading}"
 
     def _profiles(self) -> str:
-        heads = ["profile", "a problem", "9 in 10 within", "generated", "read", "traces", "at once", "memory"]
+        heads = ["profile", "per problem", "9 in 10 within", "generated", "read", "traces", "at once", "memory"]
         lines = [
             [
                 each.profile,
@@ -281,16 +280,16 @@ class Report:
         return table(heads, lines, frozenset(heads[1:]))
 
     def _advice(self, minutes: float) -> str:
-        time = f"With {minutes:g} minute{'' if minutes == 1 else 's'} a problem"
+        time = f"With {minutes:g} minute{'' if minutes == 1 else 's'} per problem"
         chosen = self.recommended
         runnable = [each for each in self.predictions if not each.refused]
         if chosen is None:
             if not runnable:
-                return f"{time}: nothing."
+                return f"{time}: no profile runs here."
             quickest = min(runnable, key=lambda each: each.seconds_p90)
             return (
-                f"{time}: none is done in time in 9 runs of 10; the quickest, {quickest.profile}, takes "
-                f"{duration(quickest.seconds_p90)}. --time-budget-s stops any run with its best answer so far."
+                f"{time}: no profile finishes in time in 9 of 10 runs; the quickest, {quickest.profile}, takes "
+                f"{duration(quickest.seconds_p90)}. --time-budget-s stops a run with its best answer so far."
             )
         larger = [each for each in runnable if each.generated_tokens > chosen.generated_tokens]
         beyond = min(larger, key=lambda each: each.seconds_p90, default=None)
