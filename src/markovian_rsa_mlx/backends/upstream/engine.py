@@ -170,6 +170,7 @@ class RetryPolicy:
         self._trace, self._pool, self._times = trace, pool, times
         self._failures, self._known_ids = 0, len(trace.ids)
         self._waiting_since: float | None = None
+        self._timeout_s = times.unreachable_timeout_s
 
     def delay(self, error: Exception) -> bool | float:
         """Return the seconds to wait before the next call, True to follow the schedule, or False to give up.
@@ -182,6 +183,8 @@ class RetryPolicy:
             self._failures, self._known_ids, self._waiting_since = 0, len(self._trace.ids), None
         if isinstance(error, Unreachable | Throttled):
             self._waiting_since = self._waiting_since or time.monotonic()
+            times, reachable = self._times, self._pool.any_reachable
+            self._timeout_s = times.first_token_s if reachable else times.unreachable_timeout_s
             # Queueing for a server that accepts requests does not count.
             if time.monotonic() - max(self._waiting_since, self._pool.down_since) >= self._timeout_s:
                 return False
@@ -195,17 +198,11 @@ class RetryPolicy:
         return 0.0 if isinstance(error, Unreachable) and self._pool.any_ready else True
 
     def final_error(self, error: TransientError) -> UpstreamError | BackendError:
-        """Return the error that ends the attempt, or the run if no server accepts requests any more."""
+        """Return the error that ends the attempt, or the run if no server accepts requests."""
         if not isinstance(error, Unreachable | Throttled):
             return BackendError(f"{error}, {self._failures} times in a row.")
-        subject = "None of the upstream servers" if len(self._pool.servers) > 1 else "The upstream server"
-        verb = "has" if subject.startswith("None") else "has not"
         cure = "Wait until it is less busy" if self._pool.any_reachable else "Restart it"
         return UpstreamError(
-            f"{subject} {verb} accepted a request for {self._timeout_s:g} s (last error: {error}). {cure}, then resume "
-            "with the same command and --audit FILE."
+            f"No upstream server has accepted a request for {self._timeout_s:g} s (last error: {error}). {cure}, then "
+            "resume with the same command and --audit FILE."
         )
-
-    @property
-    def _timeout_s(self) -> float:
-        return self._times.first_token_s if self._pool.any_reachable else self._times.unreachable_timeout_s

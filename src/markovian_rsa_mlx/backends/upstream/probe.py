@@ -1,4 +1,4 @@
-"""Find out what a server is: its model, its dialect, and whether the tokenizer at hand is the model's.
+"""Find out what a server is: its model, its dialect, and whether the tokenizer is the model's.
 
 A server is probed once, through the documents that it has and through short trial requests.
 """
@@ -210,7 +210,7 @@ def _trial_request(tokenizer: Tokenizer, info: ServerInfo) -> CompletionRequest:
 async def _try_request(
     client: HTTPClient, dialect: Dialect, request: CompletionRequest, refusals: list[str]
 ) -> CompletionReply | None:
-    """Return the reply to a short request, or None if the server does not speak the dialect.
+    """Return the reply to a short request, or None if the server does not understand the dialect.
 
     Appends to `refusals` the message of a server that has the route and refuses this request.
     """

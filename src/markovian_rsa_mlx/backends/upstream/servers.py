@@ -71,7 +71,7 @@ class Server:
             self._paused_until = max(self._paused_until, now + self._next_pause())
 
     def on_error(self, error: TransientError) -> None:
-        """Set it aside if unreachable, allow fewer requests if throttled, and back off."""
+        """Mark it as unreachable or allow it fewer requests, depending on the error, and back off."""
         now = time.monotonic()
         if isinstance(error, Unreachable):
             if self.down_since is None or not self.unreachable:
@@ -192,7 +192,7 @@ class ServerPool:
             run_id, waiters = self._waiting.popitem(last=False)
             waiter = waiters.popleft()
             if waiters:
-                self._waiting[run_id] = waiters  # behind the other runs
+                self._waiting[run_id] = waiters  # after the other runs
             if not waiter.done():  # otherwise it was cancelled
                 server = min(ready, key=lambda server: server.in_flight / server.limit)
                 server.in_flight += 1

@@ -30,7 +30,7 @@ _END_OF_THINKING, _START_OF_THINKING = "</think>", "<think>"
 _MARKS = re.compile(r"<[^<>\s'\"]{1,40}>|\[/?[A-Z_]{2,20}\]")
 #: Seconds: the limit of a call, and the first and the longest pause before it is retried.
 _CALL_S, _FIRST_PAUSE_S, _MAX_PAUSE_S = 10.0, 0.1, 1.0
-#: Seconds for which calls on an event loop's thread are retried. The event loop stands still meanwhile.
+#: Seconds for which calls on an event loop's thread are retried. They block the event loop.
 _EVENT_LOOP_TIMEOUT_S = 5.0
 _CACHE_SIZE = 1_024
 _environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, autoescape=False)

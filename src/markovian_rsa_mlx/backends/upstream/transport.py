@@ -1,7 +1,7 @@
 """HTTP with one server: JSON documents, streams of JSON events and completions, within limits of time and size.
 
 Each call has a connection of its own. Closing it shows the server that a trace was cancelled, and a connection pool
-would outlive the event loop of a run.
+could not be used from one event loop after another.
 """
 
 from __future__ import annotations
