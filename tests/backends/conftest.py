@@ -12,7 +12,7 @@ from markovian_rsa_mlx.backends.upstream import probe
 
 from . import tiny_models
 from .fake_upstream import FakeUpstream, Running
-from .upstreams import CODEC
+from .upstreams import TOKENIZER
 
 EngineOf = Callable[[str], MLXEngine]
 Serve = Callable[[FakeUpstream], Running]
@@ -50,7 +50,7 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     """Start a fake server; engines over it use its character tokenizer."""
-    monkeypatch.setattr(probe, "choose_tokenizer", lambda *_: CODEC)
+    monkeypatch.setattr(probe, "choose_tokenizer", lambda *_: TOKENIZER)
     running: list[Running] = []
 
     def start(fake: FakeUpstream) -> Running:

@@ -1,7 +1,7 @@
-"""A scripted OpenAI-compatible server in this process: any dialect, any fault, and a log of what it was asked.
+"""A scripted OpenAI-compatible server in this process: any dialect, any fault, and a log of its requests.
 
-Its model is a Python function; one token a character (`CharacterTokenizer`). Each generation request
-takes one fault from `script`; an empty script means no fault.
+Its model is a Python function over a `CharacterTokenizer`, with one token per character. Each generation request takes
+one fault from `script`, and succeeds if there is none left.
 """
 
 from __future__ import annotations
@@ -30,23 +30,24 @@ Answer = Callable[[str, random.Random], str]
 
 
 def guess(prompt: str, rng: random.Random) -> str:
-    """Any of a million answers, after some thinking."""
+    """Return any of a million answers, after some thinking."""
     return boxed(rng.randrange(10**6), "think " * rng.randrange(1, 6))
 
 
 def letters(prompt: str, rng: random.Random) -> str:
-    """Random from the first token on."""
+    """Return a text that is random from its first token on."""
     return "".join(rng.choices("abcdefgh", k=40))
 
 
 @dataclass
 class FakeUpstream:
-    """`kind`: mlx, vllm, llama.cpp, text, chat, split (chat with `reasoning`), split_content (`reasoning_content`).
+    """A server of a `kind`: mlx, vllm, llama.cpp, text, chat, or chat with separate reasoning (split, split_content).
 
-    `calls` are the bodies of generations after the trial at the start (`trial` of them); `ids` what was generated
-    for them. `left` counts clients that went away while they were served, `pause` is waited before each token. Beyond
-    `room` calls at once it answers 429; `hung` it answers nothing; `helpers` are the paths asked for tokens and texts.
-    `spells`: llama.cpp's replies tell the bytes of their tokens.
+    `calls` has the bodies of generation requests, without the trial requests of a probe, and `ids` their generated ids.
+    `tokenizer_calls` has the paths of calls to the tokenizer, which take faults from `tokenizer_script`. `pause` is the
+    seconds before each token, and `abandoned` counts clients that closed the connection meanwhile. Beyond `capacity`
+    concurrent calls the server answers 429. While `hung` it answers nothing. With `sends_bytes`, replies of llama.cpp
+    have the bytes of their tokens.
     """
 
     kind: str
@@ -54,22 +55,22 @@ class FakeUpstream:
     tokenizer: CharacterTokenizer = field(default_factory=CharacterTokenizer)
     model: str = "fake/model"
     script: deque[str] = field(default_factory=deque)
-    helper_script: deque[str] = field(default_factory=deque)
-    more: dict[str, Any] = field(default_factory=dict)
+    tokenizer_script: deque[str] = field(default_factory=deque)
+    extra_props: dict[str, Any] = field(default_factory=dict)
     key: str | None = None
     pause: float = 0.0
     context: int = 100_000
-    room: int | None = None
+    capacity: int | None = None
     hung: bool = False
-    spells: bool = True
-    helpers: list[str] = field(default_factory=list)
+    sends_bytes: bool = True
+    tokenizer_calls: list[str] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
     ids: list[list[int]] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     active: int = 0
-    most_active: int = 0
-    left: int = 0
-    put_off: int = 0
+    max_active: int = 0
+    abandoned: int = 0
+    throttled: int = 0
     entropy: random.Random = field(default_factory=lambda: random.Random(5))
 
     def app(self) -> Starlette:
@@ -92,8 +93,8 @@ class FakeUpstream:
         return Starlette(routes=routes)
 
     async def models(self, request: Request) -> Response:
-        if refused := self.unlocked(request):
-            return refused
+        if refusal := self.refusal(request):
+            return refusal
         return JSONResponse({"data": [{"id": self.model, "max_model_len": self.context}]})
 
     async def health(self, request: Request) -> Response:
@@ -102,29 +103,29 @@ class FakeUpstream:
         return JSONResponse({"status": "ok"})
 
     async def props(self, request: Request) -> Response:
-        settings = {"n_ctx": self.context}
-        return JSONResponse({"default_generation_settings": settings, "total_slots": 4, "build_info": "b1"} | self.more)
+        props = {"default_generation_settings": {"n_ctx": self.context}, "total_slots": 4, "build_info": "b1"}
+        return JSONResponse(props | self.extra_props)
 
     async def tokenize(self, request: Request) -> Response:
         body = await request.json()
-        self.helpers.append("/tokenize")
-        if self.helper_script:
-            return self.broken(self.helper_script.popleft()) or Response(status_code=500)
+        self.tokenizer_calls.append("/tokenize")
+        if self.tokenizer_script:
+            return self.broken(self.tokenizer_script.popleft()) or Response(status_code=500)
         if body.get("parse_special", True):
             ids = self.tokenizer.encode(body["content"])
         else:
             ids = [token for c in body["content"] for token in self.tokenizer.encode(c)]
         if not body.get("with_pieces"):
             return JSONResponse({"tokens": ids})
-        return JSONResponse({"tokens": [{"id": token, "piece": self.spelling(token)} for token in ids]})
-
-    def spelling(self, token: int) -> str | list[int]:
-        """A token's text; its bytes where they are none."""
-        text = self.tokenizer.decode([token])
-        return [token - FIRST_CHARACTER] if "\ufffd" in text else text
+        pieces: list[dict[str, Any]] = []
+        for token in ids:
+            text = self.tokenizer.decode([token])
+            # A piece that is not valid UTF-8 is sent as bytes.
+            pieces.append({"id": token, "piece": [token - FIRST_CHARACTER] if "\ufffd" in text else text})
+        return JSONResponse({"tokens": pieces})
 
     async def detokenize(self, request: Request) -> Response:
-        self.helpers.append("/detokenize")
+        self.tokenizer_calls.append("/detokenize")
         return JSONResponse({"content": self.tokenizer.decode((await request.json())["tokens"])})
 
     async def apply_template(self, request: Request) -> Response:
@@ -133,32 +134,35 @@ class FakeUpstream:
         return JSONResponse({"prompt": self.tokenizer.render_chat(body["messages"], thinking)})
 
     async def complete(self, request: Request) -> Response:
-        if refused := self.unlocked(request):
-            return refused
+        if refusal := self.refusal(request):
+            return refusal
         body = await request.json()
-        if (problem := self.problem(request.url.path, body)) is not None:
-            return problem
-        if self.room is not None and self.active >= self.room and not self.is_trial(body):
-            self.put_off += 1
-            return self.broken("429:0.2") or Response(status_code=500)
-        fault = self.script.popleft() if self.script and not self.is_trial(body) else ""
-        if not self.is_trial(body):
+        if unsupported := self.unsupported(request.url.path, body):
+            return unsupported
+        fault, is_trial = "", "12345" in self.prompt_of(body)
+        if not is_trial:
+            if self.capacity is not None and self.active >= self.capacity:
+                self.throttled += 1
+                return self.broken("429:0.2") or Response(status_code=500)
+            fault = self.script.popleft() if self.script else ""
             self.calls.append(body)
             self.times.append(time.monotonic())
-        if (broken := self.broken(fault)) is not None:
-            return broken
-        ids = self.generate(body)
-        if not self.is_trial(body):
+            if broken := self.broken(fault):
+                return broken
+        ids = self.generate(body, letters if is_trial else self.answer)
+        if not is_trial:
             self.ids.append(ids)
-        return await self.reply(request, body, ids, fault)
+        if body.get("stream"):
+            return StreamingResponse(self.stream(body, ids, fault), media_type="text/event-stream")
+        return await self.whole_reply(request, body, ids, fault)
 
-    def unlocked(self, request: Request) -> Response | None:
+    def refusal(self, request: Request) -> Response | None:
         if self.key is not None and request.headers.get("authorization") != f"Bearer {self.key}":
             return JSONResponse({"error": {"message": "wrong key"}}, 401)
         return None
 
-    def problem(self, path: str, body: dict[str, Any]) -> Response | None:
-        """What this kind of server does not take."""
+    def unsupported(self, path: str, body: dict[str, Any]) -> Response | None:
+        """Return the response to a request that this kind of server does not support."""
         chats = self.kind in ("chat", "split", "split_content")
         if path.endswith("/chat/completions") != chats:
             return JSONResponse({"detail": "Not Found"}, 404)
@@ -166,12 +170,10 @@ class FakeUpstream:
             return JSONResponse({"error": "prompt must be a string"}, 400)
         return None
 
-    def is_trial(self, body: dict[str, Any]) -> bool:
-        return "12345" in self.prompt_of(body)
-
     def broken(self, fault: str) -> Response | None:
+        """Return the response that a fault of `script` means, if it concerns a whole response."""
         if fault in ("500", "503"):
-            return JSONResponse({"error": {"message": "out of luck"}}, int(fault))
+            return JSONResponse({"error": {"message": "injected"}}, int(fault))
         if fault.startswith("429"):
             return JSONResponse({"error": {"message": "slow down"}}, 429, {"retry-after": fault[4:] or "1"})
         if fault == "html":
@@ -192,61 +194,49 @@ class FakeUpstream:
         prompt = body["prompt"]
         return prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt)
 
-    def generate(self, body: dict[str, Any]) -> list[int]:
-        """The ids that the model says; a function of the seed where one was sent."""
-        seed = body.get("seed")
+    def generate(self, body: dict[str, Any], answer: Answer) -> list[int]:
+        """Return the ids that the model generates: a function of the seed, if there is one."""
+        seed, prompt = body.get("seed"), body.get("prompt")
         rng = random.Random(self.entropy.random() if seed is None else seed)
-        most = body.get("n_predict") or body["max_tokens"]
-        answer = letters if self.is_trial(body) else self.answer
         ids = [*self.tokenizer.encode(answer(self.prompt_of(body), rng)), EOS]
-        if isinstance(body.get("prompt"), list):
-            said = self.said(body["prompt"])
-            ids = ids[len(said) :] if ids[: len(said)] == said else ids
-        return ids[:most]
+        if isinstance(prompt, list):
+            # A prompt that continues a trace has generated ids after the chat.
+            end_of_chat = self.tokenizer.encode("<assistant>")[0]
+            known = prompt[len(prompt) - prompt[::-1].index(end_of_chat) :]
+            ids = ids[len(known) :] if ids[: len(known)] == known else ids
+        return ids[: body.get("n_predict") or body["max_tokens"]]
 
-    def said(self, prompt: list[int]) -> list[int]:
-        """What stands behind the chat in a prompt that goes on."""
-        end = self.tokenizer.encode("<assistant>")[0]
-        return prompt[len(prompt) - prompt[::-1].index(end) :]
-
-    async def reply(self, request: Request, body: dict[str, Any], ids: list[int], fault: str) -> Response:
-        if body.get("stream"):
-            return StreamingResponse(self.stream(body, ids, fault), media_type="text/event-stream")
+    async def whole_reply(self, request: Request, body: dict[str, Any], ids: list[int], fault: str) -> Response:
         with self.serving():
             if fault == "stall":
                 await asyncio.sleep(30)
             while self.hung:  # noqa: ASYNC110  set by another thread
                 await asyncio.sleep(0.02)
-            await self.wait_or_leave(request, self.pause * len(ids))
+            end = time.monotonic() + self.pause * len(ids)
+            while time.monotonic() < end:
+                await asyncio.sleep(0.02)
+                if await request.is_disconnected():
+                    self.abandoned += 1
+                    break
         if self.kind == "llama.cpp":
-            kind = "eos" if ids[-1] == EOS else "limit"
             chances: list[dict[str, Any]] = [{"prob": 0.5} for _ in ids]
             for entry, token in zip(chances, ids, strict=True):
-                if self.spells:
+                if self.sends_bytes:
                     entry |= {"id": token, "bytes": list(self.tokenizer.decode([token]).encode())}
-            return JSONResponse(
-                {"tokens": ids, "tokens_predicted": len(ids), "stop_type": kind, "completion_probabilities": chances}
-            )
-        content = [{"id": token, "logprob": -5.0} for token in ids]
-        choice: dict[str, Any] = {"text": self.tokenizer.decode(ids), "finish_reason": self.finish(ids)}
+            stop_type = "eos" if ids[-1] == EOS else "limit"
+            reply = {"tokens": ids, "tokens_predicted": len(ids), "stop_type": stop_type}
+            return JSONResponse(reply | {"completion_probabilities": chances})
+        choice: dict[str, Any] = {"text": self.tokenizer.decode(ids)}
         if self.kind == "mlx":
-            choice["logprobs"] = {"content": content}
-        return JSONResponse({"choices": [choice], "usage": self.usage(body, ids)})
-
-    async def wait_or_leave(self, request: Request, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            await asyncio.sleep(0.02)
-            if await request.is_disconnected():
-                self.left += 1
-                return
+            choice["logprobs"] = {"content": [{"id": token, "logprob": -5.0} for token in ids]}
+        return JSONResponse(self.finished(body, ids, choice))
 
     async def stream(self, body: dict[str, Any], ids: list[int], fault: str) -> AsyncIterator[str]:
         done = False
         try:
             with self.serving():
-                for place, token in enumerate(ids):
-                    if place == len(ids) // 2:
+                for index in range(len(ids)):
+                    if index == len(ids) // 2:
                         if fault == "cut":
                             raise ConnectionResetError("cut on purpose")
                         if fault == "end":
@@ -257,45 +247,42 @@ class FakeUpstream:
                         if fault == "garbage":
                             yield "data: {not json\n\n"
                     await asyncio.sleep(self.pause)
-                    yield self.event(self.piece(ids, place, token))
-                yield self.event(self.last(body, ids))
+                    yield f"data: {json.dumps({'choices': [self.piece(ids, index)]})}\n\n"
+                yield f"data: {json.dumps(self.finished(body, ids, {'text': '', 'delta': {}}))}\n\n"
                 yield "data: [DONE]\n\n"
                 done = True
         finally:
-            self.left += not done and fault != "cut"
+            self.abandoned += not done and fault != "cut"
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[None]:
         self.active += 1
-        self.most_active = max(self.most_active, self.active)
+        self.max_active = max(self.max_active, self.active)
         try:
             yield
         finally:
             self.active -= 1
 
-    def event(self, payload: dict[str, Any]) -> str:
-        return f"data: {json.dumps(payload)}\n\n"
-
-    def piece(self, ids: list[int], place: int, token: int) -> dict[str, Any]:
+    def piece(self, ids: list[int], index: int) -> dict[str, Any]:
+        """Return the choice of one event of a stream."""
+        token = ids[index]
         text = self.tokenizer.decode([token])
-        if self.kind in ("vllm", "text"):
-            choice: dict[str, Any] = {"text": text, "finish_reason": None}
-            return {"choices": [choice | ({"token_ids": [token]} if self.kind == "vllm" else {})]}
+        if self.kind == "vllm":
+            return {"text": text, "token_ids": [token], "finish_reason": None}
+        if self.kind == "text":
+            return {"text": text, "finish_reason": None}
         delta = {"content": text}
         if self.kind.startswith("split"):
             mark = self.tokenizer.end_of_thinking[0][0]
-            thinking = mark not in ids or place < ids.index(mark)
+            thinking = mark not in ids or index < ids.index(mark)
             name = "reasoning" if self.kind == "split" else "reasoning_content"
             delta = {} if token == mark else {name: text} if thinking else {"content": text}
-        return {"choices": [{"delta": delta, "finish_reason": None}]}
+        return {"delta": delta, "finish_reason": None}
 
-    def last(self, body: dict[str, Any], ids: list[int]) -> dict[str, Any]:
-        """The end of a stream with its usage."""
-        choice = {"finish_reason": self.finish(ids), "text": "", "delta": {}}
+    def finished(self, body: dict[str, Any], ids: list[int], choice: dict[str, Any]) -> dict[str, Any]:
+        """Return a whole reply, or the last event of a stream, with its usage."""
+        choice["finish_reason"] = "stop" if ids[-1] == EOS else "length"
         return {"choices": [choice], "usage": self.usage(body, ids)}
-
-    def finish(self, ids: list[int]) -> str:
-        return "stop" if ids[-1] == EOS else "length"
 
     def usage(self, body: dict[str, Any], ids: list[int]) -> dict[str, int]:
         if "messages" in body:
@@ -306,7 +293,7 @@ class FakeUpstream:
 
 
 class Running:
-    """A server thread; `url` is its API's root. `stop` closes the port, `start` opens it again."""
+    """A server in a thread. `url` is the root of its API. `stop` closes the port, and `start` opens it again."""
 
     def __init__(self, fake: FakeUpstream, port: int | None = None) -> None:
         self.fake = fake

@@ -1,4 +1,4 @@
-"""Which tokenizer is used, and the one that llama.cpp's server lends."""
+"""The choice of a tokenizer, and the tokenizer of llama.cpp's server."""
 
 from __future__ import annotations
 
@@ -15,26 +15,23 @@ import pytest
 from markovian_rsa_mlx import reasoner
 from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.backends.tokenizers import MLXTokenizer
-from markovian_rsa_mlx.backends.upstream import tokenizers as served_module
+from markovian_rsa_mlx.backends.upstream import tokenizers
 from markovian_rsa_mlx.backends.upstream.config import TimeLimits, Upstream
 from markovian_rsa_mlx.backends.upstream.tokenizers import RemoteTokenizer, choose_tokenizer, local_tokenizer
 from markovian_rsa_mlx.backends.upstream.transport import HTTPClient
 from markovian_rsa_mlx.errors import ModelError, UpstreamError
-from markovian_rsa_mlx.method.answers import equal_text
-from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 from markovian_rsa_mlx.tokenizer import ChatMessage
 
 from ...support.fakes import ASSISTANT, EOS, SYSTEM, THINK_END, USER, ByteTokenizer, CharacterTokenizer
-from ...support.runs import QUESTION, small
 from ..fake_upstream import FakeUpstream, Running, free_port
-from ..upstreams import CODEC, TIMES, HeardRetries, asked, connected, in_time
+from ..upstreams import TIMES, TOKENIZER, RecordingListener, connect, solve, trace_request, with_timeout
 
-#: The fake server's tokenizer writes its EOS as text too, as real ones do.
+#: The chat template. Like real tokenizers, the fake one accepts its EOS as text, too.
 TEMPLATE = "<system> <user> <assistant> </think>"
 
 
-#: A restart may take longer than the engine's tests have patience for.
-TIMES_OF_CODEC = TimeLimits(unreachable_timeout_s=3.0)
+#: A restart may take longer than the timeouts of the engine's tests.
+TOKENIZER_TIMES = TimeLimits(unreachable_timeout_s=3.0)
 
 
 class WithEOS(CharacterTokenizer):
@@ -46,52 +43,51 @@ class WithEOS(CharacterTokenizer):
 @pytest.fixture
 def server() -> Iterator[Running]:
     props = {"chat_template": TEMPLATE, "eos_token": "<eos>", "bos_token": ""}
-    running = Running(FakeUpstream("llama.cpp", tokenizer=WithEOS(), more=props))
+    running = Running(FakeUpstream("llama.cpp", tokenizer=WithEOS(), extra_props=props))
     yield running
     running.stop()
 
 
-#: Another one of the same.
+#: A second server of the same kind.
 second = server
 
 
-def served(server: Running) -> RemoteTokenizer:
-    return RemoteTokenizer(HTTPClient(server.url, None, TIMES_OF_CODEC), server.fake.more, None)
+def remote_tokenizer(server: Running) -> RemoteTokenizer:
+    return RemoteTokenizer(HTTPClient(server.url, None, TOKENIZER_TIMES), server.fake.extra_props, None)
 
 
-def test_the_served_tokenizer_is_the_servers_own(server: Running) -> None:
-    tokenizer = served(server)
+def test_remote_tokenizer_agrees_with_the_server(server: Running) -> None:
+    tokenizer = remote_tokenizer(server)
     assert tokenizer.eos_ids == {EOS}
     assert tokenizer.end_of_thinking == ((THINK_END,),)
     assert tokenizer.control_ids == {EOS, USER, ASSISTANT, SYSTEM}
     text = "<user>Say 12 + 3 = ?\n\tça va, 你好 🙂</think>"
-    assert tokenizer.encode(text) == CODEC.encode(text)
-    assert tokenizer.decode(tokenizer.encode(text)) == CODEC.decode(CODEC.encode(text))
+    assert tokenizer.encode(text) == TOKENIZER.encode(text)
+    assert tokenizer.decode(tokenizer.encode(text)) == TOKENIZER.decode(TOKENIZER.encode(text))
     chat = [ChatMessage(role="user", content="Hi")]
     for thinking in (True, False):
-        assert tokenizer.render_chat(chat, thinking) == CODEC.render_chat(chat, thinking)
+        assert tokenizer.render_chat(chat, thinking) == TOKENIZER.render_chat(chat, thinking)
 
 
-def test_a_run_with_the_served_tokenizer_is_verified(server: Running, tmp_path: Path) -> None:
+def test_run_with_the_remote_tokenizer_verifies(server: Running, tmp_path: Path) -> None:
     async def run() -> str:
-        orchestrator = MarkovianRSAOrchestrator(await connected(server.url), equivalent=equal_text)
-        return (await orchestrator.arun(QUESTION, small(), audit_path=tmp_path / "run.jsonl")).answer
+        return (await solve(await connect(server.url), tmp_path / "run.jsonl")).answer
 
-    assert asyncio.run(in_time(run()))
-    verify_file(tmp_path / "run.jsonl", codec=CODEC)
+    assert asyncio.run(with_timeout(run()))
+    verify_file(tmp_path / "run.jsonl", codec=TOKENIZER)
 
 
-def test_the_served_tokenizer_outlives_faults_and_says_when_it_is_gone(server: Running) -> None:
-    tokenizer = served(server)
-    server.fake.helper_script = deque(["500", "html", "truncated"])
-    assert tokenizer.encode("abc") == CODEC.encode("abc")
+def test_remote_tokenizer_survives_faults_and_raises_when_the_server_is_gone(server: Running) -> None:
+    tokenizer = remote_tokenizer(server)
+    server.fake.tokenizer_script = deque(["500", "html", "truncated"])
+    assert tokenizer.encode("abc") == TOKENIZER.encode("abc")
     server.stop()
     with pytest.raises(UpstreamError, match="tokenizer does not answer"):
         tokenizer.encode("something new")
 
 
-def test_what_was_asked_once_is_remembered(server: Running) -> None:
-    tokenizer = served(server)
+def test_results_are_cached(server: Running) -> None:
+    tokenizer = remote_tokenizer(server)
     ids = tokenizer.encode("abc")
     assert tokenizer.decode(ids) == "abc"
     server.stop()
@@ -99,45 +95,45 @@ def test_what_was_asked_once_is_remembered(server: Running) -> None:
     assert tokenizer.decode(ids) == "abc"
 
 
-def test_a_models_own_folder_is_its_tokenizer() -> None:
+def test_folder_of_the_model_provides_its_tokenizer() -> None:
     folder = str(reasoner.model_path())
-    wire = HTTPClient(f"http://127.0.0.1:{free_port()}/v1", None, TimeLimits())
-    for tokenizer in (choose_tokenizer(Upstream((wire.url,)), folder, wire, {}), local_tokenizer(folder)):
+    client = HTTPClient(f"http://127.0.0.1:{free_port()}/v1", None, TimeLimits())
+    for tokenizer in (choose_tokenizer(Upstream((client.url,)), folder, client, {}), local_tokenizer(folder)):
         assert isinstance(tokenizer, MLXTokenizer)
         assert tokenizer.decode(tokenizer.encode("1 + 1")) == "1 + 1"
 
 
-def test_without_a_tokenizer_there_is_no_counting_of_words() -> None:
-    wire = HTTPClient(f"http://127.0.0.1:{free_port()}/v1", None, TimeLimits())
+def test_missing_tokenizer_is_an_error() -> None:
+    client = HTTPClient(f"http://127.0.0.1:{free_port()}/v1", None, TimeLimits())
     with pytest.raises(ModelError, match="--tokenizer"):
-        choose_tokenizer(Upstream((wire.url,)), "some model", wire, {})
+        choose_tokenizer(Upstream((client.url,)), "some model", client, {})
 
 
-def test_a_gguf_file_needs_llama_cpp_python(tmp_path: Path) -> None:
+def test_gguf_file_needs_llama_cpp_python(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"llama-cpp-python|cannot be loaded"):
         local_tokenizer(str(tmp_path / "model.gguf"))
 
 
-def test_the_tokenizer_of_any_server_of_the_fleet_will_do(server: Running, second: Running) -> None:
-    tokenizer = served(server)
+def test_any_server_of_the_group_can_tokenize(server: Running, second: Running) -> None:
+    tokenizer = remote_tokenizer(server)
     tokenizer.add_server(second.url.removesuffix("/v1"))
     server.stop()
     start = time.monotonic()
-    assert tokenizer.encode("abc") == CODEC.encode("abc")
-    assert tokenizer.encode("abcd") == CODEC.encode("abcd")
+    assert tokenizer.encode("abc") == TOKENIZER.encode("abc")
+    assert tokenizer.encode("abcd") == TOKENIZER.encode("abcd")
     assert time.monotonic() - start < 2
 
 
-def test_a_restart_of_the_only_server_is_waited_for(server: Running) -> None:
-    tokenizer = served(server)
+def test_restart_of_the_only_server_is_waited_for(server: Running) -> None:
+    tokenizer = remote_tokenizer(server)
     server.stop()
     threading.Timer(1.0, server.start).start()
-    assert tokenizer.encode("abc") == CODEC.encode("abc")
+    assert tokenizer.encode("abc") == TOKENIZER.encode("abc")
 
 
-def test_on_an_event_loop_the_wait_is_short(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(served_module, "_EVENT_LOOP_TIMEOUT_S", 0.3)
-    tokenizer = served(server)
+def test_wait_on_an_event_loop_is_short(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizers, "_EVENT_LOOP_TIMEOUT_S", 0.3)
+    tokenizer = remote_tokenizer(server)
     server.stop()
 
     async def encode() -> None:
@@ -149,28 +145,28 @@ def test_on_an_event_loop_the_wait_is_short(server: Running, monkeypatch: pytest
     assert time.monotonic() - start < 2
 
 
-@pytest.mark.parametrize("spells", [True, False])
-def test_the_texts_of_generated_ids_are_known_before_anyone_asks(server: Running, spells: bool) -> None:
-    """From the reply, or asked beside the event loop; never while it stands still."""
-    server.fake.spells = spells
+@pytest.mark.parametrize("sends_bytes", [True, False])
+def test_texts_of_generated_ids_are_fetched_in_advance(server: Running, sends_bytes: bool) -> None:
+    """They come from the reply or from asynchronous calls. `decode` never blocks the event loop."""
+    server.fake.sends_bytes = sends_bytes
 
     async def run() -> None:
-        backend = await connected(server.url)
-        tokenizer = backend.tokenizer
+        engine = await connect(server.url)
+        tokenizer = engine.tokenizer
         assert isinstance(tokenizer, RemoteTokenizer)
-        result = await backend.generate(asked(), HeardRetries())
-        before = len(server.fake.helpers)
+        result = await engine.generate(trace_request(), RecordingListener())
+        before = len(server.fake.tokenizer_calls)
         for end in range(len(result.token_ids) + 1):
-            assert tokenizer.decode(result.token_ids[:end]) == CODEC.decode(result.token_ids[:end])
-        assert len(server.fake.helpers) == before
+            assert tokenizer.decode(result.token_ids[:end]) == TOKENIZER.decode(result.token_ids[:end])
+        assert len(server.fake.tokenizer_calls) == before
 
-    asyncio.run(in_time(run()))
+    asyncio.run(with_timeout(run()))
 
 
-def test_torn_characters_are_known_by_their_bytes() -> None:
+def test_incomplete_characters_are_decoded_from_their_bytes() -> None:
     props = {"chat_template": TEMPLATE, "eos_token": "", "bos_token": ""}
-    running = Running(FakeUpstream("llama.cpp", tokenizer=ByteTokenizer(), more=props))
-    tokenizer = served(running)
+    running = Running(FakeUpstream("llama.cpp", tokenizer=ByteTokenizer(), extra_props=props))
+    tokenizer = remote_tokenizer(running)
     ids = tokenizer.encode("ça 🙂")
     running.stop()
     assert tokenizer.decode(ids) == "ça 🙂"
@@ -179,7 +175,7 @@ def test_torn_characters_are_known_by_their_bytes() -> None:
 
 
 @pytest.mark.parametrize("dead", [0, 1])
-def test_a_run_outlives_the_death_of_the_server_that_lent_the_tokenizer(
+def test_run_survives_the_death_of_the_server_with_the_tokenizer(
     server: Running, second: Running, tmp_path: Path, dead: int
 ) -> None:
     servers = (server, second)
@@ -187,29 +183,27 @@ def test_a_run_outlives_the_death_of_the_server_that_lent_the_tokenizer(
         each.fake.pause = 0.005
 
     async def run() -> None:
-        backend = await connected(*(each.url for each in servers))
-        orchestrator = MarkovianRSAOrchestrator(backend, equivalent=equal_text)
-        work = asyncio.create_task(orchestrator.arun(QUESTION, small(), audit_path=tmp_path / "run.jsonl"))
+        engine = await connect(*(each.url for each in servers))
+        work = asyncio.create_task(solve(engine, tmp_path / "run.jsonl"))
         await asyncio.sleep(0.3)
         servers[dead].stop()
         await work
 
-    asyncio.run(in_time(run()))
-    verify_file(tmp_path / "run.jsonl", codec=CODEC)
+    asyncio.run(with_timeout(run()))
+    verify_file(tmp_path / "run.jsonl", codec=TOKENIZER)
 
 
-def test_a_run_outlives_a_restart_of_the_only_server(server: Running, tmp_path: Path) -> None:
+def test_run_survives_a_restart_of_the_only_server(server: Running, tmp_path: Path) -> None:
     server.fake.pause = 0.005
 
     async def run() -> None:
-        backend = await connected(server.url, times=replace(TIMES, unreachable_timeout_s=10))
-        orchestrator = MarkovianRSAOrchestrator(backend, equivalent=equal_text)
-        work = asyncio.create_task(orchestrator.arun(QUESTION, small(), audit_path=tmp_path / "run.jsonl"))
+        engine = await connect(server.url, times=replace(TIMES, unreachable_timeout_s=10))
+        work = asyncio.create_task(solve(engine, tmp_path / "run.jsonl"))
         await asyncio.sleep(0.3)
         server.stop()
         await asyncio.sleep(3)
         server.start()
         await work
 
-    asyncio.run(in_time(run(), 30))
-    verify_file(tmp_path / "run.jsonl", codec=CODEC)
+    asyncio.run(with_timeout(run(), 30))
+    verify_file(tmp_path / "run.jsonl", codec=TOKENIZER)
