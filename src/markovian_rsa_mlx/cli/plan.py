@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -17,16 +17,12 @@ from .options import (
     MODEL,
     MODEL_OPTION,
     REVISION_OPTION,
-    ModelChoice,
     choose_model,
     profile_options,
     resolve,
     settings_options,
 )
 from .terminal import amount, count, print_status, size
-
-if TYPE_CHECKING:
-    from ..backends.policy import ModelFootprint
 
 #: Lineages for the mean number of needed traces, and the largest number of traces to draw for them.
 _MAX_SEEDS, _MAX_DRAWS = 200, 60_000
@@ -69,16 +65,22 @@ def plan(
     Reads the model's config.json only; no weights are downloaded. The exit code is 1 if the run does not fit into
     memory or into the model's context. mrsa tune estimates the time.
     """
+    from .. import reasoner
+
     choice = choose_model(model, revision)
     run_config = resolve(profile, config, settings, choice.default_profile)
-    facts = _facts(choice.model_id, _read_config(choice), run_config, prompt_tokens)
+    if choice.embedded:
+        folder = reasoner.model_path()
+    else:
+        folder = local_folder(choice.model_id) or fetch_files(choice.model_id, choice.revision, CONFIG_FILES)
+    facts = _facts(choice.model_id, read_config(folder), run_config, prompt_tokens)
     if json_output:
         print(json.dumps(facts, indent=2))
     else:
         print(_describe(facts))
         for warning in run_config.warnings(published_model=not choice.embedded):
             print_status(f"warning: {warning}")
-    return 0 if _fits(facts) else 1
+    return 0 if facts["traces_at_once"] > 0 and not _exceeds_context(facts) else 1
 
 
 def longest_sequence(config: RSAConfig, prompt_tokens: int) -> int:
@@ -111,15 +113,6 @@ def _cost(config: RSAConfig, round_number: int) -> int:
     return config.max_tokens(round_number) + (config.tail_limit if carried else 0)
 
 
-def _read_config(choice: ModelChoice) -> dict[str, Any]:
-    from .. import reasoner
-
-    if choice.embedded:
-        return read_config(reasoner.model_path())
-    model = choice.model_id
-    return read_config(local_folder(model) or fetch_files(model, choice.revision, CONFIG_FILES))
-
-
 def _facts(model_id: str, model_config: dict[str, Any], config: RSAConfig, prompt_tokens: int) -> dict[str, Any]:
     from ..backends.mlx.memory import available_memory_bytes, context_length_of, footprint_from_config
     from ..backends.policy import DEFAULT_MAX_ROWS, MemoryBudget
@@ -135,7 +128,10 @@ def _facts(model_id: str, model_config: dict[str, Any], config: RSAConfig, promp
     return {
         "model": model_id,
         "context_length": context_length_of(model_config),
-        **_sizes(footprint),
+        "weight_bytes": footprint.weight_bytes,
+        "kv_bytes_per_token": footprint.kv_bytes_per_token,
+        "state_bytes_per_trace": footprint.state_bytes,
+        "sliding_windows": [{"window_tokens": window, "bytes_per_token": each} for window, each in footprint.windows],
         "config": config.to_dict(),
         "prompt_tokens": prompt_tokens,
         "longest_sequence_tokens": longest,
@@ -151,35 +147,39 @@ def _facts(model_id: str, model_config: dict[str, Any], config: RSAConfig, promp
     }
 
 
-def _sizes(footprint: ModelFootprint) -> dict[str, Any]:
-    return {
-        "weight_bytes": footprint.weight_bytes,
-        "kv_bytes_per_token": footprint.kv_bytes_per_token,
-        "state_bytes_per_trace": footprint.state_bytes,
-        "sliding_windows": [{"window_tokens": window, "bytes_per_token": each} for window, each in footprint.windows],
-    }
-
-
 def _describe(facts: dict[str, Any]) -> str:
     config = RSAConfig(**facts["config"])
     context = f", context {count(facts['context_length'])} tokens" if facts["context_length"] else ""
-    longest, at_once = facts["longest_sequence_tokens"], facts["traces_at_once"]
-    limit = f"{size(facts['memory_limit_bytes'])} ({facts['memory_limit_from'].replace('_', '-')})"
     extra = "".join(
         f", + {size(each['bytes_per_token'])} within a window of {count(each['window_tokens'])} tokens"
         for each in facts["sliding_windows"]
     )
     extra += f", + {size(facts['state_bytes_per_trace'])} per trace" if facts["state_bytes_per_trace"] else ""
+
+    question, longest = facts["prompt_tokens"], facts["longest_sequence_tokens"]
+    has_tails = config.rounds and longest > question + max(config.thinking_tokens, config.final_tokens)
+    tails = f" + tails {count(config.aggregation_size * config.tail_limit)}" if has_tails else ""
+
+    rows, needed = facts["traces_at_once"], size(facts["bytes_at_once"])
+    limit = f"{size(facts['memory_limit_bytes'])} ({facts['memory_limit_from'].replace('_', '-')})"
+    at_once = f"{amount(rows, 'trace')}, {needed} of {limit}"
+    if rows == 0:
+        at_once = f"not even one trace: it needs {needed}, the limit is {limit}"
+
+    mean = "" if config.seed is not None else " (mean over seeds)"
     lines = [
         ("model", f"{facts['model']}{context}"),
         ("weights", size(facts["weight_bytes"])),
         ("KV cache", f"{size(facts['kv_bytes_per_token'])} per token{extra}"),
-        ("longest", f"{_sum(config, facts['prompt_tokens'], longest)}, {size(facts['bytes_per_trace'])} of cache"),
-        ("at once", _at_once(at_once, limit, facts["bytes_at_once"])),
+        (
+            "longest",
+            f"{amount(longest, 'token')} (question {count(question)}{tails} + max_tokens), "
+            f"{size(facts['bytes_per_trace'])} of cache",
+        ),
+        ("at once", at_once),
         (
             "traces",
-            f"{facts['traces_needed']:.1f} to generate, of {facts['traces_without_pruning']} without pruning"
-            + ("" if config.seed is not None else " (mean over seeds)"),
+            f"{facts['traces_needed']:.1f} to generate, of {facts['traces_without_pruning']} without pruning{mean}",
         ),
         (
             "decode",
@@ -192,22 +192,6 @@ def _describe(facts: dict[str, Any]) -> str:
     return "\n".join(f"{name:<9} {value}" for name, value in lines)
 
 
-def _fits(facts: dict[str, Any]) -> bool:
-    return facts["traces_at_once"] > 0 and not _exceeds_context(facts)
-
-
 def _exceeds_context(facts: dict[str, Any]) -> bool:
     context = facts["context_length"]
     return bool(context and facts["longest_sequence_tokens"] > context)
-
-
-def _sum(config: RSAConfig, prompt_tokens: int, longest: int) -> str:
-    tails = longest - prompt_tokens - max(config.thinking_tokens, config.final_tokens)
-    shown = f" + tails {count(config.aggregation_size * config.tail_limit)}" if config.rounds and tails > 0 else ""
-    return f"{amount(longest, 'token')} (question {count(prompt_tokens)}{shown} + budget)"
-
-
-def _at_once(rows: int, limit: str, needed: int) -> str:
-    if rows == 0:
-        return f"not even one trace: it needs {size(needed)}, the limit is {limit}"
-    return f"{amount(rows, 'trace')}, {size(needed)} of {limit}"

@@ -40,12 +40,21 @@ def list_runs(json_output: bool) -> None:
     if not entries:
         print_status(f"There are no runs in {run_store.runs_folder()} yet.")
         return
-    head = ("run", "when (UTC)", "model", "state", "tokens", "answer", "question")
-    rows = [_cells(entry) for entry in entries]
-    spare = shutil.get_terminal_size((120, 24)).columns - len(
-        table(head[:-1], [row[:-1] for row in rows]).split("\n")[0]
-    )
-    print(table(head, [(*row[:-1], one_line(row[-1], max(spare - 2, 20))) for row in rows], frozenset({"tokens"})))
+    head = ("run", "when (UTC)", "model", "state", "tokens", "answer")
+    rows, questions = [], []
+    for entry in entries:
+        if entry.state == "damaged":
+            rows.append((Path(entry.path).stem, "", "", "damaged", "", ""))
+            questions.append(entry.problem)
+            continue
+        when = one_line(entry.created_at[:16].replace("T", " "))
+        model, answer = one_line(Path(entry.model_id).name, 24), one_line(entry.answer, 16)
+        rows.append((clean(entry.run_id)[:8], when, model, entry.state, count(entry.generated_tokens), answer))
+        questions.append(entry.prompt)
+    used = len(table(head, rows).split("\n")[0])
+    width = max(shutil.get_terminal_size((120, 24)).columns - used - 2, 20)
+    lines = [(*row, one_line(question, width)) for row, question in zip(rows, questions, strict=True)]
+    print(table((*head, "question"), lines, frozenset({"tokens"})))
 
 
 @runs.command("show")
@@ -74,7 +83,6 @@ def verify(run: tuple[str, ...], model: str | None) -> int:
     Derives lineage, seeds, order, tails, prompts, counts, the vote and the choice again. If a line does not follow from
     the lines before it, prints the first such line and exits with 1.
     """
-
     tokenizer = tokenizer_of(model) if model is not None else None
     failed = 0
     for found in [run_store.find_run(name) for name in run] if run else [run_store.find_run(None)]:
@@ -103,7 +111,11 @@ def rm(run: tuple[str, ...], yes: bool) -> None:
     """Remove runs that are not being written."""
     paths = list(dict.fromkeys(run_store.find_run(name) for name in run))
     for found in paths:
-        _check_removable(found)
+        entry = run_store.describe(found) if found.is_file() else None
+        if entry is None or (entry.state == "damaged" and found.parent != run_store.runs_folder()):
+            raise AuditError(f"{found} is not an audit file; it was not removed.")
+        if is_locked(found):
+            raise AuditError(f"{found} is being written by a run; stop that run first.")
     if not yes and not sys.stdin.isatty():
         raise ConfigError("There is no terminal for the question; --yes removes without asking.")
     if not yes:
@@ -115,31 +127,6 @@ def rm(run: tuple[str, ...], yes: bool) -> None:
         if found.parent == run_store.runs_folder():
             found.with_suffix(".html").unlink(missing_ok=True)  # the page of `mrsa view`
     print_status(f"Removed {amount(len(paths), 'run')}.")
-
-
-def _check_removable(found: Path) -> None:
-    entry = run_store.describe(found) if found.is_file() else None
-    if entry is None or (entry.state == "damaged" and found.parent != run_store.runs_folder()):
-        raise AuditError(f"{found} is not an audit file; it was not removed.")
-    if is_locked(found):
-        raise AuditError(f"{found} is being written by a run; stop that run first.")
-
-
-def _cells(entry: run_store.RunEntry) -> tuple[str, ...]:
-    if entry.state == "damaged":
-        return (Path(entry.path).stem, "", "", "damaged", "", "", entry.problem)
-    when = entry.created_at[:16].replace("T", " ")
-    name = one_line(Path(entry.model_id).name, 24)
-    tokens = count(entry.generated_tokens)
-    return (
-        clean(entry.run_id)[:8],
-        one_line(when),
-        name,
-        entry.state,
-        tokens,
-        one_line(entry.answer, 16),
-        clean(entry.prompt),
-    )
 
 
 def verify_run(path: Path, tokenizer: Tokenizer | None = None) -> Report:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -13,9 +13,6 @@ from ..errors import ConfigError, ModelError
 from .command import Command, FiniteFloat, option
 from .options import FORCE_OPTION, MODEL, ModelChoice, engine_options, profile_options, resolve, settings_options
 from .terminal import print_status
-
-if TYPE_CHECKING:
-    from ..config import RSAConfig
 
 ACCESS, LIMITS = "Access", "Limits of the server"
 #: The default settings of Zyphra's proxy, whose request keys the server reads.
@@ -103,14 +100,19 @@ def serve(
 ) -> None:
     """Serve a model to programs that speak the OpenAI protocol.
 
-    The keys of Zyphra's proxy in a request's body (rsa_t, rsa_n, rsa_k, ...) make it a run of Markovian RSA.
+    A request whose body has the keys of Zyphra's proxy (rsa_t, rsa_n, rsa_k, ...) becomes a run of Markovian RSA.
 
-    Method and sampling settings are what requests leave unset; concurrency and memory limit bound all requests at once.
+    Method and sampling settings are defaults for requests. Concurrency and memory limit apply to all requests together.
     """
+    from ..serve.config import is_loopback
     from .run import load_orchestrator
 
     key = _read_key(api_key_env)
-    _require_key(host, key, allow_without_key)
+    if key is None and not allow_without_key and not is_loopback(host):
+        raise ConfigError(
+            f"Other machines could use this server on {host} without a key; give --api-key-env NAME "
+            "(or --allow-without-key)."
+        )
     for name in served_name:
         if not name.isprintable() or name != name.strip() or not name:
             raise ConfigError(f"--served-name is {name!r}; give a name of printable characters.")
@@ -137,7 +139,7 @@ def serve(
     listener = listen(host, port)
     orchestrator = load_orchestrator(choice)
     try:
-        _apply_limits(orchestrator, base)
+        orchestrator.backend.limit(*base.engine_limits())  # for all requests together
         run_server(orchestrator, server, listener, print_status)
     finally:
         orchestrator.close()
@@ -150,18 +152,3 @@ def _read_key(variable: str | None) -> str | None:
     if not key or not key.isascii():
         raise ConfigError(f"The environment variable {variable} does not hold a key in ASCII; set it.")
     return key
-
-
-def _require_key(host: str, key: str | None, allow_without_key: bool) -> None:
-    from ..serve.config import is_loopback
-
-    if key is None and not is_loopback(host) and not allow_without_key:
-        raise ConfigError(
-            f"Other machines could use this server on {host} without a key; give --api-key-env NAME "
-            "(or --allow-without-key)."
-        )
-
-
-def _apply_limits(orchestrator: Any, base: RSAConfig) -> None:
-    """The engine's bounds are the server's: all requests together keep to them."""
-    orchestrator.backend.limit(*base.engine_limits())

@@ -114,12 +114,22 @@ def tune(
     from .run import load_orchestrator
 
     choice = choose_model(model, revision, adapter)
-    configs = _configs(profile, config, embedded=choice.embedded)
+    if profile or config:
+        configs = {name: RSAConfig.profile(name) for name in profile}
+        configs |= load_settings_files(config, configs)
+    else:
+        configs = {name: each for name, each in PROFILES.items() if (name == "embedded") == choice.embedded}
     if minutes is not None and not minutes > 0:
         raise ConfigError(f"--minutes is {minutes:g}; allowed: a number above 0.")
     if length_mean is not None and lengths_from:
         raise ConfigError("--length-mean and --lengths-from exclude each other; give one of them.")
-    known = None if speeds is None else _known_speeds(speeds, choice.model_id)
+    known: Speeds | None = None
+    if speeds is not None:
+        measured_model, known = read_speeds(speeds)
+        if measured_model != choice.model_id:
+            raise ConfigError(
+                f"The speeds in {str(speeds)!r} are those of {measured_model}, not of {choice.model_id}; measure again."
+            )
     assumption = _assumption(choice.model_id, lengths_from, length_mean, length_sigma)
     print_status(f"Lengths of traces: {assumption.sentence}.")
     orchestrator = load_orchestrator(choice)
@@ -142,14 +152,6 @@ def tune(
     predictions = [each.predict(assumption.lengths, costs) for each in candidates]
     report = Report(choice.model_id, known, assumption.sentence, predictions, minutes)
     print(json.dumps(report.to_dict(), indent=2) if json_output else report.to_text())
-
-
-def _configs(profiles: Sequence[str], files: Sequence[Path], *, embedded: bool) -> dict[str, RSAConfig]:
-    """Return the named settings, or all profiles that suit the model."""
-    if not profiles and not files:
-        return {name: each for name, each in PROFILES.items() if (name == "embedded") == embedded}
-    named = {name: RSAConfig.profile(name) for name in profiles}
-    return named | load_settings_files(files, named)
 
 
 def _assumption(model_id: str, paths: Sequence[Path], mean: float | None, sigma: float) -> LengthModel:
@@ -179,13 +181,6 @@ def _measure(engine: TimedEngine, candidates: list[ProfileOnEngine], assumption:
 
     print_status(f"Measuring for about {seconds:.0f} s ...")
     return run_sync(measure_for(engine, candidates, assumption.lengths, seconds))
-
-
-def _known_speeds(path: Path, model_id: str) -> Speeds:
-    measured_on, found = read_speeds(path)
-    if measured_on != model_id:
-        raise ConfigError(f"The speeds in {str(path)!r} are those of {measured_on}, not of {model_id}; measure again.")
-    return found
 
 
 def read_speeds(path: Path) -> tuple[str, Speeds]:
