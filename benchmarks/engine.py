@@ -28,8 +28,9 @@ from markovian_rsa_mlx import MarkovianRSAOrchestrator, RSAConfig, RunResult, re
 from markovian_rsa_mlx.audit.events import RunSetupEvent
 from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.backends.mlx import MLXEngine
-from markovian_rsa_mlx.backends.mlx.batch import Draw, draw_tokens
+from markovian_rsa_mlx.backends.mlx.batch import draw_tokens
 from markovian_rsa_mlx.backends.mlx.prefix_cache import PrefixCache
+from markovian_rsa_mlx.backends.mlx.sequence import Sequence as EngineSequence
 from markovian_rsa_mlx.config import Sampling
 from markovian_rsa_mlx.method.lineage import Lineage, TraceKey, trace_seed
 from markovian_rsa_mlx.method.tails import Tail, parse_trace, take_tail
@@ -67,12 +68,13 @@ class RowSampler:
     """Our seeded draw in the form mlx-lm calls: one row, one token a call."""
 
     def __init__(self, request: GenerationRequest) -> None:
-        self._request, self._position = request, 0
+        no_caller: Any = None
+        self._sequence = EngineSequence(request, frozenset(), listener=no_caller, future=no_caller)
 
     def __call__(self, logprobs: mx.array) -> mx.array:
-        draw = Draw(self._request.seed, self._position, self._request.sampling)
-        self._position += 1
-        return draw_tokens(logprobs, [draw])
+        token = draw_tokens(logprobs, [self._sequence])
+        self._sequence.position += 1
+        return token
 
 
 class Baselines:
@@ -243,7 +245,9 @@ def sampler_seconds(rows: int, backend: MLXEngine, repeats: int = 100) -> tuple[
     """Median seconds of one draw for all rows, together and row by row."""
     size = max(backend.tokenizer.control_ids) + 1
     logprobs = mx.random.normal((rows, size), key=mx.random.key(0))
-    draws = [Draw(row, 7, Sampling()) for row in range(rows)]
+    no_caller: Any = None
+    requests = [GenerationRequest("", (), (), 0, row, Sampling()) for row in range(rows)]
+    draws = [EngineSequence(request, frozenset(), listener=no_caller, future=no_caller) for request in requests]
     ways = (
         lambda: draw_tokens(logprobs, draws),
         lambda: mx.concatenate([draw_tokens(logprobs[row : row + 1], [draws[row]]) for row in range(rows)]),

@@ -27,7 +27,7 @@ from markovian_rsa_mlx.audit import RunState, read_events
 from markovian_rsa_mlx.audit.events import Event
 from markovian_rsa_mlx.backends.policy import Capacity
 from markovian_rsa_mlx.method.lineage import TraceKey
-from markovian_rsa_mlx.predict import length_data as samples
+from markovian_rsa_mlx.predict import length_data
 from markovian_rsa_mlx.predict.costs import Costs
 from markovian_rsa_mlx.predict.lengths import Recorded, TraceLength
 from markovian_rsa_mlx.predict.measure import DecodePoint, Speeds, measure
@@ -160,8 +160,8 @@ def pooled(parts: Iterable[Speeds]) -> Speeds:
     reads: dict[tuple[int, int], list[float]] = {}
     points: dict[tuple[int, int], list[DecodePoint]] = {}
     for part in parts:
-        for tokens, behind, seconds in part.reads:
-            reads.setdefault((tokens, behind), []).append(seconds)
+        for tokens, offset, seconds in part.reads:
+            reads.setdefault((tokens, offset), []).append(seconds)
         for point in part.decodes:
             points.setdefault((point.rows, point.context), []).append(point)
     return Speeds(
@@ -208,7 +208,7 @@ def line(name: str, real: list[Real], plain: list[float], others_s: float, usual
 def from_others(name: str, runs: dict[str, list[Real]], costs: Costs, room: Capacity) -> float:
     """Mean seconds predicted from the lengths of all other settings' runs, which had other problems and seeds."""
     paths = [real.path for other, found in runs.items() if other != name for real in found]
-    lengths = samples.sampled(samples.from_paths(paths)).lengths
+    lengths = length_data.from_paths(paths).length_model().lengths
     return predict(name, SETTINGS[name], shape_of(runs[name][0].events), lengths, costs, room).seconds
 
 

@@ -1,4 +1,4 @@
-"""Engines over small random models, one of each kind for the whole run; idle between tests."""
+"""Engines over small random models, one of each kind for the whole test session."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Serve = Callable[[FakeUpstream], Running]
 
 @pytest.fixture(scope="session")
 def engine_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineOf]:
-    """The engine of a model kind of `tiny_models.CONFIGS`, made when first asked for; bounds reset."""
+    """The engine of a model kind of `tiny_models.CONFIGS`, created on first use, without limits."""
     engines: dict[str, MLXEngine] = {}
 
     def get(kind: str) -> MLXEngine:
@@ -37,13 +37,13 @@ def engine_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineOf]:
 
 @pytest.fixture
 def engine(engine_of: EngineOf) -> MLXEngine:
-    """A Llama, ready."""
+    """The engine of a small Llama."""
     return engine_of("llama")
 
 
 @pytest.fixture(scope="session")
 def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small Llama's folder."""
+    """The folder of a small Llama."""
     return tiny_models.write(tmp_path_factory.mktemp("model") / "llama", "llama")
 
 

@@ -105,7 +105,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def build(kind: str, seed: int = 0, **changes: Any) -> Any:
-    """A model with random weights; the norms keep its logits in a range where sampling has choices."""
+    """A model with random weights, scaled so that sampling has choices."""
     config = {**CONFIGS[kind], **changes}
     model_class, args = _get_classes(config)
     model = model_class(args.from_dict(config))

@@ -1,21 +1,25 @@
-"""Short ways to ask an engine for traces."""
+"""Short ways to request traces from an engine."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
 
 from markovian_rsa_mlx.backends.base import GenerationRequest, GenerationResult
-from markovian_rsa_mlx.backends.mlx import MLXEngine
+from markovian_rsa_mlx.backends.mlx import MLXEngine, batch
+from markovian_rsa_mlx.backends.mlx.sequence import Sequence as EngineSequence
 from markovian_rsa_mlx.config import Sampling
 
 PROMPT = tuple(b"what is six times seven? ")
 
 
 @dataclass
-class Heard:
-    """A listener that keeps what it hears, and may wake somebody at the first tokens."""
+class RecordingListener:
+    """A listener that records its calls. `first` is set at the first tokens."""
 
     starts: int = 0
     ids: list[int] = field(default_factory=list)
@@ -35,6 +39,9 @@ class Heard:
         pass
 
 
+Heard = RecordingListener
+
+
 def request(
     seed: int = 1,
     prompt: Sequence[int] = PROMPT,
@@ -48,16 +55,45 @@ def request(
     )
 
 
+def sequence(seed: int = 1, position: int = 0, caches: list[Any] | None = None, **values: Any) -> EngineSequence:
+    """A sequence that no event loop awaits. `values` are those of `request`."""
+    no_caller: Any = None
+    made = EngineSequence(request(seed, **values), frozenset(), listener=no_caller, future=no_caller)
+    made.position, made.caches = position, caches
+    return made
+
+
 async def gather(engine: MLXEngine, requests: Sequence[GenerationRequest]) -> list[GenerationResult]:
-    """All at once; checks that each listener heard exactly what the result says."""
-    heard = [Heard() for _ in requests]
-    results = await asyncio.gather(*(engine.generate(r, h) for r, h in zip(requests, heard, strict=True)))
-    for asked, listener, result in zip(requests, heard, results, strict=True):
+    """Generate all concurrently, and check that each listener received exactly the ids of its result."""
+    listeners = [RecordingListener() for _ in requests]
+    results = await asyncio.gather(*(engine.generate(r, each) for r, each in zip(requests, listeners, strict=True)))
+    for each, listener, result in zip(requests, listeners, results, strict=True):
         assert listener.starts == 1
-        assert asked.generated_ids + tuple(listener.ids) == result.token_ids
+        assert each.generated_ids + tuple(listener.ids) == result.token_ids
     return list(results)
 
 
 def run(engine: MLXEngine, requests: Sequence[GenerationRequest]) -> list[tuple[int, ...]]:
-    """The token ids of the requests, generated together on an event loop of its own."""
+    """The token ids of the requests, generated together on a new event loop."""
     return [result.token_ids for result in asyncio.run(gather(engine, requests))]
+
+
+async def wait_until(condition: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("the condition did not become true within 5 seconds")
+
+
+def record_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of rows of every decode step from now on."""
+    rows: list[int] = []
+    draw = batch.draw_tokens
+
+    def counted(logprobs: Any, sequences: list[EngineSequence]) -> Any:
+        rows.append(len(sequences))
+        return draw(logprobs, sequences)
+
+    monkeypatch.setattr(batch, "draw_tokens", counted)
+    return rows

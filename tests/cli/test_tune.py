@@ -87,7 +87,7 @@ def test_lengths_come_from_the_kept_runs_of_the_model(mrsa: Run) -> None:
     ran = mrsa(*TUNE, "--profile", "default-16gb")
     assert "traces of 1 earlier run, mean" in ran.err
     unknown = mrsa("tune", "--model", "another", "--profile", "default-16gb")
-    assert "no trail of this model was found" in unknown.err
+    assert "no recorded run of this model was found" in unknown.err
 
 
 def test_lengths_of_another_model_are_warned_about(mrsa: Run, tmp_path: Path) -> None:

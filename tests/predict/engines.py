@@ -10,22 +10,22 @@ from tests.support.fakes import FakeBackend
 
 
 @dataclass
-class LinearTimer:
-    """A step takes step_s + row_s * rows + cache_s * rows * context. Its clock moves by what it claims to measure."""
+class FakeProfiler:
+    """A step takes step_s + row_s * rows + cache_s * rows * context. `now` advances by the reported times."""
 
     step_s: float = 0.01
     row_s: float = 0.001
     cache_s: float = 0.0
     token_s: float = 0.0001
-    behind_s: float = 0.0
+    offset_s: float = 0.0
     now: float = 0.0
     reads: list[tuple[int, int]] = field(default_factory=list)
     decodes: list[tuple[int, int]] = field(default_factory=list)
     closed: bool = False
 
-    async def read(self, tokens: int, behind: int = 0) -> float:
-        self.reads.append((tokens, behind))
-        seconds = self.token_s * tokens + self.behind_s * tokens * (behind + tokens / 2)
+    async def read(self, tokens: int, offset: int = 0) -> float:
+        self.reads.append((tokens, offset))
+        seconds = self.token_s * tokens + self.offset_s * tokens * (offset + tokens / 2)
         self.now += seconds
         return seconds
 
@@ -41,12 +41,12 @@ class LinearTimer:
 
 @dataclass
 class TimedFake(FakeBackend):
-    """A fake engine that can be timed: 1 GB of weights, 1 MB a token, 8 rows."""
+    """A fake engine that can be timed: 1 GB of weights, 1 MB per token, 8 rows."""
 
-    times: LinearTimer = field(default_factory=LinearTimer)
+    times: FakeProfiler = field(default_factory=FakeProfiler)
     admission: MemoryBudget = field(default_factory=lambda: MemoryBudget(ModelFootprint(10**9, 10**6, 0), 8, 10**12))
 
-    def timer(self) -> LinearTimer:
+    def timer(self) -> FakeProfiler:
         return self.times
 
     def limit(self, max_rows: int | None, memory_limit_bytes: int | None) -> None:

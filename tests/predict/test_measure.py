@@ -1,4 +1,4 @@
-"""Measuring on a fake engine whose speeds are known: what is tried, for how long, and what comes out."""
+"""Measuring a fake engine whose speeds are known."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import asyncio
 import pytest
 
 from markovian_rsa_mlx.predict.measure import Speeds, coarse_to_fine, measure
-from tests.predict.engines import LinearTimer
+from tests.predict.engines import FakeProfiler
 
 
 def measured(
-    timer: LinearTimer, seconds: float = 60, longest: int = 5000, most_rows: int = 16, room: int = 10**9
+    profiler: FakeProfiler, seconds: float = 60, longest: int = 5000, max_rows: int = 16, capacity: int = 10**9
 ) -> Speeds:
     return asyncio.run(
         measure(
-            timer,
+            profiler,
             seconds=seconds,
             longest=longest,
-            fits=lambda rows, context: rows * context <= room,
-            max_rows=most_rows,
-            clock=lambda: timer.now,
+            fits=lambda rows, context: rows * context <= capacity,
+            max_rows=max_rows,
+            clock=lambda: profiler.now,
         )
     )
 
 
-def test_the_costs_are_the_engines() -> None:
-    timer = LinearTimer(step_s=0.01, row_s=0.002, cache_s=1e-6, token_s=0.0005, behind_s=1e-7)
-    costs = measured(timer).costs()
+def test_measured_costs_equal_those_of_the_engine() -> None:
+    profiler = FakeProfiler(step_s=0.01, row_s=0.002, cache_s=1e-6, token_s=0.0005, offset_s=1e-7)
+    costs = measured(profiler).costs()
     for rows in (1, 5, 16):
         a, b = costs.step(rows)
         assert a == pytest.approx(0.01 + 0.002 * rows)
@@ -37,38 +37,38 @@ def test_the_costs_are_the_engines() -> None:
 
 
 @pytest.mark.parametrize("pace", [1, 10, 300])
-def test_it_keeps_to_its_time_on_slow_engines_too(pace: float) -> None:
-    timer = LinearTimer(step_s=0.001 * pace, row_s=0.0005 * pace, token_s=0.0001 * pace)
-    speeds = measured(timer, seconds=60)
+def test_measuring_a_slow_engine_stays_within_its_time(pace: float) -> None:
+    profiler = FakeProfiler(step_s=0.001 * pace, row_s=0.0005 * pace, token_s=0.0001 * pace)
+    speeds = measured(profiler, seconds=60)
     slowest = (0.001 + 0.0005 * 16) * pace * 8
     assert speeds.seconds <= 60 + 2 * slowest + 10
     assert {1, 16} <= {point.rows for point in speeds.decodes}
 
 
-def test_nothing_is_tried_that_does_not_fit() -> None:
-    timer = LinearTimer()
-    measured(timer, room=3000)
-    assert timer.decodes
-    assert all(rows * context <= 3000 for rows, context in timer.decodes)
-    assert all(tokens + behind <= 3000 for tokens, behind in timer.reads)
+def test_measuring_stays_within_the_capacity() -> None:
+    profiler = FakeProfiler()
+    measured(profiler, capacity=3000)
+    assert profiler.decodes
+    assert all(rows * context <= 3000 for rows, context in profiler.decodes)
+    assert all(tokens + offset <= 3000 for tokens, offset in profiler.reads)
 
 
-def test_no_sequence_is_longer_than_asked_for() -> None:
-    timer = LinearTimer()
-    measured(timer, longest=100)
-    assert max(tokens + behind for tokens, behind in timer.reads) == 100
-    assert max(context for _, context in timer.decodes) == 100
+def test_measuring_stays_within_the_longest_sequence() -> None:
+    profiler = FakeProfiler()
+    measured(profiler, longest=100)
+    assert max(tokens + offset for tokens, offset in profiler.reads) == 100
+    assert max(context for _, context in profiler.decodes) == 100
 
 
-def test_numbers_of_rows_cover_the_range_from_the_first_on() -> None:
+def test_coarse_to_fine_covers_the_range_from_the_beginning() -> None:
     order = list(coarse_to_fine(9))
     assert order[:3] == [1, 9, 5]
     assert sorted(order) == list(range(1, 10))
     assert list(coarse_to_fine(1)) == [1]
 
 
-def test_speeds_survive_the_way_through_json() -> None:
-    speeds = measured(LinearTimer())
+def test_speeds_survive_a_round_trip_through_a_dict() -> None:
+    speeds = measured(FakeProfiler())
     assert Speeds.from_dict(speeds.to_dict()) == speeds
     with pytest.raises(ValueError, match="nothing was measured"):
         Speeds.from_dict({"reads": [], "decodes": [], "seconds": 1})

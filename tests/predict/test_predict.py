@@ -1,4 +1,4 @@
-"""Predictions: means and bounds over simulated runs, what is refused, and which profile is recommended."""
+"""Predictions: means and bounds over simulated runs, refusals, and the recommended profile."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from markovian_rsa_mlx.predict.costs import LinearCosts
 from markovian_rsa_mlx.predict.lengths import LogNormal
 from markovian_rsa_mlx.predict.predict import Prediction, candidate, predict, quantile, recommend
 from markovian_rsa_mlx.predict.simulator import simulate
-from markovian_rsa_mlx.predict.workload import PromptShape
-from markovian_rsa_mlx.predict.workload import workload as work
+from markovian_rsa_mlx.predict.workload import PromptShape, workload
 from markovian_rsa_mlx.run.session import make_setup
 from tests.predict.engines import TimedFake
 from tests.support.runs import small
@@ -19,17 +18,17 @@ from tests.support.runs import small
 SHAPE = PromptShape(30, 25, ((40, 20), (40, 5, 20)))
 
 
-def test_figures_are_those_of_the_simulated_runs() -> None:
+def test_a_prediction_summarises_the_simulated_runs() -> None:
     config, lengths = small(seed=None), LogNormal(60, 0.6)
     found = predict("p", config, SHAPE, lengths, LinearCosts(1.0), RowLimit(8), runs=10)
-    runs = [simulate([work(config, seed, SHAPE, lengths)], LinearCosts(1.0), RowLimit(8)) for seed in range(10)]
+    runs = [simulate([workload(config, seed, SHAPE, lengths)], LinearCosts(1.0), RowLimit(8)) for seed in range(10)]
     assert found.seconds == statistics.mean(run.seconds for run in runs)
     assert found.seconds_p90 == sorted(run.seconds for run in runs)[8]
     assert found.generated_tokens == statistics.mean(run.generated_tokens for run in runs)
     assert found.rows == max(run.peak_rows for run in runs)
 
 
-def test_the_concurrency_of_the_settings_counts() -> None:
+def test_concurrency_bounds_the_rows() -> None:
     both = [
         predict("p", small(concurrency=rows), SHAPE, LogNormal(60, 0.6), LinearCosts(1.0), RowLimit(8))
         for rows in (1, "auto")
@@ -38,7 +37,7 @@ def test_the_concurrency_of_the_settings_counts() -> None:
     assert both[0].seconds > 1.5 * both[1].seconds
 
 
-def test_the_largest_that_is_in_time_is_recommended() -> None:
+def test_the_largest_profile_that_is_in_time_is_recommended() -> None:
     made = [
         Prediction("quick", 60, 70, 1000),
         Prediction("good", 400, 550, 9000),
@@ -55,29 +54,32 @@ def test_a_quantile_is_one_of_the_values() -> None:
     assert quantile([5], 0.1) == 5
 
 
-def test_prompts_have_the_lengths_of_the_real_ones() -> None:
+def test_prompts_have_the_lengths_of_real_ones() -> None:
     engine, config = TimedFake(), small()
     question = "What is it? " * 9
     setup = make_setup("x", 1, [{"role": "user", "content": question}], config, engine)
-    shape = candidate("p", config, engine, len(question), None).shape
+    shape = candidate("p", config, engine, question_tokens=len(question), prompt_tokens=None).shape
     assert shape.first == len(setup.prompt_token_ids)
     assert shape.segments == tuple(tuple(map(len, pieces)) for pieces in setup.segment_token_ids)
-    assert candidate("p", config, engine, None, len(setup.prompt_token_ids)).shape == shape
+    assert (
+        candidate("p", config, engine, question_tokens=None, prompt_tokens=len(setup.prompt_token_ids)).shape == shape
+    )
 
 
-def test_what_would_not_start_is_refused_with_its_figures() -> None:
+def test_a_profile_that_would_not_start_is_refused() -> None:
     narrow = TimedFake(context_length=300)
-    found = candidate("p", small(), narrow, 100, None)
+    found = candidate("p", small(), narrow, question_tokens=100, prompt_tokens=None)
     assert "the model has 300" in found.refused
     assert found.predict(LogNormal(60, 0.6), LinearCosts(1.0)).refused == found.refused
-    tight = candidate("p", small(memory_limit_gb=1.1), TimedFake(), 100, None)
+    tight = candidate("p", small(memory_limit_gb=1.1), TimedFake(), question_tokens=100, prompt_tokens=None)
     assert "does not fit into 1.1 GB" in tight.refused
 
 
-def test_little_memory_bounds_the_rows_as_the_engine_would() -> None:
+def test_a_memory_limit_bounds_the_rows_as_in_the_engine() -> None:
     config: RSAConfig = small(population=8, final_candidates=0)
     roomy, tight = (
-        candidate("p", config.replace(memory_limit_gb=limit), TimedFake(), 100, None) for limit in (100, 4.0)
+        candidate("p", config.replace(memory_limit_gb=limit), TimedFake(), question_tokens=100, prompt_tokens=None)
+        for limit in (100, 4.0)
     )
     a, b = (each.predict(LogNormal(60, 0.6), LinearCosts(1.0)) for each in (roomy, tight))
     assert b.memory_bytes <= 4e9

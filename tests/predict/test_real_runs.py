@@ -1,7 +1,7 @@
-"""Real runs of the embedded reasoner against the simulation of their own lengths: steps, not seconds.
+"""Real runs of the embedded reasoner, compared with the simulation of their own lengths in steps, not seconds.
 
-When a trace's children get into the real engine depends on how busy the machine is, by a step or two a round; so the
-number of steps may differ by a few, while the rows of all steps together may not.
+The step at which a trace's children enter the real engine depends on the load of the machine. So the number of steps
+may differ by one or two per round, while the rows of all steps together may not.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import pytest
 
 from benchmarks.tune import SETTINGS, work_of
 from markovian_rsa_mlx.audit.events import GenerationStartEvent
-from markovian_rsa_mlx.backends.mlx.batch import DecodeBatch
 from markovian_rsa_mlx.backends.mlx.scheduler import Prefill
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 from markovian_rsa_mlx.predict.costs import LinearCosts
 from markovian_rsa_mlx.predict.simulator import simulate
 from markovian_rsa_mlx.reasoner import puzzles
+from tests.backends.traces import record_rows
 from tests.support.runs import of
 
 pytestmark = pytest.mark.slow
@@ -31,23 +31,18 @@ def orchestrator() -> Iterator[MarkovianRSAOrchestrator]:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_real_run_takes_the_steps_that_are_foreseen(
+def test_a_real_run_takes_the_simulated_steps(
     name: str, orchestrator: MarkovianRSAOrchestrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, rows, read = SETTINGS[name].replace(seed=5), list[int](), list[int]()
-    start_step, advance = DecodeBatch._start_step, Prefill.advance
-
-    def counted_step(self: DecodeBatch) -> None:
-        rows.append(len(self._seats))
-        start_step(self)
+    config, rows, read = SETTINGS[name].replace(seed=5), record_rows(monkeypatch), list[int]()
+    advance = Prefill.advance
 
     def counted_advance(self: Any, most: int) -> int:
         read.append(advance(self, most))
         return read[-1]
 
-    monkeypatch.setattr(DecodeBatch, "_start_step", counted_step)
     monkeypatch.setattr(Prefill, "advance", counted_advance)
-    # A question of its own, so that no prompt of an earlier test is known to the engine.
+    # Each case has its own question, so that the engine has no prefix of it.
     result = orchestrator.run(puzzles.demo_puzzle(700 + list(SETTINGS).index(name)).question, config)
     concurrency = None if config.concurrency == "auto" else config.concurrency
     tasks = work_of(result.events)

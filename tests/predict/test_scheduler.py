@@ -1,9 +1,14 @@
-"""The simulated engine against the real scheduler, turn by turn: rows of every step, tokens read, ends of traces."""
+"""The simulated engine takes the steps of the real scheduler, turn by turn.
+
+Both share their scheduling policy. This test compares how they apply it: the rows of every step, the prompt tokens
+read, and the step at which each trace ends.
+"""
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -15,59 +20,60 @@ from mlx_lm.utils import load
 
 from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.backends.mlx import scheduler
-from markovian_rsa_mlx.backends.mlx.batch import DecodeBatch
 from markovian_rsa_mlx.backends.mlx.memory import footprint_of
-from markovian_rsa_mlx.backends.mlx.sequence import Job, ProgressDispatcher
+from markovian_rsa_mlx.backends.mlx.sequence import ProgressDispatcher, Sequence
 from markovian_rsa_mlx.backends.policy import MemoryBudget
 from markovian_rsa_mlx.config import RSAConfig, Sampling
 from markovian_rsa_mlx.predict.costs import LinearCosts
 from markovian_rsa_mlx.predict.lengths import LogNormal
 from markovian_rsa_mlx.predict.simulator import simulate
-from markovian_rsa_mlx.predict.workload import SCHEDULES, Generation, PromptShape, Schedule
-from markovian_rsa_mlx.predict.workload import workload as work
+from markovian_rsa_mlx.predict.workload import SCHEDULES, Generation, PromptShape, Schedule, workload
 from tests.backends import tiny_models
+from tests.backends.traces import record_rows
 
 SHAPE = PromptShape.of_ids(range(40), [[range(60), range(5)], [range(60), range(4), range(5)]])
+NO_CALLER: Any = None
 
 
 @dataclass(eq=False)
-class ScriptedJob(Job):
-    """A trace that ends after so many tokens, whatever the model says."""
+class ScriptedSequence(Sequence):
+    """A trace that ends after the number of tokens of `generation`, whatever the model returns."""
 
-    task: Generation | None = None
+    generation: Generation | None = None
 
     @property
     def finish_reason(self) -> Any:
-        assert self.task is not None
-        return "eos" if len(self.tokens) >= self.task.generated else None
+        assert self.generation is not None
+        return "eos" if len(self.tokens) >= self.generation.generated else None
 
 
-@dataclass
-class Recorder(ProgressDispatcher):
-    """Hears of ends; sends nothing anywhere."""
+class EndRecorder(ProgressDispatcher):
+    """Record which traces end, and send nothing."""
 
-    ended: list[Generation] = field(default_factory=list)
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended: list[Generation] = []
 
-    def started(self, job: Job) -> None:
+    def started(self, sequence: Sequence) -> None:
         pass
 
-    def finished(self, job: Job) -> None:
-        assert isinstance(job, ScriptedJob)
-        assert job.task is not None
-        self.ended.append(job.task)
+    def finished(self, sequence: Sequence) -> None:
+        assert isinstance(sequence, ScriptedSequence)
+        assert sequence.generation is not None
+        self.ended.append(sequence.generation)
 
-    def failed(self, job: Job, error: Exception) -> None:
+    def failed(self, sequence: Sequence, error: Exception) -> None:
         raise error
 
-    def stepped(self, jobs: Any) -> None:
-        pass
+    def flush_if_due(self, decoding: Iterable[Sequence]) -> list[Sequence]:
+        return []
 
 
 @dataclass
-class Ran:
-    """What the real scheduler did. `ended_at`: steps begun before the turn in which the trace ended."""
+class RealRun:
+    """What the real scheduler did. `ended_at` counts the steps started before the turn in which the trace ended."""
 
-    rows: list[int] = field(default_factory=list)
+    rows: list[int]
     read: int = 0
     ended_at: dict[str, int] = field(default_factory=dict)
 
@@ -78,60 +84,57 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return load(str(folder))[0]
 
 
-def prompts_of(tasks: list[Generation]) -> dict[str, tuple[int, ...]]:
-    """Prompts as ids: pieces that differ begin with different ids."""
-    pieces = {piece for task in tasks for piece, _ in task.prompt}
-    assert len(pieces) < tiny_models.EOS
-    first = {piece: number for number, piece in enumerate(sorted(pieces, key=str))}
+def prompt_ids(generations: list[Generation]) -> dict[str, tuple[int, ...]]:
+    """Prompts as ids, in which different parts begin with different ids."""
+    names = {name for generation in generations for name, _ in generation.prompt}
+    assert len(names) < tiny_models.EOS
+    first = {name: number for number, name in enumerate(sorted(names))}
     found = {}
-    for task in tasks:
+    for generation in generations:
         ids: list[int] = []
-        for piece, tokens in task.prompt:
-            ids += [first[piece], *random.Random(str(piece)).choices(range(300), k=tokens)][:tokens]
-        found[task.name] = tuple(ids)
+        for name, tokens in generation.prompt:
+            ids += [first[name], *random.Random(name).choices(range(300), k=tokens)][:tokens]
+        found[generation.name] = tuple(ids)
     return found
 
 
-def really(model: Any, tasks: list[Generation], admission: MemoryBudget, monkeypatch: pytest.MonkeyPatch) -> Ran:
-    """Run on the real scheduler; children are added before the turn that follows their last parent's end."""
-    ran, outbox = Ran(), Recorder()
-    engine = scheduler.Scheduler(model, admission, outbox, batchable=True)
-    start_step, advance = DecodeBatch._start_step, scheduler.Prefill.advance
-
-    def counted_step(self: DecodeBatch) -> None:
-        ran.rows.append(len(self._seats))
-        start_step(self)
+def run_on_scheduler(
+    model: Any, generations: list[Generation], budget: MemoryBudget, monkeypatch: pytest.MonkeyPatch
+) -> RealRun:
+    """Run on the real scheduler. Children are added before the turn that follows their last parent's end."""
+    ran, recorder = RealRun(record_rows(monkeypatch)), EndRecorder()
+    engine = scheduler.Scheduler(model, budget, recorder, batchable=True)
+    advance = scheduler.Prefill.advance
 
     def counted_advance(self: Any, most: int) -> int:
         count = advance(self, most)
         ran.read += count
         return count
 
-    monkeypatch.setattr(DecodeBatch, "_start_step", counted_step)
     monkeypatch.setattr(scheduler.Prefill, "advance", counted_advance)
-    prompts, keys = prompts_of(tasks), {task.name: key for key, task in enumerate(tasks)}
-    loop: Any = None
-    future: Any = None
+    prompts = prompt_ids(generations)
+    seeds = {generation.name: seed for seed, generation in enumerate(generations)}
 
-    def add(task: Generation) -> None:
-        request = GenerationRequest(task.name, (), prompts[task.name], task.max_tokens, keys[task.name], Sampling())
-        engine.add(ScriptedJob(keys[task.name], request, frozenset(), loop, future, Any, task=task))  # type: ignore[arg-type]
+    def add(generation: Generation) -> None:
+        name = generation.name
+        request = GenerationRequest(name, (), prompts[name], generation.max_tokens, seeds[name], Sampling())
+        engine.add(ScriptedSequence(request, frozenset(), NO_CALLER, NO_CALLER, generation=generation))
 
-    missing = {task.name: set(task.waits_for) for task in tasks}
+    missing = {generation.name: set(generation.waits_for) for generation in generations}
     children: dict[str, list[Generation]] = defaultdict(list)
-    for task in tasks:
-        for parent in task.waits_for:
-            children[parent].append(task)
-        if not task.waits_for:
-            add(task)
+    for generation in generations:
+        for parent in generation.waits_for:
+            children[parent].append(generation)
+        if not generation.waits_for:
+            add(generation)
     while not engine.idle:
-        begun = len(ran.rows)
-        engine.turn()
-        ended, outbox.ended = outbox.ended, []
-        for task in ended:
-            ran.ended_at[task.name] = begun
-            for child in children[task.name]:
-                missing[child.name].discard(task.name)
+        started = len(ran.rows)
+        engine.step()
+        ended, recorder.ended = recorder.ended, []
+        for generation in ended:
+            ran.ended_at[generation.name] = started
+            for child in children[generation.name]:
+                missing[child.name].discard(generation.name)
                 if not missing[child.name]:
                     add(child)
     monkeypatch.undo()
@@ -139,12 +142,8 @@ def really(model: Any, tasks: list[Generation], admission: MemoryBudget, monkeyp
     return ran
 
 
-def steps_of(rows: list[int]) -> tuple[tuple[int, int], ...]:
-    return tuple((count, len(list(group))) for count, group in groupby(rows))
-
-
 CASES = [
-    ("roomy", {"population": 4, "aggregation_size": 2, "rounds": 2}, 32, 0, 2048),
+    ("enough memory", {"population": 4, "aggregation_size": 2, "rounds": 2}, 32, 0, 2048),
     ("all finals", {"population": 5, "aggregation_size": 2, "rounds": 2, "final_candidates": 0}, 32, 0, 2048),
     ("few rows", {"population": 6, "aggregation_size": 2, "rounds": 2, "final_candidates": 0}, 3, 0, 2048),
     ("little memory", {"population": 6, "aggregation_size": 2, "rounds": 2, "final_candidates": 0}, 32, 3, 2048),
@@ -158,7 +157,7 @@ CASES = [
 @pytest.mark.parametrize(
     ("settings", "max_rows", "memory_rows", "prefill_tokens"), [case[1:] for case in CASES], ids=[c[0] for c in CASES]
 )
-def test_every_step_has_the_rows_that_the_scheduler_gives_it(
+def test_the_simulation_takes_the_steps_of_the_scheduler(
     model: Any,
     settings: dict[str, Any],
     max_rows: int,
@@ -168,14 +167,13 @@ def test_every_step_has_the_rows_that_the_scheduler_gives_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = RSAConfig(thinking_tokens=24, tail_tokens=12, final_tokens=20, **settings)
-    footprint = footprint_of(model)
-    bounded = MemoryBudget(footprint, max_rows, 2**40)
-    limit = bounded.need(memory_rows, 113) if memory_rows else 2**40
-    admission = MemoryBudget(footprint, max_rows, limit)
-    tasks = work(config, 1, SHAPE, LogNormal(15, 0.7), schedule)
+    budget = MemoryBudget(footprint_of(model), max_rows, 2**40)
+    if memory_rows:
+        budget = MemoryBudget(budget.footprint, max_rows, budget.required_bytes(memory_rows, 113))
+    generations = workload(config, 1, SHAPE, LogNormal(15, 0.7), schedule)
     monkeypatch.setattr(scheduler, "PREFILL_TOKENS", prefill_tokens)
-    real = really(model, tasks, admission, monkeypatch)
-    found = simulate([tasks], LinearCosts(1.0), admission, turn_tokens=prefill_tokens)
-    assert found.steps == (steps_of(real.rows),)
+    real = run_on_scheduler(model, generations, budget, monkeypatch)
+    found = simulate([generations], LinearCosts(1.0), budget, prefill_tokens=prefill_tokens)
+    assert found.steps == (tuple((rows, len(list(group))) for rows, group in groupby(real.rows)),)
     assert found.prefill_tokens == real.read
     assert {name: round(at) for (_, name), at in found.ended_s.items()} == real.ended_at

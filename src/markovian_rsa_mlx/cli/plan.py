@@ -124,7 +124,7 @@ def _facts(model_id: str, model_config: dict[str, Any], config: RSAConfig, promp
     most = min(DEFAULT_MAX_ROWS if max_rows is None else max_rows, work.all_traces)
     longest = longest_sequence(config, prompt_tokens)
     admission = MemoryBudget(footprint, most, limit)
-    at_once = next((rows for rows in range(most, 0, -1) if admission.need(rows, longest) <= limit), 0)
+    at_once = next((rows for rows in range(most, 0, -1) if admission.required_bytes(rows, longest) <= limit), 0)
     return {
         "model": model_id,
         "context_length": context_length_of(model_config),
@@ -139,7 +139,7 @@ def _facts(model_id: str, model_config: dict[str, Any], config: RSAConfig, promp
         "memory_limit_bytes": limit,
         "memory_limit_from": "memory_limit_gb" if given is not None else "this machine",
         "traces_at_once": at_once,
-        "bytes_at_once": admission.need(max(at_once, 1), longest),
+        "bytes_at_once": admission.required_bytes(max(at_once, 1), longest),
         "traces_needed": work.traces,
         "traces_without_pruning": work.all_traces,
         "decode_tokens_at_most": round(work.tokens),

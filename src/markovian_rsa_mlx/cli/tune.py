@@ -17,9 +17,10 @@ from .options import ADAPTER_OPTION, MODEL_OPTION, REVISION_OPTION, choose_model
 from .terminal import count, duration, print_status, size, table
 
 if TYPE_CHECKING:
+    from ..backends.mlx import MLXEngine
     from ..predict.length_data import LengthModel
     from ..predict.measure import Speeds
-    from ..predict.predict import Prediction, ProfileOnEngine, TimedEngine
+    from ..predict.predict import Prediction, ProfileOnEngine
 
 
 LENGTHS = "Lengths of traces"
@@ -164,18 +165,21 @@ def _assumption(model_id: str, paths: Sequence[Path], mean: float | None, sigma:
         print_status(
             f"warning: the trails are of {', '.join(sorted(found.models))}; lengths differ from model to model."
         )
-    return samples.sampled(found) if found.finished else samples.assumed(model_id)
+    return found.length_model() if found.finished else samples.assumed(model_id)
 
 
 def _candidates(
-    configs: dict[str, RSAConfig], engine: TimedEngine, question: int | None, assumption: LengthModel
+    configs: dict[str, RSAConfig], engine: MLXEngine, question: int | None, assumption: LengthModel
 ) -> list[ProfileOnEngine]:
     from ..predict.predict import candidate
 
-    return [candidate(name, each, engine, question, assumption.prompt_tokens) for name, each in configs.items()]
+    return [
+        candidate(name, each, engine, question_tokens=question, prompt_tokens=assumption.prompt_tokens)
+        for name, each in configs.items()
+    ]
 
 
-def _measure(engine: TimedEngine, candidates: list[ProfileOnEngine], assumption: LengthModel, seconds: float) -> Speeds:
+def _measure(engine: MLXEngine, candidates: list[ProfileOnEngine], assumption: LengthModel, seconds: float) -> Speeds:
     from ..predict.predict import measure_for
     from ..run.sync import run_sync
 

@@ -1,7 +1,7 @@
-"""What an engine's work costs, in seconds: a decode step, reading a prompt, rows that join or leave.
+"""The costs of an engine's work in seconds: a decode step, reading a prompt, rows that join or leave.
 
-A step's seconds are a straight line in the longest sequence (attention reads every row's cache, stored as long as the
-longest), with an intercept and a slope for each number of rows.
+The time of a step is linear in the longest sequence, since attention reads every row's cache, and all are stored as
+long as the longest. Intercept and slope depend on the number of rows.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
+
+Points = Sequence[tuple[int, float]]
 
 
 class Costs(Protocol):
@@ -17,27 +20,27 @@ class Costs(Protocol):
 
     @property
     def turnaround_s(self) -> float:
-        """What a run needs to take in a trace that has ended; only then it asks for the children."""
+        """The time a run needs for each trace that ends, before it requests the children."""
         ...
 
     def step(self, rows: int) -> tuple[float, float]:
-        """(a, b): one step of `rows` rows takes a + b * longest, `longest` tokens being the longest sequence."""
+        """Return (a, b): a step of `rows` rows takes a + b * longest, `longest` tokens being the longest sequence."""
         ...
 
-    def prefill(self, tokens: int, behind: int) -> float:
-        """Reading `tokens` of a prompt in one go, `behind` others."""
+    def prefill(self, tokens: int, offset: int) -> float:
+        """Return the time to read `tokens` of a prompt in one go, after `offset` others."""
         ...
 
     def change(self, rows: int) -> tuple[float, float]:
-        """(a, b) as of `step`: what it costs on top to have rows join, or leave, a batch that then has `rows`."""
+        """Return (a, b) as `step` does: the extra time when rows join or leave a batch that then has `rows`."""
         ...
 
 
 @dataclass(frozen=True)
 class LinearCosts:
-    """A step takes base_s + row_s * rows + cache_s * rows * longest; a prompt's token token_s.
+    """A step takes base_s + row_s * rows + cache_s * rows * longest, and reading a prompt token_s per token.
 
-    Memory-bound decoding is `base_s` (the weights are read once for all rows), compute-bound `row_s`.
+    `base_s` dominates in memory-bound decoding (the weights are read once for all rows), `row_s` in compute-bound.
     """
 
     base_s: float
@@ -49,7 +52,7 @@ class LinearCosts:
     def step(self, rows: int) -> tuple[float, float]:
         return self.base_s + self.row_s * rows, self.cache_s * rows
 
-    def prefill(self, tokens: int, behind: int) -> float:
+    def prefill(self, tokens: int, offset: int) -> float:
         return self.token_s * tokens
 
     def change(self, rows: int) -> tuple[float, float]:
@@ -58,51 +61,62 @@ class LinearCosts:
 
 @dataclass(frozen=True)
 class MeasuredCosts:
-    """Measured on an engine; between the measured points a straight line, beyond the last one the last line.
+    """Costs measured on an engine, interpolated between the measured points and extrapolated after the last one.
 
-    `steps` and `changes` give, by number of rows, intercept and slope in the longest sequence; `reads` seconds by
-    number of tokens of a prompt's beginning; `behind_s` what each pair (token, token behind which it is read) adds.
+    `steps` and `changes` map a number of rows to intercept and slope in the longest sequence. `reads` maps a number of
+    tokens at the beginning of a prompt to seconds. `offset_s` is the extra time per pair (token, earlier token).
     """
 
     steps: Mapping[int, tuple[float, float]]
     reads: Mapping[int, float]
-    behind_s: float = 0.0
+    offset_s: float = 0.0
     changes: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     turnaround_s: float = 0.0
 
     def __post_init__(self) -> None:
         assert self.steps, "no step was measured"
         assert self.reads, "no prompt was read"
-        object.__setattr__(self, "_reads", sorted(self.reads.items()))
-        for name in ("steps", "changes"):
-            table: Mapping[int, tuple[float, float]] = getattr(self, name)
-            lines = [[(rows, table[rows][part]) for rows in sorted(table)] for part in (0, 1)]
-            object.__setattr__(self, f"_{name}", lines)
-
-    _reads: Sequence[tuple[int, float]] = field(init=False, repr=False, compare=False)
-    _steps: Sequence[Sequence[tuple[int, float]]] = field(init=False, repr=False, compare=False)
-    _changes: Sequence[Sequence[tuple[int, float]]] = field(init=False, repr=False, compare=False)
 
     def step(self, rows: int) -> tuple[float, float]:
-        return interpolate(self._steps[0], rows), interpolate(self._steps[1], rows)
+        intercepts, slopes = self._step_points
+        return interpolate(intercepts, rows), interpolate(slopes, rows)
 
-    def prefill(self, tokens: int, behind: int) -> float:
-        return interpolate(self._reads, tokens) + self.behind_s * tokens * behind
+    def prefill(self, tokens: int, offset: int) -> float:
+        return interpolate(self._read_points, tokens) + self.offset_s * tokens * offset
 
     def change(self, rows: int) -> tuple[float, float]:
         if not self.changes or rows == 0:
             return 0.0, 0.0
-        return interpolate(self._changes[0], rows), interpolate(self._changes[1], rows)
+        intercepts, slopes = self._change_points
+        return interpolate(intercepts, rows), interpolate(slopes, rows)
+
+    @cached_property
+    def _step_points(self) -> tuple[Points, Points]:
+        return _split_lines(self.steps)
+
+    @cached_property
+    def _change_points(self) -> tuple[Points, Points]:
+        return _split_lines(self.changes)
+
+    @cached_property
+    def _read_points(self) -> Points:
+        return sorted(self.reads.items())
 
 
-def interpolate(points: Sequence[tuple[int, float]], at: int) -> float:
-    """A value on the lines between sorted `points`; below the first its value, beyond the last the last line; >= 0."""
+def _split_lines(lines: Mapping[int, tuple[float, float]]) -> tuple[Points, Points]:
+    rows = sorted(lines)
+    return [(n, lines[n][0]) for n in rows], [(n, lines[n][1]) for n in rows]
+
+
+def interpolate(points: Points, at: int) -> float:
+    """Interpolate sorted `points` linearly. Before the first point its value holds, after the last one the last line.
+
+    The result is at least 0.
+    """
     place = bisect_left(points, (at,))
     if place < len(points) and points[place][0] == at:
         return points[place][1]
-    if place == 0:
-        return points[0][1]
-    if len(points) == 1:
+    if place == 0 or len(points) == 1:
         return points[0][1]
     (x0, y0), (x1, y1) = points[place - 1 : place + 1] if place < len(points) else points[-2:]
     return max(0.0, y0 + (y1 - y0) * (at - x0) / (x1 - x0))

@@ -1,8 +1,7 @@
-"""Lengths of traces for a prediction: from earlier trails, given, or assumed; each with a sentence on its source.
+"""Choose the lengths of traces for a prediction: from recorded runs, as given, or assumed.
 
-How long the traces of a trail got: those that ended, and those that are known only to be longer.
-
-To take only what ended would be to prefer the short ones: when a run is stopped, the long ones are under way.
+Each choice comes with a sentence on its source. Of a stopped run, the traces that were in progress count too, as at
+least as long as they were. With complete traces only, the sample would prefer short ones.
 """
 
 from __future__ import annotations
@@ -29,46 +28,21 @@ from ..audit.events import (
 from ..errors import AuditError
 from .lengths import Lengths, LogNormal, Sampled, fit_log_normal
 
-#: Trails that are read at most, the newest first.
-MOST_TRAILS = 200
-#: For a model of the published kind of which nothing is known. Under it a problem takes 546K tokens with paper-16k and
-#: 701K with paper-headline-40k at F = N, where the paper reports 440K and 740K.
+#: The number of runs that are read at most, the newest first.
+MAX_RUNS = 200
+#: For a model of the published kind without recorded runs. With it a problem takes 546K tokens with paper-16k and 701K
+#: with paper-headline-40k at F = N, where the paper reports 440K and 740K.
 PUBLISHED: Final = LogNormal(mean=20_000, sigma=1.2)
-#: The embedded reasoner's: about half of its traces end within 52 tokens (its card).
+#: For the embedded reasoner: about half of its traces end within 52 tokens (see its card).
 EMBEDDED: Final = LogNormal(mean=54, sigma=0.25)
 
-
-@dataclass
-class Samples:
-    """Traces of earlier runs, each once, however many trails have it: methods of a benchmark share traces."""
-
-    found: dict[Origin, Observed] = field(default_factory=dict)
-    prompts: list[int] = field(default_factory=list)  #: tokens of round 0's prompt, by run
-    models: set[str] = field(default_factory=set)
-
-    @property
-    def first(self) -> list[tuple[int, bool]]:
-        """(tokens, whether it would have gone on) of round 0."""
-        return [(each.tokens, each.how != "ended") for each in self.found.values() if each.round == 0]
-
-    @property
-    def later(self) -> list[tuple[int, bool]]:
-        """The same of the rounds that read tails."""
-        return [(each.tokens, each.how != "ended") for each in self.found.values() if each.round > 0]
-
-    @property
-    def count(self) -> int:
-        return len(self.found)
-
-    @property
-    def finished(self) -> int:
-        """How many ended, by themselves or by their budget: without one, nothing is known."""
-        return sum(each.how != "unfinished" for each in self.found.values())
+#: A digest of model, prompt ids, seed and sampling. Traces with the same digest are the same trace.
+Origin = bytes
 
 
 @dataclass(frozen=True)
 class LengthModel:
-    """Lengths, a sentence on where they come from, and the mean length of the questions if it is known of trails."""
+    """Lengths, a sentence on their source, and the mean length of the prompts if it is known from recorded runs."""
 
     lengths: Lengths
     sentence: str
@@ -76,138 +50,152 @@ class LengthModel:
 
 
 def given(mean: float, sigma: float) -> LengthModel:
-    """Lengths as the user states them."""
+    """Return lengths as the user states them."""
     return LengthModel(
         LogNormal(mean, sigma), f"log-normal as given, mean {mean:,.0f} tokens, sigma {sigma:g} of their logarithm"
     )
 
 
 def assumed(model_id: str) -> LengthModel:
-    """Lengths where nothing is known."""
+    """Return lengths for a model without recorded runs."""
     embedded = model_id == reasoner.MODEL_ID
     lengths = EMBEDDED if embedded else PUBLISHED
-    why = "about what the embedded reasoner's traces have" if embedded else "a guess after the paper's token counts"
+    why = "typical of the embedded reasoner" if embedded else "a guess after the paper's token counts"
     sentence = (
-        f"log-normal, mean {lengths.mean:,.0f} tokens, sigma {lengths.sigma:g} of their logarithm ({why}; no trail of "
-        "this model was found)"
+        f"log-normal, mean {lengths.mean:,.0f} tokens, sigma {lengths.sigma:g} of their logarithm ({why}; no recorded "
+        "run of this model was found)"
     )
     return LengthModel(lengths, sentence)
 
 
-def sampled(samples: Samples) -> LengthModel:
-    """Lengths drawn from earlier traces."""
-    pool = [*samples.first, *samples.later]
-    mean = statistics.mean(tokens for tokens, _ in pool)
-    runs = f"{len(samples.prompts):,} earlier run{'s' if len(samples.prompts) > 1 else ''}"
-    longer = _longer(samples)
-    sentence = f"drawn from {samples.count:,} traces of {runs}, mean {'at least ' if longer else ''}{mean:,.0f} tokens"
-    return LengthModel(
-        Sampled(samples.first, samples.later, fit_log_normal(pool)),
-        sentence + longer,
-        round(statistics.mean(samples.prompts)),
-    )
-
-
-def _longer(samples: Samples) -> str:
-    """How many are known only to be longer, and what is made of them."""
-    parts = [("cut", "cut by their budget"), ("unfinished", "unfinished")]
-    shares = [(sum(each.how == how for each in samples.found.values()) / samples.count, told) for how, told in parts]
-    told = " and ".join(f"{share:.0%} {what}" for share, what in shares if share)
-    return f", {told} (where there is room they go on as a fitted log-normal does)" if told else ""
-
-
-def from_own_runs(model_id: str) -> Samples:
-    """What the newest kept runs of this model tell."""
-    samples = Samples()
-    paths = (path for path in run_store.run_paths() if run_store.start_field(path, "model_id") == model_id)
-    for path in islice(paths, MOST_TRAILS):
-        _add(samples, path)
-    return samples
-
-
-def from_paths(paths: Iterable[Path]) -> Samples:
-    """What these trails tell; of a folder all trails in it and below. Raises `AuditError` where there are none."""
-    samples = Samples()
-    for path in paths:
-        if not sum([_add(samples, trail) for trail in _trails(path)]):
-            what = "holds no trail with a finished trace" if path.is_dir() else "is no trail with a finished trace"
-            raise AuditError(f"{str(path)!r} {what}; give a trail (.jsonl) or a folder with some.")
-    return samples
-
-
-def _trails(path: Path) -> Sequence[Path]:
-    if not path.exists():
-        raise AuditError(f"There is no file or folder {str(path)!r}; give a trail (.jsonl) or a folder with some.")
-    if path.is_dir():
-        return sorted(path.rglob("*.jsonl"), key=lambda found: found.stat().st_mtime, reverse=True)[:MOST_TRAILS]
-    return [path]
-
-
-def _add(samples: Samples, path: Path) -> int:
-    """Take in one trail, and say how many of its traces ended; a file that is none adds nothing."""
-    events = scan_file(path, on_error="stop").events
-    if not events or not isinstance(events[0], RunStartEvent):
-        return 0
-    found = list(observed(events))
-    for origin, trace in found:
-        known = samples.found.get(origin)
-        samples.found[origin] = trace if known is None else max(known, trace, key=Observed.tells)
-    if found:
-        samples.models.add(events[0].model_id)
-        samples.prompts += [len(event.prompt_token_ids) for event in events if isinstance(event, RunSetupEvent)]
-    return sum(trace.how != "unfinished" for _, trace in found)
-
-
-#: A digest of model, prompt's ids, seed and sampling: what is drawn from the same of all is the same trace.
-Origin = bytes
-
-
 @dataclass(frozen=True)
 class Observed:
-    """An attempt at a trace, and the tokens that it is known to have.
+    """One attempt at a trace, and its known number of tokens.
 
-    `ended` by itself, `cut` by its budget, or `unfinished`: it was under way when the run stopped, or it failed.
+    It `ended` by itself, was `truncated` by max_tokens, or is `unfinished`: it failed, or the run stopped before its
+    end.
     """
 
     round: int
     tokens: int
-    how: Literal["ended", "cut", "unfinished"]
+    how: Literal["ended", "truncated", "unfinished"]
 
-    def tells(self) -> tuple[bool, int]:
-        """Orders observations of one trace by what they tell of its length."""
-        return self.how == "ended", self.tokens
+
+@dataclass
+class Samples:
+    """Traces of recorded runs. A trace that several runs share, as methods of a benchmark do, counts once."""
+
+    found: dict[Origin, Observed] = field(default_factory=dict)
+    prompts: list[int] = field(default_factory=list)  #: tokens of the prompt of round 0, by run
+    models: set[str] = field(default_factory=set)
+
+    @property
+    def first(self) -> list[tuple[int, bool]]:
+        """(tokens, whether the trace would have continued) of round 0."""
+        return [(each.tokens, each.how != "ended") for each in self.found.values() if each.round == 0]
+
+    @property
+    def later(self) -> list[tuple[int, bool]]:
+        """(tokens, whether the trace would have continued) of the rounds that read tails."""
+        return [(each.tokens, each.how != "ended") for each in self.found.values() if each.round > 0]
+
+    @property
+    def finished(self) -> int:
+        """The number of traces that ended by themselves or by max_tokens. Without one, the lengths are unknown."""
+        return sum(each.how != "unfinished" for each in self.found.values())
+
+    def add(self, path: Path) -> int:
+        """Add the traces of one audit log. Return how many of them are finished, 0 for any other file."""
+        events = scan_file(path, on_error="stop").events
+        if not events or not isinstance(events[0], RunStartEvent):
+            return 0
+        found = list(observed(events))
+        for origin, trace in found:
+            known = self.found.get(origin, trace)
+            self.found[origin] = max(known, trace, key=lambda each: (each.how == "ended", each.tokens))
+        if found:
+            self.models.add(events[0].model_id)
+            self.prompts += [len(event.prompt_token_ids) for event in events if isinstance(event, RunSetupEvent)]
+        return sum(trace.how != "unfinished" for _, trace in found)
+
+    def length_model(self) -> LengthModel:
+        """Return lengths drawn from these traces."""
+        pool = [*self.first, *self.later]
+        mean = statistics.mean(tokens for tokens, _ in pool)
+        shares = [
+            (sum(each.how == how for each in self.found.values()) / len(pool), label)
+            for how, label in (("truncated", "truncated by max_tokens"), ("unfinished", "unfinished"))
+        ]
+        longer = " and ".join(f"{share:.0%} {label}" for share, label in shares if share)
+        runs = f"{len(self.prompts):,} earlier run{'s' if len(self.prompts) > 1 else ''}"
+        sentence = f"drawn from {len(pool):,} traces of {runs}, mean {'at least ' if longer else ''}{mean:,.0f} tokens"
+        if longer:
+            sentence += f", {longer} (where max_tokens allows more they continue as a fitted log-normal does)"
+        lengths = Sampled(self.first, self.later, fit_log_normal(pool))
+        return LengthModel(lengths, sentence, round(statistics.mean(self.prompts)))
+
+
+def from_own_runs(model_id: str) -> Samples:
+    """Return the traces of the newest kept runs of this model."""
+    samples = Samples()
+    paths = (path for path in run_store.run_paths() if run_store.start_field(path, "model_id") == model_id)
+    for path in islice(paths, MAX_RUNS):
+        samples.add(path)
+    return samples
+
+
+def from_paths(paths: Iterable[Path]) -> Samples:
+    """Return the traces of these audit logs, for a folder of all logs in it and below.
+
+    Raises `AuditError` for a path without a finished trace.
+    """
+    samples = Samples()
+    for path in paths:
+        if not path.exists():
+            raise AuditError(
+                f"There is no file or folder {str(path)!r}. Give an audit log (.jsonl) or a folder of them."
+            )
+        logs = [path]
+        if path.is_dir():
+            logs = sorted(path.rglob("*.jsonl"), key=lambda found: found.stat().st_mtime, reverse=True)[:MAX_RUNS]
+        if not sum([samples.add(log) for log in logs]):
+            problem = "contains no audit log" if path.is_dir() else "is not an audit log"
+            raise AuditError(
+                f"{str(path)!r} {problem} with a finished trace. Give an audit log (.jsonl) or a folder of them."
+            )
+    return samples
 
 
 def observed(events: Sequence[Event]) -> Iterator[tuple[Origin, Observed]]:
-    """Every attempt in a trail that began. What came after its last checkpoint is not known of an unfinished one."""
-    history = RunState(events)
-    begun: dict[str, tuple[GenerationStartEvent, int]] = {}  # by trace: its attempt, and how far it is known to be
+    """Yield every attempt of a run. The tokens of an unfinished one are known up to its last checkpoint."""
+    state = RunState(events)
+    started: dict[str, tuple[GenerationStartEvent, int]] = {}  # by trace: its attempt, and the tokens known of it
 
     def unfinished(trace_id: str) -> Iterator[tuple[Origin, Observed]]:
-        if trace_id in begun:
-            start, tokens = begun.pop(trace_id)
-            yield _origin(history, start), Observed(start.round, tokens, "unfinished")
+        if trace_id in started:
+            start, tokens = started.pop(trace_id)
+            yield _origin(state, start), Observed(start.round, tokens, "unfinished")
 
     for event in events:
         match event:
-            case GenerationStartEvent():  # again, where another sitting goes on with an attempt
-                begun[event.trace_id] = (event, begun[event.trace_id][1] if event.trace_id in begun else 1)
-            case TraceCheckpointEvent() if event.trace_id in begun:
-                begun[event.trace_id] = (begun[event.trace_id][0], event.position + len(event.token_ids))
+            case GenerationStartEvent():  # a second one where another session resumes the attempt
+                started[event.trace_id] = (event, started[event.trace_id][1] if event.trace_id in started else 1)
+            case TraceCheckpointEvent() if event.trace_id in started:
+                started[event.trace_id] = (started[event.trace_id][0], event.position + len(event.token_ids))
             case TraceRetryEvent() if event.purpose == "trace":
                 yield from unfinished(event.trace_id)
             case TraceCompleteEvent() if event.finish_reason == "error":
                 yield from unfinished(event.trace_id)
-            case TraceCompleteEvent() if event.trace_id in begun:
-                start, _ = begun.pop(event.trace_id)
-                how: Literal["ended", "cut"] = "ended" if event.finish_reason == "eos" else "cut"
-                yield _origin(history, start), Observed(event.round, max(event.generated_tokens, 1), how)
-    for trace_id in list(begun):
+            case TraceCompleteEvent() if event.trace_id in started:
+                start, _ = started.pop(event.trace_id)
+                how: Literal["ended", "truncated"] = "ended" if event.finish_reason == "eos" else "truncated"
+                yield _origin(state, start), Observed(event.round, max(event.generated_tokens, 1), how)
+    for trace_id in list(started):
         yield from unfinished(trace_id)
 
 
-def _origin(history: RunState, start: GenerationStartEvent) -> Origin:
-    run, setup, trace = history.start, history.setup, history.trace(start.trace_id)
+def _origin(state: RunState, start: GenerationStartEvent) -> Origin:
+    run, setup, trace = state.start, state.setup, state.trace(start.trace_id)
     assert run is not None
     prompt = trace.prompt.prompt_token_ids if trace.prompt else setup.prompt_token_ids if setup else []
     sampling = run.config.sampling(final=start.round >= run.config.rounds)

@@ -1,4 +1,4 @@
-"""Schedules side by side: the same problems, lineages and lengths on the same engines, far beyond this machine."""
+"""Compare schedules by simulation: the same problems, lineages and lengths on the same engines."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .lengths import Lengths
 from .simulator import simulate
 from .workload import SCHEDULES, PromptShape, Schedule, workload
 
-#: The most tails that a prompt of any settings shows.
-_MOST_TAILS: Final = 10_000
+#: The largest number of tails that a prompt of any settings shows.
+_MAX_TAILS: Final = 10_000
 
 
 class _Segments(Sequence[tuple[int, ...]]):
-    """Static pieces around any number of tails, made when they are asked for."""
+    """The static parts of prompts for any number of tails, made on demand."""
 
     def __len__(self) -> int:
-        return _MOST_TAILS
+        return _MAX_TAILS
 
     def __getitem__(self, place: Any) -> Any:
-        return (320, *[20] * range(_MOST_TAILS)[place], 80)
+        return (320, *[20] * range(_MAX_TAILS)[place], 80)
 
 
 #: A question of 200 tokens in a template of about 170.
@@ -40,7 +40,7 @@ def compute_bound_at(rows: float) -> LinearCosts:
     return LinearCosts(base_s=1.0, row_s=1 / rows, token_s=1 / rows)
 
 
-#: By compute_bound_at: memory-bound (a step hardly grows with its rows) to compute-bound (it is proportional to them).
+#: From memory-bound (a step hardly grows with its rows) to compute-bound (its time is proportional to them).
 MACHINES: Final[dict[str, Costs]] = {
     "memory-bound": compute_bound_at(256),
     "between": compute_bound_at(16),
@@ -50,7 +50,7 @@ MACHINES: Final[dict[str, Costs]] = {
 
 @dataclass(frozen=True)
 class ScheduleResult:
-    """Means over the simulated batches of problems: seconds until the last one is done, tokens, rows in a step."""
+    """Means over the simulated batches of problems: seconds until the last one is solved, tokens, rows per step."""
 
     schedule: Schedule
     seconds: float
@@ -71,7 +71,7 @@ def compare(
     shape: PromptShape = SHAPE,
     schedules: Sequence[Schedule] = SCHEDULES,
 ) -> list[ScheduleResult]:
-    """`problems` problems at once on `servers` engines of `rows` rows each, `batches` times over."""
+    """Simulate `problems` concurrent problems on `servers` engines of `rows` rows each, `batches` times."""
     found = []
     for schedule in schedules:
         runs = [

@@ -1,11 +1,7 @@
-"""One engine in simulated time: the MLX engine's scheduler, turn by turn, with lengths in the place of tokens.
+"""Simulate runs on one engine or many: how long they take, with how many rows and how much memory.
 
-A turn lets waiting traces in while there is room, reads prompts up to a bound, and starts one decode step for all rows.
-As in `backends.mlx.scheduler` and `rows`, a step runs one ahead of what is looked at: a trace of L tokens takes part in
-L + 1 steps, and a turn lasts as long as the step that the turn before has started. Turns in which nothing but decoding
-happens are taken together.
-
-Runs on one engine or many, in simulated time: a generation is asked for when all that it waits for has ended.
+A discrete-event simulation. A generation is requested when everything it waits for has ended, and simulated engines
+follow the MLX engine's scheduling policy with lengths in the place of tokens.
 """
 
 from __future__ import annotations
@@ -14,220 +10,22 @@ import heapq
 import itertools
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..backends.policy import Capacity
+from ..backends.policy import PREFILL_TOKENS, Capacity, PrefixStore, PromptProgress, make_room, prefix_bytes
 from ..errors import MemoryLimitError
 from .costs import Costs
-from .workload import Generation, Prefixes
-
-#: Prompt tokens read between two steps, as in the engine; a test compares.
-PREFILL_TOKENS = 2048
-
-
-@dataclass
-class _Reading:
-    """The prompt that is being read: `done` of `total` tokens (all but its last), a copy kept at `fork`."""
-
-    done: int
-    total: int
-    fork: int
-
-
-@dataclass
-class _Row:
-    """A row that decodes: `storage` tokens in its cache, `left` tokens to come."""
-
-    task: Generation
-    storage: int
-    left: int
-
-
-@dataclass
-class Engine:
-    """`clock` is the simulated time at the end of the last turn; `pending_s` what the device is still busy for then.
-
-    A turn reads at most `turn_tokens` of prompts.
-    """
-
-    costs: Costs
-    room: Capacity
-    turn_tokens: int = PREFILL_TOKENS
-    clock: float = 0.0
-    pending_s: float = 0.0
-    waiting: deque[Generation] = field(default_factory=deque)
-    prefilling: deque[Generation] = field(default_factory=deque)
-    rows: list[_Row] = field(default_factory=list)
-    steps: list[tuple[int, int]] = field(default_factory=list)  #: (rows, how many steps in a row had so many)
-    peak_bytes: int = 0
-    peak_rows: int = 0
-    prefill_tokens: int = 0
-
-    def __post_init__(self) -> None:
-        self._reading: _Reading | None = None
-        empty = self.room.need(1, 0)
-        self._prefixes = Prefixes(lambda tokens: self.room.need(1, tokens) - empty)
-
-    @property
-    def load(self) -> int:
-        """Traces that are in it or wait for it."""
-        return len(self.waiting) + len(self.prefilling) + len(self.rows)
-
-    def add(self, task: Generation, now: float) -> None:
-        """Queue a generation; the engine must have been advanced to `now`."""
-        if not self.room.admits((), task.final_length):
-            raise MemoryLimitError(
-                f"{task.name} may grow to {task.final_length:,} tokens, and not even it alone fits into the engine."
-            )
-        if not self.load:
-            self.pending_s = max(0.0, self.pending_s - (now - self.clock))
-            self.clock = max(self.clock, now)
-        self.waiting.append(task)
-
-    def next_end(self) -> float:
-        """When the next trace can end at the latest, if nothing is added; infinite for an engine without work."""
-        if not self.load:
-            return math.inf
-        return self.clock if self._busy_beyond_decoding() else self.clock + self._seconds(self._turns_to_an_end())
-
-    def advance(self, until: float) -> list[Generation]:
-        """Take turns: one that lets in or reads, or decode-only ones up to the first that ends a trace or `until`."""
-        if self._busy_beyond_decoding():
-            return self._turn()
-        turns = self._turns_to_an_end()
-        if self.clock + self._seconds(turns) > until:
-            turns = self._turns_until(until, turns)
-        return self._decode(turns)
-
-    def _busy_beyond_decoding(self) -> bool:
-        return bool(self.prefilling) or bool(self.waiting and self._has_room(self.waiting[0]))
-
-    def _turn(self) -> list[Generation]:
-        while self.waiting and self._has_room(self.waiting[0]):
-            self.prefilling.append(self.waiting.popleft())
-            inside = self._lengths()
-            self.peak_bytes = max(self.peak_bytes, self.room.need(len(inside), max(inside)))
-            self.peak_rows = max(self.peak_rows, len(inside))
-        ready = self._read()
-        if ready:
-            self.pending_s += self._change(len(self.rows) + len(ready), [*self.rows, *ready])
-        return self._decode(1, joining=ready)
-
-    def _has_room(self, newcomer: Generation) -> bool:
-        inside = self._lengths()
-        while not self.room.admits(inside, newcomer.final_length, self._prefixes.nbytes):
-            if len(inside) >= self.room.max_rows or not self._prefixes.drop_oldest():
-                return False
-        return True
-
-    def _lengths(self) -> list[int]:
-        return [task.final_length for task in (*self.prefilling, *(row.task for row in self.rows))]
-
-    def _read(self) -> list[_Row]:
-        """Read prompts up to the turn's bound; those read to the end become rows."""
-        budget, ready = self.turn_tokens, []
-        while self.prefilling and budget > 0:
-            task = self.prefilling[0]
-            if self._reading is None:
-                self._reading = self._begin(task)
-            budget -= self._advance(self._reading, task, budget)
-            if self._reading.done == self._reading.total:
-                self.prefilling.popleft()
-                ready.append(_Row(task, task.prompt_tokens - 1, task.generated))
-                self._reading = None
-        return ready
-
-    def _begin(self, task: Generation) -> _Reading:
-        total = task.prompt_tokens - 1
-        self._prefixes.max_bytes = self.room.spare_bytes // 4
-        queued = [other.read for other in (*self.prefilling, *self.waiting) if other is not task]
-        known, fork = self._prefixes.begin(task.read, queued)
-        return _Reading(known, total, fork)
-
-    def _advance(self, reading: _Reading, task: Generation, most: int) -> int:
-        end = min(reading.total, reading.done + most)
-        if reading.done < reading.fork:
-            end = min(end, reading.fork)
-        count = end - reading.done
-        if count:
-            self.clock += self.costs.prefill(count, reading.done)
-            self.prefill_tokens += count
-            reading.done = end
-        if reading.fork and reading.done == reading.fork:
-            self._prefixes.put(task.read, reading.fork)
-            reading.fork = 0
-        return count
-
-    def _decode(self, turns: int, joining: Sequence[_Row] = ()) -> list[Generation]:
-        """End `turns` turns: each looks at the tokens of the step before and starts the next one.
-
-        Rows that join take part in the steps that are started, but no token of theirs is under way before the first.
-        """
-        self.clock += self._seconds(turns, joining)
-        before = list(self.rows)
-        self.rows += joining
-        if not self.rows:
-            self.pending_s = 0.0
-            return []
-        self.pending_s = self._step_seconds(self.rows, turns - 1)
-        self._count(len(self.rows), turns)
-        for row in self.rows:
-            row.storage += turns
-        for row in before:
-            row.left -= turns
-        ended = [row for row in before if row.left == 0]
-        if ended:
-            self.rows = [row for row in self.rows if row.left]
-            self.pending_s += self._change(len(self.rows), self.rows)
-        return [row.task for row in ended]
-
-    def _seconds(self, turns: int, joining: Sequence[_Row] = ()) -> float:
-        """Until the end of so many turns: the step under way, and the steps that all but the last of them start."""
-        rows = [*self.rows, *joining]
-        a, b = self.costs.step(len(rows)) if rows else (0.0, 0.0)
-        longest = max((row.storage for row in rows), default=0) + 1
-        steps = turns - 1
-        return self.pending_s + steps * (a + b * longest) + b * steps * (steps - 1) / 2
-
-    def _step_seconds(self, rows: Sequence[_Row], later: int) -> float:
-        """One step, `later` steps from now."""
-        a, b = self.costs.step(len(rows))
-        return a + b * (max(row.storage for row in rows) + 1 + later)
-
-    def _change(self, count: int, rows: Sequence[_Row]) -> float:
-        if not count:
-            return 0.0
-        a, b = self.costs.change(count)
-        return a + b * max(row.storage for row in rows)
-
-    def _turns_to_an_end(self) -> int:
-        return min(row.left for row in self.rows)
-
-    def _turns_until(self, until: float, most: int) -> int:
-        """The first turn that ends at `until` or later."""
-        low, high = 1, most
-        while low < high:
-            middle = (low + high) // 2
-            if self.clock + self._seconds(middle) >= until:
-                high = middle
-            else:
-                low = middle + 1
-        return low
-
-    def _count(self, rows: int, turns: int) -> None:
-        if self.steps and self.steps[-1][0] == rows:
-            turns += self.steps.pop()[1]
-        self.steps.append((rows, turns))
+from .workload import Generation, Pieces, cut, shared_tokens
 
 
 @dataclass(frozen=True)
 class SimulationResult:
-    """What a simulation found.
+    """The outcome of a simulation.
 
-    `seconds` until the last run is done; `ended_s` the end of each generation by (run, name), in seconds; `steps` the
-    decode steps of each engine, as (rows, how many steps in a row had so many). `peak_bytes` is the engines' own
-    estimate for what they let in, the largest of any engine.
+    `seconds` is the time until the last run is complete, and `ended_s` the end of each generation by (run, name).
+    `steps` are the decode steps of each engine as (rows, number of consecutive steps with that many). `peak_bytes` is
+    the memory that an engine reserves for the generations it lets in, the largest of any engine.
     """
 
     seconds: float
@@ -240,7 +38,7 @@ class SimulationResult:
 
     @property
     def mean_rows(self) -> float:
-        """Rows in a step, averaged over all steps of all engines."""
+        """The mean number of rows over all steps of all engines."""
         steps = [step for engine in self.steps for step in engine]
         return sum(rows * count for rows, count in steps) / max(1, sum(count for _, count in steps))
 
@@ -248,131 +46,279 @@ class SimulationResult:
 def simulate(
     runs: Sequence[Sequence[Generation]],
     costs: Costs,
-    room: Capacity,
+    capacity: Capacity,
     *,
     servers: int = 1,
     runs_at_once: int | None = None,
     concurrency: int | None = None,
-    turn_tokens: int = PREFILL_TOKENS,
+    prefill_tokens: int = PREFILL_TOKENS,
 ) -> SimulationResult:
-    """Simulate `runs` (see `work`) on `servers` engines alike.
+    """Simulate `runs` (see `workload`) on `servers` equal engines.
 
-    `runs_at_once` bounds the runs in progress (None: all), `concurrency` the generations that each has in the engines,
-    `turn_tokens` the prompt tokens that an engine reads between two steps. A request goes to the engine with the
-    fewest. Raises `MemoryLimitError` where one cannot fit.
+    `runs_at_once` bounds the runs in progress, `concurrency` the generations per run that are in the engines (None for
+    no bound). `prefill_tokens` bounds the prompt tokens that an engine reads between two steps. A generation goes to
+    the engine with the fewest. Raises `MemoryLimitError` for one that cannot fit.
     """
-    return _Simulation(runs, costs, room, servers, runs_at_once or len(runs), concurrency, turn_tokens).run()
+    engines = [SimulatedEngine(costs, capacity, prefill_tokens) for _ in range(servers)]
+    progress = [_RunProgress(index, run, concurrency) for index, run in enumerate(runs)]
+    return _Simulation(engines, progress, costs.turnaround_s).run(runs_at_once or len(runs))
 
 
 class _Simulation:
-    def __init__(
-        self,
-        runs: Sequence[Sequence[Generation]],
-        costs: Costs,
-        room: Capacity,
-        servers: int,
-        runs_at_once: int,
-        concurrency: int | None,
-        turn_tokens: int,
-    ) -> None:
-        self._engines = [Engine(costs, room, turn_tokens) for _ in range(servers)]
-        self._turnaround_s = costs.turnaround_s
-        self._requests: list[tuple[float, int, int, Generation]] = []  # when, in which order, of which run
+    def __init__(self, engines: list[SimulatedEngine], runs: list[_RunProgress], turnaround_s: float) -> None:
+        self._engines, self._runs, self._turnaround_s = engines, runs, turnaround_s
+        self._unstarted = deque(runs)
+        self._requests: list[tuple[float, int, _RunProgress, Generation]] = []  # a heap, by time and order
         self._order = itertools.count()
-        self._owner: dict[int, int] = {}
+        self._run_of: dict[int, _RunProgress] = {}
         self._ended: dict[tuple[int, str], float] = {}
-        self._runs = [_Run(run, concurrency) for run in runs]
-        self._unstarted = iter(range(len(runs)))
-        for _ in range(runs_at_once):
-            self._start_next(0.0)
 
-    def run(self) -> SimulationResult:
+    def run(self, runs_at_once: int) -> SimulationResult:
+        for run in [self._unstarted.popleft() for _ in range(min(runs_at_once, len(self._runs)))]:
+            self._request(run, 0.0)
         while True:
-            engine = min(self._engines, key=Engine.next_end)
+            engine = min(self._engines, key=SimulatedEngine.next_end)
             next_end = engine.next_end()
             if self._requests and self._requests[0][0] <= next_end:
-                self._hand_over()
+                self._assign()
             elif engine.load:
-                self._settle(engine, engine.advance(next_end))
+                self._record_ends(engine, engine.advance(next_end))
             else:
-                return self._result()
-
-    def _hand_over(self) -> None:
-        """Bring the next request to the engine with the fewest, which is first taken to its time."""
-        now, _, owner, task = heapq.heappop(self._requests)
-        engine = min(self._engines, key=lambda engine: engine.load)
-        while engine.load and engine.clock < now:
-            self._settle(engine, engine.advance(now))
-        self._owner[id(task)] = owner
-        engine.add(task, now)
-
-    def _settle(self, engine: Engine, ended: Sequence[Generation]) -> None:
-        """Record ends. A run takes its ended traces in one after the other, and only then asks for their children."""
-        for task in ended:
-            owner = self._owner[id(task)]
-            run = self._runs[owner]
-            self._ended[owner, task.name] = engine.clock
-            run.busy_until = max(run.busy_until, engine.clock) + self._turnaround_s
-            self._ask(owner, run.after(task), run.busy_until)
-            if run.finished:
-                self._start_next(run.busy_until)
-
-    def _start_next(self, now: float) -> None:
-        owner = next(self._unstarted, None)
-        if owner is not None:
-            self._ask(owner, self._runs[owner].first(), now)
-
-    def _ask(self, owner: int, tasks: Sequence[Generation], when: float) -> None:
-        for task in tasks:
-            heapq.heappush(self._requests, (when, next(self._order), owner, task))
-
-    def _result(self) -> SimulationResult:
+                break
         assert all(run.finished for run in self._runs), "a generation waits for one that does not exist"
         return SimulationResult(
-            max(run.busy_until for run in self._runs),
-            self._ended,
-            tuple(tuple(engine.steps) for engine in self._engines),
-            sum(task.generated for run in self._runs for task in run.tasks),
-            sum(engine.prefill_tokens for engine in self._engines),
-            max(engine.peak_rows for engine in self._engines),
-            max(engine.peak_bytes for engine in self._engines),
+            seconds=max(run.busy_until for run in self._runs),
+            ended_s=self._ended,
+            steps=tuple(tuple(engine.steps) for engine in self._engines),
+            generated_tokens=sum(generation.generated for run in self._runs for generation in run.generations),
+            prefill_tokens=sum(engine.read_tokens for engine in self._engines),
+            peak_rows=max(engine.peak_rows for engine in self._engines),
+            peak_bytes=max(engine.peak_bytes for engine in self._engines),
         )
 
+    def _request(self, run: _RunProgress, when: float) -> None:
+        for generation in run.take_ready():
+            heapq.heappush(self._requests, (when, next(self._order), run, generation))
 
-class _Run:
-    """One run's generations: which may go now. First come, first served within its concurrency."""
+    def _assign(self) -> None:
+        """Give the next request to the engine with the fewest generations, after advancing it to that time."""
+        now, _, run, generation = heapq.heappop(self._requests)
+        engine = min(self._engines, key=lambda engine: engine.load)
+        while engine.load and engine.clock < now:
+            self._record_ends(engine, engine.advance(now))
+        self._run_of[id(generation)] = run
+        engine.add(generation, now)
 
-    def __init__(self, tasks: Sequence[Generation], concurrency: int | None) -> None:
-        self.tasks = tasks
-        self._missing = {task.name: len(set(task.waits_for)) for task in tasks}
-        self._children: dict[str, list[Generation]] = {}
-        for task in tasks:
-            for name in dict.fromkeys(task.waits_for):
-                self._children.setdefault(name, []).append(task)
-        self._ready = deque(task for task in tasks if not task.waits_for)
-        self._free = concurrency if concurrency is not None else len(tasks)
-        self._left = len(tasks)
+    def _record_ends(self, engine: SimulatedEngine, ended: Sequence[Generation]) -> None:
+        """Record ends. A run handles its ended traces one after the other, and requests their children afterwards."""
+        for generation in ended:
+            run = self._run_of[id(generation)]
+            self._ended[run.index, generation.name] = engine.clock
+            run.busy_until = max(run.busy_until, engine.clock) + self._turnaround_s
+            run.complete(generation)
+            self._request(run, run.busy_until)
+            if run.finished and self._unstarted:
+                self._request(self._unstarted.popleft(), run.busy_until)
+
+
+class _RunProgress:
+    """The generations of one run that may be requested now, in order, within its concurrency."""
+
+    def __init__(self, index: int, generations: Sequence[Generation], concurrency: int | None) -> None:
+        self.index, self.generations = index, generations
         self.busy_until = 0.0
+        self._missing = {generation.name: len(set(generation.waits_for)) for generation in generations}
+        self._children: dict[str, list[Generation]] = {}
+        for generation in generations:
+            for name in dict.fromkeys(generation.waits_for):
+                self._children.setdefault(name, []).append(generation)
+        self._ready = deque(generation for generation in generations if not generation.waits_for)
+        self._free = concurrency if concurrency is not None else len(generations)
+        self._left = len(generations)
 
     @property
     def finished(self) -> bool:
         return self._left == 0
 
-    def first(self) -> list[Generation]:
-        """What is asked for when the run begins."""
-        return self._take()
-
-    def after(self, task: Generation) -> list[Generation]:
-        """What is asked for when `task` has ended."""
+    def complete(self, generation: Generation) -> None:
         self._left -= 1
         self._free += 1
-        for child in self._children.get(task.name, ()):
+        for child in self._children.get(generation.name, ()):
             self._missing[child.name] -= 1
             if not self._missing[child.name]:
                 self._ready.append(child)
-        return self._take()
 
-    def _take(self) -> list[Generation]:
+    def take_ready(self) -> list[Generation]:
         taken = [self._ready.popleft() for _ in range(min(self._free, len(self._ready)))]
         self._free -= len(taken)
         return taken
+
+
+@dataclass
+class _Row:
+    """A row that decodes: `storage` tokens in its cache, `left` tokens to come."""
+
+    generation: Generation
+    storage: int
+    left: int
+
+
+@dataclass
+class SimulatedEngine:
+    """The MLX engine's scheduler in simulated time.
+
+    One turn is one `Scheduler.step`: let generations in, read prompts, start one decode step for all rows. As in the
+    engine, a step runs one ahead of the tokens that are looked at. A trace of L tokens takes part in L + 1 steps, and a
+    turn lasts as long as the step that the turn before has started. Consecutive turns that only decode are simulated
+    together. `clock` is the end of the last turn, and the device stays busy for `pending_s` after it.
+    """
+
+    costs: Costs
+    capacity: Capacity
+    prefill_tokens: int = PREFILL_TOKENS
+    clock: float = 0.0
+    pending_s: float = 0.0
+    waiting: deque[Generation] = field(default_factory=deque)
+    prefilling: deque[Generation] = field(default_factory=deque)
+    rows: list[_Row] = field(default_factory=list)
+    steps: list[tuple[int, int]] = field(default_factory=list)
+    peak_bytes: int = 0
+    peak_rows: int = 0
+    read_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        self._progress: PromptProgress | None = None  # of the first prefilling generation
+        empty = self.capacity.required_bytes(1, 0)
+        self._prefixes: PrefixStore[Pieces, int] = PrefixStore(
+            shared_tokens, lambda length: self.capacity.required_bytes(1, length) - empty
+        )
+
+    @property
+    def load(self) -> int:
+        """The generations that wait or are in progress."""
+        return len(self.waiting) + len(self.prefilling) + len(self.rows)
+
+    def add(self, generation: Generation, now: float) -> None:
+        """Queue a generation. The engine must have been advanced to `now`."""
+        if not self.capacity.fits((), generation.final_length):
+            raise MemoryLimitError(
+                f"{generation.name} may grow to {generation.final_length:,} tokens and does not fit into the engine, "
+                "even alone."
+            )
+        if not self.load:
+            self.pending_s = max(0.0, self.pending_s - (now - self.clock))
+            self.clock = max(self.clock, now)
+        self.waiting.append(generation)
+
+    def next_end(self) -> float:
+        """Return a time before which no trace can end if nothing is added. It is infinite for an idle engine."""
+        if not self.load:
+            return math.inf
+        return self.clock if self._must_admit_or_read() else self.clock + self._seconds(self._turns_to_an_end())
+
+    def advance(self, until: float) -> list[Generation]:
+        """Simulate a turn that admits or reads, or decoding up to the first end or `until`. Return what ended."""
+        if not self._must_admit_or_read():
+            turns = self._turns_to_an_end()
+            if self.clock + self._seconds(turns) > until:
+                # The first turn that ends at `until` or later, by bisection.
+                low = 1
+                while low < turns:
+                    middle = (low + turns) // 2
+                    if self.clock + self._seconds(middle) >= until:
+                        turns = middle
+                    else:
+                        low = middle + 1
+            return self._decode(turns)
+        while self.waiting and self._has_room():
+            self.prefilling.append(self.waiting.popleft())
+            lengths = self._lengths()
+            self.peak_bytes = max(self.peak_bytes, self.capacity.required_bytes(len(lengths), max(lengths)))
+            self.peak_rows = max(self.peak_rows, len(lengths))
+        joining = self._read_prompts()
+        if joining:
+            self.pending_s += self._change_seconds([*self.rows, *joining])
+        return self._decode(1, joining=joining)
+
+    def _must_admit_or_read(self) -> bool:
+        return bool(self.prefilling) or bool(self.waiting and self._has_room())
+
+    def _has_room(self) -> bool:
+        return make_room(self.capacity, self._lengths(), self.waiting[0].final_length, self._prefixes)
+
+    def _lengths(self) -> list[int]:
+        inside = (*self.prefilling, *(row.generation for row in self.rows))
+        return [generation.final_length for generation in inside]
+
+    def _turns_to_an_end(self) -> int:
+        return min(row.left for row in self.rows)
+
+    def _read_prompts(self) -> list[_Row]:
+        """Read up to `prefill_tokens` tokens. Return the rows whose prompts are read."""
+        budget, ready = self.prefill_tokens, []
+        while self.prefilling and budget > 0:
+            generation = self.prefilling[0]
+            if self._progress is None:
+                queued = [other.read for other in (*self.prefilling, *self.waiting) if other is not generation]
+                self._prefixes.max_bytes = prefix_bytes(self.capacity)
+                known, _ = self._prefixes.match(generation.read)
+                split = self._prefixes.note_prompt(generation.read, queued, known)
+                self._progress = PromptProgress(generation.prompt_tokens - 1, known, split)
+            progress = self._progress
+            count = progress.chunk(budget)
+            if count:
+                self.clock += self.costs.prefill(count, progress.done)
+                self.read_tokens += count
+                budget -= count
+                progress.done += count
+            if progress.split and progress.done == progress.split:
+                self._prefixes.insert(cut(generation.read, progress.split), progress.split, progress.split)
+                progress.split = 0
+            if progress.remaining == 0:
+                self.prefilling.popleft()
+                ready.append(_Row(generation, generation.prompt_tokens - 1, generation.generated))
+                self._progress = None
+        return ready
+
+    def _decode(self, turns: int, joining: Sequence[_Row] = ()) -> list[Generation]:
+        """End `turns` turns. Each looks at the tokens of the step before and starts the next one.
+
+        Rows that join take part in the steps that are started, but have no token under way before the first.
+        """
+        self.clock += self._seconds(turns, joining)
+        before = list(self.rows)
+        self.rows += joining
+        if not self.rows:
+            self.pending_s = 0.0
+            return []
+        per_step, per_token = self.costs.step(len(self.rows))
+        self.pending_s = per_step + per_token * (_longest(self.rows) + turns)
+        same = self.steps.pop()[1] if self.steps and self.steps[-1][0] == len(self.rows) else 0
+        self.steps.append((len(self.rows), same + turns))
+        for row in self.rows:
+            row.storage += turns
+        for row in before:
+            row.left -= turns
+        ended = [row.generation for row in before if row.left == 0]
+        if ended:
+            self.rows = [row for row in self.rows if row.left]
+            self.pending_s += self._change_seconds(self.rows)
+        return ended
+
+    def _seconds(self, turns: int, joining: Sequence[_Row] = ()) -> float:
+        """Return the time until the end of `turns` turns: the step under way, and all started steps but the last."""
+        rows = [*self.rows, *joining]
+        per_step, per_token = self.costs.step(len(rows)) if rows else (0.0, 0.0)
+        steps = turns - 1
+        first_s = per_step + per_token * (_longest(rows) + 1)
+        return self.pending_s + steps * first_s + per_token * steps * (steps - 1) / 2
+
+    def _change_seconds(self, rows: Sequence[_Row]) -> float:
+        if not rows:
+            return 0.0
+        base, per_token = self.costs.change(len(rows))
+        return base + per_token * _longest(rows)
+
+
+def _longest(rows: Iterable[_Row]) -> int:
+    return max((row.storage for row in rows), default=0)

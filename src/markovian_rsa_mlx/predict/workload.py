@@ -1,14 +1,8 @@
-"""The workload of one run: its generations, what each waits for, how much it reads and writes.
-
-Which part of a prompt an engine need not read again: the MLX engine's store of prompt beginnings, in lengths.
-
-The same rules as `backends.mlx.prefix`, over prompts that are given as pieces instead of token ids.
-"""
+"""List the generations of a run: what each waits for, how much it reads and writes."""
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -17,10 +11,13 @@ from ..config import RSAConfig
 from ..method.lineage import Lineage, TraceKey
 from .lengths import Lengths
 
+#: A prompt as its parts, (name, tokens) each. Prompts have a beginning in common as far as their parts are equal.
+Pieces = tuple[tuple[str, int], ...]
+
 
 @dataclass(frozen=True)
 class Schedule:
-    """`pruned`: only ancestors of the final candidates. `barrier`: a round waits for all of the one before."""
+    """With `pruned`, only ancestors of the final candidates are generated. With `barrier`, rounds do not overlap."""
 
     pruned: bool = True
     barrier: bool = False
@@ -29,7 +26,7 @@ class Schedule:
         return f"{'round barrier' if self.barrier else 'overlap'}, {'pruned' if self.pruned else 'all traces'}"
 
 
-#: From what a loop over rounds does to what this package does.
+#: From a plain loop over rounds to the schedule of this package.
 SCHEDULES: Final = tuple(Schedule(pruned, barrier) for barrier in (True, False) for pruned in (False, True))
 
 
@@ -55,7 +52,7 @@ class Generation:
 
     @cached_property
     def final_length(self) -> int:
-        """The longest it can get, prompt included: what an engine must have room for."""
+        """The largest possible length, prompt included."""
         return self.prompt_tokens + self.max_tokens
 
 
@@ -63,8 +60,8 @@ class Generation:
 class PromptShape:
     """Lengths of a run's static texts, in tokens.
 
-    `first` is round 0's prompt, of which `head` tokens also begin every aggregation prompt (the chat's frame and the
-    question); `segments[k - 1]` are the k + 1 static pieces of a prompt with k tails; `summary` the two around a
+    `first` is the prompt of round 0. Its first `head` tokens (chat template and question) also begin every aggregation
+    prompt. `segments[k - 1]` are the k + 1 static parts of a prompt with k tails, `summary` the two parts around a
     trace's reasoning.
     """
 
@@ -80,23 +77,27 @@ class PromptShape:
         segments: Sequence[Sequence[Sequence[int]]],
         summary: Sequence[Sequence[int]] = (),
     ) -> PromptShape:
-        """The shape of the prompts that a run's setup holds."""
-        head = _common(prompt, segments[-1][0]) if segments else 0
+        """Return the shape of the prompts that a run's setup holds."""
+        head = 0
+        if segments:
+            pairs = zip(prompt, segments[-1][0], strict=False)
+            shorter = min(len(prompt), len(segments[-1][0]))
+            head = next((place for place, (one, other) in enumerate(pairs) if one != other), shorter)
         before, after = (len(ids) for ids in summary) if summary else (0, 0)
         return cls(len(prompt), head, tuple(tuple(map(len, pieces)) for pieces in segments), (before, after))
 
     def with_question(self, tokens: int) -> PromptShape:
-        """The same with a question that many tokens longer (or shorter), which all prompts show first."""
+        """Return the shape for a question that is longer by `tokens` (or shorter). All prompts begin with it."""
         grown = tuple((pieces[0] + tokens, *pieces[1:]) for pieces in self.segments)
         before, after = self.summary
         return PromptShape(self.first + tokens, self.head + tokens, grown, (before + tokens if before else 0, after))
 
     def round_zero(self, run: int) -> Pieces:
-        """Round 0's prompt; `run` tells problems apart, which share nothing."""
+        """Return the prompt of round 0. Different runs have no prompt in common."""
         return ((f"head {run}", self.head), (f"question {run}", self.first - self.head))
 
     def aggregation(self, run: int, tails: Sequence[tuple[TraceKey, int]]) -> Pieces:
-        """The prompt that shows these tails (whose, tokens)."""
+        """Return the prompt that shows tails of these traces, with these numbers of tokens."""
         before, *rest = self.segments[len(tails) - 1]
         pieces = [(f"head {run}", self.head), (f"template {run}", before - self.head)]
         for place, ((key, tokens), after) in enumerate(zip(tails, rest, strict=True)):
@@ -104,7 +105,7 @@ class PromptShape:
         return tuple(pieces)
 
     def summarising(self, run: int, key: TraceKey, tokens: int) -> Pieces:
-        """The prompt that shows `tokens` of a trace's reasoning."""
+        """Return the prompt that shows `tokens` of a trace's reasoning."""
         before, after = self.summary
         return ((f"summary {run}", before), (f"notes {run} {key}", tokens), ("summary end", after))
 
@@ -112,129 +113,50 @@ class PromptShape:
 def workload(
     config: RSAConfig, seed: int, shape: PromptShape, lengths: Lengths, schedule: Schedule = Schedule()
 ) -> list[Generation]:
-    """All generations of a run with this seed, in the order in which an orchestrator asks for them.
+    """Return all generations of a run with this seed, in the order in which a runner requests them.
 
-    A summary (carry `summary`) is taken to use all of its budget, tau.
+    A summary (carry `summary`) is assumed to use all of its max_tokens, tau.
     """
     lineage = Lineage.of(config, seed)
-    keys = _demanded(lineage) if schedule.pruned else _all(lineage)
+    targets = [*lineage.finals, *([lineage.aggregator] if lineage.aggregator else [])]
+    if schedule.pruned:
+        keys, seen = targets, set(targets)
+        for key in keys:  # grows during the loop: the parents of the targets, their parents, ...
+            missing = [parent for parent in lineage.parents(key) if parent not in seen]
+            keys += missing
+            seen.update(missing)
+    else:
+        keys = [TraceKey(t, i) for t in range(lineage.rounds) for i in range(lineage.population)] + targets
+    read_by_aggregator = lineage.parents(lineage.aggregator) if lineage.aggregator else ()
+    summaries = {
+        key: f"{key} summary"
+        for key in keys
+        if config.carry == "summary" and (key.round < lineage.rounds or key in read_by_aggregator)
+    }
     drawn = {key: lengths.of(seed, key, config.max_tokens(key.round)) for key in keys}
-    summaries = {key: f"{key} summary" for key in keys if config.carry == "summary" and _is_read(lineage, key)}
+    tau = config.tail_limit
     found: list[Generation] = []
     for key in sorted(keys, key=lambda key: key.round):
         parents = lineage.parents(key)
-        carried = [
-            (p, config.tail_limit if p in summaries else min(config.tail_limit, drawn[p].reasoning)) for p in parents
-        ]
+        carried = [(p, tau if p in summaries else min(tau, drawn[p].reasoning)) for p in parents]
         prompt = shape.aggregation(seed, carried) if parents else shape.round_zero(seed)
         waits_for = tuple(summaries.get(p, str(p)) for p in parents)
         if schedule.barrier:
-            waits_for = tuple(task.name for task in found if task.round == key.round - 1)
+            waits_for = tuple(generation.name for generation in found if generation.round == key.round - 1)
         found.append(
             Generation(str(key), key.round, waits_for, prompt, drawn[key].generated, config.max_tokens(key.round))
         )
         if key in summaries:
             notes = shape.summarising(seed, key, min(config.thinking_tokens, drawn[key].reasoning))
-            tau = config.tail_limit
             found.append(Generation(summaries[key], key.round, (str(key),), notes, tau, tau))
     return found
 
 
-def _demanded(lineage: Lineage) -> list[TraceKey]:
-    """The needed traces as they are asked for: the finals, their parents, the parents of these."""
-    wanted = [*lineage.finals, *([lineage.aggregator] if lineage.aggregator else [])]
-    return _with_ancestors(wanted, lineage)
-
-
-def _all(lineage: Lineage) -> list[TraceKey]:
-    """N traces in every round before the last, and all final candidates."""
-    early = [TraceKey(t, i) for t in range(lineage.rounds) for i in range(lineage.population)]
-    return [*early, *lineage.finals, *([lineage.aggregator] if lineage.aggregator else [])]
-
-
-def _with_ancestors(wanted: Iterable[TraceKey], lineage: Lineage) -> list[TraceKey]:
-    found = dict.fromkeys(wanted)
-    queue = list(found)
-    for key in queue:  # grows while it is walked
-        for parent in lineage.parents(key):
-            if parent not in found:
-                found[parent] = None
-                queue.append(parent)
-    return queue
-
-
-def _is_read(lineage: Lineage, key: TraceKey) -> bool:
-    """Whether the trace carries anything on: it has children, at least potentially."""
-    return key.round < lineage.rounds or (lineage.aggregator is not None and key in lineage.parents(lineage.aggregator))
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-
-
-#: A prompt as what it is made of, (what, tokens) each. Prompts share a beginning as far as their pieces are equal.
-Pieces = tuple[tuple[str, int], ...]
-
-#: As the engine has them; a test compares.
-MIN_SHARED_TOKENS, MAX_PREFIXES, RECENT_PROMPTS = 16, 4, 32
-
-
-class Prefixes:
-    """The few most recently used beginnings; `size` says how many bytes one of so many tokens holds."""
-
-    def __init__(self, size: Callable[[int], int]) -> None:
-        self.max_bytes = 0
-        self._size = size
-        self._entries: OrderedDict[Pieces, int] = OrderedDict()
-        self._recent: deque[Pieces] = deque(maxlen=RECENT_PROMPTS)
-        self.nbytes = 0
-
-    def begin(self, prompt: Pieces, queued: Iterable[Pieces]) -> tuple[int, int]:
-        """(tokens that are there already, length at which a copy is kept or 0) for a prompt about to be read."""
-        known = 0
-        best: Pieces | None = None
-        for prefix, length in self._entries.items():
-            if known < length <= shared(prompt, prefix):
-                known, best = length, prefix
-        if best is not None:
-            self._entries.move_to_end(best)
-        fork = self._fork_point(prompt, queued, known)
-        self._recent.append(prompt)
-        return known, fork
-
-    def put(self, prompt: Pieces, length: int) -> None:
-        """Keep the first `length` tokens of a prompt."""
-        if self._size(length) > self.max_bytes:
-            return
-        self._entries[cut(prompt, length)] = length
-        self._weigh()
-        while len(self._entries) > MAX_PREFIXES or self.nbytes > self.max_bytes:
-            self.drop_oldest()
-
-    def drop_oldest(self) -> bool:
-        if not self._entries:
-            return False
-        self._entries.popitem(last=False)
-        self._weigh()
-        return True
-
-    def _weigh(self) -> None:
-        self.nbytes = sum(map(self._size, self._entries.values()))
-
-    def _fork_point(self, prompt: Pieces, queued: Iterable[Pieces], past: int) -> int:
-        lengths = sorted(
-            (length for other in (*queued, *self._recent) if (length := shared(prompt, other)) > past), reverse=True
-        )
-        saved = {length: (length - past) * rank for rank, length in enumerate(lengths, start=1)}
-        best = max(saved, key=saved.__getitem__, default=0)
-        return best if best - past >= MIN_SHARED_TOKENS else 0
-
-
-def shared(one: Pieces, other: Pieces) -> int:
-    """How many leading tokens two prompts have in common."""
+def shared_tokens(one: Pieces, other: Pieces) -> int:
+    """Return how many leading tokens two prompts have in common."""
     total = 0
-    for (what, tokens), (other_what, other_tokens) in zip(one, other, strict=False):
-        if what != other_what:
+    for (name, tokens), (other_name, other_tokens) in zip(one, other, strict=False):
+        if name != other_name:
             break
         total += min(tokens, other_tokens)
         if tokens != other_tokens:
@@ -243,11 +165,11 @@ def shared(one: Pieces, other: Pieces) -> int:
 
 
 def cut(prompt: Pieces, length: int) -> Pieces:
-    """The first `length` tokens."""
+    """Return the first `length` tokens."""
     kept = []
-    for what, tokens in prompt:
+    for name, tokens in prompt:
         if length <= 0:
             break
-        kept.append((what, min(tokens, length)))
+        kept.append((name, min(tokens, length)))
         length -= tokens
     return tuple(kept)

@@ -1,4 +1,4 @@
-"""The draw: seeded Gumbel noise over mlx-lm's filters."""
+"""Drawing tokens: seeded Gumbel noise over mlx-lm's filters."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import mlx.core as mx
 import pytest
 from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 
-from markovian_rsa_mlx.backends.mlx.batch import Draw, draw_tokens, filter_logprobs, gumbel
+from markovian_rsa_mlx.backends.mlx.batch import draw_tokens, filter_logprobs, gumbel
 from markovian_rsa_mlx.config import Sampling
+
+from ..traces import sequence
 
 
 def logprobs(rows: int, size: int, seed: int = 0) -> mx.array:
@@ -29,7 +31,7 @@ def logprobs(rows: int, size: int, seed: int = 0) -> mx.array:
         Sampling(temperature=0.5, top_p=0.7, top_k=40),
     ],
 )
-def test_filters_keep_what_mlx_lm_keeps(sampling: Sampling) -> None:
+def test_filters_equal_those_of_mlx_lm(sampling: Sampling) -> None:
     given = logprobs(6, 101)
     theirs = given  # in the order of mlx_lm.sample_utils.make_sampler
     if sampling.top_p < 1:
@@ -43,12 +45,12 @@ def test_filters_keep_what_mlx_lm_keeps(sampling: Sampling) -> None:
     assert (ours == -mx.inf).any().item()
 
 
-def test_a_top_k_beyond_the_vocabulary_filters_nothing() -> None:
+def test_a_top_k_above_the_vocabulary_filters_nothing() -> None:
     given = logprobs(2, 11)
     assert mx.array_equal(filter_logprobs(given, Sampling(top_k=500)), given).item()
 
 
-def test_noise_depends_on_the_own_key_alone() -> None:
+def test_noise_of_a_row_depends_on_its_key_alone() -> None:
     keys = mx.array([[5, 0], [5, 1], [9, 0]], dtype=mx.uint32)
     together = gumbel(keys, 33)
     for row in range(3):
@@ -61,7 +63,7 @@ def test_frequencies_follow_the_probabilities_at_a_temperature() -> None:
     chances = mx.array([[0.5, 0.3, 0.15, 0.05]])
     temperature, draws = 0.7, 4000
     rows = mx.broadcast_to(mx.log(chances), (draws, 4))
-    tokens = draw_tokens(rows, [Draw(3, position, Sampling(temperature)) for position in range(draws)])
+    tokens = draw_tokens(rows, [sequence(3, position, sampling=Sampling(temperature)) for position in range(draws)])
     counts = Counter(tokens.tolist())
     weights = [p ** (1 / temperature) for p in chances[0].tolist()]
     for token, weight in enumerate(weights):
@@ -69,21 +71,21 @@ def test_frequencies_follow_the_probabilities_at_a_temperature() -> None:
         assert counts[token] / draws == pytest.approx(expected, abs=4 * math.sqrt(expected / draws))
 
 
-def test_temperature_zero_is_the_likeliest_token() -> None:
+def test_temperature_zero_draws_the_likeliest_token() -> None:
     given = logprobs(5, 40)
-    tokens = draw_tokens(given, [Draw(row, row, Sampling(temperature=0)) for row in range(5)])
+    tokens = draw_tokens(given, [sequence(row, row, sampling=Sampling(temperature=0)) for row in range(5)])
     assert tokens.tolist() == mx.argmax(given, axis=-1).tolist()
 
 
-def test_mixed_settings_come_back_in_row_order() -> None:
+def test_mixed_settings_return_tokens_in_row_order() -> None:
     given = logprobs(4, 40)
-    draws = [Draw(row, 3, Sampling(temperature=0 if row % 2 else 1.0)) for row in range(4)]
-    one_by_one = [draw_tokens(given[row : row + 1], [draws[row]]).item() for row in range(4)]
-    assert draw_tokens(given, draws).tolist() == one_by_one
+    rows = [sequence(row, 3, sampling=Sampling(temperature=0 if row % 2 else 1.0)) for row in range(4)]
+    one_by_one = [draw_tokens(given[row : row + 1], [rows[row]]).item() for row in range(4)]
+    assert draw_tokens(given, rows).tolist() == one_by_one
 
 
-def test_drawing_leaves_the_global_random_state_alone() -> None:
+def test_drawing_does_not_change_the_global_random_state() -> None:
     mx.random.seed(4)
     before = mx.random.state[0].tolist()
-    draw_tokens(logprobs(2, 9), [Draw(1, 1, Sampling(top_p=0.5)), Draw(2, 1, Sampling(top_p=0.5))])
+    draw_tokens(logprobs(2, 9), [sequence(seed, 1, sampling=Sampling(top_p=0.5)) for seed in (1, 2)])
     assert mx.random.state[0].tolist() == before

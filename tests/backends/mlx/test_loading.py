@@ -1,4 +1,4 @@
-"""Whatever is wrong with a model is one sentence that says what to do."""
+"""Every problem with a model is a `ModelError` of one line that says what to do."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from markovian_rsa_mlx.hub import local_folder
 from .. import tiny_models
 
 
-def refused(model: str | Path, **options: Any) -> str:
+def error_of(model: str | Path, **options: Any) -> str:
     with pytest.raises(ModelError) as caught:
         load_model(model, **options)
     message = str(caught.value)
@@ -36,58 +36,58 @@ def refused(model: str | Path, **options: Any) -> str:
 
 @pytest.fixture
 def folder(llama_folder: Path, tmp_path: Path) -> Path:
-    """A copy to be damaged."""
+    """A copy that a test may damage."""
     return Path(shutil.copytree(llama_folder, tmp_path / "model"))
 
 
 class TestFolders:
-    def test_a_good_one(self, llama_folder: Path) -> None:
-        said: list[str] = []
-        loaded = load_model(llama_folder, progress=said.append)
+    def test_a_folder_loads(self, llama_folder: Path) -> None:
+        progress: list[str] = []
+        loaded = load_model(llama_folder, progress=progress.append)
         assert (loaded.quantization, loaded.dtype, loaded.model_id) == ("none", "float32", str(llama_folder))
-        assert said
+        assert progress
         assert load_model(str(llama_folder), model_id="embedded").model_id == "embedded"
 
-    def test_none_there(self) -> None:
+    def test_a_missing_folder_raises(self) -> None:
         for missing in ("./no/such/model", "/no/such", "~/no-such-model", "a/b/c", Path("model")):
-            assert "There is no folder" in refused(missing)
+            assert "There is no folder" in error_of(missing)
 
-    def test_a_file(self, folder: Path) -> None:
-        assert "is a file" in refused(folder / "config.json")
+    def test_a_file_instead_of_a_folder_raises(self, folder: Path) -> None:
+        assert "is a file" in error_of(folder / "config.json")
 
-    def test_not_a_models_folder(self, tmp_path: Path) -> None:
-        assert "no config.json" in refused(tmp_path)
+    def test_a_folder_without_config_raises(self, tmp_path: Path) -> None:
+        assert "no config.json" in error_of(tmp_path)
 
-    def test_a_broken_config(self, folder: Path) -> None:
+    def test_a_broken_config_raises(self, folder: Path) -> None:
         (folder / "config.json").write_text("{")
-        assert "cannot be read" in refused(folder)
+        assert "cannot be read" in error_of(folder)
         (folder / "config.json").write_text("{}")
-        assert "names no model_type" in refused(folder)
+        assert "names no model_type" in error_of(folder)
 
-    def test_an_unknown_architecture(self, folder: Path) -> None:
+    def test_an_unknown_architecture_raises(self, folder: Path) -> None:
         (folder / "config.json").write_text(json.dumps({**tiny_models.CONFIGS["llama"], "model_type": "no_such"}))
-        assert "cannot run the architecture 'no_such'" in refused(folder)
+        assert "cannot run the architecture 'no_such'" in error_of(folder)
 
-    def test_no_weights(self, folder: Path) -> None:
+    def test_a_folder_without_weights_raises(self, folder: Path) -> None:
         (folder / "model.safetensors").unlink()
-        assert "incomplete" in refused(folder)
+        assert "incomplete" in error_of(folder)
 
-    def test_a_damaged_weights_file(self, folder: Path) -> None:
+    def test_a_damaged_weights_file_raises(self, folder: Path) -> None:
         whole = (folder / "model.safetensors").read_bytes()
         for broken in (whole[: len(whole) // 2], b"", b"not safetensors at all"):
             (folder / "model.safetensors").write_bytes(broken)
-            assert "damaged" in refused(folder)
+            assert "damaged" in error_of(folder)
 
-    def test_weights_of_another_shape(self, folder: Path) -> None:
+    def test_weights_of_another_shape_raise(self, folder: Path) -> None:
         (folder / "config.json").write_text(json.dumps({**tiny_models.CONFIGS["llama"], "hidden_size": 32}))
-        assert "cannot be loaded" in refused(folder)
+        assert "cannot be loaded" in error_of(folder)
 
-    def test_a_missing_tokenizer(self, folder: Path) -> None:
+    def test_a_missing_tokenizer_raises(self, folder: Path) -> None:
         (folder / "tokenizer.json").unlink()
-        refused(folder)
+        error_of(folder)
 
-    def test_a_missing_adapter(self, folder: Path, tmp_path: Path) -> None:
-        assert "adapter_config.json" in refused(folder, adapter_path=tmp_path / "none")
+    def test_a_missing_adapter_raises(self, folder: Path, tmp_path: Path) -> None:
+        assert "adapter_config.json" in error_of(folder, adapter_path=tmp_path / "none")
 
 
 def test_an_adapter_changes_the_model(llama_folder: Path, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_an_adapter_changes_the_model(llama_folder: Path, tmp_path: Path) -> Non
     assert not mx.allclose(plain(tokens), adapted(tokens)).item()
 
 
-def test_a_quantized_model_says_so(tmp_path: Path) -> None:
+def test_quantization_is_reported(tmp_path: Path) -> None:
     settings = {"group_size": 32, "bits": 4}
     tiny_models.write(tmp_path, "llama", quantization=settings)
     model = tiny_models.build("llama")
@@ -117,18 +117,18 @@ def test_a_quantized_model_says_so(tmp_path: Path) -> None:
     assert quantization_of({"quantization_config": {"quant_method": "mxfp4"}}) == "mxfp4"
 
 
-def test_hub_ids_are_no_folders() -> None:
+def test_a_hub_id_is_not_a_folder() -> None:
     assert local_folder("Zyphra/ZAYA1-8B") is None
 
 
 class TestHub:
-    """The hub is a stand-in: no test needs a network."""
+    """The hub is replaced, so that no test needs a network."""
 
     @pytest.fixture(autouse=True)
     def cache(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
 
-    def answers(self, monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    def set_answer(self, monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
         def model_info(self: Any, *args: Any, **options: Any) -> Any:
             if isinstance(answer, Exception):
                 raise answer
@@ -150,50 +150,52 @@ class TestHub:
             (errors.RevisionNotFoundError, "no revision 'v9'"),
         ],
     )
-    def test_what_the_hub_refuses(self, monkeypatch: pytest.MonkeyPatch, kind: Any, words: str) -> None:
+    def test_an_error_of_the_hub_is_explained(self, monkeypatch: pytest.MonkeyPatch, kind: Any, words: str) -> None:
         response = SimpleNamespace(headers={}, request=None, status_code=404)
-        self.answers(monkeypatch, kind("no\nway", response=response))
-        assert words in refused("owner/name", revision="v9")
+        self.set_answer(monkeypatch, kind("no\nway", response=response))
+        assert words in error_of("owner/name", revision="v9")
 
-    def test_no_network_and_nothing_cached(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.answers(monkeypatch, ConnectionError("no route"))
+    def test_a_model_that_is_not_cached_needs_a_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.set_answer(monkeypatch, ConnectionError("no route"))
         self.nothing_cached(monkeypatch)
-        message = refused("owner/name")
+        message = error_of("owner/name")
         assert "not on this machine" in message
         assert "ConnectionError" in message
 
-    def test_no_network_but_cached(self, monkeypatch: pytest.MonkeyPatch, llama_folder: Path) -> None:
-        self.answers(monkeypatch, OSError("no route"))
+    def test_a_cached_model_loads_without_a_network(self, monkeypatch: pytest.MonkeyPatch, llama_folder: Path) -> None:
+        self.set_answer(monkeypatch, OSError("no route"))
         monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **o: str(llama_folder))
         assert load_model("owner/name").model_id == "owner/name"
 
-    def test_half_a_download_in_the_cache(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    def test_a_partly_cached_model_raises_without_a_network(
+        self, monkeypatch: pytest.MonkeyPatch, folder: Path
+    ) -> None:
         (folder / "model.safetensors").unlink()
-        self.answers(monkeypatch, OSError("no route"))
+        self.set_answer(monkeypatch, OSError("no route"))
         monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **o: str(folder))
-        assert "only partly on this machine" in refused("owner/name")
+        assert "only partly on this machine" in error_of("owner/name")
 
-    def test_a_disk_that_is_too_small(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_disk_that_is_too_small_raises(self, monkeypatch: pytest.MonkeyPatch) -> None:
         files = [
             SimpleNamespace(rfilename="model.safetensors", size=10**15),
             SimpleNamespace(rfilename="other.bin", size=10**18),
         ]
-        self.answers(monkeypatch, SimpleNamespace(siblings=files, sha="0" * 40))
-        message = refused("owner/name")
+        self.set_answer(monkeypatch, SimpleNamespace(siblings=files, sha="0" * 40))
+        message = error_of("owner/name")
         assert "needs 1000000.0 GB" in message
         assert "HF_HOME" in message
 
-    def test_a_download_that_breaks_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.answers(monkeypatch, SimpleNamespace(siblings=[], sha="0" * 40))
+    def test_an_interrupted_download_raises(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.set_answer(monkeypatch, SimpleNamespace(siblings=[], sha="0" * 40))
         self.nothing_cached(monkeypatch)
-        assert "broke off" in refused("owner/name")
+        assert "broke off" in error_of("owner/name")
 
-    def test_no_hub_id_at_all(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.answers(monkeypatch, errors.HFValidationError("bad"))
-        assert "neither a folder nor a hub id" in refused("what is this")
+    def test_an_invalid_hub_id_raises(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.set_answer(monkeypatch, errors.HFValidationError("bad"))
+        assert "neither a folder nor a hub id" in error_of("what is this")
 
 
-def test_without_mlx_the_error_says_so() -> None:
+def test_importing_the_engine_without_mlx_raises() -> None:
     program = (
         "import sys; sys.modules['mlx'] = None; sys.modules['mlx.core'] = None\n"
         "from markovian_rsa_mlx.errors import ModelError\n"

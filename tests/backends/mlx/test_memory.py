@@ -1,8 +1,7 @@
-"""What a config foretells is what caches and weights then take."""
+"""The memory predicted from a config equals the memory of weights and caches."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import mlx.core as mx
@@ -11,30 +10,32 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
-from markovian_rsa_mlx.backends.mlx.batch import DecodeBatch, Row, bookkeeping_arrays
+from markovian_rsa_mlx.backends.mlx.batch import DecodeBatch, bookkeeping_arrays
 from markovian_rsa_mlx.backends.mlx.memory import (
     available_memory_bytes,
     context_length_of,
     footprint_from_config,
     footprint_of,
 )
+from markovian_rsa_mlx.backends.mlx.sequence import Sequence
 from markovian_rsa_mlx.backends.policy import TRANSIENT, MemoryBudget, ModelFootprint
 from markovian_rsa_mlx.config import Sampling
 from markovian_rsa_mlx.errors import ModelError
 
 from .. import tiny_models
+from ..traces import sequence
 
 KINDS = list(tiny_models.CONFIGS)
 
 
-def grown(model: Any, rows: int, prompt: int, steps: int) -> DecodeBatch:
+def decoded(model: Any, rows: int, prompt: int, steps: int, sampling: Sampling | None = None) -> DecodeBatch:
     """Rows that were prefilled with `prompt` tokens and decoded for `steps`."""
     batch = DecodeBatch(model, batchable=True)
     joining = []
     for row in range(rows):
         caches = make_prompt_cache(model)
         model(mx.zeros((1, prompt), dtype=mx.int32), cache=caches)
-        joining.append(Row(row, caches, 1, 0, row, Sampling()))
+        joining.append(sequence(row, caches=caches, sampling=sampling))
     batch.join(joining)
     for _ in range(steps):
         batch.step()
@@ -44,30 +45,30 @@ def grown(model: Any, rows: int, prompt: int, steps: int) -> DecodeBatch:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("prompt", "steps"), [(512, 4), (300, 4)])
-def test_caches_take_what_the_config_foretells(kind: str, prompt: int, steps: int) -> None:
+def test_caches_have_the_predicted_size(kind: str, prompt: int, steps: int) -> None:
     footprint = footprint_from_config(tiny_models.CONFIGS[kind])
-    batch = grown(tiny_models.build(kind), 3, prompt, steps)
+    batch = decoded(tiny_models.build(kind), 3, prompt, steps)
     measured = sum(cache.nbytes for cache in batch._caches)
     # A batch grows in steps of 256 from the length at which it was merged: here by one step.
     assert measured == footprint.cache_bytes(3, prompt)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_config_foretells_what_the_built_model_shows(kind: str) -> None:
+def test_footprint_from_config_equals_that_of_the_built_model(kind: str) -> None:
     model = tiny_models.build(kind)
-    foretold = footprint_from_config(tiny_models.CONFIGS[kind])
-    assert foretold == footprint_of(model)
-    assert foretold.weight_bytes == sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+    predicted = footprint_from_config(tiny_models.CONFIGS[kind])
+    assert predicted == footprint_of(model)
+    assert predicted.weight_bytes == sum(array.nbytes for _, array in tree_flatten(model.parameters()))
 
 
-def test_known_sizes() -> None:
+def test_footprints_have_known_sizes() -> None:
     assert footprint_from_config(tiny_models.CONFIGS["llama"]).kv_bytes_per_token == 2 * (2 * 16 * 2) * 4
     assert footprint_from_config(tiny_models.CONFIGS["gemma3_text"]).windows == ((32, 2 * (2 * 16 * 2) * 4),)
     recurrent = footprint_from_config(tiny_models.CONFIGS["mamba2"])
     assert recurrent.kv_bytes_per_token == 0 < recurrent.state_bytes
 
 
-def test_a_config_of_8_billion_weights_costs_no_memory() -> None:
+def test_footprint_of_8_billion_weights_takes_no_memory() -> None:
     config = {
         **tiny_models.CONFIGS["qwen3"],
         "hidden_size": 4096, "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8,
@@ -83,7 +84,7 @@ def test_a_config_of_8_billion_weights_costs_no_memory() -> None:
     assert quantized.weight_bytes / footprint.weight_bytes == pytest.approx(4.5 / 16, rel=0.01)
 
 
-def test_quantized_weights_are_foretold() -> None:
+def test_footprint_counts_quantized_weights() -> None:
     model = tiny_models.build("llama")
     nn.quantize(model, group_size=32, bits=4)
     config = {**tiny_models.CONFIGS["llama"], "quantization": {"group_size": 32, "bits": 4}}
@@ -91,66 +92,67 @@ def test_quantized_weights_are_foretold() -> None:
 
 
 @pytest.mark.parametrize("config", [{"model_type": "no_such_model"}, {}, {"model_type": "llama", "hidden_size": "x"}])
-def test_a_config_that_cannot_be_built_is_one_sentence(config: dict[str, Any]) -> None:
+def test_a_config_that_cannot_be_built_raises_one_sentence(config: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match=r"^[^\n]+\.$"):
         footprint_from_config(config)
 
 
-def test_windows_cap_and_states_do_not_grow() -> None:
+def test_windows_are_bounded_and_states_do_not_grow() -> None:
     footprint = ModelFootprint(1000, 10, 7, ((300, 2),))
     assert footprint.cache_bytes(1, 10) == 7 + 10 * 266 + 2 * 266
     assert footprint.cache_bytes(2, 257) == 2 * (7 + 10 * 513 + 2 * 300)
 
 
-def test_admission_counts_rows_at_the_longest_length() -> None:
+def test_memory_budget_counts_rows_at_the_longest_length() -> None:
     footprint = ModelFootprint(1000, 1, 0)
-    admission = MemoryBudget(footprint, max_rows=4, memory_limit_bytes=1000 + int(2 * (512 + 256) * TRANSIENT))
-    assert admission.admits([512], 400)
-    assert not admission.admits([512], 513)
-    assert not admission.admits([512, 1], 1)
-    assert not admission.admits([512], 400, other_bytes=1)
-    assert not MemoryBudget(footprint, 1, 10**9).admits([1], 1)
+    budget = MemoryBudget(footprint, max_rows=4, memory_limit_bytes=1000 + int(2 * (512 + 256) * TRANSIENT))
+    assert budget.fits([512], 400)
+    assert not budget.fits([512], 513)
+    assert not budget.fits([512, 1], 1)
+    assert not budget.fits([512], 400, other_bytes=1)
+    assert not MemoryBudget(footprint, 1, 10**9).fits([1], 1)
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.6, 0.95, 40), Sampling(top_p=0.9), Sampling(min_p=0.1)])
 @pytest.mark.parametrize("rows", [1, 6])
 def test_drawing_tokens_stays_within_the_estimate(sampling: Sampling, rows: int) -> None:
-    """A large vocabulary beside small caches: there the logits are what a step takes."""
+    """With a large vocabulary and small caches, the logits dominate the memory of a step."""
     model = tiny_models.build("llama", vocab_size=50_000)
     footprint = footprint_of(model)
     assert footprint.vocabulary == 50_000
-    batch = grown(model, rows, 20, 2)
-    batch._seats = [dataclasses.replace(seat, sampling=sampling) for seat in batch._seats]
+    batch = decoded(model, rows, 20, 2, sampling)
     mx.clear_cache()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
     batch.step()
     batch.step()
     taken = mx.get_peak_memory() - before
-    need = MemoryBudget(footprint, 8, 10**12).need(rows, 20)
+    need = MemoryBudget(footprint, 8, 10**12).required_bytes(rows, 20)
     assert 0.3 * footprint.step_bytes(rows) < taken < footprint.step_bytes(rows) < need - footprint.weight_bytes
 
 
-def test_admission_counts_the_logits() -> None:
+def test_memory_budget_counts_the_logits() -> None:
     footprint = ModelFootprint(1000, 1, 0, vocabulary=1000)
     plain = MemoryBudget(ModelFootprint(1000, 1, 0), 4, 10**9)
-    assert MemoryBudget(footprint, 4, 10**9).need(3, 50) == plain.need(3, 50) + footprint.step_bytes(3)
+    assert MemoryBudget(footprint, 4, 10**9).required_bytes(3, 50) == plain.required_bytes(
+        3, 50
+    ) + footprint.step_bytes(3)
 
 
-def test_context_length_is_found_in_its_usual_places() -> None:
+def test_context_length_is_read_from_its_usual_keys() -> None:
     assert context_length_of({"max_position_embeddings": 9}) == 9
     assert context_length_of({"max_position_embeddings": 9, "text_config": {"max_position_embeddings": 7}}) == 7
     assert context_length_of({"hidden_size": 3}) is None
 
 
-def test_this_machine_has_memory() -> None:
+def test_available_memory_is_plausible() -> None:
     assert 10**8 < available_memory_bytes() < 10**14
 
 
-def test_long_decoding_builds_no_endless_graph() -> None:
-    """Equal prompts in a recurrent model: `ArraysCache` counts on for ever, unevaluated, if nobody looks."""
+def test_bookkeeping_arrays_of_a_recurrent_cache_are_found() -> None:
+    """`ArraysCache` keeps a counter per layer, whose lazy graph would grow with every step."""
     batch = DecodeBatch(tiny_models.build("mamba2"), batchable=True)
-    batch.join([Row(i, make_prompt_cache(batch._model), 1, 0, i, Sampling()) for i in range(2)])
+    batch.join([sequence(seed, caches=make_prompt_cache(batch._model)) for seed in range(2)])
     batch.step()
     arrays = [array for cache in batch._caches for array in bookkeeping_arrays(cache)]
     assert len(arrays) == len(batch._caches)  # left_padding of each layer
@@ -159,23 +161,24 @@ def test_long_decoding_builds_no_endless_graph() -> None:
 
 def test_the_peak_stays_within_the_estimate_while_rows_join_and_leave() -> None:
     model = tiny_models.build("llama", num_hidden_layers=6, num_key_value_heads=4, head_dim=48, hidden_size=32)
-    admission = MemoryBudget(footprint_of(model), 8, 10**12)
+    budget = MemoryBudget(footprint_of(model), 8, 10**12)
     batch = DecodeBatch(model, batchable=True)
     before = mx.get_active_memory()
 
-    def prefilled(key: int) -> Row:
+    def prefilled(seed: int) -> Sequence:
         caches = make_prompt_cache(model)
         model(mx.zeros((1, 300), dtype=mx.int32), cache=caches)
         mx.eval([cache.state for cache in caches])
-        return Row(key, caches, 1, 0, key, Sampling())
+        return sequence(seed, caches=caches)
 
     mx.clear_cache()
     mx.reset_peak_memory()
-    batch.join([prefilled(key) for key in range(3)])
+    first = [prefilled(seed) for seed in range(3)]
+    batch.join(first)
     batch.step()
     batch.join([prefilled(3)])
     batch.step()
-    batch.leave([1])
+    batch.leave([first[1]])
     batch.step()
-    caches = admission.need(4, 304) - admission.footprint.weight_bytes
+    caches = budget.required_bytes(4, 304) - budget.footprint.weight_bytes
     assert 0.5 * caches < mx.get_peak_memory() - before <= caches

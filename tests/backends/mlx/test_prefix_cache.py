@@ -1,4 +1,4 @@
-"""Prompts that begin alike are prefilled once, and nobody can tell from the tokens."""
+"""Prompts with a common beginning are prefilled once, and their tokens stay the same."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from markovian_rsa_mlx.backends.mlx import MLXEngine
 from markovian_rsa_mlx.backends.mlx.prefix_cache import PrefixCache, common_prefix
+from markovian_rsa_mlx.backends.policy import split_point
 
 from ..traces import PROMPT, request, run
 
@@ -21,8 +22,8 @@ class ReadTokens:
     """Wraps an engine's model and counts the prompt tokens it reads."""
 
     def __init__(self, engine: MLXEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.total, self._model = 0, engine._scheduler._model
-        monkeypatch.setattr(engine._scheduler, "_model", self)
+        self.total, self._model = 0, engine._scheduler.model
+        monkeypatch.setattr(engine._scheduler, "model", self)
 
     def __call__(self, tokens: Any, **rest: Any) -> Any:
         self.total += tokens.size
@@ -54,7 +55,7 @@ def test_forked_traces_equal_single_runs(fresh: Callable[[str], MLXEngine], kind
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3_text", "falcon_h1"])
-def test_identical_prompts_are_read_once(
+def test_identical_prompts_are_prefilled_once(
     fresh: Callable[[str], MLXEngine], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     engine = fresh(kind)
@@ -63,18 +64,18 @@ def test_identical_prompts_are_read_once(
     assert read.total == len(SHARED) - 1
 
 
-def test_the_common_beginning_is_read_once_even_by_latecomers(
+def test_later_prompts_reuse_the_common_beginning(
     fresh: Callable[[str], MLXEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = fresh("llama")
     read = ReadTokens(engine, monkeypatch)
-    for i, prompt in enumerate(AGGREGATION):  # one after the other: the second finds out what is shared
+    for i, prompt in enumerate(AGGREGATION):  # one after the other: the second one finds the shared prefix
         run(engine, [request(seed=i, prompt=prompt, max_tokens=3)])
     suffixes = sum(len(prompt) - 1 - len(SHARED) for prompt in AGGREGATION)
     assert read.total == suffixes + 2 * len(SHARED)
 
 
-def test_a_store_that_may_hold_nothing_changes_no_token(fresh: Callable[[str], MLXEngine]) -> None:
+def test_a_cache_without_memory_changes_no_token(fresh: Callable[[str], MLXEngine]) -> None:
     engine = fresh("llama")
     requests = [request(seed=i, prompt=prompt) for i, prompt in enumerate(AGGREGATION)]
     with_forks = run(engine, requests)
@@ -84,7 +85,7 @@ def test_a_store_that_may_hold_nothing_changes_no_token(fresh: Callable[[str], M
     assert run(engine, requests) == with_forks
 
 
-def test_common_prefix_agrees_with_a_loop() -> None:
+def test_common_prefix_equals_a_loop() -> None:
     rng = random.Random(0)
     for _ in range(300):
         one = tuple(rng.choices((1, 2), k=rng.randrange(9)))
@@ -95,12 +96,8 @@ def test_common_prefix_agrees_with_a_loop() -> None:
         assert common_prefix(one, other) == expected
 
 
-def test_the_fork_that_saves_most_is_chosen() -> None:
-    store = PrefixCache(10**9)
-    base = tuple(range(100))
-    far = [(*base[:90], 500 + i) for i in range(2)]  # 90 tokens shared with two
-    near = [(*base[:50], 600 + i) for i in range(5)]  # 50 tokens shared with all seven
-    assert store.fork_point(base, far + near, 0) == 50
-    assert store.fork_point(base, far, 0) == 90
-    assert store.fork_point(base, [base[:10]], 0) == 0  # too short to be worth it
-    assert store.fork_point(base, near, 50) == 0  # already stored
+def test_split_point_is_where_a_copy_saves_most() -> None:
+    assert split_point([90] * 2 + [50] * 5, 0) == 50  # 50 tokens shared with all seven prompts
+    assert split_point([90] * 2, 0) == 90
+    assert split_point([10], 0) == 0  # too short to be worth a copy
+    assert split_point([50] * 5, 50) == 0  # already stored

@@ -1,15 +1,14 @@
-"""`MLXEngine`: the engine that runs a model of mlx-lm on this machine.
+"""`MLXEngine`: run a model of mlx-lm on this machine.
 
-Here the event loop's side: checks, futures, cancellation. All MLX work happens on the worker thread, in
-`scheduler`.
+This is the event loop's side: checks, futures, cancellation. All MLX work happens on the worker thread, in `scheduler`,
+whose docstring says why the engine does not build on mlx-lm's `BatchGenerator`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +19,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from ...config import Sampling
 from ...errors import BackendError, ContextLengthError, PromptError
-from ...models.routing import RouterStats, start_counting
+from ...models.routing import start_counting
 from ...models.routing_report import summary
 from ..base import EngineInfo, GenerationListener, GenerationRequest, GenerationResult
 from ..policy import DEFAULT_MAX_ROWS, MemoryBudget
@@ -29,19 +28,19 @@ from .batch import MAX_ENGINE_SEED
 from .loading import LoadedModel, load_model
 from .memory import available_memory_bytes, context_length_of, footprint_of
 from .profiler import EngineProfiler
-from .scheduler import Scheduler, no_room
-from .sequence import Job, ProgressDispatcher
+from .scheduler import Scheduler, memory_error
+from .sequence import ProgressDispatcher, Sequence
 from .worker_thread import WorkerThread
 
-#: Text whose tokens any tokenizer has, for prompts that are only to be timed.
-_ORDINARY = "We know that 3 + 4 = 7, so let x be the sum of all odd numbers below 90; hence (x - 1) / 2 is even.\n"
+#: Text in any tokenizer's vocabulary, for prompts that are only timed.
+_ORDINARY_TEXT = "We know that 3 + 4 = 7, so let x be the sum of all odd numbers below 90; hence (x - 1) / 2 is even.\n"
 
 
 class MLXEngine:
-    """An engine for one model; see `Backend`. Make it with `from_pretrained`.
+    """An engine for one model; see `Engine`. Construct it with `from_pretrained`.
 
-    Usable from one event loop after another and by several runs at once; the bounds of `limit` are the
-    engine's, not a run's. Frees everything in `aclose`.
+    It can be used from one event loop after another and by several runs at the same time. The bounds of `limit` are the
+    engine's, not a run's. `aclose` frees everything.
     """
 
     def __init__(self, worker: WorkerThread, loaded: LoadedModel, available_bytes: int) -> None:
@@ -49,24 +48,23 @@ class MLXEngine:
         self.tokenizer = MLXTokenizer(loaded.tokenizer)
         self._batchable = can_batch(loaded.model)
         self._available_bytes = available_bytes
-        self._admission = MemoryBudget(footprint_of(loaded.model), self._most_rows(None), available_bytes)
-        self._info = EngineInfo(
+        admission = MemoryBudget(
+            footprint_of(loaded.model), DEFAULT_MAX_ROWS if self._batchable else 1, available_bytes
+        )
+        self.info = EngineInfo(
             model_id=loaded.model_id,
             quantization=loaded.quantization,
             engine="mlx-lm",
             engine_version=f"{version('mlx-lm')} (mlx {version('mlx')})",
             dtype=loaded.dtype,
             context_length=context_length_of(loaded.config),
-            max_rows=self._admission.max_rows,
-            memory_limit_bytes=self._admission.memory_limit_bytes,
+            max_rows=admission.max_rows,
+            memory_limit_bytes=admission.memory_limit_bytes,
         )
-        self._scheduler = Scheduler(
-            loaded.model, self._admission, ProgressDispatcher(self._forget), batchable=self._batchable
-        )
-        self._keys = itertools.count()
+        self._scheduler = Scheduler(loaded.model, admission, ProgressDispatcher(), batchable=self._batchable)
         # Not before `can_batch` and `footprint_of`, whose steps are never evaluated.
         self._stats = start_counting(loaded.model)
-        worker.drive(self._scheduler)
+        worker.attach(self._scheduler)
         self.reset_peak_memory()
 
     @classmethod
@@ -79,7 +77,7 @@ class MLXEngine:
         model_id: str | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> MLXEngine:
-        """Load a hub id or a local folder. `model_id` is recorded in its place; `progress` hears what goes on.
+        """Load a hub id or a local folder. `model_id` is recorded in its place. `progress` receives status lines.
 
         Raises `ModelError`.
         """
@@ -99,121 +97,111 @@ class MLXEngine:
             raise
 
     @property
-    def info(self) -> EngineInfo:
-        """What a run records of this engine, with the bounds now in force."""
-        bounds = self._admission
-        return replace(self._info, max_rows=bounds.max_rows, memory_limit_bytes=bounds.memory_limit_bytes)
+    def admission(self) -> MemoryBudget:
+        """The bounds in force."""
+        return self._scheduler.admission
+
+    def limit(self, max_rows: int | None, memory_limit_bytes: int | None) -> None:
+        """Bound rows and memory from now on. None is the engine's own choice (32 rows, the device's working set)."""
+        admission = MemoryBudget(
+            self.admission.footprint,
+            (max_rows or DEFAULT_MAX_ROWS) if self._batchable else 1,
+            memory_limit_bytes or self._available_bytes,
+        )
+        self._scheduler.admission = admission
+        self.info = replace(self.info, max_rows=admission.max_rows, memory_limit_bytes=admission.memory_limit_bytes)
 
     async def generate(self, request: GenerationRequest, listener: GenerationListener) -> GenerationResult:
-        """Generate one trace; see `Backend.generate`."""
+        """Generate one trace; see `Engine.generate`."""
         self._check(request)
-        loop = asyncio.get_running_loop()
-        job = Job(next(self._keys), request, self.tokenizer.eos_ids, loop, loop.create_future(), listener)
-        if (reason := job.finish_reason) is not None:
+        future = asyncio.get_running_loop().create_future()
+        sequence = Sequence(request, self.tokenizer.eos_ids, listener, future)
+        if (reason := sequence.finish_reason) is not None:
             listener.started()
-            return GenerationResult(tuple(job.tokens), reason)
-        if not self._worker.post(lambda: self._scheduler.add(job)):
-            raise BackendError("The MLX engine is closed; make a new one.")
+            return GenerationResult(tuple(sequence.tokens), reason)
+        if not self._worker.post(lambda: self._scheduler.add(sequence)):
+            raise BackendError("The MLX engine is closed. Create a new one.")
         try:
-            return await job.future
-        except asyncio.CancelledError:
-            self._forget(job)
+            return await sequence.future
+        except BaseException:  # the task was cancelled, or the listener raised
+            self._worker.post(lambda: self._scheduler.cancel(sequence))
             raise
 
+    def _check(self, request: GenerationRequest) -> None:
+        if not request.prompt_token_ids:
+            raise PromptError("The prompt is empty. Give the question as text.")
+        if not 0 <= request.seed < MAX_ENGINE_SEED:
+            raise BackendError(
+                f"The seed of {request.trace_id} must be from 0 to {MAX_ENGINE_SEED - 1} (got {request.seed})."
+            )
+        length = len(request.prompt_token_ids) + request.max_tokens
+        if self.info.context_length is not None and length > self.info.context_length:
+            raise ContextLengthError(
+                f"Trace {request.trace_id} may grow to {length} tokens (a prompt of {len(request.prompt_token_ids)} "
+                f"and max_tokens of {request.max_tokens}), and the model's context length is "
+                f"{self.info.context_length}. Lower thinking_tokens, final_tokens or tail_tokens."
+            )
+        if not self.admission.fits((), length):
+            raise memory_error(self.admission, length)
+
     async def log_probability(
-        self, prompt_token_ids: Sequence[int], token_ids: Sequence[int], sampling: Sampling
+        self, prompt_token_ids: Iterable[int], token_ids: Iterable[int], sampling: Sampling
     ) -> float | None:
-        """Natural log of the chance to sample `token_ids` after the prompt; rows that decode wait for it."""
+        """Return the natural log of the probability to sample `token_ids` after the prompt. Decoding pauses for it."""
         prompt, tokens = tuple(prompt_token_ids), tuple(token_ids)
         score = self._worker.call(lambda: self._scheduler.log_probability(prompt, tokens, sampling))
         return await asyncio.wrap_future(score)
 
-    @property
-    def admission(self) -> MemoryBudget:
-        """The bounds now in force, as arithmetic."""
-        return self._admission
-
     def timer(self) -> EngineProfiler:
-        """Times the engine's parts; nothing else may run meanwhile."""
-        ids = [token for token in self.tokenizer.encode(_ORDINARY) if token not in self.tokenizer.control_ids]
+        """Return a profiler of the engine's parts. Nothing else may run while it is in use."""
+        ids = [token for token in self.tokenizer.encode(_ORDINARY_TEXT) if token not in self.tokenizer.control_ids]
         return EngineProfiler(self._worker, self._scheduler.model, ids, batchable=self._batchable)
 
-    def limit(self, max_rows: int | None, memory_limit_bytes: int | None) -> None:
-        """Bound rows and memory from now on; None is the engine's own choice (32 rows, the working set)."""
-        self._admission = MemoryBudget(
-            self._admission.footprint, self._most_rows(max_rows), memory_limit_bytes or self._available_bytes
-        )
-        self._scheduler.admission = self._admission
-
     def memory_estimate_bytes(self, rows: int, longest: int) -> int:
-        """Bytes for weights and caches of `rows` traces, the longest of `longest` tokens, prompt included."""
-        return self._admission.need(rows, longest)
+        """Return the bytes for weights and caches of `rows` traces, the longest of `longest` tokens with its prompt."""
+        return self.admission.required_bytes(rows, longest)
 
     def peak_memory_bytes(self) -> int:
-        """The most MLX memory in use since the engine was made or the last reset (of the whole process)."""
+        """Return the peak of MLX memory since construction or the last reset, in the whole process."""
         return int(max(mx.get_peak_memory(), mx.get_active_memory()))
 
     async def model_stats(self) -> dict[str, Any] | None:
-        """`routing_report.summary` of the routers' choices since the last reset, by all runs of this engine.
+        """Return `routing_report.summary` of the routers' choices since the last reset, by all runs of this engine.
 
-        Rows of prompts, answers and scored texts count alike. None for a model without counters, and where
-        nothing was counted.
+        Tokens of prompts, answers and scored texts count alike. None for a model without counters, and if nothing was
+        counted.
         """
         stats = self._stats
         if stats is None:
             return None
-        counts = await asyncio.wrap_future(self._worker.call(lambda: _counts(stats)))
+
+        def read() -> list[list[int]]:
+            try:
+                return stats.counts()
+            except Exception:  # counters are a by-product: they must not make a run fail at its end
+                stats.reset()
+                return []
+
+        counts = await asyncio.wrap_future(self._worker.call(read))
         return summary(counts) if any(map(sum, counts)) else None
 
     def reset_peak_memory(self) -> None:
-        """Forget the peak and the model's counters."""
+        """Reset the peak and the model's counters."""
         mx.reset_peak_memory()
         if self._stats is not None:
             self._worker.post(self._stats.reset)
 
     async def aclose(self) -> None:
-        """Fail what runs, free the model and end the worker; a second call does nothing."""
+        """Fail what runs, free the model and end the worker. A second call does nothing."""
         await asyncio.get_running_loop().run_in_executor(None, self.close)
 
     def close(self) -> None:
-        """`aclose` for callers without an event loop."""
+        """Do the same as `aclose`, for callers without an event loop."""
         self._worker.stop()
-
-    def _check(self, request: GenerationRequest) -> None:
-        if not request.prompt_token_ids:
-            raise PromptError("The prompt is empty; give the question as text.")
-        if not 0 <= request.seed < MAX_ENGINE_SEED:
-            raise BackendError(
-                f"The seed of {request.trace_id} is {request.seed}; allowed: 0 to {MAX_ENGINE_SEED - 1}."
-            )
-        length = len(request.prompt_token_ids) + request.max_tokens
-        if self._info.context_length is not None and length > self._info.context_length:
-            raise ContextLengthError(
-                f"Trace {request.trace_id} may grow to {length} tokens (a prompt of {len(request.prompt_token_ids)} "
-                f"and a budget of {request.max_tokens}), and the model's context holds {self._info.context_length}; "
-                "lower thinking_tokens, final_tokens or tail_tokens."
-            )
-        if not self._admission.admits((), length):
-            raise no_room(self._admission, length)
-
-    def _forget(self, job: Job) -> None:
-        self._worker.post(lambda: self._scheduler.cancel(job))
-
-    def _most_rows(self, asked: int | None) -> int:
-        return (asked or DEFAULT_MAX_ROWS) if self._batchable else 1
-
-
-def _counts(stats: RouterStats) -> list[list[int]]:
-    """The counts, or none where MLX fails: a by-product must not cost a run its end."""
-    try:
-        return stats.counts()
-    except Exception:
-        stats.reset()
-        return []
 
 
 def can_batch(model: Any) -> bool:
-    """Whether the model's caches can be merged and decoded together; tried on arrays that are never evaluated."""
+    """Return whether the model's caches can be merged and decoded together. Evaluates nothing."""
     try:
         caches = make_prompt_cache(model)
         model(mx.zeros((1, 2), dtype=mx.int32), cache=caches)

@@ -1,132 +1,57 @@
-"""Shared prompt beginnings: prefilled once, then forked.
+"""Read a prompt into caches, and share the prefixes that prompts have in common.
 
-Traces of round 0 have one prompt; aggregation prompts share the chat frame and the question. Where prompts
-begin alike, the caches at the end of the shared part are kept, and later prompts go on from a copy (mlx
-arrays are immutable underneath, so a copy costs memory only where it is written). Caches are never trimmed
-back: recurrent ones cannot be.
+Traces of round 0 have one prompt. Aggregation prompts share the chat template and the question. The caches at the end
+of a shared prefix are stored, and later prompts continue from a copy. mlx arrays are immutable, so a copy takes memory
+only where it is written. Caches are never trimmed back, because recurrent ones cannot be. For that reason mlx-lm's
+`LRUPromptCache`, which trims, does not replace this.
 """
 
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
-#: A shorter beginning is not worth a fork.
-MIN_SHARED_TOKENS = 16
-MAX_PREFIXES = 4
-#: Prompts remembered (as ids) to see what the next one shares with them.
-RECENT_PROMPTS = 32
+from ..policy import PrefixStore, PromptProgress
 
 
-class PrefixCache:
-    """The few most recently used prefixes with their caches, at most `max_bytes` of them."""
+class PrefixCache(PrefixStore[tuple[int, ...], list[Any]]):
+    """Stored prefixes as token ids, with the caches that hold exactly them."""
 
-    def __init__(self, max_bytes: int = 0) -> None:
-        self.max_bytes = max_bytes
-        self._entries: OrderedDict[tuple[int, ...], list[Any]] = OrderedDict()
-        self._recent: deque[tuple[int, ...]] = deque(maxlen=RECENT_PROMPTS)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    @property
-    def nbytes(self) -> int:
-        """What the stored caches hold."""
-        return sum(cache.nbytes for caches in self._entries.values() for cache in caches)
-
-    def longest(self, tokens: tuple[int, ...]) -> tuple[int, list[Any] | None]:
-        """The longest stored prefix of `tokens`: its length and caches (not to be written), or (0, None)."""
-        best: tuple[int, ...] = ()
-        for prefix in self._entries:
-            if len(best) < len(prefix) <= len(tokens) and tokens[: len(prefix)] == prefix:
-                best = prefix
-        if not best:
-            return 0, None
-        self._entries.move_to_end(best)
-        return len(best), self._entries[best]
-
-    def fork_point(self, tokens: tuple[int, ...], queued: Iterable[tuple[int, ...]], past: int) -> int:
-        """Where to keep caches while prefilling `tokens`: the length that saves most, or 0.
-
-        Compares with prompts that wait (`queued`) and with recent ones; only lengths beyond `past` count.
-        """
-        shared = sorted(
-            (length for other in (*queued, *self._recent) if (length := common_prefix(tokens, other)) > past),
-            reverse=True,
-        )
-        saved = {length: (length - past) * rank for rank, length in enumerate(shared, start=1)}
-        best = max(saved, key=saved.__getitem__, default=0)
-        return best if best - past >= MIN_SHARED_TOKENS else 0
-
-    def remember(self, tokens: tuple[int, ...]) -> None:
-        """Note a prompt that has been prefilled."""
-        self._recent.append(tokens)
-
-    def put(self, prefix: tuple[int, ...], caches: list[Any]) -> None:
-        """Keep a copy of evaluated caches that hold exactly `prefix`."""
-        if sum(cache.nbytes for cache in caches) > self.max_bytes:
-            return
-        self._entries[prefix] = copy.deepcopy(caches)
-        while len(self._entries) > MAX_PREFIXES or self.nbytes > self.max_bytes:
-            self.drop_oldest()
-
-    def drop_oldest(self) -> bool:
-        """Free the least recently used prefix; False if there is none."""
-        if not self._entries:
-            return False
-        self._entries.popitem(last=False)
-        return True
-
-    def clear(self) -> None:
-        """Free all caches; the recent prompts are only ids and stay."""
-        self._entries.clear()
+    def __init__(self) -> None:
+        super().__init__(common_prefix, lambda caches: sum(cache.nbytes for cache in caches))
 
 
-class Prefill:
-    """One prompt on its way into caches, in chunks, up to but not including its last token."""
+class Prefill(PromptProgress):
+    """A prompt that is read in chunks, up to but not including its last token."""
 
     def __init__(
-        self, model: Any, tokens: tuple[int, ...], store: PrefixCache, queued: Sequence[tuple[int, ...]]
+        self, model: Any, context: tuple[int, ...], prefixes: PrefixCache, queued: Iterable[tuple[int, ...]]
     ) -> None:
-        self._model, self._store = model, store
-        self._tokens = tokens[:-1]
-        self.last_token = tokens[-1]
-        self._done, stored = store.longest(self._tokens)
-        self._fork = store.fork_point(self._tokens, (other[:-1] for other in queued), self._done)
-        if stored is None:
-            self.caches: list[Any] = make_prompt_cache(model)
-        else:
-            self.caches = copy.deepcopy(stored)
-        store.remember(self._tokens)
-
-    @property
-    def remaining(self) -> int:
-        """Tokens still to be read by the model."""
-        return len(self._tokens) - self._done
+        self._model, self._prefixes, self._tokens = model, prefixes, context[:-1]
+        known, stored = prefixes.match(self._tokens)
+        split = prefixes.note_prompt(self._tokens, (other[:-1] for other in queued), known)
+        super().__init__(len(self._tokens), known, split)
+        self.caches: list[Any] = make_prompt_cache(model) if stored is None else copy.deepcopy(stored)
 
     def advance(self, most: int) -> int:
-        """Read up to `most` tokens; returns how many."""
-        end = min(len(self._tokens), self._done + most)
-        if self._done < self._fork:
-            end = min(end, self._fork)
-        count = end - self._done
+        """Read up to `most` tokens and return how many were read."""
+        count = self.chunk(most)
         if count:
-            self._model(mx.array([self._tokens[self._done : end]]), cache=self.caches)
+            self._model(mx.array([self._tokens[self.done : self.done + count]]), cache=self.caches)
             mx.eval([cache.state for cache in self.caches])
-            self._done = end
-        if self._done == self._fork and self._fork:
-            self._store.put(self._tokens[: self._fork], self.caches)
-            self._fork = 0
+            self.done += count
+        if self.split and self.done == self.split:
+            self._prefixes.insert(self._tokens[: self.split], self.split, copy.deepcopy(self.caches))
+            self.split = 0
         return count
 
 
 def common_prefix(one: tuple[int, ...], other: tuple[int, ...]) -> int:
-    """How many leading tokens are equal; by halving, since comparing slices is far faster than a loop."""
+    """Return how many leading tokens are equal, by bisection: comparing slices is much faster than a loop."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2

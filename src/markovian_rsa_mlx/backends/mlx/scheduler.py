@@ -1,17 +1,14 @@
-"""The engine's loop: let waiting traces in, prefill a little, decode one step, report.
+"""Schedule all sequences of the engine on the worker thread: admit, prefill a little, decode one step, report.
 
-The trace whose turn it is (see `turns`) waits until there is room for it, and none overtakes it. Runs on the worker
-thread alone.
-
-The line of waiting traces. Runs that share the engine take turns; within a run, first come, first served.
-
-Whoever is next stays next until there is room: nobody overtakes, so that a large trace cannot starve.
+mlx-lm's `BatchGenerator` has the same loop and does not fit for three reasons. This engine draws once per batch, keyed
+by seed and position, instead of calling a sampler per row. It admits sequences by memory. It recovers from a failed
+step by halving the batch. `python -m benchmarks.engine --only d` compares both.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -20,186 +17,169 @@ from mlx_lm.utils import maybe_set_recommended_wired_limit
 from ...config import Sampling
 from ...errors import BackendError, MemoryLimitError
 from ...models.routing import drop_pending
-from ..policy import MemoryBudget
-from .batch import DecodeBatch, Row, sequence_log_probability
+from ..policy import PREFILL_TOKENS, MemoryBudget, make_room, prefix_bytes
+from .batch import DecodeBatch, sequence_log_probability
 from .prefix_cache import Prefill, PrefixCache
-from .sequence import Job, ProgressDispatcher
-
-#: Prompt tokens read between two decode steps: enough to keep the device busy, short enough not to stall the rows.
-PREFILL_TOKENS = 2048
+from .sequence import ProgressDispatcher, Sequence
 
 
 class Scheduler:
-    """All traces of one engine. `admission` may be replaced at any time; it binds newcomers."""
+    """All sequences of one engine: waiting, then prefilling, then in the batch.
 
-    def __init__(self, model: Any, admission: MemoryBudget, outbox: ProgressDispatcher, *, batchable: bool) -> None:
+    The first waiting sequence stays first until it fits, so that others cannot overtake a large one. `admission` may be
+    replaced at any time and binds the sequences that come after. A sequence whose event loop was closed is dropped.
+    """
+
+    def __init__(self, model: Any, admission: MemoryBudget, dispatcher: ProgressDispatcher, *, batchable: bool) -> None:
+        self.model = model
         self.admission = admission
-        self._model, self._outbox = model, outbox
+        self._dispatcher = dispatcher
         self._prefixes = PrefixCache()
-        self._rows = DecodeBatch(model, batchable=batchable)
         self._waiting = FairQueue()
-        self._prefilling: deque[Job] = deque()
-        self._prefill: Prefill | None = None
-        self._decoding: dict[int, Job] = {}
-        self._row_cap: int | None = None  # rows at once while a failure is being tracked down
+        self._prefilling: deque[Sequence] = deque()
+        self._batch = DecodeBatch(model, batchable=batchable)
+        self._row_cap: int | None = None  # while the cause of a failure is narrowed down
         self._old_wired_limit = maybe_set_recommended_wired_limit()
 
     @property
     def idle(self) -> bool:
-        return not (self._waiting or self._prefilling or self._decoding)
+        return not (self._waiting or self._prefilling or self._batch.sequences)
 
-    @property
-    def model(self) -> Any:
-        """The model; for use on the worker thread only."""
-        return self._model
+    def add(self, sequence: Sequence) -> None:
+        self._waiting.add(sequence)
 
-    def add(self, job: Job) -> None:
-        """Queue a trace."""
-        self._waiting.add(job)
-
-    def cancel(self, job: Job) -> None:
-        """Forget a trace, wherever it is; its row is free at once."""
-        if self._prefilling and self._prefilling[0] is job:
-            self._prefill = None
-        self._waiting.remove(job)
-        if job in self._prefilling:
-            self._prefilling.remove(job)
-        if self._decoding.pop(job.key, None) is not None:
-            self._rows.leave([job.key])
+    def cancel(self, sequence: Sequence) -> None:
+        """Forget a sequence, wherever it is. Its row is free immediately."""
+        self._waiting.remove(sequence)
+        if sequence in self._prefilling:
+            self._prefilling.remove(sequence)
+        self._batch.leave([sequence])
 
     def fail_all(self, error: Exception) -> None:
-        """End every trace with this error."""
-        jobs = [*self._waiting, *self._prefilling, *self._decoding.values()]
-        self._drop_caches()
+        """End every sequence with this error."""
+        sequences = [*self._waiting, *self._prefilling, *self._batch.sequences]
+        self._free_caches()
         self._waiting.clear()
         self._prefilling.clear()
-        for job in jobs:
-            self._outbox.failed(job, error)
+        for sequence in sequences:
+            self._dispatcher.failed(sequence, error)
+        self._dispatcher.flush()
 
-    def log_probability(self, prompt: Sequence[int], tokens: Sequence[int], sampling: Sampling) -> float:
-        """See `scoring`."""
-        return sequence_log_probability(self._model, prompt, tokens, sampling)
+    def log_probability(self, prompt: tuple[int, ...], tokens: tuple[int, ...], sampling: Sampling) -> float:
+        return sequence_log_probability(self.model, prompt, tokens, sampling)
 
-    def rest(self) -> None:
-        """Nothing to do for a while: give memory back."""
+    def on_idle(self) -> None:
+        """Give memory back."""
         self._prefixes.clear()
         mx.clear_cache()
 
     def close(self) -> None:
         """Fail what is left and free the model."""
         self.fail_all(BackendError("The MLX engine was closed."))
-        del self._model, self._rows
+        del self.model, self._batch
         mx.synchronize()
         if self._old_wired_limit is not None:
             mx.set_wired_limit(self._old_wired_limit)
         mx.clear_cache()
 
-    def turn(self) -> None:
-        """One round. Whatever goes wrong ends traces, never the engine."""
+    def step(self) -> None:
+        """Let sequences in, read prompts, decode one token per row. An error ends sequences, never the engine."""
         try:
             self._admit()
             self._read_prompts()
             self._decode()
         except Exception as error:
             self.fail_all(_failure(error))
+        for orphan in self._dispatcher.flush_if_due(self._batch.sequences):
+            self.cancel(orphan)
 
     def _admit(self) -> None:
         while self._waiting and self._has_room(self._waiting.next):
-            job = self._waiting.take()
-            self._outbox.started(job)
-            self._prefilling.append(job)
-        if self._waiting and not self._prefilling and not self._decoding:
-            job = self._waiting.take()
-            self._outbox.failed(job, no_room(self.admission, job.final_length))
+            sequence = self._waiting.pop()
+            self._dispatcher.started(sequence)
+            self._prefilling.append(sequence)
+        if self._waiting and not self._prefilling and not self._batch.sequences:
+            sequence = self._waiting.pop()
+            self._dispatcher.failed(sequence, memory_error(self.admission, sequence.final_length))
 
-    def _has_room(self, newcomer: Job) -> bool:
-        inside = [job.final_length for job in (*self._prefilling, *self._decoding.values())]
-        if self._row_cap is not None and len(inside) >= self._row_cap:
+    def _has_room(self, newcomer: Sequence) -> bool:
+        lengths = [sequence.final_length for sequence in (*self._prefilling, *self._batch.sequences)]
+        if self._row_cap is not None and len(lengths) >= self._row_cap:
             return False
-        while not self.admission.admits(inside, newcomer.final_length, self._prefixes.nbytes):
-            if len(inside) >= self.admission.max_rows or not self._prefixes.drop_oldest():
-                return False
-        return True
+        return make_room(self.admission, lengths, newcomer.final_length, self._prefixes)
 
     def _read_prompts(self) -> None:
+        """Read up to PREFILL_TOKENS tokens. Completed prompts join together: a join copies the caches of all rows."""
         budget, ready = PREFILL_TOKENS, []
         while self._prefilling and budget > 0:
-            job = self._prefilling[0]
+            sequence = self._prefilling[0]
             try:
-                if self._prefill is None:
-                    others = [other.context for other in (*self._prefilling, *self._waiting) if other is not job]
-                    self._prefixes.max_bytes = self.admission.spare_bytes // 4
-                    self._prefill = Prefill(self._model, job.context, self._prefixes, others)
-                budget -= self._prefill.advance(budget)
+                if sequence.prefill is None:
+                    others = (*self._prefilling, *self._waiting)
+                    queued = [other.context for other in others if other is not sequence]
+                    self._prefixes.max_bytes = prefix_bytes(self.admission)
+                    sequence.prefill = Prefill(self.model, sequence.context, self._prefixes, queued)
+                budget -= sequence.prefill.advance(budget)
             except Exception as error:
                 self._prefilling.popleft()
-                self._prefill = None
-                drop_pending(self._model)
-                self._outbox.failed(job, _failure(error))
+                sequence.prefill = None
+                drop_pending(self.model)
+                self._dispatcher.failed(sequence, _failure(error))
                 continue
-            if self._prefill.remaining == 0:
-                self._prefilling.popleft()
-                ready.append(_row(job, self._prefill))
-                self._decoding[job.key] = job
-                self._prefill = None
-        self._rows.join(ready)  # together: each join copies the caches of all rows
+            if sequence.prefill.remaining == 0:
+                sequence.caches, sequence.prefill = sequence.prefill.caches, None
+                ready.append(self._prefilling.popleft())
+        self._batch.join(ready)
 
     def _decode(self) -> None:
         try:
-            drawn = self._rows.step()
+            drawn = self._batch.step()
         except Exception as error:
             self._recover(error)
             return
         ended = []
-        for key, token in drawn:
-            job = self._decoding[key]
-            job.tokens.append(token)
-            if job.finish_reason is not None:
-                ended.append(self._decoding.pop(key))
+        for sequence, token in drawn:
+            sequence.tokens.append(token)
+            if sequence.finish_reason is not None:
+                ended.append(sequence)
         if ended:
-            self._rows.leave([job.key for job in ended])
-            for job in ended:
-                self._outbox.finished(job)
-        self._outbox.stepped(self._decoding.values())
-        if not self._decoding:
+            self._batch.leave(ended)
+            for sequence in ended:
+                self._dispatcher.finished(sequence)
+        if not self._batch.sequences:
             self._row_cap = None
 
     def _recover(self, error: Exception) -> None:
-        """A step failed for all rows: start them over from their tokens, half as many at once.
+        """Start over from the tokens of all rows, with half as many rows, after a step failed.
 
-        If memory ran out that helps; if one trace is at fault, it is alone in the end and fails.
+        This helps if memory ran out. If one sequence causes the error, it is alone in the end and fails.
         """
-        jobs = list(self._decoding.values())
-        self._drop_caches()
-        if len(jobs) == 1:
+        sequences = self._batch.sequences
+        self._free_caches()
+        if len(sequences) == 1:
             self._row_cap = None
-            self._outbox.failed(jobs[0], _failure(error))
+            self._dispatcher.failed(sequences[0], _failure(error))
             return
-        self._row_cap = max(1, len(jobs) // 2)
-        self._waiting.put_back(jobs)
+        self._row_cap = max(1, len(sequences) // 2)
+        self._waiting.requeue(sequences)
 
-    def _drop_caches(self) -> None:
-        self._rows.clear()
+    def _free_caches(self) -> None:
+        self._batch.clear()
         self._prefixes.clear()
-        self._decoding.clear()
-        self._prefill = None
-        drop_pending(self._model)
+        for sequence in self._prefilling:
+            sequence.prefill = None
+        drop_pending(self.model)
         mx.clear_cache()
 
 
-def no_room(admission: MemoryBudget, length: int) -> MemoryLimitError:
-    """The sentence for a trace that can never fit."""
-    need, limit = admission.need(1, length), admission.memory_limit_bytes
+def memory_error(admission: MemoryBudget, length: int) -> MemoryLimitError:
+    """Return the error for a trace of `length` tokens that exceeds the memory limit on its own."""
+    required, limit = admission.required_bytes(1, length), admission.memory_limit_bytes
     return MemoryLimitError(
-        f"One trace of {length} tokens needs {need / 1e9:.2f} GB with the model's weights, and the limit is "
-        f"{limit / 1e9:.2f} GB; lower thinking_tokens, final_tokens or tail_tokens, raise memory_limit_gb, or "
-        "take a smaller or more quantized model."
+        f"One trace of {length} tokens needs {required / 1e9:.2f} GB with the model's weights, and the limit is "
+        f"{limit / 1e9:.2f} GB. Lower thinking_tokens, final_tokens or tail_tokens, raise memory_limit_gb, or use a "
+        "smaller or more quantized model."
     )
-
-
-def _row(job: Job, prefill: Prefill) -> Row:
-    request = job.request
-    return Row(job.key, prefill.caches, prefill.last_token, len(job.tokens), request.seed, request.sampling)
 
 
 def _failure(error: Exception) -> BackendError:
@@ -207,59 +187,57 @@ def _failure(error: Exception) -> BackendError:
 
 
 class FairQueue:
-    """Waiting jobs. `returned` ones, which were inside before, go ahead of all turns."""
+    """Waiting sequences. Runs take turns, and each run is served in order.
+
+    Sequences that were in the batch before come back by `requeue` and precede all others.
+    """
 
     def __init__(self) -> None:
-        self._returned: deque[Job] = deque()
-        self._lines: dict[str, deque[Job]] = {}  # by run, the run whose turn it is first
+        self._requeued: deque[Sequence] = deque()
+        self._by_run: dict[str, deque[Sequence]] = {}  # the run whose turn it is first
 
     def __len__(self) -> int:
-        return len(self._returned) + sum(map(len, self._lines.values()))
+        return len(self._requeued) + sum(map(len, self._by_run.values()))
 
-    def __iter__(self) -> Iterator[Job]:
-        yield from self._returned
-        for line in self._lines.values():
-            yield from line
+    def __iter__(self) -> Iterator[Sequence]:
+        yield from self._requeued
+        for queue in self._by_run.values():
+            yield from queue
 
     @property
-    def next(self) -> Job:
-        """Whose turn it is. Raises IndexError where nobody waits."""
-        return self._returned[0] if self._returned else self._first_line()[0]
+    def next(self) -> Sequence:
+        """The sequence that `pop` would return. Raises StopIteration if the queue is empty."""
+        return next(iter(self))
 
-    def add(self, job: Job) -> None:
-        """Stand in the run's own line; a run that did not wait yet has its turn after the others."""
-        self._lines.setdefault(job.request.run_id, deque()).append(job)
+    def add(self, sequence: Sequence) -> None:
+        """Append to the queue of the run. A run that was not waiting has its turn after the others."""
+        self._by_run.setdefault(sequence.request.run_id, deque()).append(sequence)
 
-    def put_back(self, jobs: Iterable[Job]) -> None:
-        """Let jobs that were inside go first, in this order."""
-        self._returned.extendleft(reversed(list(jobs)))
+    def requeue(self, sequences: Iterable[Sequence]) -> None:
+        """Put sequences back in front, in this order."""
+        self._requeued.extendleft(reversed(list(sequences)))
 
-    def take(self) -> Job:
-        """Take out whose turn it is; the next turn is another run's, where one waits."""
-        if self._returned:
-            return self._returned.popleft()
-        line = self._first_line()
-        job = line.popleft()
-        del self._lines[job.request.run_id]
-        if line:
-            self._lines[job.request.run_id] = line
-        return job
+    def pop(self) -> Sequence:
+        """Remove and return the next sequence. The next turn is another run's, if one waits."""
+        sequence = self.next
+        if self._requeued:
+            return self._requeued.popleft()
+        queue = self._by_run.pop(sequence.request.run_id)
+        queue.popleft()
+        if queue:
+            self._by_run[sequence.request.run_id] = queue
+        return sequence
 
-    def remove(self, job: Job) -> None:
-        """Forget a job, if it waits here."""
-        if job in self._returned:
-            self._returned.remove(job)
-        line = self._lines.get(job.request.run_id)
-        if line is not None and job in line:
-            line.remove(job)
-            if not line:
-                del self._lines[job.request.run_id]
+    def remove(self, sequence: Sequence) -> None:
+        """Remove a sequence if it waits here."""
+        if sequence in self._requeued:
+            self._requeued.remove(sequence)
+        queue = self._by_run.get(sequence.request.run_id)
+        if queue is not None and sequence in queue:
+            queue.remove(sequence)
+            if not queue:
+                del self._by_run[sequence.request.run_id]
 
     def clear(self) -> None:
-        self._returned.clear()
-        self._lines.clear()
-
-    def _first_line(self) -> deque[Job]:
-        for line in self._lines.values():
-            return line
-        raise IndexError("nobody waits")
+        self._requeued.clear()
+        self._by_run.clear()

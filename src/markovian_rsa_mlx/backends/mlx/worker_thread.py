@@ -1,6 +1,6 @@
-"""One thread that owns all MLX work: it runs the calls posted to it and, between them, turns of the engine.
+"""Run all MLX work on one thread: the calls posted to it and, between them, the steps of a scheduler.
 
-MLX arrays must stay on the thread that made them; only Python values cross. Knows nothing of models.
+MLX arrays must stay on the thread that made them, so only Python values cross.
 """
 
 from __future__ import annotations
@@ -11,53 +11,40 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import mlx.core as mx
 
+if TYPE_CHECKING:
+    from .scheduler import Scheduler
+
 T = TypeVar("T")
-
-
-class Machine(Protocol):
-    """What the worker keeps turning while it has something to do."""
-
-    @property
-    def idle(self) -> bool: ...
-
-    def turn(self) -> None: ...
-
-    def rest(self) -> None:
-        """Called once when nothing has happened for `IDLE_SECONDS`."""
-
-    def close(self) -> None:
-        """Called last, on the worker: free everything."""
-
-
+#: Time without a call after which the scheduler frees what it holds for later.
 IDLE_SECONDS = 60.0
 
 
 class WorkerThread:
-    """Runs from its making until `stop`; a daemon, and stopped at exit, so that it never holds the process up."""
+    """A daemon thread that runs from construction until `stop`, which is also called at exit."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._machine: Machine | None = None
+        self._scheduler: Scheduler | None = None
         self._stopping = self._ended = False
-        self._gate = threading.Lock()  # a call is either taken before the last one, or refused
+        self._gate = threading.Lock()  # a call is either queued before the last one, or refused
         self._thread = threading.Thread(target=self._run, name="mlx-engine", daemon=True)
         self._thread.start()
         # A daemon thread that is inside MLX while the interpreter is torn down aborts the process.
         atexit.register(self.stop)
 
     def post(self, call: Callable[[], None]) -> bool:
-        """Run `call` on the worker before its next turn; it must not raise. False: the worker has stopped."""
+        """Run `call`, which must not raise, before the next step. Return False if the worker has stopped."""
         with self._gate:
             if not self._stopping:
                 self._calls.put(call)
             return not self._stopping
 
     def call(self, function: Callable[[], T]) -> Future[T]:
-        """Run `function` on the worker; the future has its result or exception (RuntimeError: it has stopped)."""
+        """Run `function` on the worker. The future gets its result or exception (RuntimeError after `stop`)."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -72,12 +59,12 @@ class WorkerThread:
             future.set_exception(RuntimeError("the worker has stopped"))
         return future
 
-    def drive(self, machine: Machine) -> None:
-        """Turn this machine from now on; called on the worker."""
-        self._machine = machine
+    def attach(self, scheduler: Scheduler) -> None:
+        """Step this scheduler from now on. Call it on the worker."""
+        self._scheduler = scheduler
 
     def stop(self) -> None:
-        """Finish the current turn, close the machine and end the thread; waits for it."""
+        """Complete the current step, close the scheduler, end the thread and wait for it."""
         atexit.unregister(self.stop)
         with self._gate:
             if not self._stopping:
@@ -87,33 +74,30 @@ class WorkerThread:
             self._thread.join(timeout=30)
 
     def _end(self) -> None:
-        machine, self._machine, self._ended = self._machine, None, True
+        scheduler, self._scheduler, self._ended = self._scheduler, None, True
         with contextlib.suppress(Exception):
-            if machine is not None:
-                machine.close()
-        # Else the process aborts on exit ("terminate called ..."): MLX's streams would outlive their thread.
+            if scheduler is not None:
+                scheduler.close()
+        # Without this MLX's streams survive their thread, and the process aborts on exit ("terminate called ...").
         mx.synchronize()
         mx.clear_streams()
 
     def _run(self) -> None:
         while not self._ended:
             self._run_calls()
-            if self._machine is not None and not self._machine.idle:
-                self._machine.turn()
+            if self._scheduler is not None and not self._scheduler.idle:
+                self._scheduler.step()
 
     def _run_calls(self) -> None:
-        busy = self._machine is not None and not self._machine.idle
+        """Run the queued calls. If the scheduler is idle, wait for one first."""
         with contextlib.suppress(queue.Empty):
-            if not busy:
-                self._wait_for_call()
+            if self._scheduler is None or self._scheduler.idle:
+                try:
+                    call = self._calls.get(timeout=IDLE_SECONDS)
+                except queue.Empty:
+                    if self._scheduler is not None:
+                        self._scheduler.on_idle()
+                    call = self._calls.get()
+                call()
             while not self._ended:
                 self._calls.get_nowait()()
-
-    def _wait_for_call(self) -> None:
-        try:
-            call = self._calls.get(timeout=IDLE_SECONDS)
-        except queue.Empty:
-            if self._machine is not None:
-                self._machine.rest()
-            call = self._calls.get()
-        call()
