@@ -21,7 +21,6 @@ COMMANDS = [
     "view",
     "plan",
     "tune",
-    "schedules",
     "profiles",
     "convert",
     "runs",

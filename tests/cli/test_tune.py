@@ -1,4 +1,4 @@
-"""`mrsa tune` and `mrsa schedules`, on a fake engine whose speeds are known."""
+"""`mrsa tune` on a fake engine whose speeds are known."""
 
 from __future__ import annotations
 
@@ -113,9 +113,6 @@ def test_files_of_one_name_each_have_a_line(mrsa: Run, tmp_path: Path) -> None:
     tuned = json.loads(mrsa(*TUNE, *GIVEN, *options, "--profile", "paper-16k", "--json").out)
     assert [each["profile"] for each in tuned["profiles"]] == ["paper-16k", *map(str, files)]
     assert len({each["generated_tokens"] for each in tuned["profiles"]}) == 4
-    compared = json.loads(mrsa("schedules", *options, "--profile", "paper-16k", "--batches", "1", "--json").out)
-    assert [each["name"] for each in compared] == ["paper-16k F=1", "paper-16k F=N", *map(str, files)]
-    assert [each["config"]["population"] for each in compared[2:]] == [4, 5, 6]
 
 
 def test_what_does_not_fit_says_why(mrsa: Run) -> None:
@@ -142,7 +139,7 @@ def _text(content: str) -> Callable[[Path], list[str]]:
         (lambda folder: ["--profile", "nope"], "no profile 'nope'; known are"),
         (lambda folder: ["--minutes", "0"], "--minutes is 0"),
         (lambda folder: ["--lengths-from", str(folder / "none")], "There is no file or folder"),
-        (lambda folder: ["--lengths-from", str(folder)], "holds no trail"),
+        (lambda folder: ["--lengths-from", str(folder)], "no audit log"),
         (lambda folder: ["--lengths-from", ".", "--length-mean", "5"], "exclude each other"),
         (lambda folder: ["--speeds", str(folder / "none.json")], "cannot be read"),
         (_text("{}"), "is not the output of mrsa tune --json"),
@@ -167,46 +164,3 @@ def test_an_engine_that_cannot_be_timed_is_refused(mrsa: Run, monkeypatch: pytes
     ran = mrsa(*TUNE)
     assert (ran.code, ran.out) == (1, "")
     assert "cannot be timed" in ran.err
-
-
-def test_schedules_are_compared_with_the_loop_over_rounds(mrsa: Run) -> None:
-    line = (
-        "schedules",
-        "--profile",
-        "paper-16k",
-        "--batches",
-        "2",
-        "--servers",
-        "2",
-        "--rows",
-        "16",
-        "--problems",
-        "2",
-    )
-    ran = mrsa(*line)
-    assert ran.code == 0
-    lines = ran.out.splitlines()
-    assert lines[1].split()[:2] == ["paper-16k", "F=1"]
-    assert lines[1].split()[-3:] == ["1.00x"] * 3
-    assert "2 problems at once on 2 engines of 16 rows" in ran.out
-    facts = json.loads(mrsa(*line, "--json").out)
-    assert [each["name"] for each in facts] == ["paper-16k F=1", "paper-16k F=N"]
-    found = facts[0]["machines"]["compute-bound"]
-    assert found[0]["schedule"] == "round barrier, all traces"
-    assert found[-1]["speedup"] > 1.8
-    assert found[-1]["traces"] < 0.6 * found[0]["traces"]
-
-
-def test_schedules_of_prompts_with_many_tails(mrsa: Run, tmp_path: Path) -> None:
-    file = tmp_path / "big.toml"
-    file.write_text("population = 80\naggregation_size = 70\nrounds = 1\n")
-    ran = mrsa("schedules", "--config", str(file), "--batches", "1")
-    assert ran.code == 0, ran.err
-    assert ran.out.splitlines()[1].split()[:2] == ["big", "round"]
-
-
-def test_a_measured_engine_is_a_machine_too(mrsa: Run, tmp_path: Path) -> None:
-    file = tmp_path / "speeds.json"
-    file.write_text(mrsa(*TUNE, *GIVEN, "--profile", "default-16gb", "--json").out)
-    ran = mrsa("schedules", "--profile", "paper-light-8k", "--batches", "1", "--speeds", str(file))
-    assert "measured (fake)" in ran.out.splitlines()[0]

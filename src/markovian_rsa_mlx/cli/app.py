@@ -16,7 +16,6 @@ from .demo import demo
 from .plan import plan
 from .profiles import profiles
 from .runs import runs
-from .schedules import schedules
 from .serve import serve
 from .solve import solve
 from .terminal import clean, print_status
@@ -39,7 +38,7 @@ def mrsa() -> None:
     """Better answers from the model on your own machine: Markovian RSA on MLX, with an audit trail."""
 
 
-for command in (solve, serve, demo, view, plan, tune, schedules, profiles, convert, runs, bench):
+for command in (solve, serve, demo, view, plan, tune, profiles, convert, runs, bench):
     mrsa.add_command(command)
 
 

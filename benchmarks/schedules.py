@@ -1,0 +1,114 @@
+"""Compare schedules on other machines, by simulation: `python -m benchmarks.schedules`.
+
+A loop over rounds that generates every trace, against pruning (only ancestors of the final candidates are generated)
+and overlap (no trace waits for a round). The simulated engines range from memory-bound, whose step hardly grows with
+its rows, to compute-bound, whose step is proportional to them. No model is loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from markovian_rsa_mlx.cli.options import load_settings_files
+from markovian_rsa_mlx.cli.terminal import table
+from markovian_rsa_mlx.cli.tune import read_speeds
+from markovian_rsa_mlx.config import PROFILES, RSAConfig
+from markovian_rsa_mlx.predict.lengths import LogNormal
+from markovian_rsa_mlx.predict.schedules import MACHINES, ScheduleResult, compare
+
+Results = dict[str, list[ScheduleResult]]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parse(argv)
+    machines = dict(MACHINES)
+    if options.speeds is not None:
+        model, speeds = read_speeds(options.speeds)
+        machines[f"measured ({model.rsplit('/', 1)[-1]})"] = speeds.costs()
+    lengths = LogNormal(options.length_mean, options.length_sigma)
+    sizes = {"servers": options.servers, "rows": options.rows, "problems": options.problems, "batches": options.batches}
+    report: list[tuple[str, RSAConfig, Results]] = []
+    for name, config in settings(options.profile, options.config).items():
+        print(f"Simulating {name} ...", file=sys.stderr)
+        results = {machine: compare(config, lengths, costs, **sizes) for machine, costs in machines.items()}
+        report.append((name, config, results))
+    if options.json:
+        print(json.dumps([to_dict(*each) for each in report], indent=2))
+        return
+    lines = [line for name, _, results in report for line in to_lines(name, results)]
+    heads = ["settings", "schedule", "traces", "tokens", *machines]
+    print(table(heads, lines, frozenset(heads[2:])))
+    problems = f"{options.problems} concurrent problem{'s' if options.problems > 1 else ''}"
+    engines = f"{options.servers} engine{'s' if options.servers > 1 else ''} of {options.rows} rows"
+    print(
+        "\nTime until all problems are solved, as a speed-up over the first line of each setting. Means over "
+        f"{options.batches} simulations.\n"
+        f"{problems} on {engines}. Lengths: log-normal, mean {lengths.mean:,.0f} tokens, sigma {lengths.sigma:g},\n"
+        "truncated at max_tokens, the same in all rounds.\n"
+        "A step takes 1 + rows / 256 (memory-bound), 1 + rows / 16 (between), or in proportion to its rows "
+        "(compute-bound).\nA prompt token takes the same as one more row. Equal beginnings of prompts are read once."
+    )
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", action="append", default=[], metavar="NAME", help="a profile (repeatable)")
+    parser.add_argument("--config", action="append", default=[], type=Path, metavar="FILE.toml", help="own settings")
+    for name, default, text in (
+        ("servers", 1, "engines"),
+        ("rows", 64, "rows of each engine's batch"),
+        ("problems", 1, "problems solved concurrently"),
+        ("batches", 20, "simulations, each with other seeds"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default: {default})")
+    parser.add_argument("--length-mean", type=float, default=12_000.0, help="mean of the log-normal lengths")
+    parser.add_argument("--length-sigma", type=float, default=0.8, help="deviation of the lengths' logarithm")
+    parser.add_argument("--speeds", type=Path, metavar="FILE.json", help="add an engine measured by mrsa tune --json")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(argv)
+    for name in ("servers", "rows", "problems", "batches", "length_mean"):
+        if not getattr(options, name) >= 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1 (got {getattr(options, name):g})")
+    if not 0 <= options.length_sigma <= 3:
+        parser.error(f"--length-sigma must be from 0 to 3 (got {options.length_sigma:g})")
+    return options
+
+
+def settings(profiles: Sequence[str], files: Sequence[Path]) -> dict[str, RSAConfig]:
+    """Return settings by name: profiles with one final candidate and with N (by default the published ones), files."""
+    names = profiles or ([] if files else [name for name in PROFILES if name.startswith(("paper-", "apex-"))])
+    found = {
+        f"{name} {label}": RSAConfig.profile(name).replace(final_candidates=finals)
+        for name in names
+        for finals, label in ((1, "F=1"), (0, "F=N"))
+    }
+    return found | load_settings_files(files, {*names, *found})
+
+
+def to_lines(name: str, results: Results) -> list[list[str]]:
+    columns = list(results.values())
+    lines = []
+    for place, row in enumerate(columns[0]):
+        speedups = [f"{column[0].seconds / column[place].seconds:.2f}x" for column in columns]
+        figures = [f"{row.traces:.0f}", f"{row.generated_tokens:,.0f}", *speedups]
+        lines.append(["" if place else name, str(row.schedule), *figures])
+    return lines
+
+
+def to_dict(name: str, config: RSAConfig, results: Results) -> dict[str, Any]:
+    machines = {
+        machine: [
+            {**vars(row), "schedule": str(row.schedule), "speedup": rows[0].seconds / row.seconds} for row in rows
+        ]
+        for machine, rows in results.items()
+    }
+    return {"name": name, "config": config.to_dict(), "machines": machines}
+
+
+if __name__ == "__main__":
+    main()
