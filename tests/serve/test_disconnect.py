@@ -48,7 +48,7 @@ def ask_in_the_background(server: Running, **keys: object) -> tuple[threading.Th
 @pytest.mark.parametrize("stream", [False, True])
 def test_disconnect_frees_the_rows_within_a_second(serve: Serve, keys: dict[str, object], stream: bool) -> None:
     server = serve(PausedBackend())
-    with httpx2.Client(base_url=server.url, timeout=0.3) as client:
+    with httpx2.Client(base_url=server.url, timeout=20 if stream else 0.3) as client:
         if stream:
             with client.stream("POST", "/v1/chat/completions", json=keys | {"stream": True}) as answer:
                 lines = answer.iter_lines()
@@ -66,13 +66,13 @@ def test_cancel_answers_the_client_and_leaves_an_unfinished_trail(serve: Serve, 
     server = serve(PausedBackend())
     thread, answers = ask_in_the_background(server, **RSA, stream=stream)
     (run,) = server.manager.active
-    cancelled = server.post(f"/v1/runs/{run.run_id}/cancel")
+    cancelled = server.post(f"/v1/runs/{run.state.run_id}/cancel")
     assert (cancelled.status_code, cancelled.json()["state"]) == (200, "unfinished")
     assert server.backend.running == 0
     thread.join()
     assert (answers[0].status_code == 200) == stream
     assert '"code": "cancelled"' in answers[0].text or '"code":"cancelled"' in answers[0].text
-    assert server.post(f"/v1/runs/{run.run_id}/cancel").status_code == 409
+    assert server.post(f"/v1/runs/{run.state.run_id}/cancel").status_code == 409
     assert run.path is not None
     assert not any(isinstance(event, RunEndEvent) for event in read_events(run.path))
 
@@ -83,7 +83,7 @@ def test_cancel_counts_no_votes_on_the_event_loop(serve: Serve, monkeypatch: pyt
     server = serve(PausedBackend())
     thread, answers = ask_in_the_background(server, **RSA)
     (run,) = server.manager.active
-    assert server.post(f"/v1/runs/{run.run_id}/cancel").status_code == 200
+    assert server.post(f"/v1/runs/{run.state.run_id}/cancel").status_code == 200
     thread.join()
     assert (answers[0].status_code, answers[0].json()["error"]["code"]) == (409, "cancelled")
     assert answers[0].headers["x-should-retry"] == "false"
@@ -93,15 +93,15 @@ def test_resume_finishes_the_run(serve: Serve) -> None:
     paused = serve(PausedBackend())
     thread, _ = ask_in_the_background(paused, **RSA)
     (run,) = paused.manager.active
-    paused.post(f"/v1/runs/{run.run_id}/cancel")
+    paused.post(f"/v1/runs/{run.state.run_id}/cancel")
     thread.join()
     server = serve()  # a new one, as after a restart
-    resumed = server.post(f"/v1/runs/{run.run_id}/resume")
+    resumed = server.post(f"/v1/runs/{run.state.run_id}/resume")
     assert resumed.status_code == 202
-    events = server.get(f"/v1/runs/{run.run_id}/events").text
+    events = server.get(f"/v1/runs/{run.state.run_id}/events").text
     assert "event: run_resumed" in events
     assert "event: run_end" in events
-    again = server.post(f"/v1/runs/{run.run_id}/resume")
+    again = server.post(f"/v1/runs/{run.state.run_id}/resume")
     assert (again.status_code, again.json()["state"]) == (200, "finished")
 
 
@@ -110,10 +110,10 @@ def stopped_run(serve: Serve) -> tuple[str, Path]:
     paused = serve(PausedBackend())
     thread, _ = ask_in_the_background(paused, **RSA)
     (run,) = paused.manager.active
-    paused.post(f"/v1/runs/{run.run_id}/cancel")
+    paused.post(f"/v1/runs/{run.state.run_id}/cancel")
     thread.join()
     assert run.path is not None
-    return run.run_id, run.path
+    return run.state.run_id, run.path
 
 
 def test_concurrent_resumes_start_one_run(serve: Serve) -> None:

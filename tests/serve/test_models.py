@@ -85,7 +85,7 @@ def test_gauges_follow_the_active_runs(serve: Serve) -> None:
     assert values(server)["mrsa_runs_active"] == 1
     wait_until(lambda: values(server)["mrsa_generated_tokens_total"] > 3)
     (run,) = server.manager.active
-    server.post(f"/v1/runs/{run.run_id}/cancel")
+    server.post(f"/v1/runs/{run.state.run_id}/cancel")
     thread.join()
     found = values(server)
     assert (found["mrsa_engine_rows"], found["mrsa_runs_active"]) == (0, 0)
@@ -96,3 +96,20 @@ def test_unexpected_error_is_counted(server: Running, monkeypatch: pytest.Monkey
     monkeypatch.setattr(completions, "build_plan", lambda *_: 1 / 0)
     server.post(messages=CHAT)
     assert values(server)['mrsa_requests_total{route="/v1/chat/completions",status="500"}'] == 1
+
+
+def test_metrics_keep_their_names_and_types(server: Running) -> None:
+    server.post(messages=CHAT)
+    lines = server.get("/metrics").text.splitlines()
+    assert dict(line.split()[2:] for line in lines if line.startswith("# TYPE")) == {
+        "mrsa_runs_total": "counter",
+        "mrsa_run_seconds_total": "counter",
+        "mrsa_requests_total": "counter",
+        "mrsa_first_token_seconds": "summary",
+        "mrsa_generated_tokens_total": "counter",
+        "mrsa_runs_active": "gauge",
+        "mrsa_runs_waiting": "gauge",
+        "mrsa_engine_rows": "gauge",
+        "mrsa_queue_limit": "gauge",
+    }
+    assert not [line for line in lines if "_created" in line]

@@ -81,11 +81,11 @@ def test_events_follow_a_run_until_it_is_cancelled(serve: Serve) -> None:
     thread, _ = ask_in_the_background(paused, **RSA)
     (run,) = paused.manager.active
     seen = []
-    with paused.client.stream("GET", f"/v1/runs/{run.run_id}/events") as answer:
+    with paused.client.stream("GET", f"/v1/runs/{run.state.run_id}/events") as answer:
         for line in answer.iter_lines():
             seen.append(line)
             if line == "event: generation_start":
-                wait_until(lambda: run.generated > 5)
+                wait_until(lambda: run.state.total_tokens > 5)
                 run.task.get_loop().call_soon_threadsafe(run.cancel, "request")
     assert "event: run_setup" in seen
     assert "event: trace_checkpoint" in seen  # written when the run was cancelled

@@ -47,7 +47,7 @@ async def chat_completions(request: Request) -> Response:
     finally:
         run.cancel("client")
     completion = CompletionBuilder(plan, result, manager.engine.tokenizer, manager.model_name).completion()
-    return JSONResponse(completion.to_json(), headers={RUN_ID_HEADER: run.run_id})
+    return JSONResponse(completion.to_json(), headers={RUN_ID_HEADER: run.state.run_id})
 
 
 async def _stream(request: Request, run: ActiveRun, stream: ChatStream) -> Response:
@@ -85,7 +85,7 @@ class _RunStream(EventSourceResponse):
     def __init__(self, run: ActiveRun, events: AsyncIterator[ServerSentEvent]) -> None:
         super().__init__(
             events,
-            headers={RUN_ID_HEADER: run.run_id},
+            headers={RUN_ID_HEADER: run.state.run_id},
             ping=KEEP_ALIVE_S,
             ping_message_factory=lambda: ServerSentEvent(comment="keepalive", sep="\n"),
             sep="\n",

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, cast
 
@@ -18,19 +19,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Summary, disabl
 
 from .. import reasoner
 from ..audit import RunState
-from ..audit.events import (
-    Event,
-    GenerationStartEvent,
-    RunStartEvent,
-    SummaryCompleteEvent,
-    TraceCompleteEvent,
-    TraceRetryEvent,
-)
+from ..audit.events import Event, SummaryCompleteEvent
 from ..config import RSAConfig
 from ..errors import AuditError, MarkovianRSAError, PromptError, RunStoppedError
 from ..locks import is_locked
 from ..orchestrator import MarkovianRSAOrchestrator
-from ..progress import Decode, Progress
 from ..run.result import RunResult
 from ..run_store import new_run_path
 from ..tokenizer import ChatMessage
@@ -50,48 +43,32 @@ T = TypeVar("T")
 class RunListener(Protocol):
     """Receives a run's events and tokens, on the event loop's thread."""
 
-    def event(self, event: Event, progress: Progress) -> None:
-        """Receive an event, which `progress` contains already."""
+    def event(self, event: Event, state: RunState) -> None:
+        """Receive an event, which `state` contains already."""
 
     def tokens(self, trace_id: str, ids: Sequence[int]) -> None:
         """Receive new token ids of a trace."""
 
 
+@dataclass(eq=False)
 class ActiveRun:
-    """A run in progress. `rows` are the traces that the engine generates now."""
+    """A run in progress. `state` has the events of its earlier sessions too."""
 
-    def __init__(
-        self,
-        config: RSAConfig,
-        path: Path | None,
-        *,
-        decode: Decode,
-        count_tokens: Callable[[float], None],
-        rsa: bool,
-        listener: RunListener | None = None,
-    ) -> None:
-        self.config, self.path = config, path
-        self.kind = "rsa" if rsa else "plain"
-        self.progress = Progress(config, time.monotonic, decode)
-        self.rows: set[str] = set()
-        self.begun = asyncio.Event()
-        self.cancelled_by: CancelledBy | None = None
-        self.started_s = time.monotonic()
-        self.first_token_s: float | None = None
-        self.start: RunStartEvent | None = None
-        self.generated = 0  #: tokens of this session
-        self.task: asyncio.Task[RunResult]
-        self._count_tokens, self._listener = count_tokens, listener
+    state: RunState
+    path: Path | None
+    kind: Literal["rsa", "plain"]
+    count_tokens: Callable[[int], None]
+    listener: RunListener | None = None
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    started_s: float = field(default_factory=time.monotonic)
+    first_token_s: float | None = None
+    cancelled_by: CancelledBy | None = None
+    task: asyncio.Task[RunResult] = field(init=False)
 
     @property
-    def run_id(self) -> str:
-        return self.progress.run_id
-
-    def recall(self, events: Iterable[Event]) -> None:
-        """Add the events of earlier sessions."""
-        for event in events:
-            self.progress.handle(event)
-            self.start = event if isinstance(event, RunStartEvent) else self.start
+    def rows(self) -> int:
+        """The number of traces that the engine generates now."""
+        return sum(trace.status == "running" for trace in self.state.traces.values())
 
     def cancel(self, by: CancelledBy) -> None:
         """Stop the run within one decoding step. It can be resumed from its audit trail."""
@@ -100,30 +77,20 @@ class ActiveRun:
             self.task.cancel()
 
     def on_event(self, event: Event) -> None:
-        self.progress.handle(event)
-        if isinstance(event, RunStartEvent):
-            self.start = event
-        elif isinstance(event, GenerationStartEvent):
-            self.rows.add(event.trace_id)
-        elif isinstance(event, (TraceCompleteEvent, TraceRetryEvent)):
-            self.rows.discard(event.trace_id)
-        elif isinstance(event, SummaryCompleteEvent):
-            self._add_tokens(event.generated_tokens)
-        if self._listener is not None:
-            self._listener.event(event, self.progress)
+        self.state.apply(event)
+        if isinstance(event, SummaryCompleteEvent):  # its tokens are not streamed
+            self.count_tokens(event.generated_tokens)
+        if self.listener is not None:
+            self.listener.event(event, self.state)
         self.begun.set()
 
     def on_tokens(self, trace_id: str, ids: Sequence[int]) -> None:
         if self.first_token_s is None:
             self.first_token_s = time.monotonic() - self.started_s
-        self._add_tokens(len(ids))
-        self.progress.add_tokens(trace_id, len(ids))
-        if self._listener is not None:
-            self._listener.tokens(trace_id, ids)
-
-    def _add_tokens(self, count: int) -> None:
-        self.generated += count
-        self._count_tokens(count)
+        self.count_tokens(len(ids))
+        self.state.add_tokens(trace_id, len(ids))
+        if self.listener is not None:
+            self.listener.tokens(trace_id, ids)
 
 
 class Metrics:
@@ -139,9 +106,9 @@ class Metrics:
         self.first_token = Summary("first_token_seconds", "Seconds from a run's start to its first token.", **options)
         self.tokens = Counter("generated_tokens", "Tokens generated.", **options)
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
-            "runs_active": ("Runs with a trace in the engine.", lambda: sum(bool(run.rows) for run in active)),
-            "runs_waiting": ("Runs that wait for the engine.", lambda: sum(not run.rows for run in active)),
-            "engine_rows": ("Traces in the engine.", lambda: sum(len(run.rows) for run in active)),
+            "runs_active": ("Runs with a trace in the engine.", lambda: sum(run.rows > 0 for run in active)),
+            "runs_waiting": ("Runs that wait for the engine.", lambda: sum(run.rows == 0 for run in active)),
+            "engine_rows": ("Traces in the engine.", lambda: sum(run.rows for run in active)),
             "queue_limit": ("Maximum number of concurrent runs.", lambda: queue),
         }
         for name, (documentation, value) in gauges.items():
@@ -194,7 +161,7 @@ class RunManager:
 
     def find_active(self, run_id: str) -> ActiveRun | None:
         """Return the run with this id if it is in progress in this server."""
-        return next((run for run in self.active if run.run_id == run_id), None)
+        return next((run for run in self.active if run.state.run_id == run_id), None)
 
     async def prepare(self, work: Callable[..., T], *arguments: Any) -> T:
         """Run the work that precedes a run on a thread. It takes a place in the queue."""
@@ -212,23 +179,26 @@ class RunManager:
         if embedded and not reasoner.can_answer(question):
             raise PromptError(f"The served model cannot answer this question. {reasoner.CAPABILITIES}")
         path = new_run_path(question) if plan.keep_trail else None
-        run = self._new_run(plan.config, path, rsa=plan.rsa, listener=listener)
-        await self._start(run, plan.chat)
+        kind: Literal["rsa", "plain"] = "rsa" if plan.rsa else "plain"
+        run = ActiveRun(self.new_state(), path, kind, self.metrics.tokens.inc, listener)
+        await self._start(run, plan.chat, plan.config)
         return run
 
-    async def resume(self, state: RunState, events: Sequence[Event], path: Path) -> None:
+    def new_state(self, events: Iterable[Event] = ()) -> RunState:
+        """Return the state of a run after these events, with its planned traces."""
+        return RunState(events, plan_traces=True, decode=self.engine.tokenizer.decode)
+
+    async def resume(self, state: RunState, path: Path) -> None:
         """Resume the unfinished run in `path` with its recorded chat and settings.
 
         Raise `RequestError` if the run is in progress, here or in another process.
         """
-        assert state.start is not None
         assert state.setup is not None
-        chat = [ChatMessage(role=m["role"], content=m["content"]) for m in state.setup.messages]
-        run = self._new_run(state.start.config, path, rsa=True)
-        await self.prepare(run.recall, events)
-        if self.find_active(run.run_id) is not None or is_locked(path):
+        if self.find_active(state.run_id) is not None or is_locked(path):
             raise RequestError(409, "The run is already in progress.", "already_running")
-        await self._start(run, chat)
+        chat = [ChatMessage(role=m["role"], content=m["content"]) for m in state.setup.messages]
+        run = ActiveRun(state, path, "rsa", self.metrics.tokens.inc)
+        await self._start(run, chat, state.config)
         run.task.add_done_callback(_log_unexpected)
 
     async def drain(self) -> None:
@@ -265,11 +235,7 @@ class RunManager:
             message = f"The queue is full: {limit} requests are in progress. Try again later."
             raise RequestError(429, message, "queue_full", headers={"Retry-After": str(wait_s)})
 
-    def _new_run(self, config: RSAConfig, path: Path | None, **options: Any) -> ActiveRun:
-        decode, count_tokens = self.engine.tokenizer.decode, self.metrics.tokens.inc
-        return ActiveRun(config, path, decode=decode, count_tokens=count_tokens, **options)
-
-    async def _start(self, run: ActiveRun, chat: Sequence[ChatMessage]) -> None:
+    async def _start(self, run: ActiveRun, chat: Sequence[ChatMessage], config: RSAConfig) -> None:
         """Start the run's task, and wait for its first event or its failure."""
         self._check_capacity()
         if run.path is not None:
@@ -281,7 +247,7 @@ class RunManager:
                     f"Cannot create the folder for audit trails {folder} ({error.strerror}). Set MRSA_HOME."
                 ) from error
         work = self.orchestrator.arun(
-            list(chat), run.config, audit_path=run.path, on_event=run.on_event, on_progress=run.on_tokens
+            list(chat), config, audit_path=run.path, on_event=run.on_event, on_progress=run.on_tokens
         )
         run.task = asyncio.create_task(self._watch(run, work))
         self.active.append(run)
@@ -317,7 +283,7 @@ async def wait_for_result(run: ActiveRun) -> RunResult:
     except RunStoppedError as stop:
         return cast(RunResult, stop.partial)
     except asyncio.CancelledError:
-        hint = f" Resume it with POST /v1/runs/{run.run_id}/resume." if run.path is not None else ""
+        hint = f" Resume it with POST /v1/runs/{run.state.run_id}/resume." if run.path is not None else ""
         if run.cancelled_by == "shutdown":
             message = f"The server is stopping and cancelled the run.{hint}"
             error = RequestError(503, message, "stopping", headers={"Retry-After": "10"})
@@ -325,7 +291,7 @@ async def wait_for_result(run: ActiveRun) -> RunResult:
             error = RequestError(409, f"The run was cancelled.{hint}", "cancelled")
     except MarkovianRSAError as failure:
         error = to_request_error(failure)
-    error.headers |= {RUN_ID_HEADER: run.run_id} | DO_NOT_RETRY
+    error.headers |= {RUN_ID_HEADER: run.state.run_id} | DO_NOT_RETRY
     raise error
 
 

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from .. import run_store
-from ..audit import RunState, scan_file
+from ..audit import scan_file
 from ..audit.log_file import LogTail
 from ..errors import AuditError
 from ..locks import is_locked
@@ -91,7 +91,7 @@ async def cancel_run(request: Request) -> Response:
     run.cancel("request")
     await asyncio.wait({run.task})
     if run.path is None:
-        return JSONResponse(_unstored_item(manager, run, state="unfinished").to_json())
+        return JSONResponse(_unstored_item(manager, run, status="unfinished").to_json())
     return JSONResponse((await asyncio.to_thread(_stored_item, run.path)).to_json())
 
 
@@ -100,7 +100,7 @@ async def resume_run(request: Request) -> Response:
     manager: RunManager = request.app.state.manager
     path = await stored_path(request)
     reading = await asyncio.to_thread(scan_file, path, on_error="stop")
-    state = await asyncio.to_thread(RunState, reading.events)
+    state = await asyncio.to_thread(manager.new_state, reading.events)
     if not state.finished:
         if state.start is None or state.setup is None:
             message = "The run stopped before its setup was recorded. Send the request again."
@@ -108,7 +108,7 @@ async def resume_run(request: Request) -> Response:
         if reading.problems and not reading.torn_bytes:
             message = f"The audit trail is damaged ({reading.problems[0]}). Send the request again."
             raise RequestError(409, message, "damaged")
-        await manager.resume(state, reading.events, path)
+        await manager.resume(state, path)
     item = await asyncio.to_thread(_stored_item, path)
     return JSONResponse(item.to_json(), 200 if state.finished else 202)
 
@@ -182,16 +182,17 @@ def _stored_item(path: Path) -> RunItem:
     )
 
 
-def _unstored_item(manager: RunManager, run: ActiveRun, state: run_store.RunStatus = "running") -> RunItem:
+def _unstored_item(manager: RunManager, run: ActiveRun, status: run_store.RunStatus = "running") -> RunItem:
+    start = run.state.start
     return RunItem(
         object="run",
-        id=run.run_id,
-        state=state,
-        created_at=run.start.created_at if run.start else "",
+        id=run.state.run_id,
+        state=status,
+        created_at=start.created_at if start else "",
         model=manager.engine.info.model_id,
-        prompt=run.start.prompt if run.start else "",
+        prompt=start.prompt if start else "",
         answer="",
-        generated_tokens=run.generated,
+        generated_tokens=run.state.total_tokens,
         trail=None,
         problem="",
     )

@@ -14,10 +14,11 @@ from typing import Any
 
 from sse_starlette import ServerSentEvent
 
+from ..audit import RunState
 from ..audit.events import Event, GenerationStartEvent, TraceCompleteEvent, TraceRetryEvent
+from ..audit.state import ENDED
 from ..errors import BackendError
 from ..formatting import amount, shortened
-from ..progress import FINISHED, Progress
 from ..tokenizer import Tokenizer
 from .errors import RequestError
 from .incremental_text import LiveTrace
@@ -59,9 +60,9 @@ class StreamingListener:
         """Whether a part of an answer was sent."""
         return any(trace.answered for trace in self._live.values())
 
-    def event(self, event: Event, progress: Progress) -> None:
+    def event(self, event: Event, state: RunState) -> None:
         """Queue the progress text and the end of a streamed trace."""
-        if self._progress is not None and (line := self._progress.line(event, progress)):
+        if self._progress is not None and (line := self._progress.line(event, state)):
             mode = self._plan.request.rsa_progress or "reasoning"
             if mode == "reasoning":
                 self.items.put_nowait(StreamItem(reasoning=line + "\n"))
@@ -146,7 +147,7 @@ class ChatStream:
 
     def _chunk(self, choices: list[ChunkChoice], **extras: Any) -> ServerSentEvent:
         chunk = Chunk(
-            id=completion_id(self.run.run_id),
+            id=completion_id(self.run.state.run_id),
             object="chat.completion.chunk",
             created=self._created,
             model=self.manager.model_name,
@@ -163,22 +164,21 @@ class ProgressText:
     _started: set[int] = field(default_factory=set)
     _last_s: float = 0.0
 
-    def line(self, event: Event, progress: Progress) -> str:
-        """Return the line for an event that `progress` contains already, or ""."""
-        if not isinstance(event, GenerationStartEvent | TraceCompleteEvent):
-            return ""
-        rows = dict(progress.rounds()).get(event.round, [])
-        if isinstance(event, GenerationStartEvent):
-            if event.round in self._started:
-                return ""
+    def line(self, event: Event, state: RunState) -> str:
+        """Return the line for an event that `state` contains already, or ""."""
+        if isinstance(event, GenerationStartEvent) and event.round not in self._started:
             self._started.add(event.round)
-            return f"Round {event.round} of {progress.config.rounds}: {amount(len(rows), 'trace')}"
-        done, now = sum(row.state in FINISHED for row in rows), time.monotonic()
-        if len(rows) == 1 or (done < len(rows) and now - self._last_s < _PROGRESS_INTERVAL_S):
+            traces = dict(state.rounds())[event.round]
+            return f"Round {event.round} of {state.config.rounds}: {amount(len(traces), 'trace')}"
+        if not isinstance(event, TraceCompleteEvent):
+            return ""
+        traces = dict(state.rounds())[event.round]
+        done, now = sum(trace.status in ENDED for trace in traces), time.monotonic()
+        if len(traces) == 1 or (done < len(traces) and now - self._last_s < _PROGRESS_INTERVAL_S):
             return ""
         self._last_s = now
         votes = ", ".join(
             f"{shortened(answer, _MAX_ANSWER_CHARACTERS)} ({count})"
-            for answer, count in progress.tally(event.round)[:_MAX_ANSWERS]
+            for answer, count in state.tally(traces)[:_MAX_ANSWERS]
         )
-        return f"Round {event.round}: {done} of {amount(len(rows), 'trace')} done" + (votes and f"; votes: {votes}")
+        return f"Round {event.round}: {done} of {amount(len(traces), 'trace')} done" + (votes and f"; votes: {votes}")
