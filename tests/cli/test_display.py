@@ -14,15 +14,16 @@ from markovian_rsa_mlx.audit import (
     GenerationStartEvent,
     RunResumedEvent,
     RunSetupEvent,
+    RunStartEvent,
+    RunState,
     TraceCheckpointEvent,
     TraceCompleteEvent,
     TraceRetryEvent,
     read_events,
 )
-from markovian_rsa_mlx.cli.display import RunView
+from markovian_rsa_mlx.cli.display import RunProgress, RunView
 from markovian_rsa_mlx.cli.terminal import clean, duration, one_line, show, size
 from markovian_rsa_mlx.config import RSAConfig
-from markovian_rsa_mlx.progress import Progress
 
 from ..support.fakes import CharacterTokenizer
 from .conftest import SMALL, Run
@@ -55,10 +56,21 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def progress(setup: RunSetupEvent, clock: Clock) -> Progress:
-    progress = Progress(CONFIG, clock, CharacterTokenizer().decode)
-    progress.handle(setup)
-    return progress
+def progress(setup: RunSetupEvent, clock: Clock) -> RunProgress:
+    return begun(CONFIG, setup, clock)
+
+
+def begun(config: RSAConfig, setup: RunSetupEvent, clock: Clock) -> RunProgress:
+    start = RunStartEvent("run", "model", "none", config, "1+1?", "2026-01-01")
+    return RunProgress(RunState([start, setup], plan_traces=True, decode=CharacterTokenizer().decode), clock)
+
+
+def states(progress: RunProgress, *trace_ids: str) -> list[str]:
+    return [progress.state.status(progress.state.traces[trace_id]) for trace_id in trace_ids]
+
+
+def votes(progress: RunProgress, number: int) -> list[tuple[str, int]]:
+    return progress.state.tally(dict(progress.state.rounds())[number])
 
 
 def start(trace_id: str, seed: int = 1) -> GenerationStartEvent:
@@ -70,78 +82,77 @@ def complete(trace_id: str, text: str, reason: Literal["eos", "max_tokens", "err
     return TraceCompleteEvent("run", int(trace_id[1]), trace_id, text, ids, len(ids), reason, 2.0)
 
 
-def render(progress: Progress, width: int = 100, height: int = 40) -> str:
+def render(progress: RunProgress, width: int = 100, height: int = 40) -> str:
     console = Console(file=io.StringIO(), record=True, width=width, height=height, force_terminal=True)
     console.print(RunView("model · T=1", progress))
     return console.export_text()
 
 
-def test_a_row_goes_through_its_states(progress: Progress, clock: Clock) -> None:
-    assert progress.state(progress.rows["r0-00"]) == "queued"
-    assert progress.state(progress.rows["r1-00"]) == "waiting"
-    progress.handle(start("r0-00"))
-    progress.add_tokens("r0-00", 30)
+def test_a_row_goes_through_its_states(progress: RunProgress, clock: Clock) -> None:
+    assert states(progress, "r0-00", "r1-00") == ["queued", "waiting"]
+    progress.event(start("r0-00"))
+    progress.tokens("r0-00", 30)
     clock.now += 3
     assert "running" in render(progress)
     assert "30/100" in render(progress)
-    assert progress.rows["r0-00"].speed(clock.now) == pytest.approx(10)
+    assert progress.trace_speed(progress.state.traces["r0-00"]) == pytest.approx(10)
     for index in range(3):
-        progress.handle(complete(f"r0-0{index}", f"so</think>\\boxed{{{index % 2}}}"))
-    assert {progress.state(row) for _, rows in progress.rounds() for row in rows} == {"done", "queued"}
-    assert progress.tally(0) == [("0", 2), ("1", 1)]
-    progress.handle(complete("r1-00", "and so on", "max_tokens"))
-    progress.handle(complete("r1-01", "", "error"))
+        progress.event(complete(f"r0-0{index}", f"so</think>\\boxed{{{index % 2}}}"))
+    assert set(states(progress, *progress.state.traces)) == {"done", "queued"}
+    assert votes(progress, 0) == [("0", 2), ("1", 1)]
+    progress.event(complete("r1-00", "and so on", "max_tokens"))
+    progress.event(complete("r1-01", "", "error"))
     shown = render(progress)
-    assert "cut off" in shown
-    assert "given up" in shown
+    assert "truncated" in shown
+    assert "failed" in shown
     assert "0 ×2" in shown
 
 
-def test_what_went_wrong_is_shown_until_tokens_come_again(progress: Progress) -> None:
-    progress.handle(start("r0-00"))
-    progress.handle(ErrorEvent("run", "upstream", "r0-00: the server is away", recoverable=True))
+def test_what_went_wrong_is_shown_until_tokens_come_again(progress: RunProgress) -> None:
+    progress.event(start("r0-00"))
+    progress.event(ErrorEvent("run", "upstream", "r0-00: the server is away", recoverable=True))
     assert "the server is away" in render(progress)
-    progress.add_tokens("r0-00", 1)
+    progress.tokens("r0-00", 1)
     assert "away" not in render(progress)
-    progress.handle(TraceRetryEvent("run", 0, "r0-00", "trace", 1, 2, "hiccup"))
+    progress.event(TraceRetryEvent("run", 0, "r0-00", "trace", 1, 2, "hiccup"))
     assert "r0-00: hiccup" in render(progress)
 
 
-def test_events_that_are_seen_twice_count_once(progress: Progress) -> None:
+def test_events_that_are_seen_twice_count_once(progress: RunProgress) -> None:
     for _ in range(2):
-        progress.handle(start("r0-00"))
-        progress.handle(TraceCheckpointEvent("run", 0, "r0-00", 0, 0, [1] * 40))
-        progress.handle(complete("r0-01", "so</think>\\boxed{2}"))
-    assert progress.rows["r0-00"].tokens == 40
-    assert progress.total_tokens == 40 + progress.rows["r0-01"].tokens
-    assert progress.tally(0) == [("2", 1)]
+        progress.event(start("r0-00"))
+        progress.event(TraceCheckpointEvent("run", 0, "r0-00", 0, 0, [1] * 40))
+        progress.event(complete("r0-01", "so</think>\\boxed{2}"))
+    assert progress.state.traces["r0-00"].tokens == 40
+    assert progress.state.total_tokens == 40 + progress.state.traces["r0-01"].tokens
+    assert votes(progress, 0) == [("2", 1)]
 
 
-def test_a_retry_starts_from_nothing_and_a_resume_from_its_checkpoint(progress: Progress) -> None:
-    progress.handle(start("r0-00", seed=1))
-    progress.add_tokens("r0-00", 30)
-    progress.handle(TraceRetryEvent("run", 0, "r0-00", "trace", 1, 2, "hiccup"))
-    progress.handle(start("r0-00", seed=2))
-    assert progress.rows["r0-00"].tokens == 0
+def test_a_retry_starts_from_nothing_and_a_resume_from_its_checkpoint(progress: RunProgress) -> None:
+    progress.event(start("r0-00", seed=1))
+    progress.tokens("r0-00", 30)
+    progress.event(TraceRetryEvent("run", 0, "r0-00", "trace", 1, 2, "hiccup"))
+    progress.event(start("r0-00", seed=2))
+    assert progress.state.traces["r0-00"].tokens == 0
     assert "try 2" in render(progress)
-    progress.handle(TraceCheckpointEvent("run", 0, "r0-00", 1, 0, [1] * 12))
+    progress.event(TraceCheckpointEvent("run", 0, "r0-00", 1, 0, [1] * 12))
     resumed = {name: 0 for name in RunResumedEvent.__annotations__ if name != "EVENT_NAME"}
-    progress.handle(RunResumedEvent(**resumed))  # type: ignore[arg-type]
-    assert progress.state(progress.rows["r0-00"]) == "queued"
-    progress.handle(start("r0-00", seed=2))
-    assert progress.rows["r0-00"].tokens == 12
+    progress.event(RunResumedEvent(**resumed))  # type: ignore[arg-type]
+    assert states(progress, "r0-00") == ["queued"]
+    progress.event(start("r0-00", seed=2))
+    assert progress.state.traces["r0-00"].tokens == 12
 
 
-def test_time_left_is_an_upper_bound_until_a_trace_has_ended(progress: Progress, clock: Clock) -> None:
-    progress.handle(start("r0-00"))
+def test_time_left_is_an_upper_bound_until_a_trace_has_ended(progress: RunProgress, clock: Clock) -> None:
+    progress.event(start("r0-00"))
     clock.now += 1
-    progress.add_tokens("r0-00", 10)
+    progress.tokens("r0-00", 10)
     clock.now += 1
     left = progress.time_left_s()
     assert left is not None
     assert left[1]
     assert "at most" in render(progress)
-    progress.handle(complete("r0-01", "12345</think>\\boxed{2}"))
+    progress.event(complete("r0-01", "12345</think>\\boxed{2}"))
     left = progress.time_left_s()
     assert left is not None
     assert not left[1]
@@ -150,18 +161,17 @@ def test_time_left_is_an_upper_bound_until_a_trace_has_ended(progress: Progress,
 @pytest.mark.parametrize(("width", "height"), [(100, 40), (80, 24), (60, 12), (40, 10), (20, 8)])
 def test_it_fits_the_terminal(width: int, height: int, setup: RunSetupEvent, clock: Clock) -> None:
     large = RSAConfig(rounds=2, population=16, aggregation_size=4, final_candidates=0)
-    progress = Progress(large, clock, CharacterTokenizer().decode)
-    progress.handle(setup)
+    progress = begun(large, setup, clock)
     for index in range(16):
-        progress.handle(start(f"r0-{index:02d}"))
+        progress.event(start(f"r0-{index:02d}"))
     lines = render(progress, width, height).rstrip("\n").split("\n")
     assert len(lines) <= height
     assert all(len(line) <= width for line in lines)
     assert any("round 2" in line for line in lines) or height == 40 or width < 40
 
 
-def test_what_a_model_writes_cannot_touch_the_terminal(progress: Progress) -> None:
-    progress.handle(complete("r0-00", "so</think>\\boxed{" + HOSTILE + "}"))
+def test_what_a_model_writes_cannot_touch_the_terminal(progress: RunProgress) -> None:
+    progress.event(complete("r0-00", "so</think>\\boxed{" + HOSTILE + "}"))
     console = Console(file=io.StringIO(), width=100, height=30, force_terminal=True, color_system=None)
     console.print(RunView(HOSTILE, progress))
     written = console.file.getvalue()  # type: ignore[attr-defined]

@@ -217,8 +217,8 @@ def test_settings_nested_too_deeply_are_no_bug(trail: Path, tmp_path: Path) -> N
         path.write_text(path.read_text().replace('"@"', "[" * depth + "]" * depth))
         read = read_lenient(path)
         told = further_down(30, lambda read=read: summarize(read))
-        assert len(told.rows) == 1
-        assert told.refused or told.history.start is None
+        assert len(told.state.traces) == 1
+        assert told.refused or told.state.start is None
 
 
 def further_down(calls: int, do: Callable[[], RunSummary]) -> RunSummary:

@@ -197,4 +197,4 @@ def test_retries_and_given_up_traces_are_told(mrsa: Run, monkeypatch: pytest.Mon
     ran = mrsa("solve", "1+1?", *SMALL, "--max-retries", "1")
     assert (ran.code, ran.out) == (0, "\\boxed{2}\n")
     assert "r0-00 failed and is tried again" in ran.err
-    assert "r0-00 given up" in ran.err
+    assert "r0-00 failed, 0 tokens" in ran.err

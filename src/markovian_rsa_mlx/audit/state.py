@@ -49,7 +49,7 @@ class TraceState:
     `attempt` is the attempt to continue with: a retry raises it, and so does a failure. `checkpoint_ids` are the ids
     that this attempt has generated. `tokens` are those known so far, with the ones that no event has recorded yet.
     `prompted_in`, `started_in` and `completed_in` are the sessions, from 1, in which that happened last (0: never).
-    `planned_parents` and `max_tokens` come from the lineage, where the run is planned.
+    `planned_parents` come from the lineage, where the run is planned.
     """
 
     trace_id: str
@@ -282,6 +282,7 @@ class RunState:
                     trace.tokens = 0
                 trace.starts.append(event)
                 trace.status, trace.started_in = "running", self.sessions
+                trace.max_tokens = trace.max_tokens or event.max_tokens
             case AggregationPromptEvent():
                 trace.prompt, trace.prompted_in = event, self.sessions
             case TraceCheckpointEvent():

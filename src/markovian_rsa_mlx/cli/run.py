@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ from .options import ModelChoice
 from .terminal import amount, duration, one_line, print_status, size
 
 if TYPE_CHECKING:
+    from ..audit import RunState
     from ..orchestrator import MarkovianRSAOrchestrator, RunResult
-    from ..progress import Progress
+    from .display import RunProgress
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Outcome:
     """How a run ended. `stopped` is None, "interrupted", "token_budget" or "time_budget"."""
 
     result: RunResult
+    from .display import RunProgress
+
     config: RSAConfig
     model_id: str
     stopped: str | None = None
@@ -49,15 +51,16 @@ def run_question(
     quiet: bool = False,
 ) -> Outcome:
     """Load the model and run the question. A run that Ctrl-C or a limit stopped is an outcome, not an error."""
-    from ..progress import Progress
+    from ..audit import RunState
+    from .display import RunProgress
 
     orchestrator = load_orchestrator(choice, quiet=quiet)
     try:
         engine = orchestrator.backend
         # Only an upstream server knows the name of the model that it serves.
         model_id = choice.model_id if choice.upstream is None else engine.info.model_id
-        progress = Progress(config, time.monotonic, engine.tokenizer.decode)
-        _replay(progress, audit_path, quiet)
+        progress = RunProgress(RunState(plan_traces=True, decode=engine.tokenizer.decode))
+        _replay(progress.state, audit_path, quiet)
         watcher = None if quiet else _watcher(_title(model_id, config), progress, engine.peak_memory_bytes)
         with watcher or nullcontext():
             try:
@@ -101,7 +104,7 @@ def _title(model_id: str, config: RSAConfig) -> str:
     return " · ".join(part for part in (Path(model_id).name, profile, symbols) if part)
 
 
-def _watcher(title: str, progress: Progress, peak_memory_bytes: Any) -> Any:
+def _watcher(title: str, progress: RunProgress, peak_memory_bytes: Any) -> Any:
     """Return the live view on a terminal, and a line per finished trace elsewhere."""
     from .display import LiveWatcher, PlainWatcher
 
@@ -114,18 +117,18 @@ def _watcher(title: str, progress: Progress, peak_memory_bytes: Any) -> Any:
     return PlainWatcher(title, progress)
 
 
-def _replay(progress: Progress, audit_path: Path | None, quiet: bool) -> None:
+def _replay(state: RunState, audit_path: Path | None, quiet: bool) -> None:
     """Show a recorded run as far as it went. The orchestrator checks whether the file belongs to this run."""
     if audit_path is None or not audit_path.is_file() or audit_path.stat().st_size == 0:
         return
     from ..audit import scan_file
 
     for event in scan_file(audit_path, on_error="stop").events:
-        progress.handle(event)
-    if progress.finished and not quiet:
+        state.apply(event)
+    if state.finished and not quiet:
         print_status(f"{audit_path} holds a finished run.")
-    elif progress.rows and not quiet:
-        print_status(f"{audit_path} holds an unfinished run, {amount(progress.total_tokens, 'token')} so far.")
+    elif state.traces and not quiet:
+        print_status(f"{audit_path} holds an unfinished run, {amount(state.total_tokens, 'token')} so far.")
 
 
 _HOW = {

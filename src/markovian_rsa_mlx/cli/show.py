@@ -14,8 +14,8 @@ Whose tails carried the winning answer on, and which ancestors of the winner rea
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,8 @@ from ..audit.events import (
     SelectionEvent,
 )
 from ..audit.log_file import LineProblem, LogFile, Raw, UnknownEvent
-from ..audit.state import RunState
-from ..audit.verify.selection import check_stats
-from ..audit.verify.state import Violation
+from ..audit.state import ENDED, RunState, TraceState
+from ..audit.verify import stats_problem
 from ..config import FIELD_NAMES, RSAConfig
 from ..formatting import SYMBOLS
 from ..locks import is_locked
@@ -39,7 +38,6 @@ from ..method.answers import extract_answer
 from ..method.lineage import Lineage, TraceKey
 from ..method.provenance import answer_keys, trace_answer
 from ..models.routing_report import describe
-from ..progress import FINISHED, Progress, TraceStatus, tally
 from .terminal import amount, clean, count, duration, one_line, size
 
 #: Rows of a round, and lines of a question or tail, that are shown unless all are asked for.
@@ -58,7 +56,7 @@ class _Story:
     def __init__(self, path: Path, trail: LogFile, full: bool, model_stats: bool) -> None:
         self.path, self.trail, self.full, self.model_stats = path, trail, full, model_stats
         self.told = summarize(trail)
-        self.history = self.told.history
+        self.history = self.told.state
         self.running = not self.history.finished and is_locked(path)
 
     def lines(self) -> Iterator[str]:
@@ -97,24 +95,26 @@ class _Story:
         return f"resumed {amount(resumes, 'time')}" if resumes else "in one sitting"
 
     def _rounds(self) -> Iterator[str]:
-        for number, rows in self.told.rounds:
-            ended = [row for row in rows if self.told.ended(row)]
-            votes = ", ".join(f"{one_line(answer, 30)} ×{members}" for answer, members in tally(rows)[:6])
-            tokens = amount(sum(row.tokens for row in rows), "token")
-            yield f"\nround {number}: {len(ended)} of {amount(len(rows), 'trace')}, {tokens}; {votes or 'no answers'}"
-            shown = rows if self.full else rows[:_ROWS]
-            yield from (self._row(row) for row in shown)
-            if len(shown) < len(rows):
-                yield f"  ... and {len(rows) - len(shown)} more (--full)"
+        for number, traces in self.history.rounds():
+            ended = sum(map(self.told.has_ended, traces))
+            tally = self.history.tally(traces)
+            votes = ", ".join(f"{one_line(answer, 30)} ×{members}" for answer, members in tally[:6])
+            tokens = amount(sum(trace.tokens for trace in traces), "token")
+            yield f"\nround {number}: {ended} of {amount(len(traces), 'trace')}, {tokens}; {votes or 'no answers'}"
+            shown = traces if self.full else traces[:_ROWS]
+            yield from map(self._row, shown)
+            if len(shown) < len(traces):
+                yield f"  ... and {len(traces) - len(shown)} more (--full)"
 
-    def _row(self, row: TraceStatus) -> str:
-        state, tokens = _STATES.get(row.state, row.state), count(row.tokens)
-        if self.told.unrecorded(row):
-            state, tokens = "ended", tokens if row.tokens else "?"
-        read = " ".join(one_line(parent) for parent in self.told.parents(row.trace_id))
-        answer = f"  answer {one_line(row.answer, 40)}" if row.answer else ""
+    def _row(self, trace: TraceState) -> str:
+        state, tokens = _STATES.get(trace.status, trace.status), count(trace.tokens)
+        if self.told.is_unrecorded(trace):
+            state, tokens = "ended", tokens if trace.tokens else "?"
+        read = " ".join(map(one_line, trace.parent_ids))
+        found = self.history.answer(trace)
+        answer = f"  answer {one_line(found, 40)}" if found else ""
         reads = f"  reads {read}" if read else ""
-        return f"  {one_line(row.trace_id)}  {state:<11} {tokens:>7} tokens{reads}{answer}"
+        return f"  {one_line(trace.trace_id)}  {state:<11} {tokens:>7} tokens{reads}{answer}"
 
     def _choice(self) -> Iterator[str]:
         if self.history.selection is not None:
@@ -149,14 +149,14 @@ class _Story:
         """The choice of a file without a selection: its text, or its trace, has the answer."""
         final = self.history.final
         assert final is not None
-        row = self.told.rows.get(final.final_trace_id)
-        answer = extract_answer(final.final_text, self.told.config.answer_kind) or (row.answer if row else "")
+        recorded = self.history.answer(self.history.trace(final.final_trace_id))
+        answer = extract_answer(final.final_text, self.history.config.answer_kind) or recorded
         how = f"of {one_line(final.final_trace_id)} ({final.answer_selection})"
         yield f"\nanswer     {one_line(answer) or 'none'}, {how}"
         yield f"tally      {_NOT_RECORDED}: there is no selection in the file"
 
     def _tails(self) -> Iterator[str]:
-        for parent in self.told.parents(self.told.chosen or ""):
+        for parent in self.history.trace(self.told.chosen or "").parent_ids:
             past = self.history.traces.get(parent)
             if past is not None and (tail := past.tail) is not None:
                 yield f"\ntail of {one_line(parent)}, {amount(tail.tail_tokens, 'token')}, as the winner read it"
@@ -177,10 +177,8 @@ class _Story:
         if event is None:
             yield "\nThe run has no model stats: a run's end writes them, for a model that counts its experts."
             return
-        try:
-            check_stats(event.stats)
-        except Violation as broken:
-            yield f"\nThe model stats are damaged: {one_line(str(broken), 200)}."
+        if problem := stats_problem(event.stats):
+            yield f"\nThe model stats are damaged: {one_line(problem, 200)}."
             return
         yield "\nmodel stats"
         yield from (f"  {line}" for line in describe(event.stats).splitlines())
@@ -233,18 +231,18 @@ def gaps(told: RunSummary, running: bool) -> Iterator[str]:
 
 
 def _gaps(told: RunSummary, running: bool) -> Iterator[str]:
-    history = told.history
+    history = told.state
     if history.start is None:
         yield "There is no run_start: the question, the model and the settings are not known."
     if told.refused:
         yield "The settings are not allowed ones: they are told as recorded, and no trace is foreseen from them."
     if history.setup is None:
         yield "There is no run_setup: where the thinking ends is not known, so answers are sought in whole texts."
-    if not told.rows and not told.unlisted:
+    if not told.state.traces and not told.unlisted:
         yield "No trace has begun."
     if told.unlisted:
         yield f"Too many traces to list, up to {count(told.unlisted)}: only those that the file mentions are told."
-    silent = sum(map(told.unrecorded, told.rows.values()))
+    silent = sum(map(told.is_unrecorded, told.state.traces.values()))
     if silent:
         yield f"{amount(silent, 'trace')} ended without a trace_complete in the file: their texts are missing."
     if history.selection is not None and history.final is None and not running:
@@ -269,8 +267,8 @@ def _quoted_settings(problem: LineProblem) -> str:
 def descent_lines(told: RunSummary) -> Iterator[str]:
     """The way of the answer, from the trace that found it; nothing where there is but one round."""
     winner = told.chosen
-    descent = trace_answer(winner, told.parents, _answer_keys(told)) if winner in told.rows else None
-    if descent is None or len(told.rounds) < 2:
+    descent = trace_answer(winner, told.parents, _answer_keys(told)) if winner in told.state.traces else None
+    if descent is None or len(told.state.rounds()) < 2:
         return
     yield "\nhow it came about"
     found, *readers = descent.chain
@@ -286,7 +284,7 @@ def descent_lines(told: RunSummary) -> Iterator[str]:
 def lineage_lines(told: RunSummary) -> Iterator[str]:
     """Which traces the chosen one read, which these read, and so on to round 0."""
     winner = told.chosen
-    if winner not in told.rows or not told.parents(winner):
+    if winner not in told.state.traces or not told.parents(winner):
         return
     yield "\nlineage of the winner"
     generation, seen = [winner], {winner}
@@ -302,13 +300,12 @@ def lineage_lines(told: RunSummary) -> Iterator[str]:
 
 def _answer_keys(told: RunSummary) -> dict[str, str]:
     """What is equal for equal answers: the selection's classes decide, elsewhere the normalised text."""
-    answers = {row.trace_id: row.answer for row in told.rows.values() if told.ended(row)}
-    return answer_keys(answers, told.history.selection.classes if told.history.selection else [])
+    answers = {t.trace_id: told.state.answer(t) for t in told.state.traces.values() if told.has_ended(t)}
+    return answer_keys(answers, told.state.selection.classes if told.state.selection else [])
 
 
 def _said(told: RunSummary, trace_id: str) -> str:
-    row = told.rows.get(trace_id)
-    return f"{one_line(trace_id)} ({one_line(row.answer, 12) if row is not None and row.answer else 'no answer'})"
+    return f"{one_line(trace_id)} ({one_line(told.state.answer(told.state.trace(trace_id)), 12) or 'no answer'})"
 
 
 #: The settings that are told, by the name that the line has for them; beta, tau and the like are token counts.
@@ -326,8 +323,8 @@ def settings_line(told: RunSummary) -> str:
         parts.append(f"carry {_text(recorded['carry'])}")
     if "answer_selection" in recorded:
         parts.append(_text(recorded["answer_selection"]))
-    if told.history.setup is not None:
-        parts.append(f"seed {told.history.setup.seed}")
+    if told.state.setup is not None:
+        parts.append(f"seed {told.state.setup.seed}")
     elif recorded.get("seed") is not None:
         parts.append(f"seed {_text(recorded['seed'])}")
     theirs = [name for name in recorded if name not in FIELD_NAMES]
@@ -340,7 +337,7 @@ def settings_line(told: RunSummary) -> str:
 def _value(told: RunSummary, name: str) -> str:
     if told.refused:
         return _text(told.settings[name])
-    config = told.config
+    config = told.state.config
     match name:
         case "thinking_tokens" | "final_tokens":
             return count(getattr(config, name))
@@ -358,84 +355,64 @@ def _text(value: Any) -> str:
 
 @dataclass
 class RunSummary:
-    """The state that the lines of a file leave behind. `settings` stand as recorded, `refused` if they cannot be."""
+    """The state of a recorded run, and what its file lacks.
 
-    history: RunState = field(default_factory=RunState)
-    settings: Raw = field(default_factory=dict)
-    refused: bool = False
-    rounds: list[tuple[int, list[TraceStatus]]] = field(default_factory=list)
-    rows: dict[str, TraceStatus] = field(default_factory=dict)
-    unlisted: int = 0  #: at most so many traces belong to the run, which are too many to lay out
-    unknown: Counter[str] = field(default_factory=Counter)
-    _ended: set[str] = field(default_factory=set)
+    `settings` are those that the file has, `refused` if they are invalid. If the run can have too many traces to list,
+    `unlisted` is their number, and the state holds those that the file mentions.
+    """
 
-    @property
-    def config(self) -> RSAConfig:
-        return self.history.start.config if self.history.start else RSAConfig()
+    state: RunState
+    settings: Raw
+    refused: bool
+    unlisted: int
+    unknown: Counter[str]
+    ended: set[str]  #: traces that must have ended, as other lines show
 
     @property
     def chosen(self) -> str | None:
-        """The trace that speaks for the run: as the selection says, or as the final event does where there is none."""
-        if self.history.selection is not None:
-            return self.history.selection.chosen_trace_id
-        return self.history.final.final_trace_id if self.history.final is not None else None
+        """The trace whose answer is the run's, as the selection says, or else as the final event does."""
+        if self.state.selection is not None:
+            return self.state.selection.chosen_trace_id
+        return self.state.final.final_trace_id if self.state.final is not None else None
 
     def parents(self, trace_id: str) -> list[str]:
         """The traces that this one read, as recorded."""
-        past = self.history.traces.get(trace_id)
-        return past.parent_ids if past else []
+        return self.state.trace(trace_id).parent_ids
 
-    def ended(self, row: TraceStatus) -> bool:
-        return row.state in FINISHED or self.unrecorded(row)
+    def has_ended(self, trace: TraceState) -> bool:
+        return trace.status in ENDED or self.is_unrecorded(trace)
 
-    def unrecorded(self, row: TraceStatus) -> bool:
-        """Whether a trace ended, as other lines show, though no line says how."""
-        return row.trace_id in self._ended and self.history.trace(row.trace_id).complete is None
+    def is_unrecorded(self, trace: TraceState) -> bool:
+        """Return True if the trace has ended, but its `trace_complete` is missing."""
+        return trace.trace_id in self.ended and trace.complete is None
 
 
-def summarize(trail: LogFile) -> RunSummary:
-    """Take in all lines of a trail."""
-    told = RunSummary()
-    events = trail.events
-    for line in trail.lines:
-        if isinstance(line.event, RunStartEvent):
-            told.settings, told.refused = line.raw["config"], told.refused or line.partial
-    configs = [event.config for event in events if isinstance(event, RunStartEvent)]
-    drawable = bool(configs) and not told.refused
-    too_many = max(map(_too_many, configs), default=0)
-    rows = {trace_id: TraceStatus(trace_id, number, (), 0) for trace_id, number in _mentioned(events).items()}
-    config = configs[0] if configs else RSAConfig()
-    progress = Progress(config, lambda: 0.0, rows=rows, lays_out=drawable and not too_many)
-    for event in events:
-        told.history.apply(event)
-        progress.handle(event)
-        if isinstance(event, UnknownEvent):
-            told.unknown[event.EVENT_NAME] += 1
-    told.unlisted = too_many if drawable and told.history.setup is not None and too_many > len(rows) else 0
-    told.rows = {row.trace_id: row for row in sorted(rows.values(), key=_place)}
-    progress.rows = told.rows
-    told.rounds = list(progress.rounds())
-    told._ended = set(_must_have_ended(told.history))
-    return told
+def summarize(log: LogFile) -> RunSummary:
+    """Summarise a run from an audit file that may be damaged, unfinished or written by another program."""
+    starts = [(line, line.event.config) for line in log.lines if isinstance(line.event, RunStartEvent)]
+    refused = any(line.partial for line, _ in starts)
+    too_many = max((_too_many(config) for _, config in starts), default=0)
+    plans = bool(starts) and not refused
+    state = RunState(log.events, plan_traces=plans and not too_many)
+    for event in log.events:
+        for trace_id, number in _named(event):
+            state.traces.setdefault(trace_id, TraceState(trace_id, number))
+    state.traces = {trace.trace_id: trace for trace in sorted(state.traces.values(), key=_place)}
+    unlisted = plans and state.setup is not None and too_many > len(state.traces)
+    return RunSummary(
+        state=state,
+        settings=starts[-1][0].raw["config"] if starts else {},
+        refused=refused,
+        unlisted=too_many if unlisted else 0,
+        unknown=Counter(event.EVENT_NAME for event in log.events if isinstance(event, UnknownEvent)),
+        ended=set(_must_have_ended(state)),
+    )
 
 
 def _too_many(config: RSAConfig) -> int:
     """At most how many traces a run has that is not laid out; 0 if it is."""
     lineage = Lineage.of(config, seed=0)  # the same for every seed
     return 0 if lineage.is_listable else lineage.max_traces_and_draws()[0]
-
-
-def _mentioned(events: Sequence[Event]) -> dict[str, int]:
-    """All traces that a trail speaks of, and their rounds; what lines say of their own trace comes first."""
-    rounds: dict[str, int] = {}
-    for event in events:
-        trace_id, number = getattr(event, "trace_id", None), getattr(event, "round", None)
-        if isinstance(trace_id, str) and isinstance(number, int):
-            rounds.setdefault(trace_id, number)
-    for event in events:
-        for trace_id, number in _named(event):
-            rounds.setdefault(trace_id, number)
-    return rounds
 
 
 def _named(event: Event) -> Iterator[tuple[str, int]]:
@@ -472,7 +449,7 @@ def _must_have_ended(history: RunState) -> Iterator[str]:
             yield from _candidates(event)
 
 
-def _place(row: TraceStatus) -> tuple[int, bool, int]:
+def _place(row: TraceState) -> tuple[int, bool, int]:
     """Traces stand in index order, ids of another form behind them in the order of the file."""
     key = _key(row.trace_id)
     return row.round, key is None, key.index if key is not None else 0

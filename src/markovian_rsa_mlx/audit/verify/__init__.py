@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...errors import AuditError, VerificationError
 from ...method.selection import Equivalent
@@ -95,6 +96,15 @@ def verify_file(path: Path | str, *, equivalent: Equivalent | None = None, codec
     return _report(Path(path), ledger, scan)
 
 
+def stats_problem(stats: dict[str, Any]) -> str | None:
+    """Return why recorded model statistics cannot be right, or None."""
+    try:
+        figures.check_stats(stats)
+    except Violation as violation:
+        return str(violation)
+    return None
+
+
 def _check(ledger: VerifierState, event: Event) -> None:
     order.check_place(ledger, event)
     match event:
@@ -172,4 +182,4 @@ def _report(path: Path, ledger: VerifierState, scan: LogFile) -> Report:
     )
 
 
-__all__ = ["Report", "verify_file"]
+__all__ = ["Report", "stats_problem", "verify_file"]
