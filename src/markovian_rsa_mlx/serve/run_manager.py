@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Summary, disable_created_metrics
 
@@ -30,24 +30,13 @@ from ..tokenizer import ChatMessage
 from .config import ServerSettings
 from .errors import RequestError, to_request_error
 from .plan import Plan
+from .stream import StreamingListener
 
 _log = logging.getLogger(__name__)
 RUN_ID_HEADER = "X-MRSA-Run-Id"
-#: Keeps OpenAI's clients from repeating a failed request (409 or 5xx): the work would be done again.
-DO_NOT_RETRY = {"x-should-retry": "false"}
 #: The reason why a run was cancelled.
 CancelledBy = Literal["client", "request", "shutdown"]
 T = TypeVar("T")
-
-
-class RunListener(Protocol):
-    """Receives a run's events and tokens, on the event loop's thread."""
-
-    def event(self, event: Event, state: RunState) -> None:
-        """Receive an event, which `state` contains already."""
-
-    def tokens(self, trace_id: str, ids: Sequence[int]) -> None:
-        """Receive new token ids of a trace."""
 
 
 @dataclass(eq=False)
@@ -58,7 +47,7 @@ class ActiveRun:
     path: Path | None
     kind: Literal["rsa", "plain"]
     count_tokens: Callable[[int], None]
-    listener: RunListener | None = None
+    listener: StreamingListener | None = None
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     started_s: float = field(default_factory=time.monotonic)
     first_token_s: float | None = None
@@ -114,13 +103,6 @@ class Metrics:
         for name, (documentation, value) in gauges.items():
             Gauge(name, documentation, **options).set_function(value)
 
-    def run_ended(self, run: ActiveRun, outcome: str) -> None:
-        """Count a run that ended with outcome ok, failed, cancelled, disconnected or stopped."""
-        self.runs.labels(run.kind, outcome).inc()
-        self.run_seconds.labels(run.kind).inc(time.monotonic() - run.started_s)
-        if run.first_token_s is not None:
-            self.first_token.observe(run.first_token_s)
-
     def mean_run_seconds(self) -> float:
         """Return the mean duration of the runs that ended, and 1 if there are none."""
         seconds, count = (
@@ -172,7 +154,7 @@ class RunManager:
         finally:
             self._preparing -= 1
 
-    async def start(self, plan: Plan, listener: RunListener | None = None) -> ActiveRun:
+    async def start(self, plan: Plan, listener: StreamingListener | None = None) -> ActiveRun:
         """Start a run. Errors before its first event are raised here."""
         question = plan.chat[-1]["content"]
         embedded = self.engine.info.model_id == reasoner.MODEL_ID and not self.settings.any_question
@@ -183,10 +165,6 @@ class RunManager:
         run = ActiveRun(self.new_state(), path, kind, self.metrics.tokens.inc, listener)
         await self._start(run, plan.chat, plan.config)
         return run
-
-    def new_state(self, events: Iterable[Event] = ()) -> RunState:
-        """Return the state of a run after these events, with its planned traces."""
-        return RunState(events, plan_traces=True, decode=self.engine.tokenizer.decode)
 
     async def resume(self, state: RunState, path: Path) -> None:
         """Resume the unfinished run in `path` with its recorded chat and settings.
@@ -200,6 +178,10 @@ class RunManager:
         run = ActiveRun(state, path, "rsa", self.metrics.tokens.inc)
         await self._start(run, chat, state.config)
         run.task.add_done_callback(_log_unexpected)
+
+    def new_state(self, events: Iterable[Event] = ()) -> RunState:
+        """Return the state of a run after these events, with its planned traces."""
+        return RunState(events, plan_traces=True, decode=self.engine.tokenizer.decode)
 
     async def drain(self) -> None:
         """Refuse new runs, wait for active ones during the grace period, then cancel them.
@@ -272,7 +254,10 @@ class RunManager:
             raise
         finally:
             self.active.remove(run)
-            self.metrics.run_ended(run, outcome)
+            self.metrics.runs.labels(run.kind, outcome).inc()
+            self.metrics.run_seconds.labels(run.kind).inc(time.monotonic() - run.started_s)
+            if run.first_token_s is not None:
+                self.metrics.first_token.observe(run.first_token_s)
 
 
 async def wait_for_result(run: ActiveRun) -> RunResult:
@@ -291,7 +276,8 @@ async def wait_for_result(run: ActiveRun) -> RunResult:
             error = RequestError(409, f"The run was cancelled.{hint}", "cancelled")
     except MarkovianRSAError as failure:
         error = to_request_error(failure)
-    error.headers |= {RUN_ID_HEADER: run.state.run_id} | DO_NOT_RETRY
+    # OpenAI's clients repeat requests that failed with 409 or 5xx, and the work would be done again.
+    error.headers |= {RUN_ID_HEADER: run.state.run_id, "x-should-retry": "false"}
     raise error
 
 

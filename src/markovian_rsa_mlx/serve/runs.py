@@ -11,6 +11,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -74,7 +75,7 @@ async def run_events(request: Request) -> Response:
         message = f"Last-Event-ID must be a line number (got {raw[:40]!r})."
         raise RequestError(400, message, param="Last-Event-ID")
     path = await stored_path(request)
-    tailer = LogTailer(request.app.state.manager, run_id_of(request), path, last=int(raw))
+    tailer = LogTailer(request.app.state.manager, run_id_of(request), path, int(raw))
     if int(raw) and not tailer.is_growing() and not await asyncio.to_thread(tailer.has_more):
         return Response(status_code=204)  # stops a browser's EventSource from reconnecting
     return EventSourceResponse(tailer.events(), ping=KEEP_ALIVE_S, sep="\n")
@@ -198,37 +199,40 @@ def _unstored_item(manager: RunManager, run: ActiveRun, status: run_store.RunSta
     )
 
 
+@dataclass(frozen=True)
 class LogTailer:
     """Reads an audit trail from the line after line `last` on, while it grows."""
 
-    def __init__(self, manager: RunManager, run_id: str, path: Path, *, last: int) -> None:
-        self._manager, self._run_id, self._path, self._last = manager, run_id, path, last
-        self._tail, self._number = LogTail(path), 0
+    manager: RunManager
+    run_id: str
+    path: Path
+    last: int
 
     def is_growing(self) -> bool:
         """Return whether a run writes the file, in this server or in another process."""
-        return self._manager.find_active(self._run_id) is not None or is_locked(self._path)
+        return self.manager.find_active(self.run_id) is not None or is_locked(self.path)
 
     def has_more(self) -> bool:
         """Return whether the file has a whole line after line `last`."""
-        with self._path.open("rb") as file:
-            return sum(line.endswith(b"\n") for line in file) > self._last
+        with self.path.open("rb") as file:
+            return sum(line.endswith(b"\n") for line in file) > self.last
 
     async def events(self) -> AsyncIterator[ServerSentEvent]:
         """Yield the lines, until the run ends or nothing writes the file any longer."""
+        tail, number = LogTail(self.path), 0
         while True:
             growing = self.is_growing()  # asked before reading, so that the last lines are not missed
-            lines, more = await asyncio.to_thread(self._tail.read)
+            lines, more = await asyncio.to_thread(tail.read)
             for line in lines:
-                self._number += 1
-                if self._number > self._last:
+                number += 1
+                if number > self.last:
                     text, name = line.decode(errors="replace"), _event_name(line)
-                    yield json_event(text, event=name, number=str(self._number))
+                    yield json_event(text, event=name, number=str(number))
             if lines and _event_name(lines[-1]) == "run_end":
                 return
             if not more:
-                ours = self._manager.find_active(self._run_id) is not None
-                if not growing or (self._manager.closing.is_set() and not ours):
+                ours = self.manager.find_active(self.run_id) is not None
+                if not growing or (self.manager.closing.is_set() and not ours):
                     return
                 await asyncio.sleep(POLL_S)
 

@@ -1,18 +1,15 @@
-"""Stream a run as chunks of a completion.
+"""Turn the events and tokens of a run in progress into text for a stream.
 
-A trace that is certain to become a choice is streamed while it is generated; other choices follow when they are
-selected. The progress of the rounds is sent as reasoning, as comments or not at all.
+A trace that is certain to become a choice is streamed while it is generated. The progress of the rounds is sent as
+reasoning, as comments or not at all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-from sse_starlette import ServerSentEvent
 
 from ..audit import RunState
 from ..audit.events import Event, GenerationStartEvent, TraceCompleteEvent, TraceRetryEvent
@@ -23,10 +20,6 @@ from ..tokenizer import Tokenizer
 from .errors import RequestError
 from .incremental_text import LiveTrace
 from .plan import Plan
-from .response import CompletionBuilder, completion_id
-from .run_manager import ActiveRun, RunManager, wait_for_result
-from .schemas import Chunk, ChunkChoice, Delta
-from .sse import json_event
 
 #: Minimum time between two progress lines about one round.
 _PROGRESS_INTERVAL_S = 0.5
@@ -44,7 +37,7 @@ class StreamItem:
 
 
 class StreamingListener:
-    """Turns the events and tokens of a run into stream items; see `run_manager.RunListener`."""
+    """Turns the events and tokens of a run into stream items. Its methods run on the event loop's thread."""
 
     def __init__(self, plan: Plan, tokenizer: Tokenizer) -> None:
         self.items: asyncio.Queue[StreamItem | RequestError | None] = asyncio.Queue()  #: None: the run has ended
@@ -61,7 +54,7 @@ class StreamingListener:
         return any(trace.answered for trace in self._live.values())
 
     def event(self, event: Event, state: RunState) -> None:
-        """Queue the progress text and the end of a streamed trace."""
+        """Queue the progress text and the end of a streamed trace. `state` contains the event already."""
         if self._progress is not None and (line := self._progress.line(event, state)):
             mode = self._plan.request.rsa_progress or "reasoning"
             if mode == "reasoning":
@@ -90,71 +83,6 @@ class StreamingListener:
     def _put(self, trace_id: str, reasoning: str, content: str) -> None:
         if reasoning or content:
             self.items.put_nowait(StreamItem(self._plan.live[trace_id], reasoning, content))
-
-
-@dataclass
-class ChatStream:
-    """The chunks of one run, from its first text to its usage."""
-
-    manager: RunManager
-    plan: Plan
-    run: ActiveRun
-    listener: StreamingListener
-    _created: int = field(default_factory=lambda: int(time.time()))
-    _opened: set[int] = field(default_factory=set)  #: choices whose first delta was sent
-
-    async def events(self) -> AsyncIterator[ServerSentEvent]:
-        """Yield the chunks and [DONE]. Raise `RequestError` where the run fails or the answer broke off."""
-        items = self.listener.items
-        self.run.task.add_done_callback(lambda _: items.put_nowait(None))
-        while (item := await items.get()) is not None:
-            if isinstance(item, RequestError):
-                raise item
-            if item.comment:
-                yield ServerSentEvent(comment=item.comment, sep="\n")
-            else:
-                yield self._text(item.index, item.reasoning, item.content)
-        result = await wait_for_result(self.run)
-        completion = CompletionBuilder(self.plan, result, self.manager.engine.tokenizer, self.manager.model_name)
-        completion.check()
-        if completion.stopped and self.listener.answered:
-            raise RequestError(503, "A limit stopped the run in the middle of the answer.", "stopped")
-        for index, trace_id in enumerate(completion.choice_ids):
-            text = completion.choice_text(trace_id)
-            if trace_id not in self.plan.live and (text.reasoning or text.content):
-                yield self._text(index, text.reasoning or "", text.content)
-            end = ChunkChoice(index=index, delta=self._delta(index), finish_reason=text.finish_reason)
-            is_last = index == len(completion.choice_ids) - 1
-            yield self._chunk([end], **(completion.extras() if is_last else {}))
-        options = self.plan.request.stream_options
-        if options is not None and options.include_usage:
-            yield self._chunk([], usage=completion.usage())
-        yield ServerSentEvent("[DONE]", sep="\n")
-
-    def _text(self, index: int, reasoning: str, content: str) -> ServerSentEvent:
-        delta = self._delta(index)
-        if reasoning:
-            delta.reasoning = delta.reasoning_content = reasoning
-        if content:
-            delta.content = content
-        return self._chunk([ChunkChoice(index=index, delta=delta, finish_reason=None)])
-
-    def _delta(self, index: int) -> Delta:
-        """Return a delta to fill. The first one of a choice names its role."""
-        first = index not in self._opened
-        self._opened.add(index)
-        return Delta(role="assistant") if first else Delta()
-
-    def _chunk(self, choices: list[ChunkChoice], **extras: Any) -> ServerSentEvent:
-        chunk = Chunk(
-            id=completion_id(self.run.state.run_id),
-            object="chat.completion.chunk",
-            created=self._created,
-            model=self.manager.model_name,
-            choices=choices,
-            **extras,
-        )
-        return json_event(chunk.to_json())
 
 
 @dataclass
