@@ -1,7 +1,7 @@
-"""Runs over a real `mlx_lm.server` behind a proxy that breaks nearly half of all calls: the acceptance of faults.
+"""Run questions over a real `mlx_lm.server` through a proxy that injects faults into nearly half of all calls.
 
-`python -m tests.e2e.faults [RUNS]` prints the figures and fails where fewer than 95% are answered, a run ends otherwise
-than with an answer or one error, hangs, leaves a task, a socket or a seat behind, or a trail does not follow.
+`python -m tests.e2e.faults [RUNS]` prints the figures. It fails if fewer than 95% of the runs are answered, a run hangs
+or ends without an answer or error, a task, socket or request stays open, or an audit file does not verify.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from .servers import MLXServer
 #: 30% of all calls fail with 500, and as many more in other ways.
 SHARES = {"500": 0.30, "cut": 0.05, "truncated": 0.04, "html": 0.04, "429": 0.04, "stall": 0.02}
 TIMES = TimeLimits(connect_s=5, first_token_s=30, stall_s=5, unreachable_timeout_s=60)
-#: Small runs that pass through every stage; two candidates, since the model alone is cut off in one final trace of ten.
+#: Small runs with every stage; two candidates, because one final trace in ten is truncated.
 CONFIG = RSAConfig.embedded().replace(population=4, aggregation_size=2, final_candidates=2)
-#: No run may take longer, whatever befalls it.
+#: No run may take longer.
 LIMIT_S = 600.0
-_AT_ONCE = 8
+_CONCURRENCY = 8
 
 
 @dataclass
 class Figures:
-    """What came of all runs."""
+    """The results of all runs."""
 
     answered: int = 0
     right: int = 0
@@ -48,39 +48,39 @@ class Figures:
     seconds: list[float] = field(default_factory=list)
     repeated: int = 0
     retried: int = 0
-    given_up: int = 0
-    met: Counter[str] = field(default_factory=Counter)
+    failed_traces: int = 0
+    injected: Counter[str] = field(default_factory=Counter)
     calls: int = 0
 
     def lines(self) -> list[str]:
         total = self.answered + sum(self.failed.values())
-        faults = sum(count for name, count in self.met.items() if name)
+        faults = sum(count for name, count in self.injected.items() if name)
         return [
             f"{self.answered} of {total} runs answered ({self.right} puzzles right), the others: {dict(self.failed)}",
-            f"{faults} of {self.calls} calls broken: {dict(self.met)}",
-            f"{self.repeated} calls made again within an attempt, {self.retried} attempts retried, "
-            f"{self.given_up} traces given up",
-            f"seconds a run: median {statistics.median(self.seconds):.1f}, longest {max(self.seconds):.1f}",
+            f"{faults} of {self.calls} calls with a fault: {dict(self.injected)}",
+            f"{self.repeated} calls retried within an attempt, {self.retried} attempts retried, "
+            f"{self.failed_traces} traces failed",
+            f"seconds per run: median {statistics.median(self.seconds):.1f}, longest {max(self.seconds):.1f}",
         ]
 
 
 async def storm(runs: int, folder: Path, *, deaths: int = 2) -> Figures:
-    """`runs` runs, a few at once; the server is killed and started again `deaths` times on the way."""
+    """Run `runs` questions, a few concurrently, and kill and restart the server `deaths` times meanwhile."""
     before = open_sockets()
     server = await asyncio.to_thread(MLXServer, folder)
     proxy = FaultProxy(server.port, SHARES)
     figures = Figures()
     try:
         upstream = Upstream((await proxy.start(),), times=TIMES)
-        backend = await UpstreamEngine.connect(upstream)
-        orchestrator = MarkovianRSAOrchestrator(backend, equivalent=equal_text, shared=True)
-        killer = asyncio.create_task(_kill_now_and_then(server, figures, runs, deaths))
+        engine = await UpstreamEngine.connect(upstream)
+        orchestrator = MarkovianRSAOrchestrator(engine, equivalent=equal_text, shared=True)
+        killer = asyncio.create_task(_kill_repeatedly(server, figures, runs, deaths))
         await _all_runs(orchestrator, runs, folder, figures)
         killer.cancel()
         await asyncio.gather(killer, return_exceptions=True)
-        await _check_nothing_is_left(backend, proxy)
+        await _check_nothing_is_open(engine, proxy)
     finally:
-        figures.met, figures.calls = proxy.met, proxy.met.total()
+        figures.injected, figures.calls = proxy.injected, proxy.injected.total()
         await proxy.close()
         server.kill()
     assert open_sockets() <= before, "sockets are open"
@@ -88,7 +88,7 @@ async def storm(runs: int, folder: Path, *, deaths: int = 2) -> Figures:
 
 
 async def _all_runs(orchestrator: MarkovianRSAOrchestrator, runs: int, folder: Path, figures: Figures) -> None:
-    places = asyncio.Semaphore(_AT_ONCE)
+    places = asyncio.Semaphore(_CONCURRENCY)
 
     async def one(number: int) -> None:
         async with places:
@@ -119,10 +119,10 @@ def _count(path: Path, figures: Figures, orchestrator: MarkovianRSAOrchestrator)
     for event in read_events(path):
         figures.repeated += isinstance(event, ErrorEvent) and event.stage == "upstream"
         figures.retried += isinstance(event, TraceRetryEvent)
-        figures.given_up += isinstance(event, TraceCompleteEvent) and event.finish_reason == "error"
+        figures.failed_traces += isinstance(event, TraceCompleteEvent) and event.finish_reason == "error"
 
 
-async def _kill_now_and_then(server: MLXServer, figures: Figures, runs: int, deaths: int) -> None:
+async def _kill_repeatedly(server: MLXServer, figures: Figures, runs: int, deaths: int) -> None:
     for number in range(1, deaths + 1):
         while len(figures.seconds) < runs * number / (deaths + 1):  # noqa: ASYNC110
             await asyncio.sleep(0.1)
@@ -131,17 +131,17 @@ async def _kill_now_and_then(server: MLXServer, figures: Figures, runs: int, dea
         await asyncio.to_thread(server.start)
 
 
-async def _check_nothing_is_left(backend: UpstreamEngine, proxy: FaultProxy) -> None:
+async def _check_nothing_is_open(engine: UpstreamEngine, proxy: FaultProxy) -> None:
     await asyncio.sleep(0.5)
     gc.collect()
-    assert backend._pool.in_flight == 0, "a seat is still taken"
+    assert engine._pool.in_flight == 0, "a request is still in flight"
     assert proxy.open == 0, f"{proxy.open} connections are open"
     others = asyncio.all_tasks() - {asyncio.current_task()}
-    assert not others, f"tasks are left: {others}"
+    assert not others, f"tasks are running: {others}"
 
 
 def open_sockets() -> int:
-    """Sockets of this process (Linux tells)."""
+    """Return the number of open sockets of this process (on Linux)."""
     return sum(place.is_socket() for place in Path("/proc/self/fd").glob("*"))
 
 

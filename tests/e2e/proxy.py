@@ -1,4 +1,4 @@
-"""A proxy between us and a real server that breaks what passes through it, by a seeded plan."""
+"""A proxy in front of a real server that injects faults into its replies, in a seeded order."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ _BODIES = {
 
 
 class FaultProxy:
-    """Forwards to `port` of this machine. `shares` says which part of all calls meets which fault.
+    """Forward calls to a `port` of this machine. `shares` maps each fault to its share of all calls.
 
-    500, 429 (with Retry-After), html (a wrong content type), truncated (half of the JSON, as if it were all), cut (the
-    connection breaks in the middle of the reply), stall (silence for `stall_s`). `met` counts them.
+    The faults are 500, 429 (with Retry-After), html (a wrong content type), truncated (half of the JSON with a matching
+    length), cut (the connection breaks in the middle of the reply) and stall (silence for `stall_s`). `injected` counts
+    the calls per fault.
     """
 
     def __init__(self, port: int, shares: Mapping[str, float], seed: int = 1, stall_s: float = 60.0) -> None:
         self.port, self.shares, self.stall_s = port, dict(shares), stall_s
-        self.met: Counter[str] = Counter()
+        self.injected: Counter[str] = Counter()
         self.open = 0
         self._rng = random.Random(seed)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> str:
-        """The API's root behind the proxy."""
+        """Start to listen, and return the URL of the API's root."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
 
@@ -56,12 +57,12 @@ class FaultProxy:
 
     async def _answer(self, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         fault = self._fault()
-        self.met[fault] += 1
+        self.injected[fault] += 1
         if fault in _BODIES:
             status, kind, body, more = _BODIES[fault]
             writer.write(_reply(status, kind, body, more))
         elif fault == "stall":
-            await _first(asyncio.sleep(self.stall_s), reader.read(1))  # until the client has had enough
+            await _first(asyncio.sleep(self.stall_s), reader.read(1))  # until the client disconnects
         else:
             reply = await self._forward(request, reader)
             if fault == "truncated":
@@ -75,7 +76,7 @@ class FaultProxy:
             await reader.read()
 
     async def _forward(self, request: bytes, client: asyncio.StreamReader) -> bytes:
-        """The real server's whole reply; a client that goes away takes the connection with it."""
+        """Return the whole reply of the real server. Close its connection if the client disconnects."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             writer.write(request)
@@ -103,7 +104,7 @@ async def _message(reader: asyncio.StreamReader) -> bytes:
 
 
 async def _first(wanted: object, other: object) -> bytes:
-    """The result of `wanted`; b"" where the other is done before it."""
+    """Return the result of `wanted`, or b"" if `other` ends first."""
     tasks = [asyncio.ensure_future(work) for work in (wanted, other)]  # type: ignore[arg-type]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

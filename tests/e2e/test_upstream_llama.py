@@ -1,8 +1,9 @@
-"""llama.cpp's servers with a real GGUF. They are no dependency, so the tests run where variables say what there is:
+"""llama.cpp's servers with a real GGUF file. They are not dependencies, so environment variables name them.
 
-MRSA_GGUF (a small instruct model's file), MRSA_LLAMA_SERVER (the program `llama-server`), MRSA_LLAMA_PYTHON (a Python
-with llama-cpp-python[server]; its package must be importable here too, for `--tokenizer FILE.gguf`). Decoding is greedy
-so that asking the model directly must give the same ids: random draws flip with the rounding of another batch.
+The variables are MRSA_GGUF (the file of a small instruct model), MRSA_LLAMA_SERVER (the program `llama-server`) and
+MRSA_LLAMA_PYTHON (a Python with llama-cpp-python[server], which must be importable here, too, for `--tokenizer
+FILE.gguf`). Decoding is greedy, so a direct request must return the same ids. Random samples would depend on the
+rounding in another batch.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ def started(command: list[str], health: str) -> subprocess.Popen[bytes]:
         except OSError:
             time.sleep(0.2)
     process.kill()
-    raise AssertionError(f"{command} does not answer")
+    raise AssertionError(f"{command} did not start")
 
 
 @pytest.fixture
 def llama_server() -> Iterator[str]:
     if not (GGUF and SERVER):
-        pytest.skip("MRSA_GGUF and MRSA_LLAMA_SERVER say no llama-server")
+        pytest.skip("MRSA_GGUF or MRSA_LLAMA_SERVER is not set")
     root = f"http://127.0.0.1:{(port := free_port())}"
     process = started([SERVER, "-m", GGUF, "--port", str(port), "-c", "8192", "-np", "4", "-t", "1"], f"{root}/health")
     yield root
@@ -60,7 +61,7 @@ def llama_server() -> Iterator[str]:
 @pytest.fixture
 def llama_python() -> Iterator[str]:
     if not (GGUF and PYTHON):
-        pytest.skip("MRSA_GGUF and MRSA_LLAMA_PYTHON say no llama_cpp.server")
+        pytest.skip("MRSA_GGUF or MRSA_LLAMA_PYTHON is not set")
     pytest.importorskip("llama_cpp")
     root = f"http://127.0.0.1:{(port := free_port())}"
     command = [
@@ -83,7 +84,7 @@ def llama_python() -> Iterator[str]:
 
 
 def solved(url: str, path: Path, *options: str) -> list[Event]:
-    """A run over the server; small models may end without an answer, but the trail must be right."""
+    """Return the events of a run. A small model may give no answer, but the audit file must verify."""
     done = mrsa("solve", QUESTION, "--upstream", f"{url}/v1", *SIZES, *MORE, "--audit", str(path), *options)
     assert done.returncode in (0, 1), done.stderr
     assert path.exists(), done.stderr
@@ -93,13 +94,13 @@ def solved(url: str, path: Path, *options: str) -> list[Event]:
     return events
 
 
-def test_llama_server_reads_the_spliced_ids_and_tells_the_generated_ones(llama_server: str, tmp_path: Path) -> None:
+def test_llama_server_reads_the_spliced_ids_and_returns_the_generated_ones(llama_server: str, tmp_path: Path) -> None:
     events = solved(llama_server, tmp_path / "run.jsonl")
     setup = of(events, RunSetupEvent)[0]
     assert setup.engine == "upstream/llama.cpp"
     prompts = {e.trace_id: e.prompt_token_ids for e in of(events, AggregationPromptEvent)}
     for trace in of(events, TraceCompleteEvent):
-        # Asked directly, with the recorded prompt, the server says the same again.
+        # A direct request with the recorded prompt returns the same ids.
         body = {
             "prompt": prompts.get(trace.trace_id, setup.prompt_token_ids),
             "n_predict": 40,
@@ -114,7 +115,7 @@ def test_llama_server_reads_the_spliced_ids_and_tells_the_generated_ones(llama_s
             assert json.load(reply)["tokens"] == trace.token_ids
 
 
-def test_llama_cpp_python_s_texts_become_the_ids_that_were_sampled(llama_python: str, tmp_path: Path) -> None:
+def test_texts_of_llama_cpp_python_become_the_sampled_ids(llama_python: str, tmp_path: Path) -> None:
     import llama_cpp
 
     events = solved(llama_python, tmp_path / "run.jsonl", "--tokenizer", GGUF)
