@@ -50,7 +50,7 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     """Start a fake server; engines over it use its character tokenizer."""
-    monkeypatch.setattr(probe, "choose_tokenizer", lambda *_: TOKENIZER)
+    monkeypatch.setattr(probe, "choose_tokenizer", lambda *_, **__: TOKENIZER)
     running: list[Running] = []
 
     def start(fake: FakeUpstream) -> Running:

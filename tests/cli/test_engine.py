@@ -45,7 +45,7 @@ def test_options_that_do_not_go_together_are_usage_errors(mrsa: Run, options: tu
 
 @pytest.mark.parametrize("name", ["--api-key-env", "--upstream-key-env"])
 def test_a_run_over_a_server_with_a_key(mrsa: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
-    monkeypatch.setattr(probe, "choose_tokenizer", lambda *_: CharacterTokenizer())
+    monkeypatch.setattr(probe, "choose_tokenizer", lambda *_, **__: CharacterTokenizer())
     monkeypatch.setenv("MRSA_TEST_KEY", "the-secret")
     server = Running(FakeUpstream("vllm", key="the-secret"))
     try:

@@ -147,7 +147,9 @@ def test_chunks_continue_each_other_with_seeds_of_their_own(serve: Serve, monkey
 
 def test_separate_reasoning_needs_an_end_of_thinking_mark() -> None:
     info = ServerInfo("m", "server", "", ChatDialect())
-    trace = UpstreamGeneration(trace_request(), RecordingListener(), CharacterTokenizer(thinking=False), EOS)
+    trace = UpstreamGeneration(
+        trace_request(), RecordingListener(), tokenizer=CharacterTokenizer(thinking=False), eos=EOS
+    )
     request = trace.next_request(info)
     reply = CompletionReply(request.sampling, reasoning="so it goes", pieces=["42"], finish="stop")
     with pytest.raises(ModelError, match="end-of-thinking"):

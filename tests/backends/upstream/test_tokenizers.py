@@ -98,7 +98,10 @@ def test_results_are_cached(server: Running) -> None:
 def test_folder_of_the_model_provides_its_tokenizer() -> None:
     folder = str(reasoner.model_path())
     client = HTTPClient(f"http://127.0.0.1:{free_port()}/v1", None, TimeLimits())
-    for tokenizer in (choose_tokenizer(Upstream((client.url,)), folder, client, {}), local_tokenizer(folder)):
+    for tokenizer in (
+        choose_tokenizer(Upstream((client.url,)), folder, client=client, props={}),
+        local_tokenizer(folder),
+    ):
         assert isinstance(tokenizer, MLXTokenizer)
         assert tokenizer.decode(tokenizer.encode("1 + 1")) == "1 + 1"
 
@@ -106,7 +109,7 @@ def test_folder_of_the_model_provides_its_tokenizer() -> None:
 def test_missing_tokenizer_is_an_error() -> None:
     client = HTTPClient(f"http://127.0.0.1:{free_port()}/v1", None, TimeLimits())
     with pytest.raises(ModelError, match="--tokenizer"):
-        choose_tokenizer(Upstream((client.url,)), "some model", client, {})
+        choose_tokenizer(Upstream((client.url,)), "some model", client=client, props={})
 
 
 def test_gguf_file_needs_llama_cpp_python(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ class UpstreamEngine:
                 f"{context_length:,}; lower thinking_tokens, final_tokens or tail_tokens, or start the server with a "
                 "longer one."
             )
-        trace = UpstreamGeneration(request, listener, self.tokenizer, self._eos)
+        trace = UpstreamGeneration(request, listener, tokenizer=self.tokenizer, eos=self._eos)
         policy = RetryPolicy(trace, self._pool, self.upstream.times)
         schedule = stamina.retry_context(
             policy.delay,
@@ -150,7 +150,8 @@ class UpstreamEngine:
     async def _call(self, server: Server, info: ServerInfo, trace: UpstreamGeneration) -> None:
         request = trace.next_request(info)
         start, seen = time.monotonic(), 0
-        async with aclosing(request_completion(server.client, info.dialect, request, server.token_s)) as replies:
+        replies = request_completion(server.client, info.dialect, request, token_s=server.token_s)
+        async with aclosing(replies):
             async for reply in replies:
                 server.on_alive()
                 new = reply.ids[seen:]
@@ -195,7 +196,8 @@ class RetryPolicy:
         self._trace.listener.warning(f"{error}; the call is retried")
         if isinstance(error, Throttled) or error.retry_after_s is not None:
             return 0.0  # The pool pauses the server. The trace may use another one.
-        return 0.0 if isinstance(error, Unreachable) and self._pool.any_ready else True
+        other_is_ready = any(server.ready_at <= time.monotonic() for server in self._pool.servers)
+        return 0.0 if isinstance(error, Unreachable) and other_is_ready else True
 
     def final_error(self, error: TransientError) -> UpstreamError | BackendError:
         """Return the error that ends the attempt, or the run if no server accepts requests."""

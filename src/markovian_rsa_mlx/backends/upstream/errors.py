@@ -58,7 +58,7 @@ class UnsupportedRequest(Exception):
 
 
 def error_from_response(
-    url: str, status: int, body: Any, headers: Mapping[str, str]
+    url: str, status: int, *, body: Any, headers: Mapping[str, str]
 ) -> MarkovianRSAError | TransientError | UnsupportedRequest:
     """Return the error that a status of 300 or above means. Messages quote a shortened text of the server."""
     message = _error_message(body)

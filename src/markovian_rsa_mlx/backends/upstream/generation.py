@@ -23,7 +23,7 @@ class UpstreamGeneration:
     """
 
     def __init__(
-        self, request: GenerationRequest, listener: GenerationListener, tokenizer: Tokenizer, eos: int
+        self, request: GenerationRequest, listener: GenerationListener, *, tokenizer: Tokenizer, eos: int
     ) -> None:
         self.request, self.listener, self.tokenizer, self._eos = request, listener, tokenizer, eos
         self.ids = list(request.generated_ids)

@@ -75,7 +75,7 @@ async def identify(client: HTTPClient, upstream: Upstream, tokenizer: Tokenizer 
     """
     entry = await _find_model(client, upstream.model)
     found, dialects, props = await _read_documents(client, entry)
-    tokenizer = tokenizer or choose_tokenizer(upstream, found.model, client, props)
+    tokenizer = tokenizer or choose_tokenizer(upstream, found.model, client=client, props=props)
     refusals: list[str] = []
     for dialect in dialects:
         seeded = upstream.seeds == "always" or (upstream.seeds == "auto" and not dialect.seeds_disable_batching)
@@ -83,11 +83,11 @@ async def identify(client: HTTPClient, upstream: Upstream, tokenizer: Tokenizer 
         if isinstance(dialect, MLXServerDialect):
             info = replace(info, name="mlx_lm.server")
         request = _trial_request(tokenizer, info)
-        reply = await _try_request(client, dialect, request, refusals)
+        reply = await _try_request(client, dialect, request, refusals=refusals)
         if reply is None:
             continue
         if dialect.prompt_format != "ids" and reply.prompt_tokens not in (None, len(request.prompt_ids)):
-            info = await _without_own_bos(client, info, request, reply.prompt_tokens, tokenizer)
+            info = await _without_own_bos(client, info, request, prompt_tokens=reply.prompt_tokens, tokenizer=tokenizer)
         return info, tokenizer
     cause = f" ({refusals[-1]})" if refusals else ""
     raise UpstreamError(f"{client.url} completes neither texts nor chats in OpenAI's protocol{cause}; check the URL.")
@@ -101,10 +101,7 @@ async def check_independence(client: HTTPClient, info: ServerInfo, tokenizer: To
     request = replace(_trial_request(tokenizer, info), max_tokens=_SAMPLED_TOKENS, sampling=Sampling(temperature=2.0))
     start = time.monotonic()
     one, other = await asyncio.gather(
-        *(
-            _try_request(client, info.dialect, replace(request, seed=seed if info.seeded else None), [])
-            for seed in (1, 2)
-        )
+        *(_try_request(client, info.dialect, replace(request, seed=seed if info.seeded else None)) for seed in (1, 2))
     )
     token_s = (time.monotonic() - start) / max(1, len(one.ids if one is not None else ()))
     if one is None or other is None:
@@ -208,7 +205,7 @@ def _trial_request(tokenizer: Tokenizer, info: ServerInfo) -> CompletionRequest:
 
 
 async def _try_request(
-    client: HTTPClient, dialect: Dialect, request: CompletionRequest, refusals: list[str]
+    client: HTTPClient, dialect: Dialect, request: CompletionRequest, *, refusals: list[str] | None = None
 ) -> CompletionReply | None:
     """Return the reply to a short request, or None if the server does not understand the dialect.
 
@@ -226,7 +223,7 @@ async def _try_request(
     except ProtocolError:
         return None
     except UnsupportedRequest as refusal:
-        if refusal.of_request:
+        if refusals is not None and refusal.of_request:
             refusals.append(str(refusal))
         return None
     return None if dialect.returns_token_ids and not reply.ids else reply
@@ -236,6 +233,7 @@ async def _without_own_bos(
     client: HTTPClient,
     info: ServerInfo,
     request: CompletionRequest,
+    *,
     prompt_tokens: int | None,
     tokenizer: Tokenizer,
 ) -> ServerInfo:
@@ -250,7 +248,7 @@ async def _without_own_bos(
         for end in range(1, min(40, len(text))):
             if tokenizer.encode(text[end:]) != rest:
                 continue
-            reply = await _try_request(client, info.dialect, replace(request, prompt_text=text[end:]), [])
+            reply = await _try_request(client, info.dialect, replace(request, prompt_text=text[end:]))
             if reply is not None and reply.prompt_tokens == expected:
                 return replace(info, own_bos=text[:end])
             break

@@ -139,11 +139,6 @@ class ServerPool:
         return any(not server.unreachable for server in self.servers)
 
     @property
-    def any_ready(self) -> bool:
-        """Whether any server may get a request now."""
-        return any(server.ready_at <= time.monotonic() for server in self.servers)
-
-    @property
     def down_since(self) -> float:
         """The time since which no server accepts requests, in monotonic seconds; now, if one does."""
         now = time.monotonic()
@@ -199,17 +194,17 @@ class ServerPool:
                 waiter.set_result(server)
 
 
+@dataclass
 class ServerGroup:
     """The servers of one model. Create it with `connect`.
 
     `info` describes what they have in common. Its context length is the shortest one.
     """
 
-    def __init__(
-        self, upstream: Upstream, servers: Sequence[Server], *, info: ServerInfo, tokenizer: Tokenizer
-    ) -> None:
-        self.servers, self.info, self.tokenizer = servers, info, tokenizer
-        self._upstream = upstream
+    upstream: Upstream
+    servers: Sequence[Server]
+    info: ServerInfo
+    tokenizer: Tokenizer
 
     @classmethod
     async def connect(cls, upstream: Upstream, progress: Callable[[str], None]) -> ServerGroup:
@@ -234,7 +229,7 @@ class ServerGroup:
                 server.on_error(Unreachable(str(error)))
                 continue
             server.token_s = min(MAX_TOKEN_S, max(_MIN_TOKEN_S, _TRIAL_SLACK * token_s))
-            group = group or cls(upstream, servers, info=info, tokenizer=tokenizer)
+            group = group or cls(upstream, servers, info, tokenizer)
             group._admit(server, info, check_context=False)
         if group is None:
             raise UpstreamError(f"No upstream server can be used: {'; '.join(failures)}. Check --upstream.")
@@ -252,7 +247,7 @@ class ServerGroup:
             return server.info
         others = any(other.down_since is None for other in self.servers if other is not server)
         try:
-            info, _ = await identify(server.client, self._upstream, self.tokenizer)
+            info, _ = await identify(server.client, self.upstream, self.tokenizer)
             self._admit(server, info, check_context=others)
         except (ModelError, UnsupportedRequest) as error:
             if not others:
@@ -277,7 +272,7 @@ class ServerGroup:
             )
         self.info = replace(group, context_length=min(lengths, default=None))
         server.info = info
-        server.limit = self._upstream.limit or info.max_requests or _DEFAULT_LIMIT
+        server.limit = self.upstream.limit or info.max_requests or _DEFAULT_LIMIT
         if info.seeded and info.dialect.seeds_disable_batching:
             server.limit = 1  # requests that wait inside the server would run into their time limits
         server.on_alive()

@@ -36,7 +36,7 @@ _CACHE_SIZE = 1_024
 _environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
 
 
-def choose_tokenizer(upstream: Upstream, model: str, client: HTTPClient, props: dict[str, Any]) -> Tokenizer:
+def choose_tokenizer(upstream: Upstream, model: str, *, client: HTTPClient, props: dict[str, Any]) -> Tokenizer:
     """Return the configured tokenizer, or the one that the server offers, or that of the model's folder or hub id.
 
     `props` is the document of llama.cpp's server, and {} for other servers. Raises `ModelError` if there is none.
@@ -200,7 +200,7 @@ class RemoteTokenizer:
         except (httpx2.RequestError, ValueError) as error:
             raise TransientError(f"{url}: {type(error).__name__}") from error
         if response.status_code >= 300:
-            raise error_from_response(url, response.status_code, answer, response.headers)
+            raise error_from_response(url, response.status_code, body=answer, headers=response.headers)
         if not isinstance(answer, dict) or not {"tokens", "content", "prompt"} & answer.keys():
             raise TransientError(f"{url} returned an unknown document")
         return answer

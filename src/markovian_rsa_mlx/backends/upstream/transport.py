@@ -86,7 +86,7 @@ class HTTPClient:
                 if isinstance(value, dict) and (failure := value.get("error")):
                     code = failure.get("code") if isinstance(failure, dict) else None
                     status = code if isinstance(code, int) and code >= 400 else 500
-                    raise error_from_response(url, status, value, {})
+                    raise error_from_response(url, status, body=value, headers={})
                 yield value
                 limit_s = self.times.stall_s
 
@@ -131,11 +131,11 @@ class HTTPClient:
             body = json.loads(await _read_limited(response, _MAX_ERROR_BYTES))
         except ValueError:
             body = None
-        raise error_from_response(str(response.url), response.status_code, body, response.headers)
+        raise error_from_response(str(response.url), response.status_code, body=body, headers=response.headers)
 
 
 async def request_completion(
-    client: HTTPClient, dialect: Dialect, request: CompletionRequest, token_s: float = MAX_TOKEN_S
+    client: HTTPClient, dialect: Dialect, request: CompletionRequest, *, token_s: float = MAX_TOKEN_S
 ) -> AsyncGenerator[CompletionReply]:
     """Yield the reply whenever it has grown. Its `finish` is set after the last part.
 
@@ -145,7 +145,7 @@ async def request_completion(
     url = client.root + dialect.path[1:] if dialect.path.startswith("//") else client.url + dialect.path
     body, reply = dialect.body(request), CompletionReply(request.sampling)
     limit_s = client.times.first_token_s + request.max_tokens * token_s
-    payloads = client.events(url, body) if dialect.streams else with_liveness_check(client, url, body, limit_s)
+    payloads = client.events(url, body) if dialect.streams else with_liveness_check(client, url, body, limit_s=limit_s)
     async with aclosing(payloads):
         async for payload in payloads:
             dialect.read(payload, reply)
@@ -162,7 +162,7 @@ async def request_completion(
 
 
 async def with_liveness_check(
-    client: HTTPClient, url: str, body: dict[str, Any], limit_s: float
+    client: HTTPClient, url: str, body: dict[str, Any], *, limit_s: float
 ) -> AsyncGenerator[Any]:
     """Yield one reply that is not streamed. Ping its server meanwhile.
 
