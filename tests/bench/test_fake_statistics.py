@@ -1,4 +1,4 @@
-"""The method's statistics hold in a benchmark of fake models: the same aggregators as in tests/test_statistics.py."""
+"""Test the statistics of the method in benchmarks of fake models, with the aggregators of tests/method."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.method.test_statistics import LOST, Aggregator, copy, majority, oracl
 from tests.support.fakes import CharacterTokenizer, FakeBackend, boxed
 from tests.support.runs import of_file
 
-from ..support.bench_harness import FakeTask, bench, order
+from ..support.bench_harness import FakeTask, make_spec, run_bench
 
 CONFIG = RSAConfig(
     rounds=2, population=16, aggregation_size=4, thinking_tokens=100, tail_tokens=40, final_tokens=100,
@@ -32,15 +32,15 @@ def simulate(
     path: Path, aggregator: Aggregator, first: Callable[[GenerationRequest, random.Random], str], problems: int,
     config: RSAConfig = CONFIG,
 ) -> Variant:  # fmt: skip
-    """A benchmark of Markovian RSA; `first` says what a round-0 trace answers."""
+    """Run a benchmark of Markovian RSA. `first` gives the answer of a round-0 trace."""
     tokenizer = CharacterTokenizer()
 
     def model(request: GenerationRequest, rng: random.Random) -> str:
         read = _SHOWN.findall(tokenizer.decode(request.prompt_token_ids))
         return boxed(aggregator(read, rng) if read else first(request, rng))
 
-    wanted = order(FakeTask(problems), ["markovian"], config)
-    (cell,) = bench(path, wanted, FakeBackend(model, chunk=100), at_once=8).cells
+    spec = make_spec(FakeTask(problems), ["markovian"], config)
+    (cell,) = run_bench(path, spec, FakeBackend(model, chunk=100), concurrency=8).cells
     return cell
 
 
@@ -55,7 +55,7 @@ def by_round(cell: Variant, figure: str) -> list[float]:
 CASES = [(copy, 0.3, [0.3, 0.3, 0.3]), (majority, 0.4, [0.40, 0.352, 0.308]), (majority, 0.6, [0.60, 0.648, 0.692])]
 
 
-def test_an_oracle_finds_what_any_trace_found(tmp_path: Path) -> None:
+def test_oracle_keeps_any_correct_answer(tmp_path: Path) -> None:
     assert by_round(simulate(tmp_path, oracle, chance(0.2), 30), "mean") == pytest.approx([0.2, 0.59, 0.91], abs=0.09)
 
 
@@ -68,8 +68,8 @@ def test_correctness_by_round(tmp_path: Path, aggregator: Aggregator, p: float, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 16])
-def test_copying_loses_diversity_whatever_c(tmp_path: Path, size: int) -> None:
-    """The chance that two draws from the last round differ falls by 1 - 1/N a round."""
+def test_copying_loses_diversity_for_any_c(tmp_path: Path, size: int) -> None:
+    """The chance that two draws from the last round differ falls by a factor 1 - 1/N per round."""
     config = CONFIG.replace(aggregation_size=size)
     cell = simulate(tmp_path, copy, lambda request, _: request.trace_id.replace("-", "x"), 40, config)
     lasts = [of_file(tmp_path / record.trail, SelectionEvent)[0].answers for record in cell.records]
@@ -80,10 +80,10 @@ def test_copying_loses_diversity_whatever_c(tmp_path: Path, size: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("population", "size", "unused"), [(16, 4, 0.010), (8, 2, 0.100)])
-def test_tails_that_nobody_reads_are_as_many_as_chance_says(
+def test_share_of_unused_tails_matches_its_expectation(
     tmp_path: Path, population: int, size: int, unused: float
 ) -> None:
-    """A round before the last holds the traces that are read, so what is missing in it was not."""
+    """A round before the last contains only the traces that a later trace reads."""
     config = CONFIG.replace(population=population, aggregation_size=size, rounds=1)
     cell = simulate(tmp_path, copy, chance(0.5), 60, config)
     missing = 1 - sum(r.rounds[0].traces for r in cell.records) / (population * len(cell.records))

@@ -1,4 +1,4 @@
-"""What methods have in common is generated once; every trail is complete, and tokens are counted for each method."""
+"""Test that methods share generations, that every audit log is complete, and that tokens count for each method."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from markovian_rsa_mlx.bench.methods import METHODS
 from markovian_rsa_mlx.bench.results import Results, RunRecord
 from tests.support.fakes import FakeBackend, boxed
 
-from ..support.bench_harness import SMALL, FakeTask, bench, coin, order, settled
+from ..support.bench_harness import SMALL, FakeTask, coin, make_spec, run_bench, settled
 
 ALL = [*METHODS, "markovian:final_aggregation", "pacore:final_aggregation"]
 
@@ -27,39 +27,39 @@ def records(results: Results, cell: str) -> tuple[RunRecord, ...]:
     return next(c.records for c in results.cells if c.name == cell)
 
 
-def test_one_wide_round_zero_serves_every_method(tmp_path: Path) -> None:
+def test_all_methods_share_round_zero(tmp_path: Path) -> None:
     backend = FakeBackend(coin)
-    bench(tmp_path, order(FakeTask(1)), backend)
+    run_bench(tmp_path, make_spec(FakeTask(1)), backend)
     first = [request for request in backend.requests if request.trace_id.startswith("r0")]
     # Four of N, eight more for the vote at equal budget; delethink and markovian need none of their own.
     assert sorted(request.trace_id for request in first) == [f"r0-{i:02d}" for i in range(12)]
     assert len({request.seed for request in first}) == 12
 
 
-def test_shared_traces_stand_in_every_trail_that_has_them(tmp_path: Path) -> None:
-    results = bench(tmp_path, order(FakeTask(1), ["single", "delethink"]))
+def test_shared_traces_are_in_every_audit_log(tmp_path: Path) -> None:
+    results = run_bench(tmp_path, make_spec(FakeTask(1), ["single", "delethink"]))
     first, second = (_traces(tmp_path / records(results, cell)[0].trail) for cell in ("parallel", "delethink"))
     assert {name: ids for name, ids in second.items() if name.startswith("r0")} == first
 
 
-def test_every_trail_follows_from_itself(tmp_path: Path) -> None:
-    results = bench(tmp_path, order(FakeTask(2), ALL))
+def test_every_audit_log_verifies(tmp_path: Path) -> None:
+    results = run_bench(tmp_path, make_spec(FakeTask(2), ALL))
     trails = [tmp_path / record.trail for cell in results.cells for record in cell.records]
     assert len(trails) == 2 * len(results.cells)
     for trail in trails:
         assert verify_file(trail).finished
 
 
-def test_a_selection_more_costs_one_trace(tmp_path: Path) -> None:
-    results = bench(tmp_path, order(FakeTask(1), ["markovian", "markovian:final_aggregation"]))
+def test_final_aggregation_costs_one_more_trace(tmp_path: Path) -> None:
+    results = run_bench(tmp_path, make_spec(FakeTask(1), ["markovian", "markovian:final_aggregation"]))
     (plain,), (aggregated,) = records(results, "markovian"), records(results, "markovian:final_aggregation")
     assert plain.new_tokens == plain.generated_tokens
     last = aggregated.generated_tokens - plain.generated_tokens
     assert aggregated.new_tokens == last > 0
 
 
-def test_tokens_agree_with_an_independent_count_over_the_trails(tmp_path: Path) -> None:
-    results = bench(tmp_path, order(FakeTask(2), ALL, epochs=2))
+def test_tokens_match_an_independent_count_over_the_audit_logs(tmp_path: Path) -> None:
+    results = run_bench(tmp_path, make_spec(FakeTask(2), ALL, epochs=2))
     seen: set[tuple[Any, ...]] = set()
     once = 0
     for cell in results.cells:
@@ -74,74 +74,76 @@ def test_tokens_agree_with_an_independent_count_over_the_trails(tmp_path: Path) 
     assert results.generated_once == once
     for row in results.table:
         method = results.method(row.method)
-        told = records(results, method.cell)
-        mean = sum(record.generated_tokens for record in told) / len(told)
+        runs = records(results, method.cell)
+        mean = sum(record.generated_tokens for record in runs) / len(runs)
         assert abs(row.generated_tokens - mean / (4 if method.one_trace else 1)) < 1e-9
 
 
-def test_prompts_are_counted_apart(tmp_path: Path) -> None:
-    (record,) = records(bench(tmp_path, order(FakeTask(1), ["markovian"])), "markovian")
+def test_prompt_tokens_are_counted_separately(tmp_path: Path) -> None:
+    (record,) = records(run_bench(tmp_path, make_spec(FakeTask(1), ["markovian"])), "markovian")
     lines = [json.loads(line) for line in (tmp_path / record.trail).read_text().splitlines()]
     starts = [line["prompt_token_count"] for line in lines if line["event"] == "generation_start"]
     assert record.prefill_tokens == sum(starts) == record.rounds[-1].prefill_tokens
 
 
-def test_a_method_that_is_added_finds_what_was_generated(tmp_path: Path) -> None:
-    bench(tmp_path, order(FakeTask(2), ["markovian"]))
+def test_added_method_reuses_generations(tmp_path: Path) -> None:
+    run_bench(tmp_path, make_spec(FakeTask(2), ["markovian"]))
     backend = FakeBackend(coin)
-    grown = bench(tmp_path, order(FakeTask(2), ["single", "markovian"]), backend)
+    grown = run_bench(tmp_path, make_spec(FakeTask(2), ["single", "markovian"]), backend)
     needed = {record.rounds[0].traces for record in records(grown, "markovian")}
     assert len(backend.requests) == sum(4 - record.rounds[0].traces for record in records(grown, "markovian"))
     assert needed <= {3, 4}
 
 
-def test_methods_in_another_order_are_what_that_order_gives(tmp_path: Path) -> None:
-    """Which cell generates a shared trace is the order's affair, in results as in a benchmark that began so."""
-    there = [order(FakeTask(2), names) for names in (["single", "markovian"], ["markovian", "single"])]
-    bench(tmp_path / "turned", there[0])
-    bench(tmp_path / "turned", there[1])
-    bench(tmp_path / "whole", there[1])
+def test_reordered_methods_give_the_results_of_that_order(tmp_path: Path) -> None:
+    """The first variant that needs a trace counts its tokens, also if the order was another one before."""
+    specs = [make_spec(FakeTask(2), names) for names in (["single", "markovian"], ["markovian", "single"])]
+    run_bench(tmp_path / "turned", specs[0])
+    run_bench(tmp_path / "turned", specs[1])
+    run_bench(tmp_path / "whole", specs[1])
     assert settled(tmp_path / "turned" / "results.json") == settled(tmp_path / "whole" / "results.json")
 
 
-def test_what_is_known_is_told_from_where_an_interrupted_trace_was(tmp_path: Path) -> None:
-    (record,) = records(bench(tmp_path, order(FakeTask(1), ["single"])), "parallel")
+def test_cached_generation_continues_an_interrupted_trace(tmp_path: Path) -> None:
+    (record,) = records(run_bench(tmp_path, make_spec(FakeTask(1), ["single"])), "parallel")
     history = RunState(read_events(tmp_path / record.trail))
-    known = GenerationCache()
-    assert known.learn(history) == record.generated_tokens
-    assert known.learn(history) == 0
+    cache = GenerationCache()
+    assert cache.add_run(history) == record.generated_tokens
+    assert cache.add_run(history) == 0
     first = next(generations(history))
-    ids, told = first.result.token_ids, list[int]()
+    ids, received = first.result.token_ids, list[int]()
 
     class Listener:
         def started(self) -> None:
-            told.append(-1)
+            received.append(-1)
 
         def tokens(self, ids: Sequence[int]) -> None:
-            told.extend(ids)
+            received.extend(ids)
 
         def warning(self, message: str) -> None:
             raise AssertionError(message)
 
-    prompt, seed, budget, sampling = first.key
-    request = GenerationRequest(first.trace_id, (), prompt, budget, seed, sampling, ids[:5])
-    engine = CachingEngine(FakeBackend(lambda *_: pytest.fail("it is known")), known)
+    prompt, seed, max_tokens, sampling = first.key
+    request = GenerationRequest(first.trace_id, (), prompt, max_tokens, seed, sampling, ids[:5])
+    engine = CachingEngine(FakeBackend(lambda *_: pytest.fail("the generation is cached")), cache)
     assert asyncio.run(engine.generate(request, Listener())).token_ids == ids
-    assert told == [-1, *ids[5:]]
+    assert received == [-1, *ids[5:]]
 
 
-def test_problems_have_their_own_seeds_and_epochs_too(tmp_path: Path) -> None:
-    results = bench(tmp_path, order(FakeTask(3), ["single", "markovian"], epochs=2))
+def test_each_problem_and_epoch_has_its_own_seed(tmp_path: Path) -> None:
+    results = run_bench(tmp_path, make_spec(FakeTask(3), ["single", "markovian"], epochs=2))
     seeds = [record.seed for record in records(results, "parallel")]
     assert len(set(seeds)) == 6
     assert seeds == [record.seed for record in records(results, "markovian")]
-    other = bench(tmp_path / "other", order(FakeTask(3), ["single"], seed=2))
+    other = run_bench(tmp_path / "other", make_spec(FakeTask(3), ["single"], seed=2))
     assert not set(seeds) & {record.seed for record in records(other, "parallel")}
 
 
-def test_budgets_that_differ_are_not_shared(tmp_path: Path) -> None:
+def test_generations_with_other_token_limits_are_not_shared(tmp_path: Path) -> None:
     backend = FakeBackend(lambda request, rng: boxed("right", "so " * 40))
-    bench(tmp_path, order(FakeTask(1), ["single", "markovian"], SMALL.replace(rounds=0, final_tokens=100)), backend)
+    run_bench(
+        tmp_path, make_spec(FakeTask(1), ["single", "markovian"], SMALL.replace(rounds=0, final_tokens=100)), backend
+    )
     assert {request.max_tokens for request in backend.requests} == {100, 200}
     assert len(backend.requests) == 8
 
@@ -152,7 +154,7 @@ def _traces(trail: Path) -> dict[str, list[int]]:
 
 
 def _count(trail: Path) -> tuple[list[int], list[tuple[tuple[Any, ...], int]]]:
-    """From the raw lines: tokens up to each round, each generation (prompt, seed, budget, sampling) with its own."""
+    """Count from the raw lines: tokens up to each round, and those of each (prompt, seed, token limit, sampling)."""
     lines = [json.loads(line) for line in trail.read_text().splitlines()]
     config, setup = lines[0]["config"], lines[1]
     prompts = {line["trace_id"]: line["prompt_token_ids"] for line in lines if line["event"] == "aggregation_prompt"}

@@ -1,4 +1,4 @@
-"""kill -9 at random moments of a benchmark: run again, its results are the unbroken one's."""
+"""Test that a benchmark killed at random moments ends with the results of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..support.bench_harness import settled
 
 ROOT = Path(__file__).parents[2]
 KILLS = 6
-# A benchmark of about three seconds.
+# Takes about three seconds.
 SCRIPT = """
 import asyncio, random, sys
 from pathlib import Path
-from tests.support.bench_harness import FakeTask, SMALL, bench, order
+from tests.support.bench_harness import FakeTask, SMALL, run_bench, make_spec
 from tests.support.fakes import FakeBackend, boxed
 
 class Paced(FakeBackend):
@@ -34,7 +34,7 @@ def write(request, rng):
 
 methods = ["single", "vote-equal", "delethink", "markovian", "markovian:final_aggregation", "summary"]
 config = SMALL.replace(thinking_tokens=2000, final_tokens=2000)
-bench(Path(sys.argv[1]), order(FakeTask(6), methods, config), Paced(write), at_once=3)
+run_bench(Path(sys.argv[1]), make_spec(FakeTask(6), methods, config), Paced(write), concurrency=3)
 """
 
 
@@ -53,7 +53,7 @@ def written(path: Path) -> int:
 
 
 @pytest.mark.slow
-def test_a_benchmark_that_is_killed_at_random_moments(tmp_path: Path) -> None:
+def test_killed_benchmark_resumes_to_the_same_results(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     finish(whole)
     total, rng, killed = written(whole), random.Random(4), 0

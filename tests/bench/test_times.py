@@ -1,4 +1,4 @@
-"""Times of a benchmark: what the engine gave to a method's traces, whoever waited, and never a speed above its own."""
+"""Test the times of a benchmark: the engine's seconds for the traces of a method, without waiting."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from markovian_rsa_mlx.cli.bench_output import table_text
 from markovian_rsa_mlx.config import RSAConfig
 from tests.support.fakes import FakeBackend
 
-from ..support.bench_harness import SMALL, FakeTask, bench, coin, order
+from ..support.bench_harness import SMALL, FakeTask, coin, make_spec, run_bench
 
 STEP_S, STEP_TOKENS = 0.002, 16
 
 
 class OneRow(FakeBackend):
-    """One trace at a time; 16 tokens in 2 ms, and not sooner."""
+    """Generates one trace at a time, and 16 tokens in at least 2 ms."""
 
     def __init__(self) -> None:
         super().__init__(coin, chunk=STEP_TOKENS, on_step=lambda *_: time.sleep(STEP_S))
@@ -47,7 +47,7 @@ def resumed(at_s: float) -> RunResumedEvent:
     return RunResumedEvent("run", "now", "1", "auto", None, 0, None, None, at_s, 0)
 
 
-def test_a_moment_is_shared_by_those_that_have_rows_in_it() -> None:
+def test_concurrent_traces_share_the_engine_time() -> None:
     events = [
         clock("a", "started", 1.0),
         clock("b", "started", 3.0),
@@ -62,10 +62,10 @@ def test_a_moment_is_shared_by_those_that_have_rows_in_it() -> None:
         ("b", "trace"): RowTime(5.0, 3.0),
         ("c", "trace"): RowTime(1.0, 1.0),
     }
-    assert sum(busy.engine_s for busy in found.values()) == 8.0  # from 1 to 8, and from 20 to 21
+    assert sum(time.engine_s for time in found.values()) == 8.0  # from 1 to 8, and from 20 to 21
 
 
-def test_what_was_under_way_when_a_run_was_killed_is_not_known() -> None:
+def test_trace_of_a_killed_session_has_no_time() -> None:
     events = [
         clock("a", "started", 0.0),
         clock("b", "started", 0.0),
@@ -77,7 +77,7 @@ def test_what_was_under_way_when_a_run_was_killed_is_not_known() -> None:
     assert row_times(RunState([start(), *events])) == {("b", "trace"): RowTime(4.0, 2.0)}
 
 
-def test_a_sitting_that_was_stopped_counts() -> None:
+def test_stopped_session_counts() -> None:
     events = [
         clock("a", "started", 0.0),
         clock("a", "ended", 4.0),
@@ -90,17 +90,17 @@ def test_a_sitting_that_was_stopped_counts() -> None:
 
 @pytest.fixture(scope="module")
 def one_row(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return bench(tmp_path_factory.mktemp("bench"), order(FakeTask(2)), OneRow(), at_once=2)
+    return run_bench(tmp_path_factory.mktemp("bench"), make_spec(FakeTask(2)), OneRow(), concurrency=2)
 
 
 def test_no_method_is_faster_than_the_engine(one_row: Results) -> None:
-    """Shared traces and new ones take turns in the one row; two problems wait for each other."""
+    """Shared and new traces alternate in the one row, and two problems wait for each other."""
     for row in one_row.table:
         assert 0 < row.tokens_per_s <= STEP_TOKENS / STEP_S
         assert all(r.tokens_per_s <= STEP_TOKENS / STEP_S for r in row.rounds)
 
 
-def test_times_add_up_to_what_the_traces_took(one_row: Results) -> None:
+def test_times_are_the_sum_over_the_traces(one_row: Results) -> None:
     rows = {row.method: row for row in one_row.table}
     assert rows["vote"].wall_s == pytest.approx(SMALL.population * rows["single"].wall_s)
     assert rows["single"].tokens_per_s == pytest.approx(rows["vote"].tokens_per_s, rel=0.3)
@@ -112,22 +112,22 @@ def test_times_add_up_to_what_the_traces_took(one_row: Results) -> None:
         assert least_s <= row.wall_s
 
 
-def test_times_do_not_depend_on_who_else_waits(tmp_path: Path) -> None:
-    """Eight problems at once at one row: each waits for the others, which is no time of its own."""
-    crowded = bench(tmp_path / "a", order(FakeTask(8), ["single", "vote"]), OneRow(), at_once=8)
-    alone = bench(tmp_path / "b", order(FakeTask(8), ["single", "vote"]), OneRow(), at_once=1)
+def test_times_do_not_include_waiting(tmp_path: Path) -> None:
+    """Eight concurrent problems share one row, so that each waits for the others."""
+    crowded = run_bench(tmp_path / "a", make_spec(FakeTask(8), ["single", "vote"]), OneRow(), concurrency=8)
+    alone = run_bench(tmp_path / "b", make_spec(FakeTask(8), ["single", "vote"]), OneRow(), concurrency=1)
     for one, other in zip(crowded.table, alone.table, strict=True):
         assert one.generated_tokens == other.generated_tokens
         assert one.wall_s < 4 * other.wall_s
 
 
-def test_a_time_that_is_not_known_is_a_dash(tmp_path: Path) -> None:
-    wanted = order(FakeTask(1), ["single"])
-    results = bench(tmp_path, wanted)
+def test_unknown_time_is_a_dash(tmp_path: Path) -> None:
+    spec = make_spec(FakeTask(1), ["single"])
+    results = run_bench(tmp_path, spec)
     trail = tmp_path / results.cells[0].records[0].trail
     lines = trail.read_text().splitlines(keepends=True)
-    trail.write_text("".join(line for line in lines if '"trace_clock"' not in line))  # as by an earlier version
+    trail.write_text("".join(line for line in lines if '"trace_clock"' not in line))  # as an earlier version wrote it
     (tmp_path / "results.json").unlink()
-    again = bench(tmp_path, wanted)
+    again = run_bench(tmp_path, spec)
     assert (again.table[0].wall_s, again.table[0].tokens_per_s) == (0.0, 0.0)
     assert table_text(again, 200).splitlines()[1].endswith(" -")

@@ -1,4 +1,4 @@
-"""One folder never mixes models or templates, whatever they are called."""
+"""Test that a folder never mixes models or templates, even under equal names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ METHOD = ("--rounds", "1", "--population", "3", "--aggregation-size", "2", "--an
 
 @dataclass
 class Named(FakeBackend):
-    """An engine that says which model it is."""
+    """An engine with the name of a model."""
 
     name: str = "fake"
 
@@ -36,14 +36,14 @@ class Named(FakeBackend):
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Any choice opens a fake engine: called as the choice says, or, once told, by the name told last."""
-    told = [""]
+    """Load a fake engine for any choice. Calling the fixture sets the name of its model."""
+    names = [""]
 
     def load(choice: Any, quiet: bool = False) -> MarkovianRSAOrchestrator:
-        return MarkovianRSAOrchestrator(Named(by_index(boxed(2)), name=told[0] or choice.model_id))
+        return MarkovianRSAOrchestrator(Named(by_index(boxed(2)), name=names[0] or choice.model_id))
 
     monkeypatch.setattr("markovian_rsa_mlx.cli.run.load_orchestrator", load)
-    return lambda name: told.__setitem__(0, name)
+    return lambda name: names.__setitem__(0, name)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def bench(mrsa: Run, engine: Callable[[str], None], tmp_path: Path) -> Run:
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """Two models, each called `model`, in folders a and b."""
+    """Two models with the name `model` in folders a and b."""
     for name in "ab":
         folder = tmp_path / name / "model"
         folder.mkdir(parents=True)
@@ -74,7 +74,7 @@ def folders(home: Path) -> list[Path]:
     return list((home / "bench").iterdir())
 
 
-def test_models_of_one_name_in_two_folders_are_two(
+def test_equal_names_in_two_folders_are_two_models(
     bench: Run, models: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in "ab":
@@ -84,13 +84,13 @@ def test_models_of_one_name_in_two_folders_are_two(
     assert bench("--model", "model", "--limit", "2", "--out", str(models / "out")).code == 0
     monkeypatch.chdir(models / "a")
     ran = bench("--model", "model", "--out", str(models / "out"))
-    refused(ran, f"another model: '{models}/b/model' there, '{models}/a/model' asked for")
+    refused(ran, f"another model: '{models}/b/model' in the folder, '{models}/a/model' requested")
     monkeypatch.chdir(models)
     assert bench("--model", "a/model").code == 0
     assert len(folders(home)) == 2
 
 
-def test_a_model_that_was_made_anew_in_its_place_is_another(bench: Run, models: Path) -> None:
+def test_changed_weights_in_one_place_are_another_model(bench: Run, models: Path) -> None:
     model = models / "a" / "model"
     assert bench("--model", str(model), "--limit", "2").code == 0
     shutil.copytree(model, models / "copy")
@@ -102,7 +102,7 @@ def test_a_model_that_was_made_anew_in_its_place_is_another(bench: Run, models: 
     assert bench("--model", str(model), "--fresh").code == 0
 
 
-def test_an_adapter_that_was_trained_on_is_another(bench: Run, models: Path) -> None:
+def test_changed_adapter_is_another_model(bench: Run, models: Path) -> None:
     adapter = models / "adapter"
     adapter.mkdir()
     (adapter / "adapters.safetensors").write_text("1")
@@ -112,18 +112,16 @@ def test_an_adapter_that_was_trained_on_is_another(bench: Run, models: Path) -> 
     refused(bench(*line), "another content of the model's files")
 
 
-def test_a_hub_model_s_contents_are_known_after_the_download(
-    bench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hub_model_is_checked_after_its_download(bench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = iter(["", "commit 1", "commit 1", "commit 2"])
     monkeypatch.setattr(bench_run, "content_digest", lambda *_: next(found))
     line = ("--model", "fake/model", "--out", str(tmp_path / "out"))
     assert bench(*line, "--limit", "2").code == 0
     assert json.loads((tmp_path / "out" / "bench.json").read_text())["weights"] == "commit 1"
-    refused(bench(*line), "'commit 1' there, 'commit 2' asked for")
+    refused(bench(*line), "'commit 1' in the folder, 'commit 2' requested")
 
 
-def test_an_upstream_is_known_by_the_model_that_it_serves(
+def test_upstream_is_identified_by_the_model_that_it_serves(
     bench: Run, engine: Callable[[str], None], tmp_path: Path, home: Path
 ) -> None:
     url = ("--upstream", "http://127.0.0.1:1/v1")
@@ -132,13 +130,13 @@ def test_an_upstream_is_known_by_the_model_that_it_serves(
     assert bench(*url, "--limit", "2", *out).code == bench(*url, "--limit", "2").code == 0
     assert json.loads((tmp_path / "out" / "results.json").read_text())["model"] == "alpha"
     engine("beta")
-    refused(bench(*url, *out), "another model: 'alpha' there, 'beta' asked for")
+    refused(bench(*url, *out), "another model: 'alpha' in the folder, 'beta' requested")
     refused(bench(*url, "--limit", "2", *out), "another model")
     assert bench(*url, "--limit", "2").code == 0
     assert len(folders(home)) == 2
 
 
-def test_a_template_that_was_edited_is_another(bench: Run, tmp_path: Path) -> None:
+def test_edited_template_is_rejected(bench: Run, tmp_path: Path) -> None:
     file, text = tmp_path / "t.j2", PromptTemplate.load("zaya_v1").source
     file.write_text(text)
     line = ("--model", "fake/model", "--template", str(file))
@@ -147,11 +145,11 @@ def test_a_template_that_was_edited_is_another(bench: Run, tmp_path: Path) -> No
     refused(bench(*line), f"another text of the template '{file}' of parallel")
 
 
-def test_a_folder_of_an_older_version_is_refused(bench: Run, tmp_path: Path) -> None:
+def test_folder_of_an_older_format_is_rejected(bench: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "bench.json").write_text('{"format": 1, "task": "sums", "model": "fake/model", "seed": 1, "cells": {}}')
     ran = bench("--model", "fake/model", "--out", str(out))
     assert ran.code == 1
-    assert "is of format 1" in ran.err
+    assert "has format 1" in ran.err
     assert bench("--model", "fake/model", "--out", str(out), "--fresh").code == 0

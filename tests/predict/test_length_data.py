@@ -15,7 +15,7 @@ from markovian_rsa_mlx.errors import AuditError, BackendError, MarkovianRSAError
 from markovian_rsa_mlx.method.lineage import TraceKey
 from markovian_rsa_mlx.predict import length_data
 from markovian_rsa_mlx.run.generation import CHECKPOINT_TOKENS
-from tests.support.bench_harness import FakeTask, bench, order
+from tests.support.bench_harness import FakeTask, make_spec, run_bench
 from tests.support.fakes import FakeBackend, boxed
 from tests.support.runs import of_file, run, small
 
@@ -122,7 +122,7 @@ def test_a_failed_attempt_counts_up_to_its_last_checkpoint(tmp_path: Path) -> No
 
 
 def test_a_trace_shared_by_several_methods_is_one_sample(tmp_path: Path) -> None:
-    bench(tmp_path, order(FakeTask(1), ["single", "delethink", "markovian"]))
+    run_bench(tmp_path, make_spec(FakeTask(1), ["single", "delethink", "markovian"]))
     found = length_data.from_paths([tmp_path])
     assert len(found.first) == 4
     assert len(found.prompts) == 3

@@ -1,4 +1,4 @@
-"""A benchmark on a fake engine and a fake task, without the command line."""
+"""Run a benchmark with a fake engine and a fake task, without the command line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from markovian_rsa_mlx.errors import ScoringError
 from markovian_rsa_mlx.method.answers import AnswerKind, equal_text
 from tests.support.fakes import FakeBackend, boxed
 
-#: T = 2, N = 4, C = 2; nothing is cut off.
+#: T = 2, N = 4, C = 2. The traces of `coin` fit into the token limits.
 SMALL = RSAConfig(
     rounds=2, population=4, aggregation_size=2, thinking_tokens=200, tail_tokens=40, final_tokens=200,
     answer_kind="text",
@@ -31,20 +31,20 @@ SMALL = RSAConfig(
 
 @dataclass
 class FakeTask:
-    """`count` problems whose answer is "right". `breaks`: an answer that the verifier fails on."""
+    """A task of `count` problems with the answer "right". The verifier fails on the answer `breaks`."""
 
     count: int = 3
     breaks: str = ""
     name: str = "fake"
     answer_kind: AnswerKind = "text"
-    asked: list[str] = field(default_factory=list)
+    scored: list[str] = field(default_factory=list)
 
     def problems(self, limit: tuple[int, int] | None) -> list[Problem]:
         first, last = limit or (1, self.count)
         return [Problem(i, f"p{i}", f"Question {i}?", "right") for i in range(first - 1, min(last, self.count))]
 
     def score(self, problem: Problem, answer: str) -> float:
-        self.asked.append(answer)
+        self.scored.append(answer)
         if answer == self.breaks:
             raise ScoringError(f"The verifier failed on {answer!r}.")
         return float(answer == problem.reference)
@@ -54,11 +54,11 @@ class FakeTask:
 
 
 def coin(request: GenerationRequest, rng: random.Random) -> str:
-    """Right in half the traces."""
+    """Answer correctly in half of the traces."""
     return boxed(rng.choice(["right", "wrong"]), "so " * rng.randrange(1, 9))
 
 
-def order(
+def make_spec(
     task: FakeTask | None = None,
     methods: Sequence[str] = DEFAULT_METHODS,
     config: RSAConfig = SMALL,
@@ -72,43 +72,43 @@ def order(
     return BenchmarkSpec(task, task.problems(limit), plan(config, methods, grid), "fake", seed, epochs)
 
 
-def bench(
+def run_bench(
     path: Path,
-    wanted: BenchmarkSpec | None = None,
+    spec: BenchmarkSpec | None = None,
     backend: FakeBackend | None = None,
     *,
-    at_once: int = 2,
+    concurrency: int = 2,
     only_failed: bool = False,
     stop_after: Callable[[Sequence[RunRecord]], bool] | None = None,
 ) -> Results:
-    """A sitting to its end, or until `stop_after` (asked after each problem) cancels it."""
+    """Run a session of a benchmark, until `stop_after` (called after each problem) cancels it or to its end."""
 
-    async def run(sitting: Benchmark, units: Any) -> None:
-        me = asyncio.current_task()
-        progress = sitting.progress(units, time.monotonic)
+    async def run(benchmark: Benchmark, units: Any) -> None:
+        task = asyncio.current_task()
+        progress = benchmark.progress(units, time.monotonic)
         if stop_after is not None:
-            progress.on_problem = lambda problem, epoch, records: me.cancel() if stop_after(records) else None
+            progress.on_problem = lambda problem, epoch, records: task.cancel() if stop_after(records) else None
         async with asyncio.timeout(300):
-            await sitting.run(units, backend or FakeBackend(coin), equal_text, progress, at_once)
+            await benchmark.run(units, backend or FakeBackend(coin), equal_text, progress, concurrency)
 
-    wanted = wanted or order()
-    with ExperimentDir(path, wanted.identity) as folder:
-        sitting = Benchmark.begin(wanted, folder)
-        units = sitting.missing(only_failed=only_failed)
+    spec = spec or make_spec()
+    with ExperimentDir(path, spec.identity) as folder:
+        benchmark = Benchmark.open(spec, folder)
+        units = benchmark.missing(only_failed=only_failed)
         try:
             if units:
-                asyncio.run(run(sitting, units))
+                asyncio.run(run(benchmark, units))
         except asyncio.CancelledError:
             pass
-        return sitting.finish()
+        return benchmark.finish()
 
 
-#: What differs from sitting to sitting.
+#: Figures that differ between sessions.
 _VARYING = {"wall_s", "trace_s", "tokens_per_s", "peak_memory_bytes", "prefill_tokens"}
 
 
 def settled(results: Path | Any) -> Any:
-    """What must be the same however a benchmark came to its end: all but times, speeds, memory and prefill counts."""
+    """Return results without the figures that interruptions change: times, speeds, memory and prefill counts."""
     values = json.loads(results.read_text()) if isinstance(results, Path) else results
     if isinstance(values, dict):
         return {key: settled(value) for key, value in values.items() if key not in _VARYING}

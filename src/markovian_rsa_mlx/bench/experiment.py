@@ -1,18 +1,10 @@
-"""The folder of a benchmark: whose it is, its lock, its trails, its results; written so that a kill loses nothing.
+"""The folder of a benchmark: its lock, its identity, its audit logs and its results.
 
-    bench.json         what may not change between two sittings
-    trails/CELL/...    a trail for each run: the truth, from which everything else can be made again
+    bench.json         settings that must not change between sessions
+    trails/CELL/...    an audit log per run, from which everything else can be derived
     results.json ...   see `results` and `export`
 
-Knows nothing of engines or tasks.
-
-What a benchmark's folder is for, how two such differ, and what folders and trails are called.
-
-Pure but for `default_folder`, which asks where runs are kept, and for the text of a template's file.
-
-Which content_digest a model's name stands for, told in a moment: small files wholly, weights by samples.
-
-A folder that was copied is the same; one that was converted or trained anew is another, whatever its name and dates.
+Every file is replaced as a whole, so that a kill at any moment loses nothing.
 """
 
 from __future__ import annotations
@@ -26,11 +18,11 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 from ..config import FREE_SETTINGS, RSAConfig
 from ..errors import AuditError, ConfigError, ModelError, ResumeError
+from ..formatting import shortened
 from ..hub import TOKENIZER_FILES
 from ..json_strict import replace_surrogates
 from ..locks import try_lock
@@ -38,14 +30,82 @@ from ..method.prompts import PromptTemplate
 from ..run_store import runs_folder
 from .results import Results, results_from_dict
 
-_RESULTS = ("results.json", "results.csv", "results.parquet", "report.html")
+#: The format of `bench.json`. It rises when a field changes its meaning.
+FORMAT: Final = 2
+_RESULTS: Final = ("results.json", "results.csv", "results.parquet", "report.html")
+#: The digest of the template's text, since a template file may change under its name.
+_TEMPLATE: Final = "template_sha256"
+#: A variant whose name can be read from its folder's: a method, and settings with plain values.
+_PLAIN_VARIANT: Final = re.compile(r"[a-z-]+(:[a-z_]+)?( [A-Za-z_]+=[a-z0-9.]+)*")
+_MAX_SLUG: Final = 60
+#: The files that an engine reads from the folder of a model, and of an adapter.
+_MODEL_FILES: Final = (*TOKENIZER_FILES, "generation_config.json", "chat_template*", "*.model", "model*.safetensors")
+_ADAPTER_FILES: Final = ("adapter_config.json", "adapters.safetensors")
+#: Files up to this size are read completely; of larger ones the start (with the list of tensors) and samples.
+_WHOLE_BYTES, _HEAD_BYTES = 16 * 2**20, 2**20
+_SAMPLES, _SAMPLE_BYTES = 512, 4096
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The benchmark that a folder belongs to. Methods, problems and epochs may be added; these fields may not change.
+
+    `weights` identifies the content of the model's files, or is "" if that is unknown or not known yet.
+    """
+
+    task: str
+    model: str
+    seed: int
+    cells: Mapping[str, Mapping[str, Any]]  #: by variant, the settings that affect results
+    weights: str = ""
+
+    @classmethod
+    def of(cls, task: str, model: str, seed: int, configs: Mapping[str, RSAConfig], weights: str = "") -> Identity:
+        """Return the identity of a benchmark. Raises `TemplateError` if a template cannot be read."""
+        cells = {}
+        for name, config in configs.items():
+            source = replace_surrogates(PromptTemplate.load(config.template).source)
+            settings = method_settings(config) | {_TEMPLATE: hashlib.sha256(source.encode()).hexdigest()[:16]}
+            cells[name] = {
+                key: replace_surrogates(value) if isinstance(value, str) else value for key, value in settings.items()
+            }
+        return cls(task, replace_surrogates(model), seed, cells, weights)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Identity:
+        """Return the identity that `to_dict` wrote. Raises KeyError or TypeError for anything else."""
+        return cls(values["task"], values["model"], values["seed"], values["cells"], values["weights"])
+
+    def to_dict(self) -> dict[str, Any]:
+        values = {"format": FORMAT, "task": self.task, "model": self.model, "weights": self.weights, "seed": self.seed}
+        return values | {"cells": self.cells}
+
+    def diff(self, recorded: Identity) -> Iterator[tuple[str, object, object]]:
+        """Yield what differs, with the recorded value and the one of this identity.
+
+        A variant that only one of the two has is not a difference.
+        """
+        pairs = [(name, getattr(recorded, name), getattr(self, name)) for name in ("task", "model", "seed")]
+        if recorded.weights and self.weights:
+            pairs.append(("content of the model's files", recorded.weights, self.weights))
+        for cell in recorded.cells.keys() & self.cells.keys():
+            old, new = recorded.cells[cell], self.cells[cell]
+            for key in sorted(old.keys() | new.keys()):
+                name = f"text of the template {new.get('template')!r}" if key == _TEMPLATE else key
+                pairs.append((f"{name} of {cell}", old.get(key), new.get(key)))
+        yield from (pair for pair in pairs if pair[1] != pair[2])
+
+    def merged(self, recorded: Identity) -> Identity:
+        """Return the union of two identities without a difference."""
+        cells = {**recorded.cells, **self.cells}
+        return Identity(self.task, self.model, self.seed, cells, self.weights or recorded.weights)
 
 
 class ExperimentDir:
-    """An opened and locked folder; a context manager.
+    """The open and locked folder of a benchmark; a context manager.
 
-    Raises `ResumeError` with the difference where it belongs to another benchmark, `AuditError` where another process
-    writes it or it cannot be written. `fresh` removes what an earlier benchmark left there.
+    `fresh` removes the runs and results of an earlier benchmark. Raises `ResumeError` with the difference if the folder
+    belongs to another benchmark, and `AuditError` if another process writes it or it cannot be written.
     """
 
     def __init__(self, path: Path, identity: Identity, *, fresh: bool = False) -> None:
@@ -53,16 +113,21 @@ class ExperimentDir:
         self._is_new = not (path / "bench.json").exists()
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._refuse_a_strangers_folder()
-            self._lock = self._take_lock()
+            self._require_experiment_dir()
+            self._lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+            if not try_lock(self._lock):
+                self._is_new = False  # it belongs to the other process
+                raise AuditError(
+                    f"The folder {path} is being written by another benchmark; wait for it, or choose another --out."
+                )
             if fresh:
-                self._remove_all()
+                shutil.rmtree(path / "trails", ignore_errors=True)
+                for name in (*_RESULTS, "bench.json"):
+                    (path / name).unlink(missing_ok=True)
             self.check(identity)
         except OSError as error:
             self.close()
-            raise AuditError(
-                f"The folder {path} cannot be written: {error.strerror}; give --out another one."
-            ) from error
+            raise AuditError(f"The folder {path} cannot be written: {error.strerror}; choose another --out.") from error
         except BaseException:
             self.close()
             raise
@@ -70,11 +135,11 @@ class ExperimentDir:
     def __enter__(self) -> ExperimentDir:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Unlock; a folder that was made for a benchmark that never began goes. A second time does nothing."""
+        """Unlock the folder, and remove it if it is new and no run has started. May be called more than once."""
         if self._lock >= 0:
             if self._is_new and not (self.path / "trails").exists() and not (self.path / "results.json").exists():
                 for name in (".lock", "bench.json"):
@@ -85,26 +150,27 @@ class ExperimentDir:
             self._lock = -1
 
     def check(self, identity: Identity) -> None:
-        """See that the folder is for this, and record what it adds. Raises `ResumeError` with the difference."""
+        """Check that the folder belongs to this benchmark, and record new variants. Raises `ResumeError`."""
         file = self.path / "bench.json"
-        recorded = self._recorded(file) if file.exists() else identity
-        for what, there, asked in identity.diff(recorded):
+        recorded = _read_identity(file) if file.exists() else identity
+        for name, old, new in identity.diff(recorded):
             raise ResumeError(
-                f"The folder {self.path} holds a benchmark with another {what}: {_short(there)} there, "
-                f"{_short(asked)} asked for; ask for the same, give --out another folder, or --fresh to begin anew."
+                f"The folder {self.path} belongs to a benchmark with another {name}: {shortened(repr(old), 200)} in "
+                f"the folder, {shortened(repr(new), 200)} requested; request the same, choose another --out, or start "
+                "again with --fresh."
             )
         self.write("bench.json", _json(identity.merged(recorded).to_dict()))
 
-    def trail(self, cell: str, index: int, epoch: int) -> Path:
-        """The trail of one run. Problems are counted from 1 where a person reads."""
-        return self.path / "trails" / cell_folder(cell) / f"{index + 1:05d}-{epoch}.jsonl"
+    def trail(self, variant: str, index: int, epoch: int) -> Path:
+        """Return the path of the audit log of one run. File names count problems from 1."""
+        return self.path / "trails" / cell_folder(variant) / f"{index + 1:05d}-{epoch}.jsonl"
 
     def trails(self, index: int, epoch: int) -> list[Path]:
-        """The trails of one problem that exist, of whatever cell."""
+        """Return the existing audit logs of one problem, of all variants."""
         return sorted(self.path.glob(f"trails/*/{index + 1:05d}-{epoch}.jsonl"))
 
     def read_results(self) -> Results | None:
-        """The results of earlier sittings; None where there are none that this version can read."""
+        """Return the results of earlier sessions, or None if this version finds none that it can read."""
         try:
             return results_from_dict(json.loads((self.path / "results.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -113,8 +179,8 @@ class ExperimentDir:
     def write_results(self, results: Results) -> None:
         self.write("results.json", _json(results.to_dict()))
 
-    def write(self, name: str, content: bytes) -> Path:
-        """A file, whole or not at all. Raises `AuditError`."""
+    def write(self, name: str, content: bytes) -> None:
+        """Replace a file as a whole. Raises `AuditError`."""
         path = self.path / name
         part = path.with_name(f".{name}.part")
         try:
@@ -127,194 +193,94 @@ class ExperimentDir:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
             raise AuditError(f"{path} cannot be written: {error.strerror}.") from error
-        return path
 
-    def _refuse_a_strangers_folder(self) -> None:
-        """Trails are never mixed with, or removed from, what is no benchmark's."""
+    def _require_experiment_dir(self) -> None:
+        """Never mix audit logs with, or remove them from, a folder that is not one of a benchmark."""
         if not (self.path / "bench.json").exists() and any(
             entry.name not in (".lock", ".bench.json.part") for entry in self.path.iterdir()
         ):
-            raise ConfigError(f"The folder {self.path} holds something else than a benchmark; give --out another one.")
+            raise ConfigError(f"{self.path} has content but is not the folder of a benchmark; choose another --out.")
 
-    def _take_lock(self) -> int:
-        lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-        if not try_lock(lock):
-            os.close(lock)
+
+def _read_identity(file: Path) -> Identity:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if values["format"] != FORMAT:
             raise AuditError(
-                f"The folder {self.path} is being written by another benchmark; wait for it, or give --out another."
+                f"{file} has format {values['format']!r}, and this version of the program continues format {FORMAT} "
+                "only; choose another --out, or start again with --fresh."
             )
-        return lock
-
-    def _remove_all(self) -> None:
-        shutil.rmtree(self.path / "trails", ignore_errors=True)
-        for name in (*_RESULTS, "bench.json"):
-            (self.path / name).unlink(missing_ok=True)
-
-    def _recorded(self, file: Path) -> Identity:
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-            if values["format"] != FORMAT:
-                raise AuditError(
-                    f"{file} is of format {values['format']!r}, and this version of the program goes on with "
-                    f"{FORMAT}; give --out another folder, or --fresh to begin anew."
-                )
-            return Identity.from_dict(values)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise AuditError(f"{file} is damaged; give --out another folder, or --fresh to begin anew.") from error
+        return Identity.from_dict(values)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AuditError(f"{file} is damaged; choose another --out, or start again with --fresh.") from error
 
 
 def _json(value: object) -> bytes:
     return replace_surrogates(json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()
 
 
-def _short(value: object, most: int = 200) -> str:
-    text = repr(value)
-    return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-#: Of `bench.json`; rises when a field changes its meaning.
-FORMAT: Final = 2
-#: The template's file may change under its name.
-_TEMPLATE: Final = "template_sha256"
-#: A cell whose name can be read off its folder's: a method, and settings whose values are plain words.
-_PLAIN_CELL: Final = re.compile(r"[a-z-]+(:[a-z_]+)?( [A-Za-z_]+=[a-z0-9.]+)*")
-_LONGEST_SLUG: Final = 60
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a benchmark's folder is for. Methods, problems and epochs may be added later; these may not change.
-
-    `weights` says which contents the model's name stands for; "" where that is not known, or not known yet.
-    """
-
-    task: str
-    model: str
-    seed: int
-    cells: Mapping[str, Mapping[str, Any]]  #: settings by cell, those left out that change no outcome
-    weights: str = ""
-
-    @classmethod
-    def of(cls, task: str, model: str, seed: int, configs: Mapping[str, RSAConfig], weights: str = "") -> Identity:
-        """Raises `TemplateError` where a template cannot be read."""
-        cells = {name: _mended(method_settings(config)) | _template(config) for name, config in configs.items()}
-        return cls(task, replace_surrogates(model), seed, cells, weights)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Identity:
-        """What `to_dict` gave. Raises KeyError or TypeError for anything else."""
-        return cls(values["task"], values["model"], values["seed"], values["cells"], values["weights"])
-
-    def to_dict(self) -> dict[str, Any]:
-        values = {"format": FORMAT, "task": self.task, "model": self.model, "weights": self.weights, "seed": self.seed}
-        return values | {"cells": self.cells}
-
-    def diff(self, recorded: Identity) -> Iterator[tuple[str, object, object]]:
-        """What is not the same, as recorded and as asked for here; cells that only one of them has are none."""
-        for what in ("task", "model", "seed"):
-            yield from _differing(what, getattr(recorded, what), getattr(self, what))
-        if recorded.weights and self.weights:
-            yield from _differing("content of the model's files", recorded.weights, self.weights)
-        for cell in recorded.cells.keys() & self.cells.keys():
-            there, asked = recorded.cells[cell], self.cells[cell]
-            for name in sorted(there.keys() | asked.keys()):
-                told = f"text of the template {asked.get('template')!r}" if name == _TEMPLATE else name
-                yield from _differing(f"{told} of {cell}", there.get(name), asked.get(name))
-
-    def merged(self, recorded: Identity) -> Identity:
-        """Both together, where nothing differs."""
-        cells = {**recorded.cells, **self.cells}
-        return Identity(self.task, self.model, self.seed, cells, self.weights or recorded.weights)
-
-
 def method_settings(config: RSAConfig) -> dict[str, Any]:
-    """All settings but those that change how a run is carried out and not what it computes, and the seed."""
+    """Return the settings that affect results, without the seed."""
     return {name: value for name, value in config.to_dict().items() if name not in FREE_SETTINGS | {"seed"}}
 
 
 def default_folder(task: str, model: str, seed: int, base: RSAConfig, points: object = None) -> Path:
-    """Where a benchmark goes unless it is told: the same command finds the same folder."""
-    told = json.dumps([task, model, seed, method_settings(base), points], sort_keys=True, default=str)
-    digest = hashlib.sha256(told.encode()).hexdigest()[:8]
-    return runs_folder().parent / "bench" / f"{slug(task)[:40]}-{slug(Path(model).name)[:40]}-{digest}"
+    """Return the folder of a benchmark without `--out`. The same command finds the same folder."""
+    settings = json.dumps([task, model, seed, method_settings(base), points], sort_keys=True, default=str)
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
+    return runs_folder().parent / "bench" / f"{_slug(task)[:40]}-{_slug(Path(model).name)[:40]}-{digest}"
 
 
-def slug(text: str) -> str:
-    """A name as a part of a path; several names may have one."""
+def cell_folder(variant: str) -> str:
+    """Return the folder name of a variant: its name if that is plain, otherwise with a digest to keep it unique."""
+    name = _slug(variant)
+    if _PLAIN_VARIANT.fullmatch(variant) and len(name) <= _MAX_SLUG:
+        return name
+    return f"{name[:_MAX_SLUG]}-{hashlib.sha256(replace_surrogates(variant).encode()).hexdigest()[:8]}"
+
+
+def _slug(text: str) -> str:
+    """Return a name as part of a path. Different names may have the same slug."""
     return re.sub(r"[^A-Za-z0-9.=@]+", "-", text).strip("-.") or "-"
 
 
-def cell_folder(cell: str) -> str:
-    """A cell's folder of trails: its name where that is plain, else with a digest, so that no two share one."""
-    name = slug(cell)
-    if _PLAIN_CELL.fullmatch(cell) and len(name) <= _LONGEST_SLUG:
-        return name
-    return f"{name[:_LONGEST_SLUG]}-{hashlib.sha256(replace_surrogates(cell).encode()).hexdigest()[:8]}"
-
-
-def _template(config: RSAConfig) -> dict[str, str]:
-    source = PromptTemplate.load(config.template).source
-    return {_TEMPLATE: hashlib.sha256(replace_surrogates(source).encode()).hexdigest()[:16]}
-
-
-def _mended(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: replace_surrogates(value) if isinstance(value, str) else value for name, value in settings.items()}
-
-
-def _differing(what: str, there: object, asked: object) -> Iterator[tuple[str, object, object]]:
-    if there != asked:
-        yield what, there, asked
-
-
-#: What an engine reads of a model's folder, and of an adapter's.
-_MODEL_FILES: Final = (*TOKENIZER_FILES, "generation_config.json", "chat_template*", "*.model", "model*.safetensors")
-_ADAPTER_FILES: Final = ("adapter_config.json", "adapters.safetensors")
-#: Files to this size are read wholly; of larger ones the beginning (with the list of tensors), and samples in between.
-_WHOLE_BYTES, _HEAD_BYTES = 16 * 2**20, 2**20
-_SAMPLES, _SAMPLE_BYTES = 512, 4096
-
-
 def content_digest(model: str, revision: str | None = None, adapter: str | None = None) -> str:
-    """A short text for what the model is made of; "" for one of the hub that is not on this machine yet.
+    """Identify the content of a model quickly: small files completely, weights by samples, a hub model by its commit.
 
-    A model of the hub is told by its commit. Raises `ModelError` where a file cannot be read.
+    A copied folder has the same digest; a converted or retrained one has another, whatever its name and dates. Return
+    "" for a hub model that is not on this machine yet. Raises `ModelError` if a file cannot be read.
     """
     folder = Path(model).expanduser()
-    told = _digest(folder, _MODEL_FILES) if folder.is_dir() else _commit(model, revision)
-    if adapter is None or not told:
-        return told
-    return f"{told} with {_digest(Path(adapter).expanduser(), _ADAPTER_FILES)}"
+    if folder.is_dir():
+        content = _digest(folder, _MODEL_FILES)
+    else:
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = None
+        with contextlib.suppress(ValueError):  # not a hub id: loading the model reports it
+            cached = try_to_load_from_cache(model, "config.json", revision=revision)
+        content = f"commit {Path(cached).parent.name[:16]}" if isinstance(cached, str) else ""
+    if adapter is None or not content:
+        return content
+    return f"{content} with {_digest(Path(adapter).expanduser(), _ADAPTER_FILES)}"
 
 
 def _digest(folder: Path, patterns: tuple[str, ...]) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     try:
         for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
             size = path.stat().st_size
-            found.update(f"{path.name}|{size}|".encode(errors="surrogateescape"))
-            for piece in _pieces(path, size):
-                found.update(piece)
+            digest.update(f"{path.name}|{size}|".encode(errors="surrogateescape"))
+            with path.open("rb") as file:
+                if size <= _WHOLE_BYTES:
+                    digest.update(file.read())
+                    continue
+                digest.update(file.read(_HEAD_BYTES))
+                for number in range(1, _SAMPLES + 1):  # the last sample ends with the file
+                    file.seek((size - _SAMPLE_BYTES) * number // _SAMPLES)
+                    digest.update(file.read(_SAMPLE_BYTES))
     except OSError as error:
-        raise ModelError(f"A file in {str(folder)!r} cannot be read: {error.strerror}; check its rights.") from error
-    return found.hexdigest()[:16]
-
-
-def _pieces(path: Path, size: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        if size <= _WHOLE_BYTES:
-            yield file.read()
-            return
-        yield file.read(_HEAD_BYTES)
-        for number in range(1, _SAMPLES + 1):  # the last one ends where the file does
-            file.seek((size - _SAMPLE_BYTES) * number // _SAMPLES)
-            yield file.read(_SAMPLE_BYTES)
-
-
-def _commit(model: str, revision: str | None) -> str:
-    from huggingface_hub import try_to_load_from_cache
-
-    try:
-        found = try_to_load_from_cache(model, "config.json", revision=revision)
-    except ValueError:  # no id of the hub: loading it says so
-        return ""
-    return f"commit {Path(found).parent.name[:16]}" if isinstance(found, str) else ""
+        raise ModelError(
+            f"A file in {str(folder)!r} cannot be read: {error.strerror}; check its permissions."
+        ) from error
+    return digest.hexdigest()[:16]

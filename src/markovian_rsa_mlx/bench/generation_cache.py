@@ -1,13 +1,8 @@
-"""Generations that a problem's runs have in common: what one method has generated, another need not.
+"""Share generations between the methods of a benchmark, and find how long each took.
 
-A generation is settled by its prompt, its seed, its budget and its sampling. Methods on one problem have the same run
-seed, so round 0 of all of them, and every trace of two that differ only in the selection, are the same generations.
-`CachingEngine` answers them from memory; each run's trail is complete all the same.
-
-How long a run's generations had their rows in the engine, read off its trail.
-
-Waiting for a row is not counted. A moment in which k generations of a run have rows counts 1/k to each as the engine's
-time, so that their sum is the time in which the engine worked for the run, and no speed comes out above the engine's.
+Prompt, seed, token limit and sampling determine a generation. All runs on one problem have the same seed, so round 0 of
+all methods, and every trace of two methods that differ only in the selection, are the same generations. `CachingEngine`
+answers them from memory. The audit log of each run is complete nevertheless.
 """
 
 from __future__ import annotations
@@ -21,119 +16,15 @@ from ..backends.base import Engine, GenerationListener, GenerationRequest, Gener
 from ..config import Sampling
 from ..method.lineage import TraceKey
 
-#: Prompt's ids, seed, budget, sampling.
+#: Token ids of the prompt, seed, token limit, sampling.
 Key = tuple[tuple[int, ...], int, int, Sampling]
-
-
-@dataclass(frozen=True)
-class Generation:
-    """A finished generation as a trail tells it: a trace, or a trace's summary."""
-
-    trace_id: str
-    key: Key
-    result: GenerationResult
-    busy: RowTime | None  #: None where the trail does not tell
-
-
-def generations(history: RunState) -> Iterator[Generation]:
-    """The finished generations of a run; what was given up is none."""
-    if history.start is None or history.setup is None:
-        return
-    config, busy = history.start.config, row_times(history)
-    for trace in history.traces.values():
-        place = TraceKey.parse(trace.trace_id)
-        done = trace.complete
-        if done is not None and done.finish_reason != "error" and trace.starts:
-            prompt = trace.prompt.prompt_token_ids if trace.prompt else history.setup.prompt_token_ids
-            start, sampling = trace.starts[-1], config.sampling(final=place.round >= config.rounds)
-            key = (tuple(prompt), start.seed, start.max_tokens, sampling)
-            result = GenerationResult(tuple(done.token_ids), done.finish_reason)
-            yield Generation(trace.trace_id, key, result, busy.get((trace.trace_id, "trace")))
-        told = trace.summary
-        if told is not None and told.finish_reason != "error":
-            key = (tuple(told.prompt_token_ids), told.seed, config.tail_limit, config.sampling(final=False))
-            result = GenerationResult(tuple(told.token_ids), told.finish_reason)
-            yield Generation(trace.trace_id, key, result, busy.get((trace.trace_id, "summary")))
-
-
-class GenerationCache:
-    """What is known of one problem's generations."""
-
-    def __init__(self) -> None:
-        self._results: dict[Key, GenerationResult] = {}
-        self._busy: dict[Key, RowTime] = {}
-
-    def learn(self, history: RunState) -> int:
-        """Take in a run's generations; returns the tokens of those that were not known before."""
-        new = 0
-        for generation in generations(history):
-            key = generation.key
-            if key not in self._results:
-                self._results[key] = generation.result
-                new += len(generation.result.token_ids)
-            # The one that was generated in fact took longest; the others were answered from memory.
-            told = [busy for busy in (self._busy.get(key), generation.busy) if busy is not None]
-            if told:
-                self._busy[key] = max(told, key=lambda busy: busy.row_s)
-        return new
-
-    def result(self, request: GenerationRequest) -> GenerationResult | None:
-        """The finished generation that `request` asks for. An engine that takes no ids shares nothing."""
-        if not request.prompt_token_ids:
-            return None
-        return self._results.get((request.prompt_token_ids, request.seed, request.max_tokens, request.sampling))
-
-    def busy(self, key: Key) -> RowTime | None:
-        """How long this generation took where it was generated; None where that is not known."""
-        return self._busy.get(key)
-
-
-class CachingEngine:
-    """A `Engine` for the runs of one problem, one after another: what is known is not generated again.
-
-    `on_tokens` hears how many tokens the engine generates.
-    """
-
-    def __init__(self, backend: Engine, known: GenerationCache, on_tokens: Callable[[int], None] | None = None) -> None:
-        self._backend, self._known, self._on_tokens = backend, known, on_tokens
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
-    async def generate(self, request: GenerationRequest, listener: GenerationListener) -> GenerationResult:
-        result = self._known.result(request)
-        if result is None:
-            return await self._backend.generate(request, _CountingListener(listener, self._on_tokens))
-        listener.started()
-        listener.tokens(result.token_ids[len(request.generated_ids) :])
-        return result
-
-
-class _CountingListener:
-    """Passes a trace's progress on, and counts it."""
-
-    def __init__(self, listener: GenerationListener, on_tokens: Callable[[int], None] | None) -> None:
-        self._listener, self._on_tokens = listener, on_tokens
-
-    def started(self) -> None:
-        self._listener.started()
-
-    def tokens(self, ids: Sequence[int]) -> None:
-        self._listener.tokens(ids)
-        if self._on_tokens is not None:
-            self._on_tokens(len(ids))
-
-    def warning(self, message: str) -> None:
-        self._listener.warning(message)
-
-
-#: A trace's id, and whether it or its summary is meant.
+#: The id of a trace, and whether the trace itself or its summary is meant.
 Place = tuple[str, Literal["trace", "summary"]]
 
 
 @dataclass(frozen=True)
 class RowTime:
-    """Seconds with a row, and seconds of the engine: the same where a generation was alone."""
+    """Seconds with a row in the engine, and the engine's seconds: equal where a generation had the engine alone."""
 
     row_s: float = 0.0
     engine_s: float = 0.0
@@ -142,22 +33,126 @@ class RowTime:
         return RowTime(self.row_s + other.row_s, self.engine_s + other.engine_s)
 
 
-def row_times(history: RunState) -> dict[Place, RowTime]:
-    """By generation, over all attempts and sittings. Those that were under way when a sitting was killed are left out:
-    how long they had gone on is not known.
+def row_times(state: RunState) -> dict[Place, RowTime]:
+    """Return the time of each generation over all attempts and sessions, from the events `trace_clock`.
+
+    Waiting for a row does not count. A moment in which k generations of the run have rows counts 1/k to each as engine
+    time: the sum is the time in which the engine worked for the run, and no method appears faster than the engine.
+    Generations that were running when a session was killed are left out, since their time is unknown.
     """
-    found: dict[Place, RowTime] = {}
+    times: dict[Place, RowTime] = {}
     lost: set[Place] = set()
-    open_: set[Place] = set()
-    sitting, now_s = 0, 0.0
-    for number, event in history.clocks:
-        if number != sitting:
-            lost |= open_
-            open_.clear()
+    running: set[Place] = set()
+    session, now_s = 0, 0.0
+    for number, event in state.clocks:
+        if number != session:
+            lost |= running
+            running.clear()
         else:
             step_s = event.elapsed_s - now_s
-            for place in open_:
-                found[place] = found.get(place, RowTime()) + RowTime(step_s, step_s / len(open_))
-        sitting, now_s = number, event.elapsed_s
-        (open_.add if event.phase == "started" else open_.discard)((event.trace_id, event.purpose))
-    return {place: busy for place, busy in found.items() if place not in lost}
+            for place in running:
+                times[place] = times.get(place, RowTime()) + RowTime(step_s, step_s / len(running))
+        session, now_s = number, event.elapsed_s
+        (running.add if event.phase == "started" else running.discard)((event.trace_id, event.purpose))
+    return {place: time for place, time in times.items() if place not in lost}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A finished generation in an audit log: a trace, or the summary of one."""
+
+    trace_id: str
+    key: Key
+    result: GenerationResult
+    time: RowTime | None  #: None if unknown
+
+
+def generations(state: RunState) -> Iterator[Generation]:
+    """Yield the finished generations of a run, without the failed ones."""
+    if state.start is None or state.setup is None:
+        return
+    config, times = state.start.config, row_times(state)
+    for trace in state.traces.values():
+        complete = trace.complete
+        if complete is not None and complete.finish_reason != "error" and trace.starts:
+            prompt = trace.prompt.prompt_token_ids if trace.prompt else state.setup.prompt_token_ids
+            sampling = config.sampling(final=TraceKey.parse(trace.trace_id).round >= config.rounds)
+            key = (tuple(prompt), trace.starts[-1].seed, trace.starts[-1].max_tokens, sampling)
+            result = GenerationResult(tuple(complete.token_ids), complete.finish_reason)
+            yield Generation(trace.trace_id, key, result, times.get((trace.trace_id, "trace")))
+        summary = trace.summary
+        if summary is not None and summary.finish_reason != "error":
+            key = (tuple(summary.prompt_token_ids), summary.seed, config.tail_limit, config.sampling(final=False))
+            result = GenerationResult(tuple(summary.token_ids), summary.finish_reason)
+            yield Generation(trace.trace_id, key, result, times.get((trace.trace_id, "summary")))
+
+
+class GenerationCache:
+    """The known generations of one problem."""
+
+    def __init__(self) -> None:
+        self._results: dict[Key, GenerationResult] = {}
+        self._times: dict[Key, RowTime] = {}
+
+    def add_run(self, state: RunState) -> int:
+        """Add the generations of a run. Return the number of tokens of those that were not known before."""
+        new = 0
+        for generation in generations(state):
+            key = generation.key
+            if key not in self._results:
+                self._results[key] = generation.result
+                new += len(generation.result.token_ids)
+            # The longest time is that of the actual generation; the others were answered from memory.
+            times = [time for time in (self._times.get(key), generation.time) if time is not None]
+            if times:
+                self._times[key] = max(times, key=lambda time: time.row_s)
+        return new
+
+    def result(self, request: GenerationRequest) -> GenerationResult | None:
+        """Return the finished generation of `request`. Engines that take no token ids share nothing."""
+        if not request.prompt_token_ids:
+            return None
+        return self._results.get((request.prompt_token_ids, request.seed, request.max_tokens, request.sampling))
+
+    def trace_times(self, state: RunState) -> dict[str, RowTime | None]:
+        """Return the time of each trace of a run with its summary, at their actual generation. None if unknown."""
+        times: dict[str, RowTime | None] = {}
+        for generation in generations(state):
+            time, before = self._times.get(generation.key), times.get(generation.trace_id, RowTime())
+            times[generation.trace_id] = None if time is None or before is None else before + time
+        return times
+
+
+class CachingEngine:
+    """An `Engine` for the runs on one problem that does not repeat known generations.
+
+    `on_tokens` receives the number of tokens that the engine generates.
+    """
+
+    def __init__(
+        self, engine: Engine, cache: GenerationCache, on_tokens: Callable[[int], None] = lambda _: None
+    ) -> None:
+        self._engine, self._cache, self._on_tokens = engine, cache, on_tokens
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    async def generate(self, request: GenerationRequest, listener: GenerationListener) -> GenerationResult:
+        result = self._cache.result(request)
+        if result is None:
+            return await self._engine.generate(request, _CountingListener(listener, self._on_tokens))
+        listener.started()
+        listener.tokens(result.token_ids[len(request.generated_ids) :])
+        return result
+
+
+class _CountingListener:
+    """Forwards the progress of a trace and counts its tokens."""
+
+    def __init__(self, listener: GenerationListener, on_tokens: Callable[[int], None]) -> None:
+        self.started, self.warning = listener.started, listener.warning
+        self._forward, self._on_tokens = listener.tokens, on_tokens
+
+    def tokens(self, ids: Sequence[int]) -> None:
+        self._forward(ids)
+        self._on_tokens(len(ids))

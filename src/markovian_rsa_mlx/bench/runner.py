@@ -1,10 +1,8 @@
-"""Runs a benchmark: every cell on every problem in every epoch, several problems at once on one engine.
+"""Run a benchmark: every variant on every problem in every epoch, several problems concurrently on one engine.
 
-The cells of a problem run one after another, so that each finds what the ones before it have generated. Trails are
-the truth: a run that is finished there is only read again. What fails on one problem is recorded and does not stop
-the others.
-
-One sitting of a benchmark: what is asked for, what is there already, what is left to run, what is written.
+The variants of a problem run one after another, so that each finds the generations of those before it. Results derive
+from the audit logs: a run that is finished there is only read again. A failure on one problem is recorded and does not
+stop the others.
 """
 
 from __future__ import annotations
@@ -45,167 +43,33 @@ from .scoring import AnswerScorer, measure
 from .summary import comparisons, summarize
 from .tasks.base import Problem, Task
 
-#: These are one problem's trouble; whatever else goes wrong ends the benchmark, which can be continued.
-_ONE_PROBLEMS = (RunFailedError, ContextLengthError, MemoryLimitError, PromptError, RefusedError)
-#: So many problems that an upstream refuses, and no run that it lets through: the trouble is none of the problems'.
-_MOST_REFUSED = 3
-#: Results are written after a problem, but not more often than this, and never for more than a tenth of the time.
-_WRITE_EVERY_S = 2.0
+#: Errors that concern one problem. Any other error ends the benchmark, which can be continued.
+_PROBLEM_ERRORS = (RunFailedError, ContextLengthError, MemoryLimitError, PromptError, RefusedError)
+#: If an upstream refuses this number of problems and accepts none, the cause is not in the problems.
+_MAX_REFUSED = 3
+#: Results are written after a problem, at most once in this time, and for at most a tenth of the time.
+_WRITE_INTERVAL_S = 2.0
+#: Rows of an engine that does not report a limit, the most concurrent problems, and the tokens of a question.
+_DEFAULT_ROWS, _MAX_CONCURRENCY, _QUESTION_TOKENS = 32, 16, 1_000
 
-#: Cell, problem's index, epoch.
+#: Name of a variant, index of a problem, epoch.
 Place = tuple[str, int, int]
 #: A problem in one epoch.
 Unit = tuple[Problem, int]
 
 
 def run_seed(seed: int, index: int, epoch: int) -> int:
-    """Seed of all runs on one problem in one epoch: the methods then share what they have in common."""
+    """Return the seed of all runs on one problem in one epoch. The same seed lets methods share generations."""
     digest = hashlib.sha256(f"mrsa-bench-1|{seed}|{index}|{epoch}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 11  # 53 bits: exact wherever JSON is read
-
-
-@dataclass(frozen=True)
-class SharedEngine:
-    """What runs the runs: the backend, which they share, and the equivalence of answers in votes."""
-
-    backend: Engine
-    equivalent: Equivalent
-
-
-class _OneProblem:
-    """One problem in one epoch: what its runs share, and the marks of its answers."""
-
-    def __init__(
-        self,
-        problem: Problem,
-        epoch: int,
-        engine: SharedEngine,
-        score: Callable[[Problem, str], float],
-        on_tokens: Callable[[int], None],
-    ) -> None:
-        self.problem, self.epoch, self._engine = problem, epoch, engine
-        self.known = GenerationCache()  # by whatever cell, in earlier sittings too: need not be generated again
-        self.damaged: dict[Path, str] = {}  # trails that cannot be read, and why
-        self._counted = GenerationCache()  # by the cells so far, in their order, whenever that was
-        self._marks = AnswerScorer(lambda answer: score(problem, answer))
-        backend: Any = CachingEngine(engine.backend, self.known, on_tokens)
-        self.orchestrator = MarkovianRSAOrchestrator(backend, equivalent=engine.equivalent, shared=True)
-
-    async def recall(self, trail: Path) -> None:
-        """Take in what an earlier sitting generated."""
-        try:
-            self.known.learn(RunState(await asyncio.to_thread(read_events, trail)))
-        except AuditError as error:
-            self.damaged[trail] = str(error)
-
-    def measured(self, record: RunRecord, history: RunState) -> RunRecord:
-        """The record with the figures of its finished run."""
-        self.known.learn(history)
-        new = self._counted.learn(history)
-        measured = measure(history, self._engine.backend.tokenizer, self._engine.equivalent, self._marks, self.known)
-        return replace(record, new_tokens=new, **{f.name: getattr(measured, f.name) for f in fields(measured)})
-
-
-class Runner:
-    """Runs the cells `configs` on problems; fills `records`, which hold what is measured."""
-
-    def __init__(
-        self,
-        folder: ExperimentDir,
-        task: Task,
-        configs: Mapping[str, RSAConfig],
-        seed: int,
-        records: dict[Place, RunRecord],
-        progress: BenchProgress,
-    ) -> None:
-        self._folder, self._task, self._configs, self._seed = folder, task, configs, seed
-        self._records, self._progress = records, progress
-        self._refused: dict[tuple[int, int], RefusedError] = {}  # by problem and epoch
-        self._under_way, self._ended = 0, asyncio.Condition()
-        self._scoring = asyncio.Lock()
-        self._next_write_s = 0.0
-
-    async def run(self, units: Sequence[Unit], engine: SharedEngine, at_once: int, write: Callable[[], object]) -> None:
-        """Run these problems, `at_once` at a time; `write` is called as it goes, and when it stops."""
-        queue = iter(units)
-        workers = [asyncio.create_task(self._work(queue, engine, write)) for _ in range(min(at_once, len(units)))]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-            write()
-
-    async def _work(self, queue: Iterator[Unit], engine: SharedEngine, write: Callable[[], object]) -> None:
-        for problem, epoch in queue:
-            self._under_way += 1
-            await self._solve(problem, epoch, engine)
-            self._under_way -= 1
-            records = [self._records[cell, problem.index, epoch] for cell in self._configs]
-            self._progress.problem_done(problem, epoch, records)
-            await self._write_now_and_then(write)
-            await self._see_that_some_pass()
-
-    async def _solve(self, problem: Problem, epoch: int, engine: SharedEngine) -> None:
-        """All cells on one problem."""
-        one = _OneProblem(problem, epoch, engine, self._task.score, self._progress.tokens)
-        for path in self._folder.trails(problem.index, epoch):
-            await one.recall(path)
-        for cell, config in self._configs.items():
-            seeded = config.replace(seed=run_seed(self._seed, problem.index, epoch))
-            record = await self._run(one, cell, seeded)
-            self._records[cell, problem.index, epoch] = record
-            self._progress.run_done(cell, record)
-
-    async def _run(self, one: _OneProblem, cell: str, config: RSAConfig) -> RunRecord:
-        trail = self._folder.trail(cell, one.problem.index, one.epoch)
-        where = trail.relative_to(self._folder.path).as_posix()
-        record = RunRecord(one.problem.index, one.problem.problem_id, one.epoch, config.seed or 0, where)
-        if trail in one.damaged:
-            return replace(record, error=f"{one.damaged[trail]} To run it anew, remove that file.")
-        try:
-            result = await one.orchestrator.arun(one.problem.question, config, audit_path=trail)
-        except _ONE_PROBLEMS as error:
-            if isinstance(error, RefusedError):
-                self._refused[one.problem.index, one.epoch] = error
-            return replace(record, error=str(error))
-        async with self._scoring:
-            return await asyncio.to_thread(one.measured, record, RunState(result.events))  # verifiers may be slow
-
-    async def _see_that_some_pass(self) -> None:
-        """Where only refusals came so far, wait for what is under way; raises `UpstreamError` if that is refused too.
-
-        One prompt that a server refuses is that problem's trouble; where all are, it is the server's or the user's.
-        """
-        async with self._ended:
-            self._ended.notify_all()
-            await self._ended.wait_for(lambda: not self._only_refused() or not self._under_way)
-        if self._only_refused():
-            last = list(self._refused.values())[-1]
-            raise UpstreamError(f"The server refused {len(self._refused)} problems and let none pass: {last}") from last
-
-    def _only_refused(self) -> bool:
-        return len(self._refused) >= _MOST_REFUSED and all(record.error for record in self._records.values())
-
-    async def _write_now_and_then(self, write: Callable[[], object]) -> None:
-        began_s = time.monotonic()
-        if began_s < self._next_write_s:
-            return
-        self._next_write_s = math.inf  # until this one is done
-        await asyncio.to_thread(write)
-        now_s = time.monotonic()
-        self._next_write_s = now_s + max(_WRITE_EVERY_S, 9 * (now_s - began_s))
-
-
-#: Rows of an engine that does not say how many it has, problems at once at the most, and a question's length.
-_UNKNOWN_ROWS, _MOST_AT_ONCE, _QUESTION_TOKENS = 32, 16, 1_000
+    return int.from_bytes(digest[:8], "big") >> 11  # 53 bits: every JSON reader represents them exactly
 
 
 @dataclass(frozen=True)
 class BenchmarkSpec:
-    """A benchmark as asked for. `limit` is the user's word for which problems, `command` the command line, `weights`
-    which contents the model's name stands for ("" where that is not known yet)."""
+    """A benchmark as requested. `limit` and `command` are recorded as the user typed them.
+
+    `weights` identifies the content of the model's files ("" if not known yet).
+    """
 
     task: Task
     problems: Sequence[Problem]
@@ -221,117 +85,124 @@ class BenchmarkSpec:
     def identity(self) -> Identity:
         return Identity.of(self.task.name, self.model, self.seed, self.plan.configs, self.weights)
 
-    @property
-    def final_rounds(self) -> dict[str, int]:
-        """T by cell."""
-        return {name: config.rounds for name, config in self.plan.configs.items()}
-
-    def places(self, *cells: str) -> Iterator[Place]:
-        """All runs of these cells (of all, if none is named), by epoch and problem."""
-        for cell in cells or self.plan.configs:
+    def places(self, *variants: str) -> Iterator[Place]:
+        """Yield all runs of these variants (of all if none is named), by epoch and problem."""
+        for name in variants or self.plan.configs:
             for epoch in range(1, self.epochs + 1):
-                yield from ((cell, problem.index, epoch) for problem in self.problems)
+                yield from ((name, problem.index, epoch) for problem in self.problems)
 
 
 @dataclass
 class Benchmark:
-    """An order in its folder. `engine` describes the engine, from earlier sittings until `run` knows better."""
+    """A benchmark in its folder, with the records so far.
 
-    order: BenchmarkSpec
+    `engine` describes the engine as an earlier session recorded it, until `run` replaces it.
+    """
+
+    spec: BenchmarkSpec
     folder: ExperimentDir
     records: dict[Place, RunRecord] = field(default_factory=dict)
     engine: Mapping[str, Any] = field(default_factory=dict)
     _writing: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def begin(cls, order: BenchmarkSpec, folder: ExperimentDir) -> Benchmark:
-        """What is measured already counts, unless other cells were run: they share generations in another way."""
-        sitting, earlier = cls(order, folder), folder.read_results()
+    def open(cls, spec: BenchmarkSpec, folder: ExperimentDir) -> Benchmark:
+        """Return the benchmark with the records in its folder.
+
+        Records of other variants do not count, since those share generations in another way. Their audit logs do.
+        """
+        benchmark, earlier = cls(spec, folder), folder.read_results()
         if earlier is not None:
-            sitting.engine = earlier.engine
-            if [cell.name for cell in earlier.cells] == list(order.plan.configs):
-                found = ((cell.name, record) for cell in earlier.cells for record in cell.records)
-                sitting.records = {(name, record.index, record.epoch): record for name, record in found}
-        return sitting
+            benchmark.engine = earlier.engine
+            if [variant.name for variant in earlier.cells] == list(spec.plan.configs):
+                found = ((variant.name, record) for variant in earlier.cells for record in variant.records)
+                benchmark.records = {(name, record.index, record.epoch): record for name, record in found}
+        return benchmark
 
     def missing(self, *, only_failed: bool = False) -> list[Unit]:
-        """Problems and epochs with a run that is not measured, failed or not wholly scored, the first epoch first.
+        """Return the problems with a run that is missing, failed or not fully scored, the first epoch first.
 
-        Where nothing but scores is missing the trails are only read: a verifier that is well again gives the score
-        that it would have given at once.
+        If only scores are missing, the audit logs are read again and nothing is generated.
         """
+
+        def is_missing(index: int, epoch: int) -> bool:
+            records = [self.records.get((name, index, epoch)) for name in self.spec.plan.configs]
+            failed = any(record is not None and (record.error or record.unscored) for record in records)
+            return failed or (not only_failed and None in records)
+
         return [
             (problem, epoch)
-            for epoch in range(1, self.order.epochs + 1)
-            for problem in self.order.problems
-            if self._is_missing(problem.index, epoch, only_failed)
+            for epoch in range(1, self.spec.epochs + 1)
+            for problem in self.spec.problems
+            if is_missing(problem.index, epoch)
         ]
 
-    async def run(
-        self,
-        units: Sequence[Unit],
-        backend: Engine,
-        equivalent: Equivalent,
-        progress: BenchProgress,
-        at_once: int | None = None,
-    ) -> None:
-        """Run them; results are written as it goes and when it stops, for whatever reason."""
-        self.engine = describe(backend.info)
-        runner = Runner(self.folder, self.order.task, self.order.plan.configs, self.order.seed, self.records, progress)
-        await runner.run(units, SharedEngine(backend, equivalent), at_once or self.at_once(backend), self.write)
-
-    def at_once(self, backend: Engine) -> int:
-        """As many problems as keep all rows busy that the engine's memory has room for."""
-        configs = self.order.plan.configs.values()
-        longest = _QUESTION_TOKENS + max(
-            config.parents_per_trace * config.tail_limit + max(config.thinking_tokens, config.final_tokens)
-            for config in configs
-        )
-        rows, limit = backend.info.max_rows or _UNKNOWN_ROWS, backend.info.memory_limit_bytes
-        while limit is not None and rows > 1 and backend.memory_estimate_bytes(rows, longest) > limit:
-            rows -= 1
-        return min(_MOST_AT_ONCE, -(-rows // min(config.population for config in configs)))
-
     def progress(self, units: Sequence[Unit], clock: Callable[[], float]) -> BenchProgress:
-        """Where this sitting starts from, with these left to run."""
-        order, missing = self.order, {(problem.index, epoch) for problem, epoch in self.missing()}
-        done = [place for place in order.places() if place[1:] not in missing]
-        progress = BenchProgress(order.plan.methods, order.final_rounds, clock)
-        progress.before = len(done) // len(order.plan.configs)
+        """Return the progress at the start of a session that will run `units`."""
+        configs, missing = self.spec.plan.configs, {(problem.index, epoch) for problem, epoch in self.missing()}
+        done = [place for place in self.spec.places() if place[1:] not in missing]
+        final_rounds = {name: config.rounds for name, config in configs.items()}
+        progress = BenchProgress(self.spec.plan.methods, final_rounds, clock)
+        progress.before = len(done) // len(configs)
         progress.total = progress.before + len(units)
         for place in done:
             progress.add(place[0], self.records[place])
         return progress
 
+    async def run(
+        self,
+        units: Sequence[Unit],
+        engine: Engine,
+        equivalent: Equivalent,
+        progress: BenchProgress,
+        concurrency: int | None = None,
+    ) -> None:
+        """Run these problems, `concurrency` at a time. Write results during the run and when it ends in any way."""
+        self.engine = engine_summary(engine.info)
+        runner = Runner(self, engine, equivalent, progress)
+        await runner.run(units, concurrency or self.concurrency(engine))
+
+    def concurrency(self, engine: Engine) -> int:
+        """Return how many concurrent problems fill all rows that the engine's memory has capacity for."""
+        configs = self.spec.plan.configs.values()
+        longest = _QUESTION_TOKENS + max(
+            config.parents_per_trace * config.tail_limit + max(config.thinking_tokens, config.final_tokens)
+            for config in configs
+        )
+        rows, limit = engine.info.max_rows or _DEFAULT_ROWS, engine.info.memory_limit_bytes
+        while limit is not None and rows > 1 and engine.memory_estimate_bytes(rows, longest) > limit:
+            rows -= 1
+        return min(_MAX_CONCURRENCY, -(-rows // min(config.population for config in configs)))
+
     def results(self) -> Results:
-        """All that is measured of what is asked for, in an order that does not depend on how it came about."""
-        order = self.order
-        cells = tuple(
+        """Return the results so far, in an order that does not depend on the order of the runs."""
+        spec, methods = self.spec, self.spec.plan.methods
+        variants = tuple(
             Variant(
-                name, method_settings(config), tuple(self.records[p] for p in order.places(name) if p in self.records)
+                name, method_settings(config), tuple(self.records[p] for p in spec.places(name) if p in self.records)
             )
-            for name, config in order.plan.configs.items()
+            for name, config in spec.plan.configs.items()
         )
         return Results(
-            task=order.task.name,
-            model=order.model,
-            seed=order.seed,
-            epochs=order.epochs,
-            problems=len(order.problems),
-            limit=order.limit,
+            task=spec.task.name,
+            model=spec.model,
+            seed=spec.seed,
+            epochs=spec.epochs,
+            problems=len(spec.problems),
+            limit=spec.limit,
             engine=self.engine,
             package_version=package_version(),
-            methods=order.plan.methods,
-            cells=cells,
-            table=summarize(order.plan.methods, cells),
-            comparisons=comparisons(order.plan.methods, cells),
-            generated_once=sum(record.new_tokens for cell in cells for record in cell.records),
-            warnings=order.plan.notes,
-            command=order.command,
+            methods=methods,
+            cells=variants,
+            table=summarize(methods, variants),
+            comparisons=comparisons(methods, variants),
+            generated_once=sum(record.new_tokens for variant in variants for record in variant.records),
+            warnings=spec.plan.notes,
+            command=spec.command,
         )
 
     def write(self) -> Results:
-        """results.json and results.csv; one thread at a time."""
+        """Write results.json and results.csv, one thread at a time."""
         with self._writing:
             results = self.results()
             self.folder.write_results(results)
@@ -339,7 +210,7 @@ class Benchmark:
         return results
 
     def finish(self) -> Results:
-        """All files. Raises `TaskError` where a library for them is missing."""
+        """Write all files. Raises `TaskError` if a library for them is missing."""
         from .report import render
 
         results = self.write()
@@ -347,17 +218,143 @@ class Benchmark:
         self.folder.write("results.parquet", to_parquet(results))
         return results
 
-    def _is_missing(self, index: int, epoch: int, only_failed: bool) -> bool:
-        records = [self.records.get((cell, index, epoch)) for cell in self.order.plan.configs]
-        failed = any(record is not None and (record.error or record.unscored) for record in records)
-        return failed or (not only_failed and None in records)
 
-
-def describe(info: EngineInfo) -> dict[str, Any]:
-    """What results say of the engine."""
+def engine_summary(info: EngineInfo) -> dict[str, Any]:
+    """Return the part of the engine's description that results record."""
     return {
         "engine": info.engine,
         "engine_version": info.engine_version,
         "dtype": info.dtype,
         "quantization": info.quantization,
     }
+
+
+class Runner:
+    """One session of a benchmark: runs problems and fills the benchmark's records."""
+
+    def __init__(self, benchmark: Benchmark, engine: Engine, equivalent: Equivalent, progress: BenchProgress) -> None:
+        self._benchmark, self._spec, self._folder = benchmark, benchmark.spec, benchmark.folder
+        self._records, self._progress = benchmark.records, progress
+        self._engine, self._equivalent = engine, equivalent
+        self._refused: dict[tuple[int, int], RefusedError] = {}  # by problem and epoch
+        self._active, self._ended = 0, asyncio.Condition()
+        self._scoring = asyncio.Lock()
+        self._next_write_s = 0.0
+
+    async def run(self, units: Sequence[Unit], concurrency: int) -> None:
+        queue = iter(units)
+        workers = [asyncio.create_task(self._work(queue)) for _ in range(min(concurrency, len(units)))]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            self._benchmark.write()
+
+    async def _work(self, queue: Iterator[Unit]) -> None:
+        for problem, epoch in queue:
+            self._active += 1
+            records = await self._solve(problem, epoch)
+            self._active -= 1
+            self._progress.problem_done(problem, epoch, records)
+            await self._write_if_due()
+            await self._stop_if_all_refused()
+
+    async def _solve(self, problem: Problem, epoch: int) -> list[RunRecord]:
+        """Run all variants on one problem."""
+        session = _ProblemSession(problem, self._spec.task, self._engine, self._equivalent, self._progress.tokens)
+        for path in self._folder.trails(problem.index, epoch):
+            await session.recall(path)
+        records = []
+        for name, config in self._spec.plan.configs.items():
+            trail = self._folder.trail(name, problem.index, epoch)
+            seed = run_seed(self._spec.seed, problem.index, epoch)
+            record = RunRecord(
+                index=problem.index,
+                problem_id=problem.problem_id,
+                epoch=epoch,
+                seed=seed,
+                trail=trail.relative_to(self._folder.path).as_posix(),
+            )
+            try:
+                record = await session.run(record, config.replace(seed=seed), trail, self._scoring)
+            except _PROBLEM_ERRORS as error:
+                if isinstance(error, RefusedError):
+                    self._refused[problem.index, epoch] = error
+                record = replace(record, error=str(error))
+            records.append(record)
+            self._records[name, problem.index, epoch] = record
+            self._progress.run_done(name, record)
+        return records
+
+    async def _write_if_due(self) -> None:
+        started_s = time.monotonic()
+        if started_s < self._next_write_s:
+            return
+        self._next_write_s = math.inf  # until this write is done
+        await asyncio.to_thread(self._benchmark.write)
+        now_s = time.monotonic()
+        self._next_write_s = now_s + max(_WRITE_INTERVAL_S, 9 * (now_s - started_s))
+
+    async def _stop_if_all_refused(self) -> None:
+        """Raise `UpstreamError` if the server has refused several problems and accepted none.
+
+        A single refused prompt concerns its problem; if all are refused, the cause is the server or its settings. Wait
+        for the active problems before deciding.
+        """
+
+        def all_refused() -> bool:
+            return len(self._refused) >= _MAX_REFUSED and all(record.error for record in self._records.values())
+
+        async with self._ended:
+            self._ended.notify_all()
+            await self._ended.wait_for(lambda: not all_refused() or not self._active)
+        if all_refused():
+            last = list(self._refused.values())[-1]
+            raise UpstreamError(
+                f"The server refused {len(self._refused)} problems and accepted none. The last error: {last}"
+            ) from last
+
+
+class _ProblemSession:
+    """One problem in one epoch: the generations that its runs share, and the scores of its answers."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        task: Task,
+        engine: Engine,
+        equivalent: Equivalent,
+        on_tokens: Callable[[int], None],
+    ) -> None:
+        self._problem, self._engine, self._equivalent = problem, engine, equivalent
+        self._cache = GenerationCache()  # of all variants and earlier sessions: need not be generated again
+        self._counted = GenerationCache()  # of the variants so far in their order, whenever they were generated
+        self._damaged: dict[Path, str] = {}  # unreadable audit logs with the reason
+        self._scorer = AnswerScorer(lambda answer: task.score(problem, answer))
+        caching: Any = CachingEngine(engine, self._cache, on_tokens)
+        self._orchestrator = MarkovianRSAOrchestrator(caching, equivalent=equivalent, shared=True)
+
+    async def recall(self, trail: Path) -> None:
+        """Add the generations of an earlier session."""
+        try:
+            self._cache.add_run(RunState(await asyncio.to_thread(read_events, trail)))
+        except AuditError as error:
+            self._damaged[trail] = str(error)
+
+    async def run(self, record: RunRecord, config: RSAConfig, trail: Path, scoring: asyncio.Lock) -> RunRecord:
+        """Run one variant and return `record` with the figures of the run, or with its error."""
+        if trail in self._damaged:
+            return replace(record, error=f"{self._damaged[trail]} Remove that file to repeat the run.")
+        result = await self._orchestrator.arun(self._problem.question, config, audit_path=trail)
+
+        def measured() -> RunRecord:
+            state = RunState(result.events, decode=self._engine.tokenizer.decode)
+            self._cache.add_run(state)
+            new_tokens = self._counted.add_run(state)
+            metrics = measure(state, self._equivalent, self._scorer, self._cache)
+            return replace(record, new_tokens=new_tokens, **{f.name: getattr(metrics, f.name) for f in fields(metrics)})
+
+        async with scoring:
+            return await asyncio.to_thread(measured)  # verifiers may be slow

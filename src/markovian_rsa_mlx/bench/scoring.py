@@ -1,36 +1,32 @@
-"""What a finished run's trail says: per round how many are right, the vote, the tokens; the run's badges.
+"""Compute the figures of a finished run from its audit log: correctness and tokens by round, and the run's badges.
 
-Pure but for the scoring, which may take long: call it off the event loop.
+Scoring may take long, so call it off the event loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..audit import RunState
-from ..audit.events import TraceCompleteEvent
-from ..config import RSAConfig
 from ..errors import ScoringError
-from ..method.answers import extract_answer, normalise
+from ..method.answers import normalise
 from ..method.lineage import Lineage, TraceKey
 from ..method.selection import Candidate, Equivalent, vote
-from ..method.tails import split_thinking
-from ..tokenizer import Tokenizer
-from .generation_cache import GenerationCache, RowTime, generations
+from .generation_cache import GenerationCache, RowTime
 from .results import Badge, RoundRecord
 
 
 @dataclass
 class AnswerScorer:
-    """Which answers to one problem are right; each is scored once. `failures` says which could not be."""
+    """Scores each answer to one problem once. `failures` holds the reasons of those that could not be scored."""
 
     score: Callable[[str], float]
     failures: dict[str, str] = field(default_factory=dict)
     _known: dict[str, bool] = field(default_factory=dict)
 
-    def right(self, answer: str) -> bool:
-        """Whether the answer scores 1; one that the verifier fails on is not right."""
+    def is_correct(self, answer: str) -> bool:
+        """Return whether the answer scores 1. If the verifier fails on it, it counts as wrong."""
         if not normalise(answer):
             return False
         if answer not in self._known:
@@ -43,7 +39,7 @@ class AnswerScorer:
 
 @dataclass(frozen=True)
 class RunMetrics:
-    """The figures of one run, as `Record` holds them."""
+    """The figures of one run. Each field is one of `RunRecord`."""
 
     rounds: tuple[RoundRecord, ...]
     answer: str
@@ -60,125 +56,77 @@ class RunMetrics:
 
 @dataclass(frozen=True)
 class _Trace:
-    """One needed trace: what it said and what it cost, its summary included."""
+    """The answer and the costs of a needed trace, its summary included."""
 
     key: TraceKey
     answer: str
-    state: str  # eos, max_tokens or error
+    finish_reason: str
     generated_tokens: int
     prefill_tokens: int
-    busy: RowTime | None  #: None where that is not known
+    time: RowTime | None  #: None if unknown
 
 
-def measure(
-    history: RunState, tokenizer: Tokenizer, equivalent: Equivalent, marks: AnswerScorer, known: GenerationCache
-) -> RunMetrics:
-    """The figures of a finished run. `known` has learnt it, and says how long shared traces took."""
-    start, setup, selection, end = history.start, history.setup, history.selection, history.end
+def measure(state: RunState, equivalent: Equivalent, scorer: AnswerScorer, cache: GenerationCache) -> RunMetrics:
+    """Return the figures of a finished run. `cache` already contains the run, and knows the times of shared traces."""
+    start, setup, selection, end = state.start, state.setup, state.selection, state.end
     assert start is not None and setup is not None and selection is not None and end is not None  # noqa: PT018
-    lineage = Lineage.of(start.config, setup.seed)
-    reader = _Reader(history, start.config, tokenizer, _busy(history, known))
+    lineage, times = Lineage.of(start.config, setup.seed), cache.trace_times(state)
     rounds: list[RoundRecord] = []
     traces: dict[TraceKey, _Trace] = {}
     for number, keys in lineage.needed().items():
-        for key in keys:
-            traces[key] = reader.trace(key)
-        rounds.append(_round(number, [traces[key] for key in keys], list(traces.values()), equivalent, marks))
-    last = rounds[-1]
+        traces |= {key: _read_trace(state, key, times) for key in keys}
+        rounds.append(_round(number, [traces[key] for key in keys], list(traces.values()), equivalent, scorer))
     finals = [traces[key] for key in lineage.finals]
+    row_s = [trace.time.row_s for trace in finals if trace.time is not None and trace.finish_reason != "error"]
     answers = {trace.answer for trace in traces.values()} | {selection.answer}
     return RunMetrics(
-        tuple(rounds),
-        selection.answer,
-        float(marks.right(selection.answer)),
-        _badges(finals, list(traces.values()), selection.answer, marks),
-        tuple(why for answer, why in marks.failures.items() if answer in answers),
-        tuple(_errors(history)),
-        last.generated_tokens,
-        last.prefill_tokens,
-        last.wall_s,
-        _mean_row_s(finals),
-        end.peak_memory_bytes,
+        rounds=tuple(rounds),
+        answer=selection.answer,
+        correct=float(scorer.is_correct(selection.answer)),
+        badges=_badges(finals, list(traces.values()), selection.answer, scorer),
+        unscored=tuple(reason for answer, reason in scorer.failures.items() if answer in answers),
+        mishaps=tuple(_errors(state)),
+        generated_tokens=rounds[-1].generated_tokens,
+        prefill_tokens=rounds[-1].prefill_tokens,
+        wall_s=rounds[-1].wall_s,
+        trace_s=sum(row_s) / len(row_s) if row_s else 0.0,
+        peak_memory_bytes=end.peak_memory_bytes,
     )
 
 
-def _busy(history: RunState, known: GenerationCache) -> Mapping[str, RowTime | None]:
-    """By trace, its summary included, where they were generated."""
-    found: dict[str, RowTime | None] = {}
-    for generation in generations(history):
-        busy, so_far = known.busy(generation.key), found.get(generation.trace_id, RowTime())
-        found[generation.trace_id] = None if busy is None or so_far is None else so_far + busy
-    return found
-
-
-def _engine_s(traces: Sequence[_Trace]) -> float:
-    """Seconds of the engine for all of them; 0 where one's are not known."""
-    told = [trace.busy.engine_s for trace in traces if trace.busy is not None]
-    return sum(told) if len(told) == len(traces) else 0.0
-
-
-def _mean_row_s(traces: Sequence[_Trace]) -> float:
-    """Seconds that one of them had its row, on average; 0 where that is not known."""
-    told = [trace.busy.row_s for trace in traces if trace.busy is not None and trace.state != "error"]
-    return sum(told) / len(told) if told else 0.0
-
-
-def _errors(history: RunState) -> Iterator[str]:
-    """The engine's alarm, and for each trace that was given up for good the last reason."""
-    yield from (error.message for error in history.errors if error.stage == "identical_traces")
-    reasons = {error.message.split(" ", 1)[0]: error.message for error in history.errors if error.stage == "generation"}
-    yield from (reasons[t.trace_id] for t in history.traces.values() if t.given_up and t.trace_id in reasons)
-
-
-class _Reader:
-    """Reads a run's traces off its history."""
-
-    def __init__(
-        self, history: RunState, config: RSAConfig, tokenizer: Tokenizer, busy: Mapping[str, RowTime | None]
-    ) -> None:
-        self._history, self._config, self._tokenizer, self._busy = history, config, tokenizer, busy
-
-    def trace(self, key: TraceKey) -> _Trace:
-        past = self._history.trace(key)
-        complete, summary = past.complete, past.summary
-        assert complete is not None
-        return _Trace(
-            key,
-            self._answer(complete),
-            complete.finish_reason,
-            complete.generated_tokens + (summary.generated_tokens if summary else 0),
-            sum(start.prompt_token_count for start in past.starts) + (len(summary.prompt_token_ids) if summary else 0),
-            self._busy.get(str(key), RowTime()),  # one that was given up has none
-        )
-
-    def _answer(self, complete: TraceCompleteEvent) -> str:
-        """As the run's own selection reads it."""
-        setup = self._history.setup
-        assert setup is not None
-        if complete.finish_reason == "error":
-            return ""
-        stopped, thinking = complete.finish_reason == "eos", self._config.enable_thinking
-        split = split_thinking(complete.token_ids, setup.end_of_thinking, stopped=stopped, thinking=thinking)
-        return extract_answer(self._tokenizer.decode(split.answer_ids).strip(), self._config.answer_kind)
+def _read_trace(state: RunState, key: TraceKey, times: dict[str, RowTime | None]) -> _Trace:
+    trace = state.trace(key)
+    complete, summary = trace.complete, trace.summary
+    assert complete is not None
+    return _Trace(
+        key=key,
+        answer=state.answer(trace),
+        finish_reason=complete.finish_reason,
+        generated_tokens=complete.generated_tokens + (summary.generated_tokens if summary else 0),
+        prefill_tokens=sum(start.prompt_token_count for start in trace.starts)
+        + (len(summary.prompt_token_ids) if summary else 0),
+        time=times.get(str(key), RowTime()),  # a failed trace has none
+    )
 
 
 def _round(
-    number: int, traces: Sequence[_Trace], so_far: Sequence[_Trace], equivalent: Equivalent, marks: AnswerScorer
+    number: int, traces: Sequence[_Trace], so_far: Sequence[_Trace], equivalent: Equivalent, scorer: AnswerScorer
 ) -> RoundRecord:
-    """`so_far`: the traces of all rounds up to this one."""
-    right = [marks.right(trace.answer) for trace in traces]
-    tally = vote([Candidate(str(trace.key), trace.answer) for trace in traces], equivalent)
+    """Return the figures of a round. `so_far` holds the traces of all rounds up to this one."""
+    correct = [scorer.is_correct(trace.answer) for trace in traces]
+    votes = vote([Candidate(str(trace.key), trace.answer) for trace in traces], equivalent)
     tokens = sum(trace.generated_tokens for trace in so_far)
-    wall_s = _engine_s(so_far)
+    engine_s = [trace.time.engine_s for trace in so_far if trace.time is not None]
+    wall_s = sum(engine_s) if len(engine_s) == len(so_far) else 0.0
     return RoundRecord(
         round=number,
         traces=len(traces),
-        mean=sum(right) / len(traces),
-        vote=float(tally.winner is not None and marks.right(tally.winner.answer)),
-        any=float(any(right)),
-        finished=sum(trace.state == "eos" for trace in traces) / len(traces),
-        answered=sum(tally.tally),
-        distinct=len(tally.tally),
+        mean=sum(correct) / len(traces),
+        vote=float(votes.winner is not None and scorer.is_correct(votes.winner.answer)),
+        any=float(any(correct)),
+        finished=sum(trace.finish_reason == "eos" for trace in traces) / len(traces),
+        answered=sum(votes.tally),
+        distinct=len(votes.tally),
         generated_tokens=tokens,
         prefill_tokens=sum(trace.prefill_tokens for trace in so_far),
         wall_s=wall_s,
@@ -186,12 +134,21 @@ def _round(
     )
 
 
-def _badges(finals: Sequence[_Trace], traces: Sequence[_Trace], answer: str, marks: AnswerScorer) -> tuple[Badge, ...]:
-    unread = any(trace.state == "eos" and not normalise(trace.answer) for trace in finals)
-    found: dict[Badge, bool] = {
+def _badges(finals: Sequence[_Trace], traces: Sequence[_Trace], answer: str, scorer: AnswerScorer) -> tuple[Badge, ...]:
+    unread = any(trace.finish_reason == "eos" and not normalise(trace.answer) for trace in finals)
+    applies: dict[Badge, bool] = {
         "no_answer": not normalise(answer),
-        "budget_hit": any(trace.state == "max_tokens" for trace in finals),
-        "parser_trouble": unread or any(trace.answer in marks.failures for trace in traces),
-        "given_up": any(trace.state == "error" for trace in traces),
+        "budget_hit": any(trace.finish_reason == "max_tokens" for trace in finals),
+        "parser_trouble": unread or any(trace.answer in scorer.failures for trace in traces),
+        "given_up": any(trace.finish_reason == "error" for trace in traces),
     }
-    return tuple(badge for badge, true in found.items() if true)
+    return tuple(badge for badge, holds in applies.items() if holds)
+
+
+def _errors(state: RunState) -> list[str]:
+    """Return the engine's alarm about identical traces, and the last reason of each failed trace."""
+    alarms = [error.message for error in state.errors if error.stage == "identical_traces"]
+    # The message of a generation error begins with the id of its trace.
+    reasons = {error.message.split(" ", 1)[0]: error.message for error in state.errors if error.stage == "generation"}
+    failed = [trace.trace_id for trace in state.traces.values() if trace.given_up]
+    return alarms + [reasons[trace_id] for trace_id in failed if trace_id in reasons]

@@ -1,7 +1,11 @@
-"""`mrsa bench`: methods on a task, side by side."""
+"""The commands of `mrsa bench`: compare methods on a task, and compare two benchmarks.
+
+Loaded for `--help`, so the functions import what they run.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,15 +13,15 @@ from typing import Any
 import click
 
 from ..bench.tasks.options import OPTIONS, read_params
-from .bench_compare import compare
 from .command import PATH, Decorator, Group, json_option, option, option_group
 from .options import MODEL, ModelChoice, engine_options, profile_options, resolve, settings_options
 
 TASK, METHODS, OUTPUT = "The task", "The methods", "Results"
-#: What a benchmark settles itself: methods are compared at F = N and by their decode budgets alone.
+#: Settings that a benchmark decides: methods are compared at F = N and by their decode budgets alone.
 _SETTLED = ("seed", "final_candidates", "answer_selection", "token_budget", "time_budget_s", "answer_kind")
-#: Where the command line's words are kept for the results.
+#: The key of the command line's words in click's `meta`, from where the results record them.
 _WORDS = "markovian_rsa_mlx.bench"
+_FOLDER = "A folder that mrsa bench TASK wrote."
 
 
 class _BenchGroup(Group):
@@ -56,17 +60,17 @@ def _task_options() -> Decorator:
 @bench.command("run")
 @click.argument(
     "task",
-    help="A reasoning-gym data set (countdown), a set by name (aime-2025), a hub id, or a file with the "
+    help="A reasoning-gym data set (countdown), a known set (aime-2025), a hub id, or a file with the "
     "columns problem and answer (JSONL, CSV, Parquet).",
 )
 @option("--limit", metavar="K|A-B", help="The first K problems, or those from A to B.", panel=TASK)
-@option("--epochs", type=click.IntRange(min=1), default=1, metavar="K", help="Times each problem is run.", panel=TASK)
+@option("--epochs", type=click.IntRange(min=1), default=1, metavar="K", help="Runs of each problem.", panel=TASK)
 @option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
     default=1,
     metavar="SEED",
-    help="Seed of all runs, and of problems that are drawn.",
+    help="Seed of all runs, and of procedural problems.",
     panel=TASK,
 )
 @_task_options()
@@ -82,7 +86,7 @@ def _task_options() -> Decorator:
     "--grid",
     type=PATH,
     metavar="FILE.toml",
-    help="Every method at every point of a grid over N, C, T, beta, tau.",
+    help="Run every method at every point of a grid over N, C, T, beta, tau.",
     panel=METHODS,
 )
 @profile_options(METHODS)
@@ -91,7 +95,7 @@ def _task_options() -> Decorator:
     "--at-once",
     type=click.IntRange(min=1),
     metavar="K",
-    help="Problems that share the engine (unset: as many as fill its rows).",
+    help="Concurrent problems on the engine (unset: as many as fill its rows).",
     panel=MODEL,
 )
 @option(
@@ -106,11 +110,11 @@ def _task_options() -> Decorator:
 @option(
     "--resume-only-failed",
     is_flag=True,
-    help="Run only the problems again that failed or could not be scored.",
+    help="Repeat only the problems that failed or could not be scored.",
     panel=OUTPUT,
 )
 @json_option("Print the table as one JSON object.", OUTPUT)
-@option("--quiet", "-q", is_flag=True, help="Only errors and warnings on standard error.", panel=OUTPUT)
+@option("--quiet", "-q", is_flag=True, help="Print only errors and warnings on standard error.", panel=OUTPUT)
 @settings_options(without=_SETTLED)
 @click.pass_context
 def run(
@@ -137,7 +141,7 @@ def run(
 
     The word run may be left out. The table goes to standard output, everything else to standard error.
 
-    Ctrl-C stops within a step, and the same command goes on. Methods, problems and epochs may be added to a folder.
+    Ctrl-C stops within a step, and the same command continues. Methods, problems and epochs may be added to a folder.
     """
     from .bench_run import BenchOptions, run_benchmark
 
@@ -153,7 +157,7 @@ def run(
             grid=grid,
             config=resolve(profile, config, settings, choice.default_profile),
             choice=choice,
-            at_once=at_once,
+            concurrency=at_once,
             out=out,
             fresh=fresh,
             only_failed=resume_only_failed,
@@ -163,4 +167,27 @@ def run(
     )
 
 
-bench.add_command(compare)
+@bench.command("compare")
+@click.argument("first", type=PATH, metavar="A", help=_FOLDER)
+@click.argument("second", type=PATH, metavar="B", help=_FOLDER)
+@json_option("Print one JSON object instead of the table.")
+def compare(first: Path, second: Path, json_output: bool) -> None:
+    """Compare two benchmarks, method by method.
+
+    Prints B minus A on the problems that both have, with intervals and exact tests. Other differences between the
+    benchmarks go to standard error.
+    """
+    from ..bench.compare import compare, read_folder
+    from .bench_output import comparison_text
+    from .terminal import clean, print_status
+
+    found = compare(read_folder(first), read_folder(second))
+    if json_output:
+        print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
+        return
+    for difference in found.differing:
+        print_status(clean(f"not the same: {difference}"))
+    for names, where in ((found.only_first, "A"), (found.only_second, "B")):
+        if names:
+            print_status(clean(f"only in {where}: {', '.join(names)}"))
+    print(clean(comparison_text(found)))

@@ -1,9 +1,4 @@
-"""The table of a benchmark for a terminal, and for a program.
-
-A benchmark's progress: live in a terminal, else a line for each problem.
-
-Shares and differences with their intervals, as a terminal shows them.
-"""
+"""Format benchmarks for a terminal and for programs: the results, a comparison, and the progress of a session."""
 
 from __future__ import annotations
 
@@ -24,67 +19,95 @@ from ..bench.tasks.base import Problem
 from .terminal import amount, clean, count, duration, one_line, percent, percent_range, print_status, table
 
 if TYPE_CHECKING:
+    from ..bench.compare import BenchmarkComparison
     from ..bench.stats import Interval
 
-
-_HEAD = ("method", "problems", "score", "vote", "pass", "finished", "distinct", "tokens", "prefill", "time")
-#: What a terminal that is too narrow does without, the first one first.
-_DISPENSABLE = ("prefill", "distinct", "time", "finished", "pass", "vote")
+_COLUMNS = ("method", "problems", "score", "vote", "pass", "finished", "distinct", "tokens", "prefill", "time")
+#: Columns that a narrow terminal leaves out, the first one first.
+_OPTIONAL_COLUMNS = ("prefill", "distinct", "time", "finished", "pass", "vote")
 _BADGES = {
     "no_answer": "no answer",
-    "budget_hit": "a candidate cut off by its budget",
+    "budget_hit": "a candidate truncated at its token limit",
     "parser_trouble": "an answer that could not be read",
-    "given_up": "a trace given up",
+    "given_up": "a failed trace",
 }
 
 
 def table_text(results: Results, width: int | None = None) -> str:
-    """The table, as wide as there is room for; each cell by round; the last method beside the others; badges."""
+    """Return the table in at most `width` columns, scores by round, differences to the last method, and badges."""
+    if width is None:  # a file or a pipe takes any width
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
     parts = [missing] if (missing := incomplete(results)) else []
     few = few_problems({row.method: row.problems for row in results.table})
     parts += [
-        _fitted([_cells(row, results) for row in results.table], width or _room(), _without(results)),
+        _fitted_table(results, width),
         f"{problems_label(results)} x {amount(results.epochs, 'epoch')}; 95% intervals over problems; "
         "tokens as the paper counts them.\n"
-        f"{amount(results.generated_once, 'token')} were generated in all: what methods share is generated once."
+        f"{amount(results.generated_once, 'token')} generated in total; generations that methods share count once."
         + (f"\n{few}" if few else ""),
     ]
-    rounds = [line for row in results.table if (line := _by_round(row))]
+    rounds = [
+        f"  {row.method}: " + ", ".join(percent(r.mean.mean) for r in row.rounds)
+        for row in results.table
+        if len(row.rounds) > 1
+    ]
     if rounds:
         parts.append("Mean correctness by round:\n" + "\n".join(rounds))
     if results.comparisons:
         last = results.comparisons[-1].second
         parts.append("\n".join(_difference(c, results) for c in results.comparisons if c.second == last))
-    first_of_cell = {method.cell: method.name for method in reversed(results.methods)}.values()
-    badges = [line for row in results.table if row.method in first_of_cell and (line := _badge_line(row))]
+    first_methods = {method.cell: method.name for method in reversed(results.methods)}.values()
+    badges = [
+        f"  {row.method}: " + ", ".join(f"{_BADGES[badge]} {number}" for badge, number in row.badges.items())
+        for row in results.table
+        if row.method in first_methods and row.badges
+    ]
     if badges:
         parts.append("Runs with\n" + "\n".join(badges))
     return clean("\n\n".join(parts))
 
 
-def _room() -> int:
-    """Columns of the terminal that the table goes to; a file or a pipe takes all."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
-
-
-def _without(results: Results) -> frozenset[str]:
-    """Where all methods have all problems, the column says nothing."""
-    return frozenset({"problems"} if all(row.problems == results.problems for row in results.table) else ())
-
-
-def _fitted(rows: Sequence[Sequence[str]], width: int, without: frozenset[str]) -> str:
-    names = [name for name in _HEAD if name not in without]
-    for dispensable in ("", *_DISPENSABLE):
-        names = [name for name in names if name != dispensable]
-        cells = [[row[_HEAD.index(name)] for name in names] for row in rows]
-        text = table(names, cells, frozenset(names[1:]))
+def _fitted_table(results: Results, width: int) -> str:
+    """Return the table without the columns that do not fit, and without the problems if all methods have all."""
+    rows = [_row(row, results) for row in results.table]
+    names = list(_COLUMNS)
+    if all(row.problems == results.problems for row in results.table):
+        names.remove("problems")
+    for dropped in ("", *_OPTIONAL_COLUMNS):
+        names = [name for name in names if name != dropped]
+        text = table(names, [[row[name] for name in names] for row in rows], frozenset(names[1:]))
         if max(map(len, text.splitlines())) <= width:
             break
     return text
 
 
+def _row(row: MethodSummary, results: Results) -> dict[str, str]:
+    one_trace = results.method(row.method).one_trace  # a single trace has nothing to vote on
+    return {
+        "method": row.method,
+        "problems": f"{count(row.problems)} of {count(results.problems)}",
+        "score": share_text(row.score),
+        "vote": "-" if one_trace else share_text(row.vote),
+        "pass": "-" if one_trace else share_text(row.any),
+        "finished": percent(row.finished),
+        "distinct": percent(row.diversity),
+        "tokens": count(row.generated_tokens),
+        "prefill": count(row.prefill_tokens),
+        "time": duration(row.wall_s) if row.wall_s else "-",
+    }
+
+
+def _difference(comparison: Comparison, results: Results) -> str:
+    number = comparison.problems
+    where = "" if number == results.problems else f" on {amount(number, 'problem')}"
+    return (
+        f"{comparison.second} minus {comparison.first}: {points_text(comparison.difference)} points{where}, "
+        f"adjusted p = {comparison.p_adjusted:.2g}: {comparison.verdict}"
+    )
+
+
 def to_json(results: Results, path: Path) -> dict[str, Any]:
-    """The table, the comparisons, and where all else is."""
+    """Return the table, the comparisons and the folder of all else for `--json`."""
     return {
         "task": results.task,
         "model": results.model,
@@ -99,73 +122,67 @@ def to_json(results: Results, path: Path) -> dict[str, Any]:
     }
 
 
-def _cells(row: MethodSummary, results: Results) -> tuple[str, ...]:
-    """A single trace has nothing to vote on."""
-    one_trace = results.method(row.method).one_trace
-    return (
-        row.method,
-        f"{count(row.problems)} of {count(results.problems)}",
-        share_text(row.score),
-        "-" if one_trace else share_text(row.vote),
-        "-" if one_trace else share_text(row.any),
-        percent(row.finished),
-        percent(row.diversity),
-        count(row.generated_tokens),
-        count(row.prefill_tokens),
-        duration(row.wall_s) if row.wall_s else "-",
-    )
+def comparison_text(found: BenchmarkComparison) -> str:
+    """Return the table of `mrsa bench compare`."""
+    rows = [
+        {
+            "method": pair.method,
+            "problems": f"{count(pair.comparison.problems)} of {count(found.problems)}",
+            "A": share_text(pair.first),
+            "B": share_text(pair.second),
+            "B minus A": points_text(pair.comparison.difference),
+            "better / worse": f"{pair.comparison.wins} / {pair.comparison.losses}",
+            "p": f"{pair.comparison.p_adjusted:.2g}",
+            "tokens A": count(pair.first_tokens),
+            "tokens B": count(pair.second_tokens),
+            "verdict": pair.comparison.verdict,
+        }
+        for pair in found.pairs
+    ]
+    names = list(rows[0])
+    if all(pair.comparison.problems == found.problems for pair in found.pairs):
+        names.remove("problems")
+    text = table(names, [[row[name] for name in names] for row in rows], frozenset(names[1:-1]))
+    adjusted = f"; p adjusted for {amount(len(rows), 'comparison')}" if len(rows) > 1 else ""
+    few = few_problems({pair.method: pair.comparison.problems for pair in found.pairs})
+    note = f"{amount(found.problems, 'problem')} in both; 95% intervals over problems{adjusted}."
+    return f"{text}\n\n{note}" + (f"\n{few}" if few else "")
 
 
-def _by_round(row: MethodSummary) -> str:
-    return f"  {row.method}: " + ", ".join(percent(r.mean.mean) for r in row.rounds) if len(row.rounds) > 1 else ""
+def share_text(interval: Interval) -> str:
+    """Return a share with its interval."""
+    return f"{percent(interval.mean)} {percent_range(interval.low, interval.high)}"
 
 
-def _difference(comparison: Comparison, results: Results) -> str:
-    number = comparison.problems
-    where = "" if number == results.problems else f" on {amount(number, 'problem')}"
-    return (
-        f"{comparison.second} less {comparison.first}: {points_text(comparison.difference)} points{where}, "
-        f"adjusted p = {comparison.p_adjusted:.2g}: {comparison.verdict}"
-    )
-
-
-def _badge_line(row: MethodSummary) -> str:
-    told = ", ".join(f"{_BADGES[badge]} {number}" for badge, number in row.badges.items())
-    return f"  {row.method}: {told}" if told else ""
+def points_text(difference: Interval) -> str:
+    """Return a difference of shares with its interval, in points."""
+    return f"{100 * difference.mean:+.1f} {percent_range(difference.low, difference.high, '+')}"
 
 
 @contextmanager
-def watch(sitting: Benchmark, units: Sequence[Unit], quiet: bool) -> Iterator[BenchProgress]:
-    """The progress of a sitting, shown live in a terminal, else a line for each problem."""
-    progress = sitting.progress(units, time.monotonic)
-    if not quiet and progress.before:
-        print_status(f"{progress.before} of {amount(progress.total, 'problem')} are done already.")
+def watch(benchmark: Benchmark, units: Sequence[Unit], quiet: bool) -> Iterator[BenchProgress]:
+    """Show the progress of a session: live in a terminal, otherwise one line per problem."""
+    progress = benchmark.progress(units, time.monotonic)
     if quiet:
         yield progress
-    elif (console := _terminal()) is not None:
+        return
+    if progress.before:
+        print_status(f"{progress.before} of {amount(progress.total, 'problem')} are already done.")
+    if sys.stderr.isatty():
+        from rich.console import Console
         from rich.live import Live
 
-        with Live(_View(progress), console=console, refresh_per_second=2, vertical_overflow="crop", transient=True):
-            yield progress
-    else:
-        progress.on_problem = lambda problem, epoch, records: print_status(
-            problem_line(progress, problem, epoch, records)
-        )
-        yield progress
-
-
-def _terminal() -> Any:
-    """A console on standard error; None where that is no terminal that can be redrawn."""
-    if not sys.stderr.isatty():
-        return None
-    from rich.console import Console
-
-    console = Console(stderr=True, highlight=False)
-    return None if console.is_dumb_terminal else console
+        console = Console(stderr=True, highlight=False)
+        if not console.is_dumb_terminal:  # a dumb terminal cannot redraw lines
+            with Live(_View(progress), console=console, refresh_per_second=2, vertical_overflow="crop", transient=True):
+                yield progress
+            return
+    progress.on_problem = lambda problem, epoch, records: print_status(problem_line(progress, problem, epoch, records))
+    yield progress
 
 
 class _View:
-    """Status and means so far, as many as the terminal has lines for."""
+    """The live view: status and scores so far, in as many lines as the terminal has."""
 
     def __init__(self, progress: BenchProgress) -> None:
         self._progress = progress
@@ -178,14 +195,14 @@ class _View:
 
 
 def view_lines(progress: BenchProgress) -> list[str]:
-    """The status line, then each method's mean so far."""
+    """Return the status line and the mean score of each method so far."""
     scores = [(method.name, progress.score(method.name)) for method in progress.methods]
     width = max((len(name) for name, _ in scores), default=0)
     return [status_line(progress), *(f"  {name.ljust(width)}  {percent(score)}" for name, score in scores)]
 
 
 def status_line(progress: BenchProgress) -> str:
-    """Problems done, speed, tokens, time spent and left."""
+    """Return problems done, speed, tokens, and the time spent and left."""
     left = progress.time_left_s()
     parts = [
         f"{count(progress.finished)} of {amount(progress.total, 'problem')}",
@@ -200,20 +217,9 @@ def status_line(progress: BenchProgress) -> str:
 
 
 def problem_line(progress: BenchProgress, problem: Problem, epoch: int, records: Sequence[RunRecord]) -> str:
-    """One problem is done: what was right, and how far it is."""
-    right = sum(record.correct > 0 for record in records)
-    again = f", epoch {epoch}" if epoch > 1 else ""
-    said = next(
-        (f"failed: {one_line(r.error, 120)}" for r in records if r.error), f"{right} of {len(records)} runs right"
-    )
-    return f"problem {one_line(problem.problem_id, 40)}{again}: {said} ({status_line(progress)})"
-
-
-def share_text(found: Interval) -> str:
-    """A share with its interval."""
-    return f"{percent(found.mean)} {percent_range(found.low, found.high)}"
-
-
-def points_text(difference: Interval) -> str:
-    """A difference of shares with its interval, in points."""
-    return f"{100 * difference.mean:+.1f} {percent_range(difference.low, difference.high, '+')}"
+    """Return the line for a problem that is done: its correct runs or its error, and the status."""
+    correct = sum(record.correct > 0 for record in records)
+    error = next((f"failed: {one_line(r.error, 120)}" for r in records if r.error), "")
+    outcome = error or f"{correct} of {len(records)} runs correct"
+    repetition = f", epoch {epoch}" if epoch > 1 else ""
+    return f"problem {one_line(problem.problem_id, 40)}{repetition}: {outcome} ({status_line(progress)})"

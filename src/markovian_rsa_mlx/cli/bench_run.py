@@ -1,7 +1,4 @@
-"""Carrying out `mrsa bench run`: the order, its folder, the model where something is left to run, the files.
-
-From the command `mrsa bench run` to an order: its task, its problems, its plan and its folder.
-"""
+"""Run `mrsa bench run`: make the benchmark from the options, run its missing parts, write and print the results."""
 
 from __future__ import annotations
 
@@ -30,139 +27,14 @@ if TYPE_CHECKING:
     from ..bench.tasks.base import Problem, Task
     from ..orchestrator import MarkovianRSAOrchestrator
 
-
 INTERRUPTED = 130
-
-
-class _Engine:
-    """The engine of a sitting, opened when it is first asked for: a finished benchmark needs none."""
-
-    def __init__(self, choice: ModelChoice, quiet: bool) -> None:
-        self._choice, self._quiet = choice, quiet
-        self._opened: MarkovianRSAOrchestrator | None = None
-
-    def __enter__(self) -> _Engine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._opened is not None:
-            self._opened.close()
-
-    @property
-    def backend(self) -> Engine:
-        if self._opened is None:
-            from .run import load_orchestrator
-
-            self._opened = load_orchestrator(self._choice, quiet=self._quiet)
-        return self._opened.backend
-
-    def served(self) -> str:
-        """The model that it is, as an upstream says."""
-        return self.backend.info.model_id
-
-
-def run_benchmark(wanted: BenchOptions) -> int:
-    """Run what is left, write the files, print the table; returns the exit code."""
-    require_extra("pyarrow")  # better now than after hours
-    wanted = replace(wanted, choice=with_absolute_paths(wanted.choice))
-    with open_task(wanted) as task, _Engine(wanted.choice, wanted.quiet) as engine:
-        order, path = make_order(wanted, task, engine.served)
-        if wanted.choice.embedded and (warning := check_embedded(order.problems)):
-            print_status(f"warning: {warning}")
-        _print_plan(wanted, order, path)
-        with ExperimentDir(path, order.identity, fresh=wanted.fresh) as folder:
-            sitting = Benchmark.begin(order, folder)
-            if wanted.only_failed and not sitting.records:
-                raise ConfigError(
-                    f"The last command in {path} measured other methods, or nothing; ask for its methods, or leave "
-                    "--resume-only-failed out."
-                )
-            units, stopped = sitting.missing(only_failed=wanted.only_failed), False
-            try:
-                if units:
-                    backend = engine.backend
-                    folder.check(replace(order, weights=weights_of(wanted.choice)).identity)  # known after a download
-                    stopped = _run(wanted, sitting, units, backend)
-            except Exception:
-                _save(wanted, sitting, path)
-                raise
-            results = sitting.finish()
-    return _conclude(wanted, results, path, stopped)
-
-
-def _run(wanted: BenchOptions, sitting: Benchmark, units: list[Unit], backend: Engine) -> bool:
-    """Run the units; whether Ctrl-C stopped it."""
-    from ..equivalence import MathEquivalence, equivalence_for
-    from ..run.sync import run_sync
-
-    try:
-        backend.limit(*wanted.config.engine_limits())
-        backend.reset_peak_memory()
-        with MathEquivalence() as math, watch(sitting, units, wanted.quiet) as progress:
-            equivalent = equivalence_for(sitting.order.task.answer_kind, math)
-            run_sync(sitting.run(units, backend, equivalent, progress, wanted.at_once))
-    except KeyboardInterrupt:
-        return True
-    return False
-
-
-def _save(wanted: BenchOptions, sitting: Benchmark, path: Path) -> None:
-    """What there is, in all files and in the table, before the error that ended the benchmark is told."""
-    if sitting.records:
-        with suppress(MarkovianRSAError):  # the disk may be full: the first error is the one to tell
-            _conclude(wanted, sitting.finish(), path, stopped=False)
-
-
-def _print_plan(wanted: BenchOptions, order: BenchmarkSpec, path: Path) -> None:
-    """What is about to be run, unless quiet; warnings in any case."""
-    if not wanted.quiet:
-        configs = order.plan.configs
-        runs = len(order.problems) * order.epochs * len(configs)
-        print_status(
-            f"{order.task.name}: {amount(len(order.problems), 'problem')}, {amount(runs, 'run')}, seed {order.seed}."
-        )
-        print_status(f"Model {order.model}; settings: {', '.join(configs)}.")
-        print_status(f"Results: {path}")
-    for note in order.plan.notes:
-        print_status(f"warning: {note}")
-    for warning in wanted.config.warnings(published_model=not wanted.choice.embedded):
-        print_status(f"warning: {warning}")
-
-
-def _conclude(wanted: BenchOptions, results: Results, path: Path, stopped: bool) -> int:
-    if wanted.json_output:
-        print(replace_surrogates(json.dumps(to_json(results, path), ensure_ascii=False, indent=2)), flush=True)
-    elif results.table:
-        print(table_text(results), flush=True)
-    records = [record for cell in results.cells for record in cell.records]
-    failed = [f"the first on {record.problem_id}: {record.error}" for record in records if record.error]
-    unscored = [why for record in records for why in record.unscored]
-    mishaps = [what for record in records for what in record.mishaps]
-    said = []
-    if failed:
-        said.append(f"warning: {amount(len(failed), 'run')} failed, {failed[0]}")
-        said.append("The same command tries them again (with --resume-only-failed nothing else).")
-    if unscored:
-        said.append(f"warning: {amount(len(unscored), 'answer')} could not be scored and count as wrong: {unscored[0]}")
-        said.append("The same command scores them again; nothing is generated for that.")
-    if mishaps:
-        said.append(f"warning: {amount(len(mishaps), 'mishap')} in runs that went on: {mishaps[0]}")
-    if stopped:
-        said.append("Stopped. To go on: the same command.")
-    elif not wanted.quiet:
-        said.append(f"Report: {path / 'report.html'}")
-    if said:
-        print_status("\n" + clean("\n".join(said)))
-    return INTERRUPTED if stopped else 1 if failed or unscored else 0
-
-
-#: What the embedded reasoner was made for, by the name that a user would say.
+#: The tasks that the embedded reasoner was trained for, by the names that users write.
 _EMBEDDED_TASKS = {"countdown": "embedded-countdown", "chain_sum": "embedded-chain-sum"}
-#: Settings that a benchmark decides, the values that are no contradiction, and why.
+#: Settings that a benchmark decides, the values that do not contradict it, and the reason.
 _SETTLED: Final[Mapping[str, tuple[tuple[object, ...], str]]] = {
-    "seed": ((None,), "a benchmark's seed is --seed"),
+    "seed": ((None,), "the seed of a benchmark is --seed"),
     "final_candidates": ((None, 0), "methods are compared with all N final candidates"),
-    "answer_selection": (("single",), "a selection is asked for as in --methods markovian:majority"),
+    "answer_selection": (("single",), "a selection is part of the method, as in --methods markovian:majority"),
     "token_budget": ((None,), "methods are compared by their decode budgets"),
     "time_budget_s": ((None,), "methods are compared by their decode budgets"),
 }
@@ -170,7 +42,7 @@ _SETTLED: Final[Mapping[str, tuple[tuple[object, ...], str]]] = {
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """The command as given: `words` is all that stood behind `mrsa bench`."""
+    """The options of `mrsa bench run`. `words` are the arguments after `mrsa bench`."""
 
     words: tuple[str, ...]
     task: str
@@ -182,7 +54,7 @@ class BenchOptions:
     grid: Path | None
     config: RSAConfig
     choice: ModelChoice
-    at_once: int | None
+    concurrency: int | None
     out: Path | None
     fresh: bool
     only_failed: bool
@@ -190,89 +62,124 @@ class BenchOptions:
     quiet: bool
 
 
+def run_benchmark(options: BenchOptions) -> int:
+    """Run the missing parts, write the files, print the table, and return the exit code."""
+    for package in ("pyarrow", "scipy"):  # the results need them: fail now rather than after hours
+        require_extra(package)
+    options = replace(options, choice=with_absolute_paths(options.choice))
+    choice = options.choice
+    with _open_task(options) as task, _LazyEngine(choice, options.quiet) as engine:
+        spec, path = _make_spec(options, task, lambda: engine.get().info.model_id)
+        if choice.embedded and (warning := check_embedded(spec.problems)):
+            print_status(f"warning: {warning}")
+        _print_plan(options, spec, path)
+        with ExperimentDir(path, spec.identity, fresh=options.fresh) as folder:
+            benchmark = Benchmark.open(spec, folder)
+            if options.only_failed and not benchmark.records:
+                raise ConfigError(
+                    f"The folder {path} has no results of these methods; name the methods of the last command, or "
+                    "leave --resume-only-failed out."
+                )
+            units, stopped = benchmark.missing(only_failed=options.only_failed), False
+            try:
+                if units:
+                    loaded = engine.get()
+                    # The content of a hub model is known only after its download.
+                    folder.check(replace(spec, weights=_weights_of(choice)).identity)
+                    stopped = _run_units(options, benchmark, units, loaded)
+            except Exception:
+                if benchmark.records:  # write and print the results so far before the error
+                    with suppress(MarkovianRSAError):  # the disk may be full: the first error is the one to report
+                        _report(options, benchmark.finish(), path, stopped=False)
+                raise
+            results = benchmark.finish()
+    return _report(options, results, path, stopped)
+
+
+class _LazyEngine:
+    """The engine of a session, loaded at first use: a finished benchmark does not need it."""
+
+    def __init__(self, choice: ModelChoice, quiet: bool) -> None:
+        self._choice, self._quiet = choice, quiet
+        self._orchestrator: MarkovianRSAOrchestrator | None = None
+
+    def __enter__(self) -> _LazyEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._orchestrator is not None:
+            self._orchestrator.close()
+
+    def get(self) -> Engine:
+        if self._orchestrator is None:
+            from .run import load_orchestrator
+
+            self._orchestrator = load_orchestrator(self._choice, quiet=self._quiet)
+        return self._orchestrator.backend
+
+
 @contextmanager
-def open_task(wanted: BenchOptions) -> Iterator[Task]:
-    """The task, and its verifier's end."""
+def _open_task(options: BenchOptions) -> Iterator[Task]:
     from ..bench.tasks.loader import load_task
 
-    name = wanted.task
-    if wanted.choice.embedded and not wanted.task_options:
+    name = options.task
+    if options.choice.embedded and not options.task_options:
         name = _EMBEDDED_TASKS.get(name, name)
-    task = load_task(name, wanted.task_options, wanted.seed)
+    task = load_task(name, options.task_options, options.seed)
     try:
         yield task
     finally:
         task.close()
 
 
-def make_order(wanted: BenchOptions, task: Task, served: Callable[[], str]) -> tuple[BenchmarkSpec, Path]:
-    """The order and the folder that it goes to. `served` asks an upstream for its model.
+def _make_spec(options: BenchOptions, task: Task, served_model: Callable[[], str]) -> tuple[BenchmarkSpec, Path]:
+    """Return the benchmark and its folder. `served_model` asks an upstream server for the name of its model.
 
-    Raises `ConfigError` or `TaskError`, and what `served` raises.
+    Raises `ConfigError`, `TaskError`, and the errors of `served_model`.
     """
-    _refuse_what_is_settled(wanted.config)
-    grid = read_grid(wanted.grid) if wanted.grid else Grid(points=({},))
-    base = wanted.config.replace(answer_kind=task.answer_kind, seed=None, concurrency="auto", memory_limit_gb=None)
-    methods = wanted.methods or grid.methods or DEFAULT_METHODS
-    wanted_plan, problems = plan(base, methods, grid), task.problems(_limit(wanted.limit))
-    command, weights = _command(wanted.words), weights_of(wanted.choice)
-    model = _model(wanted.choice) if wanted.choice.upstream is None else served()
-    order = BenchmarkSpec(
-        task, problems, wanted_plan, model, wanted.seed, wanted.epochs, wanted.limit, command, weights
-    )
-    points = None if wanted.grid is None else [grid.points, grid.combinations]
-    return order, wanted.out or default_folder(task.name, model, wanted.seed, base, points)
-
-
-def _refuse_what_is_settled(config: RSAConfig) -> None:
-    """A settings file or a profile may hold what a benchmark has no use for."""
-    for name, (allowed, why) in _SETTLED.items():
-        value = getattr(config, name)
+    for name, (allowed, reason) in _SETTLED.items():  # a settings file or a profile may contain them
+        value = getattr(options.config, name)
         if value not in allowed:
-            raise ConfigError(f"{name} is {value!r} in the settings, but {why}; take it out.")
+            raise ConfigError(f"The settings contain {name} = {value!r}, but {reason}; remove it.")
+    choice = options.choice
+    grid = read_grid(options.grid) if options.grid else Grid(points=({},))
+    base = options.config.replace(answer_kind=task.answer_kind, seed=None, concurrency="auto", memory_limit_gb=None)
+    wanted = plan(base, options.methods or grid.methods or DEFAULT_METHODS, grid)
+    problems = task.problems(_parse_limit(options.limit))
+    if choice.upstream is None:  # a revision or an adapter makes another model
+        revision = f"@{choice.revision}" if choice.revision else ""
+        model = f"{choice.model_id}{revision}{f' with {choice.adapter}' if choice.adapter else ''}"
+    else:
+        model = served_model()
+    spec = BenchmarkSpec(
+        task=task,
+        problems=problems,
+        plan=wanted,
+        model=model,
+        seed=options.seed,
+        epochs=options.epochs,
+        limit=options.limit,
+        command=_command(options.words),
+        weights=_weights_of(choice),
+    )
+    points = None if options.grid is None else [grid.points, grid.combinations]
+    return spec, options.out or default_folder(task.name, model, options.seed, base, points)
 
 
-def with_absolute_paths(choice: ModelChoice) -> ModelChoice:
-    """The choice with whole paths: in another working directory the same words are another model."""
-    if choice.upstream is not None or choice.embedded:
-        return choice
-    folder = Path(choice.model_id).expanduser()
-    adapter = None if choice.adapter is None else str(Path(choice.adapter).expanduser().resolve())
-    return replace(choice, model_id=str(folder.resolve()) if folder.is_dir() else choice.model_id, adapter=adapter)
-
-
-def weights_of(choice: ModelChoice) -> str:
-    """Which content_digest the model's name stands for here; "" for a server's, and for what is not downloaded yet."""
-    from .. import reasoner
-
-    if choice.upstream is not None:
-        return ""
-    model = str(reasoner.model_path()) if choice.embedded else choice.model_id
-    return content_digest(model, choice.revision, choice.adapter)
-
-
-def _model(choice: ModelChoice) -> str:
-    """The model as results name it: what was put on it makes it another one."""
-    revision = f"@{choice.revision}" if choice.revision else ""
-    return f"{choice.model_id}{revision}{f' with {choice.adapter}' if choice.adapter else ''}"
-
-
-def check_embedded(problems: Sequence[Problem]) -> str:
-    """A warning where the embedded reasoner was not made for some problems; `PromptError` where for none."""
-    from .. import reasoner
-
-    able = sum(reasoner.can_answer(problem.question) for problem in problems)
-    if not able:
-        raise PromptError(
-            f"The embedded reasoner is not made for these problems. {reasoner.CAPABILITIES} Name a model, as in "
-            "--model Zyphra/ZAYA1-8B, or take countdown or chain_sum without parameters."
-        )
-    missed = len(problems) - able
-    return f"the embedded reasoner is not made for {amount(missed, 'problem')} of {len(problems)}" if missed else ""
+def _parse_limit(text: str) -> tuple[int, int] | None:
+    """Parse `10` (the first ten) or `10-20` (the tenth to the twentieth)."""
+    if not text:
+        return None
+    first, dash, last = text.partition("-")
+    with suppress(ValueError):
+        low, high = (int(first), int(last)) if dash else (1, int(first))
+        if 1 <= low <= high:
+            return low, high
+    raise ConfigError(f"--limit must be a number from 1, or a range as in 10-20 (got {text!r}).")
 
 
 def _command(words: Sequence[str]) -> str:
-    """The command line that gives the same results, wherever they go and however they are shown."""
+    """Return the command line without the options that do not change the results: output, display and resuming."""
     kept = list(words)
     for flag in ("--fresh", "--resume-only-failed", "--json", "--quiet", "-q"):
         kept = [word for word in kept if word != flag]
@@ -281,13 +188,97 @@ def _command(words: Sequence[str]) -> str:
     return shlex.join(["mrsa", "bench", *(word for word in kept if not word.startswith("--out="))])
 
 
-def _limit(text: str) -> tuple[int, int] | None:
-    """`10` is the first ten, `10-20` the tenth to the twentieth."""
-    if not text:
-        return None
-    first, dash, last = text.partition("-")
-    with suppress(ValueError):
-        low, high = (int(first), int(last)) if dash else (1, int(first))
-        if 1 <= low <= high:
-            return low, high
-    raise ConfigError(f"--limit is {text!r}; allowed: a number from 1, or two as in 10-20.")
+def with_absolute_paths(choice: ModelChoice) -> ModelChoice:
+    """Return the choice with absolute paths, since a relative path names another model in another folder."""
+    if choice.upstream is not None or choice.embedded:
+        return choice
+    folder = Path(choice.model_id).expanduser()
+    adapter = None if choice.adapter is None else str(Path(choice.adapter).expanduser().resolve())
+    return replace(choice, model_id=str(folder.resolve()) if folder.is_dir() else choice.model_id, adapter=adapter)
+
+
+def _weights_of(choice: ModelChoice) -> str:
+    """Return the digest of the model's files, or "" for a server and for a model that is not downloaded yet."""
+    from .. import reasoner
+
+    if choice.upstream is not None:
+        return ""
+    model = str(reasoner.model_path()) if choice.embedded else choice.model_id
+    return content_digest(model, choice.revision, choice.adapter)
+
+
+def check_embedded(problems: Sequence[Problem]) -> str:
+    """Return a warning if the embedded reasoner was not trained for some problems, otherwise "".
+
+    Raises `PromptError` if it was trained for none.
+    """
+    from .. import reasoner
+
+    able = sum(reasoner.can_answer(problem.question) for problem in problems)
+    if not able:
+        raise PromptError(
+            f"The embedded reasoner was not trained for these problems. {reasoner.CAPABILITIES} Name a model, as in "
+            "--model Zyphra/ZAYA1-8B, or run countdown or chain_sum without parameters."
+        )
+    missed = len(problems) - able
+    if not missed:
+        return ""
+    return f"the embedded reasoner was not trained for {amount(missed, 'problem')} of {len(problems)}"
+
+
+def _print_plan(options: BenchOptions, spec: BenchmarkSpec, path: Path) -> None:
+    """Print the runs ahead unless quiet, and warnings in any case."""
+    if not options.quiet:
+        configs = spec.plan.configs
+        runs = len(spec.problems) * spec.epochs * len(configs)
+        problems = amount(len(spec.problems), "problem")
+        print_status(f"{spec.task.name}: {problems}, {amount(runs, 'run')}, seed {spec.seed}.")
+        print_status(f"Model {spec.model}; settings: {', '.join(configs)}.")
+        print_status(f"Results: {path}")
+    for warning in (*spec.plan.notes, *options.config.warnings(published_model=not options.choice.embedded)):
+        print_status(f"warning: {warning}")
+
+
+def _run_units(options: BenchOptions, benchmark: Benchmark, units: list[Unit], engine: Engine) -> bool:
+    """Run the units. Return True if Ctrl-C stopped them."""
+    from ..equivalence import MathEquivalence, equivalence_for
+    from ..run.sync import run_sync
+
+    limits = options.config.engine_limits()
+    try:
+        engine.limit(limits.max_rows, limits.memory_limit_bytes)
+        engine.reset_peak_memory()
+        with MathEquivalence() as math, watch(benchmark, units, options.quiet) as progress:
+            equivalent = equivalence_for(benchmark.spec.task.answer_kind, math)
+            run_sync(benchmark.run(units, engine, equivalent, progress, options.concurrency))
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+def _report(options: BenchOptions, results: Results, path: Path, stopped: bool) -> int:
+    """Print the results and a summary of failures, and return the exit code."""
+    if options.json_output:
+        print(replace_surrogates(json.dumps(to_json(results, path), ensure_ascii=False, indent=2)), flush=True)
+    elif results.table:
+        print(table_text(results), flush=True)
+    records = [record for variant in results.cells for record in variant.records]
+    failed = [f"the first on {record.problem_id}: {record.error}" for record in records if record.error]
+    unscored = [reason for record in records for reason in record.unscored]
+    errors = [message for record in records for message in record.mishaps]
+    lines = []
+    if failed:
+        lines.append(f"warning: {amount(len(failed), 'run')} failed, {failed[0]}")
+        lines.append("The same command repeats them (with --resume-only-failed, nothing else).")
+    if unscored:
+        lines.append(f"warning: {amount(len(unscored), 'answer')} without a score count as wrong: {unscored[0]}")
+        lines.append("The same command scores them again without generating anything.")
+    if errors:
+        lines.append(f"warning: {amount(len(errors), 'error')} in runs that continued: {errors[0]}")
+    if stopped:
+        lines.append("Stopped. Continue with the same command.")
+    elif not options.quiet:
+        lines.append(f"Report: {path / 'report.html'}")
+    if lines:
+        print_status("\n" + clean("\n".join(lines)))
+    return INTERRUPTED if stopped else 1 if failed or unscored else 0
