@@ -16,7 +16,7 @@ from ..support.fakes import FakeBackend, Model, boxed
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command did."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -24,13 +24,13 @@ class Ran:
 
 
 Run = Callable[..., Ran]
-#: A run of a moment on the fake model: traces r0-00, r0-02 and r1-00.
+#: A short run on the fake model: traces r0-00, r0-02 and r1-00.
 SMALL = ("--model", "fake/model", "--rounds", "1", "--population", "3", "--aggregation-size", "2", "--seed", "7")
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test keeps its runs in a folder of its own."""
+    """Keep the runs of each test in a folder of its own."""
     monkeypatch.setenv("MRSA_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.delenv("MRSA_DEBUG", raising=False)
@@ -39,7 +39,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def mrsa(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command in this process; `stdin` is what is piped in."""
+    """Run a command in this process, with `stdin` as its standard input."""
 
     def run(*arguments: str, stdin: str = "") -> Ran:
         out, err = io.StringIO(), io.StringIO()
@@ -52,13 +52,13 @@ def mrsa(monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def by_index(*texts: str) -> Model:
-    """Trace i of a round says `texts[i % len(texts)]`."""
+    """Return a model whose trace i of a round generates `texts[i % len(texts)]`."""
     return lambda request, rng: texts[int(request.trace_id.split("-")[1]) % len(texts)]
 
 
 @pytest.fixture
 def fake_model(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Put a fake model in the place of whatever `--model` names; call it for one that says something else."""
+    """Replace the loaded model by a fake one. Call the fixture to change the texts that it generates."""
 
     def install(*texts: str) -> None:
         backend = FakeBackend(by_index(*texts))
@@ -72,7 +72,7 @@ def fake_model(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.fixture
 def trail(mrsa: Run, fake_model: object, home: Path) -> Path:
-    """A finished run in its usual place: traces r0-00 and r0-02 (answer 2 both), which r1-00 (2) read."""
+    """The file of a finished run: r1-00 (answer 2) has read r0-00 and r0-02 (answer 2 each)."""
     assert mrsa("solve", "What is 1+1?", *SMALL).code == 0
     (path,) = (home / "runs").glob("*.jsonl")
     return path

@@ -1,4 +1,4 @@
-"""`mrsa demo` judges by arithmetic, not by the model's word."""
+"""Tests of `mrsa demo`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def solution(seed: int) -> str:
     return expression
 
 
-def test_a_right_answer_is_checked_and_its_trail_too(mrsa: Run, fake_model: Callable[..., None]) -> None:
+def test_right_answer_and_valid_trail_exit_0(mrsa: Run, fake_model: Callable[..., None]) -> None:
     fake_model(f"</think>\\boxed{{{solution(2)}}}")
     ran = mrsa("demo", "--puzzle-seed", "2")
     assert (ran.code, ran.out) == (0, solution(2) + "\n")
@@ -33,7 +33,7 @@ def test_a_right_answer_is_checked_and_its_trail_too(mrsa: Run, fake_model: Call
     assert "mrsa runs show" in ran.err
 
 
-def test_a_wrong_answer_is_a_failure(mrsa: Run, fake_model: Callable[..., None], tmp_path: Path) -> None:
+def test_wrong_answer_exits_1(mrsa: Run, fake_model: Callable[..., None], tmp_path: Path) -> None:
     fake_model(boxed("1+1"))
     ran = mrsa("demo", "--puzzle-seed", "2", "--audit", str(tmp_path / "run.jsonl"))
     assert (ran.code, ran.out) == (1, "1+1\n")
@@ -42,7 +42,7 @@ def test_a_wrong_answer_is_a_failure(mrsa: Run, fake_model: Callable[..., None],
 
 
 @pytest.mark.slow
-def test_the_embedded_reasoner_runs_the_demo(mrsa: Run) -> None:
+def test_demo_runs_on_the_embedded_reasoner(mrsa: Run) -> None:
     ran = mrsa("demo")
     assert ran.code in (0, 1)
     assert "Trail verified" in ran.err

@@ -1,4 +1,4 @@
-"""The options that choose an engine, on every command that has them."""
+"""Tests of the options that choose an engine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL = ("--rounds", "1", "--population", "3", "--aggregation-size", "2", "--see
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "part"),
     [
         (("--upstream", URL, "--model", "a/b"), "--upstream-model"),
         (("--upstream", URL, "--adapter", "folder"), "--adapter"),
@@ -36,15 +36,17 @@ SMALL = ("--rounds", "1", "--population", "3", "--aggregation-size", "2", "--see
         (("--upstream", URL, "--api-key-env", "MRSA_NO_SUCH_KEY"), "MRSA_NO_SUCH_KEY"),
     ],
 )
-def test_options_that_do_not_go_together_are_usage_errors(mrsa: Run, options: tuple[str, ...], says: str) -> None:
+def test_conflicting_engine_options_exit_2(mrsa: Run, options: tuple[str, ...], part: str) -> None:
     ran = mrsa("solve", "What is it?", *options)
     assert ran.code == 2
-    assert says in ran.err
+    assert part in ran.err
     assert "Traceback" not in ran.err
 
 
 @pytest.mark.parametrize("name", ["--api-key-env", "--upstream-key-env"])
-def test_a_run_over_a_server_with_a_key(mrsa: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+def test_run_over_an_upstream_server_does_not_reveal_the_key(
+    mrsa: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
     monkeypatch.setattr(probe, "choose_tokenizer", lambda *_, **__: CharacterTokenizer())
     monkeypatch.setenv("MRSA_TEST_KEY", "the-secret")
     server = Running(FakeUpstream("vllm", key="the-secret"))
@@ -53,9 +55,9 @@ def test_a_run_over_a_server_with_a_key(mrsa: Run, monkeypatch: pytest.MonkeyPat
         line = ("solve", "What is it?", "--upstream", server.url, name, "MRSA_TEST_KEY", "--audit", str(audit), *SMALL)
         ran = mrsa(*line, "--json")
         assert ran.code == 0, ran.err
-        told = json.loads(ran.out)
-        assert told["model"] == "fake/model"
-        assert told["peak_memory_bytes"] == 0
+        result = json.loads(ran.out)
+        assert result["model"] == "fake/model"
+        assert result["peak_memory_bytes"] == 0
         assert "memory" not in ran.err
         assert "the-secret" not in ran.out + ran.err + audit.read_text()
         assert mrsa("runs", "verify", str(audit)).code == 0
@@ -64,14 +66,14 @@ def test_a_run_over_a_server_with_a_key(mrsa: Run, monkeypatch: pytest.MonkeyPat
         server.stop()
 
 
-def test_a_server_that_is_not_there_is_one_line(mrsa: Run) -> None:
+def test_unreachable_server_exits_1_with_one_line(mrsa: Run) -> None:
     ran = mrsa("solve", "What is it?", "--upstream", "http://127.0.0.1:9/v1", "--quiet", "--profile", "paper-16k")
     assert ran.code == 1
     assert ran.err.count("\n") == 1
     assert "cannot be reached" in ran.err
 
 
-def test_choices_of_commands_that_choose_by_themselves() -> None:
+def test_choose_engine_without_options_is_the_embedded_reasoner() -> None:
     choice = engine.choose_engine(upstream=[URL, URL], upstream_timeout=5.0)
     assert choice.upstream is not None
     assert choice.upstream.urls == (URL,)
@@ -81,15 +83,15 @@ def test_choices_of_commands_that_choose_by_themselves() -> None:
     assert engine.choose_model("a/b", "main") == engine.ModelChoice("a/b", "main")
 
 
-def test_loading_a_choice_with_servers_asks_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Upstream] = []
+def test_load_orchestrator_connects_to_the_chosen_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    connected: list[Upstream] = []
 
     async def connect(upstream: Upstream, progress: object = None) -> object:
-        asked.append(upstream)
-        raise ConfigError("asked")
+        connected.append(upstream)
+        raise ConfigError("connected")
 
     monkeypatch.setattr(UpstreamEngine, "connect", connect)
     choice = engine.choose_engine(upstream=[URL], upstream_limit=3)
-    with pytest.raises(ConfigError, match="asked"):
+    with pytest.raises(ConfigError, match="connected"):
         load_orchestrator(choice, quiet=True)
-    assert asked == [dataclasses.replace(choice.upstream)] if choice.upstream else False
+    assert connected == [dataclasses.replace(choice.upstream)] if choice.upstream else False

@@ -73,7 +73,7 @@ assert not loaded, loaded
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
 
-def test_the_console_scripts_and_the_module_are_the_same_program(mrsa: Run) -> None:
+def test_console_scripts_and_module_print_the_version(mrsa: Run) -> None:
     folder = Path(sys.executable).parent
     for line in (
         [str(folder / "mrsa")],
@@ -85,7 +85,7 @@ def test_the_console_scripts_and_the_module_are_the_same_program(mrsa: Run) -> N
     assert mrsa("--version").code == 0
 
 
-def test_a_command_that_does_not_exist_is_a_usage_error(mrsa: Run) -> None:
+def test_mistyped_command_exits_2_and_names_a_similar_one(mrsa: Run) -> None:
     ran = mrsa("slove")
     assert ran.code == 2
     assert ran.err.startswith("error: ")

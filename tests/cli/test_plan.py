@@ -1,4 +1,4 @@
-"""`mrsa plan`: sizes from a config.json alone, checked against sums done by hand."""
+"""Tests of `mrsa plan` against figures derived by hand from a config.json."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def model(tmp_path: Path) -> str:
     return str(tmp_path / "llama")
 
 
-def test_the_figures_are_those_of_the_config(model: str, mrsa: Run) -> None:
+def test_figures_follow_from_the_config(model: str, mrsa: Run) -> None:
     ran = mrsa("plan", "--model", model, "--profile", "paper-16k", "--memory-limit-gb", "1", "--json")
     assert (ran.code, ran.err) == (1, "")  # the model's context is shorter than this profile's longest sequence
     facts = json.loads(ran.out)
@@ -52,7 +52,7 @@ def test_the_figures_are_those_of_the_config(model: str, mrsa: Run) -> None:
     assert facts["decode_tokens_at_most"] < facts["decode_tokens_at_most_without_pruning"]
 
 
-def test_memory_bounds_the_traces_at_once(model: str, mrsa: Run) -> None:
+def test_memory_limit_reduces_concurrent_traces(model: str, mrsa: Run) -> None:
     line = ("plan", "--model", model, "--profile", "paper-16k", "--json")
     few = json.loads(mrsa(*line, "--memory-limit-gb", "0.1").out)
     assert 1 <= few["traces_at_once"] < 16
@@ -63,7 +63,7 @@ def test_memory_bounds_the_traces_at_once(model: str, mrsa: Run) -> None:
     assert json.loads(mrsa(*line, "--concurrency", "2").out)["traces_at_once"] == 2
 
 
-def test_people_get_lines_and_warnings(model: str, mrsa: Run) -> None:
+def test_text_output_has_figures_and_warnings(model: str, mrsa: Run) -> None:
     ran = mrsa("plan", "--model", model, "--profile", "paper-light-8k")
     assert ran.code == 1
     assert "more than the model's context holds" in ran.out
@@ -72,14 +72,14 @@ def test_people_get_lines_and_warnings(model: str, mrsa: Run) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"model_type": "no_such_model"}', "{}"])
-def test_a_config_that_cannot_be_used_is_one_sentence(content: str, tmp_path: Path, mrsa: Run) -> None:
+def test_unusable_config_exits_1_with_one_line(content: str, tmp_path: Path, mrsa: Run) -> None:
     (tmp_path / "config.json").write_text(content)
     ran = mrsa("plan", "--model", str(tmp_path))
     assert (ran.code, ran.out) == (1, "")
     assert len(ran.err.splitlines()) == 1
 
 
-def test_a_model_that_is_nowhere_is_one_sentence(mrsa: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_model_exits_1_with_the_cause(mrsa: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object, **options: object) -> None:
         raise ConnectionError("no network.\nreally")
 
@@ -90,11 +90,11 @@ def test_a_model_that_is_nowhere_is_one_sentence(mrsa: Run, monkeypatch: pytest.
     assert "ConnectionError: no network)" in ran.err
 
 
-def test_a_folder_without_a_config_is_refused(tmp_path: Path, mrsa: Run) -> None:
+def test_folder_without_config_exits_1(tmp_path: Path, mrsa: Run) -> None:
     assert mrsa("plan", "--model", str(tmp_path)).code == 1
 
 
-def test_worst_case_tokens_follow_the_lineage() -> None:
+def test_decode_work_counts_needed_traces_of_the_lineage() -> None:
     config = RSAConfig(rounds=2, population=8, aggregation_size=4, seed=5, final_tokens=99, answer_selection="single")
     needed = Lineage.of(config, 5).needed()
     work = decode_work(config)
@@ -106,6 +106,6 @@ def test_worst_case_tokens_follow_the_lineage() -> None:
     assert decode_work(config.replace(answer_selection="final_aggregation")).traces == work.traces + 1
 
 
-def test_the_longest_sequence_of_plain_sampling_has_no_tails() -> None:
+def test_longest_sequence_without_rounds_has_no_tails() -> None:
     assert longest_sequence(RSAConfig(rounds=0), 1_000) == 1_000 + 16_000
     assert longest_sequence(RSAConfig(), 1_000) == 1_000 + 2 * 4_000 + 16_000

@@ -1,4 +1,4 @@
-"""`mrsa runs` on the files of real (fake-model) runs: whole, unfinished, damaged, locked."""
+"""Tests of `mrsa runs` on finished, unfinished, damaged and locked files."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def test_list_shows_state_answer_and_question(mrsa: Run, trail: Path) -> None:
     assert entry["generated_tokens"] > 0
 
 
-def test_list_of_nothing_is_no_error(mrsa: Run) -> None:
+def test_list_without_runs_exits_0(mrsa: Run) -> None:
     ran = mrsa("runs", "list")
     assert (ran.code, ran.out) == (0, "")
     assert json.loads(mrsa("runs", "list", "--json").out) == []
 
 
-def test_list_survives_unfinished_damaged_and_running_files(mrsa: Run, trail: Path) -> None:
+def test_list_shows_unfinished_damaged_and_running_files(mrsa: Run, trail: Path) -> None:
     cut(trail, 8, '{"event": "trace_com')
     (trail.parent / "b.jsonl").write_text("no json at all\n")
     (trail.parent / "c.jsonl").write_text("")
@@ -59,7 +59,7 @@ def test_list_puts_the_newest_first(mrsa: Run, trail: Path, fake_model: object) 
     assert prompts == ["What is 1-1?", "What is 1+1?"]
 
 
-def test_show_tells_the_story(mrsa: Run, trail: Path) -> None:
+def test_show_prints_settings_rounds_lineage_and_answer(mrsa: Run, trail: Path) -> None:
     for name in (run_id(trail)[:6], trail.name[:12], str(trail)):
         ran = mrsa("runs", "show", name)
         assert ran.code == 0
@@ -72,7 +72,7 @@ def test_show_tells_the_story(mrsa: Run, trail: Path) -> None:
 
 
 @pytest.mark.parametrize("lines", range(1, 16))
-def test_show_goes_as_far_as_the_file(lines: int, mrsa: Run, trail: Path) -> None:
+def test_show_reads_truncated_files(lines: int, mrsa: Run, trail: Path) -> None:
     cut(trail, lines, '{"event": "trace_comp')
     ran = mrsa("runs", "show", str(trail))
     assert ran.code == 0
@@ -81,14 +81,14 @@ def test_show_goes_as_far_as_the_file(lines: int, mrsa: Run, trail: Path) -> Non
     assert "torn" in ran.out
 
 
-def test_show_cleans_what_a_model_wrote(mrsa: Run, fake_model: Callable[..., None]) -> None:
+def test_show_and_list_remove_control_characters(mrsa: Run, fake_model: Callable[..., None]) -> None:
     fake_model(boxed("2\x1b[2J\u202e", "so\r\x07"))
     mrsa("solve", "What\x1b[31m is 1+1?", *SMALL)
     shown = mrsa("runs", "show").out + mrsa("runs", "list").out
     assert not set("\x1b\x07\r\u202e") & set(shown)
 
 
-def test_a_file_made_to_harm_does_not(mrsa: Run, trail: Path) -> None:
+def test_hostile_file_cannot_control_the_terminal(mrsa: Run, trail: Path) -> None:
     evil = "\\u001b[2J\\u009b31m"
     text = trail.read_text().replace(run_id(trail), evil).replace('"fake"', f'"{evil}"').replace('"total_gen', '"x')
     (trail.parent / "evil.jsonl").write_text(text)
@@ -99,7 +99,7 @@ def test_a_file_made_to_harm_does_not(mrsa: Run, trail: Path) -> None:
         assert "bug" not in ran.err
 
 
-def test_show_tells_what_the_model_counted(mrsa: Run, trail: Path) -> None:
+def test_show_prints_model_stats_on_request(mrsa: Run, trail: Path) -> None:
     assert "has no model stats" in mrsa("runs", "show", "--model-stats").out
     lines = trail.read_text().splitlines(keepends=True)
     stats = {"event": "model_stats", "run_id": run_id(trail), "stats": summary([[6, 0, 2], [3, 3, 2]])}
@@ -116,7 +116,7 @@ def test_show_tells_what_the_model_counted(mrsa: Run, trail: Path) -> None:
     assert "The model stats are damaged: counts are no table" in ran.out
 
 
-def test_show_lists_mishaps(mrsa: Run, trail: Path) -> None:
+def test_show_lists_resumes(mrsa: Run, trail: Path) -> None:
     cut(trail, 6)
     assert mrsa("solve", "What is 1+1?", *SMALL, "--audit", str(trail)).code == 0
     ran = mrsa("runs", "show")
@@ -124,7 +124,7 @@ def test_show_lists_mishaps(mrsa: Run, trail: Path) -> None:
     assert "mishaps" in ran.out
 
 
-def test_verify_accepts_a_true_trail_and_names_the_first_false_line(mrsa: Run, trail: Path) -> None:
+def test_verify_names_the_first_invalid_line(mrsa: Run, trail: Path) -> None:
     ran = mrsa("runs", "verify")
     assert ran.code == 0
     assert "verified" in ran.out
@@ -137,19 +137,19 @@ def test_verify_accepts_a_true_trail_and_names_the_first_false_line(mrsa: Run, t
     assert ran.out.count(f"line {number + 1}") == 2
 
 
-def test_verify_with_a_model_checks_the_text_too(mrsa: Run, trail: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_with_model_loads_its_tokenizer(mrsa: Run, trail: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "tokenizer_of", lambda model: CharacterTokenizer())
     assert mrsa("runs", "verify", "--model", "fake/model").code == 0
     missing = mrsa("runs", "verify", str(trail.with_name("none.jsonl")))
     assert missing.code == 1
 
 
-def test_path_prints_the_folder_or_a_file(mrsa: Run, trail: Path) -> None:
+def test_path_prints_the_folder_or_the_file(mrsa: Run, trail: Path) -> None:
     assert mrsa("runs", "path").out == f"{trail.parent}\n"
     assert mrsa("runs", "path", run_id(trail)[:8]).out == f"{trail}\n"
 
 
-def test_a_name_that_fits_none_or_many_is_refused(mrsa: Run, trail: Path) -> None:
+def test_unknown_or_ambiguous_run_name_exits_1(mrsa: Run, trail: Path) -> None:
     assert "runs list" in mrsa("runs", "show", "zzz").err
     (trail.parent / (trail.stem + "x.jsonl")).write_text(trail.read_text())
     ran = mrsa("runs", "show", trail.name[:8])
@@ -157,7 +157,7 @@ def test_a_name_that_fits_none_or_many_is_refused(mrsa: Run, trail: Path) -> Non
     assert "fits 2 runs" in ran.err
 
 
-def test_rm_removes_only_what_it_may(mrsa: Run, trail: Path, tmp_path: Path) -> None:
+def test_rm_refuses_other_files_and_locked_runs(mrsa: Run, trail: Path, tmp_path: Path) -> None:
     other = tmp_path / "notes.txt"
     other.write_text("mine")
     assert mrsa("runs", "rm", str(other), "--yes").code == 1

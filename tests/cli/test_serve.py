@@ -1,4 +1,4 @@
-"""`mrsa serve` as far as the listening socket; what is behind it is in tests/serve."""
+"""Tests of the options of `mrsa serve`; tests/serve has those of the server."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ FAKE = ("serve", "--model", "fake/model", "--port", "0")
 
 @pytest.fixture
 def served(fake_model: Any, monkeypatch: pytest.MonkeyPatch) -> list[ServerSettings]:
-    """The settings that a server would have had; none is started."""
+    """The settings of servers that the commands would have started."""
     found: list[ServerSettings] = []
 
-    def serve(orchestrator: Any, settings: ServerSettings, listener: socket.socket, tell: Any) -> None:
-        tell("Serving.")
+    def serve(orchestrator: Any, settings: ServerSettings, listener: socket.socket, progress: Any) -> None:
+        progress("Serving.")
         listener.close()
         found.append(settings)
 
@@ -30,7 +30,7 @@ def served(fake_model: Any, monkeypatch: pytest.MonkeyPatch) -> list[ServerSetti
     return found
 
 
-def test_requests_get_zyphras_table_and_the_embedded_reasoner_its_own(mrsa: Run, served: list[ServerSettings]) -> None:
+def test_default_settings_depend_on_the_model(mrsa: Run, served: list[ServerSettings]) -> None:
     ran = mrsa(*FAKE)
     assert ran.code == 0
     assert "Serving." in ran.err
@@ -41,7 +41,9 @@ def test_requests_get_zyphras_table_and_the_embedded_reasoner_its_own(mrsa: Run,
     assert served[2].base == RSAConfig.paper_16k().replace(population=20)
 
 
-def test_other_machines_need_a_key(mrsa: Run, served: list[ServerSettings], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_public_address_without_key_exits_2(
+    mrsa: Run, served: list[ServerSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ran = mrsa(*FAKE, "--host", "0.0.0.0")
     assert ran.code == 2
     assert "--api-key-env" in ran.err
@@ -51,7 +53,7 @@ def test_other_machines_need_a_key(mrsa: Run, served: list[ServerSettings], monk
     assert [settings.api_key for settings in served] == [None, "secret"]
 
 
-def test_the_model_gets_names(mrsa: Run, served: list[ServerSettings]) -> None:
+def test_served_names_are_unique_and_printable(mrsa: Run, served: list[ServerSettings]) -> None:
     assert mrsa(*FAKE, "--served-name", "gpt-4o", "--served-name", "b", "--served-name", "gpt-4o").code == 0
     assert served[0].names == ("gpt-4o", "b")
     for name in ("", " a", "a\n"):
@@ -61,7 +63,7 @@ def test_the_model_gets_names(mrsa: Run, served: list[ServerSettings]) -> None:
 
 
 @pytest.mark.parametrize("value", [None, "", "  ", "schlüssel"])
-def test_a_variable_without_a_key_is_refused(
+def test_variable_without_a_key_exits_2(
     mrsa: Run, served: list[ServerSettings], monkeypatch: pytest.MonkeyPatch, value: str | None
 ) -> None:
     if value is not None:
@@ -72,7 +74,7 @@ def test_a_variable_without_a_key_is_refused(
     assert not served
 
 
-def test_a_port_in_use_is_one_sentence(mrsa: Run, served: list[ServerSettings]) -> None:
+def test_port_in_use_exits_2(mrsa: Run, served: list[ServerSettings]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ran = mrsa("serve", "--model", "fake/model", "--port", str(taken.getsockname()[1]))
     assert ran.code == 2
@@ -80,7 +82,7 @@ def test_a_port_in_use_is_one_sentence(mrsa: Run, served: list[ServerSettings]) 
     assert not served
 
 
-def test_options_reach_the_server(mrsa: Run, served: list[ServerSettings]) -> None:
+def test_options_become_server_settings(mrsa: Run, served: list[ServerSettings]) -> None:
     mrsa(
         *FAKE,
         "--queue",

@@ -1,4 +1,4 @@
-"""`mrsa solve`: the answer on standard output, all else on standard error, and what every end looks like."""
+"""Tests of `mrsa solve`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .conftest import SMALL, Run
 Install = Callable[..., None]
 
 
-def test_the_answer_alone_goes_to_standard_output(mrsa: Run, fake_model: Install, home: Path) -> None:
+def test_standard_output_has_the_answer_alone(mrsa: Run, fake_model: Install, home: Path) -> None:
     ran = mrsa("solve", "What is 1+1?", *SMALL)
     assert (ran.code, ran.out) == (0, "\\boxed{2}\n")
     (file,) = (home / "runs").glob("*.jsonl")
@@ -30,7 +30,7 @@ def test_the_answer_alone_goes_to_standard_output(mrsa: Run, fake_model: Install
     assert "Round 0 alone" in ran.err
 
 
-def test_without_a_terminal_there_is_a_line_for_each_trace_and_round(mrsa: Run, fake_model: Install) -> None:
+def test_without_terminal_prints_a_line_per_trace_and_round(mrsa: Run, fake_model: Install) -> None:
     lines = mrsa("solve", "What is 1+1?", *SMALL).err.splitlines()
     assert [line.split()[0] for line in lines if line.startswith("r0-")] == ["r0-00", "r0-02"]
     assert sum(line.startswith("round ") for line in lines) == 2
@@ -38,12 +38,12 @@ def test_without_a_terminal_there_is_a_line_for_each_trace_and_round(mrsa: Run, 
     assert not any("\x1b" in line for line in lines)
 
 
-def test_quiet_says_nothing_but_warnings(mrsa: Run, fake_model: Install) -> None:
+def test_quiet_prints_warnings_only(mrsa: Run, fake_model: Install) -> None:
     assert mrsa("solve", "What is 1+1?", *SMALL, "--quiet").err == ""
     assert mrsa("solve", "What is 1+1?", *SMALL, "--quiet", "--temperature", "0").err.startswith("warning: temperature")
 
 
-def test_json_is_one_object_with_all_that_is_known(mrsa: Run, fake_model: Install) -> None:
+def test_json_has_all_documented_keys(mrsa: Run, fake_model: Install) -> None:
     ran = mrsa("solve", "What is 1+1?", *SMALL, "--json")
     value = json.loads(ran.out)
     assert value["text"] == "\\boxed{2}"
@@ -59,7 +59,7 @@ def test_json_is_one_object_with_all_that_is_known(mrsa: Run, fake_model: Instal
 
 
 @pytest.mark.parametrize("how", ["argument", "file", "dash", "pipe", "chat"])
-def test_the_question_comes_from_anywhere(how: str, tmp_path: Path, mrsa: Run, fake_model: Install) -> None:
+def test_question_is_read_from_each_source(how: str, tmp_path: Path, mrsa: Run, fake_model: Install) -> None:
     question, trail = "Was ist 1+1? ∑", tmp_path / "run.jsonl"
     (tmp_path / "q.txt").write_text(question, encoding="utf-8")
     (tmp_path / "chat.json").write_text(json.dumps([{"role": "user", "content": question}]))
@@ -74,14 +74,14 @@ def test_the_question_comes_from_anywhere(how: str, tmp_path: Path, mrsa: Run, f
     assert read_events(trail)[0].to_dict()["prompt"] == question
 
 
-def test_a_system_message_reaches_the_chat(tmp_path: Path, mrsa: Run, fake_model: Install) -> None:
+def test_system_option_adds_a_system_message(tmp_path: Path, mrsa: Run, fake_model: Install) -> None:
     trail = tmp_path / "run.jsonl"
     mrsa("solve", "1+1?", *SMALL, "--system", "Be brief.", "--audit", str(trail))
     assert read_events(trail)[1].to_dict()["messages"][0] == {"role": "system", "content": "Be brief."}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "part"),
     [
         ([""], "The prompt is empty"),
         (["  \n"], "The prompt is empty"),
@@ -91,11 +91,11 @@ def test_a_system_message_reaches_the_chat(tmp_path: Path, mrsa: Run, fake_model
         (["--messages", "no-such.json"], "no-such.json"),
     ],
 )
-def test_no_usable_question_is_a_usage_error(arguments: list[str], said: str, mrsa: Run) -> None:
+def test_unusable_question_exits_2(arguments: list[str], part: str, mrsa: Run) -> None:
     ran = mrsa("solve", *arguments, *SMALL)
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.startswith("error: ")
-    assert said in ran.err
+    assert part in ran.err
     assert len(ran.err.splitlines()) == 1
 
 
@@ -103,18 +103,18 @@ def test_no_usable_question_is_a_usage_error(arguments: list[str], said: str, mr
     "chat", ["no json", '"text"', '[{"role": "user"}]', '[{"role": "tool", "content": "x"}]', "[]",
              '[{"role": "assistant", "content": "x"}]', '[{"role": "user", "content": ""}]']
 )  # fmt: skip
-def test_a_chat_that_is_none_is_refused(chat: str, tmp_path: Path, mrsa: Run) -> None:
+def test_invalid_chat_file_exits_2(chat: str, tmp_path: Path, mrsa: Run) -> None:
     (tmp_path / "chat.json").write_text(chat)
     ran = mrsa("solve", "--messages", str(tmp_path / "chat.json"), *SMALL)
     assert (ran.code, len(ran.err.splitlines())) == (2, 1)
 
 
-def test_no_audit_keeps_nothing(mrsa: Run, fake_model: Install, home: Path) -> None:
+def test_no_audit_writes_no_file(mrsa: Run, fake_model: Install, home: Path) -> None:
     assert mrsa("solve", "1+1?", *SMALL, "--no-audit").code == 0
     assert not home.exists()
 
 
-def test_the_same_command_again_gives_the_recorded_answer(tmp_path: Path, mrsa: Run, fake_model: Install) -> None:
+def test_finished_run_prints_the_recorded_answer_again(tmp_path: Path, mrsa: Run, fake_model: Install) -> None:
     line = ("solve", "1+1?", *SMALL, "--audit", str(tmp_path / "run.jsonl"))
     first = mrsa(*line)
     fake_model(boxed(9))
@@ -126,7 +126,7 @@ def test_the_same_command_again_gives_the_recorded_answer(tmp_path: Path, mrsa: 
     assert "rounds" in other.err.splitlines()[-1]
 
 
-def test_a_run_out_of_tokens_prints_the_best_so_far_and_how_to_go_on(
+def test_used_up_token_budget_prints_the_best_answer_and_how_to_resume(
     tmp_path: Path, mrsa: Run, fake_model: Install
 ) -> None:
     trail = str(tmp_path / "run.jsonl")
@@ -139,13 +139,13 @@ def test_a_run_out_of_tokens_prints_the_best_so_far_and_how_to_go_on(
     assert json.loads(mrsa(*line, "--json").out)["stopped"] is None
 
 
-def test_a_final_trace_that_was_cut_off_is_a_failure(mrsa: Run, fake_model: Install) -> None:
+def test_truncated_final_trace_exits_1(mrsa: Run, fake_model: Install) -> None:
     ran = mrsa("solve", "1+1?", *SMALL, "--final-tokens", "3", "--quiet")
     assert (ran.code, ran.out) == (1, "")
     assert "--final-tokens" in ran.err
 
 
-def test_the_embedded_reasoner_is_the_default_and_says_what_it_can(mrsa: Run, fake_model: Install) -> None:
+def test_embedded_reasoner_refuses_other_questions_unless_forced(mrsa: Run, fake_model: Install) -> None:
     refused = mrsa("solve", "Who wrote Faust?")
     assert (refused.code, refused.out) == (2, "")
     assert "--model" in refused.err
@@ -166,9 +166,7 @@ def _failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     monkeypatch.setattr("markovian_rsa_mlx.cli.run.load_orchestrator", load)
 
 
-def test_an_error_is_one_sentence_and_a_traceback_only_when_asked_for(
-    mrsa: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_error_is_one_line_and_a_traceback_with_mrsa_debug(mrsa: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     _failing(monkeypatch, ModelError("There is no such \x1b[31mmodel."))
     ran = mrsa("solve", "1+1?", *SMALL)
     assert (ran.code, ran.err.splitlines()[-1]) == (1, "error: There is no such model.")
@@ -177,7 +175,7 @@ def test_an_error_is_one_sentence_and_a_traceback_only_when_asked_for(
         mrsa("solve", "1+1?", *SMALL)
 
 
-def test_an_unexpected_error_says_how_to_see_the_traceback(mrsa: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_error_names_mrsa_debug(mrsa: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     _failing(monkeypatch, ZeroDivisionError("division by zero"))
     ran = mrsa("solve", "1+1?", *SMALL)
     assert ran.code == 1
@@ -185,7 +183,7 @@ def test_an_unexpected_error_says_how_to_see_the_traceback(mrsa: Run, monkeypatc
     assert "Traceback" not in ran.err
 
 
-def test_retries_and_given_up_traces_are_told(mrsa: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retries_and_failed_traces_are_printed(mrsa: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(request: object) -> None:
         if getattr(request, "trace_id", "") == "r0-00":
             raise BackendError("The engine hiccuped.")

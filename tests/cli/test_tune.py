@@ -30,7 +30,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> TimedFake:
     return backend
 
 
-def test_every_published_profile_gets_a_line(mrsa: Run, engine: TimedFake) -> None:
+def test_table_has_a_line_per_published_profile(mrsa: Run, engine: TimedFake) -> None:
     ran = mrsa(*TUNE, *GIVEN)
     assert ran.code == 0, ran.err
     for name in ("default-16gb", "paper-light-8k", "paper-16k", "paper-headline-40k", "apex-xhigh"):
@@ -41,7 +41,7 @@ def test_every_published_profile_gets_a_line(mrsa: Run, engine: TimedFake) -> No
     assert engine.times.closed
 
 
-def test_the_figures_follow_from_the_speeds(mrsa: Run) -> None:
+def test_predictions_follow_from_the_speeds(mrsa: Run) -> None:
     ran = mrsa(*TUNE, "--length-mean", "500", "--length-sigma", "0", "--profile", "default-16gb", "--json")
     facts = json.loads(ran.out)
     (found,) = facts["profiles"]
@@ -52,7 +52,7 @@ def test_the_figures_follow_from_the_speeds(mrsa: Run) -> None:
     assert facts["recommended"] is None
 
 
-def test_a_time_budget_names_the_largest_that_fits(mrsa: Run) -> None:
+def test_minutes_recommend_the_largest_profile_that_fits(mrsa: Run) -> None:
     some = ("--profile", "default-16gb", "--profile", "paper-light-8k", "--profile", "paper-16k")
     facts = json.loads(mrsa(*TUNE, *GIVEN, *some, "--json").out)
     by_time = sorted(facts["profiles"], key=lambda each: each["seconds_p90"])
@@ -68,7 +68,7 @@ def test_a_time_budget_names_the_largest_that_fits(mrsa: Run) -> None:
     assert "--time-budget-s" in none.out
 
 
-def test_speeds_are_measured_once_and_used_again(mrsa: Run, tmp_path: Path, engine: TimedFake) -> None:
+def test_recorded_speeds_replace_the_measurement(mrsa: Run, tmp_path: Path, engine: TimedFake) -> None:
     line = (*TUNE, *GIVEN, "--profile", "default-16gb", "--json")
     first = mrsa(*line)
     file = tmp_path / "speeds.json"
@@ -90,21 +90,21 @@ def test_lengths_come_from_the_kept_runs_of_the_model(mrsa: Run) -> None:
     assert "no recorded run of this model was found" in unknown.err
 
 
-def test_lengths_of_another_model_are_warned_about(mrsa: Run, tmp_path: Path) -> None:
+def test_lengths_of_another_model_print_a_warning(mrsa: Run, tmp_path: Path) -> None:
     run_fake(FakeBackend(), small(), tmp_path / "a.jsonl")
     ran = mrsa("tune", "--model", "another", "--profile", "default-16gb", "--lengths-from", str(tmp_path))
     assert "warning: the trails are of fake" in ran.err
     assert ran.code == 0
 
 
-def test_own_settings_are_predicted_under_the_name_of_their_file(mrsa: Run, tmp_path: Path) -> None:
+def test_settings_file_is_predicted_under_its_stem(mrsa: Run, tmp_path: Path) -> None:
     file = tmp_path / "wide.toml"
     file.write_text('profile = "default-16gb"\npopulation = 6\n')
     facts = json.loads(mrsa(*TUNE, *GIVEN, "--config", str(file), "--profile", "paper-16k", "--json").out)
     assert [each["profile"] for each in facts["profiles"]] == ["paper-16k", "wide"]
 
 
-def test_files_of_one_name_each_have_a_line(mrsa: Run, tmp_path: Path) -> None:
+def test_settings_files_with_one_stem_are_named_by_path(mrsa: Run, tmp_path: Path) -> None:
     files = [tmp_path / folder / name for folder, name in (("x", "a.toml"), ("y", "a.toml"), ("x", "paper-16k.toml"))]
     for population, file in enumerate(files, start=4):
         file.parent.mkdir(exist_ok=True)
@@ -115,7 +115,7 @@ def test_files_of_one_name_each_have_a_line(mrsa: Run, tmp_path: Path) -> None:
     assert len({each["generated_tokens"] for each in tuned["profiles"]}) == 4
 
 
-def test_what_does_not_fit_says_why(mrsa: Run) -> None:
+def test_profile_that_does_not_fit_is_refused_with_the_reason(mrsa: Run) -> None:
     ran = mrsa(*TUNE, *GIVEN, "--profile", "default-16gb", "--profile", "paper-16k", "--memory-limit-gb", "40")
     assert ran.code == 0
     assert "paper-16k: a trace of" in ran.out
@@ -134,7 +134,7 @@ def _text(content: str) -> Callable[[Path], list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "part"),
     [
         (lambda folder: ["--profile", "nope"], "no profile 'nope'; known are"),
         (lambda folder: ["--minutes", "0"], "--minutes is 0"),
@@ -148,15 +148,17 @@ def _text(content: str) -> Callable[[Path], list[str]]:
         (lambda folder: ["--config", str(folder / "none.toml")], "cannot be read"),
     ],
 )
-def test_a_mistake_is_one_sentence(options: Callable[[Path], list[str]], said: str, mrsa: Run, tmp_path: Path) -> None:
+def test_invalid_option_prints_one_error_line(
+    options: Callable[[Path], list[str]], part: str, mrsa: Run, tmp_path: Path
+) -> None:
     ran = mrsa(*TUNE, *options(tmp_path))
     assert ran.code != 0
     assert ran.out == ""
-    assert said in ran.err.splitlines()[-1]
+    assert part in ran.err.splitlines()[-1]
     assert ran.err.count("error:") == 1
 
 
-def test_an_engine_that_cannot_be_timed_is_refused(mrsa: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_without_profiler_is_refused(mrsa: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "markovian_rsa_mlx.cli.run.load_orchestrator",
         lambda choice, quiet=False: MarkovianRSAOrchestrator(FakeBackend()),

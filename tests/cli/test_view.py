@@ -1,4 +1,4 @@
-"""`mrsa view`: which run, which file, what is said."""
+"""Tests of `mrsa view`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def solved(mrsa: Run, *more: str) -> None:
     assert mrsa("solve", "What is it?", *SMALL, "-q", *more).code == 0
 
 
-def test_the_newest_run_becomes_a_page_beside_its_trail(mrsa: Run, fake_model: Callable[..., None], home: Path) -> None:
+def test_newest_run_becomes_a_page_next_to_its_trail(mrsa: Run, fake_model: Callable[..., None], home: Path) -> None:
     solved(mrsa)
     ran = mrsa("view")
     assert ran.code == 0
@@ -32,7 +32,7 @@ def test_the_newest_run_becomes_a_page_beside_its_trail(mrsa: Run, fake_model: C
     assert not list((home / "runs").iterdir())
 
 
-def test_a_reference_is_compared_by_value(mrsa: Run, fake_model: Callable[..., None], tmp_path: Path) -> None:
+def test_reference_is_compared_by_value(mrsa: Run, fake_model: Callable[..., None], tmp_path: Path) -> None:
     solved(mrsa)
     out = tmp_path / "run.html"
     assert mrsa("view", "--reference", "4/2", "--out", str(out)).code == 0
@@ -54,7 +54,7 @@ def test_open_shows_the_page_in_the_browser(
     assert "No browser could be started" in ran.err
 
 
-def test_what_cannot_be_shown_is_one_sentence(mrsa: Run, fake_model: Callable[..., None], tmp_path: Path) -> None:
+def test_unreadable_trail_prints_one_error_line(mrsa: Run, fake_model: Callable[..., None], tmp_path: Path) -> None:
     assert "There are no runs" in mrsa("view").err
     notes = tmp_path / "notes.txt"
     notes.write_text("hello\n")
@@ -68,7 +68,7 @@ def test_what_cannot_be_shown_is_one_sentence(mrsa: Run, fake_model: Callable[..
     assert "give another place with --out" in ran.err
 
 
-def test_a_page_never_replaces_its_trail(mrsa: Run, fake_model: Callable[..., None], tmp_path: Path) -> None:
+def test_page_at_the_path_of_its_trail_is_refused(mrsa: Run, fake_model: Callable[..., None], tmp_path: Path) -> None:
     trail = tmp_path / "run.html"
     solved(mrsa, "--audit", str(trail))
     before = trail.read_bytes()
@@ -79,7 +79,7 @@ def test_a_page_never_replaces_its_trail(mrsa: Run, fake_model: Callable[..., No
         assert trail.read_bytes() == before
 
 
-def test_a_place_inside_a_file_is_one_sentence(mrsa: Run, fake_model: Callable[..., None], tmp_path: Path) -> None:
+def test_unwritable_page_prints_one_error_line(mrsa: Run, fake_model: Callable[..., None], tmp_path: Path) -> None:
     solved(mrsa)
     (tmp_path / "file").write_text("mine")
     ran = mrsa("view", "--out", str(tmp_path / "file" / "x.html"))
@@ -87,7 +87,7 @@ def test_a_place_inside_a_file_is_one_sentence(mrsa: Run, fake_model: Callable[.
     assert re.fullmatch(r"error: The page .*file/x\.html cannot be written .*--out\.\n", ran.err)
 
 
-def test_a_damaged_line_is_said_and_the_rest_shown(mrsa: Run, fake_model: Callable[..., None], tmp_path: Path) -> None:
+def test_damaged_line_is_printed_and_the_rest_shown(mrsa: Run, fake_model: Callable[..., None], tmp_path: Path) -> None:
     trail = tmp_path / "run.jsonl"
     solved(mrsa, "--audit", str(trail))
     lines = trail.read_bytes().split(b"\n")
@@ -99,13 +99,13 @@ def test_a_damaged_line_is_said_and_the_rest_shown(mrsa: Run, fake_model: Callab
     assert "\x1b" not in ran.err
 
 
-def test_solve_and_demo_lead_to_the_page(mrsa: Run, fake_model: Callable[..., None]) -> None:
+def test_solve_prints_the_command_for_the_page(mrsa: Run, fake_model: Callable[..., None]) -> None:
     ran = mrsa("solve", "What is it?", *SMALL)
     assert re.search(r"mrsa view [0-9a-f]{8} --open", ran.err)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_puzzle_is_judged_without_a_reference(seed: int) -> None:
+def test_puzzle_answers_are_checked_without_a_reference(seed: int) -> None:
     puzzle = reasoner.demo_puzzle(seed)
     judge = reasoner.answer_checker(puzzle.question)
     assert judge is not None
@@ -119,7 +119,7 @@ def test_a_puzzle_is_judged_without_a_reference(seed: int) -> None:
     assert not judge(f"{expression} + 1")
 
 
-def test_a_sum_is_judged_and_other_questions_are_not() -> None:
+def test_only_questions_of_the_reasoner_are_checked_without_a_reference() -> None:
     judge = reasoner.answer_checker("State the final answer to the following arithmetic problem: 12 + 34 - 56 =")
     assert judge is not None
     assert [judge(answer) for answer in ("-10", " -10 ", "10", "", "1/0")] == [True, True, False, False, False]
