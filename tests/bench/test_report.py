@@ -1,4 +1,4 @@
-"""The page of a benchmark: all of it in one file, nothing in it that runs, and what it says is what was measured."""
+"""The report of a benchmark: one file without scripts, with the measured figures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from markovian_rsa_mlx.bench.methods import Grid
-from markovian_rsa_mlx.bench.report import by_importance, findings, render, standing
+from markovian_rsa_mlx.bench.report import by_importance, findings, ranking, render
 from markovian_rsa_mlx.bench.report import charts as problems
 from markovian_rsa_mlx.bench.report.charts import NARROW, WIDE, curves, problem_rows
 from markovian_rsa_mlx.bench.report.labels import link
@@ -64,7 +64,7 @@ def results() -> Results:
 
 
 def hostile(results: Results) -> Results:
-    """Everything that a model, a task or a damaged file could bring, hostile."""
+    """Results with hostile text in every field that a model, a task or a file controls."""
     cells = tuple(
         replace(
             cell,
@@ -86,14 +86,14 @@ def hostile(results: Results) -> Results:
     )
 
 
-def test_every_element_is_closed_and_the_text_stands_in_it(results: Results) -> None:
+def test_every_element_is_closed_and_has_its_text(results: Results) -> None:
     page = Page(render(results))
     assert page.open == []
     for words in ("markovian", "embedded-countdown#1", "Accuracy against tokens", "mrsa bench countdown --limit 12"):
         assert words in page.text
 
 
-def test_nothing_runs_and_nothing_is_fetched(results: Results) -> None:
+def test_hostile_text_runs_and_loads_nothing(results: Results) -> None:
     page = Page(render(hostile(results)))
     assert not {"script", "iframe", "object", "embed", "img", "link", "base", "form"} & {
         tag for tag, _ in page.elements
@@ -156,7 +156,7 @@ def test_a_link_never_leaves_the_folders_host(path: str, href: str) -> None:
 
 
 @pytest.mark.parametrize("frame", [WIDE, NARROW])
-def test_points_stand_where_their_figures_say(results: Results, frame: Any) -> None:
+def test_points_are_at_their_values(results: Results, frame: Any) -> None:
     plot = curves(results, frame)
     assert plot is not None
     names = {series.name: series for series in plot.series}
@@ -187,15 +187,17 @@ def test_labels_do_not_overlap() -> None:
 
 
 def test_findings_name_the_best_that_can_be_chosen_and_what_it_beats() -> None:
-    told = findings(sample_results(60))
-    assert re.match(r"markovian scores highest: \d+\.\d% \[\d+\.\d, \d+\.\d\] at 1,152 generated tokens", told[0])
-    assert any(re.match(r"It is \d+\.\d points \[\+\d", sentence) and "than single" in sentence for sentence in told)
-    assert not any("pass" in sentence for sentence in told)
+    sentences = findings(sample_results(60))
+    assert re.match(r"markovian scores highest: \d+\.\d% \[\d+\.\d, \d+\.\d\] at 1,152 generated tokens", sentences[0])
+    assert any(
+        re.match(r"It is \d+\.\d points \[\+\d", sentence) and "than single" in sentence for sentence in sentences
+    )
+    assert not any("pass" in sentence for sentence in sentences)
 
 
-def test_findings_say_what_could_not_be_told_apart() -> None:
-    told = findings(sample_results(3, methods=("single", "markovian")))
-    assert "single could not be told from it on 3 problems" in told[-1]
+def test_findings_name_methods_without_a_significant_difference() -> None:
+    sentences = findings(sample_results(3, methods=("single", "markovian")))
+    assert "single has no significant difference from it on 3 problems" in sentences[-1]
 
 
 def without(results: Results, keep: Callable[[str, int], bool], *, failed: bool = False) -> Results:
@@ -215,17 +217,17 @@ def without(results: Results, keep: Callable[[str, int], bool], *, failed: bool 
     return replace(results, cells=cells, table=summarize(methods, cells), comparisons=comparisons(methods, cells))
 
 
-def test_a_benchmark_that_was_stopped_says_how_far_it_came() -> None:
+def test_a_stopped_benchmark_names_its_complete_problems() -> None:
     stopped = without(sample_results(50), lambda cell, index: index < 3)
     page = Page(render(stopped)).text
     assert "Incomplete: 3 of 50 problems with the results of all methods." in page
     assert "embedded-reasoner-v1 · 3 of 50 problems" in page
     assert "Fewer than 5 problems: a bootstrap sees too little" in page
-    told = findings(stopped)
-    assert "scores highest on the 3 problems that all have:" in told[0]
-    assert "could not be told from it on 3 problems" in told[1]
-    assert "too few to tell (fewer than 9)" in told[1]
-    assert "50 problems" not in " ".join(told)
+    sentences = findings(stopped)
+    assert "scores highest on the 3 problems that all have:" in sentences[0]
+    assert "have no significant difference from it on 3 problems" in sentences[1]
+    assert "too few problems for any (fewer than 9)" in sentences[1]
+    assert "50 problems" not in " ".join(sentences)
 
 
 def test_methods_are_ranked_on_the_same_problems() -> None:
@@ -234,7 +236,7 @@ def test_methods_are_ranked_on_the_same_problems() -> None:
     scores = problem_scores(whole, whole.method("single"))
     easy = sorted(scores, key=lambda index: -scores[index])[:20]
     some = without(whole, lambda cell, index: cell == "parallel" or index in easy)
-    found = standing(some)
+    found = ranking(some)
     assert found.problems == 20
     assert {row.problems for row in found.rows} == {20}
     single = next(row for row in found.rows if row.method == "single")
@@ -245,14 +247,14 @@ def test_methods_are_ranked_on_the_same_problems() -> None:
     assert "Incomplete: 20 of 40 problems" in page
 
 
-def test_a_method_that_failed_nearly_everywhere_is_not_the_best() -> None:
+def test_a_method_with_few_results_is_not_the_best() -> None:
     whole = sample_results(20, methods=("single", "vote", "markovian"))
     best = max(whole.cells[-1].records, key=lambda record: record.rounds[-1].mean).index
     failed = without(whole, lambda cell, index: cell == "parallel" or index == best, failed=True)
-    told = findings(failed)
-    assert not told[0].startswith("markovian")
-    assert "scores highest: " in told[0]
-    assert "markovian is not ranked: it has results on 1 of 20 problems." in told
+    sentences = findings(failed)
+    assert not sentences[0].startswith("markovian")
+    assert "scores highest: " in sentences[0]
+    assert "markovian is not ranked: it has results on 1 of 20 problems." in sentences
     text = table_text(failed, 200)
     assert text.startswith("Incomplete: 1 of 20 problems with the results of all methods.")
     assert [line.split()[:4] for line in text.splitlines()[3:6]] == [
@@ -268,7 +270,7 @@ def test_a_method_that_failed_nearly_everywhere_is_not_the_best() -> None:
     assert "Fewer than 5 problems (markovian): " in told_json["warnings"][1]
 
 
-def test_nothing_in_common_is_no_ranking() -> None:
+def test_methods_without_common_problems_have_no_ranking() -> None:
     whole = sample_results(20, methods=("single", "markovian"))
     apart = without(whole, lambda cell, index: (cell == "parallel") == (index < 10))
     assert findings(apart) == ["No problem has the results of all methods."]
@@ -277,9 +279,11 @@ def test_nothing_in_common_is_no_ranking() -> None:
 def test_a_grid_is_told_in_few_words_and_one_colour_a_method() -> None:
     points = [{"population": n, "thinking_tokens": beta} for n in (8, 16) for beta in (52, 60, 80)]
     grid = sample_results(30, methods=("single", "delethink", "markovian"), grid=Grid(points=tuple(points)))
-    told = findings(grid)
-    assert re.match(r"It is better than \d+ others, by \d+\.\d to \d+\.\d points\.", told[1])
-    assert re.match(r"\d+ others could not be told from it on 30 problems, among them markovian", told[2])
+    sentences = findings(grid)
+    assert re.match(r"It is better than \d+ others, by \d+\.\d to \d+\.\d points\.", sentences[1])
+    assert re.match(
+        r"\d+ others have no significant difference from it on 30 problems, among them markovian", sentences[2]
+    )
     page = Page(render(grid))
     own, others = by_importance(grid)
     assert len(own) == 17
@@ -294,14 +298,14 @@ def test_a_grid_is_told_in_few_words_and_one_colour_a_method() -> None:
     }
 
 
-def test_what_is_not_there_yet_is_said(results: Results) -> None:
+def test_an_empty_benchmark_is_reported(results: Results) -> None:
     empty = replace(results, cells=tuple(replace(cell, records=()) for cell in results.cells), table=(), comparisons=())
     page = Page(render(empty))
     assert "Nothing was measured yet." in page.text
     assert "Accuracy against tokens" not in page.text
 
 
-def test_a_failed_run_is_no_wrong_answer(results: Results) -> None:
+def test_a_failed_run_is_not_a_wrong_answer(results: Results) -> None:
     cell = results.cells[-1]
     failed = dataclasses.replace(cell.records[0], error=f"broke {HOSTILE}", rounds=(), badges=())
     cells = (*results.cells[:-1], replace(cell, records=(failed, *cell.records[1:])))
@@ -317,11 +321,11 @@ def test_a_failed_run_is_counted_once_however_many_methods_read_it(results: Resu
     cell = next(cell for cell in results.cells if cell.name == "parallel")
     assert len([method for method in results.methods if method.cell == cell.name]) > 1
     failed = [dataclasses.replace(record, error="broke", rounds=()) for record in cell.records[:2]]
-    for count, said in ((1, "1 run failed and is left out"), (2, "2 runs failed and are left out")):
+    for count, expected in ((1, "1 run failed and is left out"), (2, "2 runs failed and are left out")):
         broken = replace(cell, records=(*failed[:count], *cell.records[count:]))
         cells = tuple(broken if each.name == cell.name else each for each in results.cells)
-        told = replace(results, cells=cells, table=summarize(results.methods, cells))
-        assert said in findings(told)[-1]
+        sentences = replace(results, cells=cells, table=summarize(results.methods, cells))
+        assert expected in findings(sentences)[-1]
 
 
 def test_why_an_answer_was_not_scored_is_told_once(results: Results) -> None:
@@ -331,15 +335,15 @@ def test_why_an_answer_was_not_scored_is_told_once(results: Results) -> None:
     assert page.count("The verifier failed. (and 1 more)") == len(records)
 
 
-def test_many_problems_stay_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(problems, "MOST_COLUMNS", 50)
-    monkeypatch.setattr(problems, "MOST_ROWS", 90)
+def test_many_problems_are_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(problems, "MAX_COLUMNS", 50)
+    monkeypatch.setattr(problems, "MAX_ROWS", 90)
     many = sample_results(120, methods=("single",))
     heat = problems.heat_map(many)
     assert heat is not None
     assert heat.grouped == 3
     assert [len(row.fields) for row in heat.rows] == [40]
-    assert "and 2 more: parallel, round 0" in heat.rows[0].fields[0].told
+    assert "and 2 more: parallel, round 0" in heat.rows[0].fields[0].title
     assert len(problems.problem_rows(many)) == 90
     page = Page(render(many)).text
     assert "Each field is the mean of up to 3 neighbouring problems." in page

@@ -1,9 +1,7 @@
-"""Accuracy against tokens: where each point of the figure stands. Geometry only; the template draws.
+"""Geometry of the report's charts: accuracy against tokens, the heat map of problems, and the table of problems.
 
-A method with aggregation is a line over its rounds, each at the tokens spent until then. Methods without rounds that
-differ in nothing but N are points of one line.
-
-Each problem by cell and round: the heat map of all at a glance, and the table with links to the trails.
+The template draws them. In the accuracy chart, a method with aggregation is a line over its rounds, each at the tokens
+spent so far. Methods without rounds that differ in N only are points of one line.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from statistics import fmean
 from typing import Final
 
 from ...formatting import count, percent, shortened
-from ..results import Badge, Method, MethodSummary, Results, RoundSummary, RunRecord, Score, Variant
+from ..results import Method, MethodSummary, Results, RunRecord, Variant
 from ..stats import Interval
 from .labels import BADGES, interval, link, shade
 
@@ -34,7 +32,7 @@ _MARKERS: Final = (
 
 @dataclass(frozen=True)
 class Frame:
-    """The figure's size and where its axes stand."""
+    """The size of the chart, and the places of its axes."""
 
     width: int
     height: int
@@ -44,7 +42,7 @@ class Frame:
     bottom: int
 
 
-#: With labels beside the lines; and for a telephone, whose page lists them below.
+#: With labels next to the lines; NARROW is for phones, where the page lists the labels below.
 WIDE: Final = Frame(840, 440, left=56, right=650, top=18, bottom=388)
 _FOR_LONG_NAMES: Final = Frame(840, 440, left=56, right=530, top=18, bottom=388)
 NARROW: Final = Frame(400, 380, left=46, right=388, top=14, bottom=328)
@@ -52,21 +50,21 @@ NARROW: Final = Frame(400, 380, left=46, right=388, top=14, bottom=328)
 
 @dataclass(frozen=True)
 class Point:
-    """One measured score; `x`, `y`, `low`, `high` in the figure's units."""
+    """One measured score; `x`, `y`, `low`, `high` in units of the chart."""
 
     x: float
     y: float
     low: float
     high: float
-    told: str
+    title: str
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line with its label at `label_y` beside its last point."""
+    """A line with its label at `label_y`, next to its last point."""
 
     name: str
-    colour: int  #: one for all points of a grid that a method is run at
+    colour: int  #: the same for all points of a grid of one method
     marker: str
     oracle: bool
     points: tuple[Point, ...]
@@ -85,7 +83,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Plot:
-    """The whole figure."""
+    """The whole chart."""
 
     series: tuple[Series, ...]
     x_ticks: tuple[Tick, ...]
@@ -98,16 +96,16 @@ class Plot:
 class _Line:
     name: str
     oracle: bool
-    points: tuple[tuple[float, Interval, str], ...]  #: tokens, score, what it is
+    points: tuple[tuple[float, Interval, str], ...]  #: tokens, score, name
 
     @property
     def kind(self) -> str:
-        """The method without its place in a grid."""
+        """The method's name without its point in a grid."""
         return self.name.partition(" ")[0]
 
 
 def curves(results: Results, frame: Frame = WIDE) -> Plot | None:
-    """The figure; None where nothing was measured."""
+    """Return the accuracy chart, or None without results."""
     lines = _lines(results)
     if not lines:
         return None
@@ -132,7 +130,7 @@ def curves(results: Results, frame: Frame = WIDE) -> Plot | None:
 
 @dataclass(frozen=True)
 class _Axis:
-    """From values to the figure's units."""
+    """Maps values to units of the chart."""
 
     least: float
     most: float
@@ -142,7 +140,7 @@ class _Axis:
 
     @classmethod
     def of_tokens(cls, least: float, most: float, frame: Frame) -> _Axis:
-        """Logarithmic where budgets differ much, with some air at both ends."""
+        """Return an axis with margins, logarithmic if budgets differ by more than a factor of 3."""
         if most > 3 * least:
             return cls(least / 1.25, most * 1.25, frame.left, frame.right, True)
         air = 0.08 * max(most - least, most / 4)
@@ -159,7 +157,7 @@ class _Axis:
 def _lines(results: Results) -> list[_Line]:
     rows = {row.method: row for row in results.table}
     lines: list[_Line] = []
-    alike: dict[object, list[tuple[Method, MethodSummary]]] = defaultdict(list)  # but for N
+    alike: dict[object, list[tuple[Method, MethodSummary]]] = defaultdict(list)  # equal except for N
     for method in results.methods:
         row = rows.get(method.name)
         if row is None:
@@ -178,19 +176,15 @@ def _lines(results: Results) -> list[_Line]:
 
 
 def _by_round(method: Method, row: MethodSummary, final_round: int) -> list[tuple[float, Interval, str]]:
-    """One point a round; what the run chose is known at its end alone."""
+    """Return one point per round. The answer that a run chose is known after the last round only."""
     last = (row.generated_tokens, row.score, f"{method.name}, round {final_round}")
     if method.score == "chosen":
         return [last]
-    earlier = row.rounds[:final_round]
-    return [
-        *((r.generated_tokens, _figure(r, method.score), f"{method.name}, round {r.round}") for r in earlier),
-        last,
-    ]
-
-
-def _figure(row: RoundSummary, score: Score) -> Interval:
-    return row.vote if score == "vote" else row.any if score == "any" else row.mean
+    found = []
+    for earlier in row.rounds[:final_round]:
+        score = earlier.vote if method.score == "vote" else earlier.any if method.score == "any" else earlier.mean
+        found.append((earlier.generated_tokens, score, f"{method.name}, round {earlier.round}"))
+    return [*found, last]
 
 
 def _series(colour: int, number: int, line: _Line, across: _Axis, up: _Axis) -> Series:
@@ -209,7 +203,7 @@ def _series(colour: int, number: int, line: _Line, across: _Axis, up: _Axis) -> 
 
 
 def _spread(series: Sequence[Series], frame: Frame) -> list[Series]:
-    """Labels moved apart, from the top down, then up again where they ran out at the bottom."""
+    """Move labels apart, from the top down, and up again from the bottom."""
     ordered = sorted(series, key=lambda one: one.points[-1].y)
     places: list[float] = []
     for one in ordered:
@@ -223,12 +217,14 @@ def _spread(series: Sequence[Series], frame: Frame) -> list[Series]:
 
 
 def _token_ticks(axis: _Axis) -> list[float]:
-    if not axis.logarithmic:
-        step = _round_step((axis.most - axis.least) / 5)
-        return [step * k for k in range(math.ceil(axis.least / step), math.floor(axis.most / step) + 1)]
-    decades = range(math.floor(math.log10(axis.least)), math.ceil(math.log10(axis.most)) + 1)
-    factors = (1, 2, 5) if math.log10(axis.most / axis.least) < 3 else (1,)
-    return [f * 10.0**d for d in decades for f in factors if axis.least <= f * 10.0**d <= axis.most]
+    if axis.logarithmic:
+        decades = range(math.floor(math.log10(axis.least)), math.ceil(math.log10(axis.most)) + 1)
+        factors = (1, 2, 5) if math.log10(axis.most / axis.least) < 3 else (1,)
+        return [f * 10.0**d for d in decades for f in factors if axis.least <= f * 10.0**d <= axis.most]
+    rough = (axis.most - axis.least) / 5
+    scale = 10.0 ** math.floor(math.log10(max(rough, 1e-9)))
+    step = next(factor * scale for factor in (1, 2, 5, 10) if factor * scale >= rough)
+    return [step * k for k in range(math.ceil(axis.least / step), math.floor(axis.most / step) + 1)]
 
 
 def _share_ticks(axis: _Axis) -> list[float]:
@@ -236,17 +232,13 @@ def _share_ticks(axis: _Axis) -> list[float]:
     return [step * k for k in range(math.ceil(axis.least / step - 1e-9), math.floor(axis.most / step + 1e-9) + 1)]
 
 
-def _round_step(rough: float) -> float:
-    scale = 10.0 ** math.floor(math.log10(max(rough, 1e-9)))
-    return next(factor * scale for factor in (1, 2, 5, 10) if factor * scale >= rough)
-
-
-#: Fields across; with more problems neighbours are averaged. Rows of the table; results.csv has all.
-MOST_COLUMNS: Final = 400
-MOST_ROWS: Final = 1_000
-LONGEST_NAME: Final = 36
+#: Columns of the heat map: with more problems, neighbours are averaged.
+MAX_COLUMNS: Final = 400
+#: Rows of the table; results.csv has all problems.
+MAX_ROWS: Final = 1_000
+_MAX_NAME: Final = 36
 _WIDTH: Final = 680
-_LARGEST: Final = 26
+_MAX_FIELD: Final = 26
 
 
 @dataclass(frozen=True)
@@ -255,12 +247,12 @@ class Field:
 
     x: float
     shade: str
-    told: str
+    title: str
 
 
 @dataclass(frozen=True)
 class HeatRow:
-    """A round of a cell; `cell` is "" but in its first row."""
+    """A round of a variant; `cell` is its name in the first row, otherwise ""."""
 
     cell: str
     round: int
@@ -271,28 +263,28 @@ class HeatRow:
 @dataclass(frozen=True)
 class HeatMap:
     rows: tuple[HeatRow, ...]
-    left: int  #: where the fields begin, after the cells' names
+    left: int  #: start of the fields, after the names
     width: float
     height: int
     field_width: float
     field_height: int
-    grouped: int  #: problems in one field
+    grouped: int  #: problems per field
 
 
 @dataclass(frozen=True)
 class Value:
-    """A problem's mean correctness in one round of one cell, in percent; a dash where no run has a result."""
+    """A problem's mean correctness in one round of one variant, in percent; a dash without a result."""
 
     shade: str
     text: str
-    told: str
+    title: str
 
 
 @dataclass(frozen=True)
 class Trail:
     href: str
     label: str
-    told: str
+    title: str
 
 
 @dataclass(frozen=True)
@@ -306,19 +298,19 @@ class ProblemRow:
     problem_id: str
     cells: tuple[CellOfProblem, ...]
     badges: str
-    notes: str  #: why, where that is known
+    notes: str  #: reasons, if known
 
 
 def heat_map(results: Results) -> HeatMap | None:
-    """Problems from the hardest to the easiest across, rounds of cells down; None where nothing was measured."""
+    """Return the heat map: problems from the hardest to the easiest across, rounds of variants down; or None."""
     scores = {cell.name: _scores(cell) for cell in results.cells}
     order = _by_difficulty(scores)
     if not order:
         return None
     names = {r.index: r.problem_id for cell in results.cells for r in cell.records}
-    size = -(-len(order) // MOST_COLUMNS)
+    size = -(-len(order) // MAX_COLUMNS)
     groups = [order[start : start + size] for start in range(0, len(order), size)]
-    across, down, gap = min(_LARGEST, _WIDTH / len(groups)), 18, 8
+    across, down, gap = min(_MAX_FIELD, _WIDTH / len(groups)), 18, 8
     rows: list[HeatRow] = []
     y = 0
     for cell in results.cells:
@@ -330,63 +322,59 @@ def heat_map(results: Results) -> HeatMap | None:
             rows.append(HeatRow("" if number else cell.name, number, y, fields))
             y += down
         y += gap
-    left = 40 + 7 * min(max(len(cell.name) for cell in results.cells), LONGEST_NAME)
+    left = 40 + 7 * min(max(len(cell.name) for cell in results.cells), _MAX_NAME)
     return HeatMap(tuple(rows), left, left + across * len(groups), y - gap, across, down, size)
 
 
 def problem_rows(results: Results) -> tuple[ProblemRow, ...]:
-    """A row for each problem, in the task's order."""
+    """Return a row for each problem, in the task's order."""
     by_cell = [{key: list(found) for key, found in groupby(_sorted(cell), _index)} for cell in results.cells]
-    indices = sorted({index for found in by_cell for index in found})[:MOST_ROWS]
-    return tuple(_row(results.cells, index, [found.get(index, []) for found in by_cell]) for index in indices)
-
-
-def _row(cells: Sequence[Variant], index: int, found: Sequence[Sequence[RunRecord]]) -> ProblemRow:
-    records = [record for of_cell in found for record in of_cell]
-    found_badges: dict[Badge, None] = dict.fromkeys(badge for record in records for badge in record.badges)
-    parts = tuple(_cell(cell, list(of_cell)) for cell, of_cell in zip(cells, found, strict=True))
-    failed = sum(bool(record.error) for record in records)
-    badges = ", ".join([*(BADGES[badge][0] for badge in found_badges), *([f"{failed} failed"] if failed else [])])
-    return ProblemRow(records[0].problem_id, parts, badges, _notes(records))
-
-
-def _notes(records: Sequence[RunRecord]) -> str:
-    """Each reason once."""
-    told = dict.fromkeys(note for r in records for note in (r.error, *r.unscored, *r.mishaps) if note)
-    more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
-    return f"{shortened(next(iter(told)), 160)}{more}" if told else ""
+    rows = []
+    for index in sorted({index for found in by_cell for index in found})[:MAX_ROWS]:
+        per_cell = [found.get(index, []) for found in by_cell]
+        records = [record for of_cell in per_cell for record in of_cell]
+        badges = dict.fromkeys(BADGES[badge][0] for record in records for badge in record.badges)
+        failed = sum(bool(record.error) for record in records)
+        notes = list(dict.fromkeys(n for r in records for n in (r.error, *r.unscored, *r.mishaps) if n))
+        more = f" (and {len(notes) - 1} more)" if len(notes) > 1 else ""
+        rows.append(
+            ProblemRow(
+                records[0].problem_id,
+                tuple(_cell(cell, of_cell) for cell, of_cell in zip(results.cells, per_cell, strict=True)),
+                ", ".join([*badges, *([f"{failed} failed"] if failed else [])]),
+                f"{shortened(notes[0], 160)}{more}" if notes else "",
+            )
+        )
+    return tuple(rows)
 
 
 def _cell(cell: Variant, records: Sequence[RunRecord]) -> CellOfProblem:
     done = [record for record in records if not record.error]
-    values = []
+    values, trails = [], []
     for number in range(_rounds(cell)):
         if not done:
             values.append(Value("none", "–", f"{cell.name}, round {number}: no run"))
             continue
         value = fmean(record.rounds[number].mean for record in done)
         values.append(Value(shade(value), percent(value, 0)[:-1], f"{cell.name}, round {number}: {percent(value)}"))
-    return CellOfProblem(tuple(values), tuple(_trail(cell, record, len(records) == 1) for record in records))
-
-
-def _trail(cell: Variant, record: RunRecord, only: bool) -> Trail:
-    answer = shortened(record.answer, 60) or "none"
-    told = f"trail of {record.problem_id}, {cell.name}, epoch {record.epoch}; answer: {answer}"
-    return Trail(link(record.trail), "trail" if only else str(record.epoch), told)
+    for record in records:
+        answer = shortened(record.answer, 60) or "none"
+        title = f"trail of {record.problem_id}, {cell.name}, epoch {record.epoch}; answer: {answer}"
+        trails.append(Trail(link(record.trail), "trail" if len(records) == 1 else str(record.epoch), title))
+    return CellOfProblem(tuple(values), tuple(trails))
 
 
 def _field(
     x: float, cell: str, number: int, group: Sequence[int], scores: Mapping[int, list[float]], names: Mapping[int, str]
 ) -> Field:
     found = [scores[index][number] for index in group if index in scores]
-    who = names[group[0]] if len(group) == 1 else f"{names[group[0]]} and {len(group) - 1} more"
-    if not found:
-        return Field(x, "none", f"{shortened(who, 60)}: {cell}, round {number}: no run")
-    return Field(x, shade(fmean(found)), f"{shortened(who, 60)}: {cell}, round {number}: {percent(fmean(found))}")
+    problem = names[group[0]] if len(group) == 1 else f"{names[group[0]]} and {len(group) - 1} more"
+    title = f"{shortened(problem, 60)}: {cell}, round {number}: {percent(fmean(found)) if found else 'no run'}"
+    return Field(x, shade(fmean(found)) if found else "none", title)
 
 
 def _scores(cell: Variant) -> dict[int, list[float]]:
-    """Mean correctness by round, by problem, over its epochs."""
+    """Return the mean correctness over epochs, by problem and round."""
     done = [record for record in _sorted(cell) if not record.error]
     return {
         index: [

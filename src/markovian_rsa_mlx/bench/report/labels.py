@@ -1,4 +1,4 @@
-"""Figures and names as the page says them."""
+"""Numbers and names in the words of the report."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ...formatting import percent_range
 from ..results import Method, Variant
 from ..stats import Interval
 
-#: A badge's name and what it means.
+#: The name and the meaning of each badge.
 BADGES: Final = {
     "no_answer": ("no answer", "the run ended without an answer"),
     "budget_hit": ("budget hit", "a final candidate was cut off by its budget"),
     "parser_trouble": ("parser trouble", "a candidate ended by itself, but its answer could not be read or scored"),
-    "given_up": ("given up", "a trace failed for good; it counts as wrong"),
+    "given_up": ("given up", "a trace failed; it counts as wrong"),
 }
 #: Settings by their symbols, in the order in which the field writes them.
 SYMBOLS: Final = {
@@ -30,7 +30,7 @@ SYMBOLS: Final = {
 
 
 def printable(text: str) -> str:
-    """Without control and format characters, which reorder or hide text; tabs and line ends stay."""
+    """Remove control and format characters, which reorder or hide text. Tabs and line ends stay."""
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
 
 
@@ -39,7 +39,7 @@ def interval(found: Interval) -> str:
 
 
 def points(value: float) -> str:
-    """A difference, with its sign."""
+    """Format a difference in points, with its sign."""
     return f"{100 * value:+.1f}".replace("-", "−")
 
 
@@ -52,14 +52,14 @@ def probability(p: float) -> str:
 
 
 def about(method: Method, cell: Variant) -> str:
-    """What a method is, from its runs and how they are scored."""
+    """Describe a method by its runs and their score."""
     traces = f"{cell.config['population']} {'parallel traces' if cell.final_round == 0 else 'final candidates'}"
     if method.one_trace:
         return f"one trace: the mean over {traces}, at the cost of one"
     return {
         "mean": f"mean correctness over the {traces}",
         "vote": f"the vote of the {traces}",
-        "any": f"at least one of the {traces} is right (an oracle: it knows the answer)",
+        "any": f"at least one of the {traces} is right (an oracle)",
         "chosen": f"the answer that the run chose from the {traces}",
     }[method.score]
 
@@ -73,10 +73,10 @@ def settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def link(path: str) -> str:
-    """A file beside the page: never another scheme or host."""
+    """Return a link to a file next to the page, never to another scheme or host."""
     return "./" + quote(path.lstrip("/\\"), safe="/=@")
 
 
 def shade(value: float) -> str:
-    """The class of a heat map's field, in eleven steps."""
+    """Return the CSS class of a field of the heat map, one of eleven."""
     return f"h{round(10 * min(max(value, 0.0), 1.0))}"
