@@ -1,8 +1,8 @@
 """Render the results of a benchmark as one HTML page, from `results.json` alone.
 
 The page has no script and loads nothing: its policy forbids both. All text of models, tasks and files is escaped.
-Charts are inline SVG in the page's own colours, light and dark. `ranking` compares methods on their common problems only, and
-`findings` states the result in sentences.
+Charts are inline SVG in the page's own colours, light and dark. `ranking` compares methods on their common problems only,
+and `findings` states the result in sentences.
 """
 
 from __future__ import annotations
