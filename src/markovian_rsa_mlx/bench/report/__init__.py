@@ -1,7 +1,7 @@
 """Render the results of a benchmark as one HTML page, from `results.json` alone.
 
 The page has no script and loads nothing: its policy forbids both. All text of models, tasks and files is escaped.
-Charts are inline SVG in the page's own colours, light and dark. `ranking` compares methods on their common problems only,
+Charts are inline SVG in the page's own colours, light and dark. `ranking` compares methods on their common problems,
 and `findings` states the result in sentences.
 """
 
