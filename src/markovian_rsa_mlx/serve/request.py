@@ -205,10 +205,10 @@ def parse(body: dict[str, Any]) -> ChatRequest:
     try:
         return ChatRequest.model_validate(values)
     except ValidationError as error:
-        raise _to_request_error(error) from error
+        raise _validation_error(error) from error
 
 
-def _to_request_error(error: ValidationError) -> RequestError:
+def _validation_error(error: ValidationError) -> RequestError:
     first = error.errors(include_url=False, include_context=False)[0]
     path, value = shortened(".".join(str(step) for step in first["loc"]), 80), first["input"]
     if first["type"] == "extra_forbidden":

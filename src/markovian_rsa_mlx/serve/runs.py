@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,15 +70,26 @@ async def get_trail(request: Request) -> Response:
 
 async def run_events(request: Request) -> Response:
     """Follow the events of a run."""
+
+    async def events(tailer: LogTailer, last: int) -> AsyncIterator[ServerSentEvent]:
+        async for number, line in tailer.lines():
+            if number > last:
+                yield json_event(line.decode(errors="replace"), event=_event_name(line), number=str(number))
+
+    return await follow(request, events)
+
+
+async def follow(request: Request, events: Callable[[LogTailer, int], AsyncIterator[ServerSentEvent]]) -> Response:
+    """Stream `events(tailer, last)` of a run, where `last` is the number of the last line that the client has."""
     raw = request.headers.get("last-event-id", "0")
     if not (raw.isascii() and raw.isdigit() and len(raw) < 12):
         message = f"Last-Event-ID must be a line number (got {raw[:40]!r})."
         raise RequestError(400, message, param="Last-Event-ID")
     path = await stored_path(request)
-    tailer = LogTailer(request.app.state.manager, run_id_of(request), path, int(raw))
-    if int(raw) and not tailer.is_growing() and not await asyncio.to_thread(tailer.has_more):
+    tailer, last = LogTailer(request.app.state.manager, run_id_of(request), path), int(raw)
+    if last and not tailer.is_growing() and await asyncio.to_thread(tailer.count_lines) <= last:
         return Response(status_code=204)  # stops a browser's EventSource from reconnecting
-    return EventSourceResponse(tailer.events(), ping=KEEP_ALIVE_S, sep="\n")
+    return EventSourceResponse(events(tailer, last), ping=KEEP_ALIVE_S, sep="\n")
 
 
 async def cancel_run(request: Request) -> Response:
@@ -102,7 +113,8 @@ async def resume_run(request: Request) -> Response:
     path = await stored_path(request)
     reading = await asyncio.to_thread(scan_file, path, on_error="stop")
     state = await asyncio.to_thread(manager.new_state, reading.events)
-    if not state.finished:
+    finished = state.finished
+    if not finished:
         if state.start is None or state.setup is None:
             message = "The run stopped before its setup was recorded. Send the request again."
             raise RequestError(409, message, "resume_mismatch")
@@ -111,7 +123,7 @@ async def resume_run(request: Request) -> Response:
             raise RequestError(409, message, "damaged")
         await manager.resume(state, path)
     item = await asyncio.to_thread(_stored_item, path)
-    return JSONResponse(item.to_json(), 200 if state.finished else 202)
+    return JSONResponse(item.to_json(), 200 if finished else 202)
 
 
 def run_id_of(request: Request) -> str:
@@ -201,33 +213,30 @@ def _unstored_item(manager: RunManager, run: ActiveRun, status: run_store.RunSta
 
 @dataclass(frozen=True)
 class LogTailer:
-    """Reads an audit trail from the line after line `last` on, while it grows."""
+    """Reads the lines of an audit trail while it grows."""
 
     manager: RunManager
     run_id: str
     path: Path
-    last: int
 
     def is_growing(self) -> bool:
         """Return whether a run writes the file, in this server or in another process."""
         return self.manager.find_active(self.run_id) is not None or is_locked(self.path)
 
-    def has_more(self) -> bool:
-        """Return whether the file has a whole line after line `last`."""
+    def count_lines(self) -> int:
+        """Return the number of whole lines in the file."""
         with self.path.open("rb") as file:
-            return sum(line.endswith(b"\n") for line in file) > self.last
+            return sum(line.endswith(b"\n") for line in file)
 
-    async def events(self) -> AsyncIterator[ServerSentEvent]:
-        """Yield the lines, until the run ends or nothing writes the file any longer."""
+    async def lines(self) -> AsyncIterator[tuple[int, bytes]]:
+        """Yield the lines with their numbers, until the run ends or nothing writes the file any longer."""
         tail, number = LogTail(self.path), 0
         while True:
             growing = self.is_growing()  # asked before reading, so that the last lines are not missed
             lines, more = await asyncio.to_thread(tail.read)
             for line in lines:
                 number += 1
-                if number > self.last:
-                    text, name = line.decode(errors="replace"), _event_name(line)
-                    yield json_event(text, event=name, number=str(number))
+                yield number, line
             if lines and _event_name(lines[-1]) == "run_end":
                 return
             if not more:
