@@ -176,6 +176,8 @@ class FakeUpstream:
             return JSONResponse({"error": {"message": "injected"}}, int(fault))
         if fault.startswith("429"):
             return JSONResponse({"error": {"message": "slow down"}}, 429, {"retry-after": fault[4:] or "1"})
+        if fault == "stalled error":
+            return StreamingResponse(self.stall(), 500, media_type="application/json")
         if fault == "html":
             return Response("<html>It works!</html>", media_type="text/html")
         if fault == "truncated":
@@ -187,6 +189,10 @@ class FakeUpstream:
         if fault == "huge":
             return Response(b"[" + b"1," * 2_000_000, media_type="application/json")
         return None
+
+    async def stall(self) -> AsyncIterator[bytes]:
+        yield b'{"error": '
+        await asyncio.sleep(30)
 
     def prompt_of(self, body: dict[str, Any]) -> str:
         if "messages" in body:

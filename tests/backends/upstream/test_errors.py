@@ -76,6 +76,14 @@ def test_transient_fault_is_retried_and_reported(serve: Serve, kind: str, fault:
         assert ids == server.fake.ids[-1]
 
 
+def test_error_response_that_stalls_is_retried(serve: Serve) -> None:
+    server = serve(FakeUpstream("vllm"))
+    server.fake.script = deque(["stalled error"])
+    listener = RecordingListener()
+    assert generate_at(server.url, listener) == server.fake.ids[-1]
+    assert len(listener.warnings) == 1
+
+
 def test_cut_stream_continues_after_the_received_ids(serve: Serve) -> None:
     server = serve(FakeUpstream("vllm"))
     server.fake.script = deque(["cut"])

@@ -1,10 +1,11 @@
 """Build the requests of each kind of server and read its replies. Pure: bodies in, ids or texts out.
 
 To add a dialect, subclass `Dialect`, override the fields that differ, extend `body` and implement `read_choice` (or
-`read`, where replies have another form than OpenAI's). Add it to `GENERAL_DIALECTS` in `probe.py` before the less
-specific ones, because the first dialect that gets a reply to the trial request is used. Then add a kind of server to
-`tests/backends/fake_upstream.py` and its name to `KINDS` in `tests/backends/upstream/test_dialects.py`, which
-runs whole runs over it.
+`read`, if replies do not have the form of OpenAI's). Add it to `GENERAL_DIALECTS` in `probe.py` before the less
+specific ones, because the first dialect that gets a reply to the trial request is used, or select it in
+`_read_documents` if a document of the server names the server. Then add a kind of server to
+`tests/backends/fake_upstream.py` and its name to `KINDS` in `tests/backends/upstream/test_dialects.py`, which runs
+whole runs over it.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class Dialect:
     `prompt_format` is the form in which the server reads prompts. Only with "ids" can it continue after given tokens.
     `returns_token_ids`: replies have token ids. `chunk_tokens`: the most tokens to request in one call (None: all).
     `seeds_disable_batching`: the server generates a request with a seed alone. `path` is relative to the API's root,
-    or to the server's root if it begins with "//".
+    or to the server's root if it begins with "//". `server_name` is recorded for a server whose documents do not
+    name it.
     """
 
     prompt_format: PromptFormat = "text"
@@ -76,6 +78,7 @@ class Dialect:
     chunk_tokens: int | None = None
     seeds_disable_batching: bool = False
     path: str = "/completions"
+    server_name: str | None = None
 
     def body(self, request: CompletionRequest) -> dict[str, Any]:
         """Return the JSON body of a call. State all sampling settings, so that no default of the server applies."""
@@ -215,6 +218,7 @@ class MLXServerDialect(Dialect):
     returns_token_ids: bool = True
     streams: bool = False
     seeds_disable_batching: bool = True
+    server_name: str | None = "mlx_lm.server"
 
     def body(self, request: CompletionRequest) -> dict[str, Any]:
         return super().body(request) | {

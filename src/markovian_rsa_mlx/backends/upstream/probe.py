@@ -79,9 +79,7 @@ async def identify(client: HTTPClient, upstream: Upstream, tokenizer: Tokenizer 
     refusals: list[str] = []
     for dialect in dialects:
         seeded = upstream.seeds == "always" or (upstream.seeds == "auto" and not dialect.seeds_disable_batching)
-        info = replace(found, dialect=dialect, seeded=seeded)
-        if isinstance(dialect, MLXServerDialect):
-            info = replace(info, name="mlx_lm.server")
+        info = replace(found, name=dialect.server_name or found.name, dialect=dialect, seeded=seeded)
         request = _trial_request(tokenizer, info)
         reply = await _try_request(client, dialect, request, refusals=refusals)
         if reply is None:
