@@ -1,5 +1,5 @@
-"""Benchmarks: does the method help on a task, by how much, at what cost.
+"""Benchmarks: whether the method helps on a task, by how much, and at what cost.
 
-Stands on the orchestrator. Every run of a benchmark is an ordinary run with its own trail; all figures are read
-off the trails. Knows nothing of the command line.
+Every run of a benchmark is an ordinary run of the orchestrator with its own audit log, from which all figures derive.
+Must not import the command line.
 """

@@ -1,39 +1,39 @@
-"""Two benchmarks side by side: their methods on the problems that both have, and what else differs between them.
+"""Compare two benchmarks: their methods on the problems that both have, and all other differences between them.
 
-Pure but for `read_folder`. Problems are the same where the task and the problem's place and id are.
+Two problems are the same if their task, place and id are.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, TaskError
-from .results import Comparison, Method, Results, problem_scores, results_from_dict
+from ..formatting import amount
+from .results import Comparison, Results, problem_scores, results_from_dict
 from .stats import Interval, difference, holm_adjust, interval
-from .summary import comparison, generated_tokens
+from .summary import comparison, mean_generated_tokens
 from .tasks.options import base_task_name
 
 
 @dataclass(frozen=True)
 class MethodComparison:
-    """A method in both, on the problems on which it has a score in both: its scores, what the second's are above the
-    first's, and its tokens."""
+    """One method in both benchmarks, restricted to the problems scored in both."""
 
     method: str
     first: Interval
     second: Interval
     comparison: Comparison  #: of "A" and "B"
-    first_tokens: float  #: generated tokens a problem
+    first_tokens: float  #: generated tokens per problem
     second_tokens: float
 
 
 @dataclass(frozen=True)
 class BenchmarkComparison:
-    """Two benchmarks. `differing` says what is not the same, a sentence each; `only` which methods one lacks."""
+    """Two benchmarks. `differing` holds a phrase for each other difference, `only_...` the methods of one alone."""
 
     problems: int  #: that both have
     pairs: tuple[MethodComparison, ...]
@@ -46,108 +46,96 @@ class BenchmarkComparison:
 
 
 def read_folder(path: Path) -> Results:
-    """The results in a benchmark's folder, or of a `results.json`. Raises `TaskError`."""
+    """Return the results in the folder of a benchmark, or in a `results.json`. Raises `TaskError`."""
     file = path / "results.json" if path.is_dir() else path
     try:
         return results_from_dict(json.loads(file.read_text(encoding="utf-8")))
     except OSError as error:
         raise TaskError(
-            f"There are no results in {str(path)!r} ({error.strerror}); give the folder that mrsa bench TASK wrote."
+            f"There are no results in {str(path)!r} ({error.strerror}); give a folder that mrsa bench TASK wrote."
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TaskError(f"{str(file)!r} holds no results that can be read: {_cause(error)}.") from error
+        cause = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise TaskError(f"{str(file)!r} has no readable results: {cause}.") from error
 
 
 def compare(first: Results, second: Results) -> BenchmarkComparison:
-    """Raises `ConfigError` where nothing can be compared: other problems, or no method in both."""
-    both = _common_problems(first, second)
-    names = [method.name for method in first.methods if method.name in {other.name for other in second.methods}]
-    told = [(name, *pair) for name in names if (pair := _scores(first, second, name, both))[0]]
-    if not told:
+    """Compare two benchmarks. Raises `ConfigError` if they have no problem or no method in common."""
+    names_of_second = {method.name for method in second.methods}
+    names = [method.name for method in first.methods if method.name in names_of_second]
+    common = _common_problems(first, second)
+    scores: dict[str, tuple[dict[int, float], dict[int, float]]] = {}
+    for name in names:
+        a, b = (problem_scores(results, results.method(name)) for results in (first, second))
+        indices = sorted(a.keys() & b.keys() & common)
+        if indices:
+            scores[name] = {index: a[index] for index in indices}, {index: b[index] for index in indices}
+    if not scores:
         raise ConfigError(
-            f"The two benchmarks have no method in common that was run on the same problems: "
-            f"{_listed(first.methods)} there, {_listed(second.methods)} here."
+            "The two benchmarks have no method in common that ran on the same problems: "
+            f"{', '.join(method.name for method in first.methods)} in the first, "
+            f"{', '.join(method.name for method in second.methods)} in the second."
         )
-    differences = [difference(list(a.values()), list(b.values()), comparisons=len(told)) for _, a, b in told]
+    differences = [difference(list(a.values()), list(b.values()), len(scores)) for a, b in scores.values()]
     adjusted = holm_adjust([each.test.p_value for each in differences])
-    return BenchmarkComparison(
-        len(both),
-        tuple(
+    pairs = []
+    for (name, (a, b)), found, p_adjusted in zip(scores.items(), differences, adjusted, strict=True):
+        tokens = [
+            mean_generated_tokens(results.method(name), results.cell_of(results.method(name)), a.keys())
+            for results in (first, second)
+        ]
+        pairs.append(
             MethodComparison(
-                name,
-                interval(list(a.values())),
-                interval(list(b.values())),
-                comparison("A", "B", each, p),
-                _tokens(first, name, a.keys()),
-                _tokens(second, name, b.keys()),
+                method=name,
+                first=interval(list(a.values())),
+                second=interval(list(b.values())),
+                comparison=comparison("A", "B", found, p_adjusted),
+                first_tokens=tokens[0],
+                second_tokens=tokens[1],
             )
-            for (name, a, b), each, p in zip(told, differences, adjusted, strict=True)
-        ),
-        tuple(_differing(first, second, names, len(both))),
-        tuple(method.name for method in first.methods if method.name not in names),
-        tuple(method.name for method in second.methods if method.name not in names),
+        )
+    return BenchmarkComparison(
+        problems=len(common),
+        pairs=tuple(pairs),
+        differing=tuple(_differences(first, second, names, len(common))),
+        only_first=tuple(method.name for method in first.methods if method.name not in names),
+        only_second=tuple(method.name for method in second.methods if method.name not in names),
     )
 
 
 def _common_problems(first: Results, second: Results) -> set[int]:
     if base_task_name(first.task) != base_task_name(second.task):
         raise ConfigError(
-            f"The two benchmarks are of other problems, {first.task!r} and {second.task!r}; "
-            "only the same problems can be compared."
+            f"The two benchmarks have different tasks, {first.task!r} and {second.task!r}; "
+            "only benchmarks of the same problems can be compared."
         )
-    here, there = _ids(first), _ids(second)
-    both = {index for index in here.keys() & there.keys() if here[index] == there[index]}
-    if not both:
-        raise ConfigError(f"The two benchmarks of {first.task!r} have no problem in common; run one on the other's.")
-    return both
+    a, b = _problem_ids(first), _problem_ids(second)
+    common = {index for index in a.keys() & b.keys() if a[index] == b[index]}
+    if not common:
+        raise ConfigError(
+            f"The two benchmarks of {first.task!r} have no problem in common; run one with the --limit of the other."
+        )
+    return common
 
 
-def _differing(first: Results, second: Results, names: list[str], both: int) -> Iterator[str]:
+def _problem_ids(results: Results) -> dict[int, str]:
+    return {record.index: record.problem_id for variant in results.cells for record in variant.records}
+
+
+def _differences(first: Results, second: Results, names: list[str], common: int) -> Iterator[str]:
+    """Yield a phrase for each difference other than scores."""
     if first.task != second.task:
-        yield f"how the problems are put: {first.task} and {second.task}"
-    for what in ("model", "seed", "epochs", "package_version"):
-        here, there = getattr(first, what), getattr(second, what)
-        if here != there:
-            yield f"{what.replace('_', ' ')}: {here} and {there}"
-    for what in sorted(first.engine.keys() | second.engine.keys()):
-        if first.engine.get(what) != second.engine.get(what):
-            yield f"{what.replace('_', ' ')}: {first.engine.get(what)} and {second.engine.get(what)}"
-    for here, there in ((first, "first"), (second, "second")):
-        beyond = len(_ids(here)) - both
-        if beyond:
-            yield f"{beyond} problem{'' if beyond == 1 else 's'} of the {there} that the other lacks, left out"
+        yield f"wording of the problems: {first.task} and {second.task}"
+    pairs = [(key, getattr(first, key), getattr(second, key)) for key in ("model", "seed", "epochs", "package_version")]
+    keys = sorted(first.engine.keys() | second.engine.keys())
+    pairs += [(key, first.engine.get(key), second.engine.get(key)) for key in keys]
+    yield from (f"{key.replace('_', ' ')}: {a} and {b}" for key, a, b in pairs if a != b)
+    for results, place in ((first, "first"), (second, "second")):
+        other = len(_problem_ids(results)) - common
+        if other:
+            yield f"{amount(other, 'problem')} only in the {place}, left out"
     for name in names:
-        told = _settings(first, second, name)
-        if told:
-            yield f"settings of {name}: {told}"
-
-
-def _settings(first: Results, second: Results, name: str) -> str:
-    here, there = (results.cell_of(results.method(name)).config for results in (first, second))
-    differing = [key for key in here.keys() | there.keys() if here.get(key) != there.get(key)]
-    return ", ".join(f"{key} {here.get(key)} and {there.get(key)}" for key in sorted(differing))
-
-
-def _scores(first: Results, second: Results, name: str, indices: set[int]) -> tuple[dict[int, float], dict[int, float]]:
-    """The method's scores on those of the problems on which it has one in both, in one order."""
-    here, there = (problem_scores(results, results.method(name)) for results in (first, second))
-    both = sorted(here.keys() & there.keys() & indices)
-    return {index: here[index] for index in both}, {index: there[index] for index in both}
-
-
-def _tokens(results: Results, name: str, indices: Set[int]) -> float:
-    """Generated tokens a problem, on these."""
-    method = results.method(name)
-    return generated_tokens(method, results.cell_of(method), indices)
-
-
-def _ids(results: Results) -> dict[int, str]:
-    return {record.index: record.problem_id for cell in results.cells for record in cell.records}
-
-
-def _listed(methods: tuple[Method, ...]) -> str:
-    return ", ".join(method.name for method in methods) or "none"
-
-
-def _cause(error: Exception) -> str:
-    return f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
+        a, b = (results.cell_of(results.method(name)).config for results in (first, second))
+        changed = sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
+        if changed:
+            yield f"settings of {name}: " + ", ".join(f"{key} {a.get(key)} and {b.get(key)}" for key in changed)

@@ -1,4 +1,4 @@
-"""The results in other programs' formats: CSV and Parquet, a line for each round of each run."""
+"""Export results to CSV and Parquet, one line per round of each run."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from .utils import require_extra
 _RUN = ("index", "problem_id", "epoch", "seed", "answer", "correct", "badges", "error", "peak_memory_bytes", "trail")
 _ROUND = tuple(f.name for f in fields(RoundRecord))
 _COLUMNS = ("task", "model", "cell", *_RUN, *_ROUND)
+_TEXT_COLUMNS = frozenset({"task", "model", "cell", "problem_id", "answer", "badges", "error", "trail"})
+_FLOAT_COLUMNS = frozenset({"correct", "mean", "vote", "any", "finished", "wall_s", "tokens_per_s"})
 
 
 def lines(results: Results) -> Iterator[dict[str, Any]]:
-    """A dict for each round; one with empty figures for a run that failed."""
-    for cell in results.cells:
-        for record in cell.records:
-            run = {"task": results.task, "model": results.model, "cell": cell.name}
+    """Yield one dict per round, and one without figures for a failed run."""
+    for variant in results.cells:
+        for record in variant.records:
+            run = {"task": results.task, "model": results.model, "cell": variant.name}
             run |= {name: getattr(record, name) for name in _RUN} | {"badges": " ".join(record.badges)}
             run = {name: replace_surrogates(value) if isinstance(value, str) else value for name, value in run.items()}
             for entry in record.rounds:
@@ -31,7 +33,7 @@ def lines(results: Results) -> Iterator[dict[str, Any]]:
 
 
 def to_csv(results: Results) -> bytes:
-    """UTF-8, with a head line."""
+    """Return the lines as UTF-8 CSV with a header."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -40,16 +42,10 @@ def to_csv(results: Results) -> bytes:
 
 
 def to_parquet(results: Results) -> bytes:
-    """The same lines with types. Needs pyarrow; raises `TaskError` without it."""
+    """Return the lines as Parquet. Raises `TaskError` without pyarrow."""
     arrow, parquet = require_extra("pyarrow"), require_extra("pyarrow.parquet")
-    table = arrow.Table.from_pylist(list(lines(results)), schema=_schema(arrow))
+    types = {name: arrow.string() for name in _TEXT_COLUMNS} | {name: arrow.float64() for name in _FLOAT_COLUMNS}
+    schema = arrow.schema([(name, types.get(name, arrow.int64())) for name in _COLUMNS])
     sink = io.BytesIO()
-    parquet.write_table(table, sink)
+    parquet.write_table(arrow.Table.from_pylist(list(lines(results)), schema=schema), sink)
     return sink.getvalue()
-
-
-def _schema(arrow: Any) -> Any:
-    texts = {"task", "model", "cell", "problem_id", "answer", "badges", "error", "trail"}
-    reals = {"correct", "mean", "vote", "any", "finished", "wall_s", "tokens_per_s"}
-    types = {name: arrow.string() if name in texts else arrow.float64() for name in texts | reals}
-    return arrow.schema([(name, types.get(name, arrow.int64())) for name in _COLUMNS])

@@ -1,21 +1,19 @@
-"""The methods of a benchmark: each is the one orchestrator with other settings, and a way to score its runs.
+"""The methods of a benchmark and the variants to run: each variant is the one orchestrator with other settings.
 
-All are compared at F = N, so that the mean over final candidates is the paper's score. What cells have in common (a
-trace with the same prompt, seed, budget and sampling) is generated once, see `known`.
-
-Which cells a benchmark runs: its methods at one point of settings, or at every point of a grid in a TOML file.
+All are compared at F = N, so that the mean over final candidates is the score of the paper. Variants share the
+generations that they have in common (see `generation_cache`). A grid runs every method at several points:
 
     methods = ["single", "delethink", "markovian"]
-    [grid]                           # every combination, by the paper's symbols or by the settings' names
+    [grid]                           # every combination, by the symbols of the paper or the names of settings
     N = [16]
     C = [1, 4]
     beta = [8_000, 16_000]
     final_tokens = "beta"            # follows beta
-    [[point]]                        # or points one by one
+    [[point]]                        # or single points
     beta = 40_000
     tau = 8_000
 
-Cells that come out alike (a single trace knows no C) are run once.
+Variants with equal settings (C does not matter to a single trace) are run once.
 """
 
 from __future__ import annotations
@@ -24,20 +22,19 @@ import difflib
 import hashlib
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from ..config import FIELD_NAMES, FULL, RSAConfig, read_toml
 from ..errors import ConfigError
+from ..formatting import SYMBOLS as SYMBOL_OF_SETTING
 from .results import Method, Score
-
-Change = Callable[[RSAConfig], RSAConfig]
 
 
 def _parallel(config: RSAConfig) -> RSAConfig:
-    """T = 0 with what round 0 of the others has: beta, and the sampling of the rounds before the last."""
+    """Return T = 0 with the settings of round 0 of the others: beta, and the sampling of rounds before the last."""
     return config.replace(
         rounds=0,
         aggregation_size=1,
@@ -52,48 +49,37 @@ def _parallel(config: RSAConfig) -> RSAConfig:
 
 
 def _equal_budget(config: RSAConfig) -> RSAConfig:
-    """As many parallel traces as have the budget of all rounds together: N (T + 1), or more for longer final traces."""
+    """Return as many parallel traces as the token limits of all rounds allow: N (T + 1) if all rounds are alike."""
     final = config.population * config.final_tokens / config.thinking_tokens
     return _parallel(config).replace(population=config.population * config.rounds + max(1, round(final)))
 
 
 @dataclass(frozen=True)
 class MethodFamily:
-    """A method before its settings. Kinds with one `cell` share its runs."""
+    """A method before its settings. Families with one `variant` share its runs."""
 
-    cell: str
-    change: Change
-    score: Score
-    about: str
+    variant: str
+    change: Callable[[RSAConfig], RSAConfig]
+    score: Score = "mean"
     one_trace: bool = False
-    parallel: bool = False  #: no aggregation, so no selection to choose
+    parallel: bool = False  #: without aggregation, so without a choice of the selection
 
 
 METHODS: Final[dict[str, MethodFamily]] = {
-    "single": MethodFamily("parallel", _parallel, "mean", "a single trace (expected, from N of them)", True, True),
-    "vote": MethodFamily("parallel", _parallel, "vote", "self-consistency: the vote of N parallel traces", False, True),
-    "pass": MethodFamily(
-        "parallel", _parallel, "any", "pass@N: one of N parallel traces is right (an oracle)", False, True
-    ),
-    "vote-equal": MethodFamily(
-        "parallel-equal",
-        _equal_budget,
-        "vote",
-        "the vote of as many parallel traces as have the budget of all rounds",
-        False,
-        True,
-    ),
-    "delethink": MethodFamily(
-        "delethink", lambda c: c.replace(aggregation_size=1), "mean", "C = 1: each trace goes on alone"
-    ),
-    "full-chain": MethodFamily(
-        "full-chain", lambda c: c.replace(tail_tokens=FULL), "mean", "tau = beta: RSA on whole traces"
-    ),
-    "markovian": MethodFamily("markovian", lambda c: c, "mean", "Markovian RSA with the settings as given"),
-    "pacore": MethodFamily(
-        "pacore", lambda c: c.replace(carry="answer"), "mean", "PaCoRe hybrid: finished answers are carried"
-    ),
-    "summary": MethodFamily("summary", lambda c: c.replace(carry="summary"), "mean", "each trace's summary is carried"),
+    # One trace: its expected score is the mean over N of them.
+    "single": MethodFamily("parallel", _parallel, one_trace=True, parallel=True),
+    # Self-consistency, and pass@N (an oracle).
+    "vote": MethodFamily("parallel", _parallel, "vote", parallel=True),
+    "pass": MethodFamily("parallel", _parallel, "any", parallel=True),
+    "vote-equal": MethodFamily("parallel-equal", _equal_budget, "vote", parallel=True),
+    # C = 1: each trace continues by itself.
+    "delethink": MethodFamily("delethink", lambda config: config.replace(aggregation_size=1)),
+    # tau = beta: RSA on whole traces.
+    "full-chain": MethodFamily("full-chain", lambda config: config.replace(tail_tokens=FULL)),
+    "markovian": MethodFamily("markovian", lambda config: config),
+    # PaCoRe hybrid: finished answers are carried forward.
+    "pacore": MethodFamily("pacore", lambda config: config.replace(carry="answer")),
+    "summary": MethodFamily("summary", lambda config: config.replace(carry="summary")),
 }
 ALIASES: Final = {
     "pass@n": "pass",
@@ -104,94 +90,69 @@ ALIASES: Final = {
     "c=1": "delethink",
 }
 DEFAULT_METHODS: Final = ("single", "vote", "pass", "vote-equal", "delethink", "markovian")
-#: What `METHOD:SELECTION` scores; without one it is the kind's own.
+#: The score of `METHOD:SELECTION`.
 SELECTIONS: Final[Mapping[str, Score]] = {"single": "chosen", "majority": "vote", "final_aggregation": "chosen"}
 
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A method as asked for: a kind and a selection ("" for the mean over candidates)."""
+    """A method as requested: a family and a selection ("" for the family's own score)."""
 
-    kind: str
+    family: str
     selection: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.kind}:{self.selection}" if self.selection else self.kind
+        return f"{self.family}:{self.selection}" if self.selection else self.family
 
     @property
-    def cell(self) -> str:
-        """Single and majority read the same runs; a final aggregation is one trace more, hence a run of its own."""
-        cell = METHODS[self.kind].cell
-        return f"{cell}:{self.selection}" if self.selection == "final_aggregation" else cell
-
-    @property
-    def score(self) -> Score:
-        return SELECTIONS[self.selection] if self.selection else METHODS[self.kind].score
-
-    @property
-    def one_trace(self) -> bool:
-        return METHODS[self.kind].one_trace
+    def variant(self) -> str:
+        """The runs to read. Single and majority share runs; a final aggregation needs one more trace, so its own."""
+        variant = METHODS[self.family].variant
+        return f"{variant}:{self.selection}" if self.selection == "final_aggregation" else variant
 
     def config(self, base: RSAConfig) -> RSAConfig:
-        """The settings of its cell; the seed is each run's own."""
+        """Return the settings of its variant, without the seed."""
         selection = "final_aggregation" if self.selection == "final_aggregation" else "single"
-        changed = METHODS[self.kind].change(base)
+        changed = METHODS[self.family].change(base)
         return changed.replace(final_candidates=0, answer_selection=selection, seed=None)
 
 
 def read_methods(names: Sequence[str]) -> list[MethodSpec]:
-    """Methods by name, `METHOD` or `METHOD:SELECTION`, each once. Raises `ConfigError` for an unknown one."""
-    return list(dict.fromkeys(_read(name) for name in names))
+    """Return methods by name, `METHOD` or `METHOD:SELECTION`, without repetitions. Raises `ConfigError`."""
+    methods: list[MethodSpec] = []
+    for text in map(str.strip, names):
+        name, _, selection = text.partition(":")
+        family = ALIASES.get(name.lower(), name.lower())
+        selection = selection.replace("-", "_")
+        if family not in METHODS:
+            close = difflib.get_close_matches(family, [*METHODS, *ALIASES], n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(METHODS)}."
+            raise ConfigError(f"There is no method {text!r}; {hint}")
+        if selection and selection not in SELECTIONS:
+            raise ConfigError(f"{text!r} names an unknown selection {selection!r}; known are {', '.join(SELECTIONS)}.")
+        if selection and METHODS[family].parallel:
+            raise ConfigError(f"{text!r}: {family} does not aggregate, so it takes no selection; remove :{selection}.")
+        methods.append(MethodSpec(family, selection))
+    return list(dict.fromkeys(methods))
 
 
-def _read(text: str) -> MethodSpec:
-    name, _, selection = text.strip().partition(":")
-    kind = ALIASES.get(name.lower(), name.lower())
-    selection = selection.replace("-", "_")
-    if kind not in METHODS:
-        close = difflib.get_close_matches(kind, [*METHODS, *ALIASES], n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(METHODS)}."
-        raise ConfigError(f"There is no method {text.strip()!r}; {hint}")
-    if selection and selection not in SELECTIONS:
-        raise ConfigError(f"{text.strip()!r} asks for the selection {selection!r}; known are {', '.join(SELECTIONS)}.")
-    if selection and METHODS[kind].parallel:
-        raise ConfigError(f"{text.strip()!r}: {kind} has nothing to select from; leave :{selection} out.")
-    return MethodSpec(kind, selection)
-
-
-SYMBOLS: Final = {
-    "N": "population",
-    "C": "aggregation_size",
-    "T": "rounds",
-    "beta": "thinking_tokens",
-    "tau": "tail_tokens",
-}
-_NAMES: Final = {field: symbol for symbol, field in SYMBOLS.items()} | {"final_tokens": "final"}
-#: What a benchmark settles itself, and what does not change a run's outcome.
-_NOT_OURS: Final = frozenset(
+#: Settings by the symbols of a grid, and the names of settings in the name of a variant.
+SYMBOLS: Final = {symbol: name for name, symbol in SYMBOL_OF_SETTING.items() if name != "final_tokens"}
+#: Settings that a benchmark decides itself, or that do not change the outcome of a run.
+_NOT_IN_GRID: Final = frozenset(
     {"seed", "final_candidates", "answer_selection", "answer_kind", "concurrency", "memory_limit_gb", "max_retries"}
     | {"token_budget", "time_budget_s"}
 )
-
-#: A setting's value that stands in a cell's name as it is.
+#: A value that is part of a variant's name unchanged.
 _PLAIN_VALUE: Final = re.compile(r"[A-Za-z0-9_./-]{1,32}")
 
 Point = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The cells by name with their settings, the methods that read them, and what was left out and why."""
-
-    configs: Mapping[str, RSAConfig]
-    methods: tuple[Method, ...]
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Grid:
-    """Points of settings over a base. Of `combinations` those that are not allowed are left out."""
+    """Points of settings over a base. Invalid `combinations` are left out; invalid `points` are errors."""
 
     points: tuple[Point, ...] = ()
     combinations: tuple[Point, ...] = ()
@@ -199,67 +160,82 @@ class Grid:
 
 
 def read_grid(path: Path) -> Grid:
-    """The grid of a TOML file. Raises `ConfigError`."""
+    """Read the grid in a TOML file. Raises `ConfigError`."""
     values = read_toml(path)
-    _check_types(values, path)
-    unknown = set(values) - {"methods", "grid", "point"}
-    axes, singles = values.get("grid", {}), values.get("point", [])
+
+    def is_list(value: object, kind: type) -> bool:
+        return isinstance(value, list) and all(isinstance(entry, kind) for entry in value)
+
+    rules: dict[str, tuple[Callable[[object], bool], str]] = {
+        "methods": (lambda v: is_list(v, str), 'a list of names, as in methods = ["single", "markovian"]'),
+        "grid": (lambda v: isinstance(v, dict), "a table, as in [grid] with C = [1, 4] below it"),
+        "point": (lambda v: is_list(v, dict), "tables, each as in [[point]] with C = 4 below it"),
+    }
+    for name, (accepts, allowed) in rules.items():
+        if name in values and not accepts(values[name]):
+            raise ConfigError(f"The grid {str(path)!r}: {name} must be {allowed} (got {values[name]!r}).")
+    unknown = sorted(set(values) - {"methods", "grid", "point"})
     if unknown:
         raise ConfigError(
-            f"The grid {str(path)!r} cannot be used: unknown {', '.join(sorted(unknown))}; it may hold methods, [grid] "
-            "and [[point]]."
+            f"The grid {str(path)!r} contains unknown {', '.join(unknown)}; allowed are methods, [grid] and [[point]]."
         )
-    lists = {_field(key, path): value if isinstance(value, list) else [value] for key, value in axes.items()}
+
+    def setting(key: str) -> str:
+        name = SYMBOLS.get(key, key)
+        if name not in FIELD_NAMES or name in _NOT_IN_GRID:
+            raise ConfigError(
+                f"The grid {str(path)!r} cannot set {key!r}; it can set {', '.join(SYMBOLS)} and the method's other "
+                "settings."
+            )
+        return name
+
+    axes, points = values.get("grid", {}), values.get("point", [])
+    lists = {setting(key): value if isinstance(value, list) else [value] for key, value in axes.items()}
     empty = [name for name, choices in lists.items() if not choices]
-    if empty or not (lists or singles):
-        raise ConfigError(f"The grid {str(path)!r} is empty{': ' + ', '.join(empty) if empty else ''}; give values.")
+    if empty or not (lists or points):
+        raise ConfigError(f"The grid {str(path)!r} is empty{': ' + ', '.join(empty) if empty else ''}; add values.")
     combinations = (dict(zip(lists, choice, strict=True)) for choice in itertools.product(*lists.values()))
-    points = ({_field(key, path): value for key, value in single.items()} for single in singles)
-    return Grid(tuple(points), tuple(combinations) if lists else (), tuple(values.get("methods", ())))
+    return Grid(
+        points=tuple({setting(key): value for key, value in point.items()} for point in points),
+        combinations=tuple(combinations) if lists else (),
+        methods=tuple(values.get("methods", ())),
+    )
 
 
-def _check_types(values: Mapping[str, Any], path: Path) -> None:
-    checks: dict[str, tuple[Callable[[object], bool], str]] = {
-        "methods": (lambda v: _is_list(v, str), 'a list of names, as in methods = ["single", "markovian"]'),
-        "grid": (lambda v: isinstance(v, dict), "a table, as in [grid] with C = [1, 4] below it"),
-        "point": (lambda v: _is_list(v, dict), "tables, each as in [[point]] with C = 4 below it"),
-    }
-    for name, (accepts, allowed) in checks.items():
-        if name in values and not accepts(values[name]):
-            raise ConfigError(f"The grid {str(path)!r} sets {name} to {values[name]!r}; allowed: {allowed}.")
+@dataclass(frozen=True)
+class Plan:
+    """The settings of the variants by name, the methods that read them, and notes on points that are left out."""
 
-
-def _is_list(value: object, of: type) -> bool:
-    return isinstance(value, list) and all(isinstance(entry, of) for entry in value)
+    configs: Mapping[str, RSAConfig]
+    methods: tuple[Method, ...]
+    notes: tuple[str, ...] = ()
 
 
 def plan(base: RSAConfig, methods: Sequence[str], grid: Grid | None = None) -> Plan:
-    """What to run. Raises `ConfigError` for an unknown method, or where nothing is left to run."""
+    """Return the variants to run. Raises `ConfigError` for an unknown method, or if no point of the grid is valid."""
     grid = grid or Grid(points=({},))
-    bases, notes = _bases(base, grid)
-    configs: dict[str, RSAConfig] = {}
-    rows: dict[str, Method] = {}
-    for asked in read_methods(methods):
-        own = list(dict.fromkeys(asked.config(point) for point in bases))
-        for config in own:
-            label = _label(config, own)
-            cell, name = f"{asked.cell}{label}", f"{asked.name}{label}"
-            configs.setdefault(cell, config)
-            rows.setdefault(name, Method(name, cell, asked.score, asked.one_trace))
-    return Plan(configs, tuple(rows.values()), tuple(notes))
-
-
-def _bases(base: RSAConfig, grid: Grid) -> tuple[list[RSAConfig], list[str]]:
     bases, notes = [], []
     for point in grid.combinations:
         try:
             bases.append(_at(base, point))
         except ConfigError as error:
-            notes.append(f"{_told(point)} is left out: {error}")
+            values = " ".join(f"{SYMBOL_OF_SETTING.get(key, key)}={_value_text(value)}" for key, value in point.items())
+            notes.append(f"{values} is left out: {error}")
     bases += [_at(base, point) for point in grid.points]
     if not bases:
-        raise ConfigError(f"No point of the grid is allowed; the first: {notes[0]}")
-    return bases, notes
+        raise ConfigError(f"No point of the grid is valid. The first: {notes[0]}")
+    configs: dict[str, RSAConfig] = {}
+    rows: dict[str, Method] = {}
+    for spec in read_methods(methods):
+        family = METHODS[spec.family]
+        score = SELECTIONS[spec.selection] if spec.selection else family.score
+        own = list(dict.fromkeys(spec.config(point) for point in bases))
+        for config in own:
+            label = _label(config, own)
+            variant, name = f"{spec.variant}{label}", f"{spec.name}{label}"
+            configs.setdefault(variant, config)
+            rows.setdefault(name, Method(name, variant, score, family.one_trace))
+    return Plan(configs, tuple(rows.values()), tuple(notes))
 
 
 def _at(base: RSAConfig, point: Point) -> RSAConfig:
@@ -269,33 +245,19 @@ def _at(base: RSAConfig, point: Point) -> RSAConfig:
     return base.replace(**changes)
 
 
-def _label(config: RSAConfig, others: Iterable[RSAConfig]) -> str:
-    """What tells this cell from the others of its kind: " N=16 beta=8000"; "" where it is the only one."""
-    others = list(others)
+def _label(config: RSAConfig, others: Sequence[RSAConfig]) -> str:
+    """Return the settings that distinguish a variant from the others of its family, as in " N=16 beta=8000"."""
     varying = [name for name in FIELD_NAMES if len({getattr(other, name) for other in others}) > 1]
     if all(other.final_tokens == other.thinking_tokens for other in others) and "final_tokens" in varying:
         varying.remove("final_tokens")
-    return "".join(f" {_NAMES.get(name, name)}={_shown(getattr(config, name))}" for name in varying)
+    return "".join(f" {SYMBOL_OF_SETTING.get(name, name)}={_value_text(getattr(config, name))}" for name in varying)
 
 
-def _shown(value: object) -> str:
-    """A value within a name; a text is shortened, and told from others by a digest."""
+def _value_text(value: object) -> str:
+    """Return a value as part of a name. A long or unusual text is shortened, and a digest keeps it unique."""
     text = str(value)
     if _PLAIN_VALUE.fullmatch(text):
         return text
     digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:6]
     words = re.sub(r"[^\w.]+", "-", text).strip("-")
     return f"{words[:16]}~{digest}"
-
-
-def _told(point: Point) -> str:
-    return " ".join(f"{_NAMES.get(name, name)}={_shown(value)}" for name, value in point.items())
-
-
-def _field(key: str, path: Path) -> str:
-    field = SYMBOLS.get(key, key)
-    if field not in FIELD_NAMES or field in _NOT_OURS:
-        raise ConfigError(
-            f"The grid {str(path)!r} sets {key!r}; a grid may set {', '.join(SYMBOLS)} and the method's other settings."
-        )
-    return field

@@ -1,6 +1,6 @@
-"""What is known of a benchmark while it goes on: problems done, tokens, time left, scores so far.
+"""The progress of a running benchmark: problems done, tokens, time left and scores so far.
 
-Pure state with an injected clock; the command line shows it.
+Pure state with an injected clock. The command line displays it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ OnProblem = Callable[[Problem, int, Sequence[RunRecord]], None]
 
 @dataclass
 class BenchProgress:
-    """`total` problems (each epoch counts), `before` of them done in earlier sittings; `runs` ended in this one."""
+    """`total` counts problems in all epochs, `before` those of earlier sessions, `runs` the runs of this session."""
 
     methods: Sequence[Method]
-    final_rounds: dict[str, int]  #: T by cell
+    final_rounds: dict[str, int]  #: T by variant
     clock: Callable[[], float]
     total: int = 0
     before: int = 0
@@ -40,24 +40,24 @@ class BenchProgress:
         self._started_s = self.clock()
 
     def tokens(self, count: int) -> None:
-        """The engine generated `count` tokens."""
+        """Count tokens that the engine generated."""
         now = self.clock()
         self.generated_tokens += count
         self._recent.append((now, count))
         while self._recent and self._recent[0][0] < now - _SPEED_WINDOW_S:
             self._recent.popleft()
 
-    def run_done(self, cell: str, record: RunRecord) -> None:
-        """A run of this sitting ended."""
+    def run_done(self, variant: str, record: RunRecord) -> None:
+        """Count a run of this session."""
         self.runs += 1
-        self.add(cell, record)
+        self.add(variant, record)
 
-    def add(self, cell: str, record: RunRecord) -> None:
-        """Take a run's scores into the means so far."""
+    def add(self, variant: str, record: RunRecord) -> None:
+        """Add the scores of a run to the means so far."""
         self.failed += bool(record.error)
         for method in self.methods:
-            if method.cell == cell:
-                score = record_score(record, method, self.final_rounds[cell])
+            if method.cell == variant:
+                score = record_score(record, method, self.final_rounds[variant])
                 if score is not None:
                     self._scores.setdefault(method.name, []).append(score)
 
@@ -67,33 +67,33 @@ class BenchProgress:
             self.on_problem(problem, epoch, records)
 
     def score(self, method: str) -> float | None:
-        """The method's mean over the runs so far; None before the first."""
+        """Return the mean score of a method over the runs so far, or None before the first."""
         scores = self._scores.get(method)
         return sum(scores) / len(scores) if scores else None
 
     @property
     def finished(self) -> int:
-        """Problems done, of earlier sittings too."""
+        """Problems done, with those of earlier sessions."""
         return self.before + self.done
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds of this sitting."""
+        """Seconds of this session."""
         return self.clock() - self._started_s
 
     @property
     def tokens_per_s(self) -> float:
-        """The engine's speed over the last seconds."""
-        recent = tuple(self._recent)  # a terminal's thread reads while the event loop writes
+        """The speed of the engine over the last seconds."""
+        recent = tuple(self._recent)  # the display reads on another thread while the event loop appends
         if not recent:
             return 0.0
         return sum(tokens for _, tokens in recent) / max(self.clock() - recent[0][0], 0.5)
 
     @property
     def all_runs(self) -> int:
-        """Runs of this sitting."""
+        """All runs of this session."""
         return (self.total - self.before) * len(self.final_rounds)
 
     def time_left_s(self) -> float | None:
-        """Seconds until the end at this sitting's pace; None before the first run ended. Runs count alike."""
+        """Return the seconds left at the pace of this session, or None before its first run ends."""
         return self.elapsed_s * (self.all_runs - self.runs) / self.runs if self.runs else None

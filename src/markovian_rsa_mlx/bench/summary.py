@@ -1,7 +1,4 @@
-"""From records to the summarize: means over problems with their intervals, and differences between methods.
-
-What a reader of a benchmark must know before its figures: what is missing, and how far to trust the intervals.
-"""
+"""Summarise records into the table, the comparisons, and the warnings that a reader needs before the figures."""
 
 from __future__ import annotations
 
@@ -26,70 +23,28 @@ from .results import (
 from .stats import MIN_RESAMPLED, MIN_TRUSTED, Difference, Interval, difference, holm_adjust, interval, paired
 
 
-def summarize(methods: Sequence[Method], cells: Sequence[Variant]) -> tuple[MethodSummary, ...]:
-    """A row for each method that has a run; epochs of a problem are averaged first."""
-    by_name = {cell.name: cell for cell in cells}
-    rows = (_row(method, by_name[method.cell]) for method in methods)
-    return tuple(row for row in rows if row is not None)
+def summarize(methods: Sequence[Method], variants: Sequence[Variant]) -> tuple[MethodSummary, ...]:
+    """Return a row for each method that has a successful run."""
+    by_name = {variant.name: variant for variant in variants}
+    rows = []
+    for method in methods:
+        variant = by_name[method.cell]
+        records = [record for record in variant.records if not record.error]
+        if records:
+            rows.append(_summarize_method(method, variant, records))
+    return tuple(rows)
 
 
-def comparisons(methods: Sequence[Method], cells: Sequence[Variant]) -> tuple[Comparison, ...]:
-    """Each two methods on the problems that both have; the later one less the earlier one.
-
-    An oracle (pass@N) is no method to choose: it would only make the others' differences harder to see.
-    """
-    by_name = {cell.name: cell for cell in cells}
-    chosen = [method for method in methods if method.score != "any"]
-    scores = {method.name: method_scores(method, by_name[method.cell]) for method in chosen}
-    pairs = [names for names in combinations(scores, 2) if scores[names[0]].keys() & scores[names[1]].keys()]
-    told = [difference(*paired(scores[first], scores[second]), comparisons=len(pairs)) for first, second in pairs]
-    adjusted = holm_adjust([each.test.p_value for each in told])
-    return tuple(comparison(*names, each, p) for names, each, p in zip(pairs, told, adjusted, strict=True))
-
-
-def comparison(first: str, second: str, told: Difference, p_adjusted: float) -> Comparison:
-    """A difference between two methods by name."""
-    return Comparison(
-        first,
-        second,
-        problems=told.problems,
-        difference=told.interval,
-        wins=told.wins,
-        losses=told.losses,
-        p_value=told.test.p_value,
-        p_adjusted=p_adjusted,
-        test=told.test.how,
-        within_noise=told.within_noise(p_adjusted),
-        problems_needed=told.needed,
-        detectable=told.detectable,
-        fewest=told.fewest,
-    )
-
-
-def generated_tokens(method: Method, cell: Variant, problems: Set[int]) -> float:
-    """Mean over these problems, epochs averaged first; at least one has a run that did not fail."""
-    records = [record for record in cell.records if not record.error and record.index in problems]
-    return _share(method, cell, records) * _mean(records, lambda record: record.generated_tokens)
-
-
-def _share(method: Method, cell: Variant, records: Sequence[RunRecord]) -> float:
-    """A single trace costs one of those that its score was averaged over, and has a time of its own."""
-    return 1 / records[0].rounds[cell.final_round].traces if method.one_trace else 1.0
-
-
-def _row(method: Method, cell: Variant) -> MethodSummary | None:
-    records = [record for record in cell.records if not record.error]
-    if not records:
-        return None
-    rounds = tuple(_round(number, records) for number in range(len(records[0].rounds)))
-    final = rounds[cell.final_round]
-    share = _share(method, cell, records)
+def _summarize_method(method: Method, variant: Variant, records: Sequence[RunRecord]) -> MethodSummary:
+    rounds = tuple(_summarize_round(number, records) for number in range(len(records[0].rounds)))
+    final = rounds[variant.final_round]
+    share = _cost_share(method, variant, records)
     seconds = attrgetter("trace_s" if method.one_trace else "wall_s")
     return MethodSummary(
         method=method.name,
         problems=len({record.index for record in records}),
-        failed=len(cell.records) - len(records),
-        score=interval(list(method_scores(method, cell).values())),
+        failed=len(variant.records) - len(records),
+        score=interval(list(method_scores(method, variant).values())),
         vote=final.vote,
         any=final.any,
         finished=final.finished,
@@ -104,32 +59,38 @@ def _row(method: Method, cell: Variant) -> MethodSummary | None:
     )
 
 
-def _round(number: int, records: Sequence[RunRecord]) -> RoundSummary:
-    def figure(read: Callable[[RoundRecord], float]) -> float:
-        return _mean(records, lambda record: read(record.rounds[number]))
-
-    def estimated(read: Callable[[RoundRecord], float]) -> Interval:
+def _summarize_round(number: int, records: Sequence[RunRecord]) -> RoundSummary:
+    def estimate(read: Callable[[RoundRecord], float]) -> Interval:
         return interval(_by_problem(records, lambda record: read(record.rounds[number])))
+
+    def mean(name: str) -> float:
+        return _mean(records, lambda record: getattr(record.rounds[number], name))
 
     return RoundSummary(
         round=number,
-        mean=estimated(lambda r: r.mean),
-        vote=estimated(lambda r: r.vote),
-        any=estimated(lambda r: r.any),
-        finished=figure(lambda r: r.finished),
-        diversity=figure(lambda r: r.diversity),
-        generated_tokens=figure(lambda r: r.generated_tokens),
-        prefill_tokens=figure(lambda r: r.prefill_tokens),
+        mean=estimate(lambda entry: entry.mean),
+        vote=estimate(lambda entry: entry.vote),
+        any=estimate(lambda entry: entry.any),
+        finished=mean("finished"),
+        diversity=mean("diversity"),
+        generated_tokens=mean("generated_tokens"),
+        prefill_tokens=mean("prefill_tokens"),
         wall_s=_known_mean(records, lambda record: record.rounds[number].wall_s),
         tokens_per_s=_known_mean(records, lambda record: record.rounds[number].tokens_per_s),
     )
 
 
+def _cost_share(method: Method, variant: Variant, records: Sequence[RunRecord]) -> float:
+    """Return the share of a run's tokens that the method costs: one of its traces for a single trace, otherwise all."""
+    return 1 / records[0].rounds[variant.final_round].traces if method.one_trace else 1.0
+
+
 def _by_problem(records: Sequence[RunRecord], read: Callable[[RunRecord], float]) -> list[float]:
-    found: dict[int, list[float]] = defaultdict(list)
+    """Return the value for each problem, averaged over its epochs."""
+    values: dict[int, list[float]] = defaultdict(list)
     for record in records:
-        found[record.index].append(read(record))
-    return [fmean(values) for _, values in sorted(found.items())]
+        values[record.index].append(read(record))
+    return [fmean(of_problem) for _, of_problem in sorted(values.items())]
 
 
 def _mean(records: Sequence[RunRecord], read: Callable[[RunRecord], float]) -> float:
@@ -137,49 +98,87 @@ def _mean(records: Sequence[RunRecord], read: Callable[[RunRecord], float]) -> f
 
 
 def _known_mean(records: Sequence[RunRecord], read: Callable[[RunRecord], float]) -> float:
-    """Over the runs of which it is known; 0 where it is of none."""
+    """Return the mean over the runs with a known value (above 0), or 0 if there is none."""
     known = [record for record in records if read(record) > 0]
     return _mean(known, read) if known else 0.0
 
 
+def mean_generated_tokens(method: Method, variant: Variant, problems: Set[int]) -> float:
+    """Return the mean over these problems. At least one of them must have a successful run."""
+    records = [record for record in variant.records if not record.error and record.index in problems]
+    return _cost_share(method, variant, records) * _mean(records, lambda record: record.generated_tokens)
+
+
+def comparisons(methods: Sequence[Method], variants: Sequence[Variant]) -> tuple[Comparison, ...]:
+    """Return each pair of methods on the problems that both have, the later one minus the earlier one.
+
+    Oracles (pass@N) are left out: they cannot be chosen, and more comparisons make the other differences harder to see.
+    """
+    by_name = {variant.name: variant for variant in variants}
+    scores = {method.name: method_scores(method, by_name[method.cell]) for method in methods if method.score != "any"}
+    pairs = [names for names in combinations(scores, 2) if scores[names[0]].keys() & scores[names[1]].keys()]
+    found = [difference(*paired(scores[first], scores[second]), comparisons=len(pairs)) for first, second in pairs]
+    adjusted = holm_adjust([each.test.p_value for each in found])
+    return tuple(comparison(*names, each, p) for names, each, p in zip(pairs, found, adjusted, strict=True))
+
+
+def comparison(first: str, second: str, found: Difference, p_adjusted: float) -> Comparison:
+    """Return a difference between two methods as results record it."""
+    return Comparison(
+        first,
+        second,
+        problems=found.problems,
+        difference=found.interval,
+        wins=found.wins,
+        losses=found.losses,
+        p_value=found.test.p_value,
+        p_adjusted=p_adjusted,
+        test=found.test.how,
+        within_noise=found.within_noise(p_adjusted),
+        problems_needed=found.needed,
+        detectable=found.detectable,
+        fewest=found.fewest,
+    )
+
+
 def whole_problems(results: Results) -> int:
-    """Problems on which every run of every method has figures."""
+    """Return the number of problems for which every run of every method has figures."""
     runs = len(results.cells) * results.epochs
-    done = Counter(record.index for cell in results.cells for record in cell.records if not record.error)
+    done = Counter(record.index for variant in results.cells for record in variant.records if not record.error)
     return sum(number == runs for number in done.values())
 
 
 def problems_label(results: Results) -> str:
-    """`50 problems`, or `3 of 50 problems` where some lack a result."""
+    """Return `50 problems`, or `3 of 50 problems` if some lack a result."""
     whole = whole_problems(results)
     return f"{'' if whole == results.problems else f'{whole:,} of '}{amount(results.problems, 'problem')}"
 
 
 def incomplete(results: Results) -> str:
-    """A sentence on what is missing, "" where nothing is."""
+    """Return a sentence on missing results, or "" if none is missing."""
     if whole_problems(results) == results.problems:
         return ""
     return f"Incomplete: {problems_label(results)} with the results of all methods."
 
 
 def few_problems(numbers: Mapping[str, int]) -> str:
-    """A sentence on intervals over few problems, "" where there are enough; problems by method."""
+    """Return a warning about intervals over few problems, given the problems by method, or "" if there are enough."""
     few = {name: number for name, number in numbers.items() if number < MIN_TRUSTED}
     if not few:
         return ""
-    whose = "" if len(few) == len(numbers) else f" ({', '.join(few)})"
+    names = "" if len(few) == len(numbers) else f" ({', '.join(few)})"
     if min(few.values()) < MIN_RESAMPLED:
         return (
-            f"Fewer than {MIN_RESAMPLED} problems{whose}: a bootstrap sees too little, so intervals are bounds that "
-            "hold for any scores, and wide."
+            f"Fewer than {MIN_RESAMPLED} problems{names}: intervals are wide bounds that hold for any scores, since a "
+            "bootstrap needs more problems."
         )
     return (
-        f"Fewer than {MIN_TRUSTED} problems{whose}: intervals by bootstrap are somewhat too narrow, and hold the "
-        "truth less often than 95%."
+        f"Fewer than {MIN_TRUSTED} problems{names}: bootstrap intervals are somewhat too narrow and contain the true "
+        "mean in fewer than 95% of cases."
     )
 
 
 def caveats(results: Results) -> list[str]:
-    """Both, for a program."""
+    """Return the warnings about missing results and few problems."""
     found = (incomplete(results), few_problems({row.method: row.problems for row in results.table}))
     return [sentence for sentence in found if sentence]
