@@ -1,4 +1,4 @@
-"""Results as a benchmark of the embedded profile would give them, made up."""
+"""Make up results like those of a benchmark with the embedded profile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from markovian_rsa_mlx.bench.results import Results, RoundRecord, RunRecord, Var
 from markovian_rsa_mlx.bench.summary import comparisons, summarize
 from markovian_rsa_mlx.config import RSAConfig
 
-#: How much a round helps, by kind of cell: an exponent on the share of wrong candidates.
+#: The effect of a round by variant, as an exponent on the share of wrong candidates.
 GAINS = {"markovian": 2.5, "delethink": 1.4}
 
 
@@ -26,12 +26,12 @@ def sample_results(
     base: RSAConfig | None = None,
     grid: Grid | None = None,
 ) -> Results:
-    """`skill` raises every problem's chance."""
-    asked = plan(base or RSAConfig.embedded(), methods, grid)
+    """Return made-up results. `skill` raises the chance of every problem."""
+    planned = plan(base or RSAConfig.embedded(), methods, grid)
     rng = np.random.default_rng(seed)
     chances = np.clip(np.random.default_rng(77).beta(1.2, 1.2, count) + skill, 0, 1)
     cells = []
-    for name, config in asked.configs.items():
+    for name, config in planned.configs.items():
         records = [
             record(rng, name, config, index, epoch, chances[index])
             for epoch in range(1, epochs + 1)
@@ -47,10 +47,10 @@ def sample_results(
         limit=str(count),
         engine={"engine": "mlx-lm", "engine_version": "0.32", "dtype": "float32", "quantization": None},
         package_version="0.1.0",
-        methods=asked.methods,
+        methods=planned.methods,
         cells=tuple(cells),
-        table=summarize(asked.methods, cells),
-        comparisons=comparisons(asked.methods, cells),
+        table=summarize(planned.methods, cells),
+        comparisons=comparisons(planned.methods, cells),
         generated_once=12_345,
         command="mrsa bench countdown --limit 12",
     )

@@ -1,4 +1,4 @@
-"""Methods by name, as settings of the one orchestrator."""
+"""Test the methods by name and their settings."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def config(method: str) -> RSAConfig:
     return found
 
 
-def test_every_method_is_compared_with_all_final_candidates() -> None:
+def test_every_method_uses_all_final_candidates() -> None:
     assert {c.final_count for c in plan(BASE, list(METHODS)).configs.values()} == {16, 72}
 
 
 @pytest.mark.parametrize("method", ["single", "vote", "pass"])
-def test_baselines_are_one_parallel_run_under_the_budget_and_sampling_of_round_zero(method: str) -> None:
+def test_baselines_have_the_token_limit_and_sampling_of_round_zero(method: str) -> None:
     base = BASE.replace(final_temperature=0.6, final_top_k=40)
     (baseline,) = plan(base, [method]).configs.values()
     assert (baseline.rounds, baseline.population, baseline.final_tokens) == (0, 16, 16_000)
@@ -29,12 +29,12 @@ def test_baselines_are_one_parallel_run_under_the_budget_and_sampling_of_round_z
 
 
 @pytest.mark.parametrize(("final_tokens", "traces"), [(16_000, 16 * 3), (40_000, 16 * 2 + 40), (100, 16 * 2 + 1)])
-def test_the_vote_at_equal_budget_has_the_decode_budget_of_all_rounds(final_tokens: int, traces: int) -> None:
+def test_equal_vote_has_the_token_limits_of_all_rounds(final_tokens: int, traces: int) -> None:
     (equal,) = plan(BASE.replace(final_tokens=final_tokens), ["vote-equal"]).configs.values()
     assert equal.population == traces
 
 
-def test_variants_change_only_their_own_setting() -> None:
+def test_method_changes_only_its_own_setting() -> None:
     markovian = config("markovian")
     assert config("delethink") == markovian.replace(aggregation_size=1)
     assert config("full-chain") == markovian.replace(tail_tokens=FULL)
@@ -42,21 +42,21 @@ def test_variants_change_only_their_own_setting() -> None:
     assert config("summary") == markovian.replace(carry="summary")
 
 
-def test_selections_read_the_same_runs_but_for_a_final_aggregation() -> None:
+def test_selections_share_runs_except_final_aggregation() -> None:
     found = plan(BASE, ["markovian", "markovian:majority", "markovian:single", "markovian:final-aggregation"])
     assert list(found.configs) == ["markovian", "markovian:final_aggregation"]
     assert [method.score for method in found.methods] == ["mean", "vote", "chosen", "chosen"]
     assert found.configs["markovian:final_aggregation"].answer_selection == "final_aggregation"
 
 
-def test_single_vote_and_pass_are_one_cell() -> None:
+def test_single_vote_and_pass_share_a_variant() -> None:
     found = plan(BASE, DEFAULT_METHODS)
     assert [m.cell for m in found.methods[:3]] == ["parallel"] * 3
     assert [m.one_trace for m in found.methods] == [True, False, False, False, False, False]
     assert len(found.configs) == 4
 
 
-def test_a_name_twice_is_one_method_and_aliases_are_understood() -> None:
+def test_repeated_names_and_aliases_are_one_method() -> None:
     assert [m.name for m in read_methods(["RSA", "markovian", "pass@N", "self-consistency"])] == [
         "markovian",
         "pass",
@@ -66,8 +66,12 @@ def test_a_name_twice_is_one_method_and_aliases_are_understood() -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("markovain", "did you mean markovian"), ("markovian:best", "final_aggregation"), ("vote:single", "nothing to")],
+    [
+        ("markovain", "did you mean markovian"),
+        ("markovian:best", "final_aggregation"),
+        ("vote:single", "takes no selection"),
+    ],
 )
-def test_an_unknown_method_is_refused_with_a_hint(name: str, words: str) -> None:
+def test_unknown_method_is_rejected_with_a_hint(name: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         read_methods([name])
