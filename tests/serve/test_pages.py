@@ -1,4 +1,4 @@
-"""The pages: the list of runs at /, a run at /runs/{id}; live in a real browser."""
+"""The pages: the list of runs at /, one run at /runs/{id}, and a live run in a real browser."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_pages_have_a_policy_and_no_content_of_a_run(server: Running) -> None:
     assert server.get("/runs/0000000000000000").status_code == 404
 
 
-def test_a_key_guards_the_pages(serve: Serve) -> None:
+def test_pages_need_the_key(serve: Serve) -> None:
     server = serve(api_key="secret")
     page = server.get("/", headers={"Accept": "text/html", "Sec-Fetch-Mode": "navigate"})
     assert page.status_code in (303, 401)
@@ -39,7 +39,7 @@ def test_a_key_guards_the_pages(serve: Serve) -> None:
 
 
 @pytest.mark.slow
-def test_a_live_run_fills_in_and_ends_as_its_file(serve: Serve, home: Path, tmp_path: Path) -> None:
+def test_page_of_a_live_run_ends_like_the_page_of_its_file(serve: Serve, home: Path, tmp_path: Path) -> None:
     def slow(request: GenerationRequest, rng: random.Random) -> str:
         return boxed(rng.randrange(3), "hm " * 30)
 
