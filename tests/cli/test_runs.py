@@ -121,7 +121,7 @@ def test_show_lists_resumes(mrsa: Run, trail: Path) -> None:
     assert mrsa("solve", "What is 1+1?", *SMALL, "--audit", str(trail)).code == 0
     ran = mrsa("runs", "show")
     assert "resumed 1 time" in ran.out
-    assert "mishaps" in ran.out
+    assert "errors and resumes" in ran.out
 
 
 def test_verify_names_the_first_invalid_line(mrsa: Run, trail: Path) -> None:

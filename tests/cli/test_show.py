@@ -1,4 +1,4 @@
-"""`mrsa runs show` on files that are damaged, unfinished or another program's: what is there is told, gaps are said."""
+"""Tests of `mrsa runs show` on files that are damaged, unfinished or written by another program."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from .conftest import Run
 
 
 def foreign(path: Path) -> Lines:
-    """The fixed events alone, as another implementation writes them: no setup, no clock, no selection."""
+    """Return the fixed events alone, as another implementation writes them: no setup, no clock, no selection."""
     return [line for line in lines_of(path) if line["event"] in FIXED]
 
 
 @pytest.fixture
 def show(mrsa: Run, tmp_path: Path) -> Callable[..., str]:
-    def told(lines: Lines, *options: str) -> str:
+    def run_show(lines: Lines, *options: str) -> str:
         ran = mrsa("runs", "show", str(write_lines(tmp_path / "odd.jsonl", lines)), *options)
         assert (ran.code, ran.err) == (0, "")
         return ran.out
 
-    return told
+    return run_show
 
 
 Show = Callable[..., str]
 
 
-def test_the_fixed_events_alone_tell_rounds_answer_and_lineage(show: Show, trail: Path) -> None:
+def test_fixed_events_alone_show_rounds_answer_and_lineage(show: Show, trail: Path) -> None:
     out = show(foreign(trail))
     assert "T=1 N=3 C=2" in out
     assert "round 0: 2 of 2 traces" in out
@@ -50,7 +50,7 @@ def test_the_fixed_events_alone_tell_rounds_answer_and_lineage(show: Show, trail
     assert "No answer" not in out
 
 
-def test_token_ids_are_no_condition_for_an_answer(show: Show, trail: Path) -> None:
+def test_answers_are_shown_without_token_ids(show: Show, trail: Path) -> None:
     lines = foreign(trail)
     for line in lines:
         if line["event"] == "trace_complete":
@@ -58,7 +58,7 @@ def test_token_ids_are_no_condition_for_an_answer(show: Show, trail: Path) -> No
     assert show(lines).count("answer 2") == 3
 
 
-def test_traces_have_any_ids_and_stand_in_their_rounds(show: Show, trail: Path) -> None:
+def test_foreign_trace_ids_are_shown_in_their_rounds(show: Show, trail: Path) -> None:
     text = "".join(json.dumps(line) + "\n" for line in foreign(trail))
     lines = [json.loads(line) for line in text.replace("r0-00", "a\\nround 7: b").replace("r1-00", "z").splitlines()]
     out = show(lines)
@@ -67,7 +67,7 @@ def test_traces_have_any_ids_and_stand_in_their_rounds(show: Show, trail: Path) 
     assert "\nround 7" not in out
 
 
-def test_settings_that_are_not_recorded_are_not_made_up(show: Show, trail: Path) -> None:
+def test_settings_are_shown_as_recorded(show: Show, trail: Path) -> None:
     lines = foreign(trail)
     lines[0]["config"] = {"population": 3, "rsa_k": 2, "more": {"deep": []}}
     assert "settings   N=3, rsa_k 2, more (nested)\n" in show(lines)
@@ -79,7 +79,7 @@ def test_settings_that_are_not_recorded_are_not_made_up(show: Show, trail: Path)
     assert "line 1: config of run_start is refused" in out
 
 
-def test_a_damaged_line_is_passed_over_and_named(mrsa: Run, trail: Path) -> None:
+def test_damaged_line_is_skipped_and_named(mrsa: Run, trail: Path) -> None:
     lines = trail.read_text().splitlines(keepends=True)
     at = next(n for n, line in enumerate(lines) if '"trace_complete"' in line)
     lines[at] = "{}\n"
@@ -94,7 +94,7 @@ def test_a_damaged_line_is_passed_over_and_named(mrsa: Run, trail: Path) -> None
     assert "1 trace ended without a trace_complete" in ran.out
 
 
-def test_the_first_problems_stand_for_many(mrsa: Run, trail: Path) -> None:
+def test_only_the_first_problems_are_listed_without_full(mrsa: Run, trail: Path) -> None:
     trail.write_text(trail.read_text() + "\x1b[2J{\n" * 9)
     ran = mrsa("runs", "show", str(trail))
     assert "damaged, 9 problems" in ran.out
@@ -104,7 +104,7 @@ def test_the_first_problems_stand_for_many(mrsa: Run, trail: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", range(20))
-def test_any_line_can_be_lost(lost: int, show: Show, trail: Path) -> None:
+def test_rounds_and_answer_are_shown_if_a_line_is_lost(lost: int, show: Show, trail: Path) -> None:
     lines = lines_of(trail)
     left = [line for number, line in enumerate(lines) if number != lost]
     out = show(left)
@@ -114,13 +114,13 @@ def test_any_line_can_be_lost(lost: int, show: Show, trail: Path) -> None:
     assert ("What is 1+1?" in out) == (lost != 0)
 
 
-def test_without_its_start_a_run_is_told_all_the_same(show: Show, trail: Path) -> None:
+def test_run_without_its_start_is_shown(show: Show, trail: Path) -> None:
     out = show(foreign(trail)[1:])
     assert "There is no run_start" in out
     assert "answer     2, of r1-00 (single)" in out
 
 
-def test_what_no_version_knows_is_counted(show: Show, trail: Path) -> None:
+def test_unknown_events_are_counted(show: Show, trail: Path) -> None:
     lines = foreign(trail)
     lines += [{"event": f"theirs\x1b[2J{n}", "run_id": lines[0]["run_id"]} for n in range(9)]
     out = show(lines)
@@ -137,18 +137,18 @@ def test_what_no_version_knows_is_counted(show: Show, trail: Path) -> None:
         {"population": 3_000, "rounds": 1, "aggregation_size": 900, "final_candidates": 900},
     ],
 )
-def test_settings_of_many_traces_are_told_at_once(settings: dict[str, int], show: Show, trail: Path) -> None:
+def test_run_with_too_many_traces_is_shown_quickly(settings: dict[str, int], show: Show, trail: Path) -> None:
     lines = lines_of(trail)[:-4]
     lines[0]["config"] = RSAConfig(**settings).to_dict()
-    started = time.perf_counter()
+    started = time.process_time()
     out = show(lines)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     assert "Too many traces to list, up to " in out
     assert "round 0: 2 of 2 traces" in out
 
 
-def test_many_answers_and_long_chains_are_told_in_time(show: Show, trail: Path) -> None:
-    """Every trace in a round of its own, or all in one with answers of their own: neither takes the square of them."""
+def test_many_answers_and_long_chains_are_shown_quickly(show: Show, trail: Path) -> None:
+    """Half of the traces form a chain over as many rounds; the others, in one round, have different answers."""
     start, *_, end = foreign(trail)
     run_id, lines = start["run_id"], [start]
     for n in range(4_000):
@@ -176,14 +176,14 @@ def test_many_answers_and_long_chains_are_told_in_time(show: Show, trail: Path) 
         )
     final = {"final_trace_id": "t1999", "final_text": "7", "all_final_trace_ids": [], "answer_selection": "single"}
     lines += [{"event": "final", "run_id": run_id, **final}, end]
-    started = time.perf_counter()
+    started = time.process_time()
     out = show(lines)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert "round 1999: 1 of 1 trace" in out
     assert "t0 found it" in out
 
 
-def test_figures_beyond_all_measure_are_no_bug(show: Show, trail: Path) -> None:
+def test_huge_figures_are_shown_as_bounds(show: Show, trail: Path) -> None:
     lines = foreign(trail)
     for line in lines:
         huge = {
@@ -199,7 +199,7 @@ def test_figures_beyond_all_measure_are_no_bug(show: Show, trail: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"hello\n", b"\x00\xff" * 99, b'{"event": "run_sta', b"[" * 99_999])
-def test_what_is_no_trail_is_refused_in_a_sentence(content: bytes, mrsa: Run, tmp_path: Path) -> None:
+def test_other_files_exit_1_with_an_error(content: bytes, mrsa: Run, tmp_path: Path) -> None:
     path = tmp_path / "notes.jsonl"
     path.write_bytes(content)
     ran = mrsa("runs", "show", str(path))
@@ -207,8 +207,8 @@ def test_what_is_no_trail_is_refused_in_a_sentence(content: bytes, mrsa: Run, tm
     assert "is not an audit trail" in ran.err
 
 
-def test_settings_nested_too_deeply_are_no_bug(trail: Path, tmp_path: Path) -> None:
-    """What could just be parsed cannot be quoted from a few calls further down."""
+def test_deeply_nested_settings_are_skipped(trail: Path, tmp_path: Path) -> None:
+    """A value that can just be parsed cannot be quoted a few calls deeper in the stack."""
     start, begun, *_ = foreign(trail)
     start["config"]["rounds"] = "@"
     path = tmp_path / "deep.jsonl"
@@ -216,9 +216,9 @@ def test_settings_nested_too_deeply_are_no_bug(trail: Path, tmp_path: Path) -> N
         write_lines(path, [start, begun])
         path.write_text(path.read_text().replace('"@"', "[" * depth + "]" * depth))
         read = read_lenient(path)
-        told = further_down(30, lambda read=read: summarize(read))
-        assert len(told.state.traces) == 1
-        assert told.refused or told.state.start is None
+        summary = further_down(30, lambda read=read: summarize(read))
+        assert len(summary.state.traces) == 1
+        assert summary.settings_invalid or summary.state.start is None
 
 
 def further_down(calls: int, do: Callable[[], RunSummary]) -> RunSummary:

@@ -71,7 +71,7 @@ def show(run: str | None, full: bool, model_stats: bool) -> None:
     from .show import format_run
 
     path = run_store.find_run(run)
-    print(clean(format_run(path, read_lenient(path), full, model_stats)))
+    print(clean(format_run(path, read_lenient(path), full=full, model_stats=model_stats)))
 
 
 @runs.command("verify")
