@@ -97,7 +97,7 @@ ALLOWED = {
     "audit.state": {"audit", "method", "config", "errors"},
     "audit.verify": {"audit", "audit.state", "method", "config", "errors", "tokenizer"},
     "run_store": {"audit", "errors", "json_strict", "locks"},
-    "viewer": {"audit", "audit.state", "method", "errors", "json_strict"},
+    "viewer": {"audit", "audit.state", "method", "config"},
     "models": set(),
     "backends": {"models", *GROUND},
     "backends.policy": {"config", "errors"},

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from markovian_rsa_mlx import run_store
-from markovian_rsa_mlx.viewer import Policy, live_page, runs_page
+from markovian_rsa_mlx.viewer import Policy, ViewStream, live_page, runs_page
 
 KEEP_ALIVE_S = 1
 
@@ -65,25 +65,26 @@ class TrailServer:
             given = request.headers.get("Authorization")
             return JSONResponse({}, 401) if self.key and given != f"Bearer {self.key}" else None
 
-        async def lines(after: int) -> AsyncIterator[Any]:
-            number = 0
+        async def messages(after: int) -> AsyncIterator[Any]:
+            number, view = 0, ViewStream()
             while not self._server.should_exit:
                 content = self.path.read_bytes().split(b"\n")[:-1]
                 for line in content[number:]:
                     number += 1
+                    message = view.add(number, line)
                     while number - 1 == self.mute_after and not self._server.should_exit:  # noqa: ASYNC110
                         await asyncio.sleep(0.02)
                     if number > after:
-                        yield ServerSentEvent(line.decode(), id=str(number), event="x")
+                        yield ServerSentEvent(message, id=str(number))
                     if b'"event": "run_end"' in line:
                         return
                 await asyncio.sleep(0.02)
 
-        async def events(request: Request) -> Response:
+        async def run_view(request: Request) -> Response:
             after = int(request.headers.get("Last-Event-ID", 0))
             self.connections.append(after)
             return refused(request) or EventSourceResponse(
-                lines(after), ping=KEEP_ALIVE_S if self.mute_after is None else 3600
+                messages(after), ping=KEEP_ALIVE_S if self.mute_after is None else 3600
             )
 
         async def trail(request: Request) -> Response:
@@ -113,7 +114,7 @@ class TrailServer:
                 Route("/", list_page),
                 Route("/runs/{run_id}", run_page),
                 Route("/v1/runs", runs),
-                Route("/v1/runs/{run_id}/events", events),
+                Route("/runs/{run_id}/view", run_view),
                 Route("/v1/runs/{run_id}/trail", trail),
             ]
         )

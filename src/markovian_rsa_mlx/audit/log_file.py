@@ -295,6 +295,15 @@ def scan_bytes(content: bytes, path: Path | str, *, on_error: OnError = "raise")
     return LogFile(tuple(lines), complete, torn_bytes, Path(path), content, tuple(problems))
 
 
+def read_line(number: int, piece: bytes) -> tuple[Line | None, str]:
+    """Return what can be read of a line, and the reason why the line is invalid ("" for a valid one)."""
+    try:
+        raw = parse_line(piece)
+        return Line(number, event_from_dict(raw), raw), ""
+    except (ValueError, RecursionError) as error:
+        return _rescue(number, piece), str(error)
+
+
 #: The start of every audit file. A torn first line that starts otherwise belongs to some other kind of file.
 _OPENING = b'{"event": "run_start"'
 
@@ -334,9 +343,14 @@ def _lines_of_one_run(lines: list[Line], problems: list[LineProblem], path: Path
     own = [line for line in lines if (line.raw.get("run_id") or run_id) == run_id]
     foreign = len(lines) - len(own)
     if foreign:
-        amount = "1 line belongs" if foreign == 1 else f"{foreign} lines belong"
-        problems.append(LineProblem(0, f"{amount} to another run", shown=False))
+        problems.append(foreign_lines(foreign))
     return own
+
+
+def foreign_lines(count: int) -> LineProblem:
+    """Return the problem of a file with `count` lines of other runs."""
+    amount = "1 line belongs" if count == 1 else f"{count} lines belong"
+    return LineProblem(0, f"{amount} to another run", shown=False)
 
 
 class LogTail:

@@ -16,6 +16,7 @@ from ..method.answers import after_thinking, extract_answer, normalise
 from ..method.lineage import Lineage, TraceKey
 from ..method.tails import split_thinking
 from .events import (
+    EVENT_TYPES,
     AggregationPromptEvent,
     ErrorEvent,
     Event,
@@ -35,7 +36,7 @@ from .events import (
     TraceCompleteEvent,
     TraceRetryEvent,
 )
-from .log_file import LineProblem, LogFile, event_from_dict, scan_file
+from .log_file import Line, LineProblem, LogFile, event_from_dict, foreign_lines, read_line, scan_file
 
 TraceStatus = Literal["waiting", "queued", "running", "done", "truncated", "failed"]
 ENDED: frozenset[TraceStatus] = frozenset({"done", "truncated", "failed"})
@@ -322,36 +323,65 @@ def given_up(history: RunState) -> list[str]:
 def read_lenient(path: Path) -> LogFile:
     """Read all that can be read of a file, for display: skip invalid lines, and drop parents that are impossible.
 
-    A trace can only have read traces of earlier rounds. Code that follows the parents would otherwise run in circles.
     Raises `AuditError` if no line is an event of a run.
     """
     log = scan_file(path, on_error="skip")
-    rounds: dict[str, int] = {}
-    lines, problems = [], list(log.problems)
+    reader = LenientReader()
+    lines = tuple(reader.drop_invalid_parents(line) for line in log.lines)
+    problems = sorted([*log.problems, *reader.problems], key=lambda problem: problem.line or len(log.content))
+    return replace(log, lines=lines, problems=tuple(problems))
 
-    def round_of(trace_id: str) -> int:
-        try:
-            return rounds[trace_id] if trace_id in rounds else TraceKey.parse(trace_id).round
-        except ValueError:
-            return -1
 
-    for line in log.lines:
+class LenientReader:
+    """Read the lines of a growing file one by one, as `read_lenient` reads a whole file."""
+
+    def __init__(self) -> None:
+        self._problems: list[LineProblem] = []
+        self._rounds: dict[str, int] = {}
+        self._run_id = ""
+        self._foreign = 0
+
+    @property
+    def problems(self) -> list[LineProblem]:
+        return [*self._problems, foreign_lines(self._foreign)] if self._foreign else self._problems
+
+    def read(self, number: int, piece: bytes) -> Line | None:
+        """Return what can be read of a line, or None. Note its problems."""
+        line, reason = read_line(number, piece)
+        if reason:
+            self._problems.append(LineProblem(number, reason, shown=line is not None))
+        if line is None:
+            return None
+        run_id = line.raw.get("run_id") or self._run_id
+        if not self._run_id and line.raw["event"] in EVENT_TYPES:
+            self._run_id = run_id
+        if self._run_id and run_id != self._run_id:
+            self._foreign += 1
+            return None
+        return self.drop_invalid_parents(line)
+
+    def drop_invalid_parents(self, line: Line) -> Line:
+        """Return the line without parents of the same or a later round: following them would lead in circles."""
         event = line.event
         trace_id = getattr(event, "trace_id", None)
-        number = rounds.setdefault(trace_id, getattr(event, "round", 0)) if trace_id is not None else 0
+        number = self._rounds.setdefault(trace_id, getattr(event, "round", 0)) if trace_id is not None else 0
         match event:
             case GenerationStartEvent():
                 name, parents = "parent_trace_ids", event.parent_trace_ids
             case AggregationPromptEvent():
                 name, parents = "selected_tail_trace_ids", event.selected_tail_trace_ids
             case _:
-                name, parents = "", []
-        invalid = [parent for parent in parents if round_of(parent) >= number]
-        if invalid:
-            kept = [parent for parent in parents if parent not in invalid]
-            line = replace(line, event=event_from_dict({**line.raw, name: kept}), raw={**line.raw, name: kept})
-            reason = f"{trace_id} cannot have read {', '.join(invalid[:3])}: only traces of earlier rounds can be read"
-            problems.append(LineProblem(line.number, reason, shown=True))
-        lines.append(line)
-    problems.sort(key=lambda problem: problem.line or len(log.content))
-    return replace(log, lines=tuple(lines), problems=tuple(problems))
+                return line
+        invalid = [parent for parent in parents if self._round_of(parent) >= number]
+        if not invalid:
+            return line
+        reason = f"{trace_id} cannot have read {', '.join(invalid[:3])}: only traces of earlier rounds can be read"
+        self._problems.append(LineProblem(line.number, reason, shown=True))
+        raw = {**line.raw, name: [parent for parent in parents if parent not in invalid]}
+        return replace(line, event=event_from_dict(raw), raw=raw)
+
+    def _round_of(self, trace_id: str) -> int:
+        try:
+            return self._rounds[trace_id] if trace_id in self._rounds else TraceKey.parse(trace_id).round
+        except ValueError:
+            return -1

@@ -7,5 +7,6 @@ screen as text. The pages load nothing from anywhere; `policy` says so to the br
 from __future__ import annotations
 
 from .page import Policy, file_page, live_page, runs_page
+from .view_model import ViewStream
 
-__all__ = ["Policy", "file_page", "live_page", "runs_page"]
+__all__ = ["Policy", "ViewStream", "file_page", "live_page", "runs_page"]

@@ -12,17 +12,15 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..audit import LogFile
-from ..audit.log_file import Raw, field_words
+from ..audit.log_file import Raw
 from ..method.answers import normalise
 from .assets import asset, program
-from .view_model import build_view
+from .view_model import build_view, to_json
 
 #: Whether an answer is right.
 Judge = Callable[[str], bool]
@@ -66,7 +64,7 @@ def file_page(
     answer is right; `reference` is the right answer where there is one. `with_trail`: whether the raw file is put in
     for download; unset, if it is small.
     """
-    lines, texts = build_view([line.raw for line in trail.lines])
+    lines, texts = build_view(trail.lines)
     blocks, places = [], {}
     for number, texts_of_group in enumerate(group(texts)):
         places.update(dict.fromkeys(texts_of_group, number))
@@ -94,7 +92,7 @@ def live_page(run_id: str, base: str = "", keep_alive_s: float = 10) -> tuple[st
     the connection.
     """
     about = {"mode": "live", "run_id": run_id, "base": base, "running": True, "silence_s": 3 * keep_alive_s}
-    block = element("run", pack({"about": about, "fields": field_words()}))
+    block = element("run", pack({"about": about}))
     parts = _parts("app")
     return _assemble(parts, "'self'", f"Run {run_id[:8]}", [block]), parts.policy("'self'")
 
@@ -155,7 +153,6 @@ def _hash(content: str) -> str:
 
 #: Characters of texts in one group: small enough to unpack at once, large enough to compress well.
 _GROUP = 400_000
-_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def pack_bytes(content: bytes) -> str:
@@ -164,9 +161,8 @@ def pack_bytes(content: bytes) -> str:
 
 
 def pack(value: Any) -> str:
-    """Any JSON value; a lone surrogate, which UTF-8 cannot hold, is escaped. Raises ValueError for NaN and infinity."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return pack_bytes(_SURROGATES.sub(lambda match: f"\\u{ord(match[0]):04x}", text).encode())
+    """Any JSON value."""
+    return pack_bytes(to_json(value).encode())
 
 
 def group(texts: Mapping[str, str]) -> Iterable[dict[str, str]]:

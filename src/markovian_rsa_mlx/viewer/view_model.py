@@ -1,144 +1,212 @@
-"""A trail without its bulk: token ids are left out, texts stand apart, and what can be derived is not repeated.
+"""Build the view lines of a run: its events as the page shows them, with everything that has to be derived.
 
-A tail is a place in its trace's text, a prompt is the run's static texts with tails between. The browser does the
-same to the lines of a live run (`assets/slim.js`); both must give the same, so that a run's two views agree.
-Offsets count UTF-16 utf16_length, as the browser's strings do.
+A view line is an event without its token ids. Long texts are kept apart under a key (`r0-01`, `r0-01/tail`): a tail is
+a range in the text of its trace, a prompt is the static text of the run with tails between. Ranges count UTF-16 code
+units, as strings in the browser do. The page of a file holds all view lines. A server sends the same lines one by one.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..audit.events import EVENT_TYPES
+from ..audit import EVENT_TYPES, Line, LineProblem, RunStartEvent
 from ..audit.log_file import Raw
-from ..method.answers import AnswerKind, after_thinking, extract_answer
+from ..audit.state import LenientReader
+from ..config import RSAConfig
+from ..method.answers import AnswerKind, extract_answer, normalise
+from ..method.lineage import Lineage
 from ..method.prompts import marker_lines, quote_markers
-from ..method.tails import split_thinking
+from ..method.provenance import answer_keys, trace_answer
+from ..method.tails import parse_trace
 
-_SETUP_DROPPED = ("prompt_token_ids", "segment_token_ids", "summary_segment_token_ids", "quote_token_ids")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_DROPPED = {
+    "run_setup": ("prompt_token_ids", "segment_token_ids", "summary_segment_token_ids", "quote_token_ids"),
+    "trace_complete": ("text", "token_ids"),
+    "tail_extracted": ("tail_text", "tail_token_ids"),
+    "aggregation_prompt": ("prompt_text", "prompt_token_ids"),
+    "summary_complete": ("text", "token_ids", "prompt_text", "prompt_token_ids"),
+    "trace_checkpoint": ("token_ids",),
+}
 
 
-def utf16_length(text: str) -> int:
-    """Length in UTF-16 utf16_length."""
-    return len(text.encode("utf-16-le", "surrogatepass")) // 2
+@dataclass
+class _Trace:
+    """The parts of a trace that later lines refer to."""
+
+    parents: list[str] = field(default_factory=list)
+    text: str = ""
+    summary: str = ""
+    tail: str | None = None
+    reasoning_end: int | None = None
+    answer_at: int | None = None
 
 
 class ViewBuilder:
-    """Takes a run's lines in order; `texts` holds what was taken out of them, by key (`r0-01`, `r0-01/tail` ...)."""
+    """Builds view lines from the lines of one run, in their order.
+
+    Fields that a view line has in addition to those of its event:
+
+    - run_start: `final_count`
+    - run_setup: `planned`, all traces of the run with their parents, or null if they cannot be derived
+    - trace_complete: `chars`, `reasoning_end`, `answer_at`, `answer`, `key` (the same for equal answers)
+    - tail_extracted: `text` (a key), `from` and `to`
+    - aggregation_prompt: `prompt_tokens`, `rebuilt`, `quoted` (the tails that are not shown verbatim)
+    - trace_checkpoint: `tokens`
+    - selection and final: `keys` of all traces, `path` of the answer
+    """
 
     def __init__(self) -> None:
-        self.texts: dict[str, str] = {}
+        self._texts: dict[str, str] = {}  # those of the current line
         self._setup: Raw = {}
         self._config: Raw = {}
-        self._tails: dict[str, str] = {}
-        self._ends: dict[str, tuple[int, int | None]] = {}
-        self._slim: dict[str, Callable[[Raw], Raw]] = {
-            "run_start": self._start,
-            "run_setup": self._take_setup,
-            "trace_complete": self._complete,
-            "tail_extracted": self._tail,
-            "aggregation_prompt": self._prompt,
-            "summary_complete": self._summary,
-            "trace_checkpoint": self._checkpoint,
+        self._valid_config: RSAConfig | None = None
+        self._traces: dict[str, _Trace] = {}
+        self._answers: dict[str, str] = {}
+        self._classes: list[list[str]] = []
+        self._chosen = False
+        self._derive: dict[str, Callable[[Raw], Raw]] = {
+            "run_start": self._run_start,
+            "run_setup": self._run_setup,
+            "generation_start": self._generation_start,
+            "trace_complete": self._trace_complete,
+            "tail_extracted": self._tail_extracted,
+            "aggregation_prompt": self._aggregation_prompt,
+            "summary_complete": self._summary_complete,
+            "trace_checkpoint": lambda raw: {"tokens": len(raw["token_ids"])},
+            "selection": self._selection,
+            "final": self._final,
         }
 
-    def add(self, raw: Raw) -> Raw:
-        """The slim line of a line. Of an event type that is not known here only its name is kept."""
-        name = raw["event"]
+    def add(self, line: Line) -> tuple[Raw, dict[str, str]]:
+        """Return the view line of a line, and the texts that it adds by key.
+
+        Of an event of an unknown type only the name is kept.
+        """
+        raw, name = line.raw, line.raw["event"]
+        if isinstance(line.event, RunStartEvent):
+            self._valid_config = None if line.partial else line.event.config
         if name not in EVENT_TYPES:
-            return {"event": "unknown", "name": name}
-        return self._slim.get(name, dict)(raw)
+            return {"event": "unknown", "name": name}, {}
+        self._texts = {}
+        dropped = _DROPPED.get(name, ())
+        kept = {key: value for key, value in raw.items() if key not in dropped}
+        added = self._derive[name](raw) if name in self._derive else {}
+        return kept | added, self._texts
 
-    def _start(self, raw: Raw) -> Raw:
+    def _trace(self, trace_id: str) -> _Trace:
+        return self._traces.setdefault(trace_id, _Trace())
+
+    def _run_start(self, raw: Raw) -> Raw:
         self._config = raw["config"]
-        return raw
+        return {"final_count": self._valid_config.final_count if self._valid_config else None}
 
-    def _take_setup(self, raw: Raw) -> Raw:
+    def _run_setup(self, raw: Raw) -> Raw:
         self._setup = raw
-        slim = {key: value for key, value in raw.items() if key not in _SETUP_DROPPED}
-        return {**slim, "seed": str(raw["seed"])}  # may be too large for a JavaScript number
+        planned: list[tuple[str, list[str]]] | None = None
+        lineage = Lineage.of(self._valid_config, raw["seed"]) if self._valid_config else None
+        if lineage is not None and lineage.is_listable:
+            keys = [key for keys in lineage.needed().values() for key in keys]
+            planned = [(str(key), [str(parent) for parent in lineage.parents(key)]) for key in keys]
+            for trace_id, parents in planned:
+                self._traces.setdefault(trace_id, _Trace(parents))
+        return {"seed": str(raw["seed"]), "planned": planned}  # a seed may be too large for a JavaScript number
 
-    def _complete(self, raw: Raw) -> Raw:
-        key, text = raw["trace_id"], raw["text"]
-        self.texts[key] = text
-        end, start, has_answer = self._split(raw)
-        self._ends[key] = (end, start if has_answer else None)
-        answer = extract_answer(text[start:], self._kind) if has_answer else ""
+    def _generation_start(self, raw: Raw) -> Raw:
+        self._trace(raw["trace_id"]).parents = raw["parent_trace_ids"]
+        return {}
+
+    def _trace_complete(self, raw: Raw) -> Raw:
+        trace_id, text = raw["trace_id"], raw["text"]
+        kind: AnswerKind = "text" if self._config.get("answer_kind") == "text" else "math"
+        end, answer_at = self._split(raw)
+        answer = "" if answer_at is None else extract_answer(text[answer_at:], kind)
+        self._texts[trace_id] = text
+        self._answers[trace_id] = answer
+        trace = self._trace(trace_id)
+        trace.text, trace.reasoning_end, trace.answer_at = text, end, answer_at
         return {
-            **{name: value for name, value in raw.items() if name not in ("text", "token_ids")},
             "chars": utf16_length(text),
             "reasoning_end": utf16_length(text[:end]),
-            "answer_at": utf16_length(text[:start]) if has_answer else None,
+            "answer_at": None if answer_at is None else utf16_length(text[:answer_at]),
             "answer": answer,
+            "key": answer_keys(self._answers, self._classes)[trace_id] if self._classes else normalise(answer),
         }
 
-    @property
-    def _kind(self) -> AnswerKind:
-        return "text" if self._config.get("answer_kind") == "text" else "math"
-
-    def _split(self, raw: Raw) -> tuple[int, int, bool]:
-        """Where the reasoning ends, where the answer begins, and whether there is an answer's section."""
-        text, markers = raw["text"], self._setup.get("end_of_thinking", [])
+    def _split(self, raw: Raw) -> tuple[int, int | None]:
+        """Return where the reasoning ends in the text, and where the answer begins; None without an answer."""
         thinking = self._config.get("enable_thinking", True) is not False
-        split = split_thinking(raw["token_ids"], markers, stopped=raw["finish_reason"] == "eos", thinking=thinking)
-        if not markers or (not split.finished and not thinking):
-            return len(text), 0, raw["finish_reason"] != "error"
-        if not split.finished:
-            return len(text), len(text), False
-        place = after_thinking(text, self._setup.get("end_of_thinking_texts", []))
-        return (*place, True) if place else (len(text), 0, True)
+        parsed = parse_trace(raw["token_ids"], self._setup.get("end_of_thinking", []), thinking=thinking)
+        end, answer_at = parsed.locate(raw["text"], self._setup.get("end_of_thinking_texts", []))
+        has_answer = parsed.has_answer and not (parsed.undivided and raw["finish_reason"] == "error")
+        return end, answer_at if has_answer else None
 
-    def _tail(self, raw: Raw) -> Raw:
-        key, tail = raw["trace_id"], raw["tail_text"]
-        self._tails[key] = tail
-        slim = {name: value for name, value in raw.items() if name not in ("tail_text", "tail_token_ids")}
-        carry = self._config.get("carry", "tail")
-        for source in (f"{key}/summary", key) if carry == "summary" else (key, f"{key}/summary"):
-            text = self.texts.get(source, "")
-            end, answer_at = self._ends.get(source, (len(text), None))
-            at = find_tail(text, tail, end, answer_at if carry == "answer" else None)
+    def _tail_extracted(self, raw: Raw) -> Raw:
+        trace_id, tail = raw["trace_id"], raw["tail_text"]
+        trace, carry = self._trace(trace_id), self._config.get("carry", "tail")
+        end = len(trace.text) if trace.reasoning_end is None else trace.reasoning_end
+        in_text = find_tail(trace.text, tail, end, trace.answer_at if carry == "answer" else None)
+        in_summary = find_tail(trace.summary, tail, len(trace.summary))
+        places = [(trace_id, trace.text, in_text), (f"{trace_id}/summary", trace.summary, in_summary)]
+        trace.tail = tail
+        for key, text, at in reversed(places) if carry == "summary" else places:
             if at >= 0:
-                begin = utf16_length(text[:at])
-                return {**slim, "text": source, "from": begin, "to": begin + utf16_length(tail)}
-        self.texts[f"{key}/tail"] = tail
-        return {**slim, "text": f"{key}/tail", "from": 0, "to": utf16_length(tail)}
+                start = utf16_length(text[:at])
+                return {"text": key, "from": start, "to": start + utf16_length(tail)}
+        self._texts[f"{trace_id}/tail"] = tail
+        return {"text": f"{trace_id}/tail", "from": 0, "to": utf16_length(tail)}
 
-    def _prompt(self, raw: Raw) -> Raw:
-        key, read = raw["trace_id"], raw["selected_tail_trace_ids"]
-        slim = {name: value for name, value in raw.items() if name not in ("prompt_text", "prompt_token_ids")}
-        rebuilt = self._rebuild(read) == raw["prompt_text"]
-        if not rebuilt:
-            self.texts[f"{key}/prompt"] = raw["prompt_text"]
-        return {**slim, "prompt_tokens": len(raw["prompt_token_ids"]), "rebuilt": rebuilt}
-
-    def _rebuild(self, read: Sequence[str]) -> str | None:
+    def _aggregation_prompt(self, raw: Raw) -> Raw:
+        trace_id, parents, prompt = raw["trace_id"], raw["selected_tail_trace_ids"], raw["prompt_text"]
+        self._trace(trace_id).parents = parents
+        added = {"prompt_tokens": len(raw["prompt_token_ids"])}
         segments = self._setup.get("segments", [])
-        if not 0 < len(read) <= len(segments) or any(parent not in self._tails for parent in read):
-            return None
-        pieces = segments[len(read) - 1]
-        markers = marker_lines(pieces)
-        between = [
-            quote_markers(self._tails[parent], markers) + piece for parent, piece in zip(read, pieces[1:], strict=False)
-        ]
-        return "".join([*pieces[:1], *between])
+        tails = [self._traces[parent].tail if parent in self._traces else None for parent in parents]
+        if 0 < len(tails) <= len(segments) and None not in tails:
+            pieces = segments[len(tails) - 1]
+            markers = marker_lines(pieces)
+            quoted = [quote_markers(str(tail), markers) for tail in tails]
+            if "".join([*pieces[:1], *(q + piece for q, piece in zip(quoted, pieces[1:], strict=False))]) == prompt:
+                changed = [None if q == tail else q for q, tail in zip(quoted, tails, strict=True)]
+                return {**added, "rebuilt": True, "quoted": changed}
+        self._texts[f"{trace_id}/prompt"] = prompt
+        return {**added, "rebuilt": False}
 
-    def _summary(self, raw: Raw) -> Raw:
-        key = raw["trace_id"]
-        self.texts[f"{key}/summary"] = raw["text"]
-        self.texts[f"{key}/summary-prompt"] = raw["prompt_text"]
-        dropped = ("text", "token_ids", "prompt_text", "prompt_token_ids")
-        return {name: value for name, value in raw.items() if name not in dropped}
+    def _summary_complete(self, raw: Raw) -> Raw:
+        trace_id = raw["trace_id"]
+        self._trace(trace_id).summary = raw["text"]
+        self._texts = {f"{trace_id}/summary": raw["text"], f"{trace_id}/summary-prompt": raw["prompt_text"]}
+        return {}
 
-    @staticmethod
-    def _checkpoint(raw: Raw) -> Raw:
-        return {**{k: v for k, v in raw.items() if k != "token_ids"}, "tokens": len(raw["token_ids"])}
+    def _selection(self, raw: Raw) -> Raw:
+        self._chosen = True
+        self._classes = raw["classes"]
+        self._answers |= dict(zip(raw["candidate_trace_ids"], raw["answers"], strict=False))
+        return self._answer_path(raw["chosen_trace_id"])
+
+    def _final(self, raw: Raw) -> Raw:
+        return {} if self._chosen else self._answer_path(raw["final_trace_id"])
+
+    def _answer_path(self, winner: str) -> Raw:
+        keys = answer_keys(self._answers, self._classes)
+        path = trace_answer(winner, lambda trace_id: self._trace(trace_id).parents, keys)
+        return {"keys": keys, "path": None if path is None else asdict(path)}
+
+
+def utf16_length(text: str) -> int:
+    """Return the number of UTF-16 code units of `text`."""
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def find_tail(text: str, tail: str, end: int, answer_at: int | None = None) -> int:
-    """Where the tail stands: at the end of the reasoning as a rule, else its last place before that, or anywhere.
+    """Return where `tail` begins in the text of its trace, or -1.
 
-    Where a run carries answers, the answer's section (from `answer_at`) comes first.
+    A tail is looked for at `end` (the end of the reasoning), then before it, then anywhere. In a run that carries
+    answers the section from `answer_at` on comes first.
     """
     if not tail:
         return -1
@@ -150,7 +218,43 @@ def find_tail(text: str, tail: str, end: int, answer_at: int | None = None) -> i
     return at if at >= 0 else text.rfind(tail)
 
 
-def build_view(lines: Sequence[Raw]) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """All lines, slim, and their texts."""
-    slimmer = ViewBuilder()
-    return [slimmer.add(line) for line in lines], slimmer.texts
+def build_view(lines: Sequence[Line]) -> tuple[list[Raw], dict[str, str]]:
+    """Return the view lines of a whole run, and their texts by key."""
+    builder = ViewBuilder()
+    view_lines: list[Raw] = []
+    texts: dict[str, str] = {}
+    for line in lines:
+        view_line, added = builder.add(line)
+        view_lines.append(view_line)
+        texts |= added
+    return view_lines, texts
+
+
+class ViewStream:
+    """Builds the messages of a live page from the lines of a growing audit file.
+
+    A message is an object. `line` is a view line and `texts` are the texts that came with it. Both are left out for a
+    line that cannot be shown. `problems` are all problems so far, if this line adds one.
+    """
+
+    def __init__(self) -> None:
+        self._reader = LenientReader()
+        self._builder = ViewBuilder()
+        self._problems: list[LineProblem] = []
+
+    def add(self, number: int, line: bytes) -> str:
+        """Return the message of a line as JSON. `number` counts from 1."""
+        message: dict[str, Any] = {}
+        read = self._reader.read(number, line)
+        if read is not None:
+            message["line"], message["texts"] = self._builder.add(read)
+        if self._reader.problems != self._problems:
+            self._problems = list(self._reader.problems)
+            message["problems"] = [asdict(problem) for problem in self._problems]
+        return to_json(message)
+
+
+def to_json(value: Any) -> str:
+    """Return a value as JSON for UTF-8: a lone surrogate is escaped. Raises ValueError for NaN and infinity."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return _SURROGATES.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

@@ -1,25 +1,24 @@
-// The page of one run: data from the page itself or from a server's stream, a route in the address, a view for it.
+// The page of one run: data from the page itself or from the stream of a server, a route in the address, a view for it.
 
-import { announce, applyTheme, skipLink, themeSwitch } from "./chrome.js";
 import { comparePage } from "./compare.js";
-import { cut, h, visible } from "./dom.js";
-import { download } from "./downloads.js";
+import { download, h, missing, oneLine } from "./dom.js";
+import { onRelease, refocus, renew, replaceAll } from "./dom_diff.js";
+import { HistoryPosition } from "./history_position.js";
+import { thicken } from "./lineage_graph.js";
 import { openLive } from "./live.js";
 import { canRenderMaths, setMaths } from "./maths.js";
 import { overview } from "./overview.js";
-import { thicken } from "./picture.js";
-import { fill, refocus, renew, whenLetGo } from "./renew.js";
+import { announce, applyTheme, skipLink, themeSwitch } from "./page_shell.js";
 import { Run } from "./run.js";
 import { searchPage } from "./search.js";
 import { fillShare } from "./table.js";
 import { completeAll, forgetGone, revealFound } from "./text.js";
-import { Texts, unpack } from "./texts.js";
+import { TextStore, unpack } from "./text_store.js";
 import { tracePage } from "./trace.js";
 import { View } from "./view.js";
-import { Visits } from "./visits.js";
 
 const REFRESH_MS = 400;
-const TROUBLE = { refused: "not connected", lost: "connection lost, trying again" };
+const CONNECTION_STATES = { refused: "not connected", lost: "connection lost, trying again" };
 
 class App {
   constructor(view, trail) {
@@ -28,101 +27,86 @@ class App {
       trail,
       main: document.getElementById("main"),
       connection: null,
-      shown: null,
+      shown: null, // the version that is shown
       turn: 0,
       timer: null,
       wait: REFRESH_MS,
-      asked: false, // whether what is being made was asked for by the reader
-      place: null, // where the reader was when it was last shown
-      goal: null, // where the reader is to be led, as long as it may still come
-      refusal: null, // what is shown in place of the run
+      isVisit: false, // whether the next view follows an action of the reader
+      place: null, // the reader's place at an earlier visit
+      goal: null, // the place to scroll to, as long as it can still appear
+      refusal: null, // shown in place of the run
       title: document.title,
-      called: null, // the heading that was announced last
+      announced: null, // the last announced heading
     });
-    this.visits = new Visits(this.main);
-    this.place = this.visits.place;
+    this.history = new HistoryPosition(this.main);
+    this.place = this.history.place;
     addEventListener("hashchange", () => {
-      this.place = this.visits.move();
+      this.place = this.history.move();
       this.show(true);
     });
     for (const act of ["wheel", "touchstart", "pointerdown", "keydown"])
       addEventListener(act, () => (this.goal = null), { passive: true });
-    whenLetGo(() => this.late && this.soon());
+    onRelease(() => this.isLate && this.refreshSoon());
     addEventListener("beforeprint", completeAll);
-    addEventListener("keydown", (event) => this.key(event));
-    this.header();
+    addEventListener("keydown", (event) => this.onKey(event));
+    this.makeHeader();
   }
 
-  header() {
-    const search = h("input", {
-      type: "search",
-      name: "search",
-      "aria-label": "Search in all texts",
-      placeholder: "Search all texts ( / )",
-    });
-    const reference = h("input", {
-      type: "text",
-      name: "reference",
-      size: 10,
-      value: this.view.reference,
-      onchange: (event) => this.judge(event.target.value),
-    });
-    const maths = canRenderMaths()
-      ? h(
-          "label",
-          {},
-          h("input", { type: "checkbox", name: "maths", onchange: (event) => this.maths(event.target.checked) }),
-          " Render maths",
-        )
-      : null;
+  makeHeader() {
+    const { base } = this.view.about;
+    const label = "Search in all texts";
+    const placeholder = "Search all texts ( / )";
+    const search = h("input", { type: "search", name: "search", "aria-label": label, placeholder });
+    const openSearch = (event) => {
+      event.preventDefault();
+      location.hash = `#/search/${encodeURIComponent(search.value)}`;
+    };
+    const update = (change) => (event) => {
+      change(event.target);
+      this.shown = null;
+      this.show(false);
+    };
+    const judge = update((field) => (this.view.reference = field.value.trim()));
+    const value = this.view.reference;
+    const reference = h("input", { type: "text", name: "reference", size: 10, value, onchange: judge });
+    const maths = h("input", { type: "checkbox", name: "maths", onchange: update((box) => setMaths(box.checked)) });
+    const save = (event) => this.saveTrail(event.target);
+    const trail = this.trail
+      ? h("button", { type: "button", onclick: save }, "Download trail")
+      : h("span", { class: "minor" }, "The trail is too large for this page. The settings have its path.");
     this.state = h("span", { class: "state" });
+    const menu = h(
+      "div",
+      { class: "menu" },
+      h("label", {}, "Right answer ", reference),
+      canRenderMaths() ? h("label", {}, maths, " Render maths") : null,
+      themeSwitch(),
+      trail,
+    );
+    const all = base === undefined ? [] : [h("a", { href: `${base}/` }, "All runs")];
     document
       .getElementById("header")
       .replaceChildren(
-        ...(this.view.about.base === undefined ? [] : [h("a", { href: `${this.view.about.base}/` }, "All runs")]),
+        ...all,
         h("a", { href: "#/", class: "home" }, this.name()),
         this.state,
-        h(
-          "form",
-          {
-            role: "search",
-            onsubmit: (event) => (
-              event.preventDefault(),
-              (location.hash = `#/search/${encodeURIComponent(search.value)}`)
-            ),
-          },
-          search,
-        ),
-        h(
-          "details",
-          { class: "more" },
-          h("summary", {}, "Options"),
-          h(
-            "div",
-            { class: "menu" },
-            h("label", {}, "Right answer ", reference),
-            maths,
-            themeSwitch(),
-            this.trail
-              ? h("button", { type: "button", onclick: (event) => this.save(event.target) }, "Download trail")
-              : h("span", { class: "minor" }, "The trail is too large for this page; it lies where the settings say."),
-          ),
-        ),
+        h("form", { role: "search", onsubmit: openSearch }, search),
+        h("details", { class: "more" }, h("summary", {}, "Options"), menu),
       );
-    this.say();
+    this.showState();
   }
 
   name() {
     const { start } = this.view.run;
-    return start ? `Run ${visible(cut(start.run_id, 9))}` : "Run";
+    return start ? `Run ${oneLine(start.run_id, 9)}` : "Run";
   }
 
-  say() {
-    const { run } = this.view;
-    document.querySelector("header .home").textContent = this.name(); // a live page learns it late
+  showState() {
+    const { run, running } = this.view;
+    document.querySelector("header .home").textContent = this.name(); // a live page receives it late
     const words = run.finished
       ? "finished"
-      : (TROUBLE[this.connection] ?? (this.view.running ? "running" : "unfinished"));
+      : (CONNECTION_STATES[this.connection] ?? (running ? "running" : "unfinished"));
     this.state.textContent = words;
     this.state.className = `state ${words.split(",")[0].replace(" ", "-")}`;
   }
@@ -134,147 +118,132 @@ class App {
       this.show(true);
     }
     const { running: before } = this.view.about;
-    const running = state === "live" || (state !== "stopped" && before); // who does not answer says nothing new
+    const running = state === "live" || (state !== "stopped" && before); // a lost connection does not change it
     if (running !== before) {
       this.view.about.running = running;
       this.shown = null;
-      this.soon();
+      this.refreshSoon();
     }
-    this.say();
+    this.showState();
   }
 
-  judge(reference) {
-    this.view.reference = reference.trim();
-    this.shown = null;
-    this.show(false);
-  }
-
-  maths(on) {
-    setMaths(on);
-    this.shown = null;
-    this.show(false);
-  }
-
-  async save(button) {
+  async saveTrail(button) {
     button.parentElement.querySelector("[role=alert]")?.remove();
     try {
       await this.trail();
     } catch (error) {
-      button.after(h("span", { role: "alert", class: "missing" }, `It cannot be had now: ${error.message}`));
+      button.after(h("span", { role: "alert", class: "missing" }, `Download failed: ${error.message}`));
     }
   }
 
-  key(event) {
+  onKey(event) {
     if (event.key !== "/" || event.target.closest("input, select, textarea") || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     document.querySelector("input[type=search]").focus();
   }
 
-  // This and nothing of the run, until the server lets the page in.
-  instead(node) {
+  // Show only this, and nothing of the run, until the server accepts the page.
+  showInstead(node) {
     clearTimeout(this.timer);
     this.timer = this.shown = null;
     this.turn++;
     this.refusal = node;
     this.connected("refused");
-    fill(this.main, [node]);
+    replaceAll(this.main, [node]);
     forgetGone();
     announce((node.querySelector("h1") ?? node).textContent);
     (node.querySelector("input") ?? this.main).focus();
   }
 
-  // New lines have come: show them, but not oftener than the eye follows, nor for most of the machine's time.
-  soon() {
+  // Show new lines, but not more often than the eye can follow, nor for most of the processor's time.
+  refreshSoon() {
     this.timer ??= setTimeout(async () => {
       this.timer = null;
-      const began = performance.now();
+      const started = performance.now();
       await this.show(false);
-      this.wait = Math.max(REFRESH_MS, 3 * (performance.now() - began));
+      this.wait = Math.max(REFRESH_MS, 3 * (performance.now() - started));
     }, this.wait);
   }
 
-  async show(asked) {
-    this.asked ||= asked;
+  async show(isVisit) {
+    this.isVisit ||= isVisit;
     if (this.refusal) return;
     const [name, ...rest] = location.hash.replace(/^#\//, "").split("/").map(decode);
     const turn = ++this.turn;
     try {
       this.view.refresh();
-      this.say();
+      this.showState();
       const version = this.version(name, rest);
-      if (!this.asked && version === this.shown) return;
+      if (!this.isVisit && version === this.shown) return;
       const content = await this.content(name, rest);
-      if (turn !== this.turn) return; // another view was asked for meanwhile
+      if (turn !== this.turn) return; // a later call shows another view
       this.shown = version;
       this.put(content.flat(Infinity).filter(Boolean));
-      if (this.main.querySelector("#lineage")) this.keep();
+      if (this.main.querySelector("#lineage")) this.drawShares();
     } catch (error) {
       console.error(error);
-      if (turn === this.turn) this.fail(error);
+      if (turn === this.turn) this.showFailure(error);
     }
   }
 
-  // One part that cannot be shown does not take the others with it, nor what comes later.
-  fail(error) {
-    Object.assign(this, { shown: null, asked: false, place: null, goal: null });
-    const sorry = `What the trail holds here cannot be shown (${error.message}). `;
-    fill(this.main, [
-      h("h1", {}, "Not shown"),
-      h("p", { class: "missing" }, sorry, h("a", { href: "#/" }, "Overview"), ", ", h("a", { href: "#/search/" }, "search")),
-    ]);
+  // A part that cannot be shown must not prevent other or later ones.
+  showFailure(error) {
+    Object.assign(this, { shown: null, isVisit: false, place: null, goal: null });
+    const ways = [h("a", { href: "#/" }, "Overview"), ", ", h("a", { href: "#/search/" }, "search")];
+    replaceAll(this.main, [h("h1", {}, "Not shown"), missing(`This part cannot be shown: ${error.message}. `, ways)]);
   }
 
+  // Changes whenever the view of the address does.
   version(name, rest) {
-    if (name === "trace" || name === "compare")
-      return `${location.hash} ${rest
-        .slice(0, 2)
-        .map((id) => this.view.run.trace(id)?.version)
-        .join()} ${this.view.run.outline} ${this.isEmpty()}`;
-    return `${location.hash} ${this.view.about.seen ?? 0} ${this.view.running}`;
+    const { run, about, running } = this.view;
+    if (name !== "trace" && name !== "compare") return `${location.hash} ${about.seen ?? 0} ${running}`;
+    const versions = rest.slice(0, 2).map((id) => run.trace(id)?.version);
+    return `${location.hash} ${versions.join()} ${run.outline} ${this.isEmpty()}`;
   }
 
-  // Whether nothing has come of a live run yet.
+  // Whether the page of a live run has not received a line yet.
   isEmpty() {
     return this.view.about.mode === "live" && this.view.about.seen === undefined;
   }
 
   content(name, rest) {
-    if (this.isEmpty()) return [h("p", { class: "missing" }, "Waiting for the first line of the run …")];
-    if (name === "trace")
-      return tracePage(this.view, rest[0], rest[1] === "at" ? { at: Number(rest[2]), length: Number(rest[3]) } : null);
+    if (this.isEmpty()) return [missing("Waiting for the first line of the run …")];
+    const found = rest[1] === "at" ? { at: Number(rest[2]), length: Number(rest[3]) } : null;
+    if (name === "trace") return tracePage(this.view, rest[0], found);
     if (name === "compare") return comparePage(this.view, rest[0], rest[1]);
     if (name === "search") return searchPage(this.view, rest.join("/"));
-    return [h("h1", { class: "unseen" }, "How this run came to its answer"), ...overview(this.view)];
+    return [h("h1", { class: "unseen" }, "Overview of the run"), ...overview(this.view)];
   }
 
   put(nodes) {
-    const { asked, place } = this;
-    this.asked = false;
+    const { isVisit, place } = this;
+    this.isVisit = false;
     this.place = null;
-    if (asked) fill(this.main, nodes);
-    this.late = !asked && renew(this.main, nodes);
-    if (this.late) this.shown = null; // what is held stays until it is let go
+    if (isVisit) replaceAll(this.main, nodes);
+    this.isLate = !isVisit && renew(this.main, nodes);
+    if (this.isLate) this.shown = null; // a part that the reader holds is replaced later
     forgetGone();
-    this.call(asked);
-    if (asked) {
+    this.setTitle(isVisit);
+    if (isVisit) {
       this.goal = { place };
       window.scrollTo(0, 0);
       this.main.focus({ preventScroll: true });
     }
-    if (this.goal) requestAnimationFrame(() => this.lead());
+    if (this.goal) requestAnimationFrame(() => this.scrollToGoal());
   }
 
-  // A page is called by its heading, which on a live page may come late.
-  call(asked) {
+  // The title of the page is its heading, which can arrive late on a live page.
+  setTitle(isVisit) {
     const heading = this.main.querySelector("h1");
     const title = heading?.textContent ?? "";
     document.title = !heading || heading.classList.contains("unseen") ? this.title : `${title} – ${this.title}`;
-    if (title && (asked || title !== this.called)) announce(title);
-    this.called = title;
+    if (title && (isVisit || title !== this.announced)) announce(title);
+    this.announced = title;
   }
 
-  // To where the reader was, or what the address names; again with what comes in, until that is there or the reader acts.
-  lead() {
+  // Scroll to the reader's earlier place, or to the place in the address. Repeated with each update until that exists or the
+  // reader acts.
+  scrollToGoal() {
     if (!this.goal) return;
     const { place } = this.goal;
     if (place) {
@@ -286,16 +255,14 @@ class App {
     if (!this.isEmpty() && this.view.run.finished) this.goal = null;
   }
 
-  // What was kept of each tail is worked out after the first view and then drawn into it.
-  keep() {
+  // The kept share of each tail is computed after the first view and then drawn into it.
+  drawShares() {
     const { turn } = this;
-    this.view.keepShares(
-      (edge, kept) => {
-        thicken(this.main, edge, kept);
-        fillShare(this.main, edge, kept);
-      },
-      () => turn === this.turn,
-    );
+    const draw = (edge, kept) => {
+      thicken(this.main, edge, kept);
+      fillShare(this.main, edge, kept);
+    };
+    this.view.keepShares(draw, () => turn === this.turn);
   }
 }
 
@@ -310,7 +277,7 @@ function decode(part) {
 async function openFile(data, makeApp) {
   const run = new Run();
   data.lines.forEach((line) => run.add(line));
-  const view = new View(run, new Texts(data.places), data.about);
+  const view = new View(run, new TextStore(data.places), data.about);
   const block = document.getElementById("trail");
   const app = makeApp(view, block && (async () => download(data.about.name, await (await unpack(block)).blob())));
   await app.show(true);

@@ -1,20 +1,16 @@
-// Two traces side by side, with what stands in both.
+// Two traces side by side, with the text that both contain.
 
-import { amount, h, said } from "./dom.js";
-import { sharedRuns } from "./spans.js";
+import { amount, h, missing, modelText } from "./dom.js";
+import { sharedRuns } from "./shared_spans.js";
 import { traceLink, verdictSign } from "./table.js";
 import { textView } from "./text.js";
 
 export async function comparePage(view, first, second) {
   const traces = [first, second].map((id) => view.run.trace(id));
-  if (traces.includes(undefined)) return [h("h1", {}, "No such traces"), h("p", {}, "This run has not both of them.")];
+  if (traces.includes(undefined)) return [h("h1", {}, "No such traces"), h("p", {}, "This run does not have both.")];
   const [left, right] = await Promise.all(traces.map((trace) => view.texts.get(trace.id)));
   const runs = sharedRuns(left, right);
-  const mark = (from, to, other) => ({ from, to, kind: "kept kept-0", title: `stands in ${other} too` });
-  const sides = [
-    [traces[0], left, runs.map(({ from, to }) => mark(from, to, second))],
-    [traces[1], right, runs.map(({ from, to, at }) => mark(at, at + to - from, first))],
-  ];
+  const mark = (from, to, other) => ({ from, to, kind: "kept kept-0", title: `also in ${other}` });
   return [
     h(
       "div",
@@ -31,29 +27,30 @@ export async function comparePage(view, first, second) {
       "p",
       { class: "minor" },
       h("mark", { class: "kept kept-0" }, "This"),
-      ` stands in both: ${amount(runs.length, "run")} of characters.`,
+      ` is in both: ${amount(runs.length, "run")} of characters.`,
     ),
     h(
       "div",
       { class: "sides" },
-      sides.map(([trace, text, marks]) =>
-        h(
-          "section",
-          { "aria-label": trace.id },
-          h("h2", {}, traceLink(trace.id)),
-          h(
-            "p",
-            {},
-            `${view.stateWord(trace)}, ${amount(trace.tokens, "token")}; answer: `,
-            trace.answer ? said(trace.answer, 80) : "none",
-            " ",
-            verdictSign(view.verdict(trace)),
-          ),
-          text
-            ? textView(text, marks, `Text of ${trace.id}`)
-            : h("p", { class: "missing" }, "Its text is not in the trail."),
-        ),
-      ),
+      side(view, traces[0], left, runs.map(({ from, to }) => mark(from, to, second))),
+      side(view, traces[1], right, runs.map(({ from, to, at }) => mark(at, at + to - from, first))),
     ),
   ];
+}
+
+function side(view, trace, text, marks) {
+  return h(
+    "section",
+    { "aria-label": trace.id },
+    h("h2", {}, traceLink(trace.id)),
+    h(
+      "p",
+      {},
+      `${view.stateWord(trace)}, ${amount(trace.tokens, "token")}; answer: `,
+      trace.answer ? modelText(trace.answer, 80) : "none",
+      " ",
+      verdictSign(view.verdict(trace)),
+    ),
+    text ? textView(text, marks, `Text of ${trace.id}`) : missing("Its text is not in the trail."),
+  );
 }

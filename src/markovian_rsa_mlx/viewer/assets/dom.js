@@ -1,42 +1,58 @@
-// Elements and the way figures are written. Text only ever enters the page through text nodes and attributes.
+// Elements, numbers and downloads. Text enters the page only through text nodes and attributes.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-function fill(element, attributes, children) {
+function build(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes ?? {})) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (name === "style") for (const [key, v] of Object.entries(value)) element.style.setProperty(key, v);
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(
-    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
-  );
+  const shown = children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
+  element.append(...shown);
   return element;
 }
 
 export function h(tag, attributes, ...children) {
-  return fill(document.createElement(tag), attributes, children);
+  return build(document.createElement(tag), attributes, children);
 }
 
 export function svg(tag, attributes, ...children) {
-  return fill(document.createElementNS(SVG, tag), attributes, children);
+  return build(document.createElementNS(SVG, tag), attributes, children);
 }
 
-// Text of a model on one line: in an isolate of its own, so that its directions end where it ends.
-export function said(text, width = 80) {
-  return h(
-    "bdi",
-    { class: "said", title: text.length > width ? visible(cut(text, 2000)) : null },
-    visible(cut(flat(text), width)),
-  );
+// A list of [name, value]; entries that are null, or whose value is, are left out.
+export function definitions(className, entries) {
+  const shown = entries.filter((entry) => entry && entry[1] !== null);
+  return h("dl", { class: className }, shown.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 }
 
-export function flat(text) {
-  return text.split(/\s+/).filter(Boolean).join(" ");
+export function table(className, head, rows) {
+  const names = head.map((name) => h("th", { scope: "col" }, name));
+  return h("table", { class: className }, h("thead", {}, h("tr", {}, names)), h("tbody", {}, rows));
 }
 
-export function cut(text, width) {
+// A part that scrolls sideways, also by keyboard.
+export function scroller(label, content) {
+  return h("div", { class: "scroller", tabindex: 0, role: "region", "aria-label": label }, content);
+}
+
+export function missing(...content) {
+  return h("p", { class: "missing" }, content);
+}
+
+// Text of a model on one line, isolated: its directions end where it ends.
+export function modelText(text, width = 80) {
+  const title = text.length > width ? visible(cut(text, 2000)) : null;
+  return h("bdi", { class: "model-text", title }, oneLine(text, width));
+}
+
+export function oneLine(text, width) {
+  return visible(cut(text.split(/\s+/).filter(Boolean).join(" "), width));
+}
+
+function cut(text, width) {
   if (text.length <= width) return text;
   const end = /[\ud800-\udbff]/.test(text[width - 2]) ? width - 2 : width - 1;
   return text.slice(0, end) + "…";
@@ -59,9 +75,8 @@ export function visible(text) {
 }
 
 export function count(number) {
-  return Math.round(number)
-    .toString()
-    .replace(/\B(?=(\d{3})+$)/g, ",");
+  const digits = Math.round(number).toString();
+  return digits.replace(/\B(?=(\d{3})+$)/g, ",");
 }
 
 export function amount(number, noun) {
@@ -76,14 +91,9 @@ export function duration(seconds) {
 }
 
 export function size(bytes) {
-  for (const [unit, scale] of [
-    ["GB", 1e9],
-    ["MB", 1e6],
-    ["kB", 1e3],
-  ]) {
-    if (bytes >= scale) return `${(bytes / scale).toFixed(1)} ${unit}`;
-  }
-  return `${bytes} B`;
+  const units = [["GB", 1e9], ["MB", 1e6], ["kB", 1e3], ["B", 1]];
+  const [unit, scale] = units.find(([, least]) => bytes >= least) ?? units.at(-1);
+  return `${(bytes / scale).toFixed(scale === 1 ? 0 : 1)} ${unit}`;
 }
 
 export function percent(share) {
@@ -97,4 +107,17 @@ export function separated(items) {
 // `a, b and c`
 export function listed(items) {
   return items.length < 2 ? items : [...separated(items.slice(0, -1)), " and ", items.at(-1)];
+}
+
+// Save exactly these characters or bytes as a file.
+export function download(name, content) {
+  const blob = content instanceof Blob ? content : new Blob([content], { type: "text/plain;charset=utf-8" });
+  const url = URL.createObjectURL(blob);
+  h("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10000);
+}
+
+export function downloadButton(words, name, content) {
+  const save = async () => download(name, typeof content === "function" ? await content() : content);
+  return h("button", { type: "button", onclick: save }, words);
 }

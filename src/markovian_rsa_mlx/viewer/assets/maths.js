@@ -1,5 +1,5 @@
-// LaTeX in texts: shown as it is, or rendered as MathML by Temml (vendored). Rendering is a switch; what comes out is
-// checked against a list of elements and attributes before it enters the page.
+// LaTeX in texts: shown as it is, or rendered as MathML by Temml (vendored) if the reader switches it on. Rendered elements
+// and attributes are checked against a list before they enter the page.
 
 import { h } from "./dom.js";
 
@@ -33,7 +33,7 @@ export function canRenderMaths() {
   return typeof globalThis.temml === "object" && "MathMLElement" in globalThis;
 }
 
-// A text as [{text} | {text, tex, display}], or null where it holds no mathematics.
+// A text as [{text} | {text, tex, display}], or null if it has no mathematics.
 export function mathsPieces(text) {
   const pieces = [];
   let done = 0;
@@ -46,22 +46,15 @@ export function mathsPieces(text) {
   return done ? [...pieces, { text: text.slice(done) }] : null;
 }
 
-// The rendered formula; its source where Temml refuses it or makes something that is not allowed.
+// The rendered formula, or its source if Temml refuses it or makes an element that is not allowed.
 export function mathsOf({ text, tex, display }) {
   const box = h("span", { class: "formula", title: text.slice(0, 400) });
   try {
-    const options = {
-      displayMode: display,
-      throwOnError: true,
-      trust: false,
-      maxExpand: 200,
-      maxSize: [40, 400],
-      annotate: false,
-    };
-    globalThis.temml.render(tex, box, options);
+    const limits = { throwOnError: true, trust: false, maxExpand: 200, maxSize: [40, 400] };
+    globalThis.temml.render(tex, box, { ...limits, displayMode: display, annotate: false });
     if (box.querySelector("*") && [...box.querySelectorAll("*")].every(allowed)) return box;
   } catch {
-    // not LaTeX that Temml knows
+    // not LaTeX that Temml can read
   }
   return document.createTextNode(text);
 }

@@ -1,33 +1,27 @@
-// The first page: the answer and how it came about, the lineage, shares, timeline, table, mishaps, settings.
+// The first page: question, answer, cost, lineage, shares of the answers, timeline, traces, errors, settings.
 
-import { answer } from "./answer.js";
-import { amount, count, duration, h, said, size } from "./dom.js";
-import { finalCount } from "./lineage.js";
-import { lineagePicture } from "./picture.js";
-import { sharesChart } from "./shares.js";
+import { answerSection } from "./answer_section.js";
+import { answerShares } from "./answer_shares.js";
+import { amount, count, definitions, duration, h, missing, modelText, size } from "./dom.js";
+import { lineageGraph } from "./lineage_graph.js";
 import { traceLink, traceTable } from "./table.js";
 import { textView } from "./text.js";
 import { timeline } from "./timeline.js";
 
 export function overview(view) {
   const { run } = view;
+  const hasTraces = run.traces.size > 0;
+  const question = run.start ? textView(run.start.prompt) : missing("The file has no run_start: the question is unknown.");
   return [
     problems(view),
-    section(
-      "question",
-      "Question",
-      run.start ? textView(run.start.prompt) : missing("The file has no run_start, so the question is not known."),
-      otherMessages(run),
-    ),
-    section("answer", "Answer", answer(view)),
+    section("question", "Question", question, earlierMessages(run)),
+    section("answer", "Answer", answerSection(view)),
     section("figures", "Cost", figures(view)),
-    run.traces.size
-      ? section("lineage", "Lineage", legend(view), lineagePicture(view))
-      : section("lineage", "Lineage", missing("No trace has begun.")),
-    run.traces.size ? section("shares", "The answers, round by round", sharesChart(view)) : null,
+    section("lineage", "Lineage", hasTraces ? [legend(view), lineageGraph(view)] : missing("No trace has started.")),
+    hasTraces ? section("shares", "Answers per round", answerShares(view)) : null,
     section("timeline", "Timeline", timeline(view)),
     section("traces", "All traces", traceTable(view)),
-    section("mishaps", "Retries, errors, resumes", mishaps(view)),
+    section("errors", "Retries, errors, resumes", errors(run)),
     section("settings", "Settings", settings(view)),
   ];
 }
@@ -36,124 +30,90 @@ function section(id, title, ...content) {
   return h("section", { "aria-labelledby": `${id}-title`, id }, h("h2", { id: `${id}-title` }, title), content);
 }
 
-function missing(text) {
-  return h("p", { class: "missing" }, text);
-}
-
-function problems(view) {
-  const { run, about } = view;
-  const notes = (about.problems ?? []).map(({ line, reason, shown }) =>
-    h(
-      "li",
-      {},
-      line ? `Line ${count(line)}: ` : "",
-      said(reason, 300),
-      shown ? " (shown as far as it can be)" : " (left out)",
-    ),
-  );
+function problems({ run, about, running }) {
+  const damaged = (about.problems ?? []).map(({ line, reason, shown }) => {
+    const outcome = shown ? " (shown as far as possible)" : " (left out)";
+    return h("li", {}, line ? `Line ${count(line)}: ` : "", modelText(reason, 300), outcome);
+  });
   const gaps = [];
   if (!run.setup && run.start)
-    gaps.push("There is no run_setup: prompts are shown as recorded, and where the thinking ends is not known.");
-  if (!run.finished && !view.running) {
-    const again = run.setup ? " The same command with this file goes on from here." : "";
+    gaps.push("There is no run_setup: prompts are shown as recorded, and the end of the thinking is unknown.");
+  if (!run.finished && !running) {
+    const resume = run.setup ? " The same command with this file resumes it." : "";
     gaps.push(
       (run.selection ?? run.final)
-        ? "The file ends before its run_end: how long the run took is known as far as its traces tell."
-        : `The run did not finish: no answer was chosen.${again}`,
+        ? "The file ends before its run_end: the time is only known as far as its traces record it."
+        : `The run did not finish: no answer was chosen.${resume}`,
     );
   }
   if (run.setup && !run.isPlanned)
-    gaps.push("Which traces the run needs cannot be drawn from its settings, or are too many: only those that are written of are shown.");
+    gaps.push("Only the traces in the file are shown: its settings are invalid, or the run has too many traces to list.");
   for (const [name, times] of run.unknown)
-    gaps.push(h("span", {}, `${amount(times, "line")} of the unknown type `, said(name, 40), " left out."));
-  if (!notes.length && !gaps.length) return null;
+    gaps.push([`${amount(times, "line")} of the unknown type `, modelText(name, 40), " left out."]);
+  if (!damaged.length && !gaps.length) return null;
   return h(
     "section",
-    { class: "problems", "aria-label": "What is missing" },
-    notes.length ? [h("h2", {}, "The file is damaged"), h("ul", {}, notes)] : null,
+    { class: "problems", "aria-label": "Missing parts" },
+    damaged.length ? [h("h2", {}, "The file is damaged"), h("ul", {}, damaged)] : null,
     gaps.map((gap) => h("p", {}, gap)),
   );
 }
 
-function otherMessages(run) {
-  const before = run.setup?.messages?.slice(0, -1) ?? [];
-  if (!before.length) return null;
-  return h(
-    "details",
-    {},
-    h("summary", {}, `${amount(before.length, "message")} before it`),
-    before.map(({ role, content }) => [h("h3", {}, said(role, 30)), textView(content)]),
-  );
+function earlierMessages(run) {
+  const earlier = run.setup?.messages?.slice(0, -1) ?? [];
+  if (!earlier.length) return null;
+  const messages = earlier.map(({ role, content }) => [h("h3", {}, modelText(role, 30)), textView(content)]);
+  return h("details", {}, h("summary", {}, `${amount(earlier.length, "message")} before it`), messages);
 }
 
 function figures(view) {
   const { run } = view;
   const ended = run.all().filter((trace) => trace.elapsed !== null);
+  const longest = Math.max(0, ...ended.map((trace) => trace.elapsed));
   const { population, rounds, answer_selection } = run.config;
-  const all = run.isPlanned
-    ? population * rounds + finalCount(run.config) + (answer_selection === "final_aggregation" ? 1 : 0)
-    : null;
-  const facts = [
+  const aggregators = answer_selection === "final_aggregation" ? 1 : 0;
+  const total = run.isPlanned ? population * rounds + run.start.final_count + aggregators : 0;
+  const pruned = total - run.traces.size;
+  const right = run.all().filter((trace) => view.verdict(trace)).length;
+  return definitions("facts", [
     ["Tokens", count(run.tokens)],
-    ["Time", duration(run.elapsed || longest(ended))],
+    ["Time", duration(run.elapsed || longest)],
     ["Peak memory", run.end ? size(run.end.peak_memory_bytes) : "not known yet"],
-    [
-      "Traces",
-      `${ended.length} of ${run.traces.size}${all > run.traces.size ? `; ${count(all - run.traces.size)} more were not needed` : ""}`,
-    ],
-    ["Cut off", count(run.all().filter((trace) => trace.state === "cut off").length)],
-    view.knowsRight()
-      ? ["Right", `${run.all().filter((trace) => view.verdict(trace)).length} of ${ended.length}`]
-      : null,
-  ];
-  return h(
-    "dl",
-    { class: "facts" },
-    facts.filter(Boolean).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
-  );
-}
-
-function longest(traces) {
-  return Math.max(0, ...traces.map((trace) => trace.elapsed));
+    ["Traces", `${ended.length} of ${run.traces.size}${pruned > 0 ? `; ${count(pruned)} more were not needed` : ""}`],
+    ["Truncated", count(run.all().filter((trace) => trace.state === "truncated").length)],
+    view.hasVerdicts() ? ["Right", `${right} of ${ended.length}`] : null,
+  ]);
 }
 
 function legend(view) {
   return h(
     "p",
     { class: "minor" },
-    "Each box is a trace; a line leads from each trace whose tail was read to its reader, thicker the more of the tail was kept. ",
-    "★ is the run’s answer; its way is drawn in colour. ✂ was cut off by its budget, ✕ was given up; a dot was not needed: nobody would have read it.",
-    view.knowsRight() ? " ✓ and ✗ say right and wrong." : "",
+    "A box is a trace. A line leads from a trace whose tail was read to its reader. It is thicker the more of the tail the ",
+    "reader kept. ★ is the answer of the run; its path is coloured. ✂ is a trace truncated at max_tokens, ✕ one that failed. ",
+    "A dot is a trace that was not needed: no final candidate descends from it.",
+    view.hasVerdicts() ? " ✓ is right, ✗ is wrong." : "",
   );
 }
 
-function mishaps(view) {
-  const { run } = view;
-  const notes = [
-    ...run.resumes.map((event) =>
-      h(
-        "li",
-        {},
-        `Resumed ${when(event.created_at)} after ${duration(event.elapsed_before_s)}`,
-        event.dropped_bytes ? `; a torn last line of ${amount(event.dropped_bytes, "byte")} was cut off` : "",
-      ),
-    ),
-    ...run.retries.map((event) =>
-      h(
-        "li",
-        {},
-        traceLink(event.trace_id),
-        event.purpose === "summary" ? " (its summary)" : "",
-        ` was tried again (attempt ${event.attempt + 1}): `,
-        said(event.message, 400),
-      ),
-    ),
-    ...run.errors.map((event) => h("li", { class: "wrong" }, said(event.stage, 30), ": ", said(event.message, 600))),
-  ];
+function errors(run) {
+  const resumes = run.resumes.map((event) => {
+    const torn = event.dropped_bytes ? `; removed ${amount(event.dropped_bytes, "byte")} of a torn last line` : "";
+    return h("li", {}, `Resumed ${utc(event.created_at)} after ${duration(event.elapsed_before_s)}${torn}`);
+  });
+  const retries = run.retries.map((event) => {
+    const purpose = event.purpose === "summary" ? " (its summary)" : "";
+    const words = `${purpose} was retried (attempt ${event.attempt + 1}): `;
+    return h("li", {}, traceLink(event.trace_id), words, modelText(event.message, 400));
+  });
+  const failures = run.errors.map((event) =>
+    h("li", { class: "wrong" }, modelText(event.stage, 30), ": ", modelText(event.message, 600)),
+  );
+  const notes = [...resumes, ...retries, ...failures];
   return notes.length ? h("ul", {}, notes) : h("p", {}, "None.");
 }
 
-function when(iso) {
+function utc(iso) {
   return `${iso.slice(0, 19).replace("T", " ")} UTC`;
 }
 
@@ -166,34 +126,24 @@ const SYMBOLS = {
   final_candidates: "F",
 };
 
-// A seed may be too large for a JavaScript number; where one was set, it is the run's.
-function exactSeed({ about, run }, value) {
-  return about.seed ?? run.setup?.seed ?? String(value);
-}
-
-function settings(view) {
-  const { run } = view;
+function settings({ run, about }) {
   const { start, setup } = run;
-  const rows = Object.entries(run.config).map(([name, value]) => [
-    SYMBOLS[name] ? `${name} (${SYMBOLS[name]})` : name,
-    value === null ? "unset" : name === "seed" ? exactSeed(view, value) : String(value),
-  ]);
-  const about = [
+  const facts = [
     ["run", start?.run_id],
-    ["begun", start ? when(start.created_at) : null],
+    ["started", start && utc(start.created_at)],
     ["model", start?.model_id],
     ["quantization", start?.quantization],
     ["seed", setup?.seed],
-    ["engine", setup ? `${setup.engine} ${setup.engine_version}, ${setup.dtype}` : null],
+    ["engine", setup && `${setup.engine} ${setup.engine_version}, ${setup.dtype}`],
     ["template", setup?.template_name],
     ["package", setup?.package_version],
-    ["file", view.about.path ?? view.about.name],
+    ["file", about.path ?? about.name],
   ].filter(([, value]) => value);
+  const all = Object.entries(run.config).map(([name, value]) => {
+    const exact = name === "seed" ? (about.seed ?? setup?.seed ?? value) : value; // too large for a JavaScript number
+    return [SYMBOLS[name] ? `${name} (${SYMBOLS[name]})` : name, value === null ? "unset" : exact];
+  });
   const list = (pairs) =>
-    h(
-      "dl",
-      { class: "settings" },
-      pairs.map(([name, value]) => h("div", {}, h("dt", {}, said(name, 40)), h("dd", {}, said(String(value), 200)))),
-    );
-  return [list(about), h("details", {}, h("summary", {}, "All settings"), list(rows))];
+    definitions("settings", pairs.map(([name, value]) => [modelText(name, 40), modelText(String(value), 200)]));
+  return [list(facts), h("details", {}, h("summary", {}, "All settings"), list(all))];
 }

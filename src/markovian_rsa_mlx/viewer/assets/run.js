@@ -1,9 +1,6 @@
-// A run as its (slim) lines tell it. `add` takes one more; nothing here knows whether they come from a file or a stream.
+// The state of a run, folded from its view lines (`viewer/view_model.py`). `add` takes one more line.
 
-import { normalise } from "./answers.js";
-import { neededTraces, placeOf } from "./lineage.js";
-
-const ENDS = { eos: "done", max_tokens: "cut off", error: "given up" };
+const ENDS = { eos: "done", max_tokens: "truncated", error: "failed" };
 export const FINISHED = new Set(Object.values(ENDS));
 
 export class Run {
@@ -12,6 +9,7 @@ export class Run {
   constructor() {
     this.lines = 0;
     this.start = this.setup = this.selection = this.final = this.stats = this.end = null;
+    this.path = null; // the provenance of the chosen answer: {chain, carriers, independent, dropped}
     this.traces = new Map();
     this.rounds = new Map();
     this.resumes = [];
@@ -20,7 +18,7 @@ export class Run {
     this.unknown = new Map();
     this.clockEnd = 0;
     this.hasClock = false;
-    this.isPlanned = false; // whether all needed traces are known
+    this.isPlanned = false; // whether all traces of the run are known
   }
 
   get config() {
@@ -31,7 +29,7 @@ export class Run {
     return this.end !== null;
   }
 
-  // Seconds of the run, over all sittings, as far as its lines tell.
+  // Seconds over all sessions, as far as the lines record them.
   get elapsed() {
     return this.end?.elapsed_s ?? Math.max(this.clockEnd, this.resumes.at(-1)?.elapsed_before_s ?? 0);
   }
@@ -41,16 +39,20 @@ export class Run {
     return this.all().reduce((sum, trace) => sum + trace.tokens + (trace.summary?.generated_tokens ?? 0), 0);
   }
 
+  get winner() {
+    return this.trace(this.selection?.chosen_trace_id ?? this.final?.final_trace_id);
+  }
+
   all() {
     if (this.#sorted.length !== this.traces.size)
       this.#sorted = [...this.traces.values()].sort((a, b) => a.round - b.round || a.index - b.index);
     return this.#sorted;
   }
 
-  // What the page of a trace shows of the others and of the run changes only with this.
+  // Changes whenever the page of a trace has to show something else of the run or of other traces.
   get outline() {
-    const said = this.all().reduce((sum, trace) => sum + (trace.chars ? 1 : 0), 0);
-    return [this.traces.size, said, this.resumes.length, this.setup, this.selection, this.final, this.end]
+    const texts = this.all().reduce((sum, trace) => sum + (trace.chars ? 1 : 0), 0);
+    return [this.traces.size, texts, this.resumes.length, this.setup, this.selection, this.final, this.end]
       .map((part) => (Number.isInteger(part) ? part : part !== null))
       .join();
   }
@@ -67,49 +69,38 @@ export class Run {
     return this.all().filter((trace) => trace.parents.includes(id));
   }
 
-  // The class of a trace's answer: final candidates as the selection classed them, others by normalised text. "": none.
-  key(trace) {
-    const text = normalise(trace?.answer ?? "");
-    return this.canonical().get(text) ?? text;
+  // The ids of a trace, its ancestors and its descendants.
+  family(id) {
+    const parents = (one) => this.trace(one)?.parents ?? [];
+    const children = (one) => this.children(one).map((trace) => trace.id);
+    return new Set([...closure(id, parents), ...closure(id, children)]);
   }
 
-  canonical() {
-    const known = new Map();
-    const answers = new Map(
-      (this.selection?.candidate_trace_ids ?? []).map((id, i) => [id, this.selection.answers[i] ?? ""]),
-    );
-    for (const members of this.selection?.classes ?? []) {
-      const first = normalise(answers.get(members[0]) ?? "");
-      for (const id of members) known.set(normalise(answers.get(id) ?? ""), first);
-    }
-    return known;
-  }
-
-  // The answers of a round: [{key, answer, ids}], the largest class first; "" stands last.
+  // The answers of a round: [{key, answer, ids}], the largest class first, no answer ("") last.
   tally(round) {
     const classes = new Map();
     for (const trace of this.all()) {
       if (trace.round !== round || !FINISHED.has(trace.state)) continue;
-      const key = this.key(trace);
-      if (!classes.has(key)) classes.set(key, { key, answer: trace.answer, ids: [] });
-      classes.get(key).ids.push(trace.id);
+      if (!classes.has(trace.key)) classes.set(trace.key, { key: trace.key, answer: trace.answer, ids: [] });
+      classes.get(trace.key).ids.push(trace.id);
     }
     return [...classes.values()].sort((a, b) => (a.key === "") - (b.key === "") || b.ids.length - a.ids.length);
   }
 
   add(line) {
     this.lines++;
-    const take = TAKE[line.event];
-    if (take) take(this, line);
-    else this.unknown.set(line.name ?? line.event, (this.unknown.get(line.name ?? line.event) ?? 0) + 1);
+    const name = line.name ?? line.event;
+    if (Object.hasOwn(HANDLERS, line.event)) HANDLERS[line.event](this, line);
+    else this.unknown.set(name, (this.unknown.get(name) ?? 0) + 1);
   }
 
   of(line) {
     const id = line.trace_id;
     if (!this.traces.has(id)) {
-      const round = line.round ?? placeOf(id)?.round ?? 0;
-      const index = placeOf(id)?.index ?? this.all().filter((trace) => trace.round === round).length;
-      this.traces.set(id, newTrace(id, round, index, [], false));
+      const place = placeOf(id);
+      const round = line.round ?? place?.round ?? 0;
+      const index = place?.index ?? this.all().filter((trace) => trace.round === round).length;
+      this.traces.set(id, newTrace(id, round, index, []));
     }
     const trace = this.traces.get(id);
     trace.version++;
@@ -117,20 +108,44 @@ export class Run {
   }
 }
 
-function newTrace(id, round, index, parents, planned) {
+export function traceId(round, index) {
+  return `r${round}-${String(index).padStart(2, "0")}`;
+}
+
+function placeOf(id) {
+  const match = /^r(\d+)-(\d{2,})$/.exec(id);
+  return match ? { round: Number(match[1]), index: Number(match[2]) } : null;
+}
+
+// Answers that differ only in white space, dollar signs, Unicode form or a full stop have one form.
+export function normalise(answer) {
+  const words = answer.normalize("NFKC").replaceAll("$", " ").split(/[\s\x1c-\x1f\x85]+/);
+  const text = words.filter(Boolean).join(" ");
+  let end = text.length; // a regular expression would take long on a long run of dots
+  while (end > 0 && ". ".includes(text[end - 1])) end--;
+  return text.slice(0, end);
+}
+
+function closure(id, next) {
+  const found = new Set([id]);
+  for (const one of found) next(one).forEach((other) => found.add(other)); // the set grows during the iteration
+  return found;
+}
+
+function newTrace(id, round, index, parents) {
   return {
     id,
     round,
     index,
     parents,
-    planned,
     state: "waiting",
     version: 0,
     tokens: 0,
     attempt: 0,
     answer: "",
+    key: "", // the same for equal answers, "" for none
     chars: 0,
-    budget: null,
+    maxTokens: null,
     seed: null,
     promptTokens: null,
     elapsed: null,
@@ -144,14 +159,14 @@ function newTrace(id, round, index, parents, planned) {
   };
 }
 
-const TAKE = {
+const HANDLERS = {
   run_start: (run, line) => (run.start = line),
   run_setup(run, line) {
     run.setup = line;
-    const needed = neededTraces(run.config, line.seed);
-    run.isPlanned = needed.length > 0;
-    for (const { id, round, index, parents } of needed) {
-      if (!run.traces.has(id)) run.traces.set(id, newTrace(id, round, index, parents, true));
+    run.isPlanned = line.planned !== null;
+    for (const [id, parents] of line.planned ?? []) {
+      const { round, index } = placeOf(id);
+      if (!run.traces.has(id)) run.traces.set(id, newTrace(id, round, index, parents));
     }
   },
   run_resumed(run, line) {
@@ -166,11 +181,11 @@ const TAKE = {
   generation_start(run, line) {
     const trace = run.of(line);
     if (trace.seed !== null && trace.seed !== line.seed) trace.tokens = 0; // another attempt starts from nothing
-    trace.parents = line.parent_trace_ids;
+    if (!trace.prompt) trace.parents = line.parent_trace_ids;
     Object.assign(trace, {
       state: "running",
       seed: line.seed,
-      budget: line.max_tokens,
+      maxTokens: line.max_tokens,
       promptTokens: line.prompt_token_count,
     });
   },
@@ -178,15 +193,9 @@ const TAKE = {
     const trace = run.of(line);
     run.hasClock = true;
     run.clockEnd = Math.max(run.clockEnd, line.elapsed_s);
-    if (line.phase === "ended") closeSpan(trace, line.purpose, line.elapsed_s, "");
-    else
-      trace.spans.push({
-        purpose: line.purpose,
-        attempt: line.attempt,
-        start: line.elapsed_s,
-        end: null,
-        outcome: "running",
-      });
+    const { purpose, attempt, elapsed_s: start } = line;
+    if (line.phase === "ended") closeSpan(trace, purpose, start, "");
+    else trace.spans.push({ purpose, attempt, start, end: null, outcome: "running" });
   },
   trace_checkpoint(run, line) {
     const trace = run.of(line);
@@ -205,13 +214,14 @@ const TAKE = {
     const span = trace.spans.filter(({ purpose }) => purpose === "trace").at(-1);
     if (span) span.outcome = line.finish_reason === "error" ? "failed" : line.finish_reason;
     Object.assign(trace, {
-      state: ENDS[line.finish_reason] ?? "given up",
+      state: ENDS[line.finish_reason] ?? "failed",
       tokens: line.generated_tokens,
       elapsed: line.elapsed_s,
       chars: line.chars,
       reasoningEnd: line.reasoning_end,
       answerAt: line.answer_at,
       answer: line.answer,
+      key: line.key,
     });
   },
   summary_complete: (run, line) => (run.of(line).summary = line),
@@ -227,12 +237,21 @@ const TAKE = {
     line.candidate_trace_ids.forEach((id, i) => {
       if (run.traces.has(id)) run.traces.get(id).answer = line.answers[i] ?? "";
     });
+    setPath(run, line);
   },
-  final: (run, line) => (run.final = line),
+  final(run, line) {
+    run.final = line;
+    if (line.keys) setPath(run, line); // a file without a selection
+  },
   model_stats: (run, line) => (run.stats = line),
   run_end: (run, line) => (run.end = line),
   error: (run, line) => run.errors.push(line),
 };
+
+function setPath(run, { keys, path }) {
+  for (const [id, key] of Object.entries(keys)) if (run.traces.has(id)) run.traces.get(id).key = key;
+  run.path = path && { ...path, carriers: new Set(path.carriers) };
+}
 
 function closeSpan(trace, purpose, at, outcome) {
   const span = trace.spans.filter((s) => s.purpose === purpose && s.end === null).at(-1);

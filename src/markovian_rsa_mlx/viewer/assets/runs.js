@@ -1,71 +1,75 @@
-// The list of a server's runs.
+// The list of the runs of a server.
 
-import { announce, applyTheme, refusal, skipLink, themeSwitch } from "./chrome.js";
-import { amount, count, h, said } from "./dom.js";
-import { fill, refocus, renew } from "./renew.js";
-import { ask } from "./stream.js";
-import { unpack } from "./texts.js";
-import { Visits } from "./visits.js";
+import { amount, count, h, missing, modelText, scroller, table } from "./dom.js";
+import { refocus, renew, replaceAll } from "./dom_diff.js";
+import { HistoryPosition } from "./history_position.js";
+import { announce, applyTheme, refusal, skipLink, themeSwitch } from "./page_shell.js";
+import { request } from "./stream.js";
+import { unpack } from "./text_store.js";
 
-const AGAIN_MS = 5000;
+const REFRESH_MS = 5000;
 const PAGE = 20;
-const MOST = 100; // of one request
+const MAX_PER_REQUEST = 100;
 
 class Runs {
   constructor(about) {
     const main = document.getElementById("main");
-    const { place } = new Visits(main, () => ({ wanted: this.wanted }));
+    const { place } = new HistoryPosition(main, () => ({ wanted: this.wanted }));
     Object.assign(this, { about, main, place, wanted: place?.wanted ?? PAGE, turn: 0 });
   }
 
   async show() {
     clearTimeout(this.timer);
-    const began = performance.now();
+    const started = performance.now();
     const turn = ++this.turn;
     try {
       const { runs, more } = await this.fetch(this.wanted);
-      if (turn !== this.turn) return; // more were asked for meanwhile
-      const nodes = [h("h1", {}, "Runs"), runs.length ? table(this.about, runs) : h("p", {}, "There are no runs yet.")];
-      renew(this.main, more ? [...nodes, this.older()] : nodes);
-      this.arrive(runs.length);
+      if (turn !== this.turn) return; // a later call shows more
+      const list = runs.length ? runTable(this.about, runs) : h("p", {}, "There are no runs yet.");
+      renew(this.main, [h("h1", {}, "Runs"), list, ...(more ? [this.olderButton()] : [])]);
+      this.restorePlace(runs.length);
     } catch (error) {
       if (turn !== this.turn) return;
-      if (error.status && error.status < 500 && error.status !== 429) return this.refused(error);
-      if (!this.main.querySelector(".lost"))
-        this.main.prepend(h("p", { class: "lost missing" }, "The server does not answer; trying again."));
+      if (error.status && error.status < 500 && error.status !== 429) return this.showRefusal(error);
+      if (!this.main.querySelector(".lost")) {
+        const lost = missing("The server does not answer. Trying again.");
+        lost.classList.add("lost");
+        this.main.prepend(lost);
+      }
     }
-    this.timer = setTimeout(() => this.show(), Math.max(AGAIN_MS, 20 * (performance.now() - began)));
+    this.timer = setTimeout(() => this.show(), Math.max(REFRESH_MS, 20 * (performance.now() - started)));
   }
 
-  refused(error) {
-    fill(this.main, [refusal(error, () => this.show())]);
+  showRefusal(error) {
+    replaceAll(this.main, [refusal(error, () => this.show())]);
     this.main.querySelector("input")?.focus();
   }
 
-  arrive(number) {
+  restorePlace(number) {
     if (this.place) {
       window.scrollTo(0, this.place.y);
       refocus(this.main, this.place.focus);
     }
-    if (this.asked) announce(`${amount(number, "run")} are shown`);
-    this.place = this.asked = null;
+    if (this.isExtended) announce(`${amount(number, "run")} are shown`);
+    this.place = null;
+    this.isExtended = false;
   }
 
-  older() {
-    const more = () => {
+  olderButton() {
+    const showOlder = () => {
       this.wanted += PAGE;
-      this.asked = true;
+      this.isExtended = true;
       this.show();
     };
-    return h("p", {}, h("button", { type: "button", onclick: more }, "Show older runs"));
+    return h("p", {}, h("button", { type: "button", onclick: showOlder }, "Show older runs"));
   }
 
   async fetch(wanted) {
     const runs = [];
     for (let after = ""; ; ) {
-      const limit = Math.min(MOST, wanted - runs.length);
-      const { data, has_more } = await (await ask(`${this.about.base}/v1/runs?limit=${limit}${after}`)).json();
-      const last = data.findLastIndex((run) => run.id && run.trail); // by the others no page can be asked for
+      const limit = Math.min(MAX_PER_REQUEST, wanted - runs.length);
+      const { data, has_more } = await (await request(`${this.about.base}/v1/runs?limit=${limit}${after}`)).json();
+      const last = data.findLastIndex((run) => run.id && run.trail); // only stored runs can be given as `after`
       const isWhole = !has_more || last < 0;
       runs.push(...(isWhole ? data : data.slice(0, last + 1)));
       if (isWhole || runs.length >= wanted) return { runs, more: has_more && last >= 0 };
@@ -74,48 +78,25 @@ class Runs {
   }
 }
 
-function table(about, runs) {
+function runTable(about, runs) {
   const head = ["Run", "When (UTC)", "State", "Tokens", "Answer", "Question"];
-  return h(
-    "div",
-    { class: "scroller", tabindex: 0, role: "region", "aria-label": "Runs" },
-    h(
-      "table",
-      { class: "runs" },
-      h(
-        "thead",
-        {},
-        h(
-          "tr",
-          {},
-          head.map((name) => h("th", { scope: "col" }, name)),
-        ),
-      ),
-      h(
-        "tbody",
-        {},
-        runs.map((run) => row(about, run)),
-      ),
-    ),
-  );
+  return scroller("Runs", table("runs", head, runs.map((run) => row(about, run))));
 }
 
-function row(about, run) {
+function row({ base }, run) {
   const short = run.id.slice(0, 8);
-  const name = !run.id
-    ? "damaged"
-    : run.trail
-      ? h("a", { href: `${about.base}/runs/${encodeURIComponent(run.id)}` }, short)
-      : h("span", { title: "An ordinary completion keeps no trail" }, short);
+  const link = run.trail
+    ? h("a", { href: `${base}/runs/${encodeURIComponent(run.id)}` }, short)
+    : h("span", { title: "An ordinary completion has no trail" }, short);
   return h(
     "tr",
     {},
-    h("th", { scope: "row" }, name),
+    h("th", { scope: "row" }, run.id ? link : "damaged"),
     h("td", { class: "nowrap" }, run.created_at.slice(0, 16).replace("T", " ")),
     h("td", { class: "nowrap" }, run.state),
     h("td", { class: "number" }, count(run.generated_tokens)),
-    h("td", {}, said(run.answer, 40)),
-    h("td", {}, said(run.prompt || run.problem, 100)),
+    h("td", {}, modelText(run.answer, 40)),
+    h("td", {}, modelText(run.prompt || run.problem, 100)),
   );
 }
 

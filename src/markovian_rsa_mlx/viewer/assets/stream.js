@@ -1,8 +1,8 @@
-// A run's event stream: replayed from the start, gone on with after a break from the last line that came.
-// `fetch` and not `EventSource`, which can carry no key.
+// The event stream of a run: replayed from the start, resumed after a break from the last line that arrived.
+// Uses `fetch`: an `EventSource` cannot send a key.
 
 const KEY = "mrsa-key";
-const LONGEST_WAIT = 5000;
+const MAX_WAIT_MS = 5000;
 
 export class Refused extends Error {
   constructor(status) {
@@ -23,12 +23,12 @@ export function storeKey(key) {
   try {
     sessionStorage.setItem(KEY, key);
   } catch {
-    // a browser that keeps nothing asks again
+    // a browser without storage shows the form again
   }
 }
 
-// A request to the page's own server, with the key where one is known. Throws `Refused`.
-export async function ask(url, headers = {}, signal = null) {
+// Request something from the server of the page, with its key if the tab knows it. Throws `Refused`.
+export async function request(url, headers = {}, signal = null) {
   const key = storedKey();
   const response = await fetch(url, {
     headers: key ? { ...headers, Authorization: `Bearer ${key}` } : headers,
@@ -39,19 +39,19 @@ export async function ask(url, headers = {}, signal = null) {
   return response;
 }
 
-// Call `onLine(data, number)` for each line of the run behind `place.last`, once, in order, until `isOver()`. `onState` is
-// told "live", "lost" or "stopped" (204: nobody writes the trail; it may be gone on with). A connection over which not
-// even a sign of life came for `silence` ms is taken for lost.
+// Call `onLine(data, number)` once for each line of the run after `place.last`, in order, until `isOver()`. `onState`
+// receives "live", "lost" or "stopped" (204: no process writes the trail, but a resume can). A connection without any
+// data for `silence` ms counts as lost.
 export async function follow(url, place, { silence, onLine, onState, isOver }) {
   let wait = 500;
   while (!isOver()) {
-    const watch = new Watch(silence);
+    const watch = new Watchdog(silence);
     try {
       const headers = { Accept: "text/event-stream", ...(place.last ? { "Last-Event-ID": String(place.last) } : {}) };
-      const response = await ask(url, headers, watch.signal);
+      const response = await request(url, headers, watch.controller.signal);
       if (response.status === 204) {
         onState("stopped");
-        await pause(LONGEST_WAIT);
+        await pause(MAX_WAIT_MS);
         continue;
       }
       onState("live");
@@ -69,23 +69,19 @@ export async function follow(url, place, { silence, onLine, onState, isOver }) {
     }
     onState("lost");
     await pause(wait);
-    wait = Math.min(wait * 2, LONGEST_WAIT);
+    wait = Math.min(wait * 2, MAX_WAIT_MS);
   }
 }
 
-// Aborts its signal when nothing was heard for `silence` ms.
-class Watch {
+// Aborts its signal after `silence` ms without data.
+class Watchdog {
   constructor(silence) {
     this.silence = silence;
     this.controller = new AbortController();
-    this.heard();
+    this.restart();
   }
 
-  get signal() {
-    return this.controller.signal;
-  }
-
-  heard() {
+  restart() {
     this.end();
     this.timer = setTimeout(() => this.controller.abort(), this.silence);
   }
@@ -95,7 +91,7 @@ class Watch {
   }
 }
 
-// Shorter when the network is back before.
+// Wait; shorter if the network comes back earlier.
 function pause(ms) {
   return new Promise((done) => {
     const end = () => {
@@ -115,7 +111,7 @@ async function* events(body, watch) {
   for (;;) {
     const { value, done } = await reader.read();
     if (done) return;
-    watch.heard();
+    watch.restart();
     const lines = (rest + value).split(/\r\n|\n|\r(?!$)/);
     rest = lines.pop();
     for (const line of lines) {

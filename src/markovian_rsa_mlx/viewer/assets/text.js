@@ -1,12 +1,12 @@
-// Long, untrusted texts on the screen. A text is cut into blocks which the browser lays out only when they come near the
-// window; marks (what was carried, what was kept, what was found) are laid over it. The characters stay as they are:
-// hidden ones show a glyph, and copying gives the raw text.
+// Long, untrusted texts on the screen. A text is cut into blocks that the browser lays out only when they come near the
+// window. Marks show the parts that were carried forward, kept or found. The characters stay unchanged: hidden ones show a
+// glyph, and copying gives the raw text.
 
 import { glyph, h, HIDDEN } from "./dom.js";
 import { mathsOf, mathsOn, mathsPieces } from "./maths.js";
 
 const BLOCK = 3000; // characters after which a block ends at the next line end
-const LINE = 12000; // longest piece of one line that stays in a block
+const LINE = 12000; // length at which a single line is cut
 const NEAR = "1200px";
 const HIDDEN_RUN = new RegExp(`(?:${HIDDEN.source})+`, "g");
 
@@ -24,7 +24,7 @@ function complete(block) {
   block.replaceChildren(...build());
 }
 
-// Texts that were put aside before they were looked at.
+// Forget the blocks that were removed from the page before they came near the window.
 export function forgetGone() {
   for (const block of waiting.keys()) {
     if (block.isConnected) continue;
@@ -33,18 +33,14 @@ export function forgetGone() {
   }
 }
 
-// For paper: all that is closed, and all that waits to be scrolled to.
+// For paper: open all details until the print is over, and lay out all blocks.
 export function completeAll() {
-  openAll();
-  [...waiting.keys()].forEach(complete);
-}
-
-function openAll() {
   const closed = [...document.querySelectorAll("main details:not([open])")];
   for (const one of closed) {
     one.open = true;
-    one.dispatchEvent(new Event("toggle")); // paper does not wait for the browser's own
+    one.dispatchEvent(new Event("toggle")); // the browser's own event would be too late for the print
   }
+  [...waiting.keys()].forEach(complete);
   addEventListener("afterprint", () => closed.forEach((one) => (one.open = false)), { once: true });
 }
 
@@ -66,27 +62,13 @@ export function textView(text, marks = [], label = null) {
     }
     return block;
   });
-  const view = h(
-    "div",
-    {
-      class: "text",
-      role: label ? "region" : null,
-      "aria-label": label,
-      tabindex: label ? 0 : null,
-      "data-shows": sign(marks, maths), // the marks come later: by this a text with others is known to be another
-    },
-    blocks,
-  );
-  view.addEventListener("copy", copyRaw);
-  return view;
+  const region = label ? { role: "region", "aria-label": label, tabindex: 0 } : {};
+  // Marks are drawn late. With this attribute a text with other marks differs from the start (`dom_diff.js`).
+  const shows = [...(maths ? ["maths"] : []), ...marks.map(({ from, to, kind }) => `${from}-${to} ${kind}`)].join(", ");
+  return h("div", { class: "text", ...region, "data-shows": shows || null, oncopy: copyRaw }, blocks);
 }
 
-function sign(marks, maths) {
-  const words = marks.map(({ from, to, kind }) => `${from}-${to} ${kind}`);
-  return (maths ? ["maths", ...words] : words).join(", ") || null;
-}
-
-// Scroll to the place that was sought in a text of `main`; false: there is none.
+// Scroll to the place to be found in a text of `main`. Returns false if there is none.
 export function revealFound(main) {
   const view = [...main.querySelectorAll(".text")].find((text) => text.found !== undefined);
   const block = view && [...view.children].find((child) => view.found >= child.from && view.found < child.to);
@@ -138,18 +120,15 @@ function pieces(text, from, to, marks, maths) {
     const content = characters(text.slice(start, end), maths);
     if (!over.length) nodes.push(...content);
     else {
-      const title = over
-        .map((mark) => mark.title)
-        .filter(Boolean)
-        .join("; ");
       const kinds = [...new Set(over.map((mark) => mark.kind))];
-      nodes.push(h("mark", { class: kinds.join(" "), title: title || null, style: bands(over) }, content));
+      const title = over.map((mark) => mark.title).join("; ");
+      nodes.push(h("mark", { class: kinds.join(" "), title, style: bands(over) }, content));
     }
   }
   return nodes;
 }
 
-// What stands in several tails has the colours of all of them, one above the other.
+// A part that is in several tails has the colours of all of them, one above the other.
 function bands(marks) {
   const slots = [...new Set(marks.map((mark) => mark.slot).filter((slot) => slot !== undefined))];
   if (slots.length < 2) return {};
@@ -164,18 +143,16 @@ function characters(text, maths) {
   return hidden(text);
 }
 
-// A run of hidden characters keeps them, in an isolate that ends their effect, and shows glyphs in their place.
+// Keep a run of hidden characters in an isolate that ends their effect, and show glyphs in their place.
 function hidden(text) {
   const nodes = [];
   let done = 0;
   for (const match of text.matchAll(HIDDEN_RUN)) {
     nodes.push(text.slice(done, match.index));
-    const codes = [...match[0].slice(0, 8)].map(
-      (c) => "U+" + c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0"),
-    );
-    nodes.push(
-      h("span", { class: "hidden", "data-glyph": [...match[0]].map(glyph).join(""), title: codes.join(" ") }, match[0]),
-    );
+    const code = (c) => "U+" + c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0");
+    const glyphs = [...match[0]].map(glyph).join("");
+    const title = [...match[0].slice(0, 8)].map(code).join(" ");
+    nodes.push(h("span", { class: "hidden", "data-glyph": glyphs, title }, match[0]));
     done = match.index + match[0].length;
   }
   nodes.push(text.slice(done));

@@ -1,57 +1,39 @@
-// What all parts of the page share: the run, its texts, colours of answers, verdicts, what was kept of tails.
+// Shared by all parts of the page: the run, its texts, the colours of answers, verdicts, and shares of tails that were kept.
 
-import { normalise } from "./answers.js";
-import { FINISHED } from "./run.js";
-import { keptShare, sharedRuns } from "./spans.js";
-import { answerPath } from "./story.js";
-import { STATE_WORDS } from "./picture.js";
+import { STATE_WORDS } from "./lineage_graph.js";
+import { FINISHED, normalise } from "./run.js";
+import { keptShare, sharedRuns } from "./shared_spans.js";
 
 const COLOURS = 6;
 
 export class View {
   constructor(run, texts, about) {
-    Object.assign(this, {
-      run,
-      texts,
-      about,
-      reference: about.reference ?? "",
-      node: null,
-      kept: new Map(),
-      colours: new Map(),
-    });
+    Object.assign(this, { run, texts, about, reference: about.reference ?? "", node: null });
+    this.kept = new Map(); // "parent>child" to the share of the parent's tail that is in the child
     this.refresh();
   }
 
-  // Derive again what depends on the run's lines.
+  // Derive again all that depends on the lines of the run.
   refresh() {
-    this.path = answerPath(this.run);
+    const winner = this.run.winner?.key;
     const sizes = new Map();
-    for (const trace of this.run.all()) {
-      const key = this.run.key(trace);
-      if (key) sizes.set(key, (sizes.get(key) ?? 0) + 1 + (key === this.path?.key ? 1e6 : 0));
+    for (const { key } of this.run.all()) {
+      if (key) sizes.set(key, (sizes.get(key) ?? 0) + 1 + (key === winner ? 1e6 : 0));
     }
     const ranked = [...sizes].sort(([, a], [, b]) => b - a).slice(0, COLOURS);
     this.colours = new Map(ranked.map(([key], i) => [key, i]));
-    this.classes = sizes.size;
+    this.hasOtherColours = sizes.size > this.colours.size;
   }
 
   colourOf(key) {
     return key ? (this.colours.get(key) ?? "other") : "none";
   }
 
-  colour(trace) {
-    return this.colourOf(this.run.key(trace));
-  }
-
-  hasOtherColours() {
-    return this.classes > this.colours.size;
-  }
-
   isWinner(trace) {
-    return trace.id === (this.run.selection?.chosen_trace_id ?? this.run.final?.final_trace_id);
+    return trace === this.run.winner;
   }
 
-  // true, false, or null where no reference answer is known.
+  // true, false, or null if no reference answer is known.
   verdict(trace) {
     if (!FINISHED.has(trace.state)) return null;
     const known = this.about.verdicts?.[trace.id];
@@ -60,7 +42,7 @@ export class View {
     return normalise(trace.answer) !== "" && normalise(trace.answer) === normalise(this.reference);
   }
 
-  knowsRight() {
+  hasVerdicts() {
     return this.run.all().some((trace) => this.verdict(trace) !== null);
   }
 
@@ -76,13 +58,13 @@ export class View {
     return STATE_WORDS[this.state(trace)];
   }
 
-  // The one box of the picture that the Tab key reaches.
-  atNode(trace) {
+  // Whether the Tab key reaches the box of this trace: one of the graph.
+  isTabStop(trace) {
     if (this.node && this.run.trace(this.node)) return this.node === trace.id;
-    return trace === (this.run.all().find((one) => this.isWinner(one)) ?? this.run.all().at(-1));
+    return trace === (this.run.winner ?? this.run.all().at(-1));
   }
 
-  // The runs that a trace shares with each of its parents' tails: [{parent, tail, runs}]; `pause` comes between them.
+  // The runs that a trace shares with the tails of its parents: [{parent, tail, runs}]. Waits for `pause` between them.
   async shared(trace, pause = async () => {}) {
     const text = await this.texts.get(trace.id);
     const found = [];
@@ -96,18 +78,17 @@ export class View {
     return found;
   }
 
-  // Work out, a trace at a time and while the browser is idle, what was kept of every tail; `isWanted` is asked between.
-  async keepShares(tell, isWanted) {
+  // Compute the kept share of every tail, one trace at a time while the browser is idle, as long as `isWanted()`.
+  async keepShares(onShare, isWanted) {
     const idle = globalThis.requestIdleCallback ?? ((call) => setTimeout(call, 20));
     const pause = () => new Promise((done) => idle(done, { timeout: 300 }));
     for (const trace of this.run.all()) {
-      const open = trace.parents.filter(
-        (parent) => !this.kept.has(`${parent}>${trace.id}`) && this.run.trace(parent)?.tail,
-      );
+      const isOpen = (parent) => !this.kept.has(`${parent}>${trace.id}`) && this.run.trace(parent)?.tail;
+      const open = trace.parents.filter(isOpen);
       if (!open.length || !trace.chars) continue;
       await this.shared(trace, pause);
       if (!isWanted()) return;
-      open.forEach((parent) => tell(`${parent}>${trace.id}`, this.kept.get(`${parent}>${trace.id}`) ?? 0));
+      open.forEach((parent) => onShare(`${parent}>${trace.id}`, this.kept.get(`${parent}>${trace.id}`) ?? 0));
     }
   }
 }

@@ -1,6 +1,6 @@
-// The frame of a page: its head, the theme, the key of a server.
+// The frame of a page: the theme, announcements, the form for the key of a server.
 
-import { h } from "./dom.js";
+import { h, missing } from "./dom.js";
 import { storedKey, storeKey } from "./stream.js";
 
 const THEMES = ["auto", "light", "dark"];
@@ -23,24 +23,16 @@ export function themeSwitch() {
     try {
       localStorage.setItem("mrsa-theme", event.target.value);
     } catch {
-      // a page from disk may have no storage; the theme then lasts as long as the page
+      // A page from disk can be without storage. The theme then lasts as long as the page.
     }
   };
-  return h(
-    "label",
-    {},
-    "Theme ",
-    h(
-      "select",
-      { onchange: choose },
-      THEMES.map((theme) => h("option", { value: theme, selected: theme === storedTheme() }, theme)),
-    ),
-  );
+  const options = THEMES.map((theme) => h("option", { value: theme, selected: theme === storedTheme() }, theme));
+  return h("label", {}, "Theme ", h("select", { onchange: choose }, options));
 }
 
-// Say something to those who cannot see it happen.
+// Report a change to readers who cannot see it.
 export function announce(words) {
-  document.getElementById("said").textContent = words;
+  document.getElementById("announcement").textContent = words;
 }
 
 export function skipLink() {
@@ -50,24 +42,23 @@ export function skipLink() {
   });
 }
 
-// What a server that refuses is answered with: a field for its key, or the sentence.
-export function refusal(error, again) {
+// The page after a server refused a request: a field for its key, or the reason. `retry` is called with the new key.
+export function refusal(error, retry) {
   if (error.status !== 401 && error.status !== 403)
-    return h("p", { class: "missing" }, error.status === 404 ? "The server knows no such run." : error.message);
-  const isKnown = storedKey() !== null;
+    return missing(error.status === 404 ? "The server does not have this run." : error.message);
   const field = h("input", { type: "password", name: "key", autocomplete: "current-password", required: true });
   const submit = (event) => {
     event.preventDefault();
     storeKey(field.value);
-    again();
+    retry();
   };
   return h(
     "form",
     { class: "key-form", onsubmit: submit },
-    h("h1", {}, "This server asks for its key"),
+    h("h1", {}, "This server requires a key"),
     h("label", {}, "Key ", field),
     " ",
     h("button", {}, "Show"),
-    isKnown ? h("p", { role: "alert" }, "The key that this tab knew was not taken.") : null,
+    storedKey() === null ? null : h("p", { role: "alert" }, "The server rejected the key of this tab."),
   );
 }

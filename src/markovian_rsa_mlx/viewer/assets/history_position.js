@@ -1,22 +1,22 @@
-// Where the reader was in each entry of the tab's history: Back leads to that place again, a new link to the top.
+// The reader's position in each entry of the tab's history: Back leads to it, a new link to the top.
 
-import { focusIn } from "./renew.js";
+import { focusIn } from "./dom_diff.js";
 
-export class Visits {
-  // `more()` is what else is kept with a place.
+export class HistoryPosition {
+  // `more()` returns further values to keep with a position.
   constructor(main, more = () => ({})) {
     Object.assign(this, { main, more, left: new Map() });
     history.scrollRestoration = "manual";
-    this.place = this.arrive(); // of a page that is loaded again
+    this.place = this.arrive(); // kept over a reload
     const keep = () => history.replaceState({ entry: this.entry, place: this.here() }, "");
-    for (const end of ["beforeunload", "pagehide"]) addEventListener(end, keep); // to reload comes too early for the latter
+    for (const end of ["beforeunload", "pagehide"]) addEventListener(end, keep); // pagehide is too late for a reload
   }
 
   here() {
     return { y: window.scrollY, focus: focusIn(this.main), ...this.more() };
   }
 
-  // Another entry is shown from now on: where the reader was in it, null for a new one.
+  // Note that another entry is shown now. Returns the position in it, or null for a new entry.
   move() {
     this.left.set(this.entry, this.here());
     return this.arrive();

@@ -1,14 +1,14 @@
-// What a child kept of its parents' tails: runs of characters that stand in both.
+// The parts of a tail that its reader kept: runs of characters that are in both.
 
-// Shortest run that counts, in characters: in long tails short runs coincide by chance.
-function least(tail) {
+// The shortest run that counts, in characters: in long tails short runs coincide by chance.
+function minLength(tail) {
   return tail.length < 600 ? 10 : 24;
 }
 
-// The runs that `text` shares with `tail`, greedily from the left, each as long as it can be: [{from, to, at}], `at`
-// in the tail. None begins with blanks alone: a model that repeats them for long would keep the page busy for minutes.
+// The runs that `text` shares with `tail`, greedily from the left, each as long as possible: [{from, to, at}], `at` in the
+// tail. No run starts with blanks only: a model that repeats blanks would keep the page busy for minutes.
 export function sharedRuns(text, tail) {
-  const k = least(tail);
+  const k = minLength(tail);
   const places = new Map();
   for (let i = 0; i + k <= tail.length; i++) {
     const gram = tail.slice(i, i + k);
@@ -40,7 +40,7 @@ function longest(text, from, tail, starts, k) {
   return best;
 }
 
-// The share of the tail that stands in some run.
+// The share of the tail that is in some run.
 export function keptShare(tail, runs) {
   if (!tail.length) return 0;
   const ranges = runs.map(({ from, to, at }) => [at, at + to - from]).sort(([a], [b]) => a - b);

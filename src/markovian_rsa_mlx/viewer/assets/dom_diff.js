@@ -1,26 +1,26 @@
-// Parts of a page put in the place of older ones: what has not changed stays, with its focus, selection and scrolling.
+// Replace the parts of a page that changed. The others stay, with their focus, selection and scrolling.
 
 const FOCUSABLE = "a, button, input, select, summary, [tabindex]";
 const SCROLLERS = ".scroller, .text";
-const made = new WeakMap(); // a copy of each part as it was made: what is done to it later is no change of content
+const originals = new WeakMap(); // a copy of each part as it was made: later changes by the reader do not count
 
-let pressed = null; // what the pointer is down on
+let pressed = null; // the element under the pressed pointer
 
 addEventListener("pointerdown", (event) => (pressed = event.target), true);
 for (const name of ["pointerup", "pointercancel", "dragend"]) addEventListener(name, () => (pressed = null), true);
 
-// Call `act` whenever the reader may have let go of a part that waits.
-export function whenLetGo(act) {
+// Call `act` whenever the reader may have released a part that waits.
+export function onRelease(act) {
   document.addEventListener("selectionchange", act);
   for (const name of ["pointerup", "pointercancel", "dragend", "focusout"]) addEventListener(name, () => setTimeout(act));
 }
 
-export function fill(main, nodes) {
-  nodes.forEach((node) => made.set(node, node.cloneNode(true)));
+export function replaceAll(main, nodes) {
+  nodes.forEach((node) => originals.set(node, node.cloneNode(true)));
   main.replaceChildren(...nodes);
 }
 
-// Only the parts whose content differs are replaced. True: one that the reader holds waits until they let go of it.
+// Replace only the parts whose content differs. Returns true if a part waits because the reader holds it.
 export function renew(main, nodes) {
   const focus = focusIn(main);
   const before = new Map(keysOf([...main.children]).map((key, i) => [key, main.children[i]]));
@@ -29,13 +29,13 @@ export function renew(main, nodes) {
   let waits = false;
   const wanted = nodes.map((node, i) => {
     const old = before.get(keys[i]);
-    if (old && made.get(old)?.isEqualNode(node)) return old;
+    if (old && originals.get(old)?.isEqualNode(node)) return old;
     if (old && isHeld(old)) {
       waits = true;
       return old;
     }
-    made.set(node, node.cloneNode(true));
-    if (old) moved.push(carry(old, node));
+    originals.set(node, node.cloneNode(true));
+    if (old) moved.push(carryState(old, node));
     return node;
   });
   place(main, wanted);
@@ -44,7 +44,7 @@ export function renew(main, nodes) {
   return waits;
 }
 
-// Those that stay are not touched: a node that is taken out, if only for a moment, loses the focus.
+// Parts that stay are not moved: a node that is removed, even for a moment, loses the focus.
 function place(main, wanted) {
   const staying = new Set(wanted);
   [...main.childNodes].forEach((node) => staying.has(node) || node.remove());
@@ -55,42 +55,39 @@ function place(main, wanted) {
   }
 }
 
-// What a reader had opened in the old part is open in the new one, and what the pointer lights up is lit; what is given
-// back scrolls it as the old one was.
-function carry(old, fresh) {
-  const open = [...old.querySelectorAll("details[open]")].map(wordsOf);
+// Open the details that were open in the old part, and light the nodes that the pointer lit there. Returns a function that
+// scrolls the new part as the old one was.
+function carryState(old, fresh) {
+  const open = [...old.querySelectorAll("details[open]")].map(detailsName);
   for (const details of fresh.querySelectorAll("details")) {
-    if (details.open || !open.includes(wordsOf(details))) continue;
+    if (details.open || !open.includes(detailsName(details))) continue;
     details.open = true;
-    details.dispatchEvent(new Event("toggle")); // what is made only when it is opened is there at once
+    details.dispatchEvent(new Event("toggle")); // makes its content immediately
   }
   if (old.matches(":hover")) carryLight(old, fresh);
   const places = scrollersOf(old).map(({ scrollLeft, scrollTop }) => [scrollLeft, scrollTop]);
   return () => scrollersOf(fresh).forEach((scroller, i) => scroller.scrollTo(...(places[i] ?? [0, 0])));
 }
 
-// Which details these are: those of other headings may have the same summary.
-function wordsOf(details) {
+// A name for details: those under other headings can have the same summary.
+function detailsName(details) {
   const heading = details.closest("li, section")?.querySelector("h2");
   return `${heading?.textContent} ${details.querySelector("summary").textContent}`;
 }
 
 function carryLight(old, fresh) {
-  const lit = new Set([...old.querySelectorAll(".lit")].map(litName));
   if (!old.querySelector(".dimmed")) return;
+  const nameOfBox = ({ dataset }) => dataset.key ?? dataset.edge;
+  const lit = new Set([...old.querySelectorAll(".lit")].map(nameOfBox));
   fresh.querySelector(".lineage")?.classList.add("dimmed");
-  for (const one of fresh.querySelectorAll(".node, .edge")) one.classList.toggle("lit", lit.has(litName(one)));
-}
-
-function litName({ dataset }) {
-  return dataset.key ?? dataset.edge;
+  for (const one of fresh.querySelectorAll(".node, .edge")) one.classList.toggle("lit", lit.has(nameOfBox(one)));
 }
 
 function scrollersOf(part) {
   return [...(part.matches(SCROLLERS) ? [part] : []), ...part.querySelectorAll(SCROLLERS)];
 }
 
-// A selection, a click that has begun and an open choice would be lost with the part.
+// A selection, a click that has started and an open select would be lost with the part.
 function isHeld(part) {
   const selection = document.getSelection();
   const { activeElement } = document;
@@ -101,7 +98,7 @@ function isHeld(part) {
   );
 }
 
-// A name for each part: its id or class, and which of the same it is.
+// A name for each part: its id or class, and its number among parts of the same name.
 function keysOf(nodes) {
   const seen = new Map();
   return nodes.map((node) => {
@@ -111,7 +108,7 @@ function keysOf(nodes) {
   });
 }
 
-// Where the focus is, in words that still hold when the part is made anew; null: not in `main`.
+// The place of the focus, by names that stay valid when the part is made again. null if it is not in `main`.
 export function focusIn(main) {
   const active = document.activeElement;
   if (active === main || !main.contains(active)) return null;
@@ -122,7 +119,7 @@ export function focusIn(main) {
   return { part: keysOf(parts)[part], name, at: alike.indexOf(active) };
 }
 
-// Put the focus there; false: nothing like it is in `main`.
+// Focus that place. Returns false if `main` has no such element.
 export function refocus(main, focus) {
   const parts = [...main.children];
   const part = focus && parts[keysOf(parts).indexOf(focus.part)];

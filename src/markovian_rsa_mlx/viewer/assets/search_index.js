@@ -1,30 +1,30 @@
-// All texts that the page shows, each with its name and the way to a place in it.
+// All texts that the page shows, each with its name and links to places in it.
 
-import { said } from "./dom.js";
-import { rebuildPrompt } from "./slim.js";
+import { modelText } from "./dom.js";
 import { traceLink } from "./table.js";
+import { rebuildPrompt } from "./text_store.js";
 
-// [{name, text, link}]: `link(at, length)` are the attributes of a link to these characters.
-export async function* places(view) {
-  yield* onOverview(view);
-  yield* ownPrompts(view);
-  for (const trace of view.run.all()) yield* ofTrace(view, trace);
+// Yields {name, text, link}: `link(at, length)` returns the attributes of a link to these characters.
+export async function* searchableTexts(view) {
+  yield* overviewTexts(view);
+  yield* promptTexts(view);
+  for (const trace of view.run.all()) yield* traceTexts(view, trace);
 }
 
-async function* onOverview({ run, texts }) {
+async function* overviewTexts({ run, texts }) {
   if (run.start) yield { name: "Question", text: run.start.prompt, link: toSection("question") };
   for (const { role, content } of run.setup?.messages?.slice(0, -1) ?? [])
-    yield { name: ["Message before it: ", said(role, 30)], text: content, link: toSection("question") };
+    yield { name: ["Message before it: ", modelText(role, 30)], text: content, link: toSection("question") };
   if (run.final && !(await texts.get(run.final.final_trace_id)).includes(run.final.final_text))
-    yield { name: "The answer’s text", text: run.final.final_text, link: toSection("answer") };
+    yield { name: "The text of the answer", text: run.final.final_text, link: toSection("answer") };
   for (const { trace_id, message } of run.retries)
     yield { name: ["Retry of ", traceLink(trace_id)], text: message, link: () => ({ href: `#/trace/${trace_id}` }) };
   for (const { stage, message } of run.errors)
-    yield { name: ["Error: ", said(stage, 30)], text: message, link: toSection("mishaps") };
+    yield { name: ["Error: ", modelText(stage, 30)], text: message, link: toSection("errors") };
 }
 
-// Round 0's prompt, and what stands around the tails in the first prompt of later rounds: it is the same in all.
-async function* ownPrompts({ run, texts }) {
+// The prompt of round 0, and the static text of the first aggregation prompt: it is the same in all of them.
+async function* promptTexts({ run, texts }) {
   const first = run.all().find((trace) => trace.round === 0);
   if (run.setup && first)
     yield { name: "Prompt of round 0", text: run.setup.prompt_text, link: toPart(first.id, "prompt") };
@@ -32,7 +32,7 @@ async function* ownPrompts({ run, texts }) {
   if (!reader) return;
   const tails = await Promise.all(reader.parents.map((id) => texts.tail(run.trace(id))));
   let from = 0;
-  for (const { text, slot } of rebuildPrompt(run.setup, tails) ?? []) {
+  for (const { text, slot } of rebuildPrompt(run.setup, reader.prompt, tails)) {
     const start = from;
     from += text.length;
     const link = (at, length) => toPart(reader.id, "prompt")(start + at, length);
@@ -40,7 +40,7 @@ async function* ownPrompts({ run, texts }) {
   }
 }
 
-async function* ofTrace({ texts }, { id }) {
+async function* traceTexts({ texts }, { id }) {
   const link = (at, length) => ({ href: `#/trace/${id}/at/${at}/${length}` });
   yield { name: traceLink(id), text: await texts.get(id), link };
   for (const [part, words] of PARTS) {
@@ -51,8 +51,8 @@ async function* ofTrace({ texts }, { id }) {
 
 const PARTS = [
   ["summary", ", its summary"],
-  ["summary-prompt", ", the prompt for its summary"],
-  ["tail", ", what was carried on of it"],
+  ["summary-prompt", ", the prompt of its summary"],
+  ["tail", ", its tail"],
   ["prompt", ", its prompt"],
 ];
 
@@ -66,19 +66,17 @@ export function partOf(hash) {
   return match ? { part: match[1], at: Number(match[2]), length: Number(match[3]) } : null;
 }
 
+// A link to a section of the overview. Once the overview is shown, the section scrolls into view, opened.
 function toSection(id) {
-  return () => ({ href: "#/", onclick: () => showSection(id) });
-}
-
-// Once the overview is there, its section comes into view, opened.
-function showSection(id) {
-  const main = document.getElementById("main");
-  const watcher = new MutationObserver(() => {
-    const section = document.getElementById(id);
-    if (!section) return;
-    watcher.disconnect();
-    section.querySelectorAll("details").forEach((one) => (one.open = true));
-    requestAnimationFrame(() => section.scrollIntoView());
-  });
-  watcher.observe(main, { childList: true });
+  const show = () => {
+    const watcher = new MutationObserver(() => {
+      const section = document.getElementById(id);
+      if (!section) return;
+      watcher.disconnect();
+      section.querySelectorAll("details").forEach((one) => (one.open = true));
+      requestAnimationFrame(() => section.scrollIntoView());
+    });
+    watcher.observe(document.getElementById("main"), { childList: true });
+  };
+  return () => ({ href: "#/", onclick: show });
 }

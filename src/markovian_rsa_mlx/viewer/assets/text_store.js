@@ -1,4 +1,4 @@
-// The texts of a run: unpacked from the page when first looked at, or put here by the stream of a live run.
+// The texts of a run: unpacked from the page when one of them is first needed, or put here by the stream of a live run.
 
 export async function unpack(block) {
   const base64 = block.textContent;
@@ -8,7 +8,7 @@ export async function unpack(block) {
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip")));
 }
 
-export class Texts {
+export class TextStore {
   constructor(places = {}) {
     this.places = places;
     this.known = new Map();
@@ -19,11 +19,6 @@ export class Texts {
     this.known.set(key, text);
   }
 
-  // The text if it is unpacked already.
-  peek(key) {
-    return this.known.get(key);
-  }
-
   has(key) {
     return this.known.has(key) || Object.hasOwn(this.places, key);
   }
@@ -32,7 +27,7 @@ export class Texts {
     return [...new Set([...Object.keys(this.places), ...this.known.keys()])];
   }
 
-  // The text, "" for one that the trail does not hold.
+  // The text, or "" if the trail does not hold it.
   async get(key) {
     if (!this.known.has(key) && Object.hasOwn(this.places, key)) await this.unpackGroup(this.places[key]);
     return this.known.get(key) ?? "";
@@ -51,4 +46,14 @@ export class Texts {
   async tail(trace) {
     return trace?.tail ? (await this.get(trace.tail.text)).slice(trace.tail.from, trace.tail.to) : "";
   }
+}
+
+// The parts of the prompt of an `aggregation_prompt` line: [{text, slot}], slot null for the static texts of the run.
+export function rebuildPrompt(setup, { quoted }, tails) {
+  const [first, ...pieces] = setup.segments[tails.length - 1];
+  const parts = tails.flatMap((tail, slot) => [
+    { text: quoted[slot] ?? tail, slot },
+    { text: pieces[slot], slot: null },
+  ]);
+  return [{ text: first, slot: null }, ...parts];
 }

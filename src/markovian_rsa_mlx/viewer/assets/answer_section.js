@@ -1,0 +1,122 @@
+// The answer of a run: the trace that gave it, the rule that chose it, and the path it took through the tails.
+
+import { amount, h, listed, modelText, separated } from "./dom.js";
+import { traceLink, verdictSign } from "./table.js";
+import { textView } from "./text.js";
+
+const RULES = {
+  single: "the first final candidate that has an answer",
+  majority: "in the largest class of equal answers among the final candidates",
+  final_aggregation: "the trace that aggregated the final candidates",
+  fallback: "the first final candidate that has an answer, since the aggregating trace has none",
+};
+const MAX_NAMED = 8;
+
+export function answerSection(view) {
+  const { run } = view;
+  const { winner, selection, final } = run;
+  if (!selection && !final) return provisionalAnswer(view);
+  const answer = selection?.answer ?? winner?.answer ?? "";
+  const verdict = winner ? [" ", verdictSign(view.verdict(winner))] : null;
+  const giver = winner ? traceLink(winner.id) : modelText(final?.final_trace_id ?? selection.chosen_trace_id);
+  const reason = answer
+    ? ["Given by ", giver, ": ", ruleOf(run), "."]
+    : ["No final candidate has an answer. The text is that of ", giver, "."];
+  return [
+    h("p", { class: "chosen" }, answer ? textView(answer) : "no answer", verdict),
+    h("p", {}, reason),
+    selection ? tally(run) : null,
+    provenance(view),
+    final ? h("details", {}, h("summary", {}, "The whole text of the answer"), textView(final.final_text)) : null,
+  ];
+}
+
+// The aggregating trace is not a final candidate. If one of these was chosen, the aggregating trace had no answer.
+function ruleOf({ selection, final, winner }) {
+  const rule = (selection ?? final).answer_selection;
+  const finals = selection?.candidate_trace_ids ?? final.all_final_trace_ids;
+  const isFallback = rule === "final_aggregation" && finals.includes(winner?.id);
+  return RULES[isFallback ? "fallback" : rule] ?? modelText(rule);
+}
+
+function provisionalAnswer({ run, running }) {
+  const rounds = run.roundNumbers().reverse();
+  const best = rounds.map((round) => ({ round, top: run.tally(round)[0] })).find(({ top }) => top?.key);
+  if (!best) return h("p", {}, running ? "Not yet." : "None: no trace in this file has an answer.");
+  return h(
+    "p",
+    {},
+    running ? "Not yet. " : "None was chosen. ",
+    `The most frequent answer of round ${best.round} so far: `,
+    modelText(best.top.answer),
+    ` (${best.top.ids.length}).`,
+  );
+}
+
+function tally({ selection }) {
+  const candidates = selection.candidate_trace_ids;
+  const answers = new Map(candidates.map((id, i) => [id, selection.answers[i] ?? ""]));
+  const classes = selection.classes.map((members, i) => ({ members, votes: selection.tally[i] ?? members.length }));
+  classes.sort((a, b) => b.votes - a.votes);
+  const without = candidates.length - classes.reduce((sum, { votes }) => sum + votes, 0);
+  const row = (name, votes, members) =>
+    h("tr", {}, h("th", { scope: "row" }, name), h("td", { class: "number" }, `${votes} ×`), h("td", {}, members));
+  const caption = `The final candidates: ${amount(candidates.length, "trace")}${selection.tie ? ", a tie" : ""}`;
+  const rows = classes.map(({ members, votes }) =>
+    row(modelText(answers.get(members[0]) ?? "?", 60), votes, separated(members.map((id) => traceLink(id)))),
+  );
+  if (without > 0) rows.push(row("no answer", without, null));
+  return h(
+    "div",
+    { class: "tally" },
+    candidates.length > 1 ? h("table", {}, h("caption", {}, caption), h("tbody", {}, rows)) : null,
+    baselineVote(selection.round_zero ?? {}),
+  );
+}
+
+function baselineVote({ traces, answer, votes }) {
+  if (!traces) return null;
+  const result = answer ? [modelText(String(answer)), ` (${votes} of ${amount(traces, "trace")}).`] : "no answer.";
+  return h("p", { class: "minor" }, "Result of a baseline vote over round 0: ", result);
+}
+
+// The path of the answer through the tails, and where it was dropped.
+function provenance(view) {
+  const { run } = view;
+  const { path } = run;
+  if (!path || run.roundNumbers().length < 2) return null;
+  const first = run.trace(path.chain[0]);
+  const tallies = run.tally(first.round);
+  const equal = tallies.find(({ key }) => key === first.key)?.ids.length ?? 1;
+  const finished = tallies.reduce((sum, { ids }) => sum + ids.length, 0);
+  const step = (id, i) => {
+    const found = first.round === 0 ? " found it" : " found it, although none of the tails that it read had it";
+    const end = i > 0 && i === path.chain.length - 1 ? ": the answer of the run" : "";
+    const words = i === 0 ? found : " read that tail and gave the same answer";
+    return h("li", {}, traceLink(id), h("span", { class: "minor" }, words, end));
+  };
+  const independent = listed(path.independent.slice(0, MAX_NAMED).map((id) => traceLink(id)));
+  return h(
+    "div",
+    { class: "how" },
+    h("h3", {}, "How the run reached it"),
+    h("ol", { class: "chain" }, path.chain.map(step)),
+    h(
+      "p",
+      {},
+      `In round ${first.round}, ${equal} of ${amount(finished, "finished trace")} gave this answer.`,
+      independent.length ? [" It was also found independently by ", independent, "."] : "",
+    ),
+    path.dropped.length ? h("p", {}, dropped(view, path.dropped)) : null,
+  );
+}
+
+function dropped(view, ids) {
+  const named = ids.slice(0, MAX_NAMED).map((id) => {
+    const trace = view.run.trace(id);
+    const answer = trace.answer ? modelText(trace.answer, 24) : "no answer";
+    return [traceLink(id), " (", answer, view.verdict(trace) ? ", also right)" : ")"];
+  });
+  const others = ids.length > MAX_NAMED ? ` and ${ids.length - MAX_NAMED} more` : "";
+  return ["Dropped by ", listed(named), others, ", which read it in a tail and answered otherwise."];
+}
