@@ -235,7 +235,7 @@ def test_new_lines_leave_the_reader_where_they_are(chrome: Browser, trail: Path,
         before = page.locator("#figures").inner_text()
         growing.write_bytes(b"".join(whole))
         page.wait_for_function("() => document.querySelector('.state').textContent === 'finished'")
-        page.wait_for_function("() => mrsa.app.late")
+        page.wait_for_function("() => mrsa.app.isLate")
         assert page.locator("#figures").inner_text() == before  # it waits until it is let go
         page.evaluate("document.getSelection().removeAllRanges()")
         page.wait_for_function("(old) => document.querySelector('#figures').innerText !== old", arg=before)
@@ -386,7 +386,7 @@ def test_a_run_that_nobody_writes_is_not_running_because_the_server_went(
         assert page.evaluate("document.activeElement.name") == "key"
         assert page.locator(".state").inner_text() == "not connected"
         page.keyboard.press("Enter")
-        page.get_by_text("was not taken").wait_for()
+        page.get_by_text("rejected the key").wait_for()
         page.evaluate("location.hash = '#/search/x'")
         page.wait_for_timeout(100)
         assert run.shown.faults() == []
@@ -419,7 +419,7 @@ def test_the_list_keeps_its_length_over_a_visit_and_back(chrome: Browser, trail:
         page.keyboard.press("Enter")
         page.wait_for_function("() => document.querySelectorAll('tbody tr').length === 32")
         assert page.evaluate("document.activeElement.id") == "main"  # the button is gone: all are shown
-        assert page.locator("#said").inner_text() == "32 runs are shown"
+        assert page.locator("#announcement").inner_text() == "32 runs are shown"
         page.locator("tbody a").last.click()
         page.wait_for_selector(".lineage .node")
         page.go_back()
@@ -465,7 +465,7 @@ def test_a_server_that_is_started_again_in_mid_run(chrome: Browser, tmp_path: Pa
             run_id = answer.headers["X-MRSA-Run-Id"]
             shown = watch(chrome.new_context(), f"{first.url}/runs/{run_id}", first.url)
             page = shown.page
-            page.wait_for_function("() => mrsa.run.all().some((t) => t.state === 'done' || t.state === 'cut off')")
+            page.wait_for_function("() => mrsa.run.all().some((t) => t.state === 'done' || t.state === 'truncated')")
             assert page.locator(".state").inner_text() == "running"
             assert first.stop() == 0
         page.wait_for_function("() => document.querySelector('.state').textContent !== 'running'")

@@ -21,7 +21,7 @@ export async function summarySection(view, trace, place) {
       { open: place?.part === "summary-prompt" },
       h("summary", {}, "Its prompt"),
       placedText(prompt, [], null, place, "summary-prompt"),
-      downloadButton("Download summary prompt", `${trace.id}-summary-prompt.txt`, prompt),
+      downloadButton("Download its prompt", `${trace.id}-summary-prompt.txt`, prompt),
     ),
   );
 }
