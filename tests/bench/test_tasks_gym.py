@@ -225,7 +225,7 @@ def test_embedded_countdown_has_held_out_puzzles() -> None:
         numbers = [int(digits) for digits in re.findall(r"\d+", problem.reference)]
         target = int(puzzles.evaluate(ast.parse(problem.reference, mode="eval").body))
         assert puzzles.is_held_out(numbers, target)
-        assert len(puzzles.solutions(numbers, target)) >= puzzles.LEAST_SOLUTIONS
+        assert len(puzzles.solutions(numbers, target)) >= puzzles.MIN_SOLUTIONS
         assert task.score(problem, problem.reference) == 1.0
         assert task.score(problem, "1 + 1") == 0.0
         assert task.score(problem, "__import__('os').getpid()") == 0.0

@@ -39,7 +39,7 @@ def test_demo_puzzles_are_held_out_and_have_solutions() -> None:
         assert puzzle == puzzles.demo_puzzle(seed)
         assert puzzles.is_held_out(puzzle.numbers, puzzle.target)
         found = puzzles.solutions(puzzle.numbers, puzzle.target)
-        assert len(found) >= puzzles.LEAST_SOLUTIONS
+        assert len(found) >= puzzles.MIN_SOLUTIONS
         assert reasoner.can_answer(puzzle.question)
 
 

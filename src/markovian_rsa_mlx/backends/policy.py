@@ -1,4 +1,4 @@
-"""Decide what an engine lets in, how much of a prompt it reads per step, and which prompt prefixes it keeps.
+"""Decide what an engine admits, how much of a prompt it reads per step, and which prompt prefixes it keeps.
 
 The MLX engine's scheduler and the simulator in `predict` follow the same policy, so it is pure arithmetic here: no
 arrays, no clock. Sizes are in bytes and lengths in tokens.
@@ -192,7 +192,7 @@ def split_point(shared_lengths: Iterable[int], known: int) -> int:
     return best if best - known >= MIN_SHARED_TOKENS else 0
 
 
-def make_room(capacity: Capacity, lengths: list[int], newcomer: int, prefixes: PrefixStore[Any, Any]) -> bool:
+def evict_until_fits(capacity: Capacity, lengths: list[int], newcomer: int, prefixes: PrefixStore[Any, Any]) -> bool:
     """Return whether `newcomer` fits next to `lengths`, dropping stored prefixes for it if that helps."""
     while not capacity.fits(lengths, newcomer, prefixes.nbytes):
         if len(lengths) >= capacity.max_rows or not prefixes.drop_oldest():

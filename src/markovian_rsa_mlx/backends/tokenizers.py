@@ -1,6 +1,6 @@
-"""The method's `Tokenizer` over an mlx-lm tokenizer.
+"""Tokenizers of mlx-lm without a model's weights, as the method's `Tokenizer`.
 
-A model's tokenizer alone: the tokenizer of a folder or a hub id, without its weights.
+mlx_lm is imported inside `load_tokenizer`, so that upstream engines can use this module without MLX.
 """
 
 from __future__ import annotations
@@ -14,73 +14,65 @@ from ..hub import TOKENIZER_FILES, fetch_files, local_folder, read_config
 from ..models import tokenizer_options
 from ..tokenizer import ChatMessage
 
-#: How most models write it.
+#: The end-of-thinking mark of most models.
 _END_OF_THINKING = "</think>"
 
 
 class MLXTokenizer:
-    """Text to token ids and back for one model; needs no weights.
+    """Text to token ids and back for one model.
 
-    `control_ids` are EOS, the tokenizer's special tokens (chat markers, BOS, padding) and a one-token
-    start-of-thinking mark, which must not stand inside a carried tail. The end-of-thinking mark is none of
-    them: it never gets into a tail, and a reader wants to see it in a trace's text.
+    `control_ids` are EOS, the tokenizer's special tokens (chat markers, BOS, padding) and a start-of-thinking mark of
+    one token. They must not be part of a tail. The end-of-thinking mark is not among them, because tails end before it
+    and readers want to see it in the text of a trace.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        ends = tokenizer.think_end_tokens or self._written_end_of_thinking()
+        ends = tokenizer.think_end_tokens
+        if not ends and _END_OF_THINKING in str(tokenizer.chat_template):
+            ends = self.encode(_END_OF_THINKING)  # the template writes the mark, and the vocabulary has no token for it
         self.end_of_thinking: tuple[tuple[int, ...], ...] = (tuple(ends),) if ends else ()
         self.eos_ids: frozenset[int] = frozenset(int(token) for token in tokenizer.eos_token_ids)
         self.control_ids: frozenset[int] = self.eos_ids | _special_ids(tokenizer)
-        self._anchor = self._decoding_anchor()
+        # SentencePiece strips the first space of any text, so decode with an id in front there.
+        ids = self.encode("a b")
+        strips_space = self._raw(ids)[len(self._raw(ids[:1])) :] != self._raw(ids[1:])
+        self._anchor = ids[:1] if strips_space else []
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, no special token added; markers written in the text become their ids."""
+        """Return the token ids of `text` without special tokens added. Markers written in the text become their ids."""
         return [int(token) for token in self._tokenizer.encode(text, add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids` with every space kept; control ids leave none, torn characters become U+FFFD."""
+        """Return the text of `ids` with every space kept. Control ids give no text, torn characters U+FFFD."""
         kept = [token for token in ids if token not in self.control_ids]
         if not self._anchor:
             return self._raw(kept)
         return self._raw([*self._anchor, *kept])[len(self._raw(self._anchor)) :]
 
     def render_chat(self, messages: Sequence[ChatMessage], enable_thinking: bool) -> str:
-        """The model's chat template up to the assistant's turn; without one, the contents in order.
+        """Apply the model's chat template up to the assistant's turn. Without a template, join the contents.
 
         Raises `PromptError` if the template refuses the chat.
         """
         if not self._tokenizer.has_chat_template:
             text = "\n\n".join(message["content"] for message in messages)
-            return self._leading_bos() + text
+            plain, with_special = self.encode("a"), list(self._tokenizer.encode("a"))
+            starts_with_bos = len(with_special) > len(plain) and with_special[0] == self._tokenizer.bos_token_id
+            return (str(self._tokenizer.bos_token) if starts_with_bos else "") + text
         try:
             return str(
                 self._tokenizer.apply_chat_template(
                     list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=enable_thinking
                 )
             )
-        except Exception as error:  # templates are the model maker's code; many refuse a system message
+        except Exception as error:  # templates are code of the model's maker, and many refuse a system message
             raise PromptError(f"The model's chat template refuses this chat: {error}.") from error
 
     def _raw(self, ids: Sequence[int]) -> str:
         text = self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        # Lone surrogates cannot be written as UTF-8, and the audit is.
+        # Lone surrogates cannot be written to the audit log, which is UTF-8.
         return str(text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-    def _written_end_of_thinking(self) -> list[int]:
-        """The end-of-thinking mark as the chat template writes it, where the vocabulary has no token for it."""
-        return self.encode(_END_OF_THINKING) if _END_OF_THINKING in str(self._tokenizer.chat_template) else []
-
-    def _decoding_anchor(self) -> list[int]:
-        """Ids to decode in front where the tokenizer strips the first space of any text (SentencePiece does)."""
-        ids = self.encode("a b")
-        head = self._raw(ids[:1])
-        return ids[:1] if self._raw(ids)[len(head) :] != self._raw(ids[1:]) else []
-
-    def _leading_bos(self) -> str:
-        plain, with_special = self.encode("a"), list(self._tokenizer.encode("a"))
-        starts_with_bos = len(with_special) > len(plain) and with_special[0] == self._tokenizer.bos_token_id
-        return str(self._tokenizer.bos_token) if starts_with_bos else ""
 
 
 def _special_ids(tokenizer: Any) -> frozenset[int]:
@@ -93,11 +85,11 @@ def _special_ids(tokenizer: Any) -> frozenset[int]:
 
 
 def load_tokenizer(model: str | Path) -> MLXTokenizer:
-    """Load the tokenizer of a folder or a hub id, without its weights. Raises `ModelError`."""
+    """Load the tokenizer of a folder or a hub id. Raises `ModelError`."""
     try:
         from mlx_lm.utils import load_tokenizer as load_with_mlx_lm
     except ImportError as error:
-        raise ModelError("MLX is not installed here; it runs on Apple silicon and on Linux.") from error
+        raise ModelError("MLX is not installed here. It runs on Apple silicon and on Linux.") from error
 
     folder = local_folder(model) or fetch_files(str(model), None, TOKENIZER_FILES)
     config = read_config(folder)
@@ -105,5 +97,5 @@ def load_tokenizer(model: str | Path) -> MLXTokenizer:
         return MLXTokenizer(
             load_with_mlx_lm(folder, tokenizer_options(config), eos_token_ids=config.get("eos_token_id"))
         )
-    except Exception as error:  # tokenizers fail in many ways; all of them mean this
+    except Exception as error:  # tokenizers raise errors of many types
         raise ModelError(f"The tokenizer in {str(folder)!r} cannot be loaded: {error}.") from error

@@ -1,7 +1,7 @@
-"""Any model that the engine can run, made into a folder of MLX weights, quantized where asked.
+"""Convert any model that the engine can run into a folder of MLX weights, optionally quantized.
 
-Works shard by shard, so that a model larger than the memory can be converted. The folder appears under its
-name only when it is complete.
+The conversion works shard by shard, so that a model larger than the memory can be converted. The folder appears under
+its name when it is complete.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Compressed convolutional attention (arXiv:2510.04476), as ZAYA has it."""
+"""Compressed convolutional attention (arXiv:2510.04476) in the variant of ZAYA."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mlx_lm.models.rope_utils import initialize_rope
 from .fused import fused
 from .zaya_args import ModelArgs
 
-#: The slots of a layer's `ArraysCache`: the last rows of the convolution's input, and the last delayed value.
+#: Slots of a layer's `ArraysCache`: the last rows of the convolution's input, and the last delayed value.
 CONV_ROWS, DELAYED_VALUE = 0, 1
 
 
 class CausalConv(nn.Module):
-    """The weights [channels, kernel, in] of a convolution over time; it pads nothing."""
+    """The weights [channels, kernel, in] of a convolution over time without padding."""
 
     def __init__(self, channels: int, kernel: int, inputs: int) -> None:
         super().__init__()
@@ -25,14 +25,14 @@ class CausalConv(nn.Module):
         self.bias = mx.zeros((channels,))
 
     def depthwise(self, x: mx.array) -> mx.array:
-        """[B, T, channels] to [B, T - kernel + 1, channels], each channel by itself."""
+        """Convolve each channel separately: [B, T, channels] to [B, T - kernel + 1, channels]."""
         kernel = self.weight.shape[1]
         size = x.shape[1] - kernel + 1
         taps = [x[:, tap : tap + size] for tap in range(kernel)]
         return _weighted_sum(self.bias, taps, [self.weight[:, tap, 0] for tap in range(kernel)])
 
     def grouped(self, x: mx.array, groups: int) -> mx.array:
-        """[B, T, channels] to [B, T - kernel + 1, groups, channels / groups], each group by itself; without bias."""
+        """Convolve each group separately, without bias: [B, T, channels] to [B, T - kernel + 1, groups, width]."""
         batch, length, channels = x.shape
         kernel, width = self.weight.shape[1], channels // groups
         size = length - kernel + 1
@@ -44,7 +44,7 @@ class CausalConv(nn.Module):
 
 
 class CCAProjection(nn.Module):
-    """Queries and keys mixed over neighbouring tokens; values half from this token, half from the last."""
+    """Queries and keys mixed over neighbouring tokens, and values half from this token, half from the previous one."""
 
     def __init__(self, args: ModelArgs) -> None:
         super().__init__()
@@ -60,18 +60,18 @@ class CCAProjection(nn.Module):
         self.conv_qk_grouped = CausalConv(channels, args.cca_time1, self.head_dim)
 
     def __call__(self, x: mx.array, mask: mx.array | None, cache: Any) -> tuple[mx.array, mx.array, mx.array]:
-        """Queries [B, L, heads, head_dim] and keys [B, L, kv heads, ...] in float32, and values like the keys."""
+        """Return queries [B, L, heads, head_dim] and keys [B, L, kv_heads, head_dim] in float32, and the values."""
         if mask is not None:
             x = mx.where(mask[..., None], x, 0)
         q, k = self.q_proj(x), self.k_proj(x)
-        conv_input = self._after(CONV_ROWS, mx.concatenate([q, k], axis=-1), self.rows, cache)
+        conv_input = self._prepend_cached(CONV_ROWS, mx.concatenate([q, k], axis=-1), self.rows, cache)
         mixed = self.conv_qk_grouped.grouped(self.conv_qk_depthwise.depthwise(conv_input), self.heads + self.kv_heads)
-        delayed = self._after(DELAYED_VALUE, self.v_proj_delayed(x), 1, cache)
+        delayed = self._prepend_cached(DELAYED_VALUE, self.v_proj_delayed(x), 1, cache)
         values = mx.concatenate([self.v_proj_current(x), delayed[:, :-1]], axis=-1)
-        return *self._around(mixed, q, k), values.reshape(*x.shape[:2], self.kv_heads, self.head_dim)
+        return *self._add_residual_means(mixed, q, k), values.reshape(*x.shape[:2], self.kv_heads, self.head_dim)
 
-    def _around(self, mixed: mx.array, q: mx.array, k: mx.array) -> tuple[mx.array, mx.array]:
-        """The path around the convolutions adds to each query its mean with its key, to each key the mean of these."""
+    def _add_residual_means(self, mixed: mx.array, q: mx.array, k: mx.array) -> tuple[mx.array, mx.array]:
+        """Add to each query its mean with its key, and to each key the mean of these, as a residual path."""
         batch, length = q.shape[:2]
         by_kv_head = (batch, length, self.kv_heads, -1, self.head_dim)
         q, k = q.reshape(by_kv_head).astype(mx.float32), k.reshape(by_kv_head)
@@ -80,8 +80,8 @@ class CCAProjection(nn.Module):
         keys = _add_mean(mixed[:, :, self.heads :], bias[self.heads :], q.mean(axis=-2), k[..., 0, :])
         return queries.reshape(batch, length, self.heads, self.head_dim), keys
 
-    def _after(self, slot: int, x: mx.array, rows: int, cache: Any) -> mx.array:
-        """`x` behind the `rows` that the cache holds (zeros at the start); the cache gets each row's new last ones."""
+    def _prepend_cached(self, slot: int, x: mx.array, rows: int, cache: Any) -> mx.array:
+        """Prepend the cached `rows` (zeros at the start) to `x`, and cache the last rows of each sequence."""
         before = None if cache is None else cache[slot]
         if before is None:
             before = mx.zeros((x.shape[0], rows, x.shape[2]), dtype=x.dtype)
@@ -92,7 +92,7 @@ class CCAProjection(nn.Module):
 
 
 def _last_rows(joined: mx.array, rows: int, lengths: mx.array | None) -> mx.array:
-    """The `rows` before each sequence's own end: a short row of a right-padded chunk ends before the chunk does."""
+    """Return the last `rows` of each sequence, which in a right-padded chunk may end before the chunk does."""
     if lengths is None:
         return mx.contiguous(joined[:, joined.shape[1] - rows :])
     ends = mx.clip(lengths, 0, joined.shape[1] - rows)
@@ -113,14 +113,14 @@ def _add_mean(mixed: mx.array, bias: mx.array, one: mx.array, other: mx.array) -
 
 
 class QKNorm(nn.Module):
-    """Queries and keys on a sphere of radius sqrt(head_dim); a learned scale a key head, taken as it is."""
+    """Queries and keys on a sphere of radius sqrt(head_dim), with one learned scale per key head."""
 
     def __init__(self, args: ModelArgs) -> None:
         super().__init__()
         self.temp = mx.ones((args.num_key_value_heads,))
 
     def __call__(self, queries: mx.array, keys: mx.array, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
-        # The norm is never taken below the type's epsilon; inside the root this differs only about there.
+        # The reference bounds the norm by the type's epsilon. Adding it inside the root differs only for norms near it.
         eps = mx.finfo(dtype).eps ** 2 / keys.shape[-1]
         queries, keys = mx.fast.rms_norm(queries, None, eps), mx.fast.rms_norm(keys, None, eps)
         return queries.astype(dtype), (keys * self.temp[:, None]).astype(dtype)

@@ -1,7 +1,7 @@
-"""Elementwise steps as one kernel where that pays.
+"""Fuse elementwise operations into one kernel where that is faster.
 
-On a GPU each small step costs a launch, and `mx.compile` makes one of many. On the CPU it would call a C++
-compiler for every new signature: seconds each, and not every machine has one.
+On a GPU each small operation costs a launch, and `mx.compile` makes one kernel of many. On the CPU it would call a C++
+compiler for every new signature, which takes seconds and is not installed everywhere.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Function = Callable[..., mx.array]
 
 
 def fused(function: Function) -> Function:
-    """`function`, compiled at its first call on a GPU."""
+    """Return `function`, compiled at its first call on a GPU."""
     compiled = mx.compile(function, shapeless=True)
 
     def call(*arrays: mx.array | list[mx.array]) -> mx.array:
@@ -26,11 +26,11 @@ def fused(function: Function) -> Function:
 
 @fused
 def gelu(x: mx.array) -> mx.array:
-    """The exact one, by the error function."""
+    """Return the exact GELU, by the error function."""
     return x * (1 + mx.erf(x * (1 / math.sqrt(2)))) * 0.5
 
 
 @fused
 def swiglu(gate: mx.array, up: mx.array) -> mx.array:
-    """silu(gate) * up."""
+    """Return silu(gate) * up."""
     return gate * mx.sigmoid(gate) * up

@@ -1,4 +1,4 @@
-"""One gated expert of many for each token, or none, by a router with a memory over the layers."""
+"""Mixture of experts: one gated expert per token or none, chosen by a router whose state passes through the layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mlx_lm.models.switch_layers import SwitchLinear
 from .fused import gelu, swiglu
 from .zaya_args import ModelArgs
 
-#: From this many tokens on it pays to bring those of one expert together.
+#: From this many tokens on, sorting them by expert is faster.
 _SORT_FROM = 64
 
 
@@ -25,7 +25,7 @@ class RouterMLP(nn.Module):
 
 
 class Router(nn.Module):
-    """Picks one expert a token, or none: the last class. Each layer's states add to those of the layer before."""
+    """Choose one expert per token, or none (the last class). The states of the previous layer enter the choice."""
 
     def __init__(self, args: ModelArgs, index: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Router(nn.Module):
         self.balancing_biases = mx.zeros((args.num_experts + 1,), dtype=mx.float32)
 
     def __call__(self, x: mx.array, states: mx.array | None) -> tuple[mx.array, mx.array, mx.array]:
-        """Of each token the choice [B, L, 1] and its probability, unbiased; and the states for the next layer."""
+        """Return each token's choice [B, L, 1], its probability without bias, and the states for the next layer."""
         h = self.down_proj(x)
         if states is not None:
             h = h + states * self.router_states_scale
@@ -53,7 +53,7 @@ class SparseMoE(nn.Module):
         self.skip = args.num_experts
 
     def __call__(self, x: mx.array, states: mx.array | None) -> tuple[mx.array, mx.array, mx.array]:
-        """The experts' output, zero where the token skips; the router's states; the choices."""
+        """Return the experts' output (zero for skipped tokens), the router's states, and the choices."""
         choice, weight, states = self.gate(x, states)
         skips = choice == self.skip
         out = self.experts(x, mx.where(skips, 0, choice)) * mx.where(skips, 0, weight)
@@ -61,7 +61,7 @@ class SparseMoE(nn.Module):
 
 
 class Experts(nn.Module):
-    """All experts of a layer: `down(silu(gate) * up)` of the chosen one."""
+    """All experts of a layer. The output is `down(silu(gate) * up)` of the chosen one."""
 
     def __init__(self, hidden: int, intermediate: int, experts: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Experts(nn.Module):
         self.down_proj = SwitchLinear(intermediate, hidden, experts, bias=False)
 
     def __call__(self, x: mx.array, choice: mx.array) -> mx.array:
-        """[B, L, hidden] through the experts of `choice` [B, L, 1]."""
+        """Apply the experts of `choice` [B, L, 1] to `x` [B, L, hidden]."""
         rows, chosen = x.reshape(-1, 1, x.shape[-1]), choice.reshape(-1)
         if chosen.size < _SORT_FROM:
             return self._run(rows, chosen, ordered=False).reshape(x.shape)
@@ -82,9 +82,9 @@ class Experts(nn.Module):
 
 
 def _apply(layer: nn.Module, rows: mx.array, chosen: mx.array, ordered: bool) -> mx.array:
-    """[tokens, 1, in] to [tokens, 1, out], each row by the matrix of its expert."""
+    """Multiply each row by the matrix of its expert: [tokens, 1, in] to [tokens, 1, out]."""
     if rows.dtype != mx.float32 and isinstance(layer, SwitchLinear) and mx.default_device() == mx.cpu:
-        # MLX's gather_mm knows only float32 on the CPU.
+        # MLX's gather_mm supports only float32 on the CPU.
         weight = layer.weight.astype(mx.float32).swapaxes(-1, -2)
         whole = mx.gather_mm(rows.astype(mx.float32), weight, rhs_indices=chosen, sorted_indices=ordered)
         return whole.astype(rows.dtype)

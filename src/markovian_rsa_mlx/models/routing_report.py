@@ -1,4 +1,4 @@
-"""The counts of `routing` as figures and as text. Pure: knows no MLX, so that `runs show` answers at once."""
+"""Summarise the counts of `routing` as figures and as text. Must not import MLX, so that `runs show` starts fast."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def summary(counts: list[list[int]]) -> dict[str, Any]:
-    """`counts` in figures for a report: shares of all tokens, and of the busiest expert against an even load.
+    """Return figures for a report: shares of all tokens, and the busiest expert relative to an even load.
 
-    `skipped` and `skipped_by_layer` are shares of 1; `busiest_by_layer` is 1 where all experts are used alike.
+    `skipped` and `skipped_by_layer` are shares of 1. `busiest_by_layer` is 1 if all experts are used equally.
     """
     tokens = [sum(row) for row in counts]
     used = [sum(row[:-1]) for row in counts]
@@ -26,7 +26,7 @@ def summary(counts: list[list[int]]) -> dict[str, Any]:
 
 
 def describe(figures: Mapping[str, Any]) -> str:
-    """A `summary` as a few lines for a terminal."""
+    """Format a `summary` as a few lines for a terminal."""
     skipped, busiest = figures["skipped_by_layer"], figures["busiest_by_layer"]
     if not skipped or not figures["tokens"]:
         return "no tokens were counted"

@@ -1,8 +1,8 @@
 """ZAYA1 (arXiv:2605.05365): compressed convolutional attention, then one expert of many, in every layer.
 
-In mlx-lm's idiom, so that its loader, its converter and its batches run it. Each layer keeps two caches:
-keys and values, and an `ArraysCache` with the end of the convolution's input and the last delayed value.
-Chunks of prompts may be padded on the right, where `lengths` tells each row's end, or on the left.
+The code follows mlx-lm's idiom, so that its loader, its converter and its batches run the model. Each layer has two
+caches: keys and values, and an `ArraysCache` with the end of the convolution's input and the last delayed value. Chunks
+of prompts may be padded on the right, with each row's end in `lengths`, or on the left.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["Model", "ModelArgs"]
 
 
 class ResidualScale(nn.Module):
-    """What a layer adds to the residual stream, both scaled by channel; the stream stays in float32."""
+    """The sum of a layer's output and the residual stream, both scaled per channel. The stream stays in float32."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class ZayaModel(nn.Module):
         return _normed(self.norm, r)
 
     def _masks(self, r: mx.array, caches: list[Any]) -> dict[str, Any]:
-        """One attention mask a layer type, from the first cache of its kind (a `CacheList` would not do)."""
+        """Return one attention mask per layer type, from the first cache of its kind (a `CacheList` has none)."""
         masks = {}
         for kind, window in ((FULL, None), (SLIDING, self.window)):
             if kind in self.layer_types:
@@ -106,9 +106,9 @@ class ZayaModel(nn.Module):
 
 
 class Model(nn.Module):
-    """The model as mlx-lm calls it: `model(tokens [B, L], cache)` to logits [B, L, vocabulary].
+    """The model as mlx-lm calls it: `model(tokens [B, L], cache)` returns logits [B, L, vocabulary].
 
-    `router_stats` counts the experts' choices where it is set; see `routing.count_routing`.
+    `router_stats`, if set, counts the routers' choices (see `routing.count_routing`).
     """
 
     def __init__(self, args: ModelArgs) -> None:
@@ -146,7 +146,7 @@ class Model(nn.Module):
 
     @property
     def quant_predicate(self) -> Callable[[str, nn.Module], bool | dict[str, Any]]:
-        """The router stays whole, since its choices are not smooth; the embeddings, tied to the head, keep 8 bits."""
+        """Keep the router unquantized, since its choices are discrete, and 8 bits for embeddings and head."""
 
         def predicate(path: str, _: nn.Module) -> bool | dict[str, Any]:
             if ".mlp.gate." in path:

@@ -1,4 +1,4 @@
-"""The sizes of a ZAYA, out of its config.json."""
+"""The sizes of a ZAYA model, read from its config.json."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .zaya_config import native_config
 
 @dataclass
 class ModelArgs:
-    """The native config; make it with `from_dict`, which reads the legacy dialects too."""
+    """The native config. `from_dict` also reads the legacy formats."""
 
     model_type: str = "zaya"
     vocab_size: int = 262272
@@ -34,7 +34,7 @@ class ModelArgs:
 
     @classmethod
     def from_dict(cls, params: Mapping[str, Any]) -> ModelArgs:
-        """The arguments in a config.json. Raises `ValueError` for a variant that is not implemented."""
+        """Read a config.json. Raises `ValueError` for a variant that is not implemented."""
         native = native_config(params)
         names = {each.name for each in fields(cls)}
         return cls(**{key: value for key, value in native.items() if key in names})
@@ -47,5 +47,5 @@ class ModelArgs:
 
     @property
     def conv_rows(self) -> int:
-        """Earlier rows that the two convolutions look back on."""
+        """The earlier rows that the two convolutions need."""
         return self.cca_time0 + self.cca_time1 - 2

@@ -1,8 +1,8 @@
-"""A ZAYA config.json, in any of its dialects, in the words of transformers' native one.
+"""Translate every format of a ZAYA config.json to the native one of transformers.
 
-Legacy files (the base models, Zyphra's own converts, most third-party MLX quants) count half-layers,
-attention and experts apart, and the older ones give a list with one entry a half-layer, 0 where it has no
-meaning. Pure: knows no MLX.
+Legacy files (the base models, Zyphra's own conversions, most third-party MLX quantizations) count half-layers:
+attention and experts separately. The older ones have lists with one entry per half-layer, which is 0 if it does not
+apply. Must not import MLX.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LEGACY_KEYS = frozenset(
     {"zaya_layers", "cca_num_q_heads", "ffn_hidden_size", "ffn_hidden_size_list", "num_query_groups"}
     | {"num_query_groups_list", "zaya_mlp_expansion", "kv_channels"}
 )
-#: Parts that every published ZAYA has; a config that turns one off describes another architecture.
+#: Parts of every published ZAYA. A config that turns one off describes another architecture.
 _ALWAYS_ON = ("cca", "zaya_use_eda", "zaya_use_mod", "scale_residual_merge", "gated_linear_unit")
 _ALWAYS_OFF = ("attention_bias", "lm_head_bias", "add_bias_linear", "clamp_temp")
 _ROPE: dict[str, dict[str, Any]] = {
@@ -27,12 +27,12 @@ _ROPE: dict[str, dict[str, Any]] = {
 
 
 def is_legacy(config: Mapping[str, Any]) -> bool:
-    """Whether this config.json counts half-layers."""
+    """Return whether this config.json counts half-layers."""
     return not config.get("moe_intermediate_size") and any(key in config for key in _LEGACY_KEYS)
 
 
 def native_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`config` with native keys and complete `layer_types` and `rope_parameters`; legacy keys are dropped.
+    """Return `config` with native keys only, and complete `layer_types` and `rope_parameters`.
 
     Raises `ValueError` for a variant of the architecture that is not implemented.
     """
@@ -48,10 +48,10 @@ def native_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _from_legacy(config: Mapping[str, Any]) -> dict[str, Any]:
     halves = config.get("zaya_layers") or []
-    # In the older files num_hidden_layers contradicts the lists; the lists describe the weights.
+    # In the older files num_hidden_layers contradicts the lists, which describe the weights.
     count = len(halves) or int(config.get("num_hidden_layers", 80))
     if count % 2:
-        raise ValueError(f"a legacy ZAYA config has an even number of half-layers, not {count}")
+        raise ValueError(f"a legacy ZAYA config must have an even number of half-layers (got {count})")
     native = {key: value for key, value in config.items() if key not in _LEGACY_KEYS}
     for key in ("moe_router_topk", "norm_epsilon", "rope_scaling", "swa_layers", "swa_rotary_base", *_ALWAYS_ON):
         native.pop(key, None)
@@ -87,19 +87,19 @@ def _from_legacy(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _legacy_windows(windows: Any, halves: int) -> tuple[int | None, list[str]]:
-    """The native window and the layer types; `windows` has 0 for a full layer, by layer or by half-layer."""
+    """Return the native window and the layer types. `windows` has 0 for a full layer, per layer or half-layer."""
     if not isinstance(windows, Sequence) or not any(windows):
         return None, [FULL] * (halves // 2)
     by_layer = list(windows) if len(windows) == halves // 2 else list(windows)[::2]
     sizes = {int(size) for size in windows if size}
     if len(sizes) > 1:
         raise ValueError(f"ZAYA layers with different sliding windows ({sorted(sizes)}) are not supported")
-    # A legacy window leaves the current token out, a native one counts it.
+    # A native window includes the current token, a legacy one does not.
     return sizes.pop() + 1, [SLIDING if size else FULL for size in by_layer]
 
 
 def _rope_parameters(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """One set of rotary parameters a layer type; the hub's file has a stray `rope_type` beside them."""
+    """Return rotary parameters per layer type. The hub's file has a stray `rope_type` next to them."""
     given = config.get("rope_parameters") or {}
     if not any(isinstance(given.get(kind), Mapping) for kind in _ROPE):
         flat = {key: value for key, value in given.items() if not isinstance(value, Mapping)}
@@ -136,7 +136,7 @@ def _check(config: Mapping[str, Any]) -> None:
 
 
 def _first(config: Mapping[str, Any], *keys: str, default: int) -> int:
-    """The value of the first key that is there; of a list with an entry a half-layer, the first that is not 0."""
+    """Return the value of the first key present. Of a list with one entry per half-layer, take the nonzero one."""
     for key in keys:
         value = config.get(key)
         if isinstance(value, Sequence) and not isinstance(value, str):

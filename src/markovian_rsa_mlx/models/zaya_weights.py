@@ -1,8 +1,8 @@
-"""The weights of a ZAYA checkpoint, whatever its layout, under the names of `zaya.Model`.
+"""Rename the weights of every layout of a ZAYA checkpoint to the parameters of `zaya.Model`.
 
-Read are transformers' native layout, the legacy one of half-layers, and what this package saved itself.
-Every step looks at names and shapes, so that reading a converted checkpoint changes nothing. Quantized
-checkpoints pass too: `scales` and `biases` follow their `weight`.
+Supported layouts are the native one of transformers, the legacy one of half-layers, and that of this package. Every
+step depends on names and shapes, so converted checkpoints pass unchanged. Quantized checkpoints work too: `scales` and
+`biases` follow their `weight`.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _EXPERT_PARTS = {"linear_fc1": "gate_up_proj", "linear_fc2": "down_proj"}
 
 
 def sanitize(weights: Weights, *, layers: int, kernels: tuple[int, int], tied: bool) -> Weights:
-    """The weights by the model's own names; a second pass changes nothing.
+    """Return the weights under the model's own names. Applying it again changes nothing.
 
-    `layers` counts native layers, `kernels` are the sizes of the two convolutions. Raises `ValueError` where
-    a legacy name is not understood.
+    `layers` counts native layers, `kernels` are the sizes of the two convolutions. Raises `ValueError` for an unknown
+    legacy name.
     """
     weights = {
         name.removeprefix("language_model."): array
@@ -69,11 +69,11 @@ def _native_name(name: str, layers: int) -> str:
     for old, new in (_EXPERTS if half % 2 else _ATTENTION).items():
         if rest.startswith(old):
             return f"model.layers.{half // 2}.{new}{rest[len(old) :]}"
-    raise ValueError(f"the legacy weight {name} has no place in the model")
+    raise ValueError(f"the legacy weight {name} matches no parameter of the model")
 
 
 def _residual_name(half: int, part: str) -> str:
-    """A half-layer's residual scale stands before it; natively it closes the part before."""
+    """Name a residual scale. It begins a legacy half-layer, and natively it ends the one before."""
     if half == 0:
         return f"model.input_{part}"
     if half % 2:
@@ -82,7 +82,7 @@ def _residual_name(half: int, part: str) -> str:
 
 
 def _stack_experts(weights: Weights) -> Weights:
-    """Experts saved one by one become one array a layer, [experts, out, in]."""
+    """Stack experts that were saved one by one into one array per layer, [experts, out, in]."""
     stacked: Weights = {}
     single: dict[str, dict[int, mx.array]] = {}
     for name, array in weights.items():
@@ -100,7 +100,7 @@ def _stack_experts(weights: Weights) -> Weights:
 
 
 def _parameter(name: str) -> str:
-    """transformers' stacked experts are bare arrays; here they are the weight of a layer."""
+    """Name the stacked experts of transformers, which are plain arrays there, as the weight of a layer."""
     return f"{name}.weight" if name.endswith((".experts.gate_up_proj", ".experts.down_proj")) else name
 
 
@@ -115,7 +115,7 @@ def _arranged(name: str, array: mx.array, kernels: tuple[int, int]) -> mx.array:
 
 
 def _kernel_second(array: mx.array, kernel: int) -> mx.array:
-    """[channels, in, kernel] of torch to [channels, kernel, in] of MLX; what is so already stays."""
+    """Convert torch's [channels, in, kernel] to MLX's [channels, kernel, in], unless it has that order."""
     if array.shape[1] != kernel and array.shape[2] == kernel:
         return array.swapaxes(1, 2)
     return array

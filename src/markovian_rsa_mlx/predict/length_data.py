@@ -169,7 +169,7 @@ def from_paths(paths: Iterable[Path]) -> Samples:
 def observed(events: Sequence[Event]) -> Iterator[tuple[Origin, Observed]]:
     """Yield every attempt of a run. The tokens of an unfinished one are known up to its last checkpoint."""
     state = RunState(events)
-    started: dict[str, tuple[GenerationStartEvent, int]] = {}  # by trace: its attempt, and the tokens known of it
+    started: dict[str, tuple[GenerationStartEvent, int]] = {}  # by trace: its attempt, and its known tokens
 
     def unfinished(trace_id: str) -> Iterator[tuple[Origin, Observed]]:
         if trace_id in started:

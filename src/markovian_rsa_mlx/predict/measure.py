@@ -26,7 +26,7 @@ MAX_CONTEXT = 8192
 READING, ONE_READING, REPEATED = 0.35, 0.15, 0.01
 #: Steps timed per visit of a number of rows, and visits after which more add no information.
 STEPS, MAX_VISITS = 8, 9
-#: What a run needs per ended trace, to write and sync the audit log and to build the prompts of the children.
+#: Seconds that a run needs per ended trace, to write and sync the audit log and to build the children's prompts.
 TURNAROUND_S = 0.005
 
 

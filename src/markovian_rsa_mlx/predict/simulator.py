@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..backends.policy import PREFILL_TOKENS, Capacity, PrefixStore, PromptProgress, make_room, prefix_bytes
+from ..backends.policy import PREFILL_TOKENS, Capacity, PrefixStore, PromptProgress, evict_until_fits, prefix_bytes
 from ..errors import MemoryLimitError
 from .costs import Costs
 from .workload import Generation, Pieces, cut, shared_tokens
@@ -25,7 +25,7 @@ class SimulationResult:
 
     `seconds` is the time until the last run is complete, and `ended_s` the end of each generation by (run, name).
     `steps` are the decode steps of each engine as (rows, number of consecutive steps with that many). `peak_bytes` is
-    the memory that an engine reserves for the generations it lets in, the largest of any engine.
+    the memory that an engine reserves for the generations in it, the largest of any engine.
     """
 
     seconds: float
@@ -57,7 +57,7 @@ def simulate(
 
     `runs_at_once` bounds the runs in progress, `concurrency` the generations per run that are in the engines (None for
     no bound). `prefill_tokens` bounds the prompt tokens that an engine reads between two steps. A generation goes to
-    the engine with the fewest. Raises `MemoryLimitError` for one that cannot fit.
+    the engine with the lowest load. Raises `MemoryLimitError` for one that cannot fit.
     """
     engines = [SimulatedEngine(costs, capacity, prefill_tokens) for _ in range(servers)]
     progress = [_RunProgress(index, run, concurrency) for index, run in enumerate(runs)]
@@ -101,7 +101,7 @@ class _Simulation:
             heapq.heappush(self._requests, (when, next(self._order), run, generation))
 
     def _assign(self) -> None:
-        """Give the next request to the engine with the fewest generations, after advancing it to that time."""
+        """Give the next request to the engine with the lowest load, after advancing it to that time."""
         now, _, run, generation = heapq.heappop(self._requests)
         engine = min(self._engines, key=lambda engine: engine.load)
         while engine.load and engine.clock < now:
@@ -167,7 +167,7 @@ class _Row:
 class SimulatedEngine:
     """The MLX engine's scheduler in simulated time.
 
-    One turn is one `Scheduler.step`: let generations in, read prompts, start one decode step for all rows. As in the
+    One turn is one `Scheduler.step`: admit generations, read prompts, start one decode step for all rows. As in the
     engine, a step runs one ahead of the tokens that are looked at. A trace of L tokens takes part in L + 1 steps, and a
     turn lasts as long as the step that the turn before has started. Consecutive turns that only decode are simulated
     together. `clock` is the end of the last turn, and the device stays busy for `pending_s` after it.
@@ -230,7 +230,7 @@ class SimulatedEngine:
                     else:
                         low = middle + 1
             return self._decode(turns)
-        while self.waiting and self._has_room():
+        while self.waiting and self._fits():
             self.prefilling.append(self.waiting.popleft())
             lengths = self._lengths()
             self.peak_bytes = max(self.peak_bytes, self.capacity.required_bytes(len(lengths), max(lengths)))
@@ -241,10 +241,10 @@ class SimulatedEngine:
         return self._decode(1, joining=joining)
 
     def _must_admit_or_read(self) -> bool:
-        return bool(self.prefilling) or bool(self.waiting and self._has_room())
+        return bool(self.prefilling) or bool(self.waiting and self._fits())
 
-    def _has_room(self) -> bool:
-        return make_room(self.capacity, self._lengths(), self.waiting[0].final_length, self._prefixes)
+    def _fits(self) -> bool:
+        return evict_until_fits(self.capacity, self._lengths(), self.waiting[0].final_length, self._prefixes)
 
     def _lengths(self) -> list[int]:
         inside = (*self.prefilling, *(row.generation for row in self.rows))

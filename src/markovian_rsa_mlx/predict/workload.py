@@ -47,7 +47,7 @@ class Generation:
 
     @cached_property
     def read(self) -> Pieces:
-        """What an engine reads before the first step: the prompt without its last token."""
+        """The prompt without its last token, which an engine reads before the first step."""
         return cut(self.prompt, self.prompt_tokens - 1)
 
     @cached_property

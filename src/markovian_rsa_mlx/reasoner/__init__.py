@@ -1,6 +1,6 @@
 """The embedded reasoner: a small model that ships with the package and solves two kinds of problem.
 
-Knows its own files and what it was trained on; knows nothing of MLX or of the method.
+Must not import MLX or the method.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ __all__ = [
 
 MODEL_ID = "embedded-reasoner-v1"
 
-#: What a user may expect of it, in one sentence.
+#: A sentence for users.
 CAPABILITIES = (
     "The embedded reasoner solves Countdown puzzles with 3 or 4 numbers from 1 to 20 and targets from 10 to 99, and "
     "sums and differences of up to 12 two-digit numbers, in the wordings of reasoning-gym's `countdown` and "
-    "`chain_sum`; it knows nothing else."
+    "`chain_sum`. It cannot answer other questions."
 )
 
 _FIELDS = {"numbers": r"\d{1,2}(?:, \d{1,2}){2,3}", "target": r"\d{2}"}
@@ -50,17 +50,17 @@ _KNOWN = re.compile(rf"(?:(?:{_COUNTDOWN})(?:{_INSTRUCTIONS})?|{_CHAIN_SUM})\s*"
 
 
 def model_path() -> Path:
-    """The folder with the model's files, as mlx-lm loads it."""
+    """Return the folder with the model's files, as mlx-lm loads it."""
     return Path(__file__).parent / "model"
 
 
 def can_answer(problem: str) -> bool:
-    """Whether `problem` is worded as the problems that the model was trained on."""
+    """Return whether `problem` is worded like the problems that the model was trained on."""
     return _KNOWN.fullmatch(problem) is not None
 
 
 def answer_checker(problem: str) -> Callable[[str], bool] | None:
-    """What tells a right answer to one of its problems, by exact arithmetic; None for any other question."""
+    """Return a function that checks an answer by exact arithmetic, or None for a question it was not trained on."""
     if not can_answer(problem):
         return None
     for wording in WORDINGS:

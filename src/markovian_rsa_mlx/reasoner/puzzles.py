@@ -1,8 +1,8 @@
-"""Countdown puzzles for the embedded reasoner: drawing, wording, solving and checking, exactly.
+"""Countdown puzzles for the embedded reasoner: draw, word, solve and check them exactly.
 
-Pure standard library. A *chain* is `(first, (op, number), (op, number), ...)`, evaluated from left to right;
-its intermediate results are whole numbers from 1 to `LARGEST`. The checker knows nothing of chains: it
-reads any arithmetic expression with `ast` and computes with fractions.
+A *chain* is `(first, (op, number), (op, number), ...)`, evaluated from left to right, whose intermediate results are
+integers from 1 to `LARGEST`. The checker does not depend on chains. It parses any arithmetic expression with `ast` and
+computes with fractions.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-#: What the demo and the evaluation draw: how many numbers (least, most), their values, the targets, and how
-#: many chains solve the puzzle at the least: the reasoner rarely finds one of few.
+#: Puzzles of the demo and the evaluation: the number of numbers (min, max), their values, the targets, and the minimum
+#: number of chains that solve the puzzle, since the reasoner rarely finds one of few.
 COUNTS = (4, 4)
 VALUES = (1, 20)
 TARGETS = (10, 99)
-LEAST_SOLUTIONS = 6
+MIN_SOLUTIONS = 6
 LARGEST = 400
 
 #: The three wordings of reasoning-gym's `countdown`, and its optional format instructions.
@@ -45,7 +45,7 @@ Chain = tuple[int, tuple[Step, ...]]
 
 @dataclass(frozen=True)
 class Puzzle:
-    """A Countdown puzzle: `question` as the user asks it, the numbers in its order, the target."""
+    """A Countdown puzzle: `question` as the user asks it, its numbers in order, the target."""
 
     question: str
     numbers: tuple[int, ...]
@@ -53,7 +53,7 @@ class Puzzle:
 
 
 def apply(value: int, op: str, number: int) -> int | None:
-    """`value op number`, or None where the result is no whole number from 1 to `LARGEST`."""
+    """Return `value op number`, or None if the result is not an integer from 1 to `LARGEST`."""
     if op == "/":
         return value // number if number > 1 and value % number == 0 else None
     result = value + number if op == "+" else value - number if op == "-" else value * number
@@ -61,7 +61,7 @@ def apply(value: int, op: str, number: int) -> int | None:
 
 
 def extend(value: int, steps: tuple[Step, ...], rest: Sequence[int]) -> Iterator[tuple[tuple[Step, ...], int]]:
-    """All ways to use up `rest` after `value`, with their results."""
+    """Yield all ways to use all of `rest` after `value`, with their results."""
     if not rest:
         yield steps, value
         return
@@ -76,7 +76,7 @@ def extend(value: int, steps: tuple[Step, ...], rest: Sequence[int]) -> Iterator
 
 
 def chains(numbers: Sequence[int]) -> Iterator[tuple[Chain, int]]:
-    """Every chain over all `numbers` with its result; the larger of the first two numbers leads."""
+    """Yield every chain over all `numbers` with its result. The larger of the first two numbers is first."""
     for index, first in enumerate(numbers):
         if first in numbers[:index]:
             continue
@@ -87,30 +87,30 @@ def chains(numbers: Sequence[int]) -> Iterator[tuple[Chain, int]]:
 
 
 def solutions(numbers: Sequence[int], target: int) -> list[Chain]:
-    """The chains that solve the puzzle."""
+    """Return the chains that solve the puzzle."""
     return [chain for chain, value in chains(numbers) if value == target]
 
 
 def is_held_out(numbers: Sequence[int], target: int) -> bool:
-    """Whether a puzzle belongs to the tenth that is never trained on."""
+    """Return whether a puzzle belongs to the tenth that is excluded from training."""
     key = f"{sorted(numbers)}={target}".encode()
     return int.from_bytes(hashlib.sha256(key).digest()[:4], "big") % 10 == 0
 
 
 def is_sum_held_out(expression: str) -> bool:
-    """The same split for `chain_sum`, whose `expression` is like `12 + 34 - 56`."""
+    """Return whether a `chain_sum` with an `expression` like `12 + 34 - 56` is excluded from training."""
     terms = [int(sign + digits) for sign, digits in re.findall(r"([+-]?) ?(\d+)", expression)]
     return is_held_out(terms, sum(terms))
 
 
 def ask(numbers: Sequence[int], target: int, wording: int, instructions: bool) -> str:
-    """The question in one of the wordings of reasoning-gym."""
+    """Return the question in one of the wordings of reasoning-gym."""
     question = WORDINGS[wording].format(numbers=", ".join(map(str, numbers)), target=target)
     return INSTRUCTIONS.format(question=question) if instructions else question
 
 
 def draw(rng: random.Random, counts: tuple[int, int] = COUNTS) -> tuple[tuple[int, ...], int] | None:
-    """Numbers, and the result of a random chain over them; None where that is no puzzle of ours."""
+    """Draw numbers and the result of a random chain over them. Return None if it is not a valid target."""
     numbers = tuple(rng.randint(*VALUES) for _ in range(rng.randint(*counts)))
     value: int | None = numbers[0]
     for number in numbers[1:]:
@@ -121,18 +121,18 @@ def draw(rng: random.Random, counts: tuple[int, int] = COUNTS) -> tuple[tuple[in
 
 
 def demo_puzzle(seed: int) -> Puzzle:
-    """A held-out puzzle of the distribution that the evaluation uses."""
+    """Return a held-out puzzle of the distribution that the evaluation uses."""
     rng = random.Random(f"demo {seed}")
     while True:
         drawn = draw(rng)
         if drawn is None or not is_held_out(*drawn):
             continue
-        if len(solutions(*drawn)) >= LEAST_SOLUTIONS:
+        if len(solutions(*drawn)) >= MIN_SOLUTIONS:
             return Puzzle(ask(*drawn, rng.randrange(len(WORDINGS)), rng.random() < 0.5), *drawn)
 
 
 def evaluate(node: ast.expr) -> Fraction:
-    """The exact value of an arithmetic expression; `ValueError` for anything else in it."""
+    """Return the exact value of an arithmetic expression. Raises `ValueError` for anything else in it."""
     match node:
         case ast.Constant(value=int() as value) if not isinstance(value, bool):
             return Fraction(value)
@@ -153,7 +153,7 @@ def evaluate(node: ast.expr) -> Fraction:
 
 
 def check(expression: str, puzzle: Puzzle) -> bool:
-    """Whether `expression` makes the target with each of the puzzle's numbers used exactly once."""
+    """Return whether `expression` equals the target and uses each of the puzzle's numbers exactly once."""
     if len(expression) > 200:
         return False
     try:

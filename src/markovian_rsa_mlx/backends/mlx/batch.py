@@ -178,7 +178,7 @@ def filter_logprobs(logprobs: mx.array, sampling: Sampling) -> mx.array:
 def sequence_log_probability(model: Any, prompt: tuple[int, ...], tokens: tuple[int, ...], sampling: Sampling) -> float:
     """Return the natural log of the probability to draw exactly `tokens` after `prompt`, by one prefill pass.
 
-    It tells whether two equal traces are an accident or share a random stream. Temperature 0 gives 0 or -inf.
+    It distinguishes two equal traces by accident from two that share a random stream. Temperature 0 gives 0 or -inf.
     """
     caches = make_prompt_cache(model)
     ids = [*prompt, *tokens]

@@ -1,6 +1,6 @@
-"""Load a model of mlx-lm: a hub id or a local folder, weights, tokenizer, config and adapters.
+"""Load a model of mlx-lm from a hub id or a local folder: weights, tokenizer, config and adapters.
 
-Whatever goes wrong becomes one `ModelError` sentence that says what to do.
+Every failure becomes a `ModelError` that names the cure.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Progress = Callable[[str], None]
 
 @dataclass
 class LoadedModel:
-    """A loaded model; `quantization` is "none" or like "4-bit", `dtype` that of its activations."""
+    """A loaded model. `quantization` is "none" or like "4-bit", `dtype` is the type of its activations."""
 
     model: Any
     tokenizer: Any
@@ -46,14 +46,14 @@ def load_model(
 
     Raises `ModelError`.
     """
-    say = progress or (lambda _: None)
+    report = progress or (lambda _: None)
     if adapter_path is not None and not (Path(adapter_path) / "adapter_config.json").is_file():
         raise ModelError(
-            f"There is no adapter_config.json in the adapter folder {str(adapter_path)!r}; check --adapter."
+            f"There is no adapter_config.json in the adapter folder {str(adapter_path)!r}. Check --adapter."
         )
-    path = local_folder(model) or download(str(model), revision, say)
+    path = local_folder(model) or download(str(model), revision, report)
     config = read_config(path)
-    say(f"Loading {model}")
+    report(f"Loading {model}")
     built, tokenizer = _load(path, adapter_path)
     return LoadedModel(
         built, tokenizer, config, model_id or str(model), path, quantization_of(config), _activation_dtype(built)
@@ -61,7 +61,7 @@ def load_model(
 
 
 def quantization_of(config: Mapping[str, Any]) -> str:
-    """ "none", or the weights' width like "4-bit" (the default one, where layers differ)."""
+    """Return "none", or the width of the weights like "4-bit" (the default width, if layers differ)."""
     settings = config.get("quantization") or config.get("quantization_config")
     if not settings:
         return "none"
@@ -82,18 +82,18 @@ def _load(path: Path, adapter_path: str | Path | None) -> tuple[Any, Any]:
         return result[0], result[1]
     except FileNotFoundError as error:
         raise ModelError(
-            f"The model in {str(path)!r} is incomplete ({error}); it needs model*.safetensors and a tokenizer."
+            f"The model in {str(path)!r} is incomplete ({error}). It needs model*.safetensors and a tokenizer."
         ) from error
     except Exception as error:
         message = " ".join(str(error).split())
         if "not supported" in message and "Model type" in message:
             kind = load_config(path).get("model_type")
             raise ModelError(
-                f"mlx-lm cannot run the architecture {kind!r} of {str(path)!r}; take a model of a supported one."
+                f"mlx-lm cannot run the architecture {kind!r} of {str(path)!r}. Use a model of a supported one."
             ) from error
         if "safetensors" in message.lower() or "load_safetensors" in message:
             raise ModelError(
-                f"A weights file in {str(path)!r} is damaged ({message}); delete it and download the model again."
+                f"A weights file in {str(path)!r} is damaged ({message}). Delete it and download the model again."
             ) from error
         raise ModelError(
             f"The model in {str(path)!r} cannot be loaded ({type(error).__name__}: {_short(message)})."

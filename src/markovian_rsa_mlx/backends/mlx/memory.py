@@ -1,8 +1,8 @@
-"""What a model's weights and caches cost, from its config alone.
+"""Predict the memory of a model's weights and caches from its config.
 
-MLX arrays are lazy: a model built from a config and run on a prompt, but never evaluated, costs no
-memory, and its caches already know their shapes. So any architecture of mlx-lm can be measured without
-knowing it. All sizes are in bytes, lengths in tokens.
+MLX arrays are lazy. A model that is built from a config and run on a prompt, but never evaluated, takes no memory, and
+its caches have their shapes. So every architecture of mlx-lm can be measured the same way. Sizes are in bytes and
+lengths in tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16
 
 
 def footprint_from_config(config: Mapping[str, Any]) -> ModelFootprint:
-    """The footprint of the model that `config` (a config.json) describes.
+    """Return the footprint of the model that `config` (a config.json) describes.
 
     Raises `ModelError` for an architecture that mlx-lm cannot build.
     """
@@ -35,12 +35,12 @@ def footprint_from_config(config: Mapping[str, Any]) -> ModelFootprint:
         raise
     except Exception as error:
         raise ModelError(
-            f"The memory of this model cannot be foreseen from its config.json ({type(error).__name__}: {error})."
+            f"The memory of this model cannot be predicted from its config.json ({type(error).__name__}: {error})."
         ) from error
 
 
 def footprint_of(model: Any) -> ModelFootprint:
-    """The footprint of a built model, loaded or lazy; evaluates nothing."""
+    """Return the footprint of a built model, loaded or lazy. Evaluates nothing."""
     weights = sum(array.nbytes for array in parameters(model))
     (short, vocabulary), (long, _) = (_after(model, tokens) for tokens in (CACHE_STEP, 2 * CACHE_STEP))
     per_token = state = 0
@@ -57,12 +57,13 @@ def footprint_of(model: Any) -> ModelFootprint:
 
 
 def parameters(model: Any) -> list[mx.array]:
-    """All weights of a model."""
+    """Return all weights of a model."""
     return [array for _, array in cast(list[tuple[str, mx.array]], tree_flatten(model.parameters()))]
 
 
 def build_lazily(config: Mapping[str, Any]) -> Any:
-    """The mlx-lm model of a config with unevaluated weights of the shapes and types a checkpoint would have."""
+    """Build the mlx-lm model of a config, with unevaluated weights of the shapes and types of a checkpoint."""
+    # A private function, because mlx-lm's public ones need the weights. It maps a model_type to the model's classes.
     from mlx_lm.utils import _get_classes
 
     register()
@@ -74,7 +75,7 @@ def build_lazily(config: Mapping[str, Any]) -> Any:
             f"mlx-lm cannot run the architecture {settings.get('model_type', 'that config.json leaves out')!r}."
         ) from error
     model = model_class(args_class.from_dict(settings))
-    # Where no dtype is given, weights on the hub are nearly always 16 bits wide.
+    # Weights on the hub are nearly always 16 bits wide if the config names no dtype.
     model.set_dtype(_DTYPES.get(str(declared_dtype(settings)), mx.bfloat16))
     quantization = settings.get("quantization")
     if quantization:
@@ -83,7 +84,7 @@ def build_lazily(config: Mapping[str, Any]) -> Any:
 
 
 def declared_dtype(config: Mapping[str, Any]) -> str | None:
-    """The weights' type as a config.json names it, in either of the usual keys and places."""
+    """Return the type of the weights that a config.json declares, under either of the usual keys."""
     for part in (config, config.get("text_config") or {}):
         for key in ("dtype", "torch_dtype"):
             if part.get(key):
@@ -92,7 +93,7 @@ def declared_dtype(config: Mapping[str, Any]) -> str | None:
 
 
 def context_length_of(config: Mapping[str, Any]) -> int | None:
-    """The longest sequence the model was made for, as its config.json says; None where it does not."""
+    """Return the longest sequence that the model supports, or None if its config.json does not state it."""
     for part in (config.get("text_config") or {}, config):
         for key in ("max_position_embeddings", "max_sequence_length", "seq_length", "n_positions", "n_ctx"):
             value = part.get(key)
@@ -102,7 +103,7 @@ def context_length_of(config: Mapping[str, Any]) -> int | None:
 
 
 def available_memory_bytes() -> int:
-    """What this process should use at most: the device's working set, or most of the free system memory."""
+    """Return the memory that this process should use at most: the device's working set, or most of the free RAM."""
     device = mx.device_info()
     working_set = device.get("max_recommended_working_set_size")
     if working_set:
@@ -130,7 +131,7 @@ def _free_system_bytes() -> int:
 
 
 def _after(model: Any, tokens: int) -> tuple[list[Any], int]:
-    """The caches that a prompt of this length leaves, and how many logits a position has."""
+    """Return the caches after a prompt of this length, and the number of logits per position."""
     caches: list[Any] = make_prompt_cache(model)
     logits = model(mx.zeros((1, tokens), dtype=mx.int32), cache=caches)
     return list(_leaves(caches)), int(logits.shape[-1])

@@ -17,7 +17,7 @@ from mlx_lm.utils import maybe_set_recommended_wired_limit
 from ...config import Sampling
 from ...errors import BackendError, MemoryLimitError
 from ...models.routing import drop_pending
-from ..policy import PREFILL_TOKENS, MemoryBudget, make_room, prefix_bytes
+from ..policy import PREFILL_TOKENS, MemoryBudget, evict_until_fits, prefix_bytes
 from .batch import DecodeBatch, sequence_log_probability
 from .prefix_cache import Prefill, PrefixCache
 from .sequence import ProgressDispatcher, Sequence
@@ -83,7 +83,7 @@ class Scheduler:
         mx.clear_cache()
 
     def step(self) -> None:
-        """Let sequences in, read prompts, decode one token per row. An error ends sequences, never the engine."""
+        """Admit sequences, read prompts, decode one token per row. An error ends sequences, never the engine."""
         try:
             self._admit()
             self._read_prompts()
@@ -94,7 +94,7 @@ class Scheduler:
             self.cancel(orphan)
 
     def _admit(self) -> None:
-        while self._waiting and self._has_room(self._waiting.next):
+        while self._waiting and self._fits(self._waiting.next):
             sequence = self._waiting.pop()
             self._dispatcher.started(sequence)
             self._prefilling.append(sequence)
@@ -102,11 +102,11 @@ class Scheduler:
             sequence = self._waiting.pop()
             self._dispatcher.failed(sequence, memory_error(self.admission, sequence.final_length))
 
-    def _has_room(self, newcomer: Sequence) -> bool:
+    def _fits(self, newcomer: Sequence) -> bool:
         lengths = [sequence.final_length for sequence in (*self._prefilling, *self._batch.sequences)]
         if self._row_cap is not None and len(lengths) >= self._row_cap:
             return False
-        return make_room(self.admission, lengths, newcomer.final_length, self._prefixes)
+        return evict_until_fits(self.admission, lengths, newcomer.final_length, self._prefixes)
 
     def _read_prompts(self) -> None:
         """Read up to PREFILL_TOKENS tokens. Completed prompts join together: a join copies the caches of all rows."""

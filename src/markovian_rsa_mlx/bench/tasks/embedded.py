@@ -52,7 +52,7 @@ def chain_sum(seed: int) -> GymTask:
 
 def _is_puzzle(entry: Entry) -> bool:
     numbers, target = entry["metadata"]["numbers"], entry["metadata"]["target"]
-    return puzzles.is_held_out(numbers, target) and len(puzzles.solutions(numbers, target)) >= puzzles.LEAST_SOLUTIONS
+    return puzzles.is_held_out(numbers, target) and len(puzzles.solutions(numbers, target)) >= puzzles.MIN_SOLUTIONS
 
 
 TASKS: Final = {"embedded-countdown": countdown, "embedded-chain-sum": chain_sum}
