@@ -55,7 +55,7 @@ def kill_often(out: Path, problems: int, total: int, kills: int, rng: random.Ran
 
 
 def settled(value: Any) -> Any:
-    """What must not differ."""
+    """Return the part of results.json that must not differ."""
     if isinstance(value, dict):
         return {key: settled(item) for key, item in value.items() if key not in VARYING}
     return [settled(item) for item in value] if isinstance(value, list) else value
@@ -76,7 +76,7 @@ def main(problems: int, kills: int, seed: int, folder: Path) -> int:
     resumed = sum('"event": "run_resumed"' in trail.read_text() for trail in trails)
     same = results(whole) == results(parts)
     print(f"{hit} of {kills} kills hit; {resumed} of {len(trails)} runs were resumed; all trails verified")
-    print(f"results.json {'is identical' if same else 'DIFFERS'} but for {', '.join(sorted(VARYING))}")
+    print(f"results.json {'is identical' if same else 'DIFFERS'} except {', '.join(sorted(VARYING))}")
     return 0 if same and hit == kills else 1
 
 

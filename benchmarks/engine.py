@@ -1,10 +1,10 @@
-"""What the engine and the lineage save, against what a user would run instead, in one interleaved run.
+"""Compare the engine and the lineage with plain mlx-lm, in one interleaved run.
 
 `python -m benchmarks.engine --seeds 5` prints ratios (baseline / ours) on the same model, problems and seeds, with
 N = 16, C = 4, T = 2 and one final candidate. Baselines are mlx-lm's own `generate_step`, `batch_generate` and
 `BatchGenerator`; prompts, tails and lineage come from this package for all of them, so only generation differs.
-`wall` is elapsed time, `cpu` the processor time of the process: the fairer one where other programs share
-the cores. Ratios are medians over the seeds.
+`wall` is elapsed time, `cpu` the processor time of the process, which is the fairer one on shared cores. Ratios are
+medians over the seeds.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Cost:
 
 
 class Silent:
-    """A listener that does not listen."""
+    """A listener that ignores progress."""
 
     def started(self) -> None:
         pass
@@ -65,7 +65,7 @@ class Silent:
 
 
 class RowSampler:
-    """Our seeded draw in the form mlx-lm calls: one row, one token a call."""
+    """The engine's seeded draw as mlx-lm calls it: one row and one token per call."""
 
     def __init__(self, request: GenerationRequest) -> None:
         no_caller: Any = None
@@ -88,7 +88,7 @@ class Baselines:
         return [self._single(request) for request in requests]
 
     def batched(self, requests: Sequence[GenerationRequest]) -> list[Ids]:
-        """`batch_generate` as it comes: one stock sampler for all."""
+        """Generate with `batch_generate` and its standard sampler for all rows."""
         response = batch_generate(
             self.model,
             self.tokenizer,
@@ -99,8 +99,8 @@ class Baselines:
         )
         return [tuple(ids) for ids in response.token_ids]
 
-    def bare_loop(self, requests: Sequence[GenerationRequest]) -> list[Ids]:
-        """`BatchGenerator` with one seeded sampler a row."""
+    def plain_loop(self, requests: Sequence[GenerationRequest]) -> list[Ids]:
+        """Generate with `BatchGenerator` and one seeded sampler per row."""
         rows = len(requests)
         generator = BatchGenerator(
             self.model,
@@ -213,7 +213,7 @@ def ratios(part: Sequence[Cost], ours: Sequence[Cost]) -> tuple[float, float]:
 def compare_loops(backend: MLXEngine, plain: Baselines, repeats: int) -> None:
     """(d): the engine against a bare `BatchGenerator` loop, same requests and draws."""
     prompt = tuple(backend.tokenizer.encode(puzzles.demo_puzzle(1).question))
-    ours, bare = [], []
+    ours, baseline = [], []
     for repeat in range(repeats):
         requests = [
             GenerationRequest(f"r0-{i:02d}", (), prompt, 96, 1000 * repeat + i, Sampling())
@@ -226,14 +226,14 @@ def compare_loops(backend: MLXEngine, plain: Baselines, repeats: int) -> None:
             return sum(map(len, found[-1]))
 
         def loop(requests: Sequence[GenerationRequest] = requests, found: list[list[Ids]] = found) -> int:
-            found.append(plain.bare_loop(requests))
+            found.append(plain.plain_loop(requests))
             return sum(map(len, found[-1]))
 
-        bare.append(measured(loop))
+        baseline.append(measured(loop))
         ours.append(measured(engine))
         assert found[0] == found[1], "not the same traces"
-    wall, cpu = ratios(ours, bare)
-    print(f"d engine / bare BatchGenerator loop: wall {wall:.3f}, cpu {cpu:.3f} (16 rows, same draws)")
+    wall, cpu = ratios(ours, baseline)
+    print(f"d engine / plain BatchGenerator loop: wall {wall:.3f}, cpu {cpu:.3f} (16 rows, same draws)")
     together, apart = sampler_seconds(CONFIG.population, backend)
     step = statistics.median(cost.wall / (cost.tokens / CONFIG.population) for cost in ours)
     print(

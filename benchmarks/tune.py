@@ -1,13 +1,13 @@
-"""How well `mrsa tune` foresees real runs: simulated and real seconds of the embedded reasoner, side by side.
+"""Compare the predictions of `mrsa tune` with real runs of the embedded reasoner, in seconds.
 
 `python -m benchmarks.tune --repeats 5` alternates measuring the engine with real runs of four settings. For each one it
 prints real seconds, those simulated from the runs' own lengths ("own"), and those predicted from the lengths of the
 *other* settings' runs ("others"), as `mrsa tune` would. Ratios are simulated / real.
 
-The pace of a machine that others use drifts. So a short probe (a few steps, one prompt) stands before and after each
-run, and its simulated seconds are multiplied by how much slower or faster the machine was just then than in the median
-probe; "plain" is the ratio without that. Tiny models repeat themselves: each pair of equal traces makes the real run
-check their chance, which reads them once more; the simulation is told how many pairs there were.
+The speed of a shared machine drifts. So a short probe (a few steps, one prompt) runs before and after each run, and the
+simulated seconds are scaled by this probe relative to the median probe. "plain" is the ratio without scaling. Tiny
+models repeat themselves, and for each pair of equal traces a real run computes their probability, which reads them once
+more. The simulation takes the number of these pairs from the run.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ SETTINGS = {
     "N=16 T=0": BASE.replace(population=16, rounds=0),
     "N=8 C=4 T=2 F=N, 3 at once": BASE.replace(final_candidates=0, concurrency=3),
 }
-LONGEST, MOST_ROWS = 400, 16
+MAX_TOKENS, MAX_ROWS = 400, 16
 
 
 @dataclass(frozen=True)
 class Real:
-    """A real run: seconds, its workload, pairs of equal traces, and the pace of the machine meanwhile."""
+    """A real run: its settings, seconds and audit log, and the seconds of the probe around it."""
 
     config: RSAConfig
     seconds: float
@@ -60,15 +60,17 @@ class Real:
     def events(self) -> list[Event]:
         return read_events(self.path)
 
-    def simulated(self, costs: Costs, room: Capacity, check_s: float) -> float:
-        """Seconds, with `check_s` a token for equal traces."""
+    def simulated(self, costs: Costs, capacity: Capacity, check_s: float) -> float:
+        """Return the simulated seconds, with `check_s` per token of equal traces."""
         concurrency = None if self.config.concurrency == "auto" else self.config.concurrency
         tasks = work_of(self.events)
-        return simulate([tasks], costs, room, concurrency=concurrency).seconds + check_s * checked_twins(self.events)
+        return simulate([tasks], costs, capacity, concurrency=concurrency).seconds + check_s * equal_trace_tokens(
+            self.events
+        )
 
 
 def work_of(events: Sequence[Event]) -> list[Generation]:
-    """The workload of a recorded run: its prompts' shape, its lengths, its tails."""
+    """Return the workload of a recorded run: the shape of its prompts, its lengths and its tails."""
     history = RunState(events)
     assert history.start is not None
     assert history.setup is not None
@@ -89,8 +91,8 @@ def shape_of(events: Sequence[Event]) -> PromptShape:
     return PromptShape.of_ids(setup.prompt_token_ids, setup.segment_token_ids, setup.summary_segment_token_ids)
 
 
-def checked_twins(events: Sequence[Event]) -> int:
-    """Tokens, prompts included, of traces that repeat an earlier one of the same prompt."""
+def equal_trace_tokens(events: Sequence[Event]) -> int:
+    """Return the tokens, prompts included, of traces that repeat an earlier one of the same prompt."""
     history = RunState(events)
     assert history.setup is not None
     seen: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
@@ -105,7 +107,7 @@ def checked_twins(events: Sequence[Event]) -> int:
 
 
 class Bench:
-    """One engine, its measured speeds, and the runs made on it."""
+    """One engine, its measured speeds, and the runs on it."""
 
     def __init__(self, orchestrator: MarkovianRSAOrchestrator, folder: Path) -> None:
         self._orchestrator, self._folder = orchestrator, folder
@@ -114,11 +116,11 @@ class Bench:
         self.checks: list[float] = []
 
     def measure(self, seconds: float) -> None:
-        """The engine's speeds over the range that the settings need, and a check of equal traces (seconds a token)."""
+        """Measure the engine over the range that the settings need, and a check of equal traces (seconds per token)."""
 
         async def go(timer: Any) -> Speeds:
             return await measure(
-                timer, seconds=seconds, longest=LONGEST, fits=lambda rows, context: True, max_rows=MOST_ROWS
+                timer, seconds=seconds, longest=MAX_TOKENS, fits=lambda rows, context: True, max_rows=MAX_ROWS
             )
 
         self.speeds.append(self._timed(go))
@@ -128,7 +130,7 @@ class Bench:
         self.checks.append((time.perf_counter() - start) / (len(prompt) + len(trace)))
 
     def probe(self) -> float:
-        """Seconds of a little of everything."""
+        """Return the seconds of a few steps and one prompt."""
 
         async def go(timer: Any) -> float:
             steps = [(await timer.decode(rows, 64, 12)).step_s for rows in (8, 16, 3)]
@@ -137,7 +139,7 @@ class Bench:
         return self._timed(go)
 
     def run(self, config: RSAConfig, seed: int) -> Real:
-        """One real run, with its trail."""
+        """Make one real run with an audit log."""
         path = self._folder / f"{seed}.jsonl"
         before = self.probe()
         question = puzzles.demo_puzzle(seed).question
@@ -156,7 +158,7 @@ class Bench:
 
 
 def pooled(parts: Iterable[Speeds]) -> Speeds:
-    """Medians over several measurements, point by point."""
+    """Return the medians over several measurements, point by point."""
     reads: dict[tuple[int, int], list[float]] = {}
     points: dict[tuple[int, int], list[DecodePoint]] = {}
     for part in parts:
@@ -174,7 +176,7 @@ def pooled(parts: Iterable[Speeds]) -> Speeds:
 
 
 def compare(bench: Bench, repeats: int, seconds: float) -> None:
-    """Run, simulate, print."""
+    """Run, simulate and print."""
     bench.run(BASE, 10_000)  # warm
     runs: dict[str, list[Real]] = {name: [] for name in SETTINGS}
     for repeat in range(repeats):
@@ -192,24 +194,24 @@ def compare(bench: Bench, repeats: int, seconds: float) -> None:
 
 
 def line(name: str, real: list[Real], plain: list[float], others_s: float, usual_probe_s: float) -> str:
-    """One setting's figures."""
-    paces = [each.probe_s / usual_probe_s for each in real]
-    own = [seconds * pace for seconds, pace in zip(plain, paces, strict=True)]
+    """Format the figures of one setting."""
+    scales = [each.probe_s / usual_probe_s for each in real]
+    own = [seconds * scale for seconds, scale in zip(plain, scales, strict=True)]
     real_s, own_s = statistics.mean(each.seconds for each in real), statistics.mean(own)
     ratios = [simulated / each.seconds for simulated, each in zip(own, real, strict=True)]
     worst = max(ratios, key=lambda ratio: abs(ratio - 1))
-    others_s *= statistics.mean(paces)
+    others_s *= statistics.mean(scales)
     return (
         f"{name:<28} {len(real):>4} {real_s:>8.2f} {own_s:>7.2f} {own_s / real_s:>6.2f} {worst:>7.2f} "
         f"{statistics.mean(plain) / real_s:>6.2f} {others_s:>9.2f} {others_s / real_s:>6.2f}"
     )
 
 
-def from_others(name: str, runs: dict[str, list[Real]], costs: Costs, room: Capacity) -> float:
-    """Mean seconds predicted from the lengths of all other settings' runs, which had other problems and seeds."""
+def from_others(name: str, runs: dict[str, list[Real]], costs: Costs, capacity: Capacity) -> float:
+    """Return mean seconds predicted from the lengths of the other settings' runs, with other problems and seeds."""
     paths = [real.path for other, found in runs.items() if other != name for real in found]
     lengths = length_data.from_paths(paths).length_model().lengths
-    return predict(name, SETTINGS[name], shape_of(runs[name][0].events), lengths, costs, room).seconds
+    return predict(name, SETTINGS[name], shape_of(runs[name][0].events), lengths, costs, capacity).seconds
 
 
 def main() -> None:

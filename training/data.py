@@ -1,7 +1,7 @@
-"""Draws training examples: round-0 and aggregation prompts of both tasks, with their responses.
+"""Draw training examples: round-0 and aggregation prompts of both tasks, with their responses.
 
 Aggregation prompts are built by the project's own prompt builder from simulated tails, cut by its own functions,
-so training and use cannot drift apart.
+so that training and use stay the same.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from markovian_rsa_mlx.tokenizer import ChatMessage
 from training import reading, traces
 from training.examples import Builder, Example
 from training.records import Record, load_records
-from training.tokenizer import TokenizerTokenizer
+from training.tokenizer import ReasonerTokenizer
 from training.traces import Chain, Pieces
 
 TEMPLATE = PromptTemplate.load("zaya_v1")
@@ -49,7 +49,7 @@ class Drawer:
 
     def __init__(self, tokenizer: Tokenizer, rng: random.Random, records: Sequence[Record] = ()) -> None:
         self.records = records
-        self.rng, self.tokenizer, self.tokenizer = rng, tokenizer, TokenizerTokenizer(tokenizer)
+        self.rng, self.tokenizer, self.tokenizer = rng, tokenizer, ReasonerTokenizer(tokenizer)
         message = ChatMessage(role="user", content="?")
         self.frame = chat_frame(self.tokenizer, [message], enable_thinking=True)
 
@@ -102,7 +102,7 @@ class Drawer:
     def search_on(
         self, builder: Builder, numbers: Sequence[int], target: int, found: list[Chain], failed: list[Chain]
     ) -> None:
-        """Let the trunk go on with a search; side branches are right attempts from its boundaries.
+        """Continue the trunk with a search. Side branches are right attempts from its boundaries.
 
         Its wrong attempts are some of `failed`, or random ones where there are none.
         """
@@ -165,7 +165,7 @@ class Drawer:
         claims: list[tuple[int, Chain, int]],
         failed: list[Chain],
     ) -> None:
-        """Take claims until one holds, else search."""
+        """Take claims until one is correct, or search."""
         rng, start = self.rng, len(builder.trunk)
         order = rng.sample(claims, len(claims))
         taken: list[Pieces] = []
@@ -239,7 +239,7 @@ class Drawer:
         return tail, (last + 1 if f"total {value}\n" in tail.text else last), result
 
     def continue_sum(self) -> Example:
-        """An aggregation prompt of a running sum; the response goes on after the furthest line."""
+        """Return an aggregation prompt of a running sum. The response continues after the furthest line."""
         rng, terms = self.rng, self.terms()
         start = len(terms) - 1 if rng.random() < 0.12 else int(len(terms) * rng.random() ** 2)
         beta, tau = rng.choice((40, 48, 56, 64, 64, 72, 96)), rng.choice((32, 32, 36, 40, 48))

@@ -1,6 +1,6 @@
 """Evaluates a checkpoint on held-out problems with the method's lineage: every round, C distinct random tails.
 
-A stand-in for the project's orchestrator while training goes on; prompts and tails are made by the project's
+A stand-in for the project's orchestrator while training runs; prompts and tails are made by the project's
 own functions.
 """
 
@@ -71,7 +71,7 @@ class Evaluator:
         self.end_id = next(iter(self.tokenizer.eos_ids))
 
     def answers(self, outputs: Sequence[Sequence[int]]) -> list[str]:
-        """The boxed answers of finished traces, else nothing."""
+        """Return the boxed answers of finished traces."""
         found = []
         for ids in outputs:
             split = parse_trace(ids, self.tokenizer.end_of_thinking)
@@ -88,7 +88,7 @@ class Evaluator:
         return generate(self.model, prompts, setting.beta, setting.temperature, self.end_id, self.torch_random)
 
     def start(self, problems: Sequence[Problem], setting: Setting) -> list[list[int]]:
-        """Round 0: `population` traces a problem, one problem after the other."""
+        """Generate round 0: `population` traces per problem, one problem after the other."""
         prompts = [self.drawer.prompt(p.question) for p in problems for _ in range(setting.population)]
         return self.sample(prompts, setting)
 

@@ -1,7 +1,7 @@
 """Samples traces of the checkpoint on training puzzles, for the last stage of training.
 
 Their tails replace simulated ones in aggregation prompts, and their failed attempts the random ones. Nothing
-that the model computed is learned from: results, verdicts and responses are always made anew and exact.
+that the model computed is learned from: results, verdicts and responses are always computed again and exact.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A small Llama in plain torch, with the parameter names of the Hugging Face layout.
 
-Knows nothing of tokens' meaning or of data. `LlamaConfig.to_hf` writes what mlx-lm reads as `config.json`.
+`LlamaConfig.to_hf` returns the `config.json` for mlx-lm.
 """
 
 from __future__ import annotations
@@ -84,14 +84,14 @@ Cache = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Layout:
-    """Where tokens stand: their positions (batch, length) and what they see (batch, 1, length, seen), True: seen."""
+    """Positions of tokens (batch, length), and the mask (batch, 1, length, seen), True for visible tokens."""
 
     position: Tensor
     mask: Tensor
 
 
 class Attention(nn.Module):
-    """Self-attention under a mask; a cache is a pair (batch, room, heads, head_dim), indexed by position."""
+    """Self-attention under a mask; a cache is a pair (batch, capacity, heads, head_dim), indexed by position."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
@@ -164,9 +164,9 @@ class Llama(nn.Module):
             x = layer(x, cos, sin, layout, cache)
         return self.norm(x)
 
-    def new_caches(self, batch: int, room: int) -> list[Cache]:
-        """Empty caches for `room` positions."""
-        shape = (batch, room, self.config.heads, self.config.hidden_size // self.config.heads)
+    def new_caches(self, batch: int, capacity: int) -> list[Cache]:
+        """Empty caches for `capacity` positions."""
+        shape = (batch, capacity, self.config.heads, self.config.hidden_size // self.config.heads)
         return [(torch.zeros(shape), torch.zeros(shape)) for _ in self.layers]
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Makes the embedded reasoner from scratch: `python -m training.run`. Run again, it continues.
 
 Order: tokenizer; main training, with data drawn in a second process; traces of the checkpoint on training
-puzzles; training goes on with them while the rate is annealed; export into the package; evaluation.
+puzzles; training continues with them while the rate is annealed; export into the package; evaluation.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ TOKENS, MAIN_TOKENS = 19_600_000, 12_000_000
 HOLD = 0.6
 
 
-class Listener(tokenizer.TokenizerTokenizer):
-    """Keeps every text that it encodes."""
+class RecordingTokenizer(tokenizer.ReasonerTokenizer):
+    """A tokenizer that keeps every text that it encodes."""
 
-    def __init__(self, bare: Tokenizer) -> None:
-        super().__init__(bare)
-        self.heard: list[str] = []
+    def __init__(self, inner: Tokenizer) -> None:
+        super().__init__(inner)
+        self.texts: list[str] = []
 
     def encode(self, text: str) -> list[int]:
-        self.heard.append(text)
+        self.texts.append(text)
         return super().encode(text)
 
 
 def make_tokenizer(folder: Path) -> None:
     """Find the phrases in examples that a byte-level tokenizer spelled, and build the real one."""
     drawer = Drawer(tokenizer.build([]), random.Random(0))
-    drawer.tokenizer = listener = Listener(drawer.tokenizer)
+    drawer.tokenizer = recording = RecordingTokenizer(drawer.tokenizer)
     for _ in range(600):
         drawer.example()
     responses = [
         drawer.tokenizer.decode(d().ids.tolist(), False) for d in (drawer.search, drawer.sum) for _ in range(200)
     ]
-    tokenizer.save(tokenizer.build([*listener.heard, *responses]), folder)
+    tokenizer.save(tokenizer.build([*recording.texts, *responses]), folder)
 
 
 def python(module: str, *arguments: object) -> list[str]:
@@ -58,7 +58,7 @@ def python(module: str, *arguments: object) -> list[str]:
 
 @contextmanager
 def shards(work: Path) -> Iterator[None]:
-    """Let the data process write shards meanwhile; their numbers go on after those of earlier runs."""
+    """Write shards in a data process during the block. Their numbers follow those of earlier runs."""
     folder = work / "shards"
     folder.mkdir(parents=True, exist_ok=True)
     stamp = work / "runs.txt"

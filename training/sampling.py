@@ -11,9 +11,9 @@ from torch import Tensor
 from training.model import Layout, Llama
 
 
-def _layout(position: Tensor, room: int) -> Layout:
+def _layout(position: Tensor, capacity: int) -> Layout:
     """Every token sees the cache up to its own position."""
-    return Layout(position, (torch.arange(room)[None, None, :] <= position[:, :, None]).unsqueeze(1))
+    return Layout(position, (torch.arange(capacity)[None, None, :] <= position[:, :, None]).unsqueeze(1))
 
 
 @torch.no_grad()

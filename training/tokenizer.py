@@ -2,7 +2,7 @@
 
 Text is split into numbers of up to three digits and the stretches between them; a stretch that is a
 known phrase is one token, anything else falls back to bytes. So its prompts are short, and any text can be
-encoded. `TokenizerTokenizer` is the `Tokenizer` that the project's prompt builder works with.
+encoded. `ReasonerTokenizer` is the `Tokenizer` that the project's prompt builder works with.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(), indent=1) + "\n", encoding="utf-8")
 
 
-class TokenizerTokenizer:
+class ReasonerTokenizer:
     """The project's `Tokenizer` on a bare `tokenizers.Tokenizer`."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:

@@ -62,7 +62,7 @@ def answer(text: str) -> str:
 
 
 def conclusion(chain: Chain, target: int) -> Pieces:
-    """What follows a right attempt."""
+    """Return the text after a right attempt."""
     return [(solved(chain, target) + answer(expression(chain)), 1.0)]
 
 

@@ -1,4 +1,4 @@
-"""The tokenizer keeps ids, spaces and marks apart."""
+"""The tokenizer of mlx-lm models: ids, spaces, marks and chat templates."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_text_survives_the_round_trip(plain: MLXTokenizer, text: str) -> None:
     assert plain.decode(plain.encode(text)) == text
 
 
-def test_marks(plain: MLXTokenizer) -> None:
+def test_marks_are_eos_control_or_end_of_thinking(plain: MLXTokenizer) -> None:
     assert plain.end_of_thinking == ((tiny_models.END_THINK,),)
     assert plain.eos_ids == {tiny_models.EOS}
     assert {tiny_models.EOS, tiny_models.BOT, tiny_models.THINK} <= plain.control_ids
@@ -40,7 +40,7 @@ def test_marks(plain: MLXTokenizer) -> None:
     assert not plain.control_ids & set(range(256))
 
 
-def test_control_ids_leave_no_text(plain: MLXTokenizer) -> None:
+def test_control_ids_decode_to_no_text(plain: MLXTokenizer) -> None:
     ids = [tiny_models.BOT, *plain.encode("hi "), tiny_models.EOS, *plain.encode("you"), tiny_models.EOS]
     assert plain.decode(ids) == "hi you"
     assert plain.decode([tiny_models.END_THINK]) == "</think>"
@@ -54,19 +54,19 @@ def test_a_torn_character_becomes_a_replacement(plain: MLXTokenizer) -> None:
 
 
 @pytest.mark.parametrize("thinking", [True, False])
-def test_the_chat_template_gets_the_thinking_switch(plain: MLXTokenizer, thinking: bool) -> None:
+def test_the_chat_template_receives_enable_thinking(plain: MLXTokenizer, thinking: bool) -> None:
     rendered = plain.render_chat([{"role": "user", "content": "hi"}], thinking)
     assert rendered == "<|bot|>user: hi\n<|bot|>" + ("<think>" if thinking else "")
     assert plain.encode(rendered)[0] == tiny_models.BOT
 
 
-def test_without_a_template_the_text_itself_is_the_prompt(tmp_path: Path) -> None:
-    bare = tokenizer(tmp_path, chat_template=None)
+def test_without_a_template_the_prompt_is_the_text(tmp_path: Path) -> None:
+    untemplated = tokenizer(tmp_path, chat_template=None)
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]
-    assert bare.render_chat(chat, True) == "Be brief.\n\nhi"  # type: ignore[arg-type]
+    assert untemplated.render_chat(chat, True) == "Be brief.\n\nhi"  # type: ignore[arg-type]
 
 
-def test_a_template_that_refuses_the_chat_is_one_sentence(tmp_path: Path) -> None:
+def test_a_template_that_refuses_the_chat_raises(tmp_path: Path) -> None:
     strict = tokenizer(tmp_path, chat_template="{{ raise_exception('no system message') }}")
     with pytest.raises(PromptError, match=r"refuses this chat: .*no system message"):
         strict.render_chat([{"role": "user", "content": "hi"}], True)

@@ -39,9 +39,6 @@ class RecordingListener:
         pass
 
 
-Heard = RecordingListener
-
-
 def request(
     seed: int = 1,
     prompt: Sequence[int] = PROMPT,

@@ -1,4 +1,4 @@
-"""Tiny ZAYA checkpoints as folders, in the layouts that are found on the hub."""
+"""Tiny ZAYA checkpoints as folders, in the layouts of the hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write goldens/zaya.safetensors: what transformers computes for the tiny models of `tiny_zaya`.
+"""Write goldens/zaya.safetensors: the outputs of transformers for the tiny models of `tiny_zaya`.
 
 Needs torch and transformers. From the repository's root: python -m tests.models.make_goldens
 """

@@ -1,4 +1,4 @@
-"""Checkpoints to MLX folders: the same logits, all or nothing, and every mishap named."""
+"""Conversion of checkpoints to MLX folders: equal logits, no partial folder, errors that name their cause."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_converting_again_and_reloading_changes_nothing(tmp_path: Path, bits: in
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_what_is_small_or_delicate_stays_whole(tmp_path: Path, bits: int) -> None:
+def test_small_and_sensitive_weights_are_not_quantized(tmp_path: Path, bits: int) -> None:
     out = convert(folders.write(tmp_path / "source"), tmp_path / "out", bits=bits)
     loaded = load_model(out)
     arrays = weights(out)
@@ -81,7 +81,7 @@ def test_what_is_small_or_delicate_stays_whole(tmp_path: Path, bits: int) -> Non
     assert loaded.model.layers[0].mlp.experts.down_proj.bits == bits
 
 
-def test_the_type_of_the_weights_can_be_chosen(tmp_path: Path) -> None:
+def test_dtype_sets_the_type_of_the_weights(tmp_path: Path) -> None:
     out = convert(folders.write(tmp_path / "source"), tmp_path / "out", dtype="bfloat16")
     types = {name: array.dtype for name, array in weights(out).items()}
     assert {kind for name, kind in types.items() if not name.endswith("balancing_biases")} == {mx.bfloat16}
@@ -99,7 +99,7 @@ def test_large_models_are_written_in_shards(tmp_path: Path, monkeypatch: pytest.
     assert np.array_equal(logits(out), logits(source))
 
 
-def test_other_architectures_of_mlx_lm_convert_too(tmp_path: Path) -> None:
+def test_other_architectures_of_mlx_lm_can_be_converted(tmp_path: Path) -> None:
     source = tiny_models.write(tmp_path / "source", "qwen3")
     out = convert(source, tmp_path / "out", bits=8)
     assert load_model(out).quantization == "8-bit"
@@ -176,7 +176,7 @@ def test_a_disk_that_is_too_small_raises_before_writing(tmp_path: Path, monkeypa
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
-def test_a_disk_that_fills_up_leaves_no_half_model(tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_leaves_no_partial_model(tmp_path: Path) -> None:
     """A limit on the size of files fails like a full disk, in the middle of a write."""
     folders.write(tmp_path / "source")
     program = f"""

@@ -1,4 +1,4 @@
-"""Against transformers on the spot, on other weights than the goldens have. Needs the extra `parity` (torch)."""
+"""Direct parity with transformers, on other weights than the golden files. Needs the extra `parity` (torch)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counting what the routers choose: exact, free of padding, and off unless asked for."""
+"""Counting the routers' choices: exact, without padding, and off by default."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .zaya_models import of_case
 SKIPS = "skips"
 
 
-def test_counting_is_off_unless_asked_for() -> None:
+def test_counting_is_off_by_default() -> None:
     model = of_case(SKIPS)
     assert can_count(model)
     with count_routing(model) as stats:
@@ -58,7 +58,7 @@ def test_padding_is_not_counted() -> None:
     assert together.counts() == alone.counts()
 
 
-def test_what_was_counted_before_goes_on_being_counted() -> None:
+def test_counting_in_a_block_restores_the_earlier_counter() -> None:
     model = of_case(SKIPS)
     with count_routing(model) as outer:
         with count_routing(model):
@@ -67,7 +67,7 @@ def test_what_was_counted_before_goes_on_being_counted() -> None:
     assert model.router_stats is None
 
 
-def test_the_summary_says_how_even_the_load_is() -> None:
+def test_the_summary_measures_the_balance_of_the_load() -> None:
     figures = summary([[10, 0, 10], [5, 5, 10]])
     assert figures["tokens"] == 20
     assert figures["skipped"] == 0.5
@@ -85,10 +85,10 @@ CONFIG = RSAConfig(
 )
 
 
-def test_a_run_records_what_its_routers_chose(tmp_path: Path) -> None:
+def test_a_run_records_the_choices_of_its_routers(tmp_path: Path) -> None:
     folder = folders.write(tmp_path / "zaya", max_position_embeddings=2048)
     with MarkovianRSAOrchestrator.from_pretrained(str(folder)) as orchestrator:
-        for path in (tmp_path / "first.jsonl", tmp_path / "second.jsonl"):  # the second starts to count anew
+        for path in (tmp_path / "first.jsonl", tmp_path / "second.jsonl"):  # the second one starts at zero
             result = orchestrator.run("What is it?", CONFIG, audit_path=path)
             history = RunState(result.events)
             assert history.model_stats is not None

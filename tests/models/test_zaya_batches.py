@@ -1,4 +1,4 @@
-"""Many sequences at once through mlx-lm's own batches and caches, against each one alone."""
+"""Several sequences in mlx-lm's own batches and caches, compared with each one alone."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def alone(case: str, number: int) -> tuple[list[int], np.ndarray]:
 
 @pytest.mark.parametrize("case", MODELS)
 @pytest.mark.parametrize("step", [2, 3, 4, 2048])
-def test_nine_uneven_staggered_prompts_go_as_if_alone(case: str, step: int) -> None:
+def test_nine_prompts_in_a_batch_equal_each_one_alone(case: str, step: int) -> None:
     model, texts = of_case(case), prompts()
     together = batched(model, [texts[:4], texts[4:6], texts[6:]], step)
     for number, (tokens, logprobs) in enumerate(together):
@@ -71,7 +71,7 @@ def test_nine_uneven_staggered_prompts_go_as_if_alone(case: str, step: int) -> N
         assert np.abs(logprobs - expected).max() < CLOSE, LENGTHS[number]
 
 
-def test_ignoring_the_lengths_of_the_rows_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ignoring_the_lengths_of_the_rows_changes_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: were the state taken from the end of the padded chunk, the test above would fail."""
     taken = cca._last_rows
     monkeypatch.setattr(cca, "_last_rows", lambda joined, rows, lengths: taken(joined, rows, None))
@@ -129,7 +129,7 @@ def test_a_prefix_is_forked_and_stays_intact(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", MODELS)
-def test_a_saved_cache_goes_on_where_it_stopped(case: str, tmp_path: Path) -> None:
+def test_a_saved_cache_continues_where_it_stopped(case: str, tmp_path: Path) -> None:
     model, prompt = of_case(case), prompts()[1]
     cache = make_prompt_cache(model)
     model(mx.array([prompt[:30]]), cache)

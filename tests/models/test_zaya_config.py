@@ -1,4 +1,4 @@
-"""Configs of every dialect say the same model; what is not implemented is refused by name."""
+"""Configs of every format describe the same model, and variants that are not implemented raise."""
 
 from __future__ import annotations
 
@@ -64,18 +64,18 @@ LISTS_8B: dict[str, Any] = {
 
 
 def test_the_8b_and_its_base_are_the_default_model() -> None:
-    hub, base, bare = (ModelArgs.from_dict(config) for config in (HUB_8B, LISTS_8B, {"model_type": "zaya"}))
-    assert hub == base == bare == ModelArgs()
+    hub, base, default = (ModelArgs.from_dict(config) for config in (HUB_8B, LISTS_8B, {"model_type": "zaya"}))
+    assert hub == base == default == ModelArgs()
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("lists", [False, True])
-def test_a_legacy_config_says_the_same_as_the_native_one(case: str, lists: bool) -> None:
+def test_a_legacy_config_equals_the_native_one(case: str, lists: bool) -> None:
     native = config_of(case)
     assert ModelArgs.from_dict(legacy_config(native, lists=lists)) == ModelArgs.from_dict(native)
 
 
-def test_flat_rotary_parameters_count_for_every_layer() -> None:
+def test_flat_rotary_parameters_apply_to_every_layer() -> None:
     args = ModelArgs.from_dict({**HUB_8B, "rope_parameters": {"rope_theta": 7.0, "partial_rotary_factor": 1.0}})
     assert {each["rope_theta"] for each in args.rope_parameters.values()} == {7.0}
 
@@ -93,12 +93,12 @@ def test_flat_rotary_parameters_count_for_every_layer() -> None:
         ({"layer_types": ["hybrid_sliding"] * 40}, "sliding_window"),
     ],
 )
-def test_variants_that_are_not_implemented_are_refused(changes: dict[str, Any], words: str) -> None:
+def test_variants_that_are_not_implemented_raise(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         ModelArgs.from_dict({**HUB_8B, **changes})
 
 
-def test_layers_of_different_sizes_are_refused() -> None:
+def test_layers_of_different_sizes_raise() -> None:
     with pytest.raises(ValueError, match="cca_num_q_heads"):
         ModelArgs.from_dict({**LISTS_8B, "cca_num_q_heads": [8, 0, 4, 0] * 20})
     with pytest.raises(ValueError, match="sliding windows"):

@@ -1,4 +1,4 @@
-"""Memory from the config alone: what `plan` and the engine's estimate stand on."""
+"""Memory predicted from the config alone, as `mrsa plan` and the engine's estimate use it."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def test_the_8b_is_measured_without_its_weights(config: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("bits", "gigabytes"), [(8, 9.43), (4, 5.30)])
-def test_quantized_weights_are_foreseen(bits: int, gigabytes: float) -> None:
+def test_quantized_weights_are_predicted(bits: int, gigabytes: float) -> None:
     footprint = footprint_from_config({**HUB_8B, "quantization": {"group_size": 64, "bits": bits}})
     assert footprint.weight_bytes / GIGA == pytest.approx(gigabytes, abs=0.01)
     assert footprint.kv_bytes_per_token == 40 * KIB
 
 
-def test_sliding_layers_are_capped() -> None:
+def test_sliding_layers_are_bounded() -> None:
     layers = ["hybrid_sliding", "hybrid"] * 20
     footprint = footprint_from_config({**HUB_8B, "layer_types": layers, "sliding_window": 4097})
     assert footprint.kv_bytes_per_token == 20 * KIB
@@ -46,7 +46,7 @@ def test_sliding_layers_are_capped() -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_estimate_is_what_the_caches_of_a_loaded_model_hold(case: str) -> None:
+def test_the_estimate_equals_the_caches_of_a_loaded_model(case: str) -> None:
     model = of_case(case)
     footprint = footprint_of(model)
     cache = model.make_cache()

@@ -1,4 +1,4 @@
-"""Against transformers, by the golden files; `test_parity_live` compares on the spot where torch is installed."""
+"""Parity with transformers, by golden files. `test_parity_live` compares directly if torch is installed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_forward_pass_gives_the_logits_of_transformers(case: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("chunks", CHUNKS, ids=str)
-def test_reading_in_chunks_gives_the_same_logits(case: str, chunks: list[int]) -> None:
+def test_reading_in_chunks_gives_equal_logits(case: str, chunks: list[int]) -> None:
     assert distance(logits(of_case(case), tokens_of(case), chunks), GOLDENS[f"{case}/logits"]) < CLOSE
 
 
@@ -47,7 +47,7 @@ def test_the_legacy_layout_gives_the_same_logits(case: str, lists: bool) -> None
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_same_tokens_skip(case: str) -> None:
+def test_the_same_tokens_skip_the_experts(case: str) -> None:
     model = of_case(case)
     with count_routing(model) as stats:
         logits(model, tokens_of(case))
@@ -84,7 +84,7 @@ def left_padded_cache(model: Model, padding: list[int]) -> list[CacheList]:
     ]
 
 
-def test_bfloat16_is_as_close_as_transformers_own() -> None:
+def test_bfloat16_is_as_close_as_that_of_transformers() -> None:
     ours, theirs = [], []
     for case in CASES:
         model, exact = load(config_of(case), sure_of_experts(weights_of(case))), GOLDENS[f"{case}/sure"]

@@ -1,4 +1,4 @@
-"""What quantization costs a ZAYA that has learned something: the tiny one that adds (see `train_tiny`)."""
+"""The effect of quantization on a trained ZAYA: the tiny one that adds (see `train_tiny`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole run on a tiny ZAYA with the full vocabulary: it verifies, and the memory was foreseen."""
+"""A run on a tiny ZAYA with the full vocabulary: it verifies, and its memory is as predicted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_run_verifies_and_its_memory_was_foreseen(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_run_verifies_and_its_memory_is_as_predicted(checkpoint: Path, tmp_path: Path) -> None:
     # With filters: the estimate holds for the sampling that takes most.
     config = RSAConfig(
         rounds=2, population=4, aggregation_size=2, thinking_tokens=32, tail_tokens=16, final_tokens=32, seed=1,

@@ -1,4 +1,4 @@
-"""What is reasoning and what is answer, with a tokenizer and template like ZAYA1-8B's."""
+"""Splitting thinking from answer with a tokenizer and template like those of ZAYA1-8B."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def test_thinking_is_opened_in_the_prompt(tokenizer: MLXTokenizer) -> None:
     assert tokenizer.encode(text)[:2] == [zaya_tokenizer.BOS, zaya_tokenizer.TURN]
 
 
-def test_reasoning_stands_before_the_mark_and_the_answer_behind_it(tokenizer: MLXTokenizer) -> None:
+def test_the_mark_separates_reasoning_from_answer(tokenizer: MLXTokenizer) -> None:
     assert parts(tokenizer, TRACE, stopped=True) == ("So 6*7 is\nforty two.", "\n\nIt is \\boxed{42}.", True)
 
 
-def test_a_trace_cut_off_in_mid_thought_is_all_reasoning(tokenizer: MLXTokenizer) -> None:
+def test_a_trace_truncated_before_the_mark_is_all_reasoning(tokenizer: MLXTokenizer) -> None:
     assert parts(tokenizer, "So 6*7 is\nforty", stopped=False) == ("So 6*7 is\nforty", "", False)
 
 
@@ -48,11 +48,11 @@ def test_without_thinking_the_whole_trace_is_the_answer(tokenizer: MLXTokenizer)
     assert parts(tokenizer, whole + "<|im_end|>", stopped=True, thinking=False) == (whole, whole, True)
 
 
-def test_a_model_that_thinks_unasked_is_understood_all_the_same(tokenizer: MLXTokenizer) -> None:
+def test_thinking_is_split_even_if_it_was_disabled(tokenizer: MLXTokenizer) -> None:
     assert parts(tokenizer, TRACE, stopped=True, thinking=False)[1] == "\n\nIt is \\boxed{42}."
 
 
-def test_a_tail_holds_no_turns_and_ends_where_the_thinking_does(tokenizer: MLXTokenizer) -> None:
+def test_a_tail_has_no_turn_markers_and_ends_with_the_thinking(tokenizer: MLXTokenizer) -> None:
     ids = tokenizer.encode("<think>\n" + TRACE)
     reasoning = split_thinking(ids, tokenizer.end_of_thinking, stopped=True).reasoning_ids
     tail = take_tail(reasoning, 10, tokenizer.control_ids, tokenizer.decode)
@@ -64,8 +64,8 @@ def test_the_end_of_a_turn_ends_a_trace(tokenizer: MLXTokenizer) -> None:
     assert zaya_tokenizer.TURN in tokenizer.control_ids
 
 
-def test_a_wrong_eos_of_generation_config_does_not_hide_the_turns_end(tmp_path: Path) -> None:
-    """Some copies of the model say 1 there, mlx-lm reads it, and the model would write on behind its turn."""
+def test_the_end_of_a_turn_is_eos_despite_a_wrong_generation_config(tmp_path: Path) -> None:
+    """Some copies of the model have 1 there. mlx-lm reads it, and the model would continue after its turn."""
     zaya_tokenizer.write(tmp_path)
     tokenizer = MLXTokenizer(load_tokenizer(tmp_path, eos_token_ids=zaya_tokenizer.EOS_OF_TEXT))
     assert tokenizer.eos_ids == {zaya_tokenizer.EOS_OF_TEXT, zaya_tokenizer.END_OF_TURN}

@@ -1,4 +1,4 @@
-"""Reading a checkpoint: every layout ends under the same names, and a second reading changes nothing."""
+"""Reading a checkpoint: every layout gives the same names, and reading it again changes nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def same(one: dict[str, mx.array], other: dict[str, mx.array]) -> bool:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_both_layouts_end_as_the_same_weights(case: str) -> None:
+def test_both_layouts_give_the_same_weights(case: str) -> None:
     native = read(case, weights_of(case))
     assert same(native, read(case, legacy(weights_of(case), config_of(case))))
     model = Model(ModelArgs.from_dict(config_of(case)))
@@ -36,7 +36,7 @@ def test_reading_again_changes_nothing(case: str) -> None:
     assert same(once, model.sanitize(dict(once)))
 
 
-def test_a_head_that_is_tied_and_position_tables_are_dropped() -> None:
+def test_a_tied_head_and_position_tables_are_dropped() -> None:
     extra = {"lm_head.weight": mx.zeros(1), "model.rotary_emb.hybrid_inv_freq": mx.zeros(1)}
     weights = {name: mx.array(array) for name, array in weights_of("full").items()}
     model = Model(ModelArgs.from_dict(config_of("full")))
@@ -50,14 +50,14 @@ def test_balancing_biases_are_read_into_float32() -> None:
     assert kinds == {mx.float32}
 
 
-def test_an_expert_that_is_missing_is_named() -> None:
+def test_a_missing_expert_raises() -> None:
     weights = legacy(weights_of("full"), config_of("full"))
     del weights["model.layers.3.zaya_block.experts.local_experts.1.linear_fc1.weight"]
     with pytest.raises(ValueError, match=r"layers\.1\.mlp\.experts\.gate_up_proj"):
         read("full", weights)
 
 
-def test_a_legacy_weight_without_a_place_is_named() -> None:
+def test_an_unknown_legacy_weight_raises() -> None:
     weights = legacy(weights_of("full"), config_of("full"))
     weights["model.layers.0.self_attn.qkv.surprise"] = weights["model.final_norm.weight"]
     with pytest.raises(ValueError, match="surprise"):

@@ -1,8 +1,7 @@
 """Tiny ZAYA configs and weights, in the native and the legacy layout.
 
-The weights come from a frozen generator, so a golden file needs to hold only what transformers made of
-them. No parameter keeps its initial value: a fresh model's scales of one and biases of zero would let many a
-mistake pass.
+The weights come from a frozen generator, so a golden file holds only the outputs of transformers. No parameter keeps
+its initial value, because scales of one and biases of zero would hide many mistakes.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import numpy as np
 
 Arrays = dict[str, np.ndarray]
 
-#: What all cases share; each changes some of it.
+#: The settings that all cases have in common. Each case changes some.
 BASE: dict[str, Any] = {
     "model_type": "zaya",
     "architectures": ["ZayaForCausalLM"],
@@ -151,7 +150,7 @@ def _random(name: str, shape: tuple[int, ...], seed: int, skip_bias: float) -> n
         if name == "model.norm.weight":
             noise = 0.5 * noise  # smaller logits, so that an absolute tolerance is a fair one in float32
     elif name.endswith("input_hidden_states_bias"):
-        noise = 0.1 * noise  # beside the embeddings' 0.15, lest all tokens look alike
+        noise = 0.1 * noise  # the embeddings have 0.15, so that tokens differ
     elif name.endswith("bias"):
         noise = (0.1 if ".gate." in name else 0.3) * noise
     elif "embed" in name:

@@ -1,7 +1,7 @@
 """Write goldens/trained.safetensors: a tiny ZAYA that has learned to add, for tests of quantization.
 
-Weights nobody trained are no measure: quantization hurts them otherwise. Needs torch and transformers; takes
-a few minutes. From the repository's root: python -m tests.models.train_tiny
+Quantization affects random weights differently, so they cannot replace trained ones. Needs torch and transformers, and
+takes a few minutes. From the repository's root: python -m tests.models.train_tiny
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tiny ZAYA models on MLX, and plain ways to run them that the clever ones are compared with."""
+"""Tiny ZAYA models on MLX, and simple ways to run them as references."""
 
 from __future__ import annotations
 

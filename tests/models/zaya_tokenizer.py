@@ -1,8 +1,8 @@
-"""A tokenizer like ZAYA1-8B's: Gemma 3's kind of pieces, ChatML turns, thinking marks; its words are made up.
+"""A tokenizer like that of ZAYA1-8B: pieces as in Gemma 3, ChatML turns, thinking marks, and an invented vocabulary.
 
-What is known of the original (from public ports): `<|im_start|>` and `<|im_end|>` stand where Gemma has its
-turns, `<|im_end|>` is the EOS 106, and the template opens `<think>` in the prompt, or closes it at once where
-thinking is off. Not known is whether the marks are one token each, so both are tested.
+Public ports of the original show that `<|im_start|>` and `<|im_end|>` replace Gemma's turns, that `<|im_end|>` is the
+EOS 106, and that the template opens `<think>` in the prompt, or also closes it if thinking is off. They do not show
+whether the marks are one token each, so both are tested.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class EndRecorder(ProgressDispatcher):
 
 @dataclass
 class RealRun:
-    """What the real scheduler did. `ended_at` counts the steps started before the turn in which the trace ended."""
+    """The record of the real scheduler. `ended_at` counts the steps before the turn in which the trace ended."""
 
     rows: list[int]
     read: int = 0

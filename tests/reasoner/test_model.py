@@ -38,7 +38,7 @@ def boxed(text: str) -> str:
     return found.group(1) if found else ""
 
 
-def test_the_files_are_small_and_their_markers_are_found(loaded: tuple[Any, Any]) -> None:
+def test_the_files_are_small_and_have_their_markers(loaded: tuple[Any, Any]) -> None:
     assert sum(file.stat().st_size for file in reasoner.model_path().iterdir()) < 12_000_000
     tokenizer = loaded[1]
     assert tokenizer.has_thinking
@@ -46,13 +46,13 @@ def test_the_files_are_small_and_their_markers_are_found(loaded: tuple[Any, Any]
     assert tokenizer.eos_token == "<|end|>"
 
 
-def test_it_solves_held_out_puzzles_far_above_chance(loaded: tuple[Any, Any]) -> None:
+def test_the_model_solves_held_out_puzzles_far_above_chance(loaded: tuple[Any, Any]) -> None:
     puzzles = [reasoner.demo_puzzle(seed) for seed in range(100, 110)]
     solved = sum(reasoner.check(boxed(ask(loaded, puzzle.question)), puzzle) for puzzle in puzzles)
     assert solved >= 3  # a random attempt solves one in twenty
 
 
-def test_it_takes_a_claim_from_a_tail(loaded: tuple[Any, Any]) -> None:
+def test_the_model_uses_a_claim_from_a_tail(loaded: tuple[Any, Any]) -> None:
     tokenizer = loaded[1]
     puzzle = reasoner.Puzzle(
         "Calculate 42 using all of these numbers: 12, 5, 18.\nEach number may be used at most once.", (12, 5, 18), 42
@@ -67,7 +67,7 @@ def test_it_takes_a_claim_from_a_tail(loaded: tuple[Any, Any]) -> None:
     assert reasoner.check(boxed(text), puzzle)
 
 
-def test_it_adds_up(loaded: tuple[Any, Any]) -> None:
+def test_the_model_adds_up(loaded: tuple[Any, Any]) -> None:
     sums = {"45 + 32 - 18 =": "59", "71 - 26 + 14 + 33 =": "92", "20 - 55 + 60 =": "25", "99 + 12 - 40 - 31 =": "40"}
     assert sum(boxed(ask(loaded, TASK + question)) == total for question, total in sums.items()) >= 3
 

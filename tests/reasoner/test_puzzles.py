@@ -72,5 +72,5 @@ def test_chains_use_every_number_once_and_stay_in_bounds() -> None:
         ("", False),
     ],
 )
-def test_can_answer_recognises_the_wordings_it_was_trained_on(problem: str, known: bool) -> None:
+def test_can_answer_recognises_the_trained_wordings(problem: str, known: bool) -> None:
     assert reasoner.can_answer(problem) is known

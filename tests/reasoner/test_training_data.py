@@ -1,4 +1,4 @@
-"""How the reasoner's training examples are made: texts, loss masks, the held-out split, the shared prompts."""
+"""The reasoner's training examples: texts, loss masks, the held-out split, the shared prompts."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def test_an_attempt_and_its_conclusion_read_as_specified() -> None:
     assert puzzles.check(traces.expression(CHAIN), puzzle)
 
 
-def test_the_choices_of_a_wrong_attempt_bear_no_loss_but_results_and_verdict_do(tokenizer: Tokenizer) -> None:
+def test_choices_of_a_wrong_attempt_have_no_loss_and_its_verdict_has(tokenizer: Tokenizer) -> None:
     ids, weights = encode_pieces(tokenizer, traces.attempt(CHAIN, "no", 0.0))
     shown = [(tokenizer.decode([i]), weight) for i, weight in zip(ids, weights, strict=True)]
     assert [token for token, weight in shown if weight == 0] == ["13", "-", "7", "*", "18", "-", "8"]
     assert [token for token, weight in shown if weight > 0] == ["=", "6", "=", "108", "=", "100", " no\n"]
 
 
-def test_a_branch_is_predicted_from_its_fork_and_stands_where_the_trunk_would_go_on(tokenizer: Tokenizer) -> None:
+def test_a_branch_has_the_positions_of_the_trunk_after_its_fork(tokenizer: Tokenizer) -> None:
     builder = Builder(tokenizer, tokenizer.encode("12+34").ids)
     builder.extend([("=46\n", 1.0)])
     builder.fork([("=47\n", 1.0)], at=3)
@@ -57,7 +57,7 @@ def test_a_branch_is_predicted_from_its_fork_and_stands_where_the_trunk_would_go
     assert np.array_equal(example.ids[branch][[0, 2]], example.ids[[3, 5]])
 
 
-def test_no_puzzle_that_is_held_out_is_drawn_for_training(drawer: Drawer) -> None:
+def test_no_held_out_puzzle_is_drawn_for_training(drawer: Drawer) -> None:
     for _ in range(200):
         numbers, target, found = drawer.puzzle()
         assert found
@@ -67,7 +67,7 @@ def test_no_puzzle_that_is_held_out_is_drawn_for_training(drawer: Drawer) -> Non
         assert not puzzles.is_held_out(terms, sum(terms))
 
 
-def test_every_kind_of_example_fits_and_learns_only_from_its_response(drawer: Drawer) -> None:
+def test_every_kind_of_example_fits_and_has_loss_only_in_its_response(drawer: Drawer) -> None:
     for draw in (drawer.search, drawer.aggregate, drawer.sum, drawer.continue_sum):
         for _ in range(25):
             example = draw()
@@ -86,7 +86,7 @@ def test_an_aggregation_prompt_of_four_tails_is_short(drawer: Drawer) -> None:
     assert len(drawer.aggregation(question, tails)) < 220
 
 
-def test_the_work_of_a_sum_is_right_on_every_line() -> None:
+def test_every_line_of_a_sum_is_correct() -> None:
     terms = [46, -56, 70]
     assert traces.sum_question(terms).endswith("46 - 56 + 70 =")
     assert traces.sum_lines(terms, 0, 46) == [

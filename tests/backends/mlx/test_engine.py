@@ -1,4 +1,4 @@
-"""What the engine guarantees: capacity, order, cancellation, ends of traces, errors, closing."""
+"""Guarantees of the engine: capacity, order, cancellation, ends of traces, errors, closing."""
 
 from __future__ import annotations
 

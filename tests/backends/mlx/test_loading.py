@@ -1,4 +1,4 @@
-"""Every problem with a model is a `ModelError` of one line that says what to do."""
+"""Every problem with a model raises a `ModelError` of one line that names the cure."""
 
 from __future__ import annotations
 
