@@ -49,7 +49,7 @@ class Drawer:
 
     def __init__(self, tokenizer: Tokenizer, rng: random.Random, records: Sequence[Record] = ()) -> None:
         self.records = records
-        self.rng, self.tokenizer, self.tokenizer = rng, tokenizer, ReasonerTokenizer(tokenizer)
+        self.rng, self.vocabulary, self.tokenizer = rng, tokenizer, ReasonerTokenizer(tokenizer)
         message = ChatMessage(role="user", content="?")
         self.frame = chat_frame(self.tokenizer, [message], enable_thinking=True)
 
@@ -95,7 +95,7 @@ class Drawer:
         """A trace from the bare question: wrong attempts, a right one, its conclusion."""
         record = self.rng.choice(self.records) if self.records and self.rng.random() < HARVESTED_ATTEMPTS else None
         numbers, target, found = (record.numbers, record.target, record.solutions) if record else self.puzzle()
-        builder = Builder(self.tokenizer, self.prompt(self.question(numbers, target)))
+        builder = Builder(self.vocabulary, self.prompt(self.question(numbers, target)))
         self.search_on(builder, numbers, target, found, record.failed if record else [])
         return builder.build()
 
@@ -152,7 +152,7 @@ class Drawer:
             tails.append(self.tail(self.search_text(numbers, target, right, claim), beta, tau))
             if right is not None and claim in tails[-1].text:
                 claims.append((number, right, value))
-        builder = Builder(self.tokenizer, self.aggregation(self.question(numbers, target), tails))
+        builder = Builder(self.vocabulary, self.aggregation(self.question(numbers, target), tails))
         self.respond(builder, numbers, target, found, claims, [])
         return builder.build()
 
@@ -193,7 +193,7 @@ class Drawer:
             traces_shown = [trace[: rng.randint(30, 90)] for trace in traces_shown]
         tails = [self.cut(trace, tau) for trace in traces_shown]
         claims = [(n, chain, value) for n, tail in enumerate(tails, 1) for chain, value in reading.claims(tail.text)]
-        builder = Builder(self.tokenizer, self.aggregation(self.question(record.numbers, record.target), tails))
+        builder = Builder(self.vocabulary, self.aggregation(self.question(record.numbers, record.target), tails))
         self.respond(builder, record.numbers, record.target, record.solutions, claims, record.failed)
         return builder.build()
 
@@ -207,7 +207,7 @@ class Drawer:
     def sum(self) -> Example:
         """A running sum from the bare question; side branches do the work of some lines from other values."""
         terms = self.terms()
-        builder = Builder(self.tokenizer, self.prompt(traces.sum_question(terms)))
+        builder = Builder(self.vocabulary, self.prompt(traces.sum_question(terms)))
         drilled = [self.rng.randrange(1, len(terms)) for _ in range(DRILLS)]
         for index, line in enumerate(traces.sum_lines(terms, 0, terms[0]), start=1):
             head = line[: line.rindex(":")] if index < len(terms) else ""
@@ -250,7 +250,7 @@ class Drawer:
             tails.append(tail)
             states.append((last, value))
         furthest = max(last for last, _ in states)
-        builder = Builder(self.tokenizer, self.aggregation(traces.sum_question(terms), tails))
+        builder = Builder(self.vocabulary, self.aggregation(traces.sum_question(terms), tails))
         if furthest < 0:
             furthest, value = 0, terms[0]
             if start + 1 >= len(terms):

@@ -42,11 +42,11 @@ class RecordingTokenizer(tokenizer.ReasonerTokenizer):
 def make_tokenizer(folder: Path) -> None:
     """Find the phrases in examples that a byte-level tokenizer spelled, and build the real one."""
     drawer = Drawer(tokenizer.build([]), random.Random(0))
-    drawer.tokenizer = recording = RecordingTokenizer(drawer.tokenizer)
+    drawer.tokenizer = recording = RecordingTokenizer(drawer.vocabulary)
     for _ in range(600):
         drawer.example()
     responses = [
-        drawer.tokenizer.decode(d().ids.tolist(), False) for d in (drawer.search, drawer.sum) for _ in range(200)
+        drawer.vocabulary.decode(d().ids.tolist(), False) for d in (drawer.search, drawer.sum) for _ in range(200)
     ]
     tokenizer.save(tokenizer.build([*recording.texts, *responses]), folder)
 

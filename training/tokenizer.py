@@ -80,7 +80,7 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 class ReasonerTokenizer:
-    """The project's `Tokenizer` on a bare `tokenizers.Tokenizer`."""
+    """The project's `Tokenizer` over a `tokenizers.Tokenizer`."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer

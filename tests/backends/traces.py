@@ -24,6 +24,7 @@ class RecordingListener:
     starts: int = 0
     ids: list[int] = field(default_factory=list)
     calls: int = 0
+    warnings: list[str] = field(default_factory=list)
     first: asyncio.Event = field(default_factory=asyncio.Event)
 
     def started(self) -> None:
@@ -36,7 +37,7 @@ class RecordingListener:
         self.first.set()
 
     def warning(self, message: str) -> None:
-        pass
+        self.warnings.append(message)
 
 
 def request(

@@ -16,23 +16,12 @@ from markovian_rsa_mlx.tokenizer import ChatMessage
 
 from ..support.fakes import CharacterTokenizer
 from ..support.runs import QUESTION, small
-from .traces import Heard
+from .traces import RecordingListener as RecordingListener
 
 T = TypeVar("T")
 TOKENIZER = CharacterTokenizer()
 #: Short, so that a test of a time limit does not wait long.
 TIMES = TimeLimits(connect_s=2.0, first_token_s=2.0, stall_s=0.5, unreachable_timeout_s=1.0)
-
-
-class RecordingListener(Heard):
-    """A listener that records warnings, too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.warnings: list[str] = []
-
-    def warning(self, message: str) -> None:
-        self.warnings.append(message)
 
 
 async def with_timeout(work: Coroutine[Any, Any, T], seconds: float = 20) -> T:

@@ -71,7 +71,7 @@ def test_every_kind_of_example_fits_and_has_loss_only_in_its_response(drawer: Dr
     for draw in (drawer.search, drawer.aggregate, drawer.sum, drawer.continue_sum):
         for _ in range(25):
             example = draw()
-            text = drawer.tokenizer.decode(example.ids[example.branch == 0].tolist(), skip_special_tokens=False)
+            text = drawer.vocabulary.decode(example.ids[example.branch == 0].tolist(), skip_special_tokens=False)
             assert len(example) < 600
             assert example.weight[: text.count("<|user|>") + 9].sum() == 0
             assert text.endswith("}<|end|>")
