@@ -194,5 +194,5 @@ def test_retries_and_failed_traces_are_printed(mrsa: Run, monkeypatch: pytest.Mo
     )
     ran = mrsa("solve", "1+1?", *SMALL, "--max-retries", "1")
     assert (ran.code, ran.out) == (0, "\\boxed{2}\n")
-    assert "r0-00 failed and is tried again" in ran.err
+    assert "r0-00 failed and is retried" in ran.err
     assert "r0-00 failed, 0 tokens" in ran.err

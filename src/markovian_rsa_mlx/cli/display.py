@@ -10,7 +10,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
@@ -37,8 +36,9 @@ _STYLES: dict[TraceStatus, str] = {
     "truncated": "yellow",
     "failed": "red",
 }
-#: Lines around the table: title, head, rule, vote, totals, trouble, and the cursor's.
+#: Lines around the table: title, head, rule, vote, totals, error, and that of the cursor.
 _FRAME_LINES = 7
+#: Widths from which the table has the column of parents, and of speeds.
 _WIDE, _MEDIUM = 76, 56
 #: Seconds over which the current speed is measured.
 _SPEED_WINDOW_S = 8.0
@@ -122,121 +122,115 @@ class RunView:
         self.title, self.progress, self.state = title, progress, progress.state
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        def line(text: str, style: str = "") -> Text:
+            return Text(one_line(text, width), style, no_wrap=True, overflow="ellipsis")
+
         with self.progress.lock:
             width = options.max_width
-            yield _line(self.title, width, "bold")
-            yield self._table(width, console.size.height - _FRAME_LINES)
-            yield _line(vote_line(self.state), width)
-            yield _line(totals_line(self.progress), width)
+            yield line(self.title, "bold")
+            yield self._table(width, max(console.size.height - _FRAME_LINES, 3))
+            yield line(self._votes())
+            yield line(self._totals())
             if self.state.last_error:
-                yield _line(self.state.last_error, width, "yellow")
+                yield line(self.state.last_error, "yellow")
 
     def _table(self, width: int, height: int) -> Table:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
-        columns = [("trace", "left"), ("state", "left"), ("tokens", "right")]
-        columns += [("tok/s", "right")] if width >= _MEDIUM else []
-        columns += [("reads", "left")] if width >= _WIDE else []
-        for name, justify in columns:
-            table.add_column(name, justify="right" if justify == "right" else "left", no_wrap=True, header_style="dim")
+        numbers = ["tokens", "tok/s"] if width >= _MEDIUM else ["tokens"]
+        columns = ["trace", "state", *numbers, *(["reads"] if width >= _WIDE else [])]
+        for name in columns:
+            table.add_column(name, justify="right" if name in numbers else "left", no_wrap=True, header_style="dim")
         table.add_column("answer", ratio=1, no_wrap=True, overflow="ellipsis", header_style="dim")
-        for cells in self._lines(max(height, 3), width):
-            table.add_row(*[cells[name] for name, _ in columns], cells["answer"])
+        for cells in self._rows(width, height):
+            table.add_row(*[cells.get(name, Text("")) for name in (*columns, "answer")])
         return table
 
-    def _lines(self, height: int, width: int) -> Iterator[dict[str, Text]]:
-        """Every row where they fit; else one line a round, and the running rows as far as there is room."""
+    def _rows(self, width: int, height: int) -> Iterator[dict[str, Text]]:
+        """Yield a row per trace if they fit. Otherwise yield a row per round, and running traces in the space left."""
         rounds = self.state.rounds()
-        if sum(len(rows) for _, rows in rounds) <= height:
-            for _, rows in rounds:
-                yield from (self._row(row, width) for row in rows)
-            return
-        room = height - len(rounds)
-        for number, rows in rounds:
-            yield self._round(number, rows)
-            running = [row for row in rows if row.status == "running"][: max(room, 0)]
-            room -= len(running)
-            yield from (self._row(row, width) for row in running)
+        all_fit = sum(len(traces) for _, traces in rounds) <= height
+        space_left = height - len(rounds)
+        for number, traces in rounds:
+            shown = traces
+            if not all_fit:
+                yield self._round(number, traces)
+                shown = [trace for trace in traces if trace.status == "running"][: max(space_left, 0)]
+                space_left -= len(shown)
+            yield from (self._trace(trace, width) for trace in shown)
 
-    def _row(self, row: TraceState, width: int) -> dict[str, Text]:
-        status, speed = self.state.status(row), self.progress.trace_speed(row)
-        retries = max((retry.attempt for retry in row.retries if retry.purpose == "trace"), default=0)
+    def _trace(self, trace: TraceState, width: int) -> dict[str, Text]:
+        status, speed = self.state.status(trace), self.progress.trace_speed(trace)
+        retries = max((retry.attempt for retry in trace.retries if retry.purpose == "trace"), default=0)
+        limit = f"/{count(trace.max_tokens)}" if width >= _MEDIUM else ""
         return {
-            "trace": Text(row.trace_id),
+            "trace": Text(trace.trace_id),
             "state": Text(status + (f" (try {retries + 1})" if retries else ""), _STYLES[status]),
-            "tokens": Text(f"{count(row.tokens)}/{count(row.max_tokens)}" if width >= _MEDIUM else count(row.tokens)),
+            "tokens": Text(count(trace.tokens) + limit),
             "tok/s": Text(f"{speed:.0f}" if speed else ""),
-            "reads": Text(one_line(" ".join(parent.split("-")[-1] for parent in row.planned_parents), 20), "dim"),
-            "answer": Text(one_line(self.state.answer(row), width)),
+            "reads": Text(one_line(" ".join(parent.split("-")[-1] for parent in trace.planned_parents), 20), "dim"),
+            "answer": Text(one_line(self.state.answer(trace), width)),
         }
 
-    def _round(self, number: int, rows: Sequence[TraceState]) -> dict[str, Text]:
-        ended = sum(row.status in ENDED for row in rows)
-        votes = ", ".join(f"{one_line(answer, 12)} ×{votes}" for answer, votes in self.state.tally(rows)[:3])
+    def _round(self, number: int, traces: Sequence[TraceState]) -> dict[str, Text]:
+        ended = sum(trace.status in ENDED for trace in traces)
         return {
             "trace": Text(f"round {number}", "bold"),
-            "state": Text(f"{ended} of {len(rows)}", "green" if ended == len(rows) else ""),
-            "tokens": Text(count(sum(row.tokens for row in rows))),
-            "tok/s": Text(""),
-            "reads": Text(""),
-            "answer": Text(votes),
+            "state": Text(f"{ended} of {len(traces)}", "green" if ended == len(traces) else ""),
+            "tokens": Text(count(sum(trace.tokens for trace in traces))),
+            "answer": Text(_votes(self.state.tally(traces)[:3], 12)),
         }
 
+    def _votes(self) -> str:
+        """Describe the vote of the newest round that has answers, and that of round 0."""
+        tallies = {number: tally for number, traces in self.state.rounds() if (tally := self.state.tally(traces))}
+        shown = sorted({max(tallies), 0} & tallies.keys(), reverse=True) if tallies else []
+        parts = [f"round {number}: {_votes(tallies[number][:4], 16)}" for number in shown]
+        return "vote so far: " + (" · ".join(parts) or "no answer yet")
 
-def vote_line(state: RunState) -> str:
-    """The vote of the newest round that has answers, and of round 0 beside it."""
-    votes = {number: tally for number, traces in state.rounds() if (tally := state.tally(traces))}
-    shown = dict.fromkeys([max(votes), 0]) if votes else []
-    parts = [
-        f"round {number}: " + ", ".join(f"{one_line(answer, 16)} ×{members}" for answer, members in votes[number][:4])
-        for number in shown
-        if number in votes
-    ]
-    return "vote so far: " + (" · ".join(parts) or "no answer yet")
+    def _totals(self) -> str:
+        """Describe the run as a whole. A narrow terminal cuts off the end."""
+        progress = self.progress
+        parts = [f"{count(progress.tokens_per_s)} tok/s", amount(self.state.total_tokens, "token")]
+        parts.append(duration(progress.elapsed_s))
+        if (left := progress.time_left_s()) is not None:
+            parts.append(f"{'at most' if left[1] else 'about'} {duration(left[0])} left")
+        if progress.peak_memory_bytes:
+            parts.append(f"peak {size(progress.peak_memory_bytes)}")
+        return " · ".join(parts)
 
 
-def totals_line(progress: RunProgress) -> str:
-    """Speed, tokens, time spent and left, memory; what a narrow terminal cuts off comes last."""
-    parts = [f"{count(progress.tokens_per_s)} tok/s", amount(progress.state.total_tokens, "token")]
-    parts.append(duration(progress.elapsed_s))
-    left = progress.time_left_s()
-    if left is not None:
-        parts.append(f"{'at most' if left[1] else 'about'} {duration(left[0])} left")
-    if progress.peak_memory_bytes:
-        parts.append(f"peak {size(progress.peak_memory_bytes)}")
-    return " · ".join(parts)
+def _votes(tally: Sequence[tuple[str, int]], width: int) -> str:
+    return ", ".join(f"{one_line(answer, width)} ×{votes}" for answer, votes in tally)
 
 
 class LiveWatcher:
-    """A context in which a run's events and tokens are shown live on `console`."""
+    """A context in which the events and tokens of a run are shown live on `console`."""
 
-    def __init__(self, title: str, progress: RunProgress, console: Console, peak: Callable[[], int] | None) -> None:
-        self._progress, self._peak = progress, peak
+    def __init__(
+        self, title: str, progress: RunProgress, console: Console, peak_memory_bytes: Callable[[], int] | None
+    ) -> None:
+        self._progress, self._peak_memory_bytes = progress, peak_memory_bytes
         self._sampled_s = float("-inf")
         self._live = Live(RunView(title, progress), console=console, refresh_per_second=4, vertical_overflow="crop")
+        self.event = progress.event
 
     def __enter__(self) -> LiveWatcher:
         self._live.start(refresh=True)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._live.stop()
-
-    def event(self, event: Event) -> None:
-        self._progress.event(event)
 
     def tokens(self, trace_id: str, ids: Sequence[int]) -> None:
         self._progress.tokens(trace_id, len(ids))
         now = time.monotonic()
-        if self._peak is not None and now - self._sampled_s > 1:  # the engine is asked on its own thread
-            self._sampled_s, self._progress.peak_memory_bytes = now, self._peak()
-
-
-def _line(text: str, width: int, style: str = "") -> Text:
-    return Text(one_line(text, width), style, no_wrap=True, overflow="ellipsis")
+        # Sample seldom: the engine answers on its own thread.
+        if self._peak_memory_bytes is not None and now - self._sampled_s > 1:
+            self._sampled_s, self._progress.peak_memory_bytes = now, self._peak_memory_bytes()
 
 
 class PlainWatcher:
-    """The same face as `LiveWatcher`, in lines that a log can hold."""
+    """A context in which a run is shown as lines, for a log."""
 
     def __init__(self, title: str, progress: RunProgress, print_line: Callable[[str], None] = print_status) -> None:
         self._title, self._progress, self._print = title, progress, print_line
@@ -245,37 +239,30 @@ class PlainWatcher:
         self._print(self._title)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         return
-
-    def event(self, event: Event) -> None:
-        self._progress.event(event)
-        line = self._describe(event)
-        if line:
-            self._print(line)
 
     def tokens(self, trace_id: str, ids: Sequence[int]) -> None:
         self._progress.tokens(trace_id, len(ids))
 
-    def _describe(self, event: Event) -> str:
+    def event(self, event: Event) -> None:
+        """Take in an event, and print a line for a finished trace or round, a retry or an error."""
+        self._progress.event(event)
+        state = self._progress.state
         match event:
-            case TraceCompleteEvent() if event.trace_id in self._progress.state.traces:
-                return self._trace(event)
+            case TraceCompleteEvent() if event.trace_id in state.traces:
+                trace, traces = state.traces[event.trace_id], state.traces.values()
+                ended = sum(other.status in ENDED for other in traces)
+                answer = one_line(state.answer(trace))
+                self._print(
+                    f"{trace.trace_id} {trace.status}, {amount(trace.tokens, 'token')}"
+                    f"{f', answer {answer}' if answer else ''} ({ended} of {len(traces)} traces)"
+                )
             case RoundCompleteEvent():
-                state = self._progress.state
                 tally = state.tally(trace for trace in state.traces.values() if trace.round == event.round)
-                votes = ", ".join(f"{one_line(answer, 30)} ×{members}" for answer, members in tally[:4])
-                return f"round {event.round} complete: {votes or 'no answers'} ({duration(event.elapsed_s)})"
+                votes = _votes(tally[:4], 30) or "no answers"
+                self._print(f"round {event.round} complete: {votes} ({duration(event.elapsed_s)})")
             case TraceRetryEvent():
-                return f"{event.trace_id} failed and is tried again: {one_line(event.message, 200)}"
+                self._print(f"{event.trace_id} failed and is retried: {one_line(event.message, 200)}")
             case ErrorEvent():
-                return f"{one_line(event.stage, 40)}: {one_line(event.message, 200)}"
-        return ""
-
-    def _trace(self, event: TraceCompleteEvent) -> str:
-        state, traces = self._progress.state, self._progress.state.traces
-        trace, ended = traces[event.trace_id], sum(other.status in ENDED for other in traces.values())
-        found = state.answer(trace)
-        answer = f", answer {one_line(found)}" if found else ""
-        tokens = amount(trace.tokens, "token")
-        return f"{trace.trace_id} {trace.status}, {tokens}{answer} ({ended} of {len(traces)} traces)"
+                self._print(f"{one_line(event.stage, 40)}: {one_line(event.message, 200)}")
