@@ -68,7 +68,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except (ValueError, OSError) as error:
         raise ModelError(f"The config.json in {str(path)!r} cannot be read: {error}.") from error
     if not isinstance(config, dict) or "model_type" not in config:
-        raise ModelError(f"The config.json in {str(path)!r} names no model_type; mlx-lm cannot tell the architecture.")
+        raise ModelError(f"The config.json in {str(path)!r} names no model_type, so its architecture is unknown.")
     return config
 
 
@@ -179,7 +179,7 @@ def cause_of(error: Exception) -> str:
 
 
 class _UnreachableError(Exception):
-    """The hub did not answer. `reason` describes the exception behind it."""
+    """The hub did not answer. `reason` describes the original exception."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

@@ -1,7 +1,7 @@
-"""A helper process of ours that answers one line with one line, in limited time.
+"""Run a helper process that answers each line with a line, within a time limit.
 
-What can take long, uses SIGALRM or must not be trusted runs in it, never in this process. A plain subprocess:
-one of `multiprocessing` would run the user's script a second time. Knows nothing of what is asked.
+It is for code that may take long, uses SIGALRM or cannot be trusted. It is a plain subprocess, since a process of
+`multiprocessing` would run the user's script a second time.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _READY = b"+\n"
 class Worker:
     """The process `python -m module arguments...`, ready for questions. Not thread-safe.
 
-    Raises `OSError` where it does not come up within `start_limit_s`.
+    Raises `OSError` if it does not start within `start_limit_s`.
     """
 
     def __init__(
         self, module: str, arguments: Sequence[str] = (), start_limit_s: float = 60.0, env: Mapping[str, str] = {}
     ) -> None:
-        # Without `-P` a sympy.py in the user's folder would be imported; Ctrl-C is this process's affair.
+        # Without `-P` it would import a sympy.py from the user's folder. In a new session it does not receive Ctrl-C.
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", module, *arguments],
             stdin=subprocess.PIPE,
@@ -48,9 +48,10 @@ class Worker:
         return self._process.pid
 
     def ask(self, line: bytes, limit_s: float) -> bytes:
-        """The worker's line to this line (both without their ends).
+        """Return the worker's line for this line, both without line ends.
 
-        Raises `OSError` where it died or (`TimeoutError`) was too slow: then close it, as its reply may still come.
+        Raises `OSError` if the worker died and `TimeoutError` if it was too slow. Close it then: a late reply would
+        answer the next question.
         """
         assert self._process.stdin is not None
         self._process.stdin.write(line + b"\n")
@@ -62,7 +63,7 @@ class Worker:
             self.close()
 
     def close(self) -> None:
-        """End the process; a second time does nothing."""
+        """End the process. May be called more than once."""
         self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
@@ -86,14 +87,14 @@ class Worker:
 
 
 def serve(answer: Callable[[bytes], bytes], questions: BinaryIO, replies: BinaryIO) -> None:
-    """The worker's side: a line for a line, until its parent, who holds `questions`, ends."""
+    """Answer lines in the worker process until the parent closes `questions`."""
     replies.write(_READY)
     for line in questions:
         replies.write(answer(line) + b"\n")
 
 
 def claim_stdout() -> BinaryIO:
-    """Standard output for `serve` alone: what libraries print goes to standard error."""
+    """Return standard output for `serve` alone, and redirect what libraries print to standard error."""
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     return replies

@@ -87,7 +87,7 @@ def test_invalid_grid_is_rejected(tmp_path: Path, text: str, words: str) -> None
     [
         'summary_prompt = ["Summarise!", "Summarise?"]',
         'summary_prompt = ["要約して", "まとめて"]',
-        f'summary_prompt = ["{"Say it all. " * 30}", "{"Say it all. " * 30}now"]',
+        f'summary_prompt = ["{"Write it out. " * 30}", "{"Write it out. " * 30}now"]',
         'template = ["a_b.j2", "a-b.j2", "A-b.j2"]',
     ],
 )

@@ -214,10 +214,10 @@ def test_bounded_interval_is_that_of_betting_everything() -> None:
 
 @pytest.mark.parametrize("comparisons", [1, 3, 15])
 def test_min_problems_is_where_the_exact_test_can_find_a_difference(comparisons: int) -> None:
-    fewest = min_problems(comparisons)
-    for count in (fewest - 1, fewest):
+    needed = min_problems(comparisons)
+    for count in (needed - 1, needed):
         p = sign_flip_test([1.0] * count).p_value
-        assert (min(holm_adjust([p] * comparisons)) < 0.05) == (count == fewest)
+        assert (min(holm_adjust([p] * comparisons)) < 0.05) == (count == needed)
 
 
 def test_better_on_every_problem_has_the_interval_of_a_proportion() -> None:

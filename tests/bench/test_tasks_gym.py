@@ -42,7 +42,7 @@ class Dataset:
         if self.config.gaps and index % 2:
             raise ValueError("no entry found for this index")
         value = self.config.low + index + 100 * self.config.seed
-        return {"question": f"Say {value}.", "answer": str(value), "metadata": {"hash": hash("x")}}
+        return {"question": f"Write {value}.", "answer": str(value), "metadata": {"hash": hash("x")}}
 
     def score_answer(self, answer, entry):
         if answer == "raise":
@@ -81,9 +81,9 @@ def fake(library: None) -> Iterator[GymTask]:
 def test_problems_follow_from_the_seed_and_keep_their_places(fake: GymTask) -> None:
     found = fake.problems((2, 4))
     assert [(p.index, p.problem_id, p.question) for p in found] == [
-        (1, "1", "Say 302."),
-        (2, "2", "Say 303."),
-        (3, "3", "Say 304."),
+        (1, "1", "Write 302."),
+        (2, "2", "Write 303."),
+        (3, "3", "Write 304."),
     ]
     assert fake.name == "fake#3"
     assert [fake.score(found[0], answer) for answer in ("302", "300 + 2", "303", "no", "")] == [1.0, 1.0, 0.0, 0.0, 0.0]
@@ -95,9 +95,9 @@ def test_parameters_gaps_and_wording_are_applied() -> None:
     options = {**read_params(["low=5", "gaps=true"]), "wording": "Now: {problem}"}
     task = load_task("fake", options, 0)
     assert [(p.problem_id, p.question) for p in task.problems((1, 3))] == [
-        ("0", "Now: Say 5."),
-        ("2", "Now: Say 7."),
-        ("4", "Now: Say 9."),
+        ("0", "Now: Write 5."),
+        ("2", "Now: Write 7."),
+        ("4", "Now: Write 9."),
     ]
     assert base_task_name(task.name) == "fake?gaps=true,low=5#0" != task.name
 

@@ -97,7 +97,7 @@ def test_changed_weights_in_one_place_are_another_model(bench: Run, models: Path
     shutil.rmtree(model)
     shutil.copytree(models / "copy", model)
     assert bench("--model", str(model), "--limit", "3").code == 0
-    (model / "model.safetensors").write_text("anew")
+    (model / "model.safetensors").write_text("retrained")
     refused(bench("--model", str(model)), "another content of the model's files")
     assert bench("--model", str(model), "--fresh").code == 0
 

@@ -29,7 +29,7 @@ MATH_WORDING: Final = "{problem}\n\nPut your final answer within \\boxed{}."
 TEXT_WORDING: Final = "{problem}"
 #: Columns with the problems' names, used without being asked for.
 _ID_COLUMNS: Final = ("problem_idx", "problem_id", "id")
-#: Splits to choose unasked where there are several, in this order.
+#: Splits to prefer where there are several, in this order.
 _PREFERRED_SPLITS = ("test", "train", "validation")
 #: JSON files that describe a data set, and formats that take precedence over JSON where a split has both.
 _DESCRIBING = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "*config*.json")

@@ -32,7 +32,7 @@ class Row:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a file; its suffix tells the format. Raises `TaskError`."""
+    """Yield the rows of a file in the format of its suffix. Raises `TaskError`."""
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise TaskError(f"{path} is not a readable file of problems; known formats are {', '.join(READERS)}.")
