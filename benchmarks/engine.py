@@ -35,7 +35,7 @@ from markovian_rsa_mlx.config import Sampling
 from markovian_rsa_mlx.method.lineage import Lineage, TraceKey, trace_seed
 from markovian_rsa_mlx.method.tails import Tail, parse_trace, take_tail
 from markovian_rsa_mlx.reasoner import puzzles
-from markovian_rsa_mlx.run.session import Prompts
+from markovian_rsa_mlx.run.setup import Prompts
 
 CONFIG = RSAConfig.embedded().replace(population=16, aggregation_size=4, rounds=2, final_candidates=1)
 Ids = tuple[int, ...]

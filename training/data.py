@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from markovian_rsa_mlx.method.prompts import PromptBuilder, PromptTemplate, chat_frame
+from markovian_rsa_mlx.method.prompts import PromptBuilder, PromptTemplate, build_segments, chat_frame
 from markovian_rsa_mlx.method.tails import Tail, parse_trace, take_tail
 from markovian_rsa_mlx.reasoner import puzzles
 from markovian_rsa_mlx.tokenizer import ChatMessage
@@ -59,8 +59,10 @@ class Drawer:
 
     def aggregation(self, question: str, tails: Sequence[Tail]) -> list[int]:
         """Ids of the project's aggregation prompt."""
-        prompter = PromptBuilder(self.tokenizer, TEMPLATE, self.frame, question, "tail", len(tails))
-        return list(prompter.build(tails).token_ids)
+        segments = build_segments(
+            self.tokenizer, TEMPLATE, self.frame, problem=question, carry="tail", max_parents=len(tails)
+        )
+        return list(PromptBuilder(self.tokenizer, segments, self.frame).build(tails).token_ids)
 
     def tail(self, text: str, beta: int, tau: int) -> Tail:
         """The tail of a trace with this text under a budget of `beta` tokens."""

@@ -11,7 +11,7 @@ from markovian_rsa_mlx.predict.lengths import LogNormal
 from markovian_rsa_mlx.predict.predict import Prediction, candidate, predict, quantile, recommend
 from markovian_rsa_mlx.predict.simulator import simulate
 from markovian_rsa_mlx.predict.workload import PromptShape, workload
-from markovian_rsa_mlx.run.session import make_setup
+from markovian_rsa_mlx.run.setup import make_setup
 from tests.predict.engines import TimedFake
 from tests.support.runs import small
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from markovian_rsa_mlx import reasoner
-from markovian_rsa_mlx.method.prompts import PromptBuilder, PromptTemplate, chat_frame
+from markovian_rsa_mlx.method.prompts import PromptBuilder, PromptTemplate, build_segments, chat_frame
 from markovian_rsa_mlx.method.tails import Tail
 
 mlx_lm = pytest.importorskip("mlx_lm")
@@ -59,7 +59,9 @@ def test_the_model_uses_a_claim_from_a_tail(loaded: tuple[Any, Any]) -> None:
     )
     tokenizer = _Tokenizer(tokenizer)
     frame = chat_frame(tokenizer, [{"role": "user", "content": puzzle.question}], enable_thinking=True)
-    prompter = PromptBuilder(tokenizer, PromptTemplate.load("zaya_v1"), frame, puzzle.question, "tail", 2)
+    template = PromptTemplate.load("zaya_v1")
+    segments = build_segments(tokenizer, template, frame, problem=puzzle.question, carry="tail", max_parents=2)
+    prompter = PromptBuilder(tokenizer, segments, frame)
     texts = ["18+5=23+12=35 no\n18*5=90-12=78 no\n", "12*5=60-18=42 ok\nsolved (12 * 5) - 18 = 42\n"]
     tails = [Tail(tuple(tokenizer.encode(text)), text) for text in texts]
     text = trace(loaded, list(prompter.build(tails).token_ids))

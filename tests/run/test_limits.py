@@ -41,7 +41,7 @@ NEEDS = run(FakeBackend(by_round), WHOLE).generated_tokens
 def test_a_token_budget_stops_within_a_step(budget: int, concurrency: int | str, tmp_path: Path) -> None:
     path, chunk = tmp_path / "run.jsonl", 4
     backend = FakeBackend(by_round, chunk=chunk)
-    with pytest.raises(RunStoppedError, match=r"The token budget is used up after .* goes on from there") as caught:
+    with pytest.raises(RunStoppedError, match="token budget") as caught:
         run(backend, WHOLE.replace(token_budget=budget, concurrency=concurrency), path)
     partial = partial_of(caught.value)
     assert caught.value.reason == "token_budget"
@@ -108,7 +108,7 @@ def test_a_time_budget_stops_and_counts_all_sittings(tmp_path: Path) -> None:
             return await super().generate(request, listener)
 
     path, start = tmp_path / "run.jsonl", time.monotonic()
-    with pytest.raises(RunStoppedError, match="time budget is used up") as caught:
+    with pytest.raises(RunStoppedError, match="time budget") as caught:
         run(Slow(by_round), WHOLE.replace(time_budget_s=1.0), path)
     assert time.monotonic() - start < 10
     assert caught.value.reason == "time_budget"

@@ -212,7 +212,7 @@ def lines_until(path: Path, wanted: Any, to: Path) -> Path:
 
 
 def given_up(event: Event) -> bool:
-    return isinstance(event, ErrorEvent) and "given up" in event.message
+    return isinstance(event, ErrorEvent) and event.stage == "generation"
 
 
 def test_a_given_up_trace_is_tried_again_while_no_child_has_started(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_a_given_up_trace_stays_so_once_a_child_has_started(tmp_path: Path) -> N
     backend = FakeBackend()
     result = run(backend, config, torn)
     assert "r0-01" not in {r.trace_id for r in backend.requests}
-    assert result.warnings == ["r0-01 was given up in an earlier sitting"]
+    assert result.warnings == ["r0-01 failed in an earlier session"]
     check_nothing_doubled(read_events(torn))
 
 
@@ -283,7 +283,7 @@ def test_what_the_selection_left_out_is_not_generated_after_it(tmp_path: Path) -
     backend = FakeBackend()
     result = run(backend, config, torn)
     assert not backend.requests
-    assert result.warnings == ["r2-01 was given up in an earlier sitting"]
+    assert result.warnings == ["r2-01 failed in an earlier session"]
     assert is_finished(read_events(torn))
 
 
@@ -305,10 +305,10 @@ def begun(whole: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("changes", "names"),
     [
-        ({"seed": 2}, ["seed", "1 there", "2 asked for"]),
-        ({"population": 4}, ["population", "3 there", "4 asked for"]),
+        ({"seed": 2}, ["seed", "1 there", "2 requested"]),
+        ({"population": 4}, ["population", "3 there", "4 requested"]),
         ({"rounds": 2}, ["rounds"]),
-        ({"tail_tokens": "full"}, ["tail_tokens", "20 there", "'full' asked for"]),
+        ({"tail_tokens": "full"}, ["tail_tokens", "20 there", "'full' requested"]),
         ({"temperature": 0.5}, ["temperature"]),
         ({"carry": "answer"}, ["carry"]),
         ({"answer_selection": "single"}, ["answer_selection"]),
@@ -330,7 +330,7 @@ def test_another_setting_is_refused_with_the_difference(
 @pytest.mark.parametrize(
     ("prompt", "complaint"),
     [
-        ("Another?", "another prompt: 'What is it\\?' there, 'Another\\?' asked"),
+        ("Another?", "another prompt: 'What is it\\?' there, 'Another\\?' requested"),
         (
             [ChatMessage(role="system", content="s"), ChatMessage(role="user", content=QUESTION)],
             "another chat before the prompt",
@@ -353,8 +353,8 @@ class Named(FakeBackend):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"model_id": "other"}, "another model: 'fake' there, 'other' asked"),
-        ({"quantization": "4-bit"}, "another quantization of the model: 'none' there, '4-bit' asked"),
+        ({"model_id": "other"}, "another model: 'fake' there, 'other' requested"),
+        ({"quantization": "4-bit"}, "another quantization of the model: 'none' there, '4-bit' requested"),
     ],
 )
 def test_another_model_is_refused(changes: dict[str, Any], complaint: str, begun: Path) -> None:

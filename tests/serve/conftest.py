@@ -89,7 +89,7 @@ def serve(home: Path) -> Iterator[Serve]:
 
     def start(backend: FakeBackend | None = None, **settings: Any) -> Running:
         backend = backend or FakeBackend()
-        orchestrator = MarkovianRSAOrchestrator(backend, equivalent=equal_text)
+        orchestrator = MarkovianRSAOrchestrator(backend, equivalent=equal_text, shared=True)
         values = {"base": small(rounds=1, seed=None), "grace_s": 0.2} | settings
         app = build(orchestrator, ServerSettings(**values))
         listener = listen("127.0.0.1", 0)

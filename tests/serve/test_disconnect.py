@@ -19,7 +19,7 @@ from markovian_rsa_mlx.audit import read_events
 from markovian_rsa_mlx.audit.events import RunEndEvent
 from markovian_rsa_mlx.backends.base import EngineInfo
 from markovian_rsa_mlx.errors import BackendError, RunStoppedError
-from markovian_rsa_mlx.run.result import Conclusion
+from markovian_rsa_mlx.run.session import RunSession
 
 from ..support.fakes import FakeBackend, guesser
 from ..support.runs import run as run_in_process
@@ -79,7 +79,7 @@ def test_cancel_answers_the_client_and_leaves_an_unfinished_trail(serve: Serve, 
 
 def test_cancel_counts_no_votes_on_the_event_loop(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Comparing two answers can take seconds, which would block the server."""
-    monkeypatch.setattr(Conclusion, "best_so_far", lambda *_: pytest.fail("the votes were counted"))
+    monkeypatch.setattr(RunSession, "stopped", lambda *_: pytest.fail("the votes were counted"))
     server = serve(PausedBackend())
     thread, answers = ask_in_the_background(server, **RSA)
     (run,) = server.manager.active

@@ -32,7 +32,7 @@ from ..errors import (
 from ..json_strict import replace_surrogates
 from ..method.selection import Equivalent
 from ..orchestrator import MarkovianRSAOrchestrator
-from ..run.session import package_version
+from ..run.setup import package_version
 from .experiment import ExperimentDir, Identity, method_settings
 from .export import to_csv, to_parquet
 from .generation_cache import CachingEngine, GenerationCache

@@ -79,7 +79,7 @@ def run_question(
         orchestrator.close()
 
 
-def load_orchestrator(choice: ModelChoice, *, quiet: bool = False) -> MarkovianRSAOrchestrator:
+def load_orchestrator(choice: ModelChoice, *, quiet: bool = False, shared: bool = False) -> MarkovianRSAOrchestrator:
     """Open the engine, and report downloads and loading unless `quiet`. The heavy imports happen here."""
     # Warnings of the tokenizer libraries would disturb the live view.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -88,9 +88,9 @@ def load_orchestrator(choice: ModelChoice, *, quiet: bool = False) -> MarkovianR
 
     progress = None if quiet else print_status
     if choice.upstream is not None:
-        return MarkovianRSAOrchestrator.from_upstream_config(choice.upstream, progress)
+        return MarkovianRSAOrchestrator.from_upstream_config(choice.upstream, progress, shared=shared)
     return MarkovianRSAOrchestrator.from_pretrained(
-        choice.model_id, revision=choice.revision, adapter_path=choice.adapter, progress=progress
+        choice.model_id, revision=choice.revision, adapter_path=choice.adapter, progress=progress, shared=shared
     )
 
 

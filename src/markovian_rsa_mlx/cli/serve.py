@@ -137,7 +137,7 @@ def serve(
         any_question=force,
     )
     listener = listen(host, port)
-    orchestrator = load_orchestrator(choice)
+    orchestrator = load_orchestrator(choice, shared=True)
     try:
         orchestrator.backend.limit(*base.engine_limits())  # for all requests together
         run_server(orchestrator, server, listener, print_status)

@@ -1,14 +1,14 @@
-"""Prompts: the aggregation template, its rendering, and the splicing of tails into token ids.
+"""Render the aggregation and summary templates and splice tails into the token ids of prompts.
 
-A prompt is made of static text around slots. The static text is tokenised once for each number of
-attempts; the ids of the tails are put between, never tokenised again. So the token ids of every
-prompt follow from the segments (recorded with the run) and the tails alone.
+A prompt is static text around slots. The static text is tokenised once per number of attempts. The ids of the tails
+go between the pieces and are never tokenised again. So the token ids of a prompt follow from the segments (recorded
+with the run) and the tails alone.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import chain
@@ -36,7 +36,7 @@ _environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
 
 @dataclass(frozen=True)
 class Attempt:
-    """One slot of an aggregation prompt as the template sees it."""
+    """An attempt as an aggregation template sees it: its number, from 1, and the text of its slot."""
 
     number: int
     text: str
@@ -44,49 +44,54 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as text and as the token ids that the model reads."""
+    """A prompt: the content of its last user message, the whole text, and the token ids that the model reads."""
 
+    content: str
     text: str
     token_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class ChatFrame:
-    """What the model's chat template puts before and after the last user message."""
+    """The text that the model's chat template puts before and after the content of the last user message."""
 
     prefix: str
     suffix: str
 
+    def content_of(self, text: str) -> str:
+        """Return the content of the last user message of a prompt's text."""
+        return text.removeprefix(self.prefix).removesuffix(self.suffix)
+
 
 def check_messages(messages: Sequence[ChatMessage]) -> None:
-    """Raise `PromptError` unless this is a chat in plain text whose last message is a user's and says something."""
+    """Raise `PromptError` unless this is a chat in plain text that ends with a non-empty user message."""
     for message in messages:
         if not (isinstance(message, Mapping) and isinstance(message.get("role"), str)):
-            raise PromptError(f"{message!r} is no chat message; give objects with a role and a content.")
+            raise PromptError(f"A message needs a role and a content, both text (got {message!r}).")
         if not isinstance(message.get("content"), str):
-            raise PromptError(f"The content of a {message['role']} message is no text; give plain text.")
+            raise PromptError(f"The content of a {message['role']} message must be plain text.")
     if not messages or messages[-1]["role"] != "user":
-        raise PromptError("The chat does not end with a user message; add the question as its last message.")
+        raise PromptError("The chat must end with a user message. Add the question as its last message.")
     if not messages[-1]["content"].strip():
-        raise PromptError("The prompt is empty; give the question as text.")
+        raise PromptError("The prompt is empty. Give the question as text.")
 
 
 def chat_frame(tokenizer: Tokenizer, messages: Sequence[ChatMessage], enable_thinking: bool) -> ChatFrame:
-    """Render the chat with a stand-in for the last user message, and cut there."""
-    stand_in = _SLOT.format("message")
-    framed = [*messages[:-1], ChatMessage(role="user", content=stand_in)]
-    rendered = tokenizer.render_chat(framed, enable_thinking)
-    if rendered.count(stand_in) != 1:
+    """Render the chat with a placeholder for the last user message, and split the text there."""
+    placeholder = _SLOT.format("message")
+    chat = [*messages[:-1], ChatMessage(role="user", content=placeholder)]
+    rendered = tokenizer.render_chat(chat, enable_thinking)
+    if rendered.count(placeholder) != 1:
         raise TemplateError(
-            f"The model's chat template shows the last user message {rendered.count(stand_in)} times; "
-            "it must show it exactly once."
+            "The model's chat template must show the last user message exactly once "
+            f"(it shows it {rendered.count(placeholder)} times)."
         )
-    prefix, suffix = rendered.split(stand_in)
+    prefix, suffix = rendered.split(placeholder)
     return ChatFrame(prefix, suffix)
 
 
 class PromptTemplate:
-    """A Jinja2 template, strict about its variables and sandboxed."""
+    """A sandboxed Jinja2 template. `variables` are all that it may use, and it must use `problem`."""
 
     def __init__(self, source: str, name: str, variables: frozenset[str] = TEMPLATE_VARIABLES) -> None:
         self.source, self.name = source, name
@@ -97,15 +102,15 @@ class PromptTemplate:
             raise TemplateError(f"The template {name} is not valid Jinja2: {error}.") from error
         if used - variables:
             raise TemplateError(
-                f"The template {name} uses the unknown variable {sorted(used - variables)[0]!r}; "
-                f"allowed are {', '.join(sorted(variables))}."
+                f"The template {name} uses the unknown variable {sorted(used - variables)[0]!r} "
+                f"(known: {', '.join(sorted(variables))})."
             )
         if "problem" not in used:
-            raise TemplateError(f"The template {name} does not show the problem; put {{{{ problem }}}} into it.")
+            raise TemplateError(f"The template {name} does not show the problem. Add {{{{ problem }}}} to it.")
 
     @classmethod
     def load(cls, name: str, variables: frozenset[str] = TEMPLATE_VARIABLES) -> PromptTemplate:
-        """A template of this package by its name (`zaya_v1`), or any Jinja2 file by its path."""
+        """Load a built-in template by its name (`zaya_v1`), or a Jinja2 file by its path."""
         built_in = resources.files(__package__).joinpath("templates", f"{name}.j2")
         if "/" not in name and built_in.is_file():
             return cls(built_in.read_text(encoding="utf-8"), name, variables)
@@ -117,15 +122,15 @@ class PromptTemplate:
             ) from error
 
     def render(self, **values: object) -> str:
-        """The rendered text, without surrounding blank lines."""
+        """Return the rendered text without blank lines around it."""
         try:
             return self._template.render(**values).strip("\n")
-        except Exception as error:  # a template is the user's code: whatever it raises is theirs to read
+        except Exception as error:  # a template is the user's code and may raise anything
             raise TemplateError(f"The template {self.name} cannot be rendered: {error}.") from error
 
 
 def static_segments(template: PromptTemplate, problem: str, carry: str, count: int) -> list[str]:
-    """The `count` + 1 pieces of text around the attempts' slots."""
+    """Return the `count` + 1 pieces of text around the slots of the attempts."""
     slots = [_SLOT.format(i) for i in range(1, count + 1)]
     attempts = [Attempt(i, slot) for i, slot in enumerate(slots, start=1)]
     rest = template.render(problem=problem, attempts=attempts, carry=carry)
@@ -141,17 +146,17 @@ def static_segments(template: PromptTemplate, problem: str, carry: str, count: i
 
 
 def summary_template(wording: str | None) -> PromptTemplate:
-    """The built-in summary template; `wording` takes the place of its last paragraph, which says what to write."""
+    """Return the built-in summary template, its last paragraph (the instruction) replaced by `wording`."""
     built_in = PromptTemplate.load("summary_v1", SUMMARY_VARIABLES)
     if wording is None:
         return built_in
     notes = built_in.source.rstrip().rpartition("\n\n")[0]
-    # As a literal, so that nothing in the wording is taken for a template's syntax.
+    # As a literal, so that Jinja2 does not interpret the wording.
     return PromptTemplate(f"{notes}\n\n{{{{ {wording!r} }}}}\n", "summary_prompt", SUMMARY_VARIABLES)
 
 
 def summary_segments(template: PromptTemplate, problem: str) -> list[str]:
-    """The two pieces of text around the notes of a summary prompt."""
+    """Return the two pieces of text around the notes of a summary prompt."""
     slot = _SLOT.format("notes")
     pieces = template.render(problem=problem, notes=slot).split(slot)
     if len(pieces) != 2:
@@ -160,12 +165,12 @@ def summary_segments(template: PromptTemplate, problem: str) -> list[str]:
 
 
 def framed(segments: list[str], frame: ChatFrame) -> list[str]:
-    """`segments` with the chat's text before the first and after the last."""
+    """Return `segments` with the chat frame before the first and after the last."""
     return [frame.prefix + segments[0], *segments[1:-1], segments[-1] + frame.suffix]
 
 
 def marker_lines(segments: Sequence[str]) -> frozenset[str]:
-    """The template's markers: the lines next to a slot, by which a reader tells the attempts apart."""
+    """Return the template's markers: the lines next to a slot, which separate the attempts for a reader."""
     lines: set[str] = set()
     for index, segment in enumerate(segments):
         stripped = [line.strip() for line in segment.splitlines() if line.strip()]
@@ -177,64 +182,60 @@ def marker_lines(segments: Sequence[str]) -> frozenset[str]:
 
 
 def quote_markers(text: str, markers: frozenset[str]) -> str:
-    """`text` with `QUOTE` put before each line that equals a marker (white space around it aside)."""
+    """Put `QUOTE` before each line of `text` that equals a marker, apart from white space around it."""
     lines = text.split("\n")
     return "\n".join(QUOTE + line if line.strip() in markers else line for line in lines)
 
 
-class PromptBuilder:
-    """Builds the prompts of one run: one problem, one chat, one template.
+@dataclass(frozen=True)
+class Segments:
+    """The static text of the aggregation prompts of one run, chat frame included, as `run_setup` records it.
 
-    `segments[k]` and `segment_ids[k]` are the static pieces of a prompt with k attempts (k + 1 of them),
-    chat frame included; `quote_ids` are the ids of `QUOTE`.
+    At index k - 1 are the k + 1 pieces around the slots of a prompt with k tails: in `texts` as text, in `token_ids` as
+    ids. `quote_ids` are the ids of `QUOTE`.
     """
 
-    def __init__(
-        self, tokenizer: Tokenizer, template: PromptTemplate, frame: ChatFrame, problem: str, carry: str, largest: int
-    ) -> None:
-        segments = [framed(static_segments(template, problem, carry, count), frame) for count in range(1, largest + 1)]
-        encoded = {piece: tokenizer.encode(piece) for piece in dict.fromkeys(chain.from_iterable(segments))}
-        ids = [[encoded[piece] for piece in pieces] for pieces in segments]
-        self._take(tokenizer, segments, ids, tokenizer.encode(QUOTE))
+    texts: Sequence[Sequence[str]]
+    token_ids: Sequence[Sequence[Sequence[int]]]
+    quote_ids: Sequence[int]
 
-    @classmethod
-    def recorded(
-        cls,
-        tokenizer: Tokenizer,
-        segments: Sequence[Sequence[str]],
-        segment_ids: Sequence[Sequence[Sequence[int]]],
-        quote_ids: Sequence[int],
-    ) -> PromptBuilder:
-        """The prompter of a recorded run, from what its setup holds."""
-        prompter = cls.__new__(cls)
-        prompter._take(tokenizer, segments, segment_ids, quote_ids)
-        return prompter
 
-    def _take(
-        self,
-        tokenizer: Tokenizer,
-        segments: Sequence[Sequence[str]],
-        segment_ids: Sequence[Sequence[Sequence[int]]],
-        quote_ids: Sequence[int],
-    ) -> None:
-        self._tokenizer = tokenizer
-        self.segments = {count: list(pieces) for count, pieces in enumerate(segments, start=1)}
-        self.segment_ids = {count: [tuple(ids) for ids in pieces] for count, pieces in enumerate(segment_ids, start=1)}
-        self.markers = {count: marker_lines(pieces) for count, pieces in self.segments.items()}
-        self.quote_ids = tuple(quote_ids)
+def build_segments(
+    tokenizer: Tokenizer, template: PromptTemplate, frame: ChatFrame, *, problem: str, carry: str, max_parents: int
+) -> Segments:
+    """Render and tokenise the segments for 1 to `max_parents` tails. Raise `TemplateError` for an unusable template."""
+    texts = [framed(static_segments(template, problem, carry, n), frame) for n in range(1, max_parents + 1)]
+    encoded = {piece: tokenizer.encode(piece) for piece in dict.fromkeys(chain.from_iterable(texts))}
+    token_ids = [[encoded[piece] for piece in pieces] for pieces in texts]
+    return Segments(texts, token_ids, tokenizer.encode(QUOTE))
+
+
+class PromptBuilder:
+    """Builds the aggregation prompts of one run from its segments. The tokenizer only decodes."""
+
+    def __init__(self, tokenizer: Tokenizer, segments: Segments, frame: ChatFrame) -> None:
+        self._tokenizer, self._segments, self._frame = tokenizer, segments, frame
+        self._markers = [marker_lines(pieces) for pieces in segments.texts]
 
     def build(self, tails: Sequence[Tail]) -> Prompt:
-        """The prompt that shows `tails` in this order; between 1 and `largest` of them."""
-        pieces, ids = self.segments[len(tails)], self.segment_ids[len(tails)]
+        """Return the prompt that shows `tails` in this order. There are segments for 1 to `max_parents` of them."""
+        index = len(tails) - 1
+        pieces, ids = self._segments.texts[index], self._segments.token_ids[index]
         text, token_ids = pieces[0], list(ids[0])
         for tail, piece, piece_ids in zip(tails, pieces[1:], ids[1:], strict=True):
-            quoted = self._quote(tail, self.markers[len(tails)])
+            quoted = self._quote(tail, self._markers[index])
             text += quoted.text + piece
             token_ids += [*quoted.token_ids, *piece_ids]
-        return Prompt(text, tuple(token_ids))
+        return Prompt(self._frame.content_of(text), text, tuple(token_ids))
 
     def _quote(self, tail: Tail, markers: frozenset[str]) -> Tail:
-        starts = deque(_line_starts(tail.text, markers))
+        """Put the ids of `QUOTE` before the first id of each line that equals a marker."""
+        starts = deque[int]()  # where these lines begin, in characters
+        offset = 0
+        for line in tail.text.split("\n"):
+            if line.strip() in markers:
+                starts.append(offset)
+            offset += len(line) + 1
         if not starts:
             return tail
         ids: list[int] = []
@@ -244,18 +245,10 @@ class PromptBuilder:
             reached = offset + len(line_so_far)
             whole = tail.text.startswith(line_so_far, offset)  # no torn character at its end
             while whole and starts and starts[0] <= reached:
-                ids.extend(self.quote_ids)
+                ids.extend(self._segments.quote_ids)
                 starts.popleft()
             if line_so_far.endswith("\n"):
                 line_at, offset = index, reached
             ids.append(token)
-        return Tail((*ids, *self.quote_ids * len(starts)), quote_markers(tail.text, markers))
-
-
-def _line_starts(text: str, markers: frozenset[str]) -> Iterator[int]:
-    """Where the lines begin that are quoted, in characters."""
-    offset = 0
-    for line in text.split("\n"):
-        if line.strip() in markers:
-            yield offset
-        offset += len(line) + 1
+        quotes = [*self._segments.quote_ids] * len(starts)
+        return Tail((*ids, *quotes), quote_markers(tail.text, markers))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..backends.policy import Capacity
 from ..config import RSAConfig
 from ..errors import MarkovianRSAError
-from ..run.session import longest_sequence, make_setup
+from ..run.setup import longest_sequence, make_setup
 from ..tokenizer import ChatMessage
 from .costs import Costs, LinearCosts
 from .lengths import Lengths

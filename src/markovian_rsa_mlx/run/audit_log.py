@@ -1,4 +1,4 @@
-"""A run's trail: where its events go, and what the file already held."""
+"""Write the events of a run to its file, and read what earlier sessions wrote there."""
 
 from __future__ import annotations
 
@@ -6,70 +6,90 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ..audit import AuditWriter, RunState, TraceState, scan_file
-from ..audit.events import Event, RunStartEvent
+from ..audit.events import ErrorEvent, Event, RunStartEvent
 from ..errors import AuditError, CallbackError
 from ..method.lineage import TraceKey
 
 OnEvent = Callable[[Event], None]
+E = TypeVar("E", bound=Event)
 
 
 @contextlib.contextmanager
 def callback_errors(name: str) -> Iterator[None]:
-    """What a caller's callback raises is its own fault, not the engine's: it becomes a `CallbackError`."""
+    """Turn an exception of a caller's callback into `CallbackError`, so that it does not pass for an engine's."""
     try:
         yield
     except Exception as error:
-        raise CallbackError(f"{name} raised {type(error).__name__} ({error}); mend the callback.") from error
+        raise CallbackError(
+            f"The {name} callback raised {type(error).__name__}: {error}. Fix the callback and resume the run."
+        ) from error
 
 
 class AuditLog:
-    """Writes events to the file, to memory and to a callback, in one order.
+    """Writes events to the file, to memory and to the caller's callback, in the same order.
 
-    Opening locks the file and cuts off a torn last line. `history` holds what earlier sittings wrote;
-    it is None for a new run. Only the event loop's thread may write.
+    Opening locks the file and cuts off a torn last line. `events` are all events of the run, those of earlier sessions
+    included. `history` is the state of the run as earlier sessions left it; it is empty for a new run. Only the event
+    loop's thread may write.
     """
 
     def __init__(self, path: Path | str | None, on_event: OnEvent | None = None) -> None:
         self.path = None if path is None else Path(path)
-        self.events: list[Event] = []
         self.run_id = ""
+        self.events: list[Event] = []
+        self.history = RunState()
         self.dropped_bytes = 0
-        self.last_written: float | None = None
+        self.last_written = 0.0  #: the file's modification time when it was opened
         self._on_event = on_event
         self._is_new = self.path is not None and not self.path.exists()
         self._writer = AuditWriter(self.path, "a")
         try:
-            self.history = self._read()
+            if self.path is not None and self.path.is_file():  # a pipe or a device has no history
+                self._read(self.path)
         except BaseException:
             self._writer.close()
             raise
 
-    def _read(self) -> RunState | None:
-        if self.path is None or not self.path.is_file():  # a pipe or a device has no past
-            return None
-        scan = scan_file(self.path)
+    def _read(self, path: Path) -> None:
+        scan = scan_file(path)
         if scan.events and not isinstance(scan.events[0], RunStartEvent):
-            raise AuditError(f"{self.path} holds something else than an audit trail; write to another file.")
-        history = RunState(scan.events) if scan.events else None
-        # A run that never got as far as its setup has nothing to go on from: it starts anew.
-        keep = scan.complete_bytes if history is not None and history.setup is not None else 0
-        self.last_written = self.path.stat().st_mtime
+            raise AuditError(f"{path} is not an audit file. Write to another file.")
+        history = RunState(scan.events)
+        # A run that stopped before its setup was recorded cannot be resumed, and starts again.
+        keep = scan.complete_bytes if history.setup is not None else 0
+        self.last_written = path.stat().st_mtime
         self.dropped_bytes = scan.complete_bytes + scan.torn_bytes - keep
         if self.dropped_bytes:
-            os.truncate(self.path, keep)
-        if not keep:
-            return None
-        self.events = list(scan.events)
-        return history
+            os.truncate(path, keep)
+        if keep:
+            self.events, self.history = list(scan.events), history
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the file holds a run already."""
+        return self.history.start is not None
 
     def history_of(self, key: TraceKey) -> TraceState:
-        """What earlier sittings know of a trace."""
-        return TraceState(str(key)) if self.history is None else self.history.trace(key)
+        """Return the state of a trace as earlier sessions left it."""
+        return self.history.trace(key)
+
+    def record(self, event_type: type[E], key: TraceKey | None = None, **fields: Any) -> E:
+        """Make an event, write it and return it. `run_id` is added, and `round` and `trace_id` if `key` is given."""
+        if key is not None:
+            fields |= {"round": key.round, "trace_id": str(key)}
+        event = event_type(**{"run_id": self.run_id, **fields})
+        self.write(event)
+        return event
+
+    def record_error(self, stage: str, message: str) -> None:
+        """Record an error that does not end the run, or that leaves it resumable."""
+        self.record(ErrorEvent, stage=stage, message=message, recoverable=True)
 
     def write(self, event: Event) -> None:
-        """Record one event; raises `AuditError` if the file cannot take it, `CallbackError` if the callback fails."""
+        """Write one event. Raise `AuditError` if the file cannot take it, `CallbackError` if the callback fails."""
         self._writer.write(event)
         self.events.append(event)
         if self._on_event is not None:
@@ -77,11 +97,11 @@ class AuditLog:
                 self._on_event(event)
 
     def sync(self) -> None:
-        """Make sure that what was written survives a power cut."""
+        """Make sure that all written events survive a power failure."""
         self._writer.sync()
 
     def close(self) -> None:
-        """Close the file; one that was made for a run that never began is taken away again."""
+        """Close the file. Remove it if it was made for a run that never began."""
         if self._is_new and not self.events and self.path is not None:
             self.path.unlink(missing_ok=True)
         self._writer.close()

@@ -1,4 +1,4 @@
-"""One generation: its attempts, checkpoints and seeds. Traces and their summaries both pass through here."""
+"""Run one generation: its attempts, their seeds and checkpoints. Traces and summaries both pass through here."""
 
 from __future__ import annotations
 
@@ -8,41 +8,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..audit.events import ErrorEvent, GenerationStartEvent, TraceCheckpointEvent, TraceClockEvent, TraceRetryEvent
-from ..backends.base import Engine, GenerationRequest
-from ..config import RSAConfig, Sampling
+from ..audit.events import GenerationStartEvent, TraceCheckpointEvent, TraceClockEvent, TraceRetryEvent
+from ..backends.base import GenerationRequest
+from ..config import Sampling
 from ..errors import AuditError, CallbackError, ContextLengthError, MemoryLimitError, ModelError
 from ..method.lineage import MAX_ATTEMPTS, Purpose, TraceKey, trace_seed
 from ..method.prompts import Prompt
-from ..tokenizer import ChatMessage
-from .audit_log import AuditLog, callback_errors
-from .limits import RunLimits
+from .audit_log import callback_errors
+from .session import RunSession
 
 CHECKPOINT_TOKENS = 512
 _UNBOUNDED = 1_000_000  # the engine's own admission decides
-#: Trying again cannot help against these: they end the run.
+#: Errors that another attempt cannot help against. They end the run.
 _FATAL = (AuditError, CallbackError, ContextLengthError, MemoryLimitError, ModelError)
+#: Called with a trace's id and its new token ids.
 Progress = Callable[[str, Sequence[int]], None]
 
 
 @dataclass(frozen=True)
-class Job:
-    """What to generate. `attempt` and `generated_ids` are where an interrupted run left off."""
-
-    key: TraceKey
-    purpose: Purpose
-    prompt: Prompt
-    messages: tuple[ChatMessage, ...]
-    parents: tuple[TraceKey, ...]
-    max_tokens: int
-    sampling: Sampling
-    attempt: int = 0
-    generated_ids: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
 class Generated:
-    """A finished generation, by the attempt that succeeded."""
+    """A finished generation, with the seed of the attempt that succeeded."""
 
     token_ids: tuple[int, ...]
     finish_reason: Literal["eos", "max_tokens"]
@@ -50,149 +35,178 @@ class Generated:
     seed: int
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A generation whose attempts all failed, with the message of the last error."""
+
+    message: str
+
+
 class Generator:
-    """Runs jobs on the backend, at most `concurrency` at once."""
+    """Runs the generations of one run on the engine, at most `concurrency` at the same time."""
+
+    def __init__(self, session: RunSession, progress: Progress | None) -> None:
+        self.session, self.progress = session, progress
+        self._slots = asyncio.Semaphore(session.config.engine_limits().max_rows or _UNBOUNDED)
+        self._lengths: dict[tuple[TraceKey, Purpose], int] = {}  #: of the generations in the engine, at most, in tokens
+        self.memory_estimate_bytes = 0  #: the largest so far
+        self.first_start: dict[int, float] = {}  #: by round, on the monotonic clock
+
+    async def generate(
+        self,
+        key: TraceKey,
+        prompt: Prompt,
+        *,
+        max_tokens: int,
+        sampling: Sampling,
+        purpose: Purpose = "trace",
+        parents: Sequence[TraceKey] = (),
+        attempt: int = 0,
+        generated_ids: tuple[int, ...] = (),
+        failed_before: bool = False,
+    ) -> Generated | Failure:
+        """Generate a trace or its summary, in up to `max_retries` + 1 attempts. Raise the errors that end the run.
+
+        `attempt` and `generated_ids` are where an earlier session stopped. If all its attempts failed
+        (`failed_before`), the first attempt is recorded as a retry too.
+        """
+        session = self.session
+        message = "failed in an earlier session"
+        for retry in range(session.config.max_retries + 1):
+            if attempt + retry >= MAX_ATTEMPTS:
+                break
+            request = GenerationRequest(
+                trace_id=str(key),
+                messages=session.prompts.messages(prompt),
+                prompt_token_ids=prompt.token_ids,
+                max_tokens=max_tokens,
+                seed=trace_seed(session.setup.seed, key, attempt + retry, purpose),
+                sampling=sampling,
+                generated_ids=() if retry else generated_ids,
+                run_id=session.log.run_id,
+                prompt_text=prompt.text,
+                enable_thinking=purpose == "trace" and session.config.enable_thinking,
+            )
+            recorder = _Recorder(self, key, purpose, parents, attempt + retry, request)
+            if retry or failed_before:
+                recorder.record_retry(message)
+            try:
+                async with self._slots:
+                    return await self._attempt(request, recorder)
+            except _FATAL:
+                raise
+            except Exception as error:  # an engine may raise anything, and another seed may succeed
+                message = f"{type(error).__name__}: {error}"
+        return Failure(message)
+
+    async def _attempt(self, request: GenerationRequest, recorder: _Recorder) -> Generated:
+        start = time.monotonic()
+        try:
+            result = await self.session.engine.generate(request, recorder)
+        except asyncio.CancelledError:
+            recorder.checkpoint()  # the run stops here and can be resumed here
+            raise
+        finally:
+            recorder.ended()
+        recorder.count_unreported(len(result.token_ids))
+        return Generated(result.token_ids, result.finish_reason, time.monotonic() - start, request.seed)
+
+    def on_started(self, key: TraceKey, purpose: Purpose, length: int) -> None:
+        """Note that a generation of at most `length` tokens got its row, and the memory that all rows can need."""
+        self.first_start.setdefault(key.round, time.monotonic())
+        self._lengths[key, purpose] = length
+        estimate = self.session.engine.memory_estimate_bytes(len(self._lengths), max(self._lengths.values()))
+        self.memory_estimate_bytes = max(self.memory_estimate_bytes, estimate)
+
+    def on_ended(self, key: TraceKey, purpose: Purpose) -> None:
+        """Note that a generation left its row, if it ever had one."""
+        self._lengths.pop((key, purpose), None)
+
+
+class _Recorder:
+    """The listener of one attempt: turns the engine's progress into events, checkpoints and counts."""
 
     def __init__(
         self,
-        backend: Engine,
-        config: RSAConfig,
-        run_seed: int,
-        trail: AuditLog,
-        budget: RunLimits,
-        progress: Progress | None,
+        generator: Generator,
+        key: TraceKey,
+        purpose: Purpose,
+        parents: Sequence[TraceKey],
+        attempt: int,
+        request: GenerationRequest,
     ) -> None:
-        self.backend, self.config, self.run_seed = backend, config, run_seed
-        self.trail, self.budget, self.progress = trail, budget, progress
-        self._slots = asyncio.Semaphore(config.engine_limits().max_rows or _UNBOUNDED)
-        self._active: dict[tuple[TraceKey, Purpose], int] = {}
-        self.memory_estimate_bytes = 0
-        self.first_start: dict[int, float] = {}  #: by round, on the monotonic clock
+        self.generator, self.request = generator, request
+        self.key, self.purpose, self.parents, self.attempt = key, purpose, parents, attempt
+        self._log, self._limits = generator.session.log, generator.session.limits
+        self._reported = 0  #: number of ids that the engine reported
+        self._pending: list[int] = []  #: the last of them, not in a checkpoint yet
+        self._started = False
 
-    async def generate(self, job: Job, *, again: bool = False) -> Generated | str:
-        """The generation, or the last error's message once all attempts have failed.
-
-        `again`: the trace was given up in an earlier sitting, so that its first attempt here is a retry.
-        """
-        message = "given up in an earlier sitting"
-        for tries in range(self.config.max_retries + 1):
-            attempt = job.attempt + tries
-            if (tries or again) and not self._record_retry(job, attempt, message):
-                break
-            known = job.generated_ids if attempt == job.attempt else ()
-            try:
-                async with self._slots:
-                    return await self._attempt(job, attempt, known)
-            except _FATAL:
-                raise
-            except Exception as error:  # whatever the engine raised, another seed may pass
-                message = f"{type(error).__name__}: {error}"
-        return message
-
-    def _record_retry(self, job: Job, attempt: int, message: str) -> bool:
-        if attempt >= MAX_ATTEMPTS:
-            return False
-        seed = trace_seed(self.run_seed, job.key, attempt, job.purpose)
-        self.trail.write(
-            TraceRetryEvent(self.trail.run_id, job.key.round, str(job.key), job.purpose, attempt, seed, message)
+    def record_retry(self, reason: str) -> None:
+        """Record that this attempt repeats one that failed."""
+        self._log.record(
+            TraceRetryEvent,
+            self.key,
+            purpose=self.purpose,
+            attempt=self.attempt,
+            seed=self.request.seed,
+            message=reason,
         )
-        return True
-
-    async def _attempt(self, job: Job, attempt: int, known: tuple[int, ...]) -> Generated:
-        seed = trace_seed(self.run_seed, job.key, attempt, job.purpose)
-        request = GenerationRequest(
-            str(job.key),
-            job.messages,
-            job.prompt.token_ids,
-            job.max_tokens,
-            seed,
-            job.sampling,
-            known,
-            self.trail.run_id,
-            job.prompt.text,
-            job.purpose == "trace" and self.config.enable_thinking,
-        )
-        listener = _Listener(self, job, attempt, seed, known)
-        start = time.monotonic()
-        try:
-            result = await self.backend.generate(request, listener)
-        except asyncio.CancelledError:
-            listener.checkpoint()  # the run stops here and may go on from here
-            raise
-        finally:
-            self._active.pop((job.key, job.purpose), None)
-            listener.record_timing("ended")
-        listener.count_unreported(len(result.token_ids))
-        return Generated(result.token_ids, result.finish_reason, time.monotonic() - start, seed)
-
-    def on_started(self, job: Job) -> None:
-        """A job got its row: take note of what memory that needs."""
-        self.first_start.setdefault(job.key.round, time.monotonic())
-        self._active[job.key, job.purpose] = len(job.prompt.token_ids) + job.max_tokens
-        estimate = self.backend.memory_estimate_bytes(len(self._active), max(self._active.values()))
-        self.memory_estimate_bytes = max(self.memory_estimate_bytes, estimate)
-
-
-class _Listener:
-    """Turns an engine's progress into events, checkpoints and counts."""
-
-    def __init__(self, generator: Generator, job: Job, attempt: int, seed: int, known: tuple[int, ...]) -> None:
-        self._generator, self._job, self._attempt, self._seed = generator, job, attempt, seed
-        self._known, self._counted = len(known), 0
-        self._pending: list[int] = []
-        self._has_row = False
 
     def started(self) -> None:
-        self._generator.on_started(self._job)
-        job = self._job
-        if job.purpose == "trace":
-            self._generator.trail.write(
-                GenerationStartEvent(
-                    self._generator.trail.run_id,
-                    job.key.round,
-                    str(job.key),
-                    self._seed,
-                    len(job.prompt.token_ids),
-                    job.max_tokens,
-                    [str(parent) for parent in job.parents],
-                )
+        """Record the start of the generation."""
+        prompt_tokens, max_tokens = len(self.request.prompt_token_ids), self.request.max_tokens
+        self.generator.on_started(self.key, self.purpose, prompt_tokens + max_tokens)
+        if self.purpose == "trace":
+            self._log.record(
+                GenerationStartEvent,
+                self.key,
+                seed=self.request.seed,
+                prompt_token_count=prompt_tokens,
+                max_tokens=max_tokens,
+                parent_trace_ids=[str(parent) for parent in self.parents],
             )
-        self._has_row = True
-        self.record_timing("started")
-
-    def record_timing(self, phase: Literal["started", "ended"]) -> None:
-        """Record when the job got its row or left it; nothing of one that never had a row."""
-        if self._has_row:
-            key, trail, elapsed_s = self._job.key, self._generator.trail, self._generator.budget.elapsed_s
-            trail.write(
-                TraceClockEvent(trail.run_id, key.round, str(key), self._job.purpose, self._attempt, phase, elapsed_s)
-            )
+        self._started = True
+        self._record_timing("started")
 
     def tokens(self, ids: Sequence[int]) -> None:
-        self._counted += len(ids)
+        """Count new ids, pass them on, and write a checkpoint if enough have accumulated."""
+        self._reported += len(ids)
         self._pending.extend(ids)
         if len(self._pending) >= CHECKPOINT_TOKENS:
             self.checkpoint()
-        if self._generator.progress is not None and self._job.purpose == "trace":
+        if self.generator.progress is not None and self.purpose == "trace":
             with callback_errors("on_progress"):
-                self._generator.progress(str(self._job.key), ids)
-        self._generator.budget.add_tokens(len(ids))
-
-    def checkpoint(self) -> None:
-        if not self._pending or self._job.purpose != "trace":
-            return
-        position = self._known + self._counted - len(self._pending)
-        key, trail = self._job.key, self._generator.trail
-        trail.write(
-            TraceCheckpointEvent(trail.run_id, key.round, str(key), self._attempt, position, list(self._pending))
-        )
-        self._pending.clear()
+                self.generator.progress(str(self.key), ids)
+        self._limits.add_tokens(len(ids))
 
     def warning(self, message: str) -> None:
         """Record an engine warning as a recoverable error."""
-        trail = self._generator.trail
-        trail.write(ErrorEvent(trail.run_id, "upstream", f"{self._job.key}: {message}", recoverable=True))
+        self._log.record_error("upstream", f"{self.key}: {message}")
+
+    def checkpoint(self) -> None:
+        """Record the ids since the last checkpoint. Summaries have no checkpoints."""
+        if self._pending and self.purpose == "trace":
+            position = len(self.request.generated_ids) + self._reported - len(self._pending)
+            ids, self._pending = self._pending, []
+            self._log.record(TraceCheckpointEvent, self.key, attempt=self.attempt, position=position, token_ids=ids)
+
+    def ended(self) -> None:
+        """Note that the attempt left its row, however it ended."""
+        self.generator.on_ended(self.key, self.purpose)
+        if self._started:
+            self._record_timing("ended")
 
     def count_unreported(self, total: int) -> None:
-        """Count what the engine finished without telling."""
-        self._generator.budget.add_tokens(total - self._known - self._counted)
+        """Count the ids of the finished generation that the engine never reported as progress."""
+        self._limits.add_tokens(total - len(self.request.generated_ids) - self._reported)
+
+    def _record_timing(self, phase: Literal["started", "ended"]) -> None:
+        self._log.record(
+            TraceClockEvent,
+            self.key,
+            purpose=self.purpose,
+            attempt=self.attempt,
+            phase=phase,
+            elapsed_s=self._limits.elapsed_s,
+        )

@@ -1,48 +1,58 @@
-"""When a run must stop: its token and time budgets."""
+"""Decide when a run must stop: its token and time limits."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from typing import Literal, NoReturn
 
 from ..config import RSAConfig
 
+Limit = Literal["token_budget", "time_budget"]
+
+
+class LimitReached(Exception):
+    """A run used up its `token_budget` or `time_budget_s`."""
+
+    def __init__(self, limit: Limit) -> None:
+        super().__init__(limit)
+        self.limit = limit
+
 
 class RunLimits:
-    """Counts tokens and seconds over all sittings of a run; `stopped` resolves to the reason to stop."""
+    """Counts the tokens and seconds of a run over all its sessions."""
 
-    def __init__(self, config: RSAConfig, tokens_before: int, elapsed_before_s: float) -> None:
-        loop = asyncio.get_running_loop()
-        self.stopped: asyncio.Future[str] = loop.create_future()
-        self._token_limit = config.token_budget
-        self._tokens = tokens_before
+    def __init__(self, config: RSAConfig, *, tokens_before: int, elapsed_before_s: float) -> None:
+        self._token_limit, self._time_limit_s = config.token_budget, config.time_budget_s
+        self.tokens = tokens_before  #: generated so far, those of failed attempts included
         self._start = time.monotonic() - elapsed_before_s
-        self._timer: asyncio.TimerHandle | None = None
-        if config.time_budget_s is not None:
-            left = max(0.0, config.time_budget_s - elapsed_before_s)
-            self._timer = loop.call_later(left, self._stop, "time_budget")
+        self._out_of_tokens = asyncio.Event()
         self.add_tokens(0)
 
     @property
     def elapsed_s(self) -> float:
+        """Seconds of the run so far, over all sessions."""
         return time.monotonic() - self._start
 
-    @property
-    def tokens(self) -> int:
-        """Tokens generated so far, those of failed attempts included."""
-        return self._tokens
+    def add_tokens(self, count: int) -> None:
+        """Count newly generated tokens."""
+        self.tokens += count
+        if self._token_limit is not None and self.tokens >= self._token_limit:
+            self._out_of_tokens.set()
 
-    def add_tokens(self, tokens: int) -> None:
-        """Take note of newly generated tokens."""
-        self._tokens += tokens
-        if self._token_limit is not None and self._tokens >= self._token_limit:
-            self._stop("token_budget")
+    def check(self) -> None:
+        """Raise `LimitReached` if a limit is reached."""
+        if self._out_of_tokens.is_set():
+            raise LimitReached("token_budget")
+        if self._time_limit_s is not None and self.elapsed_s >= self._time_limit_s:
+            raise LimitReached("time_budget")
 
-    def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self.stopped.cancel()
-
-    def _stop(self, reason: str) -> None:
-        if not self.stopped.done():
-            self.stopped.set_result(reason)
+    async def watch(self) -> NoReturn:
+        """Wait until a limit is reached and raise `LimitReached`."""
+        seconds_left = None if self._time_limit_s is None else self._time_limit_s - self.elapsed_s
+        try:
+            async with asyncio.timeout(seconds_left):
+                await self._out_of_tokens.wait()
+        except TimeoutError:
+            raise LimitReached("time_budget") from None
+        raise LimitReached("token_budget")

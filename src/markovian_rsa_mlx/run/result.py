@@ -1,7 +1,4 @@
-"""What a run hands back.
-
-From a run's traces to its answer: the selection, the free vote, the best so far.
-"""
+"""The results of traces and runs, and the choice of the answer."""
 
 from __future__ import annotations
 
@@ -11,22 +8,35 @@ from pathlib import Path
 from typing import Any
 
 from ..audit.events import Event, SelectionEvent
+from ..audit.state import RunState, given_up
 from ..config import RSAConfig
 from ..method.answers import extract_answer
 from ..method.lineage import Lineage, TraceKey
 from ..method.selection import Candidate, Equivalent, Vote, choose, vote
-from ..tokenizer import Tokenizer
-from .runner import Trace
+from ..method.tails import ParsedTrace, Tail
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A finished trace. A failed one is empty and has no tail; neither has a trace that no other trace reads.
+
+    `text` is the decoded answer section, without white space around it.
+    """
+
+    key: TraceKey
+    parsed: ParsedTrace = field(default_factory=lambda: ParsedTrace((), ()))
+    text: str = ""
+    tail: Tail | None = None
+    failed: bool = False
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """The outcome of a run, or of as much of it as there is.
+    """The result of a run, finished or stopped.
 
-    `text` is the chosen trace's part after the thinking (None: no candidate yet), `answer` what was
-    extracted from it ("" for none). `tally` holds (answer, votes) over the final candidates, in the order of
-    the classes; `round_zero` the free vote over the round-0 traces that were generated. Times in seconds,
-    memory in bytes.
+    `text` is the answer section of the chosen trace (None: no candidate yet), `answer` the answer extracted from it
+    ("" for none). `tally` holds (answer, votes) over the final candidates, in the order of the classes; `round_zero`
+    the baseline vote over the round-0 traces that were generated. Times in seconds, memory in bytes.
     """
 
     run_id: str
@@ -45,64 +55,87 @@ class RunResult:
     events: list[Event] = field(default_factory=list)
 
 
-class Conclusion:
-    """Chooses among the outcomes of one run. Equivalence may be slow: call it off the event loop."""
-
-    def __init__(
-        self, run_id: str, config: RSAConfig, lineage: Lineage, tokenizer: Tokenizer, equivalent: Equivalent
-    ) -> None:
-        self._run_id, self._config, self._lineage = run_id, config, lineage
-        self._tokenizer, self._equivalent = tokenizer, equivalent
-
-    def text(self, outcome: Trace) -> str:
-        """The part after the thinking; the whole text of a model without markers."""
-        return self._tokenizer.decode(outcome.parsed.answer_ids).strip()
-
-    def candidate(self, outcome: Trace) -> Candidate:
-        return Candidate(str(outcome.key), extract_answer(self.text(outcome), self._config.answer_kind))
-
-    def select(self, outcomes: Mapping[TraceKey, Trace]) -> SelectionEvent | None:
-        """The selection over the final candidates; None where none is left."""
-        finals = [self.candidate(outcomes[key]) for key in self._lineage.finals if key in outcomes]
-        if not finals:
-            return None
-        last = self._lineage.aggregator
-        aggregated = self.candidate(outcomes[last]) if last is not None and last in outcomes else None
-        chosen, tally = choose(self._config.answer_selection, finals, aggregated, self._equivalent)
-        return SelectionEvent(
-            self._run_id,
-            self._config.answer_selection,
-            [c.trace_id for c in finals],
-            [c.answer for c in finals],
-            [[c.trace_id for c in members] for members in tally.classes],
-            list(tally.tally),
-            tally.tie,
-            chosen.trace_id,
-            chosen.answer,
-            self._config.answer_kind,
-            self.round_zero(outcomes),
-        )
-
-    def round_zero(self, outcomes: Mapping[TraceKey, Trace]) -> dict[str, Any]:
-        """The vote over the round-0 traces that were generated: their number, the answer, its votes."""
-        candidates = [self.candidate(outcomes[key]) for key in sorted(outcomes) if key.round == 0]
-        tally = vote(candidates, self._equivalent)
-        answer = tally.winner.answer if tally.winner else ""
-        return {"traces": len(candidates), "answer": answer, "votes": max(tally.tally, default=0)}
-
-    def best_so_far(self, outcomes: Mapping[TraceKey, Trace]) -> tuple[Candidate | None, Vote]:
-        """A vote in the latest round in which anyone has an answer; for runs that were stopped."""
-        for t in sorted({key.round for key in outcomes}, reverse=True):
-            candidates = [self.candidate(outcomes[key]) for key in sorted(outcomes) if key.round == t]
-            tally = vote(candidates, self._equivalent)
-            if tally.winner is not None:
-                return tally.winner, tally
-        return None, Vote(())
+def recorded_result(state: RunState, events: list[Event], path: Path | None) -> RunResult:
+    """Return the result of a finished run from its events alone."""
+    assert state.setup is not None
+    assert state.selection is not None
+    assert state.final is not None
+    assert state.end is not None
+    return RunResult(
+        run_id=state.setup.run_id,
+        text=state.final.final_text,
+        answer=state.selection.answer,
+        final_trace_id=state.final.final_trace_id,
+        seed=state.setup.seed,
+        tally=recorded_tally(state.selection),
+        round_zero=state.selection.round_zero,
+        generated_tokens=state.end.total_generated_tokens,
+        elapsed_s=state.end.elapsed_s,
+        peak_memory_bytes=state.end.peak_memory_bytes,
+        audit_path=path,
+        resumed=True,
+        warnings=given_up(state),
+        events=events,
+    )
 
 
-def answered_tally(
-    classes: Sequence[Sequence[str]], trace_ids: Sequence[str], answers: Sequence[str]
-) -> list[tuple[str, int]]:
-    """(answer of the first member, votes) of each class."""
-    by_id = dict(zip(trace_ids, answers, strict=True))
-    return [(by_id[members[0]], len(members)) for members in classes]
+def recorded_tally(selection: SelectionEvent) -> list[tuple[str, int]]:
+    """Return (answer of the first member, votes) of each class."""
+    answers = dict(zip(selection.candidate_trace_ids, selection.answers, strict=True))
+    return [(answers[members[0]], len(members)) for members in selection.classes]
+
+
+# Comparing answers may be slow: call the functions below on a worker thread.
+
+
+def select_answer(
+    *,
+    run_id: str,
+    config: RSAConfig,
+    lineage: Lineage,
+    traces: Mapping[TraceKey, Trace],
+    equivalent: Equivalent,
+) -> SelectionEvent | None:
+    """Select among the final candidates. Return None if all of them failed."""
+    finals = _candidates(traces, config, lineage.finals)
+    if not finals:
+        return None
+    aggregated = _candidates(traces, config, [lineage.aggregator] if lineage.aggregator else [])
+    chosen, votes = choose(config.answer_selection, finals, aggregated[0] if aggregated else None, equivalent)
+    return SelectionEvent(
+        run_id=run_id,
+        answer_selection=config.answer_selection,
+        candidate_trace_ids=[candidate.trace_id for candidate in finals],
+        answers=[candidate.answer for candidate in finals],
+        classes=[[candidate.trace_id for candidate in members] for members in votes.classes],
+        tally=list(votes.tally),
+        tie=votes.tie,
+        chosen_trace_id=chosen.trace_id,
+        answer=chosen.answer,
+        equivalence=config.answer_kind,
+        round_zero=baseline_vote(config, traces, equivalent),
+    )
+
+
+def baseline_vote(config: RSAConfig, traces: Mapping[TraceKey, Trace], equivalent: Equivalent) -> dict[str, Any]:
+    """Vote over the round-0 traces that were generated. Return their number, the answer and its votes."""
+    candidates = _candidates(traces, config, sorted(key for key in traces if key.round == 0))
+    votes = vote(candidates, equivalent)
+    answer = votes.winner.answer if votes.winner else ""
+    return {"traces": len(candidates), "answer": answer, "votes": max(votes.tally, default=0)}
+
+
+def best_so_far(
+    config: RSAConfig, traces: Mapping[TraceKey, Trace], equivalent: Equivalent
+) -> tuple[Candidate | None, Vote]:
+    """Vote in the latest round that has an answer, for a run that was stopped."""
+    for round_index in sorted({key.round for key in traces}, reverse=True):
+        keys = sorted(key for key in traces if key.round == round_index)
+        votes = vote(_candidates(traces, config, keys), equivalent)
+        if votes.winner is not None:
+            return votes.winner, votes
+    return None, Vote(())
+
+
+def _candidates(traces: Mapping[TraceKey, Trace], config: RSAConfig, keys: Sequence[TraceKey]) -> list[Candidate]:
+    return [Candidate(str(key), extract_answer(traces[key].text, config.answer_kind)) for key in keys if key in traces]

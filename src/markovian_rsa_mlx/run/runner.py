@@ -1,320 +1,267 @@
-"""The traces of a run, demand-driven: a trace awaits its parents, is prompted, generated and cut.
+"""Run the traces of a run: one asyncio task per trace, over the lineage.
 
-There is no loop over rounds. The lineage is drawn from the run's seed before the first token; each trace is
-one memoised task that awaits its parents' tasks. Asking for the final candidates pulls in exactly their
-ancestors, and each starts as soon as its own parents are done. Pruning, overlap between rounds,
-cancellation and resume follow from that. Paper: arXiv:2605.05365, section VI.
+There is no loop over rounds. The lineage (`method.lineage`) says before the first token which traces read which. So
+`Runner.run` only asks for the final candidates. `trace(key)` returns the task of a trace, and starts it on first use.
+That task first asks for the tasks of its parents, all of them, and awaits them. Then it builds its prompt from their
+tails, waits for a slot, generates, and cuts its own tail. So exactly the ancestors of the final candidates are
+generated, each as soon as its own parents are done, and rounds overlap.
 
-Notices when the last needed trace of a round is finished.
+All tasks belong to one `asyncio.TaskGroup`. The first exception in any of them cancels all others, and the group waits
+until they have ended. There are three such exceptions:
+
+- a fatal error (`generation._FATAL`), for example of a full disk,
+- `LimitReached`, which a watcher task raises when the run reaches a token or time limit,
+- cancellation from outside, for example by Ctrl-C.
+
+A trace that fails raises nothing. Its result is a `Trace` with `failed` set and no tail, and its children use the
+parents that are left. A cancelled task records a checkpoint before it ends, so no generated token is lost.
+
+A resumed run goes the same way. `log.history_of(key)` is the state of a trace as earlier sessions left it, and each
+step (prompt, generation, summary, tail) uses the recorded event if there is one. Paper: arXiv:2605.05365, section VI.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
 
 from ..audit.events import (
     AggregationPromptEvent,
-    ErrorEvent,
     RoundCompleteEvent,
-    RunSetupEvent,
     SummaryCompleteEvent,
     TailExtractedEvent,
     TraceCompleteEvent,
 )
-from ..backends.base import Engine
-from ..config import RSAConfig
-from ..method.lineage import Lineage, TraceKey
+from ..config import Sampling
+from ..method.lineage import TraceKey
 from ..method.prompts import Prompt
 from ..method.tails import ParsedTrace, Tail, parse_trace, take_tail
-from .audit_log import AuditLog
-from .generation import Generated, Generator, Job, Progress
-from .limits import RunLimits
-from .session import Prompts
-
-#: Two samples that coincide although the chance of it was below one in a million raise an alarm.
-_COINCIDENCE = math.log(1e-6)
-
-
-@dataclass(frozen=True)
-class Trace:
-    """A trace when all is done: its ids and text, and what it carries on (None: nothing)."""
-
-    key: TraceKey
-    token_ids: tuple[int, ...]
-    parsed: ParsedTrace
-    tail: Tail | None
-    failed: bool
+from .audit_log import E
+from .clone_alarm import CloneAlarm
+from .generation import Failure, Generated, Generator, Progress
+from .result import Trace
+from .session import RunSession
 
 
 class Runner:
-    """One run's traces. Knows the method, one backend and the trail; knows nothing of answers."""
+    """Runs the traces of one session. Use it once."""
 
-    def __init__(
-        self,
-        backend: Engine,
-        config: RSAConfig,
-        setup: RunSetupEvent,
-        trail: AuditLog,
-        budget: RunLimits,
-        progress: Progress | None = None,
-    ) -> None:
-        self.backend, self.tokenizer, self.config, self.trail = backend, backend.tokenizer, config, trail
-        self.lineage = Lineage.of(config, setup.seed)
-        self.needed = self.lineage.needed()
-        self.generator = Generator(backend, config, setup.seed, trail, budget, progress)
-        self.warnings: list[str] = []
-        self._prompts = Prompts(self.tokenizer, setup)
-        self._rounds = Rounds(self.needed, trail, self.generator)
+    def __init__(self, session: RunSession, progress: Progress | None = None) -> None:
+        self.session = session
+        self._config, self._log, self._lineage = session.config, session.log, session.lineage
+        self._tokenizer = session.engine.tokenizer
+        self._generator = Generator(session, progress)
+        self._needed = self._lineage.needed()
+        self._group = asyncio.TaskGroup()
         self._tasks: dict[TraceKey, asyncio.Task[Trace]] = {}
+        self._open_keys = {round_index: set(keys) for round_index, keys in self._needed.items()}
         self._finished: dict[TraceKey, Trace] = {}
-        self._alarms: list[asyncio.Task[None]] = []
-        self._alarm_lock, self._alarmed = asyncio.Lock(), False
-        self._seen: dict[tuple[tuple[int, ...], tuple[int, ...]], TraceKey] = {}
+        self._clone_alarm = CloneAlarm(session)
+        self._clone_checks: list[asyncio.Task[None]] = []
 
-    def demand(self, key: TraceKey) -> asyncio.Task[Trace]:
-        """The task of a trace; started, with its ancestors, when first asked for."""
+    async def run(self) -> dict[TraceKey, Trace]:
+        """Run all needed traces and return those that succeeded. Raise `LimitReached`, or the first fatal error."""
+        limits = self.session.limits
+        limits.check()
+        targets = [*self._lineage.finals, *([self._lineage.aggregator] if self._lineage.aggregator else [])]
+        try:
+            async with self._group:
+                watcher = self._group.create_task(limits.watch())
+                for task in [self.trace(key) for key in targets]:
+                    await task
+                await asyncio.gather(*self._clone_checks)
+                watcher.cancel()
+        except BaseExceptionGroup as group:
+            # A fatal error also appears once per waiting descendant, and a cancelled task may fail to checkpoint.
+            me = asyncio.current_task()
+            if me is not None and me.cancelling():
+                raise asyncio.CancelledError from group
+            raise group.exceptions[0] from None
+        return self.traces()
+
+    def trace(self, key: TraceKey) -> asyncio.Task[Trace]:
+        """Return the task of a trace. Start it on first use."""
         if key not in self._tasks:
-            self._tasks[key] = asyncio.create_task(self._trace(key), name=str(key))
+            self._tasks[key] = self._group.create_task(self._trace(key), name=str(key))
         return self._tasks[key]
 
-    async def finals(self) -> list[Trace]:
-        """All final candidates, and behind them the final aggregation where that is asked for."""
-        wanted = [*self.lineage.finals, *([self.lineage.aggregator] if self.lineage.aggregator else [])]
-        tasks = [self.demand(key) for key in wanted]
-        outcomes = [await asyncio.shield(task) for task in tasks]
-        await asyncio.gather(*self._alarms)
-        return outcomes
-
-    def outcomes(self) -> dict[TraceKey, Trace]:
-        """What is finished so far, in earlier sittings too; given-up traces aside."""
-        keys = [key for keys in self.needed.values() for key in keys]
-        events = [(key, self.trail.history_of(key).complete) for key in keys]
-        recorded = {key: self._outcome(key, e) for key, e in events if e and e.finish_reason != "error"}
+    def traces(self) -> dict[TraceKey, Trace]:
+        """Return the traces that succeeded so far, in earlier sessions too."""
+        keys = [key for keys in self._needed.values() for key in keys]
+        events = [(key, self._log.history_of(key).complete) for key in keys if key not in self._finished]
+        recorded = {key: self._parse(key, event) for key, event in events if event and event.finish_reason != "error"}
         return recorded | self._finished
 
-    async def cancel(self) -> None:
-        """Stop every trace within one engine step and wait until all have left."""
-        tasks = [*self._tasks.values(), *self._alarms]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
     async def _trace(self, key: TraceKey) -> Trace:
-        pending = [self.demand(parent) for parent in self.lineage.parents(key)]
-        parents = [await asyncio.shield(task) for task in pending]
-        if self._settled(key):
-            self.warnings.append(f"{key} was given up in an earlier sitting")
-            outcome = _failed(key)
-        elif (prompted := self._prompt(key, parents)) is None:
-            outcome = self._give_up(key, "none of its parents left a tail to read")
+        parent_tasks = [self.trace(parent) for parent in self._lineage.parents(key)]  # start all, then await
+        parents = [await task for task in parent_tasks]
+        if self._failure_was_used(key):
+            self.session.warnings.append(f"{key} failed in an earlier session")
+            trace = Trace(key, failed=True)
         else:
-            outcome = await self._generate(key, *prompted)
-        self._rounds.finished(key)
-        return outcome
+            trace = await self._generate(key, parents)
+        self._complete_round(key)
+        return trace
 
-    def _prompt(self, key: TraceKey, parents: list[Trace]) -> tuple[Prompt, tuple[TraceKey, ...]] | None:
-        """The prompt and the parents that stand in it; None where no parent left anything."""
-        if key.round == 0:
-            return self._prompts.round_zero, ()
-        recorded = self.trail.history_of(key).prompt
-        if recorded is not None:
-            read = tuple(map(TraceKey.parse, recorded.selected_tail_trace_ids))
-            return Prompt(recorded.prompt_text, tuple(recorded.prompt_token_ids)), read
-        readable = [(parent.key, parent.tail) for parent in parents if parent.tail is not None]
-        if not readable:
-            return None
-        prompt = self._prompts.aggregation([tail for _, tail in readable])
-        self.trail.write(
-            AggregationPromptEvent(
-                self.trail.run_id,
-                key.round,
-                str(key),
-                [str(parent) for parent, _ in readable],
-                prompt.text,
-                list(prompt.token_ids),
-            )
+    def _failure_was_used(self, key: TraceKey) -> bool:
+        """Return True if earlier sessions built on the failure of the trace: in a child's prompt, or the selection.
+
+        Otherwise the trace is tried again.
+        """
+        if not self._log.history_of(key).given_up:
+            return False
+        return self._log.history.selection is not None or any(
+            self._log.history_of(child).prompt is not None or self._failure_was_used(child)
+            for child in self._children(key)
         )
-        return prompt, tuple(parent for parent, _ in readable)
 
-    async def _generate(self, key: TraceKey, prompt: Prompt, parents: tuple[TraceKey, ...]) -> Trace:
-        past = self.trail.history_of(key)
-        complete = past.complete
-        if complete is None or past.given_up:
-            job = Job(
+    async def _generate(self, key: TraceKey, parents: Sequence[Trace]) -> Trace:
+        """Prompt and generate the trace and cut its tail, as far as earlier sessions did not."""
+        history = self._log.history_of(key)
+        prompt, read = self._prompt(key, parents)
+        if prompt is None:
+            return self._fail(key, "none of its parents left a tail to read")
+        complete = history.complete
+        if complete is None or history.given_up:
+            generated = await self._generator.generate(
                 key,
-                "trace",
                 prompt,
-                self._prompts.messages(prompt),
-                parents,
-                self.config.max_tokens(key.round),
-                self.config.sampling(final=key.round >= self.config.rounds),
-                past.attempt,
-                tuple(past.checkpoint_ids),
+                max_tokens=self._config.max_tokens(key.round),
+                sampling=self._sampling(key),
+                parents=read,
+                attempt=history.attempt,
+                generated_ids=tuple(history.checkpoint_ids),
+                failed_before=history.given_up,
             )
-            generated = await self.generator.generate(job, again=past.given_up)
-            if isinstance(generated, str):
-                return self._give_up(key, generated)
-            complete = self._record(key, generated)
-        outcome = self._finished[key] = self._outcome(key, complete)
-        self._compare(key, prompt, outcome.token_ids)
+            if isinstance(generated, Failure):
+                return self._fail(key, generated.message)
+            complete = self._record_generated(TraceCompleteEvent, key, generated)
+        trace = self._finished[key] = self._parse(key, complete)
+        check = self._clone_alarm.compare(key, prompt, tuple(complete.token_ids), self._sampling(key))
+        if check is not None:
+            self._clone_checks.append(self._group.create_task(check))
         if self._children(key):
-            return dataclasses.replace(outcome, tail=await self._carry(key, outcome.parsed))
-        return outcome
+            trace = dataclasses.replace(trace, tail=await self._tail(key, trace.parsed))
+        return trace
 
-    def _outcome(self, key: TraceKey, complete: TraceCompleteEvent) -> Trace:
-        ids = tuple(complete.token_ids)
-        parsed = parse_trace(ids, self.tokenizer.end_of_thinking, thinking=self.config.enable_thinking)
-        return Trace(key, ids, parsed, None, failed=False)
-
-    def _record(self, key: TraceKey, generated: Generated) -> TraceCompleteEvent:
-        event = TraceCompleteEvent(
-            self.trail.run_id,
-            key.round,
-            str(key),
-            self.tokenizer.decode(generated.token_ids),
-            list(generated.token_ids),
-            len(generated.token_ids),
-            generated.finish_reason,
-            generated.elapsed_s,
+    def _prompt(self, key: TraceKey, parents: Sequence[Trace]) -> tuple[Prompt | None, list[TraceKey]]:
+        """Return the prompt and the parents that it shows. Without a parent that has a tail there is no prompt."""
+        prompts, recorded = self.session.prompts, self._log.history_of(key).prompt
+        if key.round == 0:
+            return prompts.round_zero, []
+        if recorded is not None:
+            read = [TraceKey.parse(trace_id) for trace_id in recorded.selected_tail_trace_ids]
+            return prompts.recorded(recorded.prompt_text, recorded.prompt_token_ids), read
+        tails = {parent.key: parent.tail for parent in parents if parent.tail is not None}
+        if not tails:
+            return None, []
+        prompt = prompts.aggregation(list(tails.values()))
+        self._log.record(
+            AggregationPromptEvent,
+            key,
+            selected_tail_trace_ids=[str(parent) for parent in tails],
+            prompt_text=prompt.text,
+            prompt_token_ids=list(prompt.token_ids),
         )
-        self.trail.write(event)
-        self.trail.sync()
+        return prompt, list(tails)
+
+    def _record_generated(self, event_type: type[E], key: TraceKey, generated: Generated, **fields: Any) -> E:
+        event = self._log.record(
+            event_type,
+            key,
+            text=self._tokenizer.decode(generated.token_ids),
+            token_ids=list(generated.token_ids),
+            generated_tokens=len(generated.token_ids),
+            finish_reason=generated.finish_reason,
+            elapsed_s=generated.elapsed_s,
+            **fields,
+        )
+        self._log.sync()
         return event
 
-    async def _carry(self, key: TraceKey, parsed: ParsedTrace) -> Tail:
-        """What the trace hands on, recorded."""
-        past = self.trail.history_of(key).tail
-        if past is not None:
-            return Tail(tuple(past.tail_token_ids), past.tail_text)
+    def _fail(self, key: TraceKey, reason: str) -> Trace:
+        empty = {"text": "", "token_ids": [], "generated_tokens": 0, "elapsed_s": 0.0}
+        self._log.record(TraceCompleteEvent, key, finish_reason="error", **empty)
+        self.session.warn("generation", f"{key} failed: {reason}")
+        return Trace(key, failed=True)
+
+    def _parse(self, key: TraceKey, complete: TraceCompleteEvent) -> Trace:
+        parsed = parse_trace(complete.token_ids, self._tokenizer.end_of_thinking, thinking=self._config.enable_thinking)
+        return Trace(key, parsed, self._tokenizer.decode(parsed.answer_ids).strip())
+
+    async def _tail(self, key: TraceKey, parsed: ParsedTrace) -> Tail:
+        """Return the tail that the children read, and record it. `carry` says what it is taken from."""
+        recorded = self._log.history_of(key).tail
+        if recorded is not None:
+            return Tail(tuple(recorded.tail_token_ids), recorded.tail_text)
         ids = parsed.thinking_ids
-        if self.config.carry == "answer" and self._cut(parsed.answer_ids).text.strip():
+        if self._config.carry == "answer" and self._cut(parsed.answer_ids).text.strip():
             ids = parsed.answer_ids
-        elif self.config.carry == "summary":
+        elif self._config.carry == "summary":
             ids = await self._summary(key, parsed) or ids
         tail = self._cut(ids)
-        self.trail.write(
-            TailExtractedEvent(
-                self.trail.run_id, key.round, str(key), list(tail.token_ids), tail.text, len(tail.token_ids)
-            )
+        self._log.record(
+            TailExtractedEvent,
+            key,
+            tail_token_ids=list(tail.token_ids),
+            tail_text=tail.text,
+            tail_tokens=len(tail.token_ids),
         )
         return tail
 
     def _cut(self, ids: tuple[int, ...], limit: int | None = None) -> Tail:
-        return take_tail(ids, limit or self.config.tail_limit, self.tokenizer.control_ids, self.tokenizer.decode)
+        return take_tail(ids, limit or self._config.tail_limit, self._tokenizer.control_ids, self._tokenizer.decode)
 
     async def _summary(self, key: TraceKey, parsed: ParsedTrace) -> tuple[int, ...]:
-        """Ids of the trace's summary, () where it failed or says nothing (the tail is carried instead)."""
-        past = self.trail.history_of(key)
-        event = past.summary
+        """Return the ids of the trace's summary, or () if it failed or is blank. The tail is then carried instead."""
+        history = self._log.history_of(key)
+        event = history.summary
         if event is None:
-            notes = self._cut(parsed.thinking_ids, self.config.thinking_tokens)
-            prompt = self._prompts.summary(notes)
-            messages, sampling = self._prompts.messages(prompt, "summary"), self.config.sampling(final=False)
-            job = Job(key, "summary", prompt, messages, (), self.config.tail_limit, sampling, past.summary_attempt)
-            generated = await self.generator.generate(job)
-            if isinstance(generated, str):
-                self._error("summary", f"{key}: the summary was given up, its tail is carried instead: {generated}")
+            prompt = self.session.prompts.summary(self._cut(parsed.thinking_ids, self._config.thinking_tokens))
+            generated = await self._generator.generate(
+                key,
+                prompt,
+                max_tokens=self._config.tail_limit,
+                sampling=self._config.sampling(final=False),
+                purpose="summary",
+                attempt=history.summary_attempt,
+            )
+            if isinstance(generated, Failure):
+                message = f"{key}: the summary failed, so its tail is carried instead: {generated.message}"
+                self.session.warn("summary", message)
                 return ()
-            event = self._record_summary(key, prompt, generated)
-        summary = parse_trace(event.token_ids, self.tokenizer.end_of_thinking)
+            event = self._record_generated(
+                SummaryCompleteEvent,
+                key,
+                generated,
+                seed=generated.seed,
+                prompt_text=prompt.text,
+                prompt_token_ids=list(prompt.token_ids),
+            )
+        summary = parse_trace(event.token_ids, self._tokenizer.end_of_thinking)
         ids = summary.answer_ids if summary.has_answer else summary.thinking_ids
         return ids if self._cut(ids).text.strip() else ()
 
-    def _record_summary(self, key: TraceKey, prompt: Prompt, generated: Generated) -> SummaryCompleteEvent:
-        event = SummaryCompleteEvent(
-            self.trail.run_id,
-            key.round,
-            str(key),
-            generated.seed,
-            prompt.text,
-            list(prompt.token_ids),
-            self.tokenizer.decode(generated.token_ids),
-            list(generated.token_ids),
-            len(generated.token_ids),
-            generated.finish_reason,
-            generated.elapsed_s,
-        )
-        self.trail.write(event)
-        self.trail.sync()
-        return event
-
-    def _give_up(self, key: TraceKey, reason: str) -> Trace:
-        self.trail.write(TraceCompleteEvent(self.trail.run_id, key.round, str(key), "", [], 0, "error", 0.0))
-        self._error("generation", f"{key} was given up: {reason}")
-        return _failed(key)
-
-    def _settled(self, key: TraceKey) -> bool:
-        """Whether earlier sittings built on the trace's failure: on a child's prompt, or on the selection."""
-        past, history = self.trail.history_of(key), self.trail.history
-        if history is None or not past.given_up:
-            return False
-        children = self._children(key)
-        return history.selection is not None or any(
-            self.trail.history_of(child).prompt is not None or self._settled(child) for child in children
+    def _complete_round(self, key: TraceKey) -> None:
+        """Record `round_complete` if the trace was the last open one of its round."""
+        open_keys = self._open_keys[key.round]
+        open_keys.discard(key)
+        if open_keys or key.round in self._log.history.completed_rounds:
+            return
+        start = self._generator.first_start.get(key.round)
+        self._log.record(
+            RoundCompleteEvent,
+            round=key.round,
+            trace_ids=[str(key) for key in self._needed[key.round]],
+            memory_estimate_bytes=self._generator.memory_estimate_bytes,
+            elapsed_s=0.0 if start is None else time.monotonic() - start,
         )
 
     def _children(self, key: TraceKey) -> list[TraceKey]:
-        return [child for child in self.needed.get(key.round + 1, ()) if key in self.lineage.parents(child)]
+        return [child for child in self._needed.get(key.round + 1, ()) if key in self._lineage.parents(child)]
 
-    def _error(self, stage: str, message: str) -> None:
-        self.warnings.append(message)
-        self.trail.write(ErrorEvent(self.trail.run_id, stage, message, recoverable=True))
-
-    def _compare(self, key: TraceKey, prompt: Prompt, ids: tuple[int, ...]) -> None:
-        """Two equal samples of one prompt are checked: likely enough to coincide, or one random stream?"""
-        sampling = self.config.sampling(final=key.round >= self.config.rounds)
-        twin = self._seen.setdefault((prompt.token_ids, ids), key)
-        if twin != key and sampling.temperature > 0:
-            self._alarms.append(asyncio.create_task(self._alarm(key, twin, prompt, ids)))
-
-    async def _alarm(self, key: TraceKey, twin: TraceKey, prompt: Prompt, ids: tuple[int, ...]) -> None:
-        sampling = self.config.sampling(final=key.round >= self.config.rounds)
-        async with self._alarm_lock:
-            if self._alarmed:  # one is enough
-                return
-            try:
-                chance = await self.backend.log_probability(prompt.token_ids, ids, sampling)
-            except Exception:  # the alarm is a help; its failure must not end a run
-                return
-            if chance is not None and chance < _COINCIDENCE:
-                self._alarmed = True
-                self._error(
-                    "identical_traces",
-                    f"{twin} and {key} are identical although sampled with different seeds (chance e^{chance:.0f}): "
-                    "the engine's random streams are not independent; do not trust this run.",
-                )
-
-
-def _failed(key: TraceKey) -> Trace:
-    return Trace(key, (), ParsedTrace((), ()), None, failed=True)
-
-
-class Rounds:
-    """Writes `round_complete` once a round; rounds may overlap."""
-
-    def __init__(self, needed: Mapping[int, tuple[TraceKey, ...]], trail: AuditLog, generator: Generator) -> None:
-        self._needed, self._trail, self._generator = needed, trail, generator
-        self._open = {t: set(keys) for t, keys in needed.items()}
-
-    def finished(self, key: TraceKey) -> None:
-        """A needed trace and all that belongs to it are done."""
-        waiting = self._open[key.round]
-        waiting.discard(key)
-        past = self._trail.history
-        if waiting or (past is not None and key.round in past.completed_rounds):
-            return
-        start = self._generator.first_start.get(key.round)
-        self._trail.write(
-            RoundCompleteEvent(
-                self._trail.run_id,
-                key.round,
-                [str(k) for k in self._needed[key.round]],
-                self._generator.memory_estimate_bytes,
-                0.0 if start is None else time.monotonic() - start,
-            )
-        )
+    def _sampling(self, key: TraceKey) -> Sampling:
+        return self._config.sampling(final=key.round >= self._config.rounds)

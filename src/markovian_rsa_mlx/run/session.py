@@ -1,312 +1,295 @@
-"""One sitting of a run: its trail is opened, and its first events are written.
+"""Open a run: start a new one or resume a recorded one, and write its end.
 
-A run's setup: everything that its prompts and tails are derived from, made once and recorded.
+A run may take several sessions. Each opens the same audit file, is stopped by a limit, Ctrl-C or a crash, and leaves a
+file from which the next one resumes. A `RunSession` is all that the parts of one session share: the engine, the
+settings, the open file (`log`), the recorded setup, the limits, and the state that earlier sessions left
+(`log.history`).
 
-A fresh run and a resumed one build their prompts from the same event, so that they cannot differ.
+The setup (`RunSetupEvent`) is the second line of the file. It holds everything that prompts and tails are derived from:
+the chat, the rendered templates as text and token ids, the markers of the model. A new run makes it (`make_setup`), a
+resumed run checks that it still applies (`check_same_run`) and uses the recorded one. So both build the same prompts.
 
-Whether a recorded run is the one asked for.
+The order of a session: `open` writes `run_start` and `run_setup`, or `run_resumed`. The `Runner` writes the events of
+the traces. `finish` writes `selection`, `final`, `model_stats` and `run_end`, unless an earlier session did. A session
+that stops early writes no end, and `stopped` makes its error, with the best answer so far.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
-import functools
 import secrets
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from ..audit import RunState
-from ..audit.events import RunResumedEvent, RunSetupEvent, RunStartEvent
+from ..audit.events import (
+    FinalEvent,
+    ModelStatsEvent,
+    RunEndEvent,
+    RunResumedEvent,
+    RunSetupEvent,
+    RunStartEvent,
+    SummaryCompleteEvent,
+    TraceCompleteEvent,
+)
 from ..backends.base import Engine
 from ..config import FREE_SETTINGS, RSAConfig
-from ..errors import ContextLengthError, MemoryLimitError, ResumeError
-from ..method.lineage import LINEAGE_VERSION, SEED_LIMIT, Lineage, Purpose
-from ..method.prompts import (
-    QUOTE,
-    ChatFrame,
-    Prompt,
-    PromptBuilder,
-    PromptTemplate,
-    chat_frame,
-    framed,
-    summary_segments,
-    summary_template,
-)
-from ..method.tails import Tail
-from ..tokenizer import ChatMessage, Tokenizer
+from ..errors import ResumeError, RunFailedError, RunStoppedError
+from ..method.lineage import LINEAGE_VERSION, SEED_LIMIT, Lineage, TraceKey
+from ..method.prompts import PromptTemplate
+from ..method.selection import Equivalent
+from ..tokenizer import ChatMessage
 from .audit_log import AuditLog, OnEvent
+from .limits import RunLimits
+from .result import RunResult, Trace, baseline_vote, best_so_far, recorded_tally, select_answer
+from .setup import Prompts, check_context, check_memory, make_setup, package_version
+
+_STOPPED = {
+    "interrupted": "The run was interrupted",
+    "token_budget": "The run reached its token budget",
+    "time_budget": "The run reached its time budget",
+}
 
 
 class RunSession:
-    """One sitting of a run: fresh, or going on from what the trail holds."""
+    """One session of a run, from opening its audit file to closing it. Use `open`."""
 
-    def __init__(self, config: RSAConfig, setup: RunSetupEvent, trail: AuditLog, elapsed_before_s: float = 0.0) -> None:
-        self.config, self.setup = config, setup
-        self.trail, self.elapsed_before_s = trail, elapsed_before_s
+    def __init__(
+        self, engine: Engine, config: RSAConfig, setup: RunSetupEvent, log: AuditLog, elapsed_before_s: float = 0.0
+    ) -> None:
+        self.engine, self.config, self.setup, self.log = engine, config, setup, log
+        self.lineage = Lineage.of(config, setup.seed)
+        self.prompts = Prompts(engine.tokenizer, setup)
+        self.warnings: list[str] = []
+        unfinished = (t for t in log.history.traces.values() if t.complete is None or t.given_up)
+        tokens_before = log.history.generated_tokens + sum(len(trace.checkpoint_ids) for trace in unfinished)
+        self.limits = RunLimits(config, tokens_before=tokens_before, elapsed_before_s=elapsed_before_s)
 
     @classmethod
-    async def begin(
-        cls, backend: Engine, messages: list[ChatMessage], config: RSAConfig, trail: AuditLog
-    ) -> RunSession:
-        """Write the trail's first events of this sitting. Tokenizing goes on on a thread: a prompt can be megabytes."""
-        if trail.history is None:
-            return await cls._start(backend, messages, config, trail)
-        return await cls._resume(backend, messages, config, trail, trail.history)
+    @contextlib.asynccontextmanager
+    async def open(
+        cls,
+        engine: Engine,
+        messages: Sequence[ChatMessage],
+        config: RSAConfig,
+        *,
+        audit_path: Path | str | None = None,
+        on_event: OnEvent | None = None,
+    ) -> AsyncIterator[RunSession]:
+        """Open the audit file, start a run in it or resume the recorded one, and close the file at the end.
+
+        Raise `AuditError` for a file that cannot be used, `ResumeError` if it holds another run, and the errors of a
+        setup that cannot be run: `TemplateError`, `ContextLengthError`, `MemoryLimitError`.
+        """
+        # Reading and locking may block, so open on a worker thread. If cancelled while opening, close the file.
+        opening = asyncio.get_running_loop().run_in_executor(None, AuditLog, audit_path, on_event)
+        try:
+            log = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_opened)
+            raise
+        try:
+            yield await (cls._resume if log.is_resumed else cls._start)(engine, messages, config, log)
+        finally:
+            log.close()
 
     @classmethod
     async def _start(
-        cls, backend: Engine, messages: list[ChatMessage], config: RSAConfig, trail: AuditLog
+        cls, engine: Engine, messages: Sequence[ChatMessage], config: RSAConfig, log: AuditLog
     ) -> RunSession:
         seed = secrets.randbelow(SEED_LIMIT) if config.seed is None else config.seed
         config = config.replace(seed=seed)
         run_id = secrets.token_hex(8)
-        setup = await asyncio.to_thread(make_setup, run_id, seed, messages, config, backend)
-        check_context(config, setup, backend.info.context_length)
-        check_memory(config, setup, backend)
-        trail.run_id = run_id
-        info = backend.info
-        prompt = messages[-1]["content"]
-        trail.write(RunStartEvent(run_id, info.model_id, info.quantization, config, prompt, now()))
-        trail.write(setup)
-        trail.sync()
-        return cls(config, setup, trail)
+        # On a worker thread, since tokenizing a prompt of megabytes takes long.
+        setup = await asyncio.to_thread(make_setup, run_id, seed, messages, config, engine)
+        check_context(config, setup, engine.info.context_length)
+        check_memory(config, setup, engine)
+        log.run_id = run_id
+        log.record(
+            RunStartEvent,
+            model_id=engine.info.model_id,
+            quantization=engine.info.quantization,
+            config=config,
+            prompt=messages[-1]["content"],
+            created_at=_now(),
+        )
+        log.write(setup)
+        log.sync()
+        return cls(engine, config, setup, log)
 
     @classmethod
     async def _resume(
-        cls, backend: Engine, messages: list[ChatMessage], config: RSAConfig, trail: AuditLog, history: RunState
+        cls, engine: Engine, messages: Sequence[ChatMessage], config: RSAConfig, log: AuditLog
     ) -> RunSession:
+        history = log.history
         assert history.start is not None
-        assert trail.path is not None
-        assert trail.last_written is not None
-        setup = await asyncio.to_thread(check_same_run, history, trail.path, messages, config, backend)
-        trail.run_id = setup.run_id
-        config = resumed_config(history.start, config)
+        assert log.path is not None
+        setup = await asyncio.to_thread(check_same_run, history, log.path, messages, config, engine)
+        log.run_id = setup.run_id
+        free = {name: getattr(config, name) for name in FREE_SETTINGS}
+        config = dataclasses.replace(history.start.config, **free)
         if history.finished:
-            return cls(config, setup, trail)
-        elapsed_s = elapsed_before(history, trail.last_written)
-        trail.write(
-            RunResumedEvent(
-                setup.run_id,
-                now(),
-                package_version(),
-                config.concurrency,
-                config.memory_limit_gb,
-                config.max_retries,
-                config.token_budget,
-                config.time_budget_s,
-                elapsed_s,
-                trail.dropped_bytes,
+            return cls(engine, config, setup, log)
+        last = history.resumes[-1] if history.resumes else None
+        began = datetime.fromisoformat(last.created_at if last else history.start.created_at).timestamp()
+        elapsed_s = (last.elapsed_before_s if last else 0.0) + max(0.0, log.last_written - began)
+        elapsed_s = max(elapsed_s, history.clock_s)  # the file's time may have been changed since
+        log.record(
+            RunResumedEvent,
+            created_at=_now(),
+            package_version=package_version(),
+            elapsed_before_s=elapsed_s,
+            dropped_bytes=log.dropped_bytes,
+            **free,
+        )
+        return cls(engine, config, setup, log, elapsed_s)
+
+    def warn(self, stage: str, message: str) -> None:
+        """Record a recoverable error and add it to the warnings of the result."""
+        self.warnings.append(message)
+        self.log.record_error(stage, message)
+
+    async def finish(self, traces: Mapping[TraceKey, Trace], equivalent: Equivalent) -> RunResult:
+        """Select the answer and write the end of the run. Raise `RunFailedError` if no final candidate is left."""
+        log, history = self.log, self.log.history
+        selection = history.selection
+        if selection is None:
+            selection = await asyncio.to_thread(
+                select_answer,
+                run_id=log.run_id,
+                config=self.config,
+                lineage=self.lineage,
+                traces=traces,
+                equivalent=equivalent,
             )
+            if selection is None:
+                raise RunFailedError(
+                    "No final candidate is left: every trace of the final round failed. The audit file has the "
+                    "reasons. Resume with the same file to try these traces again."
+                )
+            log.write(selection)
+        chosen = traces[TraceKey.parse(selection.chosen_trace_id)]
+        if history.final is None:
+            log.record(
+                FinalEvent,
+                final_trace_id=selection.chosen_trace_id,
+                final_text=chosen.text,
+                all_final_trace_ids=selection.candidate_trace_ids,
+                answer_selection=selection.answer_selection,
+            )
+        if history.model_stats is None and (stats := await self.engine.model_stats()) is not None:
+            log.record(ModelStatsEvent, stats=stats)
+        # Tokens of finished traces and summaries only, as the paper counts them (its eq. 24).
+        finished = [e for e in log.events if isinstance(e, (TraceCompleteEvent, SummaryCompleteEvent))]
+        result = self._result(
+            chosen,
+            answer=selection.answer,
+            tally=recorded_tally(selection),
+            round_zero=selection.round_zero,
+            generated_tokens=sum(event.generated_tokens for event in finished),
         )
-        return cls(config, setup, trail, elapsed_s)
-
-
-async def open_trail(path: Path | str | None, on_event: OnEvent | None) -> AuditLog:
-    """The trail; what it holds is read on a thread. Whoever is cancelled meanwhile leaves no file open."""
-    opening = asyncio.get_running_loop().run_in_executor(None, AuditLog, path, on_event)
-    try:
-        return await asyncio.shield(opening)
-    except asyncio.CancelledError:
-        opening.add_done_callback(_close)
-        raise
-
-
-def _close(opened: asyncio.Future[AuditLog]) -> None:
-    if not opened.cancelled() and opened.exception() is None:
-        opened.result().close()
-
-
-@functools.cache
-def package_version() -> str:
-    """The installed version of this package."""
-    return metadata.version("markovian-rsa-mlx")
-
-
-def now() -> str:
-    """The time as ISO 8601, UTC."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def make_setup(
-    run_id: str, seed: int, messages: Sequence[ChatMessage], config: RSAConfig, backend: Engine
-) -> RunSetupEvent:
-    """The setup of a fresh run. Raises `TemplateError` for a template that cannot be used."""
-    tokenizer, info = backend.tokenizer, backend.info
-    template = PromptTemplate.load(config.template)
-    frame = chat_frame(tokenizer, messages, config.enable_thinking)
-    problem = messages[-1]["content"]
-    largest = Lineage.of(config, seed).max_parents
-    prompter = PromptBuilder(tokenizer, template, frame, problem, config.carry, largest)
-    prompt_text = tokenizer.render_chat(messages, config.enable_thinking)
-    summary_source, summary = "", list[str]()
-    if config.carry == "summary":
-        asking = summary_template(config.summary_prompt)
-        summary_source = asking.source
-        # A summary is no reasoning: the chat is rendered without thinking, where the model can do that.
-        summary = framed(summary_segments(asking, problem), chat_frame(tokenizer, messages, False))
-    return RunSetupEvent(
-        run_id=run_id,
-        seed=seed,
-        messages=[{"role": m["role"], "content": m["content"]} for m in messages],
-        prompt_text=prompt_text,
-        prompt_token_ids=tokenizer.encode(prompt_text),
-        template_name=template.name,
-        template_source=template.source,
-        chat_prefix=frame.prefix,
-        chat_suffix=frame.suffix,
-        segments=list(prompter.segments.values()),
-        segment_token_ids=[[list(ids) for ids in pieces] for pieces in prompter.segment_ids.values()],
-        quote_token_ids=tokenizer.encode(QUOTE),
-        summary_source=summary_source,
-        summary_segments=summary,
-        summary_segment_token_ids=[tokenizer.encode(piece) for piece in summary],
-        end_of_thinking=[list(marker) for marker in tokenizer.end_of_thinking],
-        end_of_thinking_texts=[tokenizer.decode(marker) for marker in tokenizer.end_of_thinking],
-        eos_token_ids=sorted(tokenizer.eos_ids),
-        control_token_ids=sorted(tokenizer.control_ids),
-        package_version=package_version(),
-        lineage_version=LINEAGE_VERSION,
-        engine=info.engine,
-        engine_version=info.engine_version,
-        dtype=info.dtype,
-        context_length=info.context_length,
-        max_rows=info.max_rows,
-        memory_limit_bytes=info.memory_limit_bytes,
-    )
-
-
-def longest_sequence(config: RSAConfig, setup: RunSetupEvent) -> int:
-    """Tokens of the longest sequence that the run can need: a prompt at its largest, and its budget."""
-    budgets = [config.max_tokens(t) for t in range(config.rounds + 1)]
-    needs = [len(setup.prompt_token_ids) + budgets[0]]
-    for count, pieces in enumerate(setup.segment_token_ids, start=1):
-        needs.append(sum(map(len, pieces)) + count * config.tail_limit + max(budgets[1:], default=config.final_tokens))
-    if setup.summary_segment_token_ids:
-        needs.append(sum(map(len, setup.summary_segment_token_ids)) + config.thinking_tokens + config.tail_limit)
-    return max(needs)
-
-
-def check_context(config: RSAConfig, setup: RunSetupEvent, context_length: int | None) -> None:
-    """Raise `ContextLengthError` if a sequence of this run could outgrow the model's context."""
-    need = longest_sequence(config, setup)
-    if context_length is not None and need > context_length:
-        raise ContextLengthError(
-            f"The run can need {need:,} tokens of context (prompt {len(setup.prompt_token_ids):,}, "
-            f"{config.parents_per_trace} tails of {config.tail_limit:,}, budget {config.final_tokens:,}) but the model "
-            f"has {context_length:,}; lower thinking_tokens, tail_tokens, final_tokens or aggregation_size."
+        log.record(
+            RunEndEvent,
+            elapsed_s=result.elapsed_s,
+            total_generated_tokens=result.generated_tokens,
+            peak_memory_bytes=result.peak_memory_bytes,
         )
+        log.sync()
+        return result
 
-
-def check_memory(config: RSAConfig, setup: RunSetupEvent, backend: Engine) -> None:
-    """Raise `MemoryLimitError` if a sequence of this run could outgrow the engine's memory, before anything is done."""
-    longest, limit = longest_sequence(config, setup), backend.info.memory_limit_bytes
-    need = backend.memory_estimate_bytes(1, longest)
-    if limit is not None and need > limit:
-        raise MemoryLimitError(
-            f"One trace of this run can need {longest:,} tokens, {need / 1e9:.2f} GB with the model's weights, and the "
-            f"limit is {limit / 1e9:.2f} GB; lower thinking_tokens, tail_tokens, final_tokens or aggregation_size."
+    def stopped(self, reason: str, traces: Mapping[TraceKey, Trace], equivalent: Equivalent) -> RunStoppedError:
+        """Return the error of a stopped run, with the best result so far. May be slow: call it on a worker thread."""
+        best, votes = best_so_far(self.config, traces, equivalent)
+        partial = self._result(
+            traces[TraceKey.parse(best.trace_id)] if best else None,
+            answer=best.answer if best else "",
+            tally=[(members[0].answer, len(members)) for members in votes.classes],
+            round_zero=baseline_vote(self.config, traces, equivalent),
+            generated_tokens=self.limits.tokens,
         )
+        resume = f" Resume it with the same command and audit file {self.log.path}." if self.log.path else ""
+        message = f"{_STOPPED[reason]} after {partial.generated_tokens:,} tokens.{resume}"
+        return RunStoppedError(message, reason, partial)
 
-
-class Prompts:
-    """Builds every prompt of a run from its setup."""
-
-    def __init__(self, tokenizer: Tokenizer, setup: RunSetupEvent) -> None:
-        self.round_zero = Prompt(setup.prompt_text, tuple(setup.prompt_token_ids))
-        self._tokenizer, self._setup = tokenizer, setup
-        self._aggregation = PromptBuilder.recorded(
-            tokenizer, setup.segments, setup.segment_token_ids, setup.quote_token_ids
+    def _result(
+        self,
+        chosen: Trace | None,
+        *,
+        answer: str,
+        tally: list[tuple[str, int]],
+        round_zero: dict[str, Any],
+        generated_tokens: int,
+    ) -> RunResult:
+        return RunResult(
+            run_id=self.log.run_id,
+            text=chosen.text if chosen else None,
+            answer=answer,
+            final_trace_id=str(chosen.key) if chosen else None,
+            seed=self.setup.seed,
+            tally=tally,
+            round_zero=round_zero,
+            generated_tokens=generated_tokens,
+            elapsed_s=self.limits.elapsed_s,
+            peak_memory_bytes=self.engine.peak_memory_bytes(),
+            audit_path=self.log.path,
+            resumed=self.log.is_resumed,
+            warnings=self.warnings,
+            events=self.log.events,
         )
-
-    def aggregation(self, tails: Sequence[Tail]) -> Prompt:
-        """The prompt that shows these tails."""
-        return self._aggregation.build(tails)
-
-    def summary(self, notes: Tail) -> Prompt:
-        """The prompt that asks for a summary of a trace's reasoning."""
-        (before, after), (ids_before, ids_after) = self._setup.summary_segments, self._setup.summary_segment_token_ids
-        return Prompt(before + notes.text + after, (*ids_before, *notes.token_ids, *ids_after))
-
-    def messages(self, prompt: Prompt, purpose: Purpose = "trace") -> tuple[ChatMessage, ...]:
-        """The same prompt as a chat, for engines that take no token ids."""
-        chat = tuple(ChatMessage(role=m["role"], content=m["content"]) for m in self._setup.messages)
-        if prompt == self.round_zero:
-            return chat
-        frame = ChatFrame(self._setup.chat_prefix, self._setup.chat_suffix)
-        if purpose == "summary":
-            frame = chat_frame(self._tokenizer, chat, False)
-        content = prompt.text.removeprefix(frame.prefix).removesuffix(frame.suffix)
-        return (*chat[:-1], ChatMessage(role="user", content=content))
 
 
 def check_same_run(
-    history: RunState, path: Path, messages: Sequence[ChatMessage], config: RSAConfig, backend: Engine
+    history: RunState, path: Path, messages: Sequence[ChatMessage], config: RSAConfig, engine: Engine
 ) -> RunSetupEvent:
-    """The recorded setup; raises `ResumeError` with the first difference to what is asked for."""
+    """Return the recorded setup. Raise `ResumeError` with the first difference from the requested run."""
     start, setup = history.start, history.setup
     assert start is not None
     assert setup is not None
 
-    def refuse(what: str, recorded: object, asked: object) -> ResumeError:
+    def mismatch(name: str, recorded: object, requested: object) -> ResumeError:
         return ResumeError(
-            f"The audit file {path} holds a run with another {what}: {_short(recorded)} there, {_short(asked)} asked "
-            "for; ask for the same, or write to another file."
+            f"The audit file {path} holds a run with another {name}: {_short(recorded)} there, {_short(requested)} "
+            "requested. Request the same run, or write to another file."
         )
 
     if [dict(m) for m in messages] != setup.messages:
-        recorded, asked = setup.messages[-1]["content"], messages[-1]["content"]
-        raise (
-            refuse("prompt", *_where_they_differ(recorded, asked))
-            if recorded != asked
-            else refuse("chat before the prompt", setup.messages[:-1], list(messages[:-1]))
-        )
-    if start.model_id != backend.info.model_id:
-        raise refuse("model", start.model_id, backend.info.model_id)
-    if start.quantization != backend.info.quantization:
-        raise refuse("quantization of the model", start.quantization, backend.info.quantization)
-    for name, asked in config.to_dict().items():
-        recorded = getattr(start.config, name)
-        if name not in FREE_SETTINGS and recorded != asked and not (name == "seed" and asked is None):
-            raise refuse(name, recorded, asked)
+        recorded, requested = setup.messages[-1]["content"], messages[-1]["content"]
+        if recorded == requested:
+            raise mismatch("chat before the prompt", setup.messages[:-1], list(messages[:-1]))
+        pairs = enumerate(zip(recorded, requested, strict=False))
+        differ = next((i for i, (a, b) in pairs if a != b), min(len(recorded), len(requested)))
+        near = max(0, differ - 20)  # show both from shortly before the first difference
+        raise mismatch("prompt", recorded[near:], requested[near:])
+    if start.model_id != engine.info.model_id:
+        raise mismatch("model", start.model_id, engine.info.model_id)
+    if start.quantization != engine.info.quantization:
+        raise mismatch("quantization of the model", start.quantization, engine.info.quantization)
+    for name, value in config.to_dict().items():
+        recorded_value = getattr(start.config, name)
+        if name not in FREE_SETTINGS and recorded_value != value and not (name == "seed" and value is None):
+            raise mismatch(name, recorded_value, value)
     if PromptTemplate.load(config.template).source != setup.template_source:
-        raise refuse("text of the template", setup.template_source, config.template)
+        raise mismatch("text of the template", setup.template_source, config.template)
     if setup.lineage_version != LINEAGE_VERSION:
-        raise refuse("version of the lineage hash", setup.lineage_version, LINEAGE_VERSION)
-    if backend.tokenizer.encode(setup.prompt_text) != setup.prompt_token_ids:
-        raise refuse("tokenizer", f"{len(setup.prompt_token_ids)} ids of the prompt", "another tokenisation")
+        raise mismatch("version of the lineage hash", setup.lineage_version, LINEAGE_VERSION)
+    if engine.tokenizer.encode(setup.prompt_text) != setup.prompt_token_ids:
+        raise mismatch("tokenizer", f"{len(setup.prompt_token_ids)} ids of the prompt", "another tokenisation")
     return setup
 
 
-def resumed_config(start: RunStartEvent, config: RSAConfig) -> RSAConfig:
-    """The recorded settings, with the free ones as asked for now."""
-    return dataclasses.replace(start.config, **{name: getattr(config, name) for name in FREE_SETTINGS})
-
-
-def elapsed_before(history: RunState, last_written: float) -> float:
-    """Seconds of the earlier sittings: what they recorded, and the last one until its last write."""
-    assert history.start is not None
-    last = history.resumes[-1] if history.resumes else None
-    began = datetime.fromisoformat(last.created_at if last else history.start.created_at).timestamp()
-    told = (last.elapsed_before_s if last else 0.0) + max(0.0, last_written - began)
-    return max(told, history.clock_s)  # the file's time may have been changed since
-
-
-def unfinished_tokens(history: RunState | None) -> int:
-    """Tokens that earlier sittings generated for traces that are not finished yet."""
-    traces = history.traces.values() if history is not None else ()
-    return sum(len(t.checkpoint_ids) for t in traces if t.complete is None or t.given_up)
-
-
-def _where_they_differ(first: str, second: str) -> tuple[str, str]:
-    """Both texts from shortly before their first difference."""
-    pairs = enumerate(zip(first, second, strict=False))
-    start = max(0, next((i for i, (a, b) in pairs if a != b), min(len(first), len(second))) - 20)
-    return first[start:], second[start:]
+def _close_opened(opening: asyncio.Future[AuditLog]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -12,7 +12,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ..run.session import package_version
+from ..run.setup import package_version
 from . import models, runs
 from .completions import chat_completions
 from .request import ALIASES, ChatRequest

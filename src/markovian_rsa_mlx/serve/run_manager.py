@@ -116,7 +116,7 @@ class RunManager:
     """Starts, resumes, counts and ends the runs of one server."""
 
     def __init__(self, orchestrator: MarkovianRSAOrchestrator, settings: ServerSettings) -> None:
-        orchestrator.shared = True
+        assert orchestrator.shared
         self.orchestrator, self.settings = orchestrator, settings
         self.engine = orchestrator.backend
         model_id = own_name = self.engine.info.model_id

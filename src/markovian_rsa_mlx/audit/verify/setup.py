@@ -17,6 +17,7 @@ from ...method.prompts import (
     ChatFrame,
     PromptBuilder,
     PromptTemplate,
+    Segments,
     chat_frame,
     framed,
     marker_lines,
@@ -206,7 +207,8 @@ def check_text(event: TraceCompleteEvent | SummaryCompleteEvent, tokenizer: Toke
 def check_prompt_tokens(ledger: VerifierState, event: AggregationPromptEvent, tokenizer: Tokenizer) -> None:
     """The quotes stand where they belong."""
     setup = ledger.setup
-    prompter = PromptBuilder.recorded(tokenizer, setup.segments, setup.segment_token_ids, setup.quote_token_ids)
+    segments = Segments(setup.segments, setup.segment_token_ids, setup.quote_token_ids)
+    prompter = PromptBuilder(tokenizer, segments, ChatFrame(setup.chat_prefix, setup.chat_suffix))
     events = [ledger.history.trace(parent).tail for parent in event.selected_tail_trace_ids]
     prompt = prompter.build([Tail(tuple(t.tail_token_ids), t.tail_text) for t in events if t is not None])
     check(prompt.text == event.prompt_text, "prompt_text is not the template around the tails")
