@@ -63,7 +63,7 @@ def fake_model(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def install(*texts: str) -> None:
         backend = FakeBackend(by_index(*texts))
         monkeypatch.setattr(
-            "markovian_rsa_mlx.cli.run.load_orchestrator", lambda choice, quiet=False: MarkovianRSAOrchestrator(backend)
+            "markovian_rsa_mlx.cli.run.load_orchestrator", lambda choice, **_: MarkovianRSAOrchestrator(backend)
         )
 
     install(boxed(2, "1+1"), boxed(0, "1-1"), boxed(2, "so"))
