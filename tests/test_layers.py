@@ -144,7 +144,6 @@ ALLOWED = {
         "package",
         "method",
         "equivalence",
-        "reasoner",
         *GROUND,
     },
     "bench": {
