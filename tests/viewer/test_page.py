@@ -15,7 +15,7 @@ import pytest
 from markovian_rsa_mlx.audit import read_lenient
 from markovian_rsa_mlx.errors import AuditError
 from markovian_rsa_mlx.viewer import file_page, live_page, runs_page
-from markovian_rsa_mlx.viewer.assets import asset, program
+from markovian_rsa_mlx.viewer.assets import asset, bundle
 from markovian_rsa_mlx.viewer.view_model import find_tail, utf16_length
 
 from .pages import blocks, data, texts
@@ -185,7 +185,7 @@ def test_live_pages_talk_to_their_own_server_only() -> None:
 
 def test_no_script_of_ours_ends_early_or_writes_markup() -> None:
     for entry in ("app", "runs"):
-        script = program(entry)
+        script = bundle(entry)
         assert "</script" not in script
         assert "<!--" not in script
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", script)
@@ -203,7 +203,7 @@ def test_a_judge_tells_right_from_wrong(path: Path) -> None:
 
 
 def test_a_large_trail_stays_out_unless_asked_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("markovian_rsa_mlx.viewer.page.TRAIL_LIMIT", 100)
+    monkeypatch.setattr("markovian_rsa_mlx.viewer.page.MAX_TRAIL_BYTES", 100)
     trail = read_lenient(path)
     assert "trail" not in blocks(file_page(trail))
     assert "trail" in blocks(file_page(trail, with_trail=True))

@@ -441,12 +441,6 @@ def field_types(event_type: type[Event]) -> dict[str, Any]:
 _FIELD_TYPES = {name: field_types(event_type) for name, event_type in EVENT_TYPES.items()}
 
 
-def field_words() -> dict[str, dict[str, str]]:
-    """Every event's fields with their types in the design document's words; `RSAConfig` stands beside the events."""
-    types_of = {**_FIELD_TYPES, "RSAConfig": get_type_hints(RSAConfig)}
-    return {name: {field: type_name(hint) for field, hint in hints.items()} for name, hints in types_of.items()}
-
-
 def has_type(value: Any, hint: Any) -> bool:
     """Whether a JSON value is of this type; true is no number, and 1.0 is no whole one."""
     origin, arguments = get_origin(hint), get_args(hint)

@@ -1,7 +1,7 @@
-"""Pages that show a run: one self-contained file, or the same page fed by a server's event stream.
+"""Show a run in the browser: as one self-contained file, or as a live page on a server.
 
-Reads audit files only. What models wrote is data here, never markup: it is embedded as compressed base64 and put on the
-screen as text. The pages load nothing from anywhere; `policy` says so to the browser.
+Texts of models are data, never markup: they are embedded as compressed base64 and shown as text. A page loads nothing,
+and its content security policy has the browser enforce this.
 """
 
 from __future__ import annotations

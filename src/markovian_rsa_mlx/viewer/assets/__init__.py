@@ -1,8 +1,7 @@
-"""The page's own files: one template, one style sheet, ES modules by role, and one vendored library (`vendor/`).
+"""The files of the pages: a template, a style sheet, ES modules, and one vendored library (`vendor/`).
 
-The modules are put together here into one script, in the order of their imports, each in a scope of its own; nothing is
-built beforehand. For that, imports are static, relative and on one line, there are no cycles, and what is exported is
-declared where it is exported.
+`bundle` joins the modules into one script when a page is made, so there is no build step. For this, imports are
+relative and on one line, exports are declared where they are defined, and modules have no import cycles.
 """
 
 from __future__ import annotations
@@ -17,24 +16,23 @@ _EXPORT = re.compile(r"^export ((?:async )?function\*?|const|class) (\w+)", re.M
 
 @cache
 def asset(name: str) -> str:
-    """The text of a file here."""
+    """Return the text of a file in this folder."""
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 @cache
-def program(entry: str) -> str:
-    """The module `entry` and all that it imports, as one script."""
-    done: dict[str, str] = {}
-    _collect(entry, done)
-    return "\n".join(done.values())
+def bundle(entry: str) -> str:
+    """Return one script of the module `entry` and all modules that it imports, each in its own scope."""
+    scripts: dict[str, str] = {}
 
+    def add(name: str) -> None:
+        source = asset(f"{name}.js")
+        for _, imported in _IMPORT.findall(source):
+            if imported not in scripts:
+                add(imported)
+        names = ", ".join(exported for _, exported in _EXPORT.findall(source))
+        body = _EXPORT.sub(r"\1 \2", _IMPORT.sub(r"const \1 = module_\2;", source))
+        scripts[name] = f"const module_{name} = (() => {{\n{body}return {{ {names} }};\n}})();"
 
-def _collect(name: str, done: dict[str, str]) -> None:
-    if name in done:
-        return
-    source = asset(f"{name}.js")
-    for _, needed in _IMPORT.findall(source):
-        _collect(needed, done)
-    names = ", ".join(exported for _, exported in _EXPORT.findall(source))
-    body = _EXPORT.sub(r"\1 \2", _IMPORT.sub(r"const \1 = module_\2;", source))
-    done[name] = f"const module_{name} = (() => {{\n{body}return {{ {names} }};\n}})();"
+    add(entry)
+    return "\n".join(scripts.values())

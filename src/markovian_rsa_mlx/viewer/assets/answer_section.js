@@ -6,7 +6,7 @@ import { textView } from "./text.js";
 
 const RULES = {
   single: "the first final candidate that has an answer",
-  majority: "in the largest class of equal answers among the final candidates",
+  majority: "a member of the largest class of equal answers among the final candidates",
   final_aggregation: "the trace that aggregated the final candidates",
   fallback: "the first final candidate that has an answer, since the aggregating trace has none",
 };
