@@ -22,7 +22,7 @@ from markovian_rsa_mlx.audit import (
     read_events,
 )
 from markovian_rsa_mlx.cli.display import RunProgress, RunView
-from markovian_rsa_mlx.cli.terminal import clean, duration, one_line, show, size
+from markovian_rsa_mlx.cli.terminal import clean, one_line, show
 from markovian_rsa_mlx.config import RSAConfig
 
 from ..support.fakes import CharacterTokenizer
@@ -88,7 +88,7 @@ def render(progress: RunProgress, width: int = 100, height: int = 40) -> str:
     return console.export_text()
 
 
-def test_a_row_goes_through_its_states(progress: RunProgress, clock: Clock) -> None:
+def test_trace_passes_through_its_states(progress: RunProgress, clock: Clock) -> None:
     assert states(progress, "r0-00", "r1-00") == ["queued", "waiting"]
     progress.event(start("r0-00"))
     progress.tokens("r0-00", 30)
@@ -108,7 +108,7 @@ def test_a_row_goes_through_its_states(progress: RunProgress, clock: Clock) -> N
     assert "0 ×2" in shown
 
 
-def test_what_went_wrong_is_shown_until_tokens_come_again(progress: RunProgress) -> None:
+def test_error_is_shown_until_tokens_arrive_again(progress: RunProgress) -> None:
     progress.event(start("r0-00"))
     progress.event(ErrorEvent("run", "upstream", "r0-00: the server is away", recoverable=True))
     assert "the server is away" in render(progress)
@@ -118,7 +118,7 @@ def test_what_went_wrong_is_shown_until_tokens_come_again(progress: RunProgress)
     assert "r0-00: hiccup" in render(progress)
 
 
-def test_events_that_are_seen_twice_count_once(progress: RunProgress) -> None:
+def test_repeated_events_count_once(progress: RunProgress) -> None:
     for _ in range(2):
         progress.event(start("r0-00"))
         progress.event(TraceCheckpointEvent("run", 0, "r0-00", 0, 0, [1] * 40))
@@ -128,7 +128,7 @@ def test_events_that_are_seen_twice_count_once(progress: RunProgress) -> None:
     assert votes(progress, 0) == [("2", 1)]
 
 
-def test_a_retry_starts_from_nothing_and_a_resume_from_its_checkpoint(progress: RunProgress) -> None:
+def test_retry_starts_at_zero_and_resume_at_the_checkpoint(progress: RunProgress) -> None:
     progress.event(start("r0-00", seed=1))
     progress.tokens("r0-00", 30)
     progress.event(TraceRetryEvent("run", 0, "r0-00", "trace", 1, 2, "hiccup"))
@@ -159,7 +159,7 @@ def test_time_left_is_an_upper_bound_until_a_trace_has_ended(progress: RunProgre
 
 
 @pytest.mark.parametrize(("width", "height"), [(100, 40), (80, 24), (60, 12), (40, 10), (20, 8)])
-def test_it_fits_the_terminal(width: int, height: int, setup: RunSetupEvent, clock: Clock) -> None:
+def test_view_fits_the_terminal(width: int, height: int, setup: RunSetupEvent, clock: Clock) -> None:
     large = RSAConfig(rounds=2, population=16, aggregation_size=4, final_candidates=0)
     progress = begun(large, setup, clock)
     for index in range(16):
@@ -170,7 +170,7 @@ def test_it_fits_the_terminal(width: int, height: int, setup: RunSetupEvent, clo
     assert any("round 2" in line for line in lines) or height == 40 or width < 40
 
 
-def test_what_a_model_writes_cannot_touch_the_terminal(progress: RunProgress) -> None:
+def test_text_of_a_model_cannot_control_the_terminal(progress: RunProgress) -> None:
     progress.event(complete("r0-00", "so</think>\\boxed{" + HOSTILE + "}"))
     console = Console(file=io.StringIO(), width=100, height=30, force_terminal=True, color_system=None)
     console.print(RunView(HOSTILE, progress))
@@ -181,7 +181,7 @@ def test_what_a_model_writes_cannot_touch_the_terminal(progress: RunProgress) ->
     assert "[red]x[/red]" in written
 
 
-def test_clean_keeps_text_and_drops_what_is_none() -> None:
+def test_clean_removes_control_characters_only() -> None:
     assert clean("a\tb\nc é 漢 👍🏽") == "a\tb\nc é 漢 👍🏽"
     assert clean(HOSTILE) == "[red]x[/red][link=http://evil]y"
     assert clean("\x1b[31mred\x1b[0m \x1b(B\x1bM\ud800") == "red "
@@ -189,7 +189,7 @@ def test_clean_keeps_text_and_drops_what_is_none() -> None:
     assert one_line("a\n  b" * 50, 10) == "a ba ba b…"
 
 
-def test_a_pipe_gets_the_exact_text_and_a_terminal_a_clean_one() -> None:
+def test_show_prints_exact_text_to_a_pipe_and_clean_text_to_a_terminal() -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -198,8 +198,3 @@ def test_a_pipe_gets_the_exact_text_and_a_terminal_a_clean_one() -> None:
     show("a\x1b[31mb", pipe)
     show("a\x1b[31mb", terminal)
     assert (pipe.getvalue(), terminal.getvalue()) == ("a\x1b[31mb\n", "ab\n")
-
-
-def test_amounts_read_well() -> None:
-    assert [duration(4.25), duration(185), duration(7800)] == ["4.2 s", "3 min 05 s", "2 h 10 min"]
-    assert [size(12), size(1500), size(2.5e6), size(17.3e9)] == ["12 B", "1.5 kB", "2.5 MB", "17.3 GB"]

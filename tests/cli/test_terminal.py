@@ -130,11 +130,11 @@ def test_ctrl_c_leaves_a_resumable_benchmark(tmp_path: Path) -> None:
     assert "\x1b[" in terminal.shown
     os.write(terminal.fd, b"\x03")
     assert terminal.exit_code() == 130
-    assert "To go on: the same command" in terminal.shown
+    assert "Continue with the same command" in terminal.shown
     assert "Traceback" not in terminal.shown
     assert terminal.shown.rindex("\x1b[?25h") > terminal.shown.rindex("\x1b[?25l")  # the cursor is back
 
     again = spawn(0, *line, "--out", str(tmp_path / "out"))
     assert again.exit_code() == 0, again.shown
-    assert "markovian less single" in again.shown
+    assert "markovian minus single" in again.shown
     assert max(map(len, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", again.shown).split("method ")[-1].splitlines()[:3])) <= 90

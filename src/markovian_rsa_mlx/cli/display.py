@@ -58,7 +58,7 @@ class RunProgress:
         self._starts: dict[str, tuple[float, int]] = {}  #: per trace, the time and the tokens at its start
 
     def event(self, event: Event) -> None:
-        """Take in an event of the run."""
+        """Apply an event of the run."""
         with self.lock:
             self.state.apply(event)
             if isinstance(event, GenerationStartEvent):
@@ -67,7 +67,7 @@ class RunProgress:
                 self._ended_s = self.clock()
 
     def tokens(self, trace_id: str, count: int) -> None:
-        """Take in `count` new tokens of a trace."""
+        """Count new tokens of a trace."""
         with self.lock:
             now = self.clock()
             self.state.add_tokens(trace_id, count)
@@ -246,7 +246,7 @@ class PlainWatcher:
         self._progress.tokens(trace_id, len(ids))
 
     def event(self, event: Event) -> None:
-        """Take in an event, and print a line for a finished trace or round, a retry or an error."""
+        """Apply an event, and print a line for a finished trace or round, a retry or an error."""
         self._progress.event(event)
         state = self._progress.state
         match event:
