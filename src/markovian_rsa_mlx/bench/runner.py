@@ -13,12 +13,12 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..audit import RunState, read_events
-from ..backends.base import Engine, EngineInfo
+from ..backends.base import Engine
 from ..config import RSAConfig
 from ..errors import (
     AuditError,
@@ -158,7 +158,8 @@ class Benchmark:
         concurrency: int | None = None,
     ) -> None:
         """Run these problems, `concurrency` at a time. Write results during the run and when it ends in any way."""
-        self.engine = engine_summary(engine.info)
+        names = ("engine", "engine_version", "dtype", "quantization")
+        self.engine = {name: getattr(engine.info, name) for name in names}
         runner = Runner(self, engine, equivalent, progress)
         await runner.run(units, concurrency or self.concurrency(engine))
 
@@ -217,16 +218,6 @@ class Benchmark:
         self.folder.write("report.html", replace_surrogates(render(results)).encode())
         self.folder.write("results.parquet", to_parquet(results))
         return results
-
-
-def engine_summary(info: EngineInfo) -> dict[str, Any]:
-    """Return the part of the engine's description that results record."""
-    return {
-        "engine": info.engine,
-        "engine_version": info.engine_version,
-        "dtype": info.dtype,
-        "quantization": info.quantization,
-    }
 
 
 class Runner:
@@ -352,9 +343,8 @@ class _ProblemSession:
         def measured() -> RunRecord:
             state = RunState(result.events, decode=self._engine.tokenizer.decode)
             self._cache.add_run(state)
-            new_tokens = self._counted.add_run(state)
-            metrics = measure(state, self._equivalent, self._scorer, self._cache)
-            return replace(record, new_tokens=new_tokens, **{f.name: getattr(metrics, f.name) for f in fields(metrics)})
+            counted = replace(record, new_tokens=self._counted.add_run(state))
+            return measure(counted, state, self._equivalent, self._scorer, self._cache)
 
         async with scoring:
             return await asyncio.to_thread(measured)  # verifiers may be slow

@@ -6,7 +6,7 @@ Scoring may take long, so call it off the event loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..audit import RunState
 from ..errors import ScoringError
@@ -14,7 +14,7 @@ from ..method.answers import normalise
 from ..method.lineage import Lineage, TraceKey
 from ..method.selection import Candidate, Equivalent, vote
 from .generation_cache import GenerationCache, RowTime
-from .results import Badge, RoundRecord
+from .results import Badge, RoundRecord, RunRecord
 
 
 @dataclass
@@ -38,23 +38,6 @@ class AnswerScorer:
 
 
 @dataclass(frozen=True)
-class RunMetrics:
-    """The figures of one run. Each field is one of `RunRecord`."""
-
-    rounds: tuple[RoundRecord, ...]
-    answer: str
-    correct: float
-    badges: tuple[Badge, ...]
-    unscored: tuple[str, ...]
-    mishaps: tuple[str, ...]
-    generated_tokens: int
-    prefill_tokens: int
-    wall_s: float
-    trace_s: float
-    peak_memory_bytes: int
-
-
-@dataclass(frozen=True)
 class _Trace:
     """The answer and the costs of a needed trace, its summary included."""
 
@@ -66,8 +49,13 @@ class _Trace:
     time: RowTime | None  #: None if unknown
 
 
-def measure(state: RunState, equivalent: Equivalent, scorer: AnswerScorer, cache: GenerationCache) -> RunMetrics:
-    """Return the figures of a finished run. `cache` already contains the run, and knows the times of shared traces."""
+def measure(
+    record: RunRecord, state: RunState, equivalent: Equivalent, scorer: AnswerScorer, cache: GenerationCache
+) -> RunRecord:
+    """Return `record` with the figures of its finished run.
+
+    `cache` already contains the run, and knows the times of shared traces.
+    """
     start, setup, selection, end = state.start, state.setup, state.selection, state.end
     assert start is not None and setup is not None and selection is not None and end is not None  # noqa: PT018
     lineage, times = Lineage.of(start.config, setup.seed), cache.trace_times(state)
@@ -79,7 +67,8 @@ def measure(state: RunState, equivalent: Equivalent, scorer: AnswerScorer, cache
     finals = [traces[key] for key in lineage.finals]
     row_s = [trace.time.row_s for trace in finals if trace.time is not None and trace.finish_reason != "error"]
     answers = {trace.answer for trace in traces.values()} | {selection.answer}
-    return RunMetrics(
+    return replace(
+        record,
         rounds=tuple(rounds),
         answer=selection.answer,
         correct=float(scorer.is_correct(selection.answer)),

@@ -109,6 +109,7 @@ def _task_options() -> Decorator:
 @option("--fresh", is_flag=True, help="Remove the content of the folder and start again.", panel=OUTPUT)
 @option(
     "--resume-only-failed",
+    "only_failed",
     is_flag=True,
     help="Repeat only the problems that failed or could not be scored.",
     panel=OUTPUT,
@@ -119,23 +120,14 @@ def _task_options() -> Decorator:
 @click.pass_context
 def run(
     context: click.Context,
-    task: str,
+    /,
     limit: str | None,
-    epochs: int,
-    seed: int,
-    task_options: Mapping[str, str],
     methods: str | None,
-    grid: Path | None,
     profile: str | None,
     config: Path | None,
     choice: ModelChoice,
-    at_once: int | None,
-    out: Path | None,
-    fresh: bool,
-    resume_only_failed: bool,
-    json_output: bool,
-    quiet: bool,
     settings: Mapping[str, Any],
+    **options: Any,
 ) -> int:
     """Run methods on a task and compare them.
 
@@ -147,22 +139,12 @@ def run(
 
     return run_benchmark(
         BenchOptions(
-            task=task,
-            task_options=task_options,
             words=tuple(context.meta[_WORDS]),
             limit=limit or "",
-            epochs=epochs,
-            seed=seed,
             methods=tuple(methods.split(",")) if methods else (),
-            grid=grid,
             config=resolve(profile, config, settings, choice.default_profile),
             choice=choice,
-            concurrency=at_once,
-            out=out,
-            fresh=fresh,
-            only_failed=resume_only_failed,
-            json_output=json_output,
-            quiet=quiet,
+            **options,
         )
     )
 

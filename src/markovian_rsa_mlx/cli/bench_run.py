@@ -42,7 +42,7 @@ _SETTLED: Final[Mapping[str, tuple[tuple[object, ...], str]]] = {
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """The options of `mrsa bench run`. `words` are the arguments after `mrsa bench`."""
+    """The options of `mrsa bench run`, under the names that click uses. `words` follow `mrsa bench`."""
 
     words: tuple[str, ...]
     task: str
@@ -54,7 +54,7 @@ class BenchOptions:
     grid: Path | None
     config: RSAConfig
     choice: ModelChoice
-    concurrency: int | None
+    at_once: int | None
     out: Path | None
     fresh: bool
     only_failed: bool
@@ -250,7 +250,7 @@ def _run_units(options: BenchOptions, benchmark: Benchmark, units: list[Unit], e
         engine.reset_peak_memory()
         with MathEquivalence() as math, watch(benchmark, units, options.quiet) as progress:
             equivalent = equivalence_for(benchmark.spec.task.answer_kind, math)
-            run_sync(benchmark.run(units, engine, equivalent, progress, options.concurrency))
+            run_sync(benchmark.run(units, engine, equivalent, progress, options.at_once))
     except KeyboardInterrupt:
         return True
     return False
