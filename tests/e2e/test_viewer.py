@@ -41,7 +41,7 @@ def event(trail: Path, name: str, trace_id: str | None = None) -> dict[str, obje
     return next(x for x in lines_of(trail) if x["event"] == name and trace_id in (None, x.get("trace_id")))
 
 
-def test_the_overview_tells_the_story(shown: Watched, trail: Path) -> None:
+def test_overview_shows_the_run(shown: Watched, trail: Path) -> None:
     page, selection = shown.page, event(trail, "selection")
     run_id = str(event(trail, "run_start")["run_id"])
     assert page.locator("#header").inner_text().split("\n")[0] == f"Run {run_id[:8]}…"
@@ -68,7 +68,7 @@ def test_the_overview_tells_the_story(shown: Watched, trail: Path) -> None:
     assert "aggregation_size (C)" in page.locator("#settings").inner_text() or page.locator("#settings details").count()
 
 
-def test_a_box_lights_up_its_family(shown: Watched, trail: Path) -> None:
+def test_pointing_at_a_box_highlights_its_family(shown: Watched, trail: Path) -> None:
     page, winner = shown.page, str(event(trail, "selection")["chosen_trace_id"])
     parents = {
         x["trace_id"]: x["selected_tail_trace_ids"] for x in lines_of(trail) if x["event"] == "aggregation_prompt"
@@ -86,7 +86,7 @@ def test_a_box_lights_up_its_family(shown: Watched, trail: Path) -> None:
     assert page.locator(".node.lit").count() == len(family)
 
 
-def test_the_picture_is_walked_with_arrow_keys(shown: Watched, trail: Path) -> None:
+def test_arrow_keys_move_through_the_graph(shown: Watched, trail: Path) -> None:
     page, winner = shown.page, str(event(trail, "selection")["chosen_trace_id"])
     assert page.locator('.node[tabindex="0"]').count() == 1
     page.locator('.node[tabindex="0"]').focus()
@@ -101,13 +101,13 @@ def test_the_picture_is_walked_with_arrow_keys(shown: Watched, trail: Path) -> N
     page.wait_for_selector(".lineage")
 
 
-def test_a_traces_page_shows_all_of_it(shown: Watched, trail: Path) -> None:
+def test_trace_page_shows_prompt_text_and_tail(shown: Watched, trail: Path) -> None:
     page = shown.page
     for line in [x for x in lines_of(trail) if x["event"] == "trace_complete"]:
         trace_id = line["trace_id"]
         shown.go(f"#/trace/{trace_id}")
-        spoken = page.locator(".trace-text .text").evaluate_all("parts => parts.map((p) => p.textContent).join('')")
-        assert spoken == line["text"]
+        shown_text = page.locator(".trace-text .text").evaluate_all("parts => parts.map((p) => p.textContent).join('')")
+        assert shown_text == line["text"]
         prompt = page.locator("#prompt .text").evaluate_all("parts => parts.map((p) => p.textContent).join('')")
         recorded = event(
             trail, "aggregation_prompt" if line["round"] else "run_setup", trace_id if line["round"] else None
@@ -126,7 +126,7 @@ def test_a_traces_page_shows_all_of_it(shown: Watched, trail: Path) -> None:
             assert carried == tail
 
 
-def test_what_was_kept_stands_in_both(shown: Watched, trail: Path) -> None:
+def test_kept_text_is_marked_in_tail_and_trace(shown: Watched, trail: Path) -> None:
     page = shown.page
     shown.go("#/")
     page.wait_for_function("() => mrsa.view.kept.size === document.querySelectorAll('.edge').length")
@@ -139,20 +139,20 @@ def test_what_was_kept_stands_in_both(shown: Watched, trail: Path) -> None:
     tail.locator("mark").first.wait_for()
     kept = tail.locator("mark.kept-0, mark.kept-1").all_text_contents()
     assert kept
-    spoken = event(trail, "trace_complete", child)["text"]
+    text = event(trail, "trace_complete", child)["text"]
     for run in kept:
-        assert run in str(spoken)
+        assert run in str(text)
 
 
-def test_what_stands_in_two_tails_has_the_colours_of_both(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+def test_text_in_two_tails_has_both_colours(chrome: Browser, trail: Path, tmp_path: Path) -> None:
     lines = lines_of(trail)
     reader = next(line for line in lines if line["event"] == "aggregation_prompt")
     for line in lines:
         if line["event"] == "tail_extracted" and line["trace_id"] in reader["selected_tail_trace_ids"]:
-            line["tail_text"] = f"{line['trace_id']} alone says this; seven times six is forty-two"
+            line["tail_text"] = f"{line['trace_id']} alone generate this; seven times six is forty-two"
         if line["event"] == "trace_complete" and line["trace_id"] == reader["trace_id"]:
             line["text"] = (
-                f"{reader['selected_tail_trace_ids'][0]} alone says this; seven times six is forty-two</think>42"
+                f"{reader['selected_tail_trace_ids'][0]} alone generate this; seven times six is forty-two</think>42"
             )
     shown = open_lines(chrome, tmp_path, lines)
     shown.go(f"#/trace/{reader['trace_id']}")
@@ -167,7 +167,7 @@ def test_what_stands_in_two_tails_has_the_colours_of_both(chrome: Browser, trail
     shown.check()
 
 
-def test_a_carried_answer_is_marked_in_the_answer(chrome: Browser, tmp_path: Path) -> None:
+def test_carried_answer_is_marked_in_the_answer(chrome: Browser, tmp_path: Path) -> None:
     path = small_run(
         tmp_path / "run.jsonl", lambda request, rng: r"it is \boxed{42}, so</think>\boxed{42}", carry="answer"
     )
@@ -179,7 +179,7 @@ def test_a_carried_answer_is_marked_in_the_answer(chrome: Browser, tmp_path: Pat
     shown.check()
 
 
-def test_two_traces_side_by_side(shown: Watched, trail: Path) -> None:
+def test_comparison_shows_two_traces_side_by_side(shown: Watched, trail: Path) -> None:
     page = shown.page
     shown.go("#/trace/r0-00")
     page.locator("select[aria-label^=Compare]").select_option("r2-00")
@@ -190,7 +190,7 @@ def test_two_traces_side_by_side(shown: Watched, trail: Path) -> None:
     page.wait_for_function("() => document.querySelector('h1').textContent === 'r2-00 and r0-00'")
 
 
-def test_search_finds_every_place_and_leads_there(shown: Watched, trail: Path) -> None:
+def test_search_finds_every_place_and_links_to_it(shown: Watched, trail: Path) -> None:
     page = shown.page
     page.keyboard.press("/")
     page.keyboard.type("HM \\(x")
@@ -208,7 +208,7 @@ def test_search_finds_every_place_and_leads_there(shown: Watched, trail: Path) -
     )
 
 
-def test_search_leads_to_each_place_of_a_text(shown: Watched, trail: Path) -> None:
+def test_search_links_to_each_place_of_a_text(shown: Watched, trail: Path) -> None:
     page = shown.page
     shown.go("#/search/m")
     total = int(page.locator("main p").first.inner_text().split()[0])
@@ -227,7 +227,7 @@ def test_search_leads_to_each_place_of_a_text(shown: Watched, trail: Path) -> No
         ("What is", "Prompt of round 0", "#prompt mark.found"),
     ],
 )
-def test_search_covers_what_no_trace_said(shown: Watched, query: str, name: str, seen: str) -> None:
+def test_search_covers_question_retries_and_prompts(shown: Watched, query: str, name: str, seen: str) -> None:
     page = shown.page
     shown.go(f"#/search/{quote(query, safe='')}")
     page.locator(".results > li", has_text=name).first.locator("ul a").first.click()
@@ -246,7 +246,7 @@ def test_summaries_and_tails_are_searched_and_downloaded(chrome: Browser, tmp_pa
     summary = event(path, "summary_complete")
     lines = lines_of(path)
     apart = next(x for x in lines if x["event"] == "tail_extracted" and x["trace_id"] != summary["trace_id"])
-    apart["tail_text"] = "told by nobody"
+    apart["tail_text"] = "recorded separately"
     lines[1]["messages"].insert(0, {"role": "system", "content": "be brief, please"})
     context = chrome.new_context(accept_downloads=True)
     shown = watch(context, write_page(write_lines(tmp_path / "x.jsonl", lines), tmp_path / "x.html"))
@@ -254,7 +254,7 @@ def test_summaries_and_tails_are_searched_and_downloaded(chrome: Browser, tmp_pa
     for query, name, place in (
         (str(summary["text"])[:12], ", its summary", "#summary > .text mark.found"),
         (str(summary["prompt_text"])[-12:], ", the prompt of its summary", "#summary details mark.found"),
-        ("told by nobody", ", its tail", "#tail mark.found"),
+        ("recorded separately", ", its tail", "#tail mark.found"),
         ("be brief, please", "Message before it", "#question details .text"),
     ):
         shown.go(f"#/search/{quote(query, safe='')}")
@@ -271,7 +271,7 @@ def test_summaries_and_tails_are_searched_and_downloaded(chrome: Browser, tmp_pa
             page.get_by_text(words).click()
         assert got.value.path().read_text(encoding="utf-8") == text
     shown.go(f"#/trace/{apart['trace_id']}")
-    assert page.locator("#tail .text").text_content() == "told by nobody"
+    assert page.locator("#tail .text").text_content() == "recorded separately"
     shown.check()
     context.close()
 
@@ -292,7 +292,7 @@ def test_downloads_are_exact(shown: Watched, trail: Path) -> None:
     assert got.value.suggested_filename == "run.jsonl"
 
 
-def test_a_reference_answer_can_be_typed(shown: Watched, trail: Path) -> None:
+def test_typed_reference_answer_marks_traces(shown: Watched, trail: Path) -> None:
     page = shown.page
     page.get_by_text("Options").click()
     page.locator("input[name=reference]").fill(" 2. ")
@@ -305,7 +305,7 @@ def test_a_reference_answer_can_be_typed(shown: Watched, trail: Path) -> None:
     assert page.locator(".node.wrong").count() == len(answers) - right
 
 
-def test_maths_is_rendered_when_asked_for_and_text_otherwise(shown: Watched) -> None:
+def test_maths_is_rendered_only_when_switched_on(shown: Watched) -> None:
     page = shown.page
     shown.go("#/trace/r0-00")
     assert page.locator("math").count() == 0
@@ -327,7 +327,7 @@ def test_axe_finds_no_serious_fault(shown: Watched, theme: str) -> None:
         assert shown.faults() == [], route
 
 
-def test_it_works_on_a_phone_and_on_paper(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+def test_page_fits_on_a_phone_and_prints(chrome: Browser, trail: Path, tmp_path: Path) -> None:
     context = chrome.new_context(
         viewport={"width": 360, "height": 740}, is_mobile=True, color_scheme="dark", offline=True
     )
@@ -345,7 +345,7 @@ def test_it_works_on_a_phone_and_on_paper(chrome: Browser, trail: Path, tmp_path
 
 
 @pytest.mark.parametrize("width", [320, 375, 414])
-def test_the_menu_and_the_table_fit_on_a_phone(chrome: Browser, trail: Path, tmp_path: Path, width: int) -> None:
+def test_menu_and_table_fit_on_a_phone(chrome: Browser, trail: Path, tmp_path: Path, width: int) -> None:
     context = chrome.new_context(viewport={"width": width, "height": 740}, is_mobile=True)
     shown = watch(context, write_page(trail, tmp_path / "run.html"))
     shown.page.get_by_text("Options").click()
@@ -366,7 +366,7 @@ def test_the_menu_and_the_table_fit_on_a_phone(chrome: Browser, trail: Path, tmp
 
 
 @pytest.mark.parametrize("theme", ["auto", "dark"])
-def test_paper_is_white_and_shows_what_is_closed(chrome: Browser, trail: Path, tmp_path: Path, theme: str) -> None:
+def test_print_is_white_and_opens_closed_parts(chrome: Browser, trail: Path, tmp_path: Path, theme: str) -> None:
     context = chrome.new_context(color_scheme="dark")
     shown = watch(context, write_page(trail, tmp_path / "run.html"))
     page = shown.page
@@ -387,7 +387,7 @@ def test_paper_is_white_and_shows_what_is_closed(chrome: Browser, trail: Path, t
     context.close()
 
 
-def test_a_permalink_opens_at_its_trace(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+def test_permalink_opens_its_trace(chrome: Browser, trail: Path, tmp_path: Path) -> None:
     context = chrome.new_context()
     shown = watch(context, write_page(trail, tmp_path / "run.html") + "#/trace/r1-01")
     assert shown.page.locator("h1").text_content() == "Trace r1-01"
@@ -397,14 +397,11 @@ def test_a_permalink_opens_at_its_trace(chrome: Browser, trail: Path, tmp_path: 
     context.close()
 
 
-# ---------------------------------------------------------------- damaged, unfinished, foreign
-
-
 def open_lines(chrome: Browser, folder: Path, lines: list[dict[str, object]]) -> Watched:
     return watch(chrome.new_context(), write_page(write_lines(folder / "x.jsonl", lines), folder / "x.html"))
 
 
-def test_an_unfinished_run_says_what_is_missing(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+def test_unfinished_run_lists_missing_parts(chrome: Browser, trail: Path, tmp_path: Path) -> None:
     lines = lines_of(trail)
     end = next(i for i, line in enumerate(lines) if line["event"] == "aggregation_prompt" and line["round"] == 1) + 6
     shown = open_lines(chrome, tmp_path, lines[:end])
@@ -424,7 +421,7 @@ def test_an_unfinished_run_says_what_is_missing(chrome: Browser, trail: Path, tm
     shown.check()
 
 
-def test_a_damaged_and_a_foreign_file_are_shown(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+def test_damaged_and_foreign_files_are_shown(chrome: Browser, trail: Path, tmp_path: Path) -> None:
     content = trail.read_bytes().split(b"\n")
     content[6] = b"\xff not JSON"
     damaged = tmp_path / "damaged.jsonl"
@@ -448,7 +445,7 @@ def test_a_damaged_and_a_foreign_file_are_shown(chrome: Browser, trail: Path, tm
     shown.check()
 
 
-def test_the_policy_stops_what_slips_through(shown: Watched) -> None:
+def test_policy_stops_injected_markup(shown: Watched) -> None:
     """The second wall: even markup put into the page by a fault of ours runs nothing and asks for nothing."""
     page = shown.page
     outcome = page.evaluate(
@@ -463,23 +460,23 @@ def test_the_policy_stops_what_slips_through(shown: Watched) -> None:
     shown.errors.clear()
 
 
-# ---------------------------------------------------------------- what the overview says is so
+# ---------------------------------------------------------------- what the overview generate is so
 
 
-def test_an_aggregating_trace_without_an_answer_is_not_said_to_have_given_it(chrome: Browser, tmp_path: Path) -> None:
+def test_fallback_of_the_aggregation_names_its_rule(chrome: Browser, tmp_path: Path) -> None:
     path = small_run(
         tmp_path / "run.jsonl",
         lambda request, rng: "for ever" if request.trace_id == "r3-00" else r"so</think>\boxed{7}",
         answer_selection="final_aggregation",
     )
     shown = watch(chrome.new_context(), write_page(path, tmp_path / "run.html"))
-    said = shown.page.locator("#answer").inner_text()
+    words = shown.page.locator("#answer").inner_text()
     assert event(path, "selection")["chosen_trace_id"] == "r2-00"
-    assert "since the aggregating trace has none" in said
-    assert "the trace that aggregated the final candidates" not in said
+    assert "since the aggregating trace has none" in words
+    assert "the trace that aggregated the final candidates" not in words
 
 
-def test_a_foreign_file_with_an_answer_is_not_said_to_have_none(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+def test_foreign_file_with_a_final_has_an_answer(chrome: Browser, trail: Path, tmp_path: Path) -> None:
     lines = lines_of(trail)
     foreign = [line for line in lines if line["event"] not in ("run_setup", "selection", "run_end")]
     shown = open_lines(chrome, tmp_path, foreign)
@@ -492,7 +489,7 @@ def test_a_foreign_file_with_an_answer_is_not_said_to_have_none(chrome: Browser,
     assert "resumes it" not in banner
 
 
-def test_a_large_population_is_counted_in_full_and_drawn_in_part(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+def test_large_population_is_counted_fully_and_drawn_partly(chrome: Browser, trail: Path, tmp_path: Path) -> None:
     lines = lines_of(trail)[:2]
     large = {"population": 1000, "aggregation_size": 4, "final_candidates": None, "answer_selection": "single"}
     lines[0]["config"] |= large
@@ -514,7 +511,7 @@ def test_a_large_population_is_counted_in_full_and_drawn_in_part(chrome: Browser
         {"population": 10**15, "rounds": 10**15, "aggregation_size": 10**15, "final_candidates": 10**15},
     ],
 )
-def test_a_lineage_that_is_too_large_is_not_drawn(
+def test_too_large_lineage_is_not_drawn(
     large: dict[str, int | None], chrome: Browser, trail: Path, tmp_path: Path
 ) -> None:
     lines = lines_of(trail)[:6]
@@ -529,7 +526,7 @@ def test_a_lineage_that_is_too_large_is_not_drawn(
     shown.check()
 
 
-def test_back_leads_to_where_the_reader_was(shown: Watched) -> None:
+def test_back_restores_the_place_of_the_reader(shown: Watched) -> None:
     page = shown.page
     shown.go("#/")
     page.wait_for_function(
@@ -552,7 +549,7 @@ def test_back_leads_to_where_the_reader_was(shown: Watched) -> None:
     assert page.title() == title
 
 
-def test_a_large_seed_is_shown_exactly(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+def test_large_seed_is_shown_exactly(chrome: Browser, trail: Path, tmp_path: Path) -> None:
     lines = lines_of(trail)
     seed = 2**53 + 3
     lines[0]["config"]["seed"] = lines[1]["seed"] = seed

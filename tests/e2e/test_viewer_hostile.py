@@ -9,7 +9,7 @@ import pytest
 
 from markovian_rsa_mlx.audit import read_lenient
 from tests.viewer import hostile
-from tests.viewer.trails import lines_of, small_run, spoken, write_lines
+from tests.viewer.trails import lines_of, small_run, synthetic_run, write_lines
 
 from .viewer_browser import Watched, watch, write_page
 
@@ -20,9 +20,9 @@ pytestmark = pytest.mark.slow
 
 
 def hostile_trail(path: Path) -> Path:
-    """A run that was asked and said nothing but hostile texts, with half characters put in by hand."""
+    """Write a run with only hostile texts, some with half characters."""
     texts = hostile.texts()
-    spoken(path, texts)
+    synthetic_run(path, texts)
     lines = lines_of(path)
     for line in lines:
         line["run_id"] = texts[3]
@@ -47,7 +47,7 @@ def shown(chrome: Browser, tmp_path_factory: pytest.TempPathFactory) -> tuple[Wa
     return watched, recorded
 
 
-def test_two_hundred_hostile_texts_are_shown_as_they_are(shown: tuple[Watched, dict[str, str]]) -> None:
+def test_hostile_texts_are_shown_unchanged(shown: tuple[Watched, dict[str, str]]) -> None:
     watched, recorded = shown
     page = watched.page
     for trace_id, text in recorded.items():
@@ -67,7 +67,7 @@ def test_two_hundred_hostile_texts_are_shown_as_they_are(shown: tuple[Watched, d
     watched.check()
 
 
-def test_the_overview_and_the_search_hold_too(shown: tuple[Watched, dict[str, str]]) -> None:
+def test_overview_and_search_run_no_hostile_text(shown: tuple[Watched, dict[str, str]]) -> None:
     watched, _ = shown
     page = watched.page
     for route in (
@@ -86,7 +86,7 @@ def test_the_overview_and_the_search_hold_too(shown: tuple[Watched, dict[str, st
     watched.check()
 
 
-def test_rendered_maths_runs_nothing_either(shown: tuple[Watched, dict[str, str]]) -> None:
+def test_rendered_maths_runs_no_hostile_text(shown: tuple[Watched, dict[str, str]]) -> None:
     watched, recorded = shown
     page = watched.page
     page.evaluate("document.querySelector('.more').open = true")
@@ -101,8 +101,8 @@ def test_rendered_maths_runs_nothing_either(shown: tuple[Watched, dict[str, str]
     watched.check()
 
 
-def test_directions_end_where_their_text_ends(shown: tuple[Watched, dict[str, str]]) -> None:
-    """An unclosed override is shown as a glyph, reorders nothing behind it, and is copied as it is."""
+def test_text_direction_ends_with_its_text(shown: tuple[Watched, dict[str, str]]) -> None:
+    """An unclosed override is shown as a glyph, reorders nothing after it, and is copied as it is."""
     watched, recorded = shown
     page = watched.page
     trace_id = next(key for key, text in recorded.items() if text.startswith("\u202eevil"))
@@ -132,7 +132,7 @@ def test_directions_end_where_their_text_ends(shown: tuple[Watched, dict[str, st
     watched.check()
 
 
-def test_a_megabyte_line_is_laid_out_in_time(shown: tuple[Watched, dict[str, str]]) -> None:
+def test_megabyte_line_is_laid_out_in_time(shown: tuple[Watched, dict[str, str]]) -> None:
     watched, recorded = shown
     trace_id = next(key for key, text in recorded.items() if len(text) == 1_000_000)
     watched.go("#/")
@@ -149,7 +149,7 @@ def test_a_megabyte_line_is_laid_out_in_time(shown: tuple[Watched, dict[str, str
     assert ms < 3_000
 
 
-def test_long_blanks_in_a_tail_and_in_its_reader_are_passed_over(chrome: Browser, tmp_path: Path) -> None:
+def test_long_blanks_do_not_slow_down_the_marks(chrome: Browser, tmp_path: Path) -> None:
     path = small_run(tmp_path / "run.jsonl")
     lines = lines_of(path)
     blank = " " * 100_000
@@ -174,7 +174,7 @@ ESCAPING = (
     r"a \(\smash{\raisebox{-12em}{\Huge\text{SPOOF}}}\) b",
     r"\[\smash{\raisebox{12em}{\Huge\text{SPOOF}}}\]",
 )
-#: Points of the window at which a formula is painted outside the text that it stands in.
+#: Points of the window at which a formula is painted outside its text.
 STRAY = """() => {
   const stray = [];
   for (let y = 0; y < innerHeight; y += 6)
@@ -189,7 +189,7 @@ STRAY = """() => {
 
 
 def test_rendered_maths_stays_in_its_text(chrome: Browser, tmp_path: Path) -> None:
-    path = spoken(tmp_path / "run.jsonl", ["plain</think>1", *(f"{text}</think>{text}" for text in ESCAPING)])
+    path = synthetic_run(tmp_path / "run.jsonl", ["plain</think>1", *(f"{text}</think>{text}" for text in ESCAPING)])
     watched = watch(chrome.new_context(viewport={"width": 1000, "height": 900}), write_page(path, tmp_path / "x.html"))
     watched.page.evaluate("document.querySelector('.more').open = true")
     watched.page.locator("input[name=maths]").check()

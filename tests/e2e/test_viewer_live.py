@@ -45,7 +45,7 @@ def trail(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def sections(shown: Watched) -> dict[str, Any]:
-    """What the overview shows, section by section, once it has settled."""
+    """Return the text of each section of the overview, once it is complete."""
     shown.go("#/")
     shown.page.wait_for_function("() => mrsa.view.kept.size === document.querySelectorAll('.edge').length")
     shown.go("#/")
@@ -60,7 +60,7 @@ def sections(shown: Watched) -> dict[str, Any]:
     return found
 
 
-def test_the_page_fills_in_and_ends_equal_to_the_files(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+def test_live_page_ends_equal_to_the_file_page(chrome: Browser, trail: Path, tmp_path: Path) -> None:
     whole = trail.read_bytes().splitlines(keepends=True)
     growing = tmp_path / "growing.jsonl"
     growing.write_bytes(b"".join(whole[:2]))
@@ -89,9 +89,9 @@ def test_the_page_fills_in_and_ends_equal_to_the_files(chrome: Browser, trail: P
         assert len(set(seen)) > 2
         assert page.locator(".lineage .node").count() == needed
         assert len(server.connections) >= 2
-        assert server.connections[-1] >= len(whole) // 2 - 12  # it went on from where it was
+        assert server.connections[-1] >= len(whole) // 2 - 12  # it continued after the last line
         refused = [text for text in shown.errors if "ERR_CONNECTION" not in text and "ERR_INCOMPLETE" not in text]
-        assert refused == []  # but for those of the dead server
+        assert refused == []  # except those of the dead server
         shown.errors.clear()
         from_file = watch(chrome.new_context(), write_page(trail, tmp_path / "run.html"))
         assert json.loads(page.evaluate(MODEL)) == json.loads(from_file.page.evaluate(MODEL))
@@ -105,7 +105,7 @@ def test_the_page_fills_in_and_ends_equal_to_the_files(chrome: Browser, trail: P
         assert shown.faults() == []
 
 
-def test_a_server_with_a_key_is_asked_with_it(chrome: Browser, trail: Path) -> None:
+def test_page_sends_the_typed_key(chrome: Browser, trail: Path) -> None:
     run_id = lines_of(trail)[0]["run_id"]
     with served(trail, key="secret") as server:
         context = chrome.new_context()
@@ -121,7 +121,7 @@ def test_a_server_with_a_key_is_asked_with_it(chrome: Browser, trail: Path) -> N
         assert [text for text in shown.errors if "401" not in text] == []
 
 
-def test_a_server_with_another_key_is_gone_on_with(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+def test_page_continues_after_the_key_changed(chrome: Browser, trail: Path, tmp_path: Path) -> None:
     whole = trail.read_bytes().splitlines(keepends=True)
     growing = tmp_path / "growing.jsonl"
     growing.write_bytes(b"".join(whole[:10]))
@@ -139,7 +139,7 @@ def test_a_server_with_another_key_is_gone_on_with(chrome: Browser, trail: Path,
         assert page.evaluate("mrsa.run.lines") == len(whole)
 
 
-def test_a_damaged_line_of_a_live_run_is_said(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+def test_damaged_line_of_a_live_run_is_reported(chrome: Browser, trail: Path, tmp_path: Path) -> None:
     whole = trail.read_bytes().splitlines(keepends=True)
     damaged = tmp_path / "damaged.jsonl"
     damaged.write_bytes(b"".join([*whole[:6], b'{"event": <b>', b"\n", *whole[7:]]))
@@ -154,8 +154,8 @@ def test_a_damaged_line_of_a_live_run_is_said(chrome: Browser, trail: Path, tmp_
         shown.check()
 
 
-def test_a_damaged_live_run_is_shown_as_its_file(chrome: Browser, trail: Path, tmp_path: Path) -> None:
-    """What a line lacks, has of another type, or of another run costs that line alone, and both pages say the same."""
+def test_damaged_live_run_equals_its_file_page(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    """An invalid or foreign line is left out alone, and both pages report the same problems."""
     lines = lines_of(trail)
     lines[0]["config"]["rounds"] = "two"
     numbers = {name: next(i for i, line in enumerate(lines) if line["event"] == name) for name in KINDS}
@@ -164,25 +164,25 @@ def test_a_damaged_live_run_is_shown_as_its_file(chrome: Browser, trail: Path, t
     lines[numbers["tail_extracted"]]["tail_text"] = None
     late = next(line for line in lines if line["event"] == "generation_start" and line["round"] == 1)
     late["parent_trace_ids"] = ["r2-00", late["trace_id"], "r0-00"]
-    stranger = {**lines[numbers["trace_complete"]], "run_id": "abcd", "text": "not ours"}
+    foreign = {**lines[numbers["trace_complete"]], "run_id": "abcd", "text": "not ours"}
     unknown = {"event": "theirs", "run_id": lines[0]["run_id"], "x": {"y": [1]}}
-    broken = write_lines(tmp_path / "broken.jsonl", [*lines[:-1], stranger, unknown, lines[-1]])
+    broken = write_lines(tmp_path / "broken.jsonl", [*lines[:-1], foreign, unknown, lines[-1]])
     with served(broken) as server:
         shown = watch(chrome.new_context(), f"{server.url}/runs/{lines[0]['run_id']}", server.url)
         shown.page.wait_for_function("() => document.querySelector('.state').textContent === 'finished'")
         from_file = watch(chrome.new_context(), write_page(broken, tmp_path / "run.html"))
-        said = [one.page.evaluate("mrsa.view.about.problems") for one in (shown, from_file)]
-        for problems in said:
+        reported = [one.page.evaluate("mrsa.view.about.problems") for one in (shown, from_file)]
+        for problems in reported:
             assert problems[0].pop("reason").startswith("config of run_start is refused: rounds is ")
-        assert said[0] == said[1]
-        assert len(said[0]) == 6
+        assert reported[0] == reported[1]
+        assert len(reported[0]) == 6
         assert json.loads(shown.page.evaluate(MODEL)) == json.loads(from_file.page.evaluate(MODEL))
         assert "not ours" not in shown.page.evaluate(MODEL)
         shown.check()
         from_file.check()
 
 
-def test_a_part_that_cannot_be_shown_does_not_stop_the_page(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+def test_failing_part_does_not_stop_the_page(chrome: Browser, trail: Path, tmp_path: Path) -> None:
     whole = trail.read_bytes().splitlines(keepends=True)
     growing = tmp_path / "growing.jsonl"
     growing.write_bytes(b"".join(whole[:8]))
@@ -199,7 +199,7 @@ def test_a_part_that_cannot_be_shown_does_not_stop_the_page(chrome: Browser, tra
         page.wait_for_selector(".lineage .node.winner")
 
 
-def test_a_connection_that_falls_silent_is_made_anew(chrome: Browser, trail: Path) -> None:
+def test_silent_connection_is_replaced(chrome: Browser, trail: Path) -> None:
     with served(trail, mute_after=10) as server:
         page = watch(chrome.new_context(), f"{server.url}/runs/{lines_of(trail)[0]['run_id']}", server.url).page
         page.wait_for_function("() => document.querySelector('.state').textContent.startsWith('connection lost')")
@@ -209,7 +209,7 @@ def test_a_connection_that_falls_silent_is_made_anew(chrome: Browser, trail: Pat
         assert server.connections[:2] == [0, 10]
 
 
-def test_new_lines_leave_the_reader_where_they_are(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+def test_new_lines_keep_focus_selection_and_place(chrome: Browser, trail: Path, tmp_path: Path) -> None:
     """Focus, selection, opened parts and the place on the page outlast what comes in."""
     whole = trail.read_bytes().splitlines(keepends=True)
     growing = tmp_path / "growing.jsonl"
@@ -275,11 +275,13 @@ class Growing:
 
     def after(self, event: str, trace_id: str) -> int:
         """How many lines there are up to this one."""
-        told = [json.loads(line) for line in self.whole]
-        return 1 + next(i for i, line in enumerate(told) if (line["event"], line.get("trace_id")) == (event, trace_id))
+        events = [json.loads(line) for line in self.whole]
+        return 1 + next(
+            i for i, line in enumerate(events) if (line["event"], line.get("trace_id")) == (event, trace_id)
+        )
 
 
-def test_a_click_that_has_begun_is_not_lost(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+def test_started_click_is_not_lost(chrome: Browser, trail: Path, tmp_path: Path) -> None:
     with growing_run(chrome, trail, tmp_path, 20) as run:
         box = run.page.locator(".node.is-waiting").last
         box.scroll_into_view_if_needed()
@@ -299,7 +301,7 @@ def test_a_click_that_has_begun_is_not_lost(chrome: Browser, trail: Path, tmp_pa
         run.shown.check()
 
 
-def test_what_is_asked_in_the_menu_leaves_the_reader_there(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+def test_menu_keeps_focus_and_place(chrome: Browser, trail: Path, tmp_path: Path) -> None:
     with growing_run(chrome, trail, tmp_path, 40) as run:
         page = run.page
         page.locator("#settings").scroll_into_view_if_needed()
@@ -313,7 +315,7 @@ def test_what_is_asked_in_the_menu_leaves_the_reader_there(chrome: Browser, trai
         assert page.evaluate("scrollY") == top > 0
 
 
-def test_a_trace_offers_those_that_came_since(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+def test_comparison_choice_gains_new_traces(chrome: Browser, trail: Path, tmp_path: Path) -> None:
     with growing_run(chrome, trail, tmp_path, 8, "#/trace/r0-00") as run:
         page, choice = run.page, run.page.locator("main select")
         choice.focus()
@@ -326,18 +328,18 @@ def test_a_trace_offers_those_that_came_since(chrome: Browser, trail: Path, tmp_
         run.shown.check()
 
 
-def test_marks_that_come_later_are_drawn(chrome: Browser, tmp_path: Path) -> None:
-    says = small_run(tmp_path / "run.jsonl", lambda request, rng: r"so</think>\boxed{42}", carry="answer")
-    with growing_run(chrome, says, tmp_path, 8) as run:
-        told = run.after("tail_extracted", "r0-00")
-        run.grow(told - 1)
+def test_late_marks_are_drawn(chrome: Browser, tmp_path: Path) -> None:
+    path = small_run(tmp_path / "run.jsonl", lambda request, rng: r"so</think>\boxed{42}", carry="answer")
+    with growing_run(chrome, path, tmp_path, 8) as run:
+        number = run.after("tail_extracted", "r0-00")
+        run.grow(number - 1)
         run.shown.go("#/trace/r0-00")
         assert run.page.locator("#answer mark.carried").count() == 0
-        run.grow(told)
+        run.grow(number)
         run.page.wait_for_selector("#answer mark.carried")
 
 
-def test_an_address_and_a_reload_lead_to_what_comes_late(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+def test_address_and_reload_lead_to_late_content(chrome: Browser, trail: Path, tmp_path: Path) -> None:
     with growing_run(chrome, trail, tmp_path, 2, "#/trace/r0-02/at/3/2") as run:
         page = run.page
         run.grow(run.after("trace_complete", "r0-02"))
@@ -352,9 +354,9 @@ def test_an_address_and_a_reload_lead_to_what_comes_late(chrome: Browser, trail:
         assert page.evaluate("document.activeElement.getAttribute('href')") == "#/trace/r0-03"
 
 
-def test_opened_places_of_a_search_stay_and_no_others_open(chrome: Browser, tmp_path: Path) -> None:
-    says = small_run(tmp_path / "run.jsonl", lambda request, rng: r"hm hm hm hm hm</think>\boxed{1}")
-    with growing_run(chrome, says, tmp_path, 8) as run:
+def test_opened_search_results_stay_open(chrome: Browser, tmp_path: Path) -> None:
+    path = small_run(tmp_path / "run.jsonl", lambda request, rng: r"hm hm hm hm hm</think>\boxed{1}")
+    with growing_run(chrome, path, tmp_path, 8) as run:
         page = run.page
         run.grow(run.after("trace_complete", "r0-01"))
         run.shown.go("#/search/hm")
@@ -371,9 +373,7 @@ def test_opened_places_of_a_search_stay_and_no_others_open(chrome: Browser, tmp_
         assert page.evaluate("[...document.querySelectorAll('details ul')].every((one) => one.childElementCount === 2)")
 
 
-def test_a_run_that_nobody_writes_is_not_running_because_the_server_went(
-    chrome: Browser, trail: Path, tmp_path: Path
-) -> None:
+def test_stopped_run_stays_interrupted_without_its_server(chrome: Browser, trail: Path, tmp_path: Path) -> None:
     with growing_run(chrome, trail, tmp_path, 20) as run:
         page = run.page
         page.evaluate("mrsa.app.connected('stopped')")
@@ -398,9 +398,9 @@ def test_a_run_that_nobody_writes_is_not_running_because_the_server_went(
         assert page.locator(".state").inner_text() == "running"
 
 
-def test_the_other_side_of_a_comparison_stays_where_it_was(chrome: Browser, tmp_path: Path) -> None:
-    says = small_run(tmp_path / "run.jsonl", lambda request, rng: "line\n" * 300 + r"</think>\boxed{1}")
-    with growing_run(chrome, says, tmp_path, 8) as run:
+def test_comparison_keeps_the_scroll_position_of_the_other_side(chrome: Browser, tmp_path: Path) -> None:
+    path = small_run(tmp_path / "run.jsonl", lambda request, rng: "line\n" * 300 + r"</think>\boxed{1}")
+    with growing_run(chrome, path, tmp_path, 8) as run:
         run.grow(run.after("trace_complete", "r0-00"))
         late = "r0-03" if run.after("trace_complete", "r0-03") > run.after("trace_complete", "r0-00") else "r1-00"
         run.shown.go(f"#/compare/r0-00/{late}")
@@ -413,7 +413,7 @@ def test_the_other_side_of_a_comparison_stays_where_it_was(chrome: Browser, tmp_
         assert run.page.evaluate(f"{left}.scrollTop") == top
 
 
-def test_the_list_keeps_its_length_over_a_visit_and_back(chrome: Browser, trail: Path) -> None:
+def test_list_keeps_its_length_after_back(chrome: Browser, trail: Path) -> None:
     with served(trail) as server:
         server.others = 30
         page = watch(chrome.new_context(), f"{server.url}/", server.url).page
@@ -430,7 +430,7 @@ def test_the_list_keeps_its_length_over_a_visit_and_back(chrome: Browser, trail:
         assert page.evaluate("document.activeElement === [...document.querySelectorAll('tbody a')].at(-1)")
 
 
-def test_the_list_shows_older_runs_and_links_only_to_trails(chrome: Browser, trail: Path) -> None:
+def test_list_shows_older_runs_and_links_only_to_trails(chrome: Browser, trail: Path) -> None:
     with served(trail) as server:
         server.others = 30
         shown = watch(chrome.new_context(), f"{server.url}/", server.url)
@@ -451,7 +451,7 @@ def test_the_list_shows_older_runs_and_links_only_to_trails(chrome: Browser, tra
         shown.check()
 
 
-def test_a_server_that_is_started_again_in_mid_run(chrome: Browser, tmp_path: Path) -> None:
+def test_live_page_survives_a_restart_of_the_server(chrome: Browser, tmp_path: Path) -> None:
     port = free_port()
     body = {
         "messages": [{"role": "user", "content": demo_puzzle(3).question}],

@@ -24,7 +24,7 @@ ARGUMENTS = [
     "--disable-sync",
     "--enable-precise-memory-info",
 ]
-#: What axe calls these is a fault of ours.
+#: Violations with these impacts are errors.
 GRAVE = ("serious", "critical")
 
 
@@ -77,7 +77,7 @@ class Watched:
         assert self.dialogs == []
 
     def faults(self) -> list[str]:
-        """What axe finds grave in what is shown now."""
+        """Return the serious violations that axe finds in the page as it is shown now."""
         from axe_playwright_python.sync_playwright import Axe
 
         found = Axe().run(self.page).response["violations"]

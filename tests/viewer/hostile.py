@@ -68,7 +68,7 @@ _OTHERS = (
     "{" * 300,
     "]]>" * 50,
 )
-#: Stands for `alert(1)`, which nothing may run.
+#: The script in place of PWN in the texts. No page may run it.
 PWN = "window.PWNED=1;alert(1)"
 #: Put in the file's bytes in place of BROKEN: half a surrogate pair, which only an escape can smuggle in.
 HALF = "\\ud83d"

@@ -1,4 +1,4 @@
-"""What a page holds, read as a browser would read it."""
+"""Read the data blocks of a page as a browser does."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from markovian_rsa_mlx.viewer.assets import asset, bundle
 from markovian_rsa_mlx.viewer.view_model import find_tail, utf16_length
 
 from .pages import blocks, data, texts
-from .trails import FIXED, large_run, lines_of, said, small_run, write_lines
+from .trails import FIXED, large_run, lines_of, one_round, small_run, write_lines
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def page_of(path: Path) -> str:
     return file_page(read_lenient(path))
 
 
-def test_every_text_of_the_trail_is_in_the_page(path: Path) -> None:
+def test_page_contains_every_text_of_the_trail(path: Path) -> None:
     page = page_of(path)
     held, lines = texts(page), data(page)["lines"]
     recorded = lines_of(path)
@@ -45,7 +45,7 @@ def test_every_text_of_the_trail_is_in_the_page(path: Path) -> None:
     assert blocks(page)["trail"] == path.read_bytes()
 
 
-def test_what_follows_from_the_rest_is_not_repeated(path: Path) -> None:
+def test_page_leaves_out_derived_texts_and_token_ids(path: Path) -> None:
     page = page_of(path)
     assert not [key for key in texts(page) if "/" in key]  # prompts are rebuilt, tails are places in texts
     assert all(line["rebuilt"] for line in data(page)["lines"] if line["event"] == "aggregation_prompt")
@@ -54,7 +54,7 @@ def test_what_follows_from_the_rest_is_not_repeated(path: Path) -> None:
     )
 
 
-def test_answers_are_what_the_selection_recorded(path: Path) -> None:
+def test_answers_equal_those_of_the_selection(path: Path) -> None:
     lines = data(page_of(path))["lines"]
     selection = next(line for line in lines if line["event"] == "selection")
     own = {line["trace_id"]: line["answer"] for line in lines if line["event"] == "trace_complete"}
@@ -62,7 +62,7 @@ def test_answers_are_what_the_selection_recorded(path: Path) -> None:
     assert any(selection["answers"])
 
 
-def test_a_summary_is_kept_with_its_prompt_and_its_tail(tmp_path: Path) -> None:
+def test_page_contains_summaries_and_their_prompts(tmp_path: Path) -> None:
     path = small_run(tmp_path / "run.jsonl", carry="summary")
     page = page_of(path)
     recorded = {line["trace_id"]: line for line in lines_of(path) if line["event"] == "summary_complete"}
@@ -73,7 +73,7 @@ def test_a_summary_is_kept_with_its_prompt_and_its_tail(tmp_path: Path) -> None:
         assert held[f"{trace_id}/summary-prompt"] == line["prompt_text"]
 
 
-def test_a_prompt_of_another_program_is_kept_as_it_is(path: Path, tmp_path: Path) -> None:
+def test_prompt_of_another_program_is_kept_unchanged(path: Path, tmp_path: Path) -> None:
     lines = lines_of(path)
     for line in lines:
         if line["event"] == "aggregation_prompt":
@@ -96,25 +96,25 @@ def test_a_prompt_of_another_program_is_kept_as_it_is(path: Path, tmp_path: Path
         ("one", "", 3, -1),
     ],
 )
-def test_a_tail_is_sought_where_the_reasoning_ends(text: str, tail: str, end: int, at: int) -> None:
+def test_find_tail_prefers_the_end_of_the_reasoning(text: str, tail: str, end: int, at: int) -> None:
     assert find_tail(text, tail, end) == at
 
 
-def test_a_carried_answer_is_sought_in_the_answer(tmp_path: Path) -> None:
-    """The reasoning says it, too; what was carried on is the answer's section."""
-    said_by_all = r"it is \boxed{42}, so I think</think>\boxed{42}"
-    path = small_run(tmp_path / "run.jsonl", lambda request, rng: said_by_all, carry="answer")
+def test_carried_answer_is_found_in_the_answer(tmp_path: Path) -> None:
+    """The reasoning has the same text, but the answer section was carried forward."""
+    text = r"it is \boxed{42}, so I think</think>\boxed{42}"
+    path = small_run(tmp_path / "run.jsonl", lambda request, rng: text, carry="answer")
     lines = data(page_of(path))["lines"]
     tails = [line for line in lines if line["event"] == "tail_extracted"]
     assert tails
     for line in tails:
         assert line["text"] == line["trace_id"]
-        assert said_by_all[line["from"] :] == r"\boxed{42}"
+        assert text[line["from"] :] == r"\boxed{42}"
     assert find_tail("42</think>42 42", "42", 2, 10) == 13
     assert find_tail("42</think>", "42", 2, 10) == 0  # a blank answer is not carried
 
 
-def test_offsets_count_as_the_browser_counts() -> None:
+def test_utf16_length_counts_code_units() -> None:
     assert [utf16_length(text) for text in ("a", "é", "\U0001d4b3", "\ud83d")] == [1, 1, 2, 1]
 
 
@@ -132,11 +132,11 @@ class Reader(html.parser.HTMLParser):
 HOSTILE = "</script><script>alert(1)</script><!--<script> ]]> <img src=x onerror=alert(1)> ' \" ` ${x} \x00 \u202e"
 
 
-def test_no_text_is_markup(tmp_path: Path) -> None:
+def test_hostile_text_adds_no_element(tmp_path: Path) -> None:
     """A page with hostile question, texts, answers and errors has the elements of a page with tame ones."""
     tame, wild = Reader(), Reader()
-    tame.feed(page_of(said(tmp_path / "tame.jsonl", "so</think>42")))
-    path = said(tmp_path / "wild.jsonl", f"{HOSTILE}</think>{HOSTILE}", question=HOSTILE)
+    tame.feed(page_of(one_round(tmp_path / "tame.jsonl", "so</think>42")))
+    path = one_round(tmp_path / "wild.jsonl", f"{HOSTILE}</think>{HOSTILE}", question=HOSTILE)
     lines = lines_of(path)
     lines[0]["run_id"] = HOSTILE
     for line in lines:
@@ -148,7 +148,7 @@ def test_no_text_is_markup(tmp_path: Path) -> None:
     assert texts(page)["r0-00"] == f"{HOSTILE}</think>{HOSTILE}"
 
 
-def test_the_policy_allows_the_pages_own_scripts_and_nothing_else(path: Path) -> None:
+def test_policy_allows_only_the_scripts_of_the_page(path: Path) -> None:
     page = page_of(path)
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
     assert policy
@@ -169,7 +169,7 @@ def test_the_policy_allows_the_pages_own_scripts_and_nothing_else(path: Path) ->
         assert attributes.get("href") in (None, "data:,", "#main")
 
 
-def test_live_pages_talk_to_their_own_server_only() -> None:
+def test_live_pages_connect_only_to_their_server() -> None:
     for page, policy in (live_page("4f2a</script>"), runs_page()):
         assert "connect-src 'self'" in policy.header
         assert policy.header in page
@@ -183,7 +183,7 @@ def test_live_pages_talk_to_their_own_server_only() -> None:
     }
 
 
-def test_no_script_of_ours_ends_early_or_writes_markup() -> None:
+def test_scripts_neither_end_early_nor_write_markup() -> None:
     for entry in ("app", "runs"):
         script = bundle(entry)
         assert "</script" not in script
@@ -193,7 +193,7 @@ def test_no_script_of_ours_ends_early_or_writes_markup() -> None:
     assert "</script" not in asset("vendor/temml.min.js")
 
 
-def test_a_judge_tells_right_from_wrong(path: Path) -> None:
+def test_judge_marks_right_and_wrong_traces(path: Path) -> None:
     page = file_page(read_lenient(path), reference="1", judge=lambda answer: answer == "1")
     about, lines = data(page)["about"], data(page)["lines"]
     answers = {line["trace_id"]: line["answer"] for line in lines if line["event"] == "trace_complete"}
@@ -202,7 +202,7 @@ def test_a_judge_tells_right_from_wrong(path: Path) -> None:
     assert data(page_of(path))["about"]["verdicts"] == {}
 
 
-def test_a_large_trail_stays_out_unless_asked_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_trail_is_left_out_unless_requested(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("markovian_rsa_mlx.viewer.page.MAX_TRAIL_BYTES", 100)
     trail = read_lenient(path)
     assert "trail" not in blocks(file_page(trail))
@@ -210,19 +210,16 @@ def test_a_large_trail_stays_out_unless_asked_for(path: Path, monkeypatch: pytes
     assert "trail" not in blocks(file_page(trail, with_trail=False))
 
 
-def test_a_page_is_hardly_larger_than_its_texts(tmp_path: Path) -> None:
-    """The full size is measured in the slow tests; here a tenth of it, the page's own scripts aside."""
+def test_page_is_little_larger_than_its_texts(tmp_path: Path) -> None:
+    """The full size is measured in the slow tests; this page has a tenth of it. Its own scripts do not count."""
     path = large_run(tmp_path / "large.jsonl", tokens=4_000)
     page = file_page(read_lenient(path), with_trail=False)
-    spoken = "".join(line["text"] for line in lines_of(path) if line["event"] == "trace_complete")
-    own = len(file_page(read_lenient(said(tmp_path / "small.jsonl", "so")), with_trail=False))
-    assert len(page) - own < 1.45 * len(gzip.compress(spoken.encode(), 9))
+    all_texts = "".join(line["text"] for line in lines_of(path) if line["event"] == "trace_complete")
+    own = len(file_page(read_lenient(one_round(tmp_path / "small.jsonl", "so")), with_trail=False))
+    assert len(page) - own < 1.45 * len(gzip.compress(all_texts.encode(), 9))
 
 
-# ---------------------------------------------------------------- damaged, unfinished, foreign
-
-
-def test_damaged_lines_are_named_and_passed_over(path: Path, tmp_path: Path) -> None:
+def test_damaged_lines_are_listed_and_skipped(path: Path, tmp_path: Path) -> None:
     content = path.read_bytes().split(b"\n")
     whole = len(content) - 1
     content[6] = b'{"event": "trace_complete", "run_id": 3}'
@@ -233,15 +230,15 @@ def test_damaged_lines_are_named_and_passed_over(path: Path, tmp_path: Path) -> 
     assert [p["line"] for p in data(file_page(trail))["about"]["problems"]] == [7, 9]
 
 
-def test_a_torn_last_line_is_called_so(path: Path, tmp_path: Path) -> None:
+def test_torn_last_line_is_reported_as_torn(path: Path, tmp_path: Path) -> None:
     content = path.read_bytes()
     trail = read_lenient(_write(tmp_path / "torn.jsonl", content[: len(content) // 2]))
     assert len(trail.problems) == 1
     assert "torn" in trail.problems[0].reason
 
 
-def test_broken_characters_are_shown_as_far_as_they_go(tmp_path: Path) -> None:
-    path = said(tmp_path / "run.jsonl", "so BROKEN</think>BROKEN")
+def test_line_with_broken_characters_is_shown(tmp_path: Path) -> None:
+    path = one_round(tmp_path / "run.jsonl", "so BROKEN</think>BROKEN")
     content = path.read_bytes().replace(b"so BROKEN", b"so \\ud83d\\u0000 \xff", 1)
     trail = read_lenient(_write(path, content))
     assert [problem.shown for problem in trail.problems] == [True]
@@ -249,7 +246,7 @@ def test_broken_characters_are_shown_as_far_as_they_go(tmp_path: Path) -> None:
     assert texts(page)["r0-00"] == "so \ud83d\x00 \ufffd</think>BROKEN"
 
 
-def test_a_question_survives_settings_that_are_refused(path: Path, tmp_path: Path) -> None:
+def test_invalid_settings_keep_the_question(path: Path, tmp_path: Path) -> None:
     lines = lines_of(path)
     lines[0]["config"]["population"] = "many"
     trail = read_lenient(write_lines(tmp_path / "odd.jsonl", lines))
@@ -259,8 +256,8 @@ def test_a_question_survives_settings_that_are_refused(path: Path, tmp_path: Pat
     assert data(file_page(trail))["lines"][0]["config"]["population"] == "many"
 
 
-def test_the_nine_fixed_events_alone_make_a_page(path: Path, tmp_path: Path) -> None:
-    """What another program writes: no setup, no clock, no selection."""
+def test_nine_fixed_events_make_a_page(path: Path, tmp_path: Path) -> None:
+    """Other programs write no setup, no clock and no selection."""
     lines = [line for line in lines_of(path) if line["event"] in FIXED]
     lines.append({"event": "their_own", "run_id": lines[0]["run_id"], "payload": HOSTILE})
     page = page_of(write_lines(tmp_path / "foreign.jsonl", lines))
@@ -279,7 +276,7 @@ def test_lines_of_another_run_are_left_out(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b"1e999", b"9" * 400])
-def test_what_is_no_number_never_gets_into_a_page(number: bytes, path: Path, tmp_path: Path) -> None:
+def test_invalid_number_is_left_out_of_the_page(number: bytes, path: Path, tmp_path: Path) -> None:
     content = path.read_bytes().replace(b'"elapsed_s": ', b'"elapsed_s": ' + number + b', "was": ', 1)
     trail = read_lenient(_write(tmp_path / "odd.jsonl", content))
     assert [problem.shown for problem in trail.problems] == [False]
@@ -288,7 +285,7 @@ def test_what_is_no_number_never_gets_into_a_page(number: bytes, path: Path, tmp
     json.dumps(held, allow_nan=False)
 
 
-def test_a_trace_that_reads_itself_or_later_ones_is_not_followed(path: Path, tmp_path: Path) -> None:
+def test_parents_of_the_same_or_a_later_round_are_dropped(path: Path, tmp_path: Path) -> None:
     lines = lines_of(path)
     for line in lines:
         if line["event"] == "aggregation_prompt" and line["trace_id"] == "r1-01":
@@ -301,7 +298,7 @@ def test_a_trace_that_reads_itself_or_later_ones_is_not_followed(path: Path, tmp
 
 
 @pytest.mark.parametrize("content", [b"", b"hello\n", b'{"event": "theirs"}\n', b"[1, 2]\n"])
-def test_what_is_no_trail_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_other_file_is_refused(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(AuditError, match="not an audit trail"):
         read_lenient(_write(tmp_path / "notes.jsonl", content))
 

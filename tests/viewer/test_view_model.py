@@ -39,7 +39,7 @@ def test_stream_sends_the_view_of_the_file(path: Path) -> None:
     assert not [message for message in messages if "problems" in message]
 
 
-def test_stream_reports_damaged_and_foreign_lines_and_goes_on(path: Path, tmp_path: Path) -> None:
+def test_stream_skips_and_reports_damaged_and_foreign_lines(path: Path, tmp_path: Path) -> None:
     lines = lines_of(path)
     late = next(line for line in lines if line["event"] == "generation_start" and line["round"] == 1)
     late["parent_trace_ids"] = ["r2-00", *late["parent_trace_ids"]]
@@ -113,8 +113,8 @@ def test_final_without_a_selection_has_the_path(path: Path, tmp_path: Path) -> N
 
 def test_prompt_names_the_tails_that_are_quoted(path: Path, tmp_path: Path) -> None:
     if not of_event(lines_of(path), "summary_complete"):
-        says = "[end of attempt 1]\nso</think>\\boxed{1}"
-        path = small_run(tmp_path / "run.jsonl", lambda request, rng: says)
+        text = "[end of attempt 1]\nso</think>\\boxed{1}"
+        path = small_run(tmp_path / "run.jsonl", lambda request, rng: text)
     for line in of_event(view_lines(path), "aggregation_prompt"):
         assert line["rebuilt"]
         assert len(line["quoted"]) == len(line["selected_tail_trace_ids"])

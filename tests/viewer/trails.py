@@ -30,7 +30,7 @@ FIXED = frozenset(
         "error",
     ]
 )
-Says = Callable[[GenerationRequest, random.Random], str]
+Generate = Callable[[GenerationRequest, random.Random], str]
 
 
 def few_answers(request: GenerationRequest, rng: random.Random) -> str:
@@ -52,15 +52,15 @@ def failing_once(trace_id: str) -> Callable[[GenerationRequest], None]:
     return fail
 
 
-def small_run(path: Path, says: Says = few_answers, **settings: Any) -> Path:
+def small_run(path: Path, generate: Generate = few_answers, **settings: Any) -> Path:
     """T = 2, N = 4, C = 2, F = 4, a vote, a retry."""
     values: dict[str, Any] = {"final_candidates": 0, "answer_selection": "majority", "tail_tokens": 60}
-    _run(FakeBackend(says, fail=failing_once("r1-01")), small(**values | settings), path)
+    _run(FakeBackend(generate, fail=failing_once("r1-01")), small(**values | settings), path)
     return path
 
 
-def said(path: Path, *texts: str, question: str = "What is it?") -> Path:
-    """A run of one round whose traces say these texts."""
+def one_round(path: Path, *texts: str, question: str = "What is it?") -> Path:
+    """Record a run of one round whose traces have these texts."""
     backend = FakeBackend(lambda request, rng: texts[int(request.trace_id.split("-")[1])])
     longest = max(map(len, texts)) + 2
     settings = {"rounds": 0, "population": len(texts), "aggregation_size": 1, "thinking_tokens": longest}
@@ -102,8 +102,8 @@ def large_run(path: Path, population: int = 16, tokens: int = 40_000) -> Path:
     return path
 
 
-def spoken(path: Path, texts: Sequence[str]) -> Path:
-    """A run of one round, made line by line, whose traces say these texts, half characters and all."""
+def synthetic_run(path: Path, texts: Sequence[str]) -> Path:
+    """Write a run of one round, line by line, whose traces have these texts, including half characters."""
     run_id, finals = "0123456789abcdef", [f"r0-{i:02d}" for i in range(len(texts))]
     config = RSAConfig(rounds=0, population=len(texts), aggregation_size=1, seed=5)
     with path.open("w", encoding="utf-8") as file:
