@@ -255,12 +255,12 @@ CASES: dict[str, tuple[Tamper, str]] = {
     "no run_setup": (remove("run_setup", missed_by=("generation_start", None)), "run_setup is the second line"),
     "another run's line": (edit("tail_extracted", "r0-02", run_id="other"), "another run_id"),
     "a line behind the end": (double("run_end"), "the run has ended before"),
-    "created_at is no time": (edit("run_start", created_at="yesterday"), "no ISO 8601 time"),
+    "created_at is no time": (edit("run_start", created_at="yesterday"), "not an ISO 8601 time"),
     "created_at is not in UTC": (edit("run_start", created_at="2026-01-01T00:00:00+02:00"), "not in UTC"),
     "fields in another order": (fields_in_another_order, "its fields are"),
     "a field more": (lambda lines: lines[-1].update(x=1) or len(lines) - 1, "its fields are"),
     "a setting less": (config_without_a_setting, "config has other settings"),
-    "an unknown event": (edit("round_complete", event="round_done"), "knows no such event"),
+    "an unknown event": (edit("round_complete", event="round_done"), "has no such event"),
     "a negative time": (edit("trace_complete", "r0-00", elapsed_s=-1.0), "elapsed_s is -1.0"),
     "an infinite time": (edit("trace_complete", "r0-00", elapsed_s=1e999), "elapsed_s is inf|not a JSON"),
     "another lineage version": (edit("run_setup", lineage_version=2), "lineage version 2"),
@@ -276,19 +276,19 @@ CASES: dict[str, tuple[Tamper, str]] = {
     "another trace seed": (edit("generation_start", "r1-00", seed=lambda s: s ^ 1), "by the lineage"),
     "another budget": (edit("generation_start", "r1-00", max_tokens=65), "the budget of round 1 is 64"),
     "another prompt count": (edit("generation_start", "r1-00", prompt_token_count=lambda n: n - 1), "the prompt has"),
-    "another round": (edit("generation_start", "r1-00", round=2), "no trace of round 2"),
+    "another round": (edit("generation_start", "r1-00", round=2), "not a trace of round 2"),
     "an id that is none": (edit("generation_start", "r1-00", trace_id="r1-0"), "no trace id"),
     "other parents at the start": (edit("generation_start", "r1-00", parent_trace_ids=["r0-00"]), "the prompt shows"),
-    "a needless trace": (needless_trace, "no ancestor of a final candidate"),
-    "begun twice": (double("generation_start", "r0-02"), "has begun already"),
-    "parents swapped": (parents_swapped, "the lineage and the given-up traces leave"),
+    "a needless trace": (needless_trace, "not an ancestor of a final candidate"),
+    "begun twice": (double("generation_start", "r0-02"), "has started already"),
+    "parents swapped": (parents_swapped, "the lineage and the failed traces leave"),
     "a parent left out": (edit("aggregation_prompt", "r1-00", selected_tail_trace_ids=lambda p: p[:1]), "leave"),
     "a word in a prompt": (edit("aggregation_prompt", "r1-00", prompt_text=str.upper), "not the template"),
     "a token in a prompt": (token_changed_in_a_prompt, "prompt_token_ids are not"),
     "prompted twice": (double("aggregation_prompt", "r1-00"), "has its prompt already"),
     "no prompt": (remove("aggregation_prompt", "r1-00", ("generation_start", "r1-00")), "has no prompt yet"),
-    "no start": (remove("generation_start", "r0-00", ("trace_clock", "r0-00")), "has not begun on the line before"),
-    "a clock that runs backwards": (clock_back, "the clock stood at"),
+    "no start": (remove("generation_start", "r0-00", ("trace_clock", "r0-00")), "does not start the generation"),
+    "a clock that runs backwards": (clock_back, "the clock showed"),
     "a row got twice": (double("trace_clock", "r0-00"), "has a row already"),
     "a row left twice": (row_left_twice, "has no row to leave"),
     "no completion": (remove("trace_complete", "r0-00", ("tail_extracted", "r0-00")), "is not finished"),
@@ -300,15 +300,15 @@ CASES: dict[str, tuple[Tamper, str]] = {
     "a shorter tail": (shorter_tail, "the text is not the end of the trace's text"),
     "another tail count": (edit("tail_extracted", "r0-00", tail_tokens=7), "tail_tokens is not"),
     "another tail text": (edit("tail_extracted", "r0-00", tail_text=lambda t: t[:-1] + "9"), "the text is not the end"),
-    "a tail twice": (double("tail_extracted", "r0-00"), "has handed on already"),
+    "a tail twice": (double("tail_extracted", "r0-00"), "has its tail already"),
     "another token count": (edit("trace_complete", "r0-00", generated_tokens=3), "generated_tokens is 3"),
     "another finish reason": (edit("trace_complete", "r2-00", finish_reason="max_tokens"), "is max_tokens"),
     "cut without reason": (cut_without_reason, "although the budget is 110"),
     "over the budget": (longer_trace, "more than the budget, 110"),
-    "an EOS in the middle": (eos_in_the_middle, "an EOS id stands before the end"),
-    "given up without trying": (given_up_without_a_word, "was given up after 0 of 2 retries"),
+    "an EOS in the middle": (eos_in_the_middle, "an EOS id before the end"),
+    "given up without trying": (given_up_without_a_word, "failed after 0 of 2 retries"),
     "the marker out of the text": (edit("trace_complete", "r2-00", text="\\boxed{1}"), "the text does not"),
-    "a checkpoint's ids": (another_checkpoint, "do not go on from the checkpoints"),
+    "a checkpoint's ids": (another_checkpoint, "do not continue the checkpoints"),
     "a checkpoint elsewhere": (edit("trace_checkpoint", "r0-00", position=5), "the checkpoints before end at 0"),
     "a checkpoint of another attempt": (edit("trace_checkpoint", "r0-00", attempt=1), "the attempt is 0"),
     "an attempt skipped": (add_retry, "the next attempt is 1"),
@@ -327,7 +327,7 @@ CASES: dict[str, tuple[Tamper, str]] = {
     "no selection": (remove("selection", missed_by=("final", None)), "final without selection"),
     "another final text": (edit("final", final_text=lambda t: t[1:]), "not the part of r2-01 after the thinking"),
     "another final trace": (edit("final", final_trace_id="r2-00"), "the chosen trace is r2-01"),
-    "final twice": (double("final"), "final stands twice"),
+    "final twice": (double("final"), "a second final"),
     "no final": (remove("final", missed_by=("run_end", None)), "run_end without final"),
     "another total": (edit("run_end", total_generated_tokens=lambda n: n - 1), "tokens were generated, not"),
     "too short a time": (edit("run_end", elapsed_s=0.0), "elapsed_s is less"),
@@ -354,13 +354,13 @@ def figure(name: str, value: Any) -> Tamper:
 
 
 STATS_CASES: dict[str, tuple[Tamper, str]] = {
-    "twice": (double("model_stats"), "model_stats stands twice"),
+    "twice": (double("model_stats"), "a second model_stats"),
     "before final": (stats_before("final"), "model_stats without final"),
     "before selection": (stats_before("selection"), "model_stats without final"),
-    "no counts": (edit("model_stats", stats={}), "counts are no table"),
-    "a negative count": (figure("counts", [[6, 0, -2], [3, 3, 1]]), "counts are no table"),
-    "half a count": (figure("counts", [[6, 0, 2.5], [3, 3, 1]]), "counts are no table"),
-    "a layer of more experts": (figure("counts", [[6, 0, 2], [3, 3, 0, 1]]), "counts are no table"),
+    "no counts": (edit("model_stats", stats={}), "counts are not a table"),
+    "a negative count": (figure("counts", [[6, 0, -2], [3, 3, 1]]), "counts are not a table"),
+    "half a count": (figure("counts", [[6, 0, 2.5], [3, 3, 1]]), "counts are not a table"),
+    "a layer of more experts": (figure("counts", [[6, 0, 2], [3, 3, 0, 1]]), "counts are not a table"),
     "a count more": (figure("counts", [[6, 0, 3], [3, 3, 1]]), "tokens does not follow"),
     "other tokens": (figure("tokens", 9), "tokens does not follow"),
     "another share": (figure("skipped", 0.25), "skipped does not follow"),
@@ -465,10 +465,10 @@ def no_error_behind_a_given_up_trace(lines: Lines) -> int:
 
 
 FAILING: dict[str, tuple[Tamper, str]] = {
-    "no error behind a given-up trace": (no_error_behind_a_given_up_trace, "an error event must say why"),
+    "no error behind a given-up trace": (no_error_behind_a_given_up_trace, "an error event must explain why"),
     "another retry seed": (edit("trace_retry", seed=lambda s: s ^ 1), "by the lineage"),
     "another retry number": (edit("trace_retry", attempt=2), "the next attempt is 1"),
-    "an error that says nothing": (edit("error", message=""), "says nothing"),
+    "an error that says nothing": (edit("error", message=""), "without stage or message"),
     "a retry too many": (double("trace_retry"), "the next attempt is 2|more retries"),
 }
 
@@ -492,7 +492,7 @@ def test_tampering_with_failures(case: str, tmp_path: Path) -> None:
         ({"prompt_token_ids": lambda ids: ids[1:]}, "not the summary template"),
         ({"text": lambda t: "x" + t}, ""),
         ({"token_ids": lambda ids: ids[:-2], "generated_tokens": lambda n: n - 2}, "finish_reason|although the budget"),
-        ({"finish_reason": "error"}, "no summary"),
+        ({"finish_reason": "error"}, "a summary that failed"),
     ],
 )
 def test_tampering_with_summaries(values: dict[str, Any], reason: str, tmp_path: Path) -> None:
@@ -510,7 +510,7 @@ def test_a_missing_summary_is_noticed(tmp_path: Path) -> None:
     lines = read_lines(path)
     del lines[find(lines, "summary_complete", "r0-00")]
     write_lines(path, lines)
-    with pytest.raises(VerificationError, match=r"tail_extracted.*no summary, and no error says why"):
+    with pytest.raises(VerificationError, match=r"tail_extracted.*no summary, and no error explains why"):
         verify_file(path)
 
 
@@ -544,12 +544,12 @@ def test_a_resumed_run_is_checked_across_its_sittings(tmp_path: Path) -> None:
     path = tmp_path / "changed.jsonl"
     for values, reason in (
         ({"max_retries": 1000}, "max_retries is 1000"),
-        ({"created_at": ""}, "no ISO 8601"),
+        ({"created_at": ""}, "not an ISO 8601"),
         ({"concurrency": 0}, "concurrency is 0"),
     ):
         write_lines(path, [{**line, **values} if i == index else line for i, line in enumerate(lines)])
         with pytest.raises(VerificationError, match=rf"line {index + 1} .*{reason}"):
             verify_file(path)
     write_lines(path, [line for line in lines if line["event"] != "run_resumed"])
-    with pytest.raises(VerificationError, match="has begun already in this sitting"):
+    with pytest.raises(VerificationError, match="has started already in this session"):
         verify_file(path)

@@ -230,5 +230,5 @@ def test_a_summary_must_ask_what_the_setting_says(tmp_path: Path) -> None:
     lines = read_lines(path)
     lines[0]["config"]["summary_prompt"] = "Long!"
     write_lines(path, lines)
-    with pytest.raises(VerificationError, match="summary_source does not ask"):
+    with pytest.raises(VerificationError, match="summary_source does not match"):
         verify_file(path)

@@ -75,9 +75,11 @@ class TraceState:
     answer: str | None = None  #: None until it is asked for, see `RunState.answer`
 
     @property
-    def given_up(self) -> bool:
+    def failed(self) -> bool:
         """True if the trace ended in an error, and no later attempt has ended otherwise."""
         return self.complete is not None and self.complete.finish_reason == "error"
+
+    given_up = failed  #: the former name, which other programs use
 
     @property
     def started(self) -> bool:
@@ -305,7 +307,7 @@ class RunState:
                 self.generated_tokens += event.generated_tokens
                 parents = (self.trace(parent).finished_s for parent in trace.parent_ids)
                 trace.finished_s = max(parents, default=0.0) + event.elapsed_s
-                if trace.given_up:
+                if trace.failed:
                     trace.attempt += 1
                     trace.checkpoint_ids = []
             case SummaryCompleteEvent():
@@ -317,7 +319,7 @@ class RunState:
 
 def given_up(history: RunState) -> list[str]:
     """Return a warning for each trace that failed for good."""
-    return [f"{t.trace_id} was given up" for t in history.traces.values() if t.given_up]
+    return [f"{t.trace_id} was given up" for t in history.traces.values() if t.failed]
 
 
 def read_lenient(path: Path) -> LogFile:

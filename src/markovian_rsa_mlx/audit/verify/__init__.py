@@ -1,8 +1,8 @@
-"""The check of an audit file: every line must follow from the lines before it.
+"""Verify an audit file: every line must follow from the lines before it.
 
-Nothing is compared with a checksum, since whoever changes a line can recompute that; everything is derived
-anew from the settings, the seed, the recorded static texts and the generated ids. What remains free is what
-the model said: that a given seed makes it say so, only running it again could show.
+There is no checksum, since a person who changes a line could compute it again. Everything is derived again from the
+settings, the seed, the recorded static texts and the generated ids. Only the generated ids themselves are taken as they
+are: whether a seed produces them could only be seen by running the model again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from ...method.selection import Equivalent
 from ...tokenizer import Tokenizer
 from ..events import (
     AggregationPromptEvent,
-    ErrorEvent,
     Event,
     FinalEvent,
     GenerationStartEvent,
@@ -33,23 +32,17 @@ from ..events import (
     TraceCompleteEvent,
     TraceRetryEvent,
 )
-from ..log_file import Line, LogFile, read_bytes, scan_bytes
-from . import generations, order, setup
-from . import selection as choice
-from . import selection as figures
-from . import setup as prompts
-from . import setup as tokens
-from . import tails as carries
-from .order import check_form
+from ..log_file import LogFile, read_bytes, scan_bytes
+from . import generations, order, selection, setup, tails
 from .state import VerifierState, Violation
 
 
 @dataclass(frozen=True)
 class Report:
-    """A file that follows from itself. An unfinished run's is consistent as far as it goes.
+    """The result for a file whose lines all follow. The file of an unfinished run is consistent so far.
 
-    `traces` counts finished ones; `torn_bytes` is the length of a torn last line; `assumed` says what the
-    check had to take on trust without a tokenizer or an equivalence of answers.
+    `traces` counts finished traces, `given_up` failed ones. `torn_bytes` is the length of a torn last line. `assumed`
+    lists what the check took on trust for lack of a tokenizer or of an equivalence of answers.
     """
 
     path: Path
@@ -72,113 +65,92 @@ class Report:
 
 
 def verify_file(path: Path | str, *, equivalent: Equivalent | None = None, codec: Tokenizer | None = None) -> Report:
-    """Check a file line by line; raises `VerificationError` at the first line that does not follow.
+    """Check a file line by line. Raises `VerificationError` for the first line that does not follow.
 
-    `equivalent` decides whether two answers have the same value, `codec` is the model's tokenizer: with them
-    more can be derived. Raises `AuditError` for a file that cannot be read.
+    `equivalent` decides whether two answers have the same value, and `codec` is the tokenizer of the model. With them
+    the check assumes less. Raises `AuditError` if the file cannot be read.
     """
     content = read_bytes(path)
     try:
-        scan = scan_bytes(content, str(path))
+        log = scan_bytes(content, path)
     except AuditError as error:
         raise VerificationError(str(error)) from error
-    if not scan.lines:
+    if not log.lines:
         raise VerificationError(f"{path} holds no events.")
-    ledger = VerifierState(equivalent, codec)
-    for line in scan.lines:
+    state = VerifierState(equivalent, codec)
+    for line in log.lines:
         try:
-            check_form(line)
-            _check(ledger, line.event)
-        except Violation as broken:
-            reason = str(broken).rstrip(".")
-            raise VerificationError(f"{path}, line {line.number} ({line.event.EVENT_NAME}): {reason}.") from broken
-        ledger.add(line.event)
-    return _report(Path(path), ledger, scan)
+            order.check_form(line)
+            _check(state, line.event)
+        except Violation as violation:
+            reason = str(violation).rstrip(".")
+            raise VerificationError(f"{path}, line {line.number} ({line.event.EVENT_NAME}): {reason}.") from violation
+        state.apply(line.event)
+    return _report(Path(path), state, log)
 
 
 def stats_problem(stats: dict[str, Any]) -> str | None:
     """Return why recorded model statistics cannot be right, or None."""
     try:
-        figures.check_stats(stats)
+        selection.check_stats(stats)
     except Violation as violation:
         return str(violation)
     return None
 
 
-def _check(ledger: VerifierState, event: Event) -> None:
-    order.check_place(ledger, event)
+def _check(state: VerifierState, event: Event) -> None:
+    order.check_place(state, event)
     match event:
         case RunSetupEvent():
-            setup.check_setup(ledger, event)
+            setup.check_setup(state, event)
         case RunResumedEvent():
-            order.check_resumed(ledger, event)
+            order.check_resumed(state, event)
         case AggregationPromptEvent():
-            order.check_prompted(ledger, event)
-            prompts.check_prompt(ledger, event)
+            setup.check_prompt(state, event)
         case GenerationStartEvent():
-            order.check_started(ledger, event)
-            generations.check_start(ledger, event)
+            generations.check_start(state, event)
         case TraceClockEvent():
-            generations.check_clock(ledger, event)
+            generations.check_clock(state, event)
         case TraceCheckpointEvent():
-            generations.check_checkpoint(ledger, event)
+            generations.check_checkpoint(state, event)
         case TraceRetryEvent():
-            generations.check_retry(ledger, event)
+            generations.check_retry(state, event)
         case TraceCompleteEvent():
-            generations.check_complete(ledger, event)
+            generations.check_complete(state, event)
         case SummaryCompleteEvent():
-            carries.check_summary(ledger, event)
+            tails.check_summary(state, event)
         case TailExtractedEvent():
-            carries.check_tail(ledger, event)
+            tails.check_tail(state, event)
         case RoundCompleteEvent():
-            order.check_round(ledger, event)
+            order.check_round(state, event)
         case SelectionEvent():
-            order.check_all_settled(ledger, event)
-            choice.check_selection(ledger, event)
+            order.check_all_settled(state, event)
+            selection.check_selection(state, event)
         case FinalEvent():
-            order.check_final_place(ledger, event)
-            choice.check_final(ledger, event)
+            selection.check_final(state, event)
         case ModelStatsEvent():
-            order.check_stats_place(ledger, event)
-            figures.check_stats(event.stats)
+            selection.check_stats(event.stats)
         case RunEndEvent():
-            order.check_end_place(ledger, event)
-            choice.check_end(ledger, event)
-        case ErrorEvent():
-            order.check_error(ledger, event)
-    if ledger.tokenizer is not None:
-        _check_tokens(ledger, event, ledger.tokenizer)
+            selection.check_end(state, event)
 
 
-def _check_tokens(ledger: VerifierState, event: Event, tokenizer: Tokenizer) -> None:
-    match event:
-        case RunSetupEvent():
-            tokens.check_setup_tokens(ledger, event, tokenizer)
-        case TraceCompleteEvent() | SummaryCompleteEvent():
-            tokens.check_text(event, tokenizer)
-        case AggregationPromptEvent():
-            tokens.check_prompt_tokens(ledger, event, tokenizer)
-
-
-def _report(path: Path, ledger: VerifierState, scan: LogFile) -> Report:
-    history = ledger.history
-    last: Line = scan.lines[-1]
-    if history.finished and scan.torn_bytes:
-        raise VerificationError(f"{path}, line {last.number + 1}: the run has ended before.")
-    assert history.start is not None
-    done = [trace for trace in history.traces.values() if trace.complete is not None]
-    given_up = sum(trace.given_up for trace in done)
+def _report(path: Path, state: VerifierState, log: LogFile) -> Report:
+    run = state.run
+    if run.finished and log.torn_bytes:
+        raise VerificationError(f"{path}, line {log.lines[-1].number + 1}: the run has ended before.")
+    done = [trace for trace in run.traces.values() if trace.complete is not None]
+    failed = sum(trace.failed for trace in done)
     return Report(
-        path,
-        history.start.run_id,
-        history.finished,
-        len(scan.lines),
-        len(done) - given_up,
-        given_up,
-        history.generated_tokens,
-        history.sessions,
-        scan.torn_bytes,
-        tuple(ledger.assumed),
+        path=path,
+        run_id=run.run_id,
+        finished=run.finished,
+        lines=len(log.lines),
+        traces=len(done) - failed,
+        given_up=failed,
+        generated_tokens=run.generated_tokens,
+        sittings=run.sessions,
+        torn_bytes=log.torn_bytes,
+        assumed=tuple(state.assumed),
     )
 
 

@@ -1,7 +1,4 @@
-"""What may stand after what.
-
-The form of one line: the fields of its event, no others, in order, and numbers that can be.
-"""
+"""Check the form of a line and the order of lines: which event may follow which."""
 
 from __future__ import annotations
 
@@ -11,11 +8,9 @@ from datetime import datetime
 from ...config import FIELD_NAMES
 from ...errors import ConfigError
 from ..events import (
-    AggregationPromptEvent,
     ErrorEvent,
     Event,
     FinalEvent,
-    GenerationStartEvent,
     ModelStatsEvent,
     RoundCompleteEvent,
     RunEndEvent,
@@ -29,95 +24,78 @@ from ..log_file import Line, UnknownEvent
 from .state import VerifierState, Violation, check
 
 _AFTER_SELECTION = (FinalEvent, ModelStatsEvent, RunEndEvent, RunResumedEvent, ErrorEvent)
+#: All numbers of an audit file are below it: seeds are the largest.
+LIMIT = 2**63
 
 
-def check_place(ledger: VerifierState, event: Event) -> None:
-    """The frame of the file: start, setup, ..., selection, final, end; one run."""
-    history, previous = ledger.history, ledger.previous
+def check_form(line: Line) -> None:
+    """Check that the line has exactly the fields of its event, in order, and numbers that are possible."""
+    event = line.event
+    check(not isinstance(event, UnknownEvent), "this version has no such event")
+    names = ["event", *(f.name for f in fields(event) if f.name != "EVENT_NAME")]
+    check(list(line.raw) == names, f"its fields are {', '.join(line.raw)}; they should be {', '.join(names)}")
+    if isinstance(event, RunStartEvent):
+        check(list(line.raw["config"]) == list(FIELD_NAMES), "config has other settings than this version")
+    for name in names[1:]:
+        value = getattr(event, name)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            check(0 <= value < LIMIT, f"{name} is {value}")
+
+
+def check_place(state: VerifierState, event: Event) -> None:
+    """Check the frame of the file: one run, with start, setup, ..., selection, final and end in this order."""
+    run, previous = state.run, state.previous
     check(isinstance(event, RunStartEvent) == (previous is None), "run_start is the first line, and only that")
     if isinstance(event, RunStartEvent):
         check(event.run_id, "run_id is empty")
         check_time(event.created_at)
         return
-    check(
-        isinstance(event, RunSetupEvent) == isinstance(previous, RunStartEvent),
-        "run_setup is the second line, and only that",
-    )
-    assert history.start is not None
-    check(getattr(event, "run_id", None) == history.start.run_id, "another run_id than on the first line")
-    check(history.end is None, "the run has ended before")
-    if history.selection is not None:
+    is_second = isinstance(previous, RunStartEvent)
+    check(isinstance(event, RunSetupEvent) == is_second, "run_setup is the second line, and only that")
+    check(getattr(event, "run_id", None) == run.run_id, "another run_id than on the first line")
+    check(not run.finished, "the run has ended before")
+    if run.selection is not None:
         check(isinstance(event, _AFTER_SELECTION), "the answer has been chosen before")
     if isinstance(previous, TraceCompleteEvent) and previous.finish_reason == "error":
-        told = isinstance(event, RunResumedEvent) or (isinstance(event, ErrorEvent) and event.recoverable)
-        check(told, f"an error event must say why {previous.trace_id} was given up")
+        explained = isinstance(event, RunResumedEvent) or (isinstance(event, ErrorEvent) and event.recoverable)
+        check(explained, f"an error event must explain why {previous.trace_id} failed")
+    match event:
+        case FinalEvent():
+            check(run.selection is not None, "final without selection")
+            check(run.final is None, "a second final")
+        case ModelStatsEvent():
+            check(run.final is not None, "model_stats without final")
+            check(run.model_stats is None, "a second model_stats")
+        case RunEndEvent():
+            check(run.final is not None, "run_end without final")
+        case ErrorEvent():
+            check(event.stage and event.message, "an error without stage or message")
 
 
-def check_prompted(ledger: VerifierState, event: AggregationPromptEvent) -> None:
-    """Once for each trace of round t >= 1, after its parents; it lists those that left a tail."""
-    key = ledger.key(event.trace_id, event.round)
-    check(key.round >= 1, "round 0 has no aggregation prompt")
-    check(ledger.trace(key).prompt is None, f"{key} has its prompt already")
-    readable = [str(parent) for parent in ledger.readable_parents(key)]
-    check(readable, f"no parent of {key} left a tail")
-    check(
-        event.selected_tail_trace_ids == readable,
-        f"lists {event.selected_tail_trace_ids}; the lineage and the given-up traces leave {readable}",
-    )
-
-
-def check_started(ledger: VerifierState, event: GenerationStartEvent) -> None:
-    """Once for each attempt and sitting, after the prompt, and not again after the end."""
-    key = ledger.key(event.trace_id, event.round)
-    trace = ledger.trace(key)
-    check(trace.complete is None or trace.given_up, f"{key} is finished")
-    check(not ledger.given_up_for_good(key), f"{key} was given up")
-    check(key.round == 0 or trace.prompt is not None, f"{key} has no prompt yet")
-    retried = ledger.retries_now[str(key), "trace"]
-    check(not trace.given_up or retried, f"{key} was given up and no retry is recorded")
-    check((str(key), trace.attempt) not in ledger.started_now, f"{key} has begun already in this sitting")
-    parents = trace.prompt.selected_tail_trace_ids if trace.prompt is not None else []
-    check(event.parent_trace_ids == parents, f"parents are {event.parent_trace_ids}; the prompt shows {parents}")
-
-
-def check_round(ledger: VerifierState, event: RoundCompleteEvent) -> None:
-    """Once for each round, after all its needed traces, which it lists."""
-    check(event.round in ledger.needed, f"the run has no round {event.round}")
-    check(event.round not in ledger.history.completed_rounds, f"round {event.round} is complete already")
-    needed = ledger.needed[event.round]
-    check(event.trace_ids == [str(key) for key in needed], f"its needed traces are {[str(key) for key in needed]}")
+def check_round(state: VerifierState, event: RoundCompleteEvent) -> None:
+    """Check that a round is recorded once, lists its needed traces, and that they are all settled."""
+    check(event.round in state.needed, f"the run has no round {event.round}")
+    check(event.round not in state.run.completed_rounds, f"round {event.round} is complete already")
+    needed = state.needed[event.round]
+    check(event.trace_ids == list(map(str, needed)), f"its needed traces are {list(map(str, needed))}")
     for key in needed:
-        check(ledger.settled(key), f"{key} is not settled yet")
+        check(state.settled(key), f"{key} is not settled yet")
 
 
-def check_all_settled(ledger: VerifierState, event: SelectionEvent) -> None:
-    """The answer is chosen when all rounds are complete, and once."""
-    missing = sorted(set(ledger.needed) - set(ledger.history.completed_rounds))
+def check_all_settled(state: VerifierState, event: SelectionEvent) -> None:
+    """Check that all rounds are complete when the answer is chosen."""
+    missing = sorted(set(state.needed) - set(state.run.completed_rounds))
     check(not missing, f"round {missing[:1]} is not complete")
-    for keys in ledger.needed.values():
+    for keys in state.needed.values():
         for key in keys:
-            check(ledger.settled(key), f"{key} is not settled yet")
+            check(state.settled(key), f"{key} is not settled yet")
 
 
-def check_final_place(ledger: VerifierState, event: FinalEvent) -> None:
-    check(ledger.history.selection is not None, "final without selection")
-    check(ledger.history.final is None, "final stands twice")
-
-
-def check_stats_place(ledger: VerifierState, event: ModelStatsEvent) -> None:
-    check(ledger.history.final is not None, "model_stats without final")
-    check(ledger.history.model_stats is None, "model_stats stands twice")
-
-
-def check_end_place(ledger: VerifierState, event: RunEndEvent) -> None:
-    check(ledger.history.final is not None, "run_end without final")
-
-
-def check_resumed(ledger: VerifierState, event: RunResumedEvent) -> None:
-    """The settings that may differ must be allowed ones; time does not run backwards."""
+def check_resumed(state: VerifierState, event: RunResumedEvent) -> None:
+    """Check that the new settings are valid and that the elapsed time does not decrease."""
     check_time(event.created_at)
     try:
-        ledger.config.replace(
+        state.run.config.replace(
             concurrency=event.concurrency,
             memory_limit_gb=event.memory_limit_gb,
             max_retries=event.max_retries,
@@ -126,41 +104,14 @@ def check_resumed(ledger: VerifierState, event: RunResumedEvent) -> None:
         )
     except ConfigError as error:
         raise Violation(str(error)) from error
-    before = ledger.history.resumes[-1].elapsed_before_s if ledger.history.resumes else 0.0
-    check(event.elapsed_before_s >= before, f"elapsed_before_s is less than the {before} of the sitting before")
-
-
-def check_error(ledger: VerifierState, event: ErrorEvent) -> None:
-    check(event.stage and event.message, "an error that says nothing")
+    before = state.run.resumes[-1].elapsed_before_s if state.run.resumes else 0.0
+    check(event.elapsed_before_s >= before, f"elapsed_before_s is less than the {before} of the session before")
 
 
 def check_time(text: str) -> None:
-    """ISO 8601 in UTC."""
+    """Check that a time is ISO 8601, in UTC."""
     try:
         offset = datetime.fromisoformat(text).utcoffset()
     except ValueError as error:
-        raise Violation(f"created_at is no ISO 8601 time: {text!r}") from error
+        raise Violation(f"created_at is not an ISO 8601 time: {text!r}") from error
     check(offset is not None and not offset, f"created_at is not in UTC: {text!r}")
-
-
-#: Seeds, the largest numbers of a trail, are below it; so is every count of anything real.
-LIMIT = 2**63
-
-
-def check_form(line: Line) -> None:
-    """A line of this version, as its writer would have written it."""
-    event = line.event
-    check(not isinstance(event, UnknownEvent), "this version knows no such event")
-    names = ["event", *(f.name for f in fields(event) if f.name != "EVENT_NAME")]
-    check(list(line.raw) == names, f"its fields are {', '.join(line.raw)}; they should be {', '.join(names)}")
-    if isinstance(event, RunStartEvent):
-        config = line.raw["config"]
-        check(list(config) == list(FIELD_NAMES), "config has other settings than this version")
-    _check_numbers(event)
-
-
-def _check_numbers(event: Event) -> None:
-    for field in fields(event):
-        value = getattr(event, field.name)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            check(0 <= value < LIMIT, f"{field.name} is {value}")
