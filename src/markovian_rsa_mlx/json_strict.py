@@ -10,19 +10,19 @@ from typing import Any
 
 
 class NotJSONError(ValueError):
-    """A line that is no JSON object at all, as a torn one is."""
+    """A line that is not a JSON object, for instance a torn one."""
 
 
 def loads(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] = dict) -> Any:
-    """`json.loads` without NaN, infinities and numbers that would become one. Raises ValueError, RecursionError."""
+    """Parse JSON without NaN and infinity, also as the value of a large number. Raises ValueError, RecursionError."""
     return json.loads(text, object_pairs_hook=pairs, parse_constant=_refuse, parse_float=_finite)
 
 
 def parse_line(line: bytes) -> dict[str, Any]:
-    """The JSON object of a line. Raises ValueError: also for keys that stand twice, NaN, infinity, lone surrogates."""
+    """Return the JSON object of a line. Raises ValueError, also for duplicate keys, NaN and lone surrogates."""
     try:
         raw = loads(line.decode(), _unique)
-        if b"\\u" in line:  # an escape can smuggle in what UTF-8 cannot hold
+        if b"\\u" in line:  # an escape can hold a lone surrogate
             json.dumps(raw, ensure_ascii=False).encode()
     except DuplicateKeyError:
         raise
@@ -34,24 +34,24 @@ def parse_line(line: bytes) -> dict[str, Any]:
 
 
 class DuplicateKeyError(ValueError):
-    pass
+    """A JSON object with two equal keys."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise DuplicateKeyError("a key stands twice in one object")
+        raise DuplicateKeyError("duplicate key in an object")
     return found
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _finite(number: str) -> float:
     value = float(number)
     if math.isinf(value):
-        raise ValueError(f"{number[:37]} is too large a number")
+        raise ValueError(f"the number {number[:37]} is too large")
     return value
 
 
@@ -59,10 +59,10 @@ _SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 
 def is_valid_utf8(text: str) -> bool:
-    """Whether UTF-8 can hold `text`."""
+    """Return True if UTF-8 can represent `text`."""
     return _SURROGATES.search(text) is None
 
 
 def replace_surrogates(text: str) -> str:
-    """`text` with U+FFFD for each lone surrogate."""
+    """Return `text` with U+FFFD in the place of each lone surrogate."""
     return _SURROGATES.sub("\ufffd", text)

@@ -1,4 +1,4 @@
-"""Where runs are kept (`MRSA_HOME`, else the user's data folder), how one is found, and what a list says of it."""
+"""Store, find and list runs: audit files in `MRSA_HOME`, or in the user's data folder."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RunEntry:
 
 
 def runs_folder() -> Path:
-    """The folder of run files; it need not exist yet."""
+    """Return the folder of run files, which may not exist yet."""
     home = os.environ.get("MRSA_HOME")
     if home:
         return Path(home).expanduser() / "runs"
@@ -48,22 +48,22 @@ def runs_folder() -> Path:
 
 
 def new_run_path(question: str) -> Path:
-    """A fresh file: sorted by time, told apart by a hash."""
+    """Return a new path: sorted by time, made unique by a hash."""
     digest = hashlib.sha256(f"{question}|{time.time_ns()}|{os.getpid()}".encode()).hexdigest()[:12]
     return runs_folder() / f"{datetime.now():%Y%m%d-%H%M%S}-{digest}.jsonl"
 
 
 def run_paths() -> list[Path]:
-    """All run files, the newest first."""
+    """Return all run files, the newest first."""
     found = []
     for path in runs_folder().glob("*.jsonl"):
-        with contextlib.suppress(FileNotFoundError):  # taken away meanwhile: its run never began
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile: its run never started
             found.append((path.stat().st_mtime, path.name, path))
     return [path for _, _, path in sorted(found, reverse=True)]
 
 
 def find_run(name: str | None) -> Path:
-    """The file of a run: a path, the beginning of its id or of its file name, or the newest (None)."""
+    """Return the file of a run by path or by the start of its id or file name. None stands for the newest run."""
     if name is not None and (os.sep in name or Path(name).is_file()):
         return Path(name)
     paths = run_paths()
@@ -73,11 +73,10 @@ def find_run(name: str | None) -> Path:
         raise AuditError(f"There are no runs in {runs_folder()} yet.")
     found = [path for path in paths if path.name.startswith(name) or start_field(path, "run_id").startswith(name)]
     if not found:
-        raise AuditError(f"There is no run {name!r} in {runs_folder()}; `mrsa runs list` shows what there is.")
+        raise AuditError(f"There is no run {name!r} in {runs_folder()}. `mrsa runs list` lists all runs.")
     if len(found) > 1:
-        raise AuditError(
-            f"{name!r} fits {len(found)} runs, {', '.join(path.stem for path in found[:3])} ...; say more."
-        )
+        names = ", ".join(path.stem for path in found[:3])
+        raise AuditError(f"{name!r} fits {len(found)} runs: {names} ... Give more of the id or of the file name.")
     return found[0]
 
 

@@ -83,7 +83,7 @@ def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
         ('{"event": "run_end", "run_id": "r", "elapsed_s": true, "total_generated_tokens": 1, "peak_memory_bytes": 1}',
          "which is not float"),
         ('{"event": "error", "run_id": "r", "run_id": "r", "stage": "s", "message": "m", "recoverable": true}',
-         "a key stands twice"),
+         "duplicate key"),
         ('{"run_id": "r"}', 'no "event"'),
     ],
 )  # fmt: skip

@@ -1,6 +1,6 @@
-"""The audit trail: events, a streaming writer, a reader, and the state of a run as its events tell it.
+"""The audit trail: events, a streaming writer, a reader, and the state of a run folded from its events.
 
-The check of a file (`audit.verify`) and the schema (`audit.schema`) are imported by those who need them.
+`audit.verify` checks a file, and `audit.schema` generates its JSON Schema. Both are imported on their own.
 """
 
 from .events import (

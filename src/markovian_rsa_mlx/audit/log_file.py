@@ -1,7 +1,7 @@
 """Write and read audit files: JSONL, one event per line.
 
-`AuditWriter` appends events. `scan_file` is the one reader of whole files. Its `on_error` says what to do with a line
-that is not a valid event: raise an error, stop before the line, or skip it and report it. `LogTail` reads the lines
+`AuditWriter` appends events. `scan_file` is the one reader of whole files. Its `on_error` decides about a line that
+is not a valid event: raise an error, stop before the line, or skip it and report it. `LogTail` reads the lines
 that a growing file has gained. `first_event`, `last_events` and `iter_events` read parts of a large file.
 
 A line ends at a newline character and nowhere else. A torn last line, as a crash leaves it, is never an error. Files of
@@ -325,7 +325,7 @@ def _rescue(number: int, piece: bytes) -> Line | None:
     texts = {name: raw[name] if isinstance(raw.get(name), str) else "" for name in names}
     config = raw["config"] if isinstance(raw.get("config"), dict) else {}
     usable = {}
-    for name in ("answer_kind", "enable_thinking"):  # they say where an answer is
+    for name in ("answer_kind", "enable_thinking"):  # the ones that answers depend on
         with contextlib.suppress(KeyError, ConfigError, RecursionError):
             usable[name] = getattr(RSAConfig(**{name: config[name]}), name)
     start = {"event": RunStartEvent.EVENT_NAME, **texts}
@@ -410,7 +410,7 @@ def _parse(line: bytes) -> Raw | None:
 
 
 def event_from_dict(raw: dict[str, Any]) -> Event:
-    """The typed event of a line's object. Raises ValueError for a missing field or one of another type."""
+    """Return the typed event of a line's object. Raises ValueError for a missing field or one of another type."""
     name = raw.get("event")
     if not isinstance(name, str):
         raise ValueError('no "event" in the object')
@@ -433,7 +433,7 @@ _MAX_FLOAT_INT = 2**1023
 
 
 def field_types(event_type: type[Event]) -> dict[str, Any]:
-    """The types of an event's fields, in order, `EVENT_NAME` left out."""
+    """Return the types of an event's fields in order, without `EVENT_NAME`."""
     hints = get_type_hints(event_type)
     return {f.name: hints[f.name] for f in fields(event_type) if f.name != "EVENT_NAME"}
 
@@ -442,7 +442,7 @@ _FIELD_TYPES = {name: field_types(event_type) for name, event_type in EVENT_TYPE
 
 
 def has_type(value: Any, hint: Any) -> bool:
-    """Whether a JSON value is of this type; true is no number, and 1.0 is no whole one."""
+    """Return True if a JSON value is of this type. true is not a number, and 1.0 is not an integer."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return True
@@ -453,7 +453,7 @@ def has_type(value: Any, hint: Any) -> bool:
     if origin in (Union, types.UnionType):
         return any(has_type(value, argument) for argument in arguments)
     if origin is list:
-        if arguments[0] is int:  # the long ones
+        if arguments[0] is int:  # fast for long lists of ids
             return type(value) is list and all(type(item) is int for item in value)
         return isinstance(value, list) and all(has_type(item, arguments[0]) for item in value)
     if origin is dict:
@@ -464,7 +464,7 @@ def has_type(value: Any, hint: Any) -> bool:
 
 
 def type_name(hint: Any) -> str:
-    """A type as a reader of the design document sees it."""
+    """Return a type as the design document writes it."""
     if get_origin(hint) is Literal:
         return " / ".join(f'"{value}"' for value in get_args(hint))
     if get_origin(hint) in (Union, types.UnionType):
@@ -486,6 +486,6 @@ def _config(raw: Any) -> Any:
 
 
 def _short(value: Any) -> str:
-    """The value as the file has it."""
+    """Return a value as the file has it, shortened."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=repr)
     return text if len(text) <= 40 else text[:37] + "..."

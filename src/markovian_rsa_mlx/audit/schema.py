@@ -1,6 +1,6 @@
-"""The JSON Schema of the trail and the tables that document it, both made from the event classes.
+"""Generate the JSON Schema of an audit trail, and the tables that document it, from the event classes.
 
-`python -m markovian_rsa_mlx.audit.schema DOCUMENT` puts them into the design document, between its marks.
+`python -m markovian_rsa_mlx.audit.schema DOCUMENT` writes them into the design document, between its marks.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PLAIN: dict[Any, dict[str, Any]] = {
 
 
 def schema() -> dict[str, Any]:
-    """The schema of one line (draft 2020-12): one of the events."""
+    """Return the schema of one line (draft 2020-12): one of the events."""
     return {
         "$schema": _DIALECT,
         "title": "One line of a markovian-rsa-mlx audit trail",
@@ -43,20 +43,20 @@ def schema() -> dict[str, Any]:
 
 
 def document_part() -> str:
-    """The generated part of the design document: a table for each event, then the schema."""
+    """Return the generated part of the design document: a table per event, then the schema."""
     tables = "\n\n".join(_table(event_type) for event_type in EVENT_TYPES.values())
     return f"{tables}\n\n### The schema\n\n```json\n{_render(schema())}\n```\n"
 
 
 def replace_part(document: str) -> str:
-    """The document with its generated part made anew. Raises ValueError without the marks."""
+    """Return the document with its part generated again. Raises ValueError without the marks."""
     before, rest = document.split(BEGIN)
     _, after = rest.split(END)
     return f"{before}{BEGIN}\n\n{document_part()}\n{END}{after}"
 
 
 def _render(value: Any, depth: int = 0) -> str:
-    """JSON with one line for each property, so that people can read it too."""
+    """Return JSON with one line per property, for people to read."""
     if not isinstance(value, dict) or depth == 4:
         return json.dumps(value)
     inner = ",\n".join(f"{' ' * (depth + 1)}{json.dumps(key)}: {_render(v, depth + 1)}" for key, v in value.items())
@@ -64,7 +64,7 @@ def _render(value: Any, depth: int = 0) -> str:
 
 
 def _documented(event_type: type[Event]) -> list[tuple[str, Any, str]]:
-    """(field, type, documentation), in order."""
+    """Return (field, type, documentation) in order."""
     hints = get_type_hints(event_type, include_extras=True)
     rows = []
     for field in fields(event_type):

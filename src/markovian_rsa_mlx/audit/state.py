@@ -1,7 +1,7 @@
 """The state of one run, folded from its events.
 
-`RunState` is the only place that says what a sequence of events amounts to. A resumed run, the verifier, the live
-display, the server and `runs show` all read it.
+`RunState` is the only place that interprets a sequence of events. A resumed run, the verifier, the live display, the
+server and `runs show` all read it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class TraceState:
     tail: TailExtractedEvent | None = None
     retries: list[TraceRetryEvent] = field(default_factory=list)
     finished_s: float = 0.0
-    answer: str | None = None  #: None until it is asked for, see `RunState.answer`
+    answer: str | None = None  #: None until `RunState.answer` needs it
 
     @property
     def failed(self) -> bool:
@@ -83,7 +83,7 @@ class TraceState:
 
     @property
     def started(self) -> bool:
-        """True if its parents cannot change any more: it has a prompt, or its generation has begun."""
+        """True if its parents are final: it has a prompt, or its generation has started."""
         return self.prompt is not None or bool(self.starts)
 
     @property
@@ -228,7 +228,7 @@ class RunState:
             trace.tokens += count
 
     def apply(self, event: Event) -> None:
-        """Take in the next event. Tokens and status stay the same if an event is applied twice."""
+        """Add the next event. Tokens and status stay the same if an event is applied twice."""
         match event:
             case RunStartEvent():
                 self.start = event
