@@ -164,8 +164,8 @@ class ErrorEvent(Event):
     run_id: RunId
     stage: Annotated[
         str,
-        "Where: `generation` (a trace failed), `summary`, `upstream` (a request to a server failed and is sent again in "
-        "the same attempt, or the server read a prompt's text as other ids), `identical_traces`, or `run`.",
+        "Where: `generation` (a trace failed), `summary`, `upstream` (a request to a server failed and is sent again "
+        "in the same attempt, or the server read a prompt's text as other ids), `identical_traces`, or `run`.",
     ]
     message: Annotated[str, "The error, in a sentence."]
     recoverable: Annotated[bool, "Whether the run continues or can be resumed."]
