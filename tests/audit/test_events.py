@@ -40,7 +40,7 @@ CONTRACT = {
 
 
 @pytest.mark.parametrize("name", CONTRACT)
-def test_a_contract_class_has_exactly_its_fields_in_order(name: str) -> None:
+def test_contract_class_has_exactly_its_fields_in_order(name: str) -> None:
     event_name, field_names = CONTRACT[name]
     event_type = getattr(audit, name)
     assert issubclass(event_type, audit.Event)
@@ -55,7 +55,7 @@ def test_a_contract_class_has_exactly_its_fields_in_order(name: str) -> None:
         event_type(*range(len(field_names.split())), EVENT_NAME="x")
 
 
-def test_only_a_config_is_converted() -> None:
+def test_to_dict_converts_only_a_config() -> None:
     config, mark = RSAConfig(), object()
     start = audit.RunStartEvent("r", "m", "none", config, "p", "t")
     assert start.to_dict()["config"] == dataclasses.asdict(config)
@@ -98,14 +98,14 @@ def _events() -> st.SearchStrategy[Any]:
 
 
 @given(_events())
-def test_every_event_comes_back_as_it_was_written(event: Any) -> None:
+def test_every_event_is_read_as_it_was_written(event: Any) -> None:
     line = encode_line(event)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
     assert event_from_dict(parse_line(line[:-1])) == event
 
 
-def test_line_separators_of_unicode_end_no_line(tmp_path: Path) -> None:
+def test_unicode_line_separators_do_not_end_a_line(tmp_path: Path) -> None:
     text = "a\u2028b\u2029c\x85d\x0be\x1cf\rg\nh"
     with AuditWriter(tmp_path / "a.jsonl") as writer:
         writer.write(audit.ErrorEvent("r", "s", text, True))

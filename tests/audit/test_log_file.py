@@ -30,7 +30,7 @@ def open_files() -> set[str]:
     return {str(link.resolve()) for link in Path("/proc/self/fd").iterdir()}
 
 
-def test_a_line_is_there_as_soon_as_write_returns(tmp_path: Path) -> None:
+def test_write_returned_line_is_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folders" / "run.jsonl"
     writer = AuditWriter(path)
     writer.write(event("œ 你好 \u2028"))
@@ -39,7 +39,7 @@ def test_a_line_is_there_as_soon_as_write_returns(tmp_path: Path) -> None:
     writer.close()
 
 
-def test_w_truncates_when_made_and_a_appends(tmp_path: Path) -> None:
+def test_mode_w_truncates_and_mode_a_appends(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     for mode, expected in (("w", ["1"]), ("a", ["1", "2"]), ("w", ["3"])):
         writer = AuditWriter(str(path), mode)  # type: ignore[arg-type]
@@ -49,7 +49,7 @@ def test_w_truncates_when_made_and_a_appends(tmp_path: Path) -> None:
         assert messages(path) == expected
 
 
-def test_no_path_is_no_writer_also_after_close() -> None:
+def test_writer_without_path_writes_nothing() -> None:
     writer = AuditWriter(None)
     writer.write(event())
     writer.sync()
@@ -58,7 +58,7 @@ def test_no_path_is_no_writer_also_after_close() -> None:
     writer.close()
 
 
-def test_write_after_close(tmp_path: Path) -> None:
+def test_write_after_close_raises_value_error(tmp_path: Path) -> None:
     writer = AuditWriter(tmp_path / "run.jsonl")
     writer.close()
     writer.close()
@@ -66,7 +66,7 @@ def test_write_after_close(tmp_path: Path) -> None:
         writer.write(event())
 
 
-def test_the_context_closes_and_swallows_nothing(tmp_path: Path) -> None:
+def test_context_closes_and_propagates_exceptions(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
 
     def fail() -> None:
@@ -85,7 +85,7 @@ def test_the_context_closes_and_swallows_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
-def test_a_dropped_writer_closes_its_file(tmp_path: Path) -> None:
+def test_dropped_writer_closes_its_file(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     writer = AuditWriter(path)
     assert str(path) in open_files()
@@ -95,12 +95,12 @@ def test_a_dropped_writer_closes_its_file(tmp_path: Path) -> None:
     AuditWriter(path).close()  # and unlocks it
 
 
-def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
+def test_unknown_mode_raises_value_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="mode must be"):
         AuditWriter(tmp_path / "run.jsonl", "r")  # type: ignore[arg-type]
 
 
-def test_what_utf8_and_json_cannot_hold_is_mended(tmp_path: Path) -> None:
+def test_unrepresentable_values_are_replaced(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     with AuditWriter(path) as writer:
         writer.write(event("a\ud800b\udfff"))
@@ -112,14 +112,14 @@ def test_what_utf8_and_json_cannot_hold_is_mended(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX modes")
-def test_the_file_is_its_owners(tmp_path: Path) -> None:
+def test_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     AuditWriter(path).close()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 @pytest.mark.skipif(os.name != "posix", reason="flock")
-def test_a_second_writer_is_refused_before_it_truncates(tmp_path: Path) -> None:
+def test_second_writer_fails_before_it_truncates(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     code = (
         "import sys; from markovian_rsa_mlx.audit import AuditWriter, ErrorEvent\n"
@@ -140,7 +140,7 @@ def test_a_second_writer_is_refused_before_it_truncates(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="fork")
-def test_a_forked_child_does_not_end_the_lock(tmp_path: Path) -> None:
+def test_forked_child_keeps_the_lock(tmp_path: Path) -> None:
     writer = AuditWriter(tmp_path / "run.jsonl")
     child = os.fork()
     if child == 0:
@@ -153,7 +153,7 @@ def test_a_forked_child_does_not_end_the_lock(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_device_is_one_sentence() -> None:
+def test_full_device_raises_audit_error() -> None:
     with (
         pytest.raises(AuditError, match=r"^The audit file /dev/full cannot be written: No space left on device\.$"),
         AuditWriter("/dev/full") as writer,
@@ -161,25 +161,25 @@ def test_a_full_device_is_one_sentence() -> None:
         writer.write(event())
 
 
-def test_a_path_that_cannot_be_is_one_sentence(tmp_path: Path) -> None:
+def test_impossible_path_raises_audit_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for path in (tmp_path / "file" / "run.jsonl", tmp_path):
         with pytest.raises(AuditError, match=r"^The audit file .* cannot be written: .*\.$"):
             AuditWriter(path)
 
 
-def test_half_a_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_written_line_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run.jsonl"
     writer = AuditWriter(path)
     writer.write(event("kept"))
     real = os.write
-    room = [10]
+    left = [10]
 
     def full_disk(fd: int, data: bytes) -> int:
-        if not room[0]:
+        if not left[0]:
             raise OSError(errno.ENOSPC, "No space left on device")
-        written = real(fd, data[: room[0]])
-        room[0] -= written
+        written = real(fd, data[: left[0]])
+        left[0] -= written
         return written
 
     monkeypatch.setattr(os, "write", full_disk)
@@ -192,9 +192,7 @@ def test_half_a_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     writer.close()
 
 
-def test_half_a_line_that_could_not_be_taken_back_is_taken_back_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_half_written_line_is_removed_by_the_next_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run.jsonl"
     writer = AuditWriter(path)
     writer.write(event("kept"))
@@ -221,7 +219,7 @@ def test_half_a_line_that_could_not_be_taken_back_is_taken_back_later(
     assert messages(path) == ["kept", "after"]
 
 
-def test_appending_behind_a_line_without_its_end_begins_a_new_line(tmp_path: Path) -> None:
+def test_append_to_a_line_without_newline_starts_a_new_line(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     line = json.dumps(event("whole").to_dict())
     path.write_text(line)  # an editor took the last newline away

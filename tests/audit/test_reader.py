@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from markovian_rsa_mlx.audit import RunStartEvent, UnknownEvent, event_from_dict, is_finished, read_events, scan_file
+from markovian_rsa_mlx.audit import (
+    RunStartEvent,
+    UnknownEvent,
+    event_from_dict,
+    is_finished,
+    read_events,
+    read_lenient,
+    scan_file,
+)
+from markovian_rsa_mlx.audit.log_file import LogTail, first_event, iter_events, last_events
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import AuditError
-
-from .conftest import SMALL, write_lines
+from tests.support.audit_files import SMALL, write_lines
 
 Lines = list[dict[str, Any]]
 
 
-def test_a_real_trail_comes_back_typed(trail: Lines, tmp_path: Path) -> None:
+def test_recorded_run_is_read_as_typed_events(trail: Lines, tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     write_lines(path, trail)
     events = read_events(path)
@@ -28,7 +37,7 @@ def test_a_real_trail_comes_back_typed(trail: Lines, tmp_path: Path) -> None:
     assert not is_finished(events[:-1])
 
 
-def test_a_cut_at_every_byte_of_the_last_lines_is_forgiven(trail: Lines, tmp_path: Path) -> None:
+def test_file_cut_at_any_byte_has_a_torn_last_line(trail: Lines, tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     write_lines(path, trail[-3:])
     content = path.read_bytes()
@@ -45,7 +54,7 @@ def test_a_cut_at_every_byte_of_the_last_lines_is_forgiven(trail: Lines, tmp_pat
 @pytest.mark.parametrize(
     "torn", [b"\x00\x00\x00", b'{"event": "fin', b"\xff\xfe\n", b'{"event": "\xc3\n', b"[]\n", b"\n"]
 )
-def test_any_last_line_that_is_no_object_is_torn(trail: Lines, tmp_path: Path, torn: bytes) -> None:
+def test_last_line_that_is_not_an_object_is_torn(trail: Lines, tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "run.jsonl"
     write_lines(path, trail[:2])
     whole = path.read_bytes()
@@ -57,7 +66,7 @@ def test_any_last_line_that_is_no_object_is_torn(trail: Lines, tmp_path: Path, t
         read_events(path)
 
 
-def test_a_file_that_is_no_trail_is_not_taken_for_a_torn_one(tmp_path: Path) -> None:
+def test_torn_first_line_of_another_file_raises_audit_error(tmp_path: Path) -> None:
     notes = tmp_path / "notes.txt"
     notes.write_text("buy milk")
     with pytest.raises(AuditError, match="line 1"):
@@ -68,7 +77,7 @@ def test_a_file_that_is_no_trail_is_not_taken_for_a_torn_one(tmp_path: Path) -> 
     assert scan_file(notes).lines == ()
 
 
-def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
+def test_missing_file_raises_audit_error(tmp_path: Path) -> None:
     with pytest.raises(AuditError, match=r"^The audit file .*none\.jsonl cannot be read: No such file or directory\.$"):
         read_events(tmp_path / "none.jsonl")
 
@@ -87,7 +96,7 @@ def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
         ('{"run_id": "r"}', 'no "event"'),
     ],
 )  # fmt: skip
-def test_a_bad_line_is_named(tmp_path: Path, line: str, reason: str) -> None:
+def test_invalid_line_raises_audit_error_with_its_number(tmp_path: Path, line: str, reason: str) -> None:
     path = tmp_path / "run.jsonl"
     good = '{"event": "error", "run_id": "r", "stage": "s", "message": "m", "recoverable": true}'
     path.write_text(f"{good}\n{line}\n{good}\n")
@@ -96,7 +105,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["NaN", '"\\ud800"', "1e"])
-def test_what_is_no_proper_json_is_refused(tmp_path: Path, text: str) -> None:
+def test_invalid_json_raises_audit_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "run.jsonl"
     line = json.dumps({"event": "later_thing", "x": 0})
     path.write_text(f"{line}\n{line.replace('0', text)}\n{line}\n")
@@ -104,7 +113,7 @@ def test_what_is_no_proper_json_is_refused(tmp_path: Path, text: str) -> None:
         read_events(path)
 
 
-def test_a_newer_version_can_be_read(trail: Lines, tmp_path: Path) -> None:
+def test_unknown_events_and_fields_of_a_newer_version_are_read(trail: Lines, tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     newer = [{**trail[0], "colour": "blue", "config": {**trail[0]["config"], "zeal": 3}}, {"event": "later", "x": [1]}]
     write_lines(path, newer)
@@ -117,9 +126,86 @@ def test_a_newer_version_can_be_read(trail: Lines, tmp_path: Path) -> None:
     assert second.to_dict() == newer[1]
 
 
-def test_an_older_config_gets_the_defaults() -> None:
+def test_missing_setting_gets_its_default() -> None:
     raw = RunStartEvent("r", "m", "none", RSAConfig(), "p", "t").to_dict()
     del raw["config"]["final_min_p"]
     event = event_from_dict(raw)
     assert isinstance(event, RunStartEvent)
     assert event.config == RSAConfig()
+
+
+def test_on_error_stop_ends_before_the_invalid_line(trail: Lines, tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    write_lines(path, [*trail[:3], {**trail[3], "run_id": 7}, *trail[4:]])
+    log = scan_file(path, on_error="stop")
+    assert [line.raw for line in log.lines] == trail[:3]
+    assert [(problem.line, problem.shown) for problem in log.problems] == [(4, False)]
+    assert log.torn_bytes == 0
+
+
+def test_on_error_skip_keeps_what_can_be_read(trail: Lines, tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    start = {**trail[0], "config": {**trail[0]["config"], "population": "many"}}
+    write_lines(path, [start, {"event": "error"}, *trail[1:4], {**trail[4], "run_id": "other"}])
+    with path.open("ab") as file:
+        file.write(b'{"event": "trace_com')
+    log = scan_file(path, on_error="skip")
+    assert log.start is not None
+    assert (log.start.prompt, log.lines[0].partial) == (trail[0]["prompt"], True)
+    assert log.lines[0].raw == start
+    assert [line.raw for line in log.lines[1:]] == trail[1:4]
+    assert [(problem.line, problem.shown) for problem in log.problems] == [
+        (1, True),
+        (2, False),
+        (7, False),
+        (0, False),
+    ]
+    assert log.torn_bytes == 20
+
+
+def test_lenient_reader_drops_parents_of_the_same_round(trail: Lines, tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    lines = copy.deepcopy(trail)
+    prompt = next(line for line in lines if line["event"] == "aggregation_prompt" and line["trace_id"] == "r1-00")
+    parents, prompt["selected_tail_trace_ids"] = prompt["selected_tail_trace_ids"], ["r1-00", "r0-00"]
+    write_lines(path, lines)
+    log = read_lenient(path)
+    assert [problem.line for problem in log.problems] == [lines.index(prompt) + 1]
+    event = log.lines[lines.index(prompt)].event
+    assert event.selected_tail_trace_ids == ["r0-00"]  # type: ignore[attr-defined]
+    assert len(parents) == 2
+
+
+def test_log_tail_returns_complete_lines_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LogTail, "CHUNK", 4)
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(b"first\nsec")
+    tail, found = LogTail(path), []
+
+    def read_all() -> None:
+        more = True
+        while more:
+            lines, more = tail.read()
+            found.extend(lines)
+
+    read_all()
+    assert found == [b"first"]
+    with path.open("ab") as file:
+        file.write(b"ond\n")
+    read_all()
+    assert found == [b"first", b"second"]
+
+
+def test_parts_of_a_file_are_read_without_the_rest(
+    trail: Lines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.jsonl"
+    write_lines(path, trail)
+    monkeypatch.setattr(LogTail, "CHUNK", 100)
+    assert first_event(path) == trail[0]
+    assert last_events(path, 3) == trail[-3:]
+    assert last_events(path, 10_000) == trail
+    found = list(iter_events(path, ["trace_complete"]))
+    assert found == [line for line in trail if line["event"] == "trace_complete"]
+    write_lines(path, trail[1:])
+    assert first_event(path) is None

@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from markovian_rsa_mlx.audit import EVENT_TYPES, schema
 from markovian_rsa_mlx.config import FIELD_NAMES
 from markovian_rsa_mlx.method.lineage import Lineage, TraceKey, draw_parents, trace_seed
+from tests.support.audit_files import failing, read_lines, record, wordy
 from tests.support.fakes import FakeBackend
-
-from .conftest import failing, read_lines, record, wordy
 
 DOCUMENT = Path(__file__).parents[2] / "docs/superpowers/specs/2026-05-10-markovian-rsa-mlx-design.md"
 TEXT = DOCUMENT.read_text(encoding="utf-8")
@@ -37,13 +36,13 @@ def validator() -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(found)
 
 
-def test_the_document_is_what_the_classes_say() -> None:
+def test_document_matches_the_event_classes() -> None:
     assert schema.replace_part(TEXT) == TEXT, f"run `{REMAKE}`"
     assert validator().schema == schema.schema()
 
 
 @pytest.mark.parametrize("name", EVENT_TYPES)
-def test_the_document_has_every_field_in_order_with_a_meaning(name: str) -> None:
+def test_document_has_every_field_in_order_with_a_meaning(name: str) -> None:
     part = section_two().split(f"#### `{name}` (`{EVENT_TYPES[name].__name__}`)\n")[1].split("\n#")[0]
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+) \|$", part, re.MULTILINE)
     names = [f.name for f in dataclasses.fields(EVENT_TYPES[name]) if f.name != "EVENT_NAME"]
@@ -52,7 +51,7 @@ def test_the_document_has_every_field_in_order_with_a_meaning(name: str) -> None
     assert all(len(row[2]) > 5 for row in rows)
 
 
-def test_vocabularies_are_closed() -> None:
+def test_schema_lists_the_values_of_closed_vocabularies() -> None:
     definitions = validator().schema["$defs"]
     assert definitions["trace_complete"]["properties"]["finish_reason"]["enum"] == ["eos", "max_tokens", "error"]
     rules = ["single", "majority", "final_aggregation"]
@@ -62,7 +61,7 @@ def test_vocabularies_are_closed() -> None:
 
 
 @pytest.mark.parametrize("carry", ["tail", "answer", "summary"])
-def test_real_lines_are_valid(carry: str, tmp_path: Path, trail: list[dict[str, Any]]) -> None:
+def test_recorded_lines_match_the_schema(carry: str, tmp_path: Path, trail: list[dict[str, Any]]) -> None:
     backend = FakeBackend(wordy, fail=failing(1, 0.3))
     path = record(tmp_path / "run.jsonl", backend, carry=carry, max_retries=1, final_candidates=0)
     lines = path.read_bytes().split(b"\n")[:-1]
@@ -77,7 +76,7 @@ def test_real_lines_are_valid(carry: str, tmp_path: Path, trail: list[dict[str, 
     "change",
     [{"event": "other"}, {"round": "0"}, {"round": -1}, {"finish_reason": "stop"}, {"more": 1}, {"seed": True}],
 )
-def test_other_lines_are_not(change: dict[str, Any], trail: list[dict[str, Any]]) -> None:
+def test_other_lines_do_not_match_the_schema(change: dict[str, Any], trail: list[dict[str, Any]]) -> None:
     line = next(line for line in trail if line["event"] == "trace_complete")
     with pytest.raises(jsonschema.ValidationError):
         validator().validate({**line, **change})
@@ -112,7 +111,7 @@ def described_seed(s: int, t: int, i: int, a: int, u: int) -> int:
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(1, 1001), st.data())
-def test_the_document_describes_the_lineage(s: int, t: int, data: st.DataObject) -> None:
+def test_document_describes_the_lineage(s: int, t: int, data: st.DataObject) -> None:
     n = data.draw(st.integers(1, 40))
     c, i = data.draw(st.integers(1, n)), data.draw(st.integers(0, n - 1))
     parents = draw_parents(s, TraceKey(t, i), n, c)
@@ -121,7 +120,7 @@ def test_the_document_describes_the_lineage(s: int, t: int, data: st.DataObject)
     assert trace_seed(s, TraceKey(t, i), a, "summary" if u else "trace") == described_seed(s, t, i, a, u)
 
 
-def test_the_document_describes_the_needed_traces() -> None:
+def test_document_describes_the_needed_traces() -> None:
     lineage = Lineage(seed=3, population=9, aggregation_size=3, rounds=2, final_count=2, final_aggregation=True)
     needed = {2: {0, 1}}
     for t in (2, 1):

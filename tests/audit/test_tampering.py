@@ -1,4 +1,4 @@
-"""A file that somebody changed is refused, at the right line: also where the change was made consistent."""
+"""A changed file is rejected at the right line, also if other lines were changed to match."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.errors import VerificationError
 from markovian_rsa_mlx.method.lineage import TraceKey, trace_seed
 from markovian_rsa_mlx.models.routing_report import summary
+from tests.support.audit_files import failing, read_lines, record, same, wordy, write_lines
 from tests.support.fakes import EOS, CharacterTokenizer, FakeBackend
-
-from .conftest import failing, read_lines, record, same, wordy, write_lines
 
 Lines = list[dict[str, Any]]
 #: Changes the lines and returns the index of the first one that no longer follows.
@@ -95,7 +94,7 @@ def parents_swapped(lines: Lines) -> int:
 
 
 def tail_of_other_ids(lines: Lines) -> int:
-    """A tail one id earlier, its text and its children's prompts adjusted: only the ids tell."""
+    """A tail one id earlier, its text and its children's prompts adjusted: only the ids show it."""
     index = find(lines, "tail_extracted", "r0-00")
     complete = lines[find(lines, "trace_complete", "r0-00")]
     text = complete["text"].split("</think>")[0]
@@ -138,7 +137,7 @@ def cut_without_reason(lines: Lines) -> int:
 
 
 def another_answer(lines: Lines) -> int:
-    """The answer changed wherever it stands, but not in the trace's ids: without a tokenizer the text rules."""
+    """The answer changed everywhere but in the trace's ids. Without a tokenizer the text counts."""
     index = find(lines, "selection")
     lines[index]["answers"][1] = "41"
     return index
@@ -198,8 +197,8 @@ def child_before_its_parent(lines: Lines) -> int:
     return first
 
 
-def given_up_without_a_word(lines: Lines) -> int:
-    """A trace is declared given up without trying again."""
+def failed_without_a_retry(lines: Lines) -> int:
+    """A trace is recorded as failed although it was not tried again."""
     index = find(lines, "trace_complete", "r2-02")
     line = lines[index]
     lines[index] = {**line, "text": "", "token_ids": [], "generated_tokens": 0, "finish_reason": "error"}
@@ -254,8 +253,8 @@ CASES: dict[str, tuple[Tamper, str]] = {
     "run_start twice": (double("run_start"), "run_start is the first line"),
     "no run_setup": (remove("run_setup", missed_by=("generation_start", None)), "run_setup is the second line"),
     "another run's line": (edit("tail_extracted", "r0-02", run_id="other"), "another run_id"),
-    "a line behind the end": (double("run_end"), "the run has ended before"),
-    "created_at is no time": (edit("run_start", created_at="yesterday"), "not an ISO 8601 time"),
+    "a line after the end": (double("run_end"), "the run has ended before"),
+    "created_at is not a time": (edit("run_start", created_at="yesterday"), "not an ISO 8601 time"),
     "created_at is not in UTC": (edit("run_start", created_at="2026-01-01T00:00:00+02:00"), "not in UTC"),
     "fields in another order": (fields_in_another_order, "its fields are"),
     "a field more": (lambda lines: lines[-1].update(x=1) or len(lines) - 1, "its fields are"),
@@ -277,7 +276,7 @@ CASES: dict[str, tuple[Tamper, str]] = {
     "another budget": (edit("generation_start", "r1-00", max_tokens=65), "the budget of round 1 is 64"),
     "another prompt count": (edit("generation_start", "r1-00", prompt_token_count=lambda n: n - 1), "the prompt has"),
     "another round": (edit("generation_start", "r1-00", round=2), "not a trace of round 2"),
-    "an id that is none": (edit("generation_start", "r1-00", trace_id="r1-0"), "no trace id"),
+    "not a trace id": (edit("generation_start", "r1-00", trace_id="r1-0"), "no trace id"),
     "other parents at the start": (edit("generation_start", "r1-00", parent_trace_ids=["r0-00"]), "the prompt shows"),
     "a needless trace": (needless_trace, "not an ancestor of a final candidate"),
     "begun twice": (double("generation_start", "r0-02"), "has started already"),
@@ -306,7 +305,7 @@ CASES: dict[str, tuple[Tamper, str]] = {
     "cut without reason": (cut_without_reason, "although the budget is 110"),
     "over the budget": (longer_trace, "more than the budget, 110"),
     "an EOS in the middle": (eos_in_the_middle, "an EOS id before the end"),
-    "given up without trying": (given_up_without_a_word, "failed after 0 of 2 retries"),
+    "failed without a retry": (failed_without_a_retry, "failed after 0 of 2 retries"),
     "the marker out of the text": (edit("trace_complete", "r2-00", text="\\boxed{1}"), "the text does not"),
     "a checkpoint's ids": (another_checkpoint, "do not continue the checkpoints"),
     "a checkpoint elsewhere": (edit("trace_checkpoint", "r0-00", position=5), "the checkpoints before end at 0"),
@@ -315,15 +314,15 @@ CASES: dict[str, tuple[Tamper, str]] = {
     "a round that lists less": (edit("round_complete", trace_ids=["r0-00"]), "its needed traces are"),
     "a round twice": (double("round_complete"), "is complete already"),
     "no round_complete": (remove("round_complete", missed_by=("selection", None)), "is not complete"),
-    "a round that is none": (edit("round_complete", round=3), "no round 3"),
+    "an unknown round": (edit("round_complete", round=3), "no round 3"),
     "another answer": (another_answer, "the answer of r2-01 is"),
     "another tally": (edit("selection", tally=[2, 1]), "the tally is"),
     "other classes": (edit("selection", classes=lambda c: [c[0] + c[1]], tally=[3]), "fall into the classes|fall into"),
-    "a tie that is none": (edit("selection", tie=True), "tie should be False"),
+    "a false tie": (edit("selection", tie=True), "tie should be False"),
     "the loser chosen": (vote_for_the_loser, "the choice is r2-01"),
     "a candidate left out": (a_candidate_left_out, "the candidates are"),
     "another rule": (edit("selection", answer_selection="single"), "the setting is majority"),
-    "another free vote": (edit("selection", round_zero=lambda z: {**z, "traces": 3}), "2 traces of round 0"),
+    "another baseline vote": (edit("selection", round_zero=lambda z: {**z, "traces": 3}), "2 traces of round 0"),
     "no selection": (remove("selection", missed_by=("final", None)), "final without selection"),
     "another final text": (edit("final", final_text=lambda t: t[1:]), "not the part of r2-01 after the thinking"),
     "another final trace": (edit("final", final_trace_id="r2-00"), "the chosen trace is r2-01"),
@@ -373,7 +372,7 @@ STATS_CASES: dict[str, tuple[Tamper, str]] = {
 
 
 @pytest.mark.parametrize("case", STATS_CASES)
-def test_tampering_with_model_stats(case: str, tmp_path: Path) -> None:
+def test_changed_model_stats_are_rejected_at_their_line(case: str, tmp_path: Path) -> None:
     path = record(tmp_path / "run.jsonl", FakeBackend(wordy, stats=STATS))
     assert verify_file(path, equivalent=same).finished
     lines = read_lines(path)
@@ -385,7 +384,7 @@ def test_tampering_with_model_stats(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_tampering_is_refused_at_its_line(case: str, trail: Lines, tmp_path: Path) -> None:
+def test_changed_line_is_rejected(case: str, trail: Lines, tmp_path: Path) -> None:
     tamper, reason = CASES[case]
     lines = copy.deepcopy(trail)
     index = tamper(lines)
@@ -396,8 +395,8 @@ def test_tampering_is_refused_at_its_line(case: str, trail: Lines, tmp_path: Pat
         verify_file(path, equivalent=same)
 
 
-def test_every_value_of_every_line_matters(trail: Lines, tmp_path: Path) -> None:
-    """Each scalar that is changed alone is noticed, but for those that only report."""
+def test_every_changed_value_is_noticed(trail: Lines, tmp_path: Path) -> None:
+    """Each changed scalar is noticed, except those that only report."""
     free = {
         ("run_start", "model_id"), ("run_start", "quantization"), ("run_setup", "package_version"),
         ("run_setup", "engine"), ("run_setup", "engine_version"), ("run_setup", "dtype"),
@@ -418,7 +417,7 @@ def test_every_value_of_every_line_matters(trail: Lines, tmp_path: Path) -> None
             except VerificationError:
                 continue
             missed.add((line["event"], name))
-    assert missed <= {("trace_complete", "text")}  # of a final trace behind its box; the tokenizer tells
+    assert missed <= {("trace_complete", "text")}  # of a final trace after its box; only the tokenizer notices
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -431,8 +430,8 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("carry", ["tail", "summary"])
-def test_nonsense_is_refused_in_words(carry: str, tmp_path: Path) -> None:
-    """Whatever stands in a file, the check says so in a sentence: it neither accepts it nor breaks."""
+def test_random_values_raise_verification_error(carry: str, tmp_path: Path) -> None:
+    """Any value in a file gives a sentence. It is neither accepted nor does it crash the check."""
     lines = read_lines(record(tmp_path / "run.jsonl", carry=carry))
     path, rng = tmp_path / "changed.jsonl", random.Random(7)
     nonsense = [None, "", "r9-99", [], {}, -1, 2**70, 1e300, True, [[]], [""], {"role": "user"}, ["r0-00", "r0-00"]]
@@ -458,23 +457,23 @@ FREE = {
 }  # fmt: skip
 
 
-def no_error_behind_a_given_up_trace(lines: Lines) -> int:
+def no_error_after_a_failed_trace(lines: Lines) -> int:
     index = next(i for i, line in enumerate(lines) if line.get("finish_reason") == "error")
     del lines[index + 1]
     return index + 1
 
 
 FAILING: dict[str, tuple[Tamper, str]] = {
-    "no error behind a given-up trace": (no_error_behind_a_given_up_trace, "an error event must explain why"),
+    "no error after a failed trace": (no_error_after_a_failed_trace, "an error event must explain why"),
     "another retry seed": (edit("trace_retry", seed=lambda s: s ^ 1), "by the lineage"),
     "another retry number": (edit("trace_retry", attempt=2), "the next attempt is 1"),
-    "an error that says nothing": (edit("error", message=""), "without stage or message"),
+    "an error without a message": (edit("error", message=""), "without stage or message"),
     "a retry too many": (double("trace_retry"), "the next attempt is 2|more retries"),
 }
 
 
 @pytest.mark.parametrize("case", FAILING)
-def test_tampering_with_failures(case: str, tmp_path: Path) -> None:
+def test_changed_failures_are_rejected_at_their_line(case: str, tmp_path: Path) -> None:
     path = record(tmp_path / "run.jsonl", FakeBackend(wordy, fail=failing(3, 0.3)), max_retries=1, final_candidates=0)
     lines = read_lines(path)
     tamper, reason = FAILING[case]
@@ -495,7 +494,7 @@ def test_tampering_with_failures(case: str, tmp_path: Path) -> None:
         ({"finish_reason": "error"}, "a summary that failed"),
     ],
 )
-def test_tampering_with_summaries(values: dict[str, Any], reason: str, tmp_path: Path) -> None:
+def test_changed_summaries_are_rejected_at_their_line(values: dict[str, Any], reason: str, tmp_path: Path) -> None:
     path = record(tmp_path / "run.jsonl", carry="summary")
     lines = read_lines(path)
     index = edit("summary_complete", **values)(lines)
@@ -505,7 +504,7 @@ def test_tampering_with_summaries(values: dict[str, Any], reason: str, tmp_path:
         verify_file(path, equivalent=same, codec=None if reason else CODEC)
 
 
-def test_a_missing_summary_is_noticed(tmp_path: Path) -> None:
+def test_missing_summary_is_rejected(tmp_path: Path) -> None:
     path = record(tmp_path / "run.jsonl", carry="summary")
     lines = read_lines(path)
     del lines[find(lines, "summary_complete", "r0-00")]
@@ -524,7 +523,7 @@ def test_a_missing_summary_is_noticed(tmp_path: Path) -> None:
         (edit("run_setup", prompt_token_ids=lambda ids: [*ids[:-1], 7]), "prompt_token_ids are not"),
     ],
 )
-def test_the_tokenizer_tells_more(tamper: Tamper, reason: str, trail: Lines, tmp_path: Path) -> None:
+def test_tokenizer_finds_more_changes(tamper: Tamper, reason: str, trail: Lines, tmp_path: Path) -> None:
     lines = copy.deepcopy(trail)
     index = tamper(lines)
     path = tmp_path / "run.jsonl"
@@ -533,7 +532,7 @@ def test_the_tokenizer_tells_more(tamper: Tamper, reason: str, trail: Lines, tmp
         verify_file(path, codec=CODEC)
 
 
-def test_a_resumed_run_is_checked_across_its_sittings(tmp_path: Path) -> None:
+def test_resumed_run_is_checked_across_its_sessions(tmp_path: Path) -> None:
     path = record(tmp_path / "run.jsonl")
     lines = path.read_bytes().split(b"\n")[:-1]
     path.write_bytes(b"\n".join(lines[:9]) + b"\n")

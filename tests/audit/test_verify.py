@@ -15,9 +15,8 @@ from markovian_rsa_mlx.audit import read_events
 from markovian_rsa_mlx.audit.verify import Report, verify_file
 from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.errors import AuditError, VerificationError
+from tests.support.audit_files import failing, read_lines, record, same, wordy, write_lines
 from tests.support.fakes import THINK_END, CharacterTokenizer, FakeBackend, boxed
-
-from .conftest import failing, read_lines, record, same, wordy, write_lines
 
 KINDS: dict[str, dict[str, Any]] = {
     "tail": {},
@@ -25,7 +24,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "answer cut to its end": {"carry": "answer", "tail_tokens": 3},
     "summary": {"carry": "summary"},
     "summary of few tokens": {"carry": "summary", "tail_tokens": 4},
-    "summary in own words": {"carry": "summary", "summary_prompt": '{{ Say }} it\'s "short".\nŒuvre 🧮'},
+    "summary in own words": {"carry": "summary", "summary_prompt": '{{ Sum }} it\'s "short".\nŒuvre 🧮'},
     "C = 1": {"aggregation_size": 1, "final_candidates": 0},
     "T = 0": {"rounds": 0},
     "N = 1": {"rounds": 1, "population": 1, "aggregation_size": 1},
@@ -41,14 +40,14 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def check(path: Path, tokenizer: CharacterTokenizer | None = None) -> Report:
-    """The file holds with whatever is at hand to check it with."""
+    """The file is valid with and without a tokenizer and an equivalence."""
     report = verify_file(path)
     assert verify_file(path, equivalent=same, codec=tokenizer or CharacterTokenizer()).assumed == ()
     return report
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_run_follows_from_itself(kind: str, tmp_path: Path) -> None:
+def test_every_kind_of_run_is_verified(kind: str, tmp_path: Path) -> None:
     report = check(record(tmp_path / "run.jsonl", **KINDS[kind]))
     assert report.finished
     assert report.assumed == ()
@@ -57,7 +56,7 @@ def test_every_kind_of_run_follows_from_itself(kind: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("carry", ["tail", "answer", "summary"])
-def test_a_model_without_markers(carry: str, tmp_path: Path) -> None:
+def test_run_of_a_model_without_markers_is_verified(carry: str, tmp_path: Path) -> None:
     tokenizer = CharacterTokenizer(thinking=False)
     check(record(tmp_path / "run.jsonl", FakeBackend(wordy, tokenizer=tokenizer), carry=carry), tokenizer)
 
@@ -86,7 +85,7 @@ class ByteTokenizer(CharacterTokenizer):
 
 @pytest.mark.parametrize("tau", [1, 2, 3, 5, 6, 7])
 @pytest.mark.parametrize("carry", ["tail", "answer", "summary"])
-def test_torn_characters(carry: str, tau: int, tmp_path: Path) -> None:
+def test_run_with_torn_characters_is_verified(carry: str, tau: int, tmp_path: Path) -> None:
     def foreign(request: GenerationRequest, rng: random.Random) -> str:
         return boxed(rng.choice("é€😀"), "".join(rng.choice("aé€😀\n") for _ in range(rng.randrange(30))))
 
@@ -100,7 +99,7 @@ def test_torn_characters(carry: str, tau: int, tmp_path: Path) -> None:
         check(path, tokenizer)
 
 
-def test_a_marker_that_leaves_no_text_is_said_to_be_trusted(tmp_path: Path) -> None:
+def test_marker_without_text_is_reported_as_assumed(tmp_path: Path) -> None:
     path = record(tmp_path / "run.jsonl", FakeBackend(wordy, tokenizer=SilentMarker()), carry="answer")
     report = check(path, SilentMarker())
     assert report.assumed[0] == "where the thinking ends in the texts (the marker leaves no text)"
@@ -108,7 +107,7 @@ def test_a_marker_that_leaves_no_text_is_said_to_be_trusted(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("carry", ["tail", "answer", "summary"])
 @pytest.mark.parametrize("seed", range(3))
-def test_failed_retried_and_given_up_traces(seed: int, carry: str, tmp_path: Path) -> None:
+def test_run_with_retried_and_failed_traces_is_verified(seed: int, carry: str, tmp_path: Path) -> None:
     backend = FakeBackend(wordy, fail=failing(seed, 0.25))
     path = record(tmp_path / "run.jsonl", backend, carry=carry, max_retries=1, final_candidates=0)
     check(path)
@@ -116,7 +115,7 @@ def test_failed_retried_and_given_up_traces(seed: int, carry: str, tmp_path: Pat
 
 
 def cuts(path: Path, every: int, offset: int, **changes: Any) -> int:
-    """Cut a copy after each `every`-th line and in mid-line, go on with it, and check it; returns how many."""
+    """Cut a copy after each `every`-th line and in mid-line, resume it and check it. Return how many."""
     lines = path.read_bytes().split(b"\n")[:-1]
     copy = path.with_name("copy.jsonl")
     for size in range(2 + offset, len(lines), every):
@@ -129,7 +128,7 @@ def cuts(path: Path, every: int, offset: int, **changes: Any) -> int:
 
 @pytest.mark.parametrize("offset", range(3))
 @pytest.mark.parametrize("kind", ["tail", "summary", "aggregated"])
-def test_a_run_resumed_after_a_cut_at_any_line(kind: str, offset: int, tmp_path: Path) -> None:
+def test_run_resumed_after_a_cut_at_any_line_is_verified(kind: str, offset: int, tmp_path: Path) -> None:
     path = record(tmp_path / "run.jsonl", **KINDS[kind])
     assert cuts(path, 3, offset, **KINDS[kind]) > 30
 
@@ -144,7 +143,7 @@ def refusing(*trace_ids: str) -> FakeBackend:
     return FakeBackend(wordy, fail=fail)
 
 
-def test_a_given_up_final_stays_so_once_the_answer_is_chosen(tmp_path: Path) -> None:
+def test_failed_final_is_not_retried_after_the_choice(tmp_path: Path) -> None:
     path = record(tmp_path / "run.jsonl", refusing("r2-00"), final_candidates=0)
     whole = path.read_bytes().split(b"\n")[:-1]
     for size in range(len(whole) - 6, len(whole)):
@@ -154,7 +153,7 @@ def test_a_given_up_final_stays_so_once_the_answer_is_chosen(tmp_path: Path) -> 
         assert (check(path).given_up, verify_file(path).finished) == (int(chosen), True)
 
 
-def test_a_run_in_which_nothing_worked_works_later(tmp_path: Path) -> None:
+def test_run_with_failed_traces_only_can_be_resumed(tmp_path: Path) -> None:
     path = record(tmp_path / "run.jsonl", refusing("r0"), max_retries=1)
     report = check(path)
     assert (report.finished, report.traces, report.given_up) == (False, 0, len(read_lines_of(path, "trace_complete")))
@@ -164,7 +163,7 @@ def test_a_run_in_which_nothing_worked_works_later(tmp_path: Path) -> None:
     assert (report.finished, report.given_up, report.sittings) == (True, 0, 3)
 
 
-def test_a_given_up_trace_that_was_left_out_of_a_prompt_stays_given_up(tmp_path: Path) -> None:
+def test_failed_trace_that_a_prompt_left_out_is_not_retried(tmp_path: Path) -> None:
     path = record(tmp_path / "run.jsonl", refusing("r0-02"), final_candidates=0)
     lines = path.read_bytes().split(b"\n")[:-1]
     first_child = next(i for i, line in enumerate(read_lines(path)) if line["event"] == "aggregation_prompt")
@@ -180,14 +179,14 @@ def read_lines_of(path: Path, event: str) -> list[dict[str, Any]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(int(os.environ.get("MRSA_SEEDS", "4"))))  # MRSA_SEEDS seeds
 @pytest.mark.parametrize("kind", KINDS)
-def test_failing_runs_resumed_after_a_cut_at_any_line(kind: str, seed: int, tmp_path: Path) -> None:
+def test_failing_run_resumed_after_a_cut_at_any_line_is_verified(kind: str, seed: int, tmp_path: Path) -> None:
     backend = FakeBackend(wordy, fail=failing(seed, 0.2))
     changes: dict[str, Any] = {**KINDS[kind], "max_retries": 1}
     path = record(tmp_path / "run.jsonl", backend, **changes)
     cuts(path, 1, 0, backend=FakeBackend(wordy, fail=failing(seed + 100, 0.2)), **changes)
 
 
-def test_an_unfinished_run_is_consistent_so_far(trail: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_unfinished_run_is_consistent_so_far(trail: list[dict[str, Any]], tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     for size in range(1, len(trail)):
         write_lines(path, trail[:size])
@@ -199,7 +198,7 @@ def test_an_unfinished_run_is_consistent_so_far(trail: list[dict[str, Any]], tmp
     assert verify_file(path).torn_bytes == 16
 
 
-def test_values_that_differ_as_texts_are_trusted_without_an_equivalence(
+def test_equal_values_with_different_texts_are_assumed_without_an_equivalence(
     trail: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     path = tmp_path / "run.jsonl"
@@ -213,7 +212,7 @@ def test_values_that_differ_as_texts_are_trusted_without_an_equivalence(
         verify_file(path, equivalent=same)
 
 
-def test_files_that_hold_no_run(tmp_path: Path) -> None:
+def test_file_without_a_run_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     with pytest.raises(AuditError, match="cannot be read"):
         verify_file(path)
@@ -225,7 +224,7 @@ def test_files_that_hold_no_run(tmp_path: Path) -> None:
         verify_file(path)
 
 
-def test_a_summary_must_ask_what_the_setting_says(tmp_path: Path) -> None:
+def test_summary_source_must_match_the_setting(tmp_path: Path) -> None:
     path = record(tmp_path / "run.jsonl", carry="summary", summary_prompt="Short!")
     lines = read_lines(path)
     lines[0]["config"]["summary_prompt"] = "Long!"
