@@ -191,7 +191,7 @@ def print_result(outcome: Outcome) -> None:
 
 
 def run_name(result: RunResult) -> str:
-    """Return the name under which `mrsa view` and `mrsa runs` find the run: its id if it is kept, else its path."""
+    """Return a name for `mrsa view` and `mrsa runs`: the id of a run in the runs folder, the path of another one."""
     path = result.audit_path
     return result.run_id[:8] if path is None or path.parent == runs_folder() else shlex.quote(str(path))
 

@@ -17,15 +17,15 @@ from .options import ADAPTER_OPTION, MODEL_OPTION, REVISION_OPTION, choose_model
 from .terminal import count, duration, print_status, size, table
 
 if TYPE_CHECKING:
-    from ..backends.mlx import MLXEngine
     from ..predict.length_data import LengthModel
     from ..predict.measure import Speeds
-    from ..predict.predict import Prediction, ProfileOnEngine
-
+    from ..predict.predict import Prediction
 
 LENGTHS = "Lengths of traces"
 #: Length of the question without recorded runs, as in `mrsa plan`.
 QUESTION_TOKENS, EMBEDDED_QUESTION_TOKENS = 1_000, 50
+#: Columns of the table of speeds.
+_MAX_COLUMNS = 8
 
 
 @click.command("tune", cls=Command)
@@ -112,6 +112,8 @@ def tune(
     on the engine's own schedule. Prints minutes, tokens and memory per problem, and with --minutes a recommended
     profile. mrsa plan checks whether a model fits, without loading it.
     """
+    from ..predict.predict import candidate, measure_for
+    from ..run.sync import run_sync
     from .run import load_orchestrator
 
     choice = choose_model(model, revision, adapter)
@@ -131,8 +133,8 @@ def tune(
             raise ConfigError(
                 f"The speeds in {str(speeds)!r} are those of {measured_model}, not of {choice.model_id}; measure again."
             )
-    assumption = _assumption(choice.model_id, lengths_from, length_mean, length_sigma)
-    print_status(f"Lengths of traces: {assumption.sentence}.")
+    lengths = _length_model(choice.model_id, lengths_from, length_mean, length_sigma)
+    print_status(f"Lengths of traces: {lengths.sentence}.")
     orchestrator = load_orchestrator(choice)
     try:
         engine: Any = orchestrator.backend
@@ -142,49 +144,35 @@ def tune(
             )
         engine.limit(None, RSAConfig(memory_limit_gb=memory_limit_gb).engine_limits().memory_limit_bytes)
         question = prompt_tokens
-        if question is None and assumption.prompt_tokens is None:
+        if question is None and lengths.prompt_tokens is None:
             question = EMBEDDED_QUESTION_TOKENS if choice.embedded else QUESTION_TOKENS
-        candidates = _candidates(configs, engine, question, assumption)
+        candidates = [
+            candidate(name, each, engine, question_tokens=question, prompt_tokens=lengths.prompt_tokens)
+            for name, each in configs.items()
+        ]
         if known is None:
-            known = _measure(engine, candidates, assumption, seconds)
+            print_status(f"Measuring for about {seconds:.0f} s ...")
+            known = run_sync(measure_for(engine, candidates, lengths.lengths, seconds))
     finally:
         orchestrator.close()
     costs = known.costs()
-    predictions = [each.predict(assumption.lengths, costs) for each in candidates]
-    report = Report(choice.model_id, known, assumption.sentence, predictions, minutes)
+    predictions = [each.predict(lengths.lengths, costs) for each in candidates]
+    report = Report(choice.model_id, known, lengths.sentence, predictions, minutes)
     print(json.dumps(report.to_dict(), indent=2) if json_output else report.to_text())
 
 
-def _assumption(model_id: str, paths: Sequence[Path], mean: float | None, sigma: float) -> LengthModel:
-    from ..predict import length_data as samples
+def _length_model(model_id: str, paths: Sequence[Path], mean: float | None, sigma: float) -> LengthModel:
+    """Return the given lengths, otherwise those of recorded runs, otherwise an assumption for the model."""
+    from ..predict import length_data
 
     if mean is not None:
-        return samples.given(mean, sigma)
-    found = samples.from_paths(paths) if paths else samples.from_own_runs(model_id)
+        return length_data.given(mean, sigma)
+    found = length_data.from_paths(paths) if paths else length_data.from_own_runs(model_id)
     if found.models - {model_id}:
         print_status(
             f"warning: the trails are of {', '.join(sorted(found.models))}; lengths differ from model to model."
         )
-    return found.length_model() if found.finished else samples.assumed(model_id)
-
-
-def _candidates(
-    configs: dict[str, RSAConfig], engine: MLXEngine, question: int | None, assumption: LengthModel
-) -> list[ProfileOnEngine]:
-    from ..predict.predict import candidate
-
-    return [
-        candidate(name, each, engine, question_tokens=question, prompt_tokens=assumption.prompt_tokens)
-        for name, each in configs.items()
-    ]
-
-
-def _measure(engine: MLXEngine, candidates: list[ProfileOnEngine], assumption: LengthModel, seconds: float) -> Speeds:
-    from ..predict.predict import measure_for
-    from ..run.sync import run_sync
-
-    print_status(f"Measuring for about {seconds:.0f} s ...")
-    return run_sync(measure_for(engine, candidates, assumption.lengths, seconds))
+    return found.length_model() if found.finished else length_data.assumed(model_id)
 
 
 def read_speeds(path: Path) -> tuple[str, Speeds]:
@@ -200,10 +188,6 @@ def read_speeds(path: Path) -> tuple[str, Speeds]:
         raise ConfigError(
             f"{str(path)!r} is not the output of mrsa tune --json; measure again without --speeds."
         ) from error
-
-
-#: Columns of the table of speeds.
-_MAX_COLUMNS = 8
 
 
 @dataclass(frozen=True)
