@@ -65,11 +65,12 @@ BAD: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("name", "value", "allowed"), BAD)
-def test_a_bad_value_is_refused_with_field_value_and_what_is_allowed(name: str, value: Any, allowed: str) -> None:
+def test_a_bad_value_raises_with_field_value_and_allowed_values(name: str, value: Any, allowed: str) -> None:
     with pytest.raises(ConfigError) as caught:
         RSAConfig(**{name: value})
     message = str(caught.value)
-    assert message.startswith(f"{name} is {value!r}; allowed: ")
+    assert message.startswith(f"{name} must be ")
+    assert f"(got {value!r})" in message
     assert allowed in message
     assert message.endswith(".")
 
@@ -81,7 +82,7 @@ def test_every_setting_has_a_value_that_is_refused() -> None:
 @pytest.mark.parametrize("value", [[], {}, [1], object(), b"1"])
 def test_a_value_of_any_type_is_refused_politely(value: Any) -> None:
     for name in FIELD_NAMES:
-        with pytest.raises(ConfigError, match=f"^{name} is "):
+        with pytest.raises(ConfigError, match=f"^{name} must be "):
             RSAConfig(**{name: value})
 
 
@@ -174,14 +175,14 @@ def test_budgets_of_small_models_are_not_measured_by_the_published_ones() -> Non
 
 
 def test_an_unknown_setting_comes_with_a_suggestion() -> None:
-    with pytest.raises(ConfigError, match=r"'popluation' is no setting; did you mean population\."):
+    with pytest.raises(ConfigError, match=r"'popluation' is not a setting.*population\?"):
         RSAConfig().replace(popluation=3)
-    with pytest.raises(ConfigError, match="'xyzzy' is no setting; known are rounds, population"):
+    with pytest.raises(ConfigError, match=r"'xyzzy' is not a setting.*rounds, population"):
         RSAConfig.from_mapping({"xyzzy": 3})
 
 
 def test_an_unknown_profile_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="no profile 'paper'; known are default-16gb, paper-light-8k"):
+    with pytest.raises(ConfigError, match=r"'paper' is not a profile.*default-16gb, paper-light-8k"):
         RSAConfig.profile("paper")
 
 
@@ -203,11 +204,11 @@ def test_toml_without_a_profile_goes_over_the_base(tmp_path: Path) -> None:
     [
         (b"rounds = ", "not valid TOML"),
         (b"\xff\xfe", "not valid TOML"),
-        (b"round = 3", "did you mean rounds"),
-        (b"[rsa]\nrounds = 3", "'rsa' is no setting"),
-        (b"profile = 'nosuch'", "no profile 'nosuch'"),
-        (b"profile = 3", "no profile '3'"),
-        (b"rounds = true", "rounds is True"),
+        (b"round = 3", "Did you mean rounds"),
+        (b"[rsa]\nrounds = 3", "'rsa' is not a setting"),
+        (b"profile = 'nosuch'", "'nosuch' is not a profile"),
+        (b"profile = 3", "'3' is not a profile"),
+        (b"rounds = true", "rounds must be .*True"),
     ],
 )
 def test_a_bad_settings_file_is_refused(tmp_path: Path, content: bytes, complaint: str) -> None:

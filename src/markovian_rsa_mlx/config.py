@@ -1,6 +1,6 @@
-"""The settings of a run: `RSAConfig`, what is allowed, and the profiles the field knows.
+"""The settings of a run: `RSAConfig`, its allowed values, and named profiles.
 
-Symbols of the paper stand beside the names: N, C, T, beta, tau, F.
+Comments give the symbols of the paper: N, C, T, beta, tau, F.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MAX_TOKENS = 10_000_000
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn. `top_k` 0, `top_p` 1 and `min_p` 0 filter nothing; temperature 0 is greedy."""
+    """The sampling of the next token. `top_k` 0, `top_p` 1 and `min_p` 0 filter nothing; temperature 0 is greedy."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -39,9 +39,9 @@ class EngineLimits(NamedTuple):
 
 @dataclass(frozen=True)
 class RSAConfig:
-    """One run's settings; checked when made. Defaults are the profile `default-16gb`.
+    """The settings of a run, checked when made. Defaults are the profile `default-16gb`.
 
-    Raises `ConfigError` naming the field, the value and what is allowed.
+    Raise `ConfigError` with the field, the value and the allowed values.
     """
 
     rounds: int = 2  #: T, aggregation rounds; 0 is plain parallel sampling
@@ -62,11 +62,11 @@ class RSAConfig:
     seed: int | None = None  #: unset: drawn when the run starts, and recorded
     carry: Literal["tail", "answer", "summary"] = "tail"
     template: str = "zaya_v1"  #: aggregation template: a built-in name or the path of a Jinja2 file
-    summary_prompt: str | None = None  #: what a summary is asked for, in place of the built-in wording
+    summary_prompt: str | None = None  #: instruction for summaries, in place of the built-in one
     enable_thinking: bool = True  #: handed to the model's chat template
     answer_selection: Literal["single", "majority", "final_aggregation"] = "single"
     answer_kind: Literal["math", "text"] = "math"  #: equal values are equal answers, or plain text decides (puzzles)
-    concurrency: int | Literal["auto"] = "auto"  #: traces decoded at once
+    concurrency: int | Literal["auto"] = "auto"  #: maximum number of traces in a batch
     memory_limit_gb: float | None = None  #: for weights and caches, in 1e9 bytes; unset: the device's working set
     max_retries: int = 2  #: further attempts at a trace that failed
     token_budget: int | None = None  #: stop after this many generated tokens
@@ -76,19 +76,19 @@ class RSAConfig:
         for name, rule in _RULES.items():
             value = getattr(self, name)
             if not rule.accepts(value):
-                raise ConfigError(f"{name} is {value!r}; allowed: {rule.allowed}.")
+                raise ConfigError(f"{name} must be {rule.allowed} (got {value!r}).")
         if self.rounds >= 1 and self.aggregation_size > self.population:
             raise ConfigError(
-                f"aggregation_size is {self.aggregation_size}; allowed: at most the population, {self.population}."
+                f"aggregation_size must be at most the population, {self.population} (got {self.aggregation_size})."
             )
         if self.final_candidates is not None and self.final_candidates > self.population:
             raise ConfigError(
-                f"final_candidates is {self.final_candidates}; allowed: at most the population, {self.population}."
+                f"final_candidates must be at most the population, {self.population} (got {self.final_candidates})."
             )
         if self.rounds >= 1 and self.tail_tokens != FULL and self.tail_tokens > self.thinking_tokens:
             raise ConfigError(
-                f"tail_tokens is {self.tail_tokens}; allowed: at most thinking_tokens, {self.thinking_tokens} "
-                f'("{FULL}" for full-chain RSA).'
+                f"tail_tokens must be at most thinking_tokens, {self.thinking_tokens} (got {self.tail_tokens}). "
+                f'Write "{FULL}" for full-chain RSA.'
             )
 
     @property
@@ -134,23 +134,23 @@ class RSAConfig:
         )
 
     def replace(self, **changes: Any) -> RSAConfig:
-        """A copy with other values; an unknown name is refused."""
+        """Return a copy with other values. Raise `ConfigError` for an unknown name."""
         for name in changes:
             if name not in FIELD_NAMES:
                 close = difflib.get_close_matches(name, FIELD_NAMES, n=1)
-                hint = f"; did you mean {close[0]}" if close else f"; known are {', '.join(FIELD_NAMES)}"
-                raise ConfigError(f"{name!r} is no setting{hint}.")
+                hint = f"Did you mean {close[0]}?" if close else f"Settings are {', '.join(FIELD_NAMES)}."
+                raise ConfigError(f"{name!r} is not a setting. {hint}")
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values by field name, for JSON."""
+        """Return plain values by field name, for JSON."""
         return dataclasses.asdict(self)
 
     def warnings(self, *, published_model: bool = True) -> list[str]:
-        """What a user should be told about these settings, a sentence each.
+        """Return warnings about these settings, a sentence each.
 
-        `published_model` False leaves out what is known only of models of the published kind (the
-        embedded reasoner's budgets are a thousandth of theirs).
+        Without `published_model`, leave out those that apply only to models like the published one (the token limits of
+        the embedded reasoner are a thousandth of theirs).
         """
         found = []
         if self.rounds and self.thinking_tokens <= 8_000 and published_model:
@@ -171,20 +171,20 @@ class RSAConfig:
 
     @classmethod
     def profile(cls, name: str) -> RSAConfig:
-        """The profile of this name (see `PROFILES`)."""
+        """Return the profile of this name (see `PROFILES`)."""
         try:
             return PROFILES[name]
         except KeyError:
-            raise ConfigError(f"There is no profile {name!r}; known are {', '.join(PROFILES)}.") from None
+            raise ConfigError(f"{name!r} is not a profile. Profiles are {', '.join(PROFILES)}.") from None
 
     @classmethod
     def from_toml(cls, path: Path | str, base: RSAConfig | None = None) -> RSAConfig:
-        """Settings of a TOML file over `base`, or over the profile that its key `profile` names."""
+        """Read settings of a TOML file. Others are those of `base`, or of the profile that its key `profile` names."""
         return cls.from_mapping(read_toml(path), base)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], base: RSAConfig | None = None) -> RSAConfig:
-        """Settings by name over `base`, or over the profile that the key `profile` names."""
+        """Take settings by name. Others are those of `base`, or of the profile that the key `profile` names."""
         rest = dict(values)
         name = rest.pop("profile", None)
         start = cls.profile(str(name)) if name is not None else base or cls()
@@ -197,12 +197,12 @@ class RSAConfig:
 
     @classmethod
     def paper_headline_40k(cls) -> RSAConfig:
-        """`paper-headline-40k`: the paper's headline, about 740K decode tokens a problem."""
+        """`paper-headline-40k`: the paper's headline, about 740K decode tokens per problem."""
         return cls.profile("paper-headline-40k")
 
     @classmethod
     def paper_16k(cls) -> RSAConfig:
-        """`paper-16k`: the paper's recommended deployment, about 440K decode tokens a problem."""
+        """`paper-16k`: the paper's recommended deployment, about 440K decode tokens per problem."""
         return cls.profile("paper-16k")
 
     @classmethod
@@ -212,7 +212,7 @@ class RSAConfig:
 
     @classmethod
     def apex_xhigh(cls) -> RSAConfig:
-        """`apex-xhigh`: the defaults of Zyphra's proxy, about 5.5M decode tokens a problem."""
+        """`apex-xhigh`: the defaults of Zyphra's proxy, about 5.5M decode tokens per problem."""
         return cls.profile("apex-xhigh")
 
     @classmethod
@@ -222,7 +222,7 @@ class RSAConfig:
 
 
 def read_toml(path: Path | str) -> dict[str, Any]:
-    """The keys of a settings file, unchecked. Raises `ConfigError` where it cannot be read."""
+    """Return the keys of a settings file, unchecked. Raise `ConfigError` if it cannot be read."""
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -232,7 +232,7 @@ def read_toml(path: Path | str) -> dict[str, Any]:
 
 
 def allowed_values(name: str) -> str:
-    """What the setting `name` may be, in words."""
+    """Return the allowed values of the setting `name`, in words."""
     return _RULES[name].allowed
 
 
@@ -290,7 +290,7 @@ _RULES: dict[str, _Rule] = {
     "seed": _optional(_whole(0, 2**63 - 1)),
     "carry": _one_of("tail", "answer", "summary"),
     "template": _Rule("zaya_v1 or the path of a Jinja2 file", lambda v: isinstance(v, str) and bool(v.strip())),
-    "summary_prompt": _optional(_Rule("text that says something", lambda v: isinstance(v, str) and bool(v.strip()))),
+    "summary_prompt": _optional(_Rule("non-empty text", lambda v: isinstance(v, str) and bool(v.strip()))),
     "enable_thinking": _Rule("true or false", lambda v: isinstance(v, bool)),
     "answer_selection": _one_of("single", "majority", "final_aggregation"),
     "answer_kind": _one_of("math", "text"),

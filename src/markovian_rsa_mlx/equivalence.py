@@ -1,7 +1,7 @@
-"""Mathematical equivalence of answers, by math-verify in a worker process with a time limit.
+"""Decide whether two answers are mathematically equal, with math-verify in a worker process under a time limit.
 
-math-verify uses SIGALRM and can take long on hostile input, so it never runs in this process. Whatever it
-cannot decide in time falls back to normalised text.
+math-verify uses SIGALRM and can take long on hostile input, so it never runs in this process. Answers that it cannot
+compare in time are equal only if their normalised texts are.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from .subprocess_worker import Worker, claim_stdout, serve
 
 #: Seconds for one comparison.
 TIME_LIMIT_S = 5.0
-_LONGEST_ANSWER = 2_000
-#: Pairs remembered; a server lives long.
-_MOST_KNOWN = 100_000
+_MAX_ANSWER_LENGTH = 2_000
+#: Maximum number of pairs remembered, since a server lives long.
+_MAX_KNOWN = 100_000
 
-#: "undecided": too slow, too long, nothing that can be read, or the worker died. It counts as different.
+#: "undecided": too slow, too long, not parsable, or the worker died. It counts as different.
 Verdict = Literal["same", "different", "undecided"]
 _VERDICTS: dict[bytes, Verdict] = {b"1": "same", b"0": "different", b"?": "undecided"}
 
@@ -30,7 +30,7 @@ _VERDICTS: dict[bytes, Verdict] = {b"1": "same", b"0": "different", b"?": "undec
 class MathEquivalence:
     """Callable `(first, second) -> bool`; close it (or use it as a context manager) when done.
 
-    Thread-safe. Answers are remembered, so that the same question is decided the same way within a run.
+    Thread-safe. Verdicts are remembered, so that the same pair gets the same verdict within a run.
     """
 
     def __init__(self, time_limit_s: float = TIME_LIMIT_S) -> None:
@@ -43,14 +43,14 @@ class MathEquivalence:
         return self.compare(first, second) == "same"
 
     def compare(self, first: str, second: str) -> Verdict:
-        """What became of the comparison; who must know why two answers are not the same asks this."""
+        """Compare two answers. Unlike a call, tell apart different answers and undecided ones."""
         if equal_text(first, second):
             return "same"
-        if max(len(first), len(second)) > _LONGEST_ANSWER:
+        if max(len(first), len(second)) > _MAX_ANSWER_LENGTH:
             return "undecided"
         with self._lock:
             if (first, second) not in self._known:
-                if len(self._known) >= _MOST_KNOWN:
+                if len(self._known) >= _MAX_KNOWN:
                     del self._known[next(iter(self._known))]
                 self._known[first, second] = self._ask(first, second)
             return self._known[first, second]
@@ -75,25 +75,27 @@ class MathEquivalence:
         except OSError:  # too slow (TimeoutError is one), or the worker died
             self.close()
             return "undecided"
-        except BaseException:  # Ctrl-C: the reply under way must not answer the next question
+        except BaseException:  # Ctrl-C: the pending reply must not answer the next question
             self.close()
             raise
 
 
 def equivalence_for(kind: AnswerKind, math: MathEquivalence) -> Equivalent:
-    """The equivalence of a run: mathematics, or a puzzle's plain text."""
+    """Return the equivalence of a run: mathematical, or of plain text for puzzles."""
     return math if kind == "math" else equal_text
 
 
 class _MathVerifier:
-    """In the worker: on its main thread, where SIGALRM works."""
+    """Runs in the worker, on its main thread, where SIGALRM works."""
 
     def __init__(self, time_limit_s: float) -> None:
         from math_verify import parse, verify
 
         self._parse, self._verify = parse, verify
         self._seconds = max(1, int(time_limit_s))
-        verify(parse(r"\boxed{\frac{1}{2}}"), parse("0.5"))  # the first one loads grammars, at nobody's expense
+        verify(
+            parse(r"\boxed{\frac{1}{2}}"), parse("0.5")
+        )  # the first call loads grammars, before a time limit applies
 
     def __call__(self, line: bytes) -> bytes:
         try:
@@ -104,7 +106,7 @@ class _MathVerifier:
             if not (gold and answer):
                 return b"?"
             same = self._verify(gold, answer, timeout_seconds=self._seconds, raise_on_error=False)
-        except Exception:  # whatever a model's text makes the library do, the worker goes on
+        except Exception:  # a model's text may make the library raise anything
             return b"?"
         return b"1" if same else b"0"
 

@@ -1,10 +1,15 @@
-"""Every error that a user can meet.
+"""All errors that a user can meet.
 
-Each class is one kind of mistake or mishap; its message is the one sentence the user reads: what is
-wrong, with the value, and what to do. The command line maps `exit_code`, a server maps `kind`.
+Each class is one kind of error. Its message is for the user: what failed, the value, what to do. The command line maps
+`exit_code`, a server maps `kind`.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .run.result import RunResult
 
 
 class MarkovianRSAError(Exception):
@@ -49,11 +54,11 @@ class ModelError(MarkovianRSAError):
 
 
 class UpstreamError(ModelError):
-    """A server that is the engine refuses what no repetition can change, or is gone; the run can be resumed."""
+    """An upstream server refused a request for good, or is gone. The run can be resumed."""
 
 
 class RefusedError(UpstreamError):
-    """A server refuses this one request, its content or its form; it may take others."""
+    """An upstream server refused this one request. It may accept others."""
 
 
 class MemoryLimitError(MarkovianRSAError):
@@ -75,20 +80,20 @@ class AuditError(MarkovianRSAError):
 
 
 class ResumeError(AuditError):
-    """The audit file belongs to a run that differs from the one asked for."""
+    """The audit file belongs to a run that differs from the requested one."""
 
     exit_code = 2
     kind = "resume_mismatch"
 
 
 class VerificationError(AuditError):
-    """An audit file does not follow from itself."""
+    """An audit file contradicts itself."""
 
     kind = "verification_failed"
 
 
 class CallbackError(MarkovianRSAError):
-    """A callback that the caller gave raised an exception; the run can be resumed."""
+    """A callback of the caller raised an exception. The run can be resumed."""
 
     kind = "callback_failed"
 
@@ -100,7 +105,7 @@ class RunFailedError(MarkovianRSAError):
 
 
 class TaskError(MarkovianRSAError):
-    """A benchmark's problems, or a library that it needs, cannot be had or used."""
+    """A benchmark's problems, or a library that it needs, cannot be obtained or used."""
 
     kind = "task_unavailable"
 
@@ -114,12 +119,12 @@ class ScoringError(MarkovianRSAError):
 class RunStoppedError(MarkovianRSAError):
     """The run was stopped on purpose and can be resumed.
 
-    `reason` is "interrupted", "token_budget" or "time_budget"; `partial` is the `RunResult` so far (its
-    `text` is None where no candidate has an answer yet).
+    `reason` is "interrupted", "token_budget" or "time_budget". `partial` is the best result so far (its `text` is None
+    if no candidate has an answer yet).
     """
 
     kind = "stopped"
 
-    def __init__(self, message: str, reason: str, partial: object) -> None:
+    def __init__(self, message: str, reason: str, partial: RunResult) -> None:
         super().__init__(message)
         self.reason, self.partial = reason, partial

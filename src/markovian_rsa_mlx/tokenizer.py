@@ -1,4 +1,4 @@
-"""What the method needs to know of a tokenizer, and nothing more."""
+"""The interface of a tokenizer, as the method and the engines use it."""
 
 from __future__ import annotations
 

@@ -542,9 +542,9 @@ def test_resumed_run_is_checked_across_its_sessions(tmp_path: Path) -> None:
     assert index == 9
     path = tmp_path / "changed.jsonl"
     for values, reason in (
-        ({"max_retries": 1000}, "max_retries is 1000"),
+        ({"max_retries": 1000}, "max_retries must be"),
         ({"created_at": ""}, "not an ISO 8601"),
-        ({"concurrency": 0}, "concurrency is 0"),
+        ({"concurrency": 0}, "concurrency must be"),
     ):
         write_lines(path, [{**line, **values} if i == index else line for i, line in enumerate(lines)])
         with pytest.raises(VerificationError, match=rf"line {index + 1} .*{reason}"):

@@ -166,7 +166,7 @@ def test_ctrl_c_keeps_results_and_the_same_command_continues(
         (("--limit", "7-9"), "no problem 7"),
         (("--methods", "guess"), "There is no method 'guess'"),
         (("--grid", "nowhere.toml"), "nowhere.toml"),
-        (("--population", "1"), "aggregation_size is 2"),
+        (("--population", "1"), "aggregation_size must be"),
     ],
 )
 def test_invalid_option_is_one_error_and_leaves_no_folder(

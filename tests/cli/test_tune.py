@@ -136,7 +136,7 @@ def _text(content: str) -> Callable[[Path], list[str]]:
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        (lambda folder: ["--profile", "nope"], "no profile 'nope'; known are"),
+        (lambda folder: ["--profile", "nope"], "'nope' is not a profile"),
         (lambda folder: ["--minutes", "0"], "--minutes is 0"),
         (lambda folder: ["--lengths-from", str(folder / "none")], "There is no file or folder"),
         (lambda folder: ["--lengths-from", str(folder)], "no audit log"),

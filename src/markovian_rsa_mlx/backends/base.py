@@ -1,6 +1,6 @@
-"""What the orchestrator asks of an engine: a request in, a result out.
+"""The interface of an engine: a request in, a result out.
 
-An engine knows tokens, seeds and memory. It knows nothing of rounds, answers or the audit trail.
+An engine deals with tokens, seeds and memory. Rounds, answers and the audit trail are the run's.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from ..tokenizer import ChatMessage, Tokenizer
 class GenerationRequest:
     """One trace to generate.
 
-    The random stream is a pure function of (`seed`, position). `generated_ids` were generated before an
-    interruption: the engine goes on behind them, at position `len(generated_ids)`, within the same
-    `max_tokens` (which counts them). `messages` is the same prompt as a chat, for engines that take no ids.
-    `prompt_text` is it as text, chat frame included ("": render the messages; `enable_thinking` is for that).
-    `run_id` says whose trace it is: an engine that several runs share lets them in by turns.
+    The random stream is a pure function of (`seed`, position). `generated_ids` were generated before an interruption.
+    The engine continues after them, at position `len(generated_ids)`, within the same `max_tokens` (which counts them).
+    `messages` is the same prompt as a chat, for engines that take no ids. `prompt_text` is the same prompt as text,
+    chat frame included (if it is "", the engine renders the messages with `enable_thinking`). `run_id` is the run of
+    the trace: an engine that several runs share admits them round-robin.
     """
 
     trace_id: str
@@ -59,7 +59,7 @@ class GenerationListener(Protocol):
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What a run records of its engine. `quantization` is "none" or like "4-bit"; sizes in tokens and bytes."""
+    """Facts of an engine that a run records. `quantization` is "none" or like "4-bit"; sizes in tokens and bytes."""
 
     model_id: str
     quantization: str
@@ -81,39 +81,39 @@ class Engine(Protocol):
     def info(self) -> EngineInfo: ...
 
     async def generate(self, request: GenerationRequest, listener: GenerationListener) -> GenerationResult:
-        """Generate one trace; waits until the engine has room for it.
+        """Generate one trace. Wait until the engine has capacity for it.
 
-        Cancelling the awaiting task stops the trace within one step. Raises `BackendError` if this trace
-        failed and `MemoryLimitError` if it can never fit.
+        Cancelling the awaiting task stops the trace within one step. Raise `BackendError` if this trace failed and
+        `MemoryLimitError` if it can never fit.
         """
         ...
 
     async def log_probability(
         self, prompt_token_ids: Sequence[int], token_ids: Sequence[int], sampling: Sampling
     ) -> float | None:
-        """Natural log of the chance to sample `token_ids` after the prompt; None where it cannot be had."""
+        """Return the natural log of the probability to sample `token_ids` after the prompt, None if it is not known."""
         ...
 
     def limit(self, max_rows: int | None, memory_limit_bytes: int | None) -> None:
-        """Bound the traces decoded at once and the memory for weights and caches; None: the engine's own choice."""
+        """Limit the traces in one batch and the memory for weights and caches. None leaves the choice to the engine."""
 
     def memory_estimate_bytes(self, rows: int, longest: int) -> int:
-        """Bytes for the weights and the caches of `rows` traces, the longest of `longest` tokens."""
+        """Return the bytes for the weights and the caches of `rows` traces, the longest of `longest` tokens."""
         ...
 
     def peak_memory_bytes(self) -> int:
-        """The most memory used since the engine was made or last asked to `reset_peak_memory`."""
+        """Return the peak of memory use since the engine was made or `reset_peak_memory` was called."""
         ...
 
     async def model_stats(self) -> dict[str, Any] | None:
-        """What the model counted of itself since the last reset, in JSON values; None where it counts nothing.
+        """Return the model's counters since the last reset, as JSON values, or None if it has none.
 
-        The counters are the engine's: runs that share it are counted together.
+        The counters belong to the engine: runs that share it are counted together.
         """
         ...
 
     def reset_peak_memory(self) -> None:
-        """Forget the peak and the model's counters; called as a run begins or goes on."""
+        """Reset the peak and the model's counters. Called when a session of a run begins."""
 
     async def aclose(self) -> None:
-        """Stop what runs and free the model."""
+        """Stop all generations and free the model."""

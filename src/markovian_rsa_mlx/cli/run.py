@@ -72,7 +72,7 @@ def run_question(
                     on_progress=watcher and watcher.tokens,
                 )
             except RunStoppedError as stop:
-                partial: Any = stop.partial
+                partial = stop.partial
                 return Outcome(partial, config, model_id, stop.reason)
         return Outcome(result, config, model_id)
     finally:

@@ -1,7 +1,6 @@
-r"""The answer of a trace: what it is, and when two texts are the same text.
+r"""Extract the answer of a trace from its answer section, and compare answers as text.
 
-Only what stands after the thinking is looked at. Knows nothing of mathematics: whether 1/2 equals 0.5 is
-for the equivalence that a caller brings (see `selection`).
+Whether 1/2 equals 0.5 is decided by the equivalence that a caller passes (see `selection`).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Literal
 AnswerKind = Literal["math", "text"]
 
 _BOXED = re.compile(r"\\boxed\s*\{")
-_FINAL_LINE = re.compile(  # no two neighbours may match the same white space: a text of nothing else would take forever
+_FINAL_LINE = re.compile(  # no two neighbours match the same white space, or text full of it would take forever
     r"^[ \t\r\f\v>*_#-]*(?:the\s+|my\s+)?(?:final\s+)?answer\s*(?:(?:\*\*|__)\s*)?(?::|=|\bis\b:?)"
     r"\s*(?:(?:\*\*|__)\s*)?(\S.*)$",
     re.IGNORECASE | re.MULTILINE,
@@ -23,28 +22,28 @@ _FINAL_LINE = re.compile(  # no two neighbours may match the same white space: a
 
 
 def extract_answer(text: str, kind: AnswerKind = "math") -> str:
-    r"""The answer in the text after the thinking; "" for none.
+    r"""Return the answer in the text after the thinking, "" for none.
 
-    The last balanced `\boxed{...}` that is not empty; else, for `math`, the last line that announces an
-    answer ("Final answer: ..."); else, for `text`, the whole text.
+    It is the last balanced `\boxed{...}` that is not empty. Without one, it is for `math` the last line that announces
+    an answer ("Final answer: ..."), and for `text` the whole text.
     """
     boxed = last_boxed(text)
     if boxed:
         return boxed
     if kind == "text":
-        return "" if _BOXED.search(text) else text.strip()  # a box that was cut off is no answer
+        return "" if _BOXED.search(text) else text.strip()  # a truncated box is not an answer
     lines = _FINAL_LINE.findall(text)
     return _strip_emphasis(lines[-1]) if lines else ""
 
 
 def last_boxed(text: str) -> str:
-    r"""The content of the last balanced, non-empty `\boxed{...}`; "" for none."""
+    r"""Return the content of the last balanced, non-empty `\boxed{...}`, "" for none."""
     found = max(_boxes(text), default=None)
     return text[slice(*found)].strip() if found else ""
 
 
 def normalise(answer: str) -> str:
-    """One form for texts that differ only in white space, dollar signs, Unicode form or a full stop."""
+    """Return one form for texts that differ only in white space, dollar signs, Unicode form or a full stop."""
     text = unicodedata.normalize("NFKC", answer).replace("$", " ")
     return " ".join(text.split()).rstrip(". ")
 
@@ -55,13 +54,13 @@ def equal_text(first: str, second: str) -> bool:
 
 
 def _boxes(text: str) -> Iterator[tuple[int, int]]:
-    """Where the contents of balanced, non-empty boxes begin and end; one pass, however many are left open."""
+    """Yield where the contents of balanced, non-empty boxes begin and end. One pass, however many stay open."""
     starts = {match.end() for match in _BOXED.finditer(text)}
     opened: list[int] = []
     position = min(starts, default=len(text) + 1) - 1
     while position < len(text):
         character = text[position]
-        if character == "\\":  # an escaped brace opens and closes nothing
+        if character == "\\":  # an escaped brace
             position += 1
         elif character == "{":
             opened.append(position + 1)

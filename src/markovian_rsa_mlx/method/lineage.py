@@ -1,11 +1,11 @@
-"""The lineage: seeds and parents of every trace, drawn before the first token.
+"""Draw the lineage of a run: the seed and the parents of every trace, before the first token.
 
-Version 1. All draws come from SHA-256 of texts that hold the run's seed and the trace's place (t, i), so
-they depend on nothing else: not on pruning, on F, on the order of execution or on what a trace says.
-Hence the ancestors of the final candidates are known at once, and only they need to be generated.
+Version 1. All draws come from SHA-256 of texts that hold the run's seed and the trace's place (t, i). They do not
+depend on pruning, on F, on the order of execution or on the text of a trace. So the ancestors of the final candidates
+are known from the start, and only they need to be generated.
 
-Seeds are a keyed permutation of the 31-bit numbers applied to the trace's own number, so no two
-traces, attempts or summaries of a run can share one.
+Seeds are a keyed permutation of the 31-bit numbers, applied to the number of the trace. So no two traces, attempts or
+summaries of a run share a seed.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ class TraceKey:
 
     @classmethod
     def parse(cls, trace_id: str) -> TraceKey:
-        """The key of an id; raises ValueError for anything else."""
+        """Return the key of a trace id. Raise ValueError for anything else."""
         match = _TRACE_ID.fullmatch(trace_id)
         key = cls(int(match[1]), int(match[2])) if match else None
         if key is None or str(key) != trace_id:
-            raise ValueError(f"{trace_id!r} is no trace id")
+            raise ValueError(f"{trace_id!r} is not a trace id")
         return key
 
 
 def trace_seed(run_seed: int, key: TraceKey, attempt: int = 0, purpose: Purpose = "trace") -> int:
-    """Seed of one attempt at a trace (or at its summary): distinct within a run, below 2^31."""
+    """Return the seed of one attempt at a trace (or at its summary): distinct within a run, below 2^31."""
     if not (key.round < _ROUNDS and key.index < _INDICES and attempt < MAX_ATTEMPTS):
         raise ValueError(f"{key} attempt {attempt} is outside the seed space")
     number = (attempt * 2 + (purpose == "summary")) * _ROUNDS + key.round
@@ -63,9 +63,9 @@ def trace_seed(run_seed: int, key: TraceKey, attempt: int = 0, purpose: Purpose 
 
 
 def draw_parents(run_seed: int, key: TraceKey, population: int, count: int) -> tuple[TraceKey, ...]:
-    """The ordered parents of a trace of round t >= 1: `count` distinct traces of round t - 1, uniformly.
+    """Draw the ordered parents of a trace of round t >= 1: `count` distinct traces of round t - 1, uniformly.
 
-    With `count` 1 a trace goes on from its own chain (index i from index i).
+    With `count` 1 a trace continues its own chain (index i reads index i).
     """
     if count == 1:
         return (TraceKey(key.round - 1, key.index),)
@@ -79,7 +79,7 @@ def draw_parents(run_seed: int, key: TraceKey, population: int, count: int) -> t
 
 @dataclass(frozen=True)
 class Lineage:
-    """Who reads whom in one run. `population` is N, `finals` F, `rounds` T, `aggregation_size` C."""
+    """The parents of every trace of one run. `population` is N, `finals` F, `rounds` T, `aggregation_size` C."""
 
     seed: int
     population: int
@@ -90,7 +90,7 @@ class Lineage:
 
     @classmethod
     def of(cls, config: RSAConfig, seed: int) -> Lineage:
-        """The lineage of a run with these settings."""
+        """Return the lineage of a run with these settings."""
         return cls(
             seed,
             config.population,
@@ -107,17 +107,17 @@ class Lineage:
 
     @property
     def aggregator(self) -> TraceKey | None:
-        """The one trace of round T + 1 that aggregates the final candidates, where that is asked for."""
+        """The one trace of round T + 1 that aggregates the final candidates, or None."""
         return TraceKey(self.rounds + 1, 0) if self.final_aggregation else None
 
     @property
     def max_parents(self) -> int:
-        """Most tails that one prompt of this run can hold; 0 without aggregation."""
+        """The maximum number of tails in one prompt of this run; 0 without aggregation."""
         last = min(self.aggregation_size, self.final_count) if self.final_aggregation else 0
         return max(self.aggregation_size if self.rounds else 0, last)
 
     def parents(self, key: TraceKey) -> tuple[TraceKey, ...]:
-        """The ordered parents of a trace; none in round 0."""
+        """Return the ordered parents of a trace, none in round 0."""
         if key == self.aggregator:
             return self.finals[: min(self.aggregation_size, self.final_count)]
         if key.round == 0:
@@ -125,7 +125,7 @@ class Lineage:
         return draw_parents(self.seed, key, self.population, self.aggregation_size)
 
     def max_traces_and_draws(self) -> tuple[int, int]:
-        """The most traces that can be needed, and the most parents drawn for them; told without a draw."""
+        """Return upper bounds of the needed traces and of the parents drawn for them, without drawing."""
         wanted, draws = self.final_count, 0
         traces = wanted + (self.aggregator is not None)
         for _ in range(self.rounds):
@@ -141,7 +141,7 @@ class Lineage:
         return traces <= MAX_LISTED_TRACES and draws <= _MAX_LISTED_DRAWS
 
     def needed(self) -> dict[int, tuple[TraceKey, ...]]:
-        """The traces to generate, by round: the final candidates and their ancestors, in index order."""
+        """Return the traces to generate, by round: the final candidates and their ancestors, in index order."""
         wanted = {self.rounds: set(self.finals)}
         for t in range(self.rounds, 0, -1):
             wanted[t - 1] = {parent for key in wanted[t] for parent in self.parents(key)}

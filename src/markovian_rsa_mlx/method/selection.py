@@ -1,6 +1,6 @@
-"""From candidates to one answer: equivalence classes, the vote, the choice.
+"""Choose one answer among candidates: equivalence classes, the vote, the choice.
 
-The equivalence is injected; it is asked in index order, each new answer against each class's first member.
+The equivalence is a parameter. It is called in index order, with the first member of each class and the new answer.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Vote:
 
     @property
     def winner(self) -> Candidate | None:
-        """The first member of the largest class, of the earliest one among equals."""
+        """The first member of the largest class, and of the earliest one if several are as large."""
         return max(self.classes, key=len)[0] if self.classes else None
 
     @property
@@ -43,7 +43,7 @@ class Vote:
 
 
 def vote(candidates: Sequence[Candidate], equivalent: Equivalent) -> Vote:
-    """Greedy equivalence classes of the candidates' answers, in the order given."""
+    """Put the candidates' answers into greedy equivalence classes, in the order given."""
     classes: list[list[Candidate]] = []
     for candidate in candidates:
         if not normalise(candidate.answer):
@@ -58,17 +58,17 @@ def vote(candidates: Sequence[Candidate], equivalent: Equivalent) -> Vote:
 
 
 def first_with_answer(candidates: Sequence[Candidate]) -> Candidate:
-    """The first candidate that has an answer, else the first. Raises IndexError without candidates."""
+    """Return the first candidate that has an answer, or the first if none has. Raise IndexError without candidates."""
     return next((c for c in candidates if normalise(c.answer)), candidates[0])
 
 
 def choose(
     answer_selection: str, finals: Sequence[Candidate], aggregated: Candidate | None, equivalent: Equivalent
 ) -> tuple[Candidate, Vote]:
-    """The chosen candidate and the vote over the final candidates.
+    """Return the chosen candidate and the vote over the final candidates.
 
-    `aggregated` is the trace of round T + 1 under `final_aggregation`, or None where it was given up. A vote
-    in which nobody has an answer falls back to the first candidate.
+    `aggregated` is the trace of round T + 1 under `final_aggregation`, or None if it failed. Without any answer, the
+    first candidate is chosen.
     """
     tally = vote(finals, equivalent)
     if answer_selection == "majority" and tally.winner is not None:

@@ -1,6 +1,6 @@
 """Run the traces of a run: one asyncio task per trace, over the lineage.
 
-There is no loop over rounds. The lineage (`method.lineage`) says before the first token which traces read which. So
+There is no loop over rounds. The lineage (`method.lineage`) is known before the first token. So
 `Runner.run` only asks for the final candidates. `trace(key)` returns the task of a trace, and starts it on first use.
 That task first asks for the tasks of its parents, all of them, and awaits them. Then it builds its prompt from their
 tails, waits for a slot, generates, and cuts its own tail. So exactly the ancestors of the final candidates are
@@ -193,7 +193,7 @@ class Runner:
         return Trace(key, parsed, self._tokenizer.decode(parsed.answer_ids).strip())
 
     async def _tail(self, key: TraceKey, parsed: ParsedTrace) -> Tail:
-        """Return the tail that the children read, and record it. `carry` says what it is taken from."""
+        """Return the tail that the children read, and record it. `carry` decides which part of the trace it is."""
         recorded = self._log.history_of(key).tail
         if recorded is not None:
             return Tail(tuple(recorded.tail_token_ids), recorded.tail_text)

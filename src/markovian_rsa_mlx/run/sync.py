@@ -1,4 +1,4 @@
-"""Running a coroutine to its end from ordinary code, also where an event loop already runs (a notebook)."""
+"""Run a coroutine from synchronous code, also where an event loop already runs (in a notebook)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _CLEAN_UP_LIMIT_S = 60.0
 
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The coroutine's result. Ctrl-C cancels it, waits for its clean-up and raises KeyboardInterrupt."""
+    """Run a coroutine and return its result. Ctrl-C cancels it, waits for its clean-up and raises KeyboardInterrupt."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         with asyncio.Runner() as runner:
             return runner.run(coroutine)
-    return _run_beside(coroutine)
+    return _run_on_thread(coroutine)
 
 
-def _run_beside(coroutine: Coroutine[Any, Any, T]) -> T:
+def _run_on_thread(coroutine: Coroutine[Any, Any, T]) -> T:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="mrsa-loop", daemon=True)
     finished = threading.Event()

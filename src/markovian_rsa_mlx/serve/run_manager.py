@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Summary, disable_created_metrics
 
@@ -266,7 +266,7 @@ async def wait_for_result(run: ActiveRun) -> RunResult:
     try:
         return run.task.result()
     except RunStoppedError as stop:
-        return cast(RunResult, stop.partial)
+        return stop.partial
     except asyncio.CancelledError:
         hint = f" Resume it with POST /v1/runs/{run.state.run_id}/resume." if run.path is not None else ""
         if run.cancelled_by == "shutdown":
