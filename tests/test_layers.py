@@ -33,6 +33,9 @@ def imports_of(path: Path, *, at_import: bool = False) -> Iterator[str]:
         package = package[:-1]
     functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     skipped = {id(child) for function in functions if at_import for child in ast.walk(function)}
+    for node in tree.body:  # imports for annotations only are not arrows
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            skipped |= {id(child) for child in ast.walk(node)}
     for node in ast.walk(tree):
         if id(node) in skipped:
             continue
