@@ -118,5 +118,5 @@ def test_error_names_the_settings_file_only_if_it_is_the_cause(tmp_path: Path) -
     file.write_text("rounds = -1\n")
     with pytest.raises(ConfigError, match=r"settings\.toml.*rounds must be"):
         resolve(None, file, {}, "default-16gb")
-    with pytest.raises(ConfigError, match=r"^population is 0"):
+    with pytest.raises(ConfigError, match=r"^population must be"):
         resolve(None, file, {"population": 0, "rounds": 1}, "default-16gb")
