@@ -56,7 +56,7 @@ class VerifierState:
             self.assumed.append(assumption)
 
     def apply(self, event: Event) -> None:
-        """Take in a line that follows from the lines before it."""
+        """Add a line that follows from the lines before it."""
         self.run.apply(event)
         self.previous = event
         match event:
