@@ -10,9 +10,9 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
+from benchmarks.schedules import MACHINES, compare
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.predict.lengths import LogNormal
-from markovian_rsa_mlx.predict.schedules import MACHINES, compare
 from markovian_rsa_mlx.predict.workload import SCHEDULES
 
 LENGTHS = LogNormal(mean=12_000, sigma=0.8)

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.schedules import MACHINES, compare
 from markovian_rsa_mlx.backends.policy import RowLimit
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import MemoryLimitError
 from markovian_rsa_mlx.method.lineage import Lineage, TraceKey
 from markovian_rsa_mlx.predict.costs import LinearCosts, MeasuredCosts
 from markovian_rsa_mlx.predict.lengths import LogNormal, Recorded, TraceLength
-from markovian_rsa_mlx.predict.schedules import MACHINES, compare
 from markovian_rsa_mlx.predict.simulator import simulate
 from markovian_rsa_mlx.predict.workload import SCHEDULES, PromptShape, Schedule, workload
 
