@@ -6,9 +6,12 @@ benchmarks.schedules`. The script also prints the rows of the table in docs/tune
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.schedules import MACHINES, compare
 from markovian_rsa_mlx.config import RSAConfig
