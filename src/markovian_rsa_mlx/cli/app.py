@@ -58,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, click.UsageError) and error.ctx is not None:
             print_status(f"Try '{error.ctx.command_path} --help' for help.")
         return error.exit_code
-    except click.Abort as error:
-        interrupted = isinstance(error.__cause__, KeyboardInterrupt)
+    except (click.Abort, KeyboardInterrupt) as error:  # click turns most interrupts into Abort
+        interrupted = isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt)
         print_status("Interrupted." if interrupted else "Aborted.")
         return INTERRUPTED if interrupted else 1
     except BrokenPipeError:
