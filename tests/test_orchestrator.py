@@ -36,18 +36,18 @@ from markovian_rsa_mlx.method.answers import equal_text
 from markovian_rsa_mlx.method.lineage import Lineage
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 from markovian_rsa_mlx.tokenizer import ChatMessage
-from tests.support.fakes import EOS, ByteTokenizer, CharacterTokenizer, FakeBackend, boxed
+from tests.support.fakes import EOS, ByteTokenizer, CharacterTokenizer, FakeEngine, boxed
 from tests.support.runs import QUESTION, of, of_file, orchestrator, run, small
 
 CODEC = CharacterTokenizer()
 SINGLE_PROMPT = tuple(CODEC.encode(CODEC.render_chat([ChatMessage(role="user", content=QUESTION)], True)))
 
 
-def prompts(backend: FakeBackend) -> dict[str, tuple[int, ...]]:
+def prompts(backend: FakeEngine) -> dict[str, tuple[int, ...]]:
     return {request.trace_id: request.prompt_token_ids for request in backend.requests}
 
 
-def ids_of(backend: FakeBackend) -> list[str]:
+def ids_of(backend: FakeEngine) -> list[str]:
     return sorted(request.trace_id for request in backend.requests)
 
 
@@ -55,7 +55,7 @@ def ids_of(backend: FakeBackend) -> list[str]:
 
 
 def test_no_rounds_is_parallel_sampling() -> None:
-    backend = FakeBackend()
+    backend = FakeEngine()
     config = small(
         rounds=0,
         population=5,
@@ -74,20 +74,20 @@ def test_no_rounds_is_parallel_sampling() -> None:
 
 def test_a_vote_over_no_rounds_is_self_consistency() -> None:
     said = {f"r0-{i:02d}": answer for i, answer in enumerate("abbca")}
-    backend = FakeBackend(lambda request, _: boxed(said[request.trace_id]))
+    backend = FakeEngine(lambda request, _: boxed(said[request.trace_id]))
     result = run(backend, small(rounds=0, population=5, answer_selection="majority"))
     assert (result.answer, result.final_trace_id) == ("a", "r0-00")
     assert result.tally == [("a", 2), ("b", 2), ("c", 1)]
 
 
 def test_t_counts_aggregation_rounds_only() -> None:
-    backend = FakeBackend()
+    backend = FakeEngine()
     run(backend, small(rounds=2, final_candidates=0))
     assert {request.trace_id[:2] for request in backend.requests} == {"r0", "r1", "r2"}
 
 
 def test_budgets_and_sampling_change_in_the_final_round_only() -> None:
-    backend = FakeBackend()
+    backend = FakeEngine()
     run(backend, small(final_tokens=77, final_temperature=0.6, final_top_p=0.95, final_top_k=40))
     for request in backend.requests:
         final = request.trace_id.startswith("r2")
@@ -96,7 +96,7 @@ def test_budgets_and_sampling_change_in_the_final_round_only() -> None:
 
 
 def test_one_tail_means_chains_of_t_plus_one() -> None:
-    backend = FakeBackend()
+    backend = FakeEngine()
     result = run(backend, small(aggregation_size=1, rounds=3, final_candidates=2))
     assert ids_of(backend) == [f"r{t}-{i:02d}" for t in range(4) for i in range(2)]
     for event in of(result.events, AggregationPromptEvent):
@@ -104,11 +104,11 @@ def test_one_tail_means_chains_of_t_plus_one() -> None:
 
 
 def test_tau_equal_to_beta_is_full_chain_token_for_token() -> None:
-    wide, full = FakeBackend(), FakeBackend()
+    wide, full = FakeEngine(), FakeEngine()
     run(wide, small(tail_tokens=200))
     run(full, small(tail_tokens="full"))
     assert prompts(wide) == prompts(full)
-    narrow = FakeBackend()
+    narrow = FakeEngine()
     run(narrow, small(tail_tokens=20))
     assert prompts(narrow) != prompts(full)
 
@@ -126,7 +126,7 @@ def tails_by_id(events: Sequence[Event]) -> dict[str, TailExtractedEvent]:
 
 
 def test_carry_answer_hands_on_the_answer_section_else_the_reasoning() -> None:
-    result = run(FakeBackend(finished_or_cut), small(carry="answer", aggregation_size=4, rounds=1, tail_tokens=14))
+    result = run(FakeEngine(finished_or_cut), small(carry="answer", aggregation_size=4, rounds=1, tail_tokens=14))
     tails = tails_by_id(result.events)
     assert tails["r0-00"].tail_text == "the answer of it is here"[-14:]
     assert tails["r0-01"].tail_text == "x" * 14
@@ -142,7 +142,7 @@ def summariser(request: GenerationRequest, rng: random.Random) -> str:
 
 
 def test_carry_summary_hands_on_a_summary_that_counts() -> None:
-    backend = FakeBackend(summariser)
+    backend = FakeEngine(summariser)
     config = small(carry="summary", tail_tokens=30)
     result = run(backend, config)
     needed = {str(key) for keys in Lineage.of(config, 1).needed().values() for key in keys}
@@ -168,18 +168,18 @@ def test_a_summary_that_fails_or_is_empty_gives_way_to_the_tail(silent: bool) ->
     def model(request: GenerationRequest, rng: random.Random) -> str:
         return "" if "colleague" in CODEC.decode(request.prompt_token_ids) else boxed(7, "0123456789" * 3)
 
-    result = run(FakeBackend(model, fail=fail), small(carry="summary", max_retries=1))
+    result = run(FakeEngine(model, fail=fail), small(carry="summary", max_retries=1))
     assert {t.tail_text for t in of(result.events, TailExtractedEvent)} == {("0123456789" * 3 + " 7")[-20:]}
     assert bool(result.warnings) is not silent
 
 
 def test_markov_older_traces_are_never_visible() -> None:
-    def model(first: str) -> FakeBackend:
+    def model(first: str) -> FakeEngine:
         def write(request: GenerationRequest, rng: random.Random) -> str:
             said = first if request.trace_id.startswith("r0") else request.trace_id
             return boxed(rng.randrange(100), said)
 
-        return FakeBackend(write)
+        return FakeEngine(write)
 
     one, other = model("one way"), model("quite another")
     run(one, small(rounds=3, final_candidates=0))
@@ -191,7 +191,7 @@ def test_markov_older_traces_are_never_visible() -> None:
 @pytest.mark.parametrize(("beta", "tau", "size"), [(50, 10, 1), (50, 10, 4), (400, 100, 3), (400, 400, 2)])
 def test_prefill_and_decode_are_bounded_whatever_t_and_beta(beta: int, tau: int, size: int) -> None:
     longest: dict[str, int] = Counter()
-    backend = FakeBackend(lambda request, rng: "endless " * 100)
+    backend = FakeEngine(lambda request, rng: "endless " * 100)
     config = small(
         rounds=5, aggregation_size=size, thinking_tokens=beta, tail_tokens=tau, final_tokens=70, final_candidates=0
     )
@@ -209,7 +209,7 @@ def test_prefill_and_decode_are_bounded_whatever_t_and_beta(beta: int, tau: int,
 
 def test_the_frame_of_a_prompt_is_the_question_and_a_constant() -> None:
     def frame(question: str) -> int:
-        (setup,) = of(run(FakeBackend(), prompt=question).events, RunSetupEvent)
+        (setup,) = of(run(FakeEngine(), prompt=question).events, RunSetupEvent)
         return sum(map(len, setup.segment_token_ids[1]))
 
     assert frame("Q" * 1001) - frame("Q") == 1000
@@ -220,7 +220,7 @@ def test_the_frame_of_a_prompt_is_the_question_and_a_constant() -> None:
 
 @pytest.mark.parametrize(("finals", "seed"), [(None, 1), (None, 2), (2, 3), (0, 4)])
 def test_only_the_ancestors_of_the_finals_are_generated(finals: int | None, seed: int) -> None:
-    backend = FakeBackend()
+    backend = FakeEngine()
     config = small(population=8, aggregation_size=2, final_candidates=finals, seed=seed)
     result = run(backend, config)
     needed = Lineage.of(config, seed).needed()
@@ -230,7 +230,7 @@ def test_only_the_ancestors_of_the_finals_are_generated(finals: int | None, seed
 
 
 def test_pruning_changes_nothing_in_what_is_generated() -> None:
-    pruned, whole = FakeBackend(), FakeBackend()
+    pruned, whole = FakeEngine(), FakeEngine()
     run(pruned, small(population=8, final_candidates=None))
     run(whole, small(population=8, final_candidates=0))
     everything = {r.trace_id: r for r in whole.requests}
@@ -240,7 +240,7 @@ def test_pruning_changes_nothing_in_what_is_generated() -> None:
 
 
 def test_no_two_traces_share_a_seed_and_none_is_a_clone() -> None:
-    backend = FakeBackend()
+    backend = FakeEngine()
     result = run(backend, small(population=8, aggregation_size=4, rounds=3, final_candidates=0))
     seeds = [event.seed for event in of(result.events, GenerationStartEvent)]
     assert len(set(seeds)) == len(seeds) == len(backend.requests)
@@ -250,7 +250,7 @@ def test_no_two_traces_share_a_seed_and_none_is_a_clone() -> None:
 
 def test_parents_of_the_prompt_are_those_of_the_lineage_in_order() -> None:
     config = small(population=8, aggregation_size=3, final_candidates=0)
-    result = run(FakeBackend(), config)
+    result = run(FakeEngine(), config)
     lineage = Lineage.of(config, 1)
     drawn = {str(key): [str(p) for p in lineage.parents(key)] for keys in lineage.needed().values() for key in keys}
     for prompt in of(result.events, AggregationPromptEvent):
@@ -261,7 +261,7 @@ def test_parents_of_the_prompt_are_those_of_the_lineage_in_order() -> None:
 
 def test_tails_stand_in_the_prompt_as_recorded() -> None:
     result = run(
-        FakeBackend(tokenizer=ByteTokenizer(), model=lambda r, g: "\u00e9\U0001f642" * 9 + boxed(g.randrange(99)))
+        FakeEngine(tokenizer=ByteTokenizer(), model=lambda r, g: "\u00e9\U0001f642" * 9 + boxed(g.randrange(99)))
     )
     tails = tails_by_id(result.events)
     for prompt in of(result.events, AggregationPromptEvent):
@@ -275,19 +275,19 @@ def test_tails_stand_in_the_prompt_as_recorded() -> None:
 
 def test_the_same_seed_gives_the_same_run_whatever_the_concurrency() -> None:
     def told(concurrency: int | str, chunk: int) -> Any:
-        result = run(FakeBackend(chunk=chunk), small(final_candidates=0, concurrency=concurrency))
+        result = run(FakeEngine(chunk=chunk), small(final_candidates=0, concurrency=concurrency))
         return result.text, {e.trace_id: e.token_ids for e in of(result.events, TraceCompleteEvent)}
 
     assert told("auto", 16) == told(1, 7) == told(3, 1)
 
 
 def test_an_unset_seed_is_drawn_and_recorded() -> None:
-    results = [run(FakeBackend(), small(seed=None)) for _ in range(2)]
+    results = [run(FakeEngine(), small(seed=None)) for _ in range(2)]
     assert results[0].seed != results[1].seed
     for result in results:
         (start,), (setup,) = of(result.events, RunStartEvent), of(result.events, RunSetupEvent)
         assert start.config.seed == setup.seed == result.seed
-        assert run(FakeBackend(), small(seed=result.seed)).text == result.text
+        assert run(FakeEngine(), small(seed=result.seed)).text == result.text
 
 
 # ---------------------------------------------------------------- concurrency and order
@@ -295,7 +295,7 @@ def test_an_unset_seed_is_drawn_and_recorded() -> None:
 
 @pytest.mark.parametrize(("size", "rounds", "finals"), list(product([1, 2, 4], [0, 1, 3], [1, 2, 4])))
 def test_one_slot_is_enough_for_any_shape(size: int, rounds: int, finals: int) -> None:
-    backend = FakeBackend()
+    backend = FakeEngine()
     config = small(aggregation_size=size, rounds=rounds, final_candidates=finals, concurrency=1)
     assert run(backend, config).text
     assert backend.rows == 1
@@ -304,13 +304,13 @@ def test_one_slot_is_enough_for_any_shape(size: int, rounds: int, finals: int) -
 @pytest.mark.parametrize("carry", ["tail", "summary"])
 @pytest.mark.parametrize("concurrency", [1, 2, 3])
 def test_no_more_traces_at_once_than_asked_for(concurrency: int, carry: str) -> None:
-    backend = FakeBackend(chunk=4)
+    backend = FakeEngine(chunk=4)
     run(backend, small(population=8, final_candidates=0, concurrency=concurrency, carry=carry))
     assert backend.rows == concurrency
 
 
 def test_without_a_bound_a_whole_round_runs_at_once() -> None:
-    backend = FakeBackend(chunk=4)
+    backend = FakeEngine(chunk=4)
     run(backend, small(population=8, rounds=0))
     assert backend.rows == 8
 
@@ -321,7 +321,7 @@ def test_a_trace_starts_as_soon_as_its_own_parents_are_done() -> None:
     lineage = Lineage.of(config, 1)
     without = [str(k) for k in lineage.finals if slow not in map(str, lineage.parents(k))]
     assert without
-    result = run(FakeBackend(lambda r, g: "x" * 190 if r.trace_id == slow else boxed(g.randrange(99)), chunk=1), config)
+    result = run(FakeEngine(lambda r, g: "x" * 190 if r.trace_id == slow else boxed(g.randrange(99)), chunk=1), config)
     order = [
         (e.EVENT_NAME, e.trace_id) for e in result.events if isinstance(e, (GenerationStartEvent, TraceCompleteEvent))
     ]
@@ -340,7 +340,7 @@ def position(events: Sequence[Event], kind: str, trace_id: str) -> int:
 )
 def test_events_come_in_their_order(settings: dict[str, Any]) -> None:
     config = small(population=6, aggregation_size=3, **settings)
-    events = run(FakeBackend(chunk=3), config).events
+    events = run(FakeEngine(chunk=3), config).events
     assert [e.EVENT_NAME for e in events[:2]] == ["run_start", "run_setup"]
     lineage = Lineage.of(config, 1)
     for t, keys in lineage.needed().items():
@@ -372,7 +372,7 @@ def test_events_come_in_their_order(settings: dict[str, Any]) -> None:
 
 
 def test_ids_include_eos_and_texts_do_not() -> None:
-    result = run(FakeBackend(), small())
+    result = run(FakeEngine(), small())
     for event in of(result.events, TraceCompleteEvent):
         assert event.token_ids[-1] == EOS
         assert event.finish_reason == "eos"
@@ -384,7 +384,7 @@ def test_ids_include_eos_and_texts_do_not() -> None:
 
 
 def test_tokens_are_those_of_all_stages_without_prompts() -> None:
-    result = run(FakeBackend(), small(final_candidates=0))
+    result = run(FakeEngine(), small(final_candidates=0))
     (end,) = of(result.events, RunEndEvent)
     counted = sum(len(e.token_ids) for e in of(result.events, TraceCompleteEvent))
     assert end.total_generated_tokens == result.generated_tokens == counted
@@ -393,7 +393,7 @@ def test_tokens_are_those_of_all_stages_without_prompts() -> None:
 def test_the_file_holds_what_the_result_holds(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "run.jsonl"
     seen: list[Event] = []
-    result = run(FakeBackend(), small(), path, on_event=seen.append)
+    result = run(FakeEngine(), small(), path, on_event=seen.append)
     assert of_file(path, RunStartEvent)[0].prompt == QUESTION
     assert [e.to_dict() for e in result.events] == [e.to_dict() for e in of_file(path, object)]  # type: ignore[type-var]
     assert seen == result.events
@@ -402,21 +402,21 @@ def test_the_file_holds_what_the_result_holds(tmp_path: Path) -> None:
 
 def test_progress_tells_every_token_of_every_trace_once() -> None:
     told: dict[str, list[int]] = {}
-    result = run(FakeBackend(), small(), on_progress=lambda name, ids: told.setdefault(name, []).extend(ids))
+    result = run(FakeEngine(), small(), on_progress=lambda name, ids: told.setdefault(name, []).extend(ids))
     assert told == {e.trace_id: e.token_ids for e in of(result.events, TraceCompleteEvent)}
 
 
 # ---------------------------------------------------------------- the answer
 
 
-def say(answers: dict[str, str]) -> FakeBackend:
+def say(answers: dict[str, str]) -> FakeEngine:
     """A model whose traces say what they are told to; "" is a trace that never gets to an answer."""
 
     def model(request: GenerationRequest, rng: random.Random) -> str:
         said = answers.get(request.trace_id, "0")
         return boxed(said) if said else r"I think \boxed{99} " + "x" * 500
 
-    return FakeBackend(model)
+    return FakeEngine(model)
 
 
 FINALS = {"final_candidates": 0, "rounds": 1}
@@ -439,7 +439,7 @@ def test_the_text_is_the_part_after_the_thinking() -> None:
 
 
 def test_a_model_without_markers_answers_in_its_whole_text() -> None:
-    backend = FakeBackend(lambda r, g: "I think it is \\boxed{4}.", tokenizer=CharacterTokenizer(thinking=False))
+    backend = FakeEngine(lambda r, g: "I think it is \\boxed{4}.", tokenizer=CharacterTokenizer(thinking=False))
     result = run(backend, small())
     assert result.text == "I think it is \\boxed{4}."
     assert result.answer == "4"
@@ -507,7 +507,7 @@ def test_a_chat_keeps_its_system_message_and_earlier_turns() -> None:
         ChatMessage(role="assistant", content="Yes."),
         ChatMessage(role="user", content="And now?"),
     ]
-    backend = FakeBackend()
+    backend = FakeEngine()
     result = run(backend, small(), prompt=chat)
     for request in backend.requests:
         text = CODEC.decode(request.prompt_token_ids)
@@ -519,7 +519,7 @@ def test_a_chat_keeps_its_system_message_and_earlier_turns() -> None:
 
 
 def test_messages_and_ids_of_a_request_are_the_same_prompt() -> None:
-    backend = FakeBackend()
+    backend = FakeEngine()
     run(backend, small())
     for request in backend.requests:
         assert tuple(CODEC.encode(CODEC.render_chat(request.messages, True))) == request.prompt_token_ids
@@ -527,7 +527,7 @@ def test_messages_and_ids_of_a_request_are_the_same_prompt() -> None:
 
 @pytest.mark.parametrize("thinking", [True, False])
 def test_enable_thinking_reaches_the_chat_template(thinking: bool) -> None:
-    backend = FakeBackend()
+    backend = FakeEngine()
     run(backend, small(enable_thinking=thinking))
     for request in backend.requests:
         assert CODEC.decode(request.prompt_token_ids).endswith("-") is not thinking
@@ -535,7 +535,7 @@ def test_enable_thinking_reaches_the_chat_template(thinking: bool) -> None:
 
 def test_without_thinking_a_text_without_a_marker_is_the_answer(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
-    backend = FakeBackend(lambda request, rng: "It is \\boxed{42}.")
+    backend = FakeEngine(lambda request, rng: "It is \\boxed{42}.")
     result = run(backend, small(enable_thinking=False, answer_selection="majority", final_candidates=0), path)
     assert CODEC.end_of_thinking
     assert (result.text, result.answer, result.tally) == ("It is \\boxed{42}.", "42", [("42", 4)])
@@ -547,7 +547,7 @@ def test_without_thinking_a_text_without_a_marker_is_the_answer(tmp_path: Path) 
 def test_a_template_of_ones_own_is_used_and_recorded(tmp_path: Path) -> None:
     path = tmp_path / "mine.j2"
     path.write_text("{{ problem }}{% for a in attempts %}#{{ a.text }}{% endfor %}")
-    result = run(FakeBackend(), small(template=str(path)))
+    result = run(FakeEngine(), small(template=str(path)))
     for prompt in of(result.events, AggregationPromptEvent):
         assert prompt.prompt_text.startswith(f"<user>{QUESTION}#")
     (setup,) = of(result.events, RunSetupEvent)
@@ -557,12 +557,12 @@ def test_a_template_of_ones_own_is_used_and_recorded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("prompt", ["", " \n", [], [ChatMessage(role="assistant", content="x")], [{"role": "user"}]])
 def test_a_prompt_that_asks_nothing_leaves_no_file(prompt: Any, tmp_path: Path) -> None:
     with pytest.raises(PromptError):
-        run(FakeBackend(), small(), tmp_path / "run.jsonl", prompt)
+        run(FakeEngine(), small(), tmp_path / "run.jsonl", prompt)
     assert not (tmp_path / "run.jsonl").exists()
 
 
 def test_a_bad_template_is_refused_before_anything_is_generated(tmp_path: Path) -> None:
-    backend = FakeBackend()
+    backend = FakeEngine()
     with pytest.raises(TemplateError):
         run(backend, small(template=str(tmp_path / "none.j2")), tmp_path / "run.jsonl")
     assert not backend.requests
@@ -570,27 +570,27 @@ def test_a_bad_template_is_refused_before_anything_is_generated(tmp_path: Path) 
 
 def test_a_run_that_cannot_fit_the_context_is_refused_before_it_starts() -> None:
     needs = len(SINGLE_PROMPT) + 200
-    assert run(FakeBackend(context_length=needs), small(rounds=0)).text
+    assert run(FakeEngine(context_length=needs), small(rounds=0)).text
     with pytest.raises(ContextLengthError, match="Lower thinking_tokens, tail_tokens"):
-        run(FakeBackend(context_length=needs - 1), small(rounds=0))
+        run(FakeEngine(context_length=needs - 1), small(rounds=0))
     with pytest.raises(ContextLengthError):
-        run(FakeBackend(context_length=needs), small(rounds=1))
+        run(FakeEngine(context_length=needs), small(rounds=1))
 
 
 def test_the_context_check_is_exact_for_aggregation_prompts() -> None:
-    backend = FakeBackend(lambda r, g: "x" * 500)
+    backend = FakeEngine(lambda r, g: "x" * 500)
     run(backend, small())
     longest = max(len(r.prompt_token_ids) + r.max_tokens for r in backend.requests)
-    assert run(FakeBackend(context_length=longest), small()).text is not None
+    assert run(FakeEngine(context_length=longest), small()).text is not None
     with pytest.raises(ContextLengthError):
-        run(FakeBackend(context_length=longest - 1), small())
+        run(FakeEngine(context_length=longest - 1), small())
 
 
 def test_lone_surrogates_in_prompt_and_text_do_not_crash(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
-    result = run(FakeBackend(lambda r, g: boxed("\udc80")), small(), path, prompt="caf\udce9?")
+    result = run(FakeEngine(lambda r, g: boxed("\udc80")), small(), path, prompt="caf\udce9?")
     assert result.answer
-    again = run(FakeBackend(), small(), path, prompt="caf\udce9?")  # the same question, and no other
+    again = run(FakeEngine(), small(), path, prompt="caf\udce9?")  # the same question, and no other
     assert again.run_id == result.run_id
 
 
@@ -611,7 +611,7 @@ def test_lone_surrogates_in_prompt_and_text_do_not_crash(tmp_path: Path) -> None
 def test_identical_traces_alarm_where_chance_cannot_explain_them(
     chance: float | None, temperature: float, alarm: bool
 ) -> None:
-    class Clones(FakeBackend):
+    class Clones(FakeEngine):
         async def log_probability(
             self, prompt_token_ids: Sequence[int], token_ids: Sequence[int], sampling: Sampling
         ) -> float | None:
@@ -625,7 +625,7 @@ def test_identical_traces_alarm_where_chance_cannot_explain_them(
 
 
 def test_a_likely_coincidence_does_not_hide_an_impossible_one() -> None:
-    class Clones(FakeBackend):
+    class Clones(FakeEngine):
         async def log_probability(
             self, prompt_token_ids: Sequence[int], token_ids: Sequence[int], sampling: Sampling
         ) -> float | None:
@@ -639,7 +639,7 @@ def test_a_likely_coincidence_does_not_hide_an_impossible_one() -> None:
 
 
 def test_different_traces_are_never_scored() -> None:
-    class Never(FakeBackend):
+    class Never(FakeEngine):
         async def log_probability(self, *_: Any) -> float | None:
             raise AssertionError("asked for")
 
@@ -647,7 +647,7 @@ def test_different_traces_are_never_scored() -> None:
 
 
 def test_an_alarm_that_cannot_be_computed_does_not_end_the_run() -> None:
-    class Broken(FakeBackend):
+    class Broken(FakeEngine):
         async def log_probability(self, *_: Any) -> float | None:
             raise RuntimeError("no scores")
 
@@ -674,7 +674,7 @@ def test_solve_works_where_a_loop_already_runs() -> None:
 
 def test_asolve_runs_beside_others() -> None:
     async def several() -> list[Any]:
-        whole = orchestrator(FakeBackend())
+        whole = orchestrator(FakeEngine())
         return await asyncio.gather(*(whole.asolve(QUESTION, small(seed=s)) for s in (1, 2, 1)))
 
     first, second, third = asyncio.run(several())
@@ -682,13 +682,13 @@ def test_asolve_runs_beside_others() -> None:
 
 
 def test_the_default_settings_are_those_of_a_16_gb_mac() -> None:
-    result = run(FakeBackend(), RSAConfig.default_16gb().replace(seed=3))
+    result = run(FakeEngine(), RSAConfig.default_16gb().replace(seed=3))
     assert len(of(result.events, TraceCompleteEvent)) == 5
-    assert orchestrator(FakeBackend()).solve(QUESTION)
+    assert orchestrator(FakeEngine()).solve(QUESTION)
 
 
 def test_the_memory_limit_reaches_the_engine_and_the_run_records_the_engine() -> None:
-    class Limited(FakeBackend):
+    class Limited(FakeEngine):
         limits: list[Any] = []  # noqa: RUF012
 
         def limit(self, max_rows: int | None, memory_limit_bytes: int | None) -> None:
@@ -706,7 +706,7 @@ def test_the_memory_limit_reaches_the_engine_and_the_run_records_the_engine() ->
 
 
 def test_closing_closes_the_engine() -> None:
-    class Closing(FakeBackend):
+    class Closing(FakeEngine):
         closed = False
 
         async def aclose(self) -> None:

@@ -16,7 +16,7 @@ from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.method.answers import equal_text
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
-from tests.support.fakes import CharacterTokenizer, FakeBackend, boxed
+from tests.support.fakes import CharacterTokenizer, FakeEngine, boxed
 
 N, C, T = 16, 4, 2
 CODEC = CharacterTokenizer()
@@ -53,7 +53,7 @@ def answers_by_round(
         rounds=T, population=N, aggregation_size=size, final_candidates=0, tail_tokens=40, thinking_tokens=100,
         final_tokens=100, seed=seed,
     )  # fmt: skip
-    backend = FakeBackend(model, chunk=100)
+    backend = FakeEngine(model, chunk=100)
     orchestrator = MarkovianRSAOrchestrator(backend, equivalent=equal_text)
     result = asyncio.run(orchestrator.arun("Why?", config))
     rounds: list[list[str]] = [[] for _ in range(T + 1)]

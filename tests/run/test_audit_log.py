@@ -10,7 +10,7 @@ from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import AuditError, CallbackError, ResumeError, TemplateError
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 
-from ..support.fakes import FakeBackend
+from ..support.fakes import FakeEngine
 
 STRANGERS = ['{"event": "user logged in", "level": "info"}\n', "notes\n", '{"a": 1}\n{"b": 2}\n']
 
@@ -19,7 +19,7 @@ STRANGERS = ['{"event": "user logged in", "level": "info"}\n', "notes\n", '{"a":
 def test_a_strangers_file_is_left_alone(tmp_path: Path, content: str) -> None:
     path = tmp_path / "app.jsonl"
     path.write_text(content)
-    with MarkovianRSAOrchestrator(FakeBackend()) as orchestrator, pytest.raises(AuditError):
+    with MarkovianRSAOrchestrator(FakeEngine()) as orchestrator, pytest.raises(AuditError):
         orchestrator.solve("What is it?", audit_path=path)
     assert path.read_text() == content
 
@@ -27,7 +27,7 @@ def test_a_strangers_file_is_left_alone(tmp_path: Path, content: str) -> None:
 def test_a_prompt_that_differs_only_at_its_end_is_shown_there(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     question = "What is it? " * 20
-    with MarkovianRSAOrchestrator(FakeBackend()) as orchestrator:
+    with MarkovianRSAOrchestrator(FakeEngine()) as orchestrator:
         orchestrator.solve(question, audit_path=path)
         with pytest.raises(ResumeError, match=r"What is it\? .*there, .*What is it\? now"):
             orchestrator.solve(question + "now", audit_path=path)
@@ -38,7 +38,7 @@ def test_a_callback_that_raises_ends_the_run_once_and_is_named(callback: str) ->
     def broken(*_: object) -> None:
         raise KeyError("oops")
 
-    backend = FakeBackend()
+    backend = FakeEngine()
     with MarkovianRSAOrchestrator(backend) as orchestrator, pytest.raises(CallbackError, match=f"{callback}.*KeyError"):
         orchestrator.run("What is it?", **{callback: broken})
     assert all(request.trace_id.startswith("r0") for request in backend.requests)
@@ -47,6 +47,6 @@ def test_a_callback_that_raises_ends_the_run_once_and_is_named(callback: str) ->
 
 def test_a_run_that_is_refused_before_it_begins_leaves_no_file(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
-    with MarkovianRSAOrchestrator(FakeBackend()) as orchestrator, pytest.raises(TemplateError):
+    with MarkovianRSAOrchestrator(FakeEngine()) as orchestrator, pytest.raises(TemplateError):
         orchestrator.solve("What is it?", RSAConfig(template="nosuch"), audit_path=path)
     assert not path.exists()

@@ -21,7 +21,7 @@ from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.errors import RunStoppedError
 from markovian_rsa_mlx.method.answers import equal_text
-from tests.support.fakes import FakeBackend, boxed
+from tests.support.fakes import FakeEngine, boxed
 from tests.support.runs import of, run, small
 
 
@@ -31,7 +31,7 @@ def clocks_of(events: list[TraceClockEvent], trace_id: str) -> list[tuple[str, s
 
 def test_every_generation_has_its_times(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
-    run(FakeBackend(), small(carry="summary"), path)
+    run(FakeEngine(), small(carry="summary"), path)
     events = read_events(path)
     clocks = of(events, TraceClockEvent)
     whole = [("trace", "started", 0), ("trace", "ended", 0)]
@@ -54,7 +54,7 @@ def test_a_failed_attempt_leaves_its_row_too(tmp_path: Path) -> None:
             raise RuntimeError("the engine stumbled")
 
     fail_once = {"armed": True}
-    result = run(FakeBackend(fail=fail), small(), tmp_path / "run.jsonl")
+    result = run(FakeEngine(fail=fail), small(), tmp_path / "run.jsonl")
     attempts = [("trace", phase, attempt) for attempt in (0, 1) for phase in ("started", "ended")]
     assert clocks_of(of(result.events, TraceClockEvent), "r2-00") == attempts
 
@@ -67,11 +67,11 @@ def test_the_clock_goes_on_over_sittings(tmp_path: Path) -> None:
 
     path = tmp_path / "run.jsonl"
     with pytest.raises(RunStoppedError):
-        run(FakeBackend(long), small(token_budget=300), path)
+        run(FakeEngine(long), small(token_budget=300), path)
     stopped = of(read_events(path), TraceClockEvent)
     assert len(stopped) % 2 == 0  # what was stopped has left its row
     os.utime(path, (0, 0))
-    run(FakeBackend(long), small(), path)
+    run(FakeEngine(long), small(), path)
     events = read_events(path)
     assert of(events, RunResumedEvent)[0].elapsed_before_s >= stopped[-1].elapsed_s
     times = [event.elapsed_s for event in of(events, TraceClockEvent)]

@@ -23,7 +23,7 @@ from markovian_rsa_mlx.audit.events import (
 from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.errors import AuditError, BackendError, ContextLengthError, MemoryLimitError, RunFailedError
 from markovian_rsa_mlx.method.lineage import Lineage, TraceKey, trace_seed
-from tests.support.fakes import FakeBackend, boxed
+from tests.support.fakes import FakeEngine, boxed
 from tests.support.runs import of, of_file, run, small
 
 
@@ -46,7 +46,7 @@ WHOLE = {"final_candidates": 0, "rounds": 2}
 
 @pytest.mark.parametrize("error", [BackendError, RuntimeError, ValueError, OSError, TimeoutError])
 def test_a_failed_trace_is_tried_again_with_a_new_recorded_seed(error: type[Exception]) -> None:
-    result = run(FakeBackend(fail=failing("r1-02", times=2, error=error)), small(**WHOLE))
+    result = run(FakeEngine(fail=failing("r1-02", times=2, error=error)), small(**WHOLE))
     retries = of(result.events, TraceRetryEvent)
     key = TraceKey(1, 2)
     assert [(r.trace_id, r.attempt, r.seed) for r in retries] == [
@@ -63,7 +63,7 @@ def test_a_failed_trace_is_tried_again_with_a_new_recorded_seed(error: type[Exce
 
 def test_a_retry_changes_nothing_for_the_other_traces() -> None:
     def told(fail: Any) -> dict[str, list[int]]:
-        result = run(FakeBackend(fail=fail), small(rounds=0, population=6))
+        result = run(FakeEngine(fail=fail), small(rounds=0, population=6))
         return {e.trace_id: e.token_ids for e in of(result.events, TraceCompleteEvent)}
 
     whole, retried = told(None), told(failing("r0-03", times=1))
@@ -72,7 +72,7 @@ def test_a_retry_changes_nothing_for_the_other_traces() -> None:
 
 @pytest.mark.parametrize("retries", [0, 1, 3])
 def test_a_trace_is_given_up_after_the_last_retry(retries: int) -> None:
-    backend = FakeBackend(fail=failing("r0-01"))
+    backend = FakeEngine(fail=failing("r0-01"))
     result = run(backend, small(rounds=0, max_retries=retries))
     assert sum(r.trace_id == "r0-01" for r in backend.requests) == retries + 1
     (lost,) = [e for e in of(result.events, TraceCompleteEvent) if e.trace_id == "r0-01"]
@@ -87,7 +87,7 @@ def test_a_trace_is_given_up_after_the_last_retry(retries: int) -> None:
 
 def test_children_go_on_with_the_parents_they_have() -> None:
     config = small(**WHOLE, aggregation_size=3)
-    result = run(FakeBackend(fail=failing("r0-01")), config)
+    result = run(FakeEngine(fail=failing("r0-01")), config)
     lineage = Lineage.of(config, 1)
     shrunk = 0
     for prompt in of(result.events, AggregationPromptEvent):
@@ -104,7 +104,7 @@ def test_children_go_on_with_the_parents_they_have() -> None:
 
 
 def test_a_child_without_any_parent_gives_up_too_and_the_others_go_on() -> None:
-    result = run(FakeBackend(fail=failing("r0-02")), small(aggregation_size=1, final_candidates=0))
+    result = run(FakeEngine(fail=failing("r0-02")), small(aggregation_size=1, final_candidates=0))
     lost = [e.trace_id for e in of(result.events, TraceCompleteEvent) if e.finish_reason == "error"]
     assert lost == ["r0-02", "r1-02", "r2-02"]
     assert len(result.warnings) == 3
@@ -115,18 +115,18 @@ def test_a_child_without_any_parent_gives_up_too_and_the_others_go_on() -> None:
 
 def test_the_run_fails_only_when_no_final_candidate_is_left(tmp_path: Path) -> None:
     finals = [f"r2-0{i}" for i in range(4)]
-    assert run(FakeBackend(fail=failing(*finals[:3])), small(**WHOLE)).final_trace_id == "r2-03"
+    assert run(FakeEngine(fail=failing(*finals[:3])), small(**WHOLE)).final_trace_id == "r2-03"
     with pytest.raises(RunFailedError, match="No final candidate is left"):
-        run(FakeBackend(fail=failing(*finals)), small(**WHOLE), tmp_path / "run.jsonl")
+        run(FakeEngine(fail=failing(*finals)), small(**WHOLE), tmp_path / "run.jsonl")
     assert of_file(tmp_path / "run.jsonl", ErrorEvent)[-1].stage == "run"
     # Running again with the same file tries them anew, and only them.
-    backend = FakeBackend()
+    backend = FakeEngine()
     assert run(backend, small(**WHOLE), tmp_path / "run.jsonl").final_trace_id == "r2-00"
     assert sorted(r.trace_id for r in backend.requests) == finals
 
 
 def test_everything_failing_is_one_error_and_no_hang() -> None:
-    backend = FakeBackend(fail=lambda r: (_ for _ in ()).throw(BackendError("down")))
+    backend = FakeEngine(fail=lambda r: (_ for _ in ()).throw(BackendError("down")))
     with pytest.raises(RunFailedError):
         run(backend, small(**WHOLE, concurrency=1, max_retries=0))
     assert {r.trace_id[:2] for r in backend.requests} == {"r0"}
@@ -135,7 +135,7 @@ def test_everything_failing_is_one_error_and_no_hang() -> None:
 @pytest.mark.parametrize("lost", [["r2-00"], ["r1-00", "r1-01", "r1-02", "r1-03", "r2-00"]])
 def test_without_the_aggregator_the_finals_speak(lost: list[str]) -> None:
     config = small(final_candidates=0, rounds=1, answer_selection="final_aggregation")
-    backend = FakeBackend(lambda r, g: boxed(r.trace_id), fail=failing(*lost))
+    backend = FakeEngine(lambda r, g: boxed(r.trace_id), fail=failing(*lost))
     if len(lost) > 1:
         with pytest.raises(RunFailedError):
             run(backend, config)
@@ -147,7 +147,7 @@ def test_without_the_aggregator_the_finals_speak(lost: list[str]) -> None:
 
 def test_the_aggregator_reads_the_finals_that_are_left() -> None:
     config = small(final_candidates=0, rounds=1, answer_selection="final_aggregation", aggregation_size=3)
-    result = run(FakeBackend(lambda r, g: boxed(r.trace_id), fail=failing("r1-01")), config)
+    result = run(FakeEngine(lambda r, g: boxed(r.trace_id), fail=failing("r1-01")), config)
     (prompt,) = [e for e in of(result.events, AggregationPromptEvent) if e.round == 2]
     assert prompt.selected_tail_trace_ids == ["r1-00", "r1-02"]
     assert result.final_trace_id == "r2-00"
@@ -155,12 +155,12 @@ def test_the_aggregator_reads_the_finals_that_are_left() -> None:
 
 @pytest.mark.parametrize("error", [ContextLengthError, MemoryLimitError])
 def test_what_another_attempt_cannot_mend_ends_the_run_at_once(error: type[Exception], tmp_path: Path) -> None:
-    backend = FakeBackend(fail=failing("r0-01", error=error))
+    backend = FakeEngine(fail=failing("r0-01", error=error))
     with pytest.raises(error, match="no luck"):
         run(backend, small(**WHOLE), tmp_path / "run.jsonl")
     assert sum(r.trace_id == "r0-01" for r in backend.requests) == 1
     assert backend.running == 0
-    assert run(FakeBackend(), small(**WHOLE), tmp_path / "run.jsonl").text
+    assert run(FakeEngine(), small(**WHOLE), tmp_path / "run.jsonl").text
 
 
 @pytest.mark.parametrize("survives", [2, 3, 7, 20])
@@ -185,20 +185,20 @@ def test_a_full_disk_is_one_error_and_the_file_stays_readable(
         asyncio.get_running_loop().set_exception_handler(lambda _, context: loop_errors.append(context))
         await orchestrator(backend).arun(QUESTION, small(**WHOLE), audit_path=path)
 
-    backend = FakeBackend(chunk=4)
+    backend = FakeEngine(chunk=4)
     with pytest.raises(AuditError, match="No space left"):
         asyncio.run(go())
     assert backend.running == 0
     assert not loop_errors
     assert len(read_events(path)) == survives
     monkeypatch.undo()
-    resumed = run(FakeBackend(chunk=4), small(**WHOLE), path)
-    assert resumed.text == run(FakeBackend(chunk=4), small(**WHOLE)).text
+    resumed = run(FakeEngine(chunk=4), small(**WHOLE), path)
+    assert resumed.text == run(FakeEngine(chunk=4), small(**WHOLE)).text
 
 
 def test_a_file_that_cannot_be_written_is_one_error_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    backend = FakeBackend()
+    backend = FakeEngine()
     with pytest.raises(AuditError):
         run(backend, small(), tmp_path / "file" / "run.jsonl")
     assert not backend.requests

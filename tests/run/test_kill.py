@@ -18,10 +18,10 @@ from tests.support.runs import of, of_file
 # A run of about a second and a half.
 SCRIPT = """
 import asyncio, random, sys
-from tests.support.fakes import FakeBackend, boxed
+from tests.support.fakes import FakeEngine, boxed
 from tests.support.runs import run, small
 
-class Paced(FakeBackend):
+class Paced(FakeEngine):
     async def generate(self, request, listener):
         await asyncio.sleep(random.Random(request.seed).uniform(0.02, 0.1))
         return await super().generate(request, listener)

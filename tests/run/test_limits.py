@@ -19,7 +19,7 @@ from markovian_rsa_mlx.audit.events import TraceCheckpointEvent, TraceCompleteEv
 from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.errors import RunStoppedError
 from markovian_rsa_mlx.orchestrator import RunResult
-from tests.support.fakes import FakeBackend, boxed
+from tests.support.fakes import FakeEngine, boxed
 from tests.support.runs import QUESTION, of, of_file, orchestrator, run, small
 
 
@@ -33,14 +33,14 @@ def partial_of(error: RunStoppedError) -> RunResult:
 
 
 WHOLE = small(final_candidates=0)
-NEEDS = run(FakeBackend(by_round), WHOLE).generated_tokens
+NEEDS = run(FakeEngine(by_round), WHOLE).generated_tokens
 
 
 @pytest.mark.parametrize("budget", [1, 50, NEEDS // 2, NEEDS - 60])
 @pytest.mark.parametrize("concurrency", [1, "auto"])
 def test_a_token_budget_stops_within_a_step(budget: int, concurrency: int | str, tmp_path: Path) -> None:
     path, chunk = tmp_path / "run.jsonl", 4
-    backend = FakeBackend(by_round, chunk=chunk)
+    backend = FakeEngine(by_round, chunk=chunk)
     with pytest.raises(RunStoppedError, match="token budget") as caught:
         run(backend, WHOLE.replace(token_budget=budget, concurrency=concurrency), path)
     partial = partial_of(caught.value)
@@ -48,7 +48,7 @@ def test_a_token_budget_stops_within_a_step(budget: int, concurrency: int | str,
     assert budget <= partial.generated_tokens <= budget + 3 * chunk * (1 if concurrency == 1 else 4)
     assert backend.running == 0
     assert not is_finished(read_events(path))
-    resumed = run(FakeBackend(by_round, chunk=chunk), WHOLE, path)
+    resumed = run(FakeEngine(by_round, chunk=chunk), WHOLE, path)
     assert resumed.text == r"\boxed{r2}"
     assert resumed.generated_tokens == NEEDS
 
@@ -56,7 +56,7 @@ def test_a_token_budget_stops_within_a_step(budget: int, concurrency: int | str,
 def test_nothing_of_what_was_generated_is_lost_by_a_stop(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     with pytest.raises(RunStoppedError) as caught:
-        run(FakeBackend(by_round, chunk=4), WHOLE.replace(token_budget=NEEDS // 2), path)
+        run(FakeEngine(by_round, chunk=4), WHOLE.replace(token_budget=NEEDS // 2), path)
     kept = sum(len(e.token_ids) for e in of_file(path, TraceCheckpointEvent)) + sum(
         e.generated_tokens for e in of_file(path, TraceCompleteEvent)
     )
@@ -67,8 +67,8 @@ def test_a_token_budget_counts_all_sittings(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     config = WHOLE.replace(token_budget=NEEDS // 2)
     with pytest.raises(RunStoppedError) as first:
-        run(FakeBackend(by_round, chunk=4), config, path)
-    backend = FakeBackend(by_round, chunk=4)
+        run(FakeEngine(by_round, chunk=4), config, path)
+    backend = FakeEngine(by_round, chunk=4)
     with pytest.raises(RunStoppedError) as second:
         run(backend, config, path)
     assert partial_of(second.value).generated_tokens == partial_of(first.value).generated_tokens
@@ -77,7 +77,7 @@ def test_a_token_budget_counts_all_sittings(tmp_path: Path) -> None:
 
 def test_the_best_so_far_is_a_vote_in_the_latest_round_that_answers() -> None:
     with pytest.raises(RunStoppedError) as caught:
-        run(FakeBackend(by_round, chunk=4), WHOLE.replace(token_budget=NEEDS * 2 // 3, concurrency=1))
+        run(FakeEngine(by_round, chunk=4), WHOLE.replace(token_budget=NEEDS * 2 // 3, concurrency=1))
     partial = partial_of(caught.value)
     assert partial.answer in ("r1", "r2")
     assert partial.text == rf"\boxed{{{partial.answer}}}"
@@ -86,7 +86,7 @@ def test_the_best_so_far_is_a_vote_in_the_latest_round_that_answers() -> None:
 
 def test_before_any_answer_there_is_none() -> None:
     with pytest.raises(RunStoppedError) as caught:
-        run(FakeBackend(by_round, chunk=4), WHOLE.replace(token_budget=10))
+        run(FakeEngine(by_round, chunk=4), WHOLE.replace(token_budget=10))
     partial = partial_of(caught.value)
     assert (partial.text, partial.answer, partial.final_trace_id, partial.tally) == (None, "", None, [])
 
@@ -94,15 +94,15 @@ def test_before_any_answer_there_is_none() -> None:
 def test_a_sitting_that_stops_at_once_still_knows_the_best_so_far(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     with pytest.raises(RunStoppedError) as first:
-        run(FakeBackend(by_round), WHOLE.replace(token_budget=NEEDS * 2 // 3, concurrency=1), path)
+        run(FakeEngine(by_round), WHOLE.replace(token_budget=NEEDS * 2 // 3, concurrency=1), path)
     with pytest.raises(RunStoppedError) as second:
-        run(FakeBackend(by_round), WHOLE.replace(token_budget=1), path)
+        run(FakeEngine(by_round), WHOLE.replace(token_budget=1), path)
     assert partial_of(second.value).text == partial_of(first.value).text is not None
     assert partial_of(second.value).tally == partial_of(first.value).tally
 
 
 def test_a_time_budget_stops_and_counts_all_sittings(tmp_path: Path) -> None:
-    class Slow(FakeBackend):
+    class Slow(FakeEngine):
         async def generate(self, request, listener):  # type: ignore[no-untyped-def]
             await asyncio.sleep(0.02 if request.trace_id.startswith("r0") else 30)
             return await super().generate(request, listener)
@@ -115,16 +115,16 @@ def test_a_time_budget_stops_and_counts_all_sittings(tmp_path: Path) -> None:
     assert partial_of(caught.value).answer == "r0"
     with pytest.raises(RunStoppedError):
         run(Slow(by_round), WHOLE.replace(time_budget_s=1.0), path)
-    assert run(FakeBackend(by_round), WHOLE, path).answer == "r2"
+    assert run(FakeEngine(by_round), WHOLE, path).answer == "r2"
 
 
 def test_a_run_within_its_budgets_is_not_stopped() -> None:
-    assert run(FakeBackend(by_round), WHOLE.replace(token_budget=NEEDS + 1, time_budget_s=60)).answer == "r2"
+    assert run(FakeEngine(by_round), WHOLE.replace(token_budget=NEEDS + 1, time_budget_s=60)).answer == "r2"
 
 
 @pytest.mark.parametrize("steps", [0, 1, 5, 60])
 def test_cancelling_leaves_a_resumable_file_and_nothing_running(steps: int, tmp_path: Path) -> None:
-    path, backend = tmp_path / "run.jsonl", FakeBackend(by_round, chunk=4)
+    path, backend = tmp_path / "run.jsonl", FakeEngine(by_round, chunk=4)
 
     async def cancelled() -> None:
         task = asyncio.create_task(orchestrator(backend).asolve(QUESTION, WHOLE, audit_path=path))  # type: ignore[arg-type]
@@ -137,12 +137,12 @@ def test_cancelling_leaves_a_resumable_file_and_nothing_running(steps: int, tmp_
 
     asyncio.run(cancelled())
     assert backend.running == 0
-    assert run(FakeBackend(by_round, chunk=4), WHOLE, path).generated_tokens == NEEDS
+    assert run(FakeEngine(by_round, chunk=4), WHOLE, path).generated_tokens == NEEDS
 
 
 def test_cancelling_one_run_leaves_the_others_alone() -> None:
     async def two() -> str:
-        whole = orchestrator(FakeBackend(by_round, chunk=2))
+        whole = orchestrator(FakeEngine(by_round, chunk=2))
         doomed = asyncio.create_task(whole.asolve(QUESTION, WHOLE))  # type: ignore[arg-type]
         other = asyncio.create_task(whole.asolve(QUESTION, WHOLE))  # type: ignore[arg-type]
         await asyncio.sleep(0.01)
@@ -154,11 +154,11 @@ def test_cancelling_one_run_leaves_the_others_alone() -> None:
 
 SCRIPT = """
 import asyncio, json, sys
-from tests.support.fakes import FakeBackend, boxed
+from tests.support.fakes import FakeEngine, boxed
 from tests.support.runs import QUESTION, orchestrator, small
 from markovian_rsa_mlx.errors import RunStoppedError
 
-class Slow(FakeBackend):
+class Slow(FakeEngine):
     async def generate(self, request, listener):
         if not request.trace_id.startswith("r0"):
             print("waiting", flush=True)
@@ -198,4 +198,4 @@ def test_ctrl_c_stops_with_the_best_so_far(where: str, tmp_path: Path) -> None:
     assert message.startswith("The run was interrupted after ")
     assert str(path) in message
     assert len(of(read_events(path), TraceCompleteEvent)) == 4
-    assert run(FakeBackend(lambda r, g: boxed(r.trace_id[:2])), WHOLE, path).answer == "r2"
+    assert run(FakeEngine(lambda r, g: boxed(r.trace_id[:2])), WHOLE, path).answer == "r2"

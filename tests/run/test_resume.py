@@ -34,7 +34,7 @@ from markovian_rsa_mlx.method.lineage import Lineage, TraceKey, trace_seed
 from markovian_rsa_mlx.models.routing_report import summary
 from markovian_rsa_mlx.tokenizer import ChatMessage
 from tests.run.test_failures import failing
-from tests.support.fakes import FakeBackend, boxed
+from tests.support.fakes import FakeEngine, boxed
 from tests.support.runs import QUESTION, cut, line_ends, of, of_file, run, small
 
 
@@ -52,7 +52,7 @@ CONFIG = small(
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of an unbroken run."""
     path = tmp_path_factory.mktemp("whole") / "run.jsonl"
-    run(FakeBackend(long_trace), CONFIG, path)
+    run(FakeEngine(long_trace), CONFIG, path)
     return path
 
 
@@ -98,7 +98,7 @@ def checkpointed(path: Path) -> dict[str, tuple[int, ...]]:
 def check_resumed(whole: Path, path: Path) -> None:
     """Resume a cut copy of `whole` and compare."""
     begun = len(scan_file(path).lines) >= 2
-    held, backend = checkpointed(path), FakeBackend(long_trace)
+    held, backend = checkpointed(path), FakeEngine(long_trace)
     kept = {e.trace_id for e in of(scan_file(path).events, TraceCompleteEvent)}
     result = run(backend, CONFIG, path)
     assert essence(path) == essence(whole)
@@ -138,9 +138,9 @@ def test_resume_again_and_again(whole: Path, tmp_path: Path) -> None:
         if end < 10**9:
             limit = sum(e.generated_tokens for e in of(scan_file(path).events, TraceCompleteEvent)) if held else 0
             with pytest.raises(Exception, match="token budget"):
-                run(FakeBackend(long_trace), CONFIG.replace(token_budget=limit + 2500), path)
+                run(FakeEngine(long_trace), CONFIG.replace(token_budget=limit + 2500), path)
         else:
-            run(FakeBackend(long_trace), CONFIG, path)
+            run(FakeEngine(long_trace), CONFIG, path)
     assert essence(path) == essence(whole)
     events = read_events(path)
     check_nothing_doubled(events)
@@ -157,7 +157,7 @@ def test_checkpoints_come_every_512_tokens(whole: Path) -> None:
 
 
 def test_a_finished_file_answers_without_the_engine(whole: Path) -> None:
-    class Dead(FakeBackend):
+    class Dead(FakeEngine):
         async def generate(self, *_: Any) -> Any:
             raise AssertionError("called")
 
@@ -174,10 +174,10 @@ def test_a_finished_file_answers_without_the_engine(whole: Path) -> None:
 def test_summaries_are_kept_and_not_asked_for_again(tmp_path: Path) -> None:
     config = CONFIG.replace(carry="summary", tail_tokens=40)
     path = tmp_path / "run.jsonl"
-    run(FakeBackend(long_trace), config, path)
+    run(FakeEngine(long_trace), config, path)
     summaries = [i for i, e in enumerate(read_events(path)) if isinstance(e, SummaryCompleteEvent)]
     torn = cut(path, line_ends(path)[summaries[1]], tmp_path / "cut.jsonl")
-    backend = FakeBackend(long_trace)
+    backend = FakeEngine(long_trace)
     run(backend, config, torn)
     check_nothing_doubled(read_events(torn))
     assert essence(torn) == essence(path)
@@ -189,11 +189,11 @@ def test_summaries_are_kept_and_not_asked_for_again(tmp_path: Path) -> None:
 def test_a_resumed_run_takes_up_the_attempt_it_was_at(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     fail = failing("r0-01", times=1)
-    run(FakeBackend(long_trace, fail=fail), CONFIG, path)
+    run(FakeEngine(long_trace, fail=fail), CONFIG, path)
     events = read_events(path)
     retry = next(i for i, e in enumerate(events) if isinstance(e, TraceRetryEvent))
     torn = cut(path, line_ends(path)[retry], tmp_path / "cut.jsonl")
-    backend = FakeBackend(long_trace)
+    backend = FakeEngine(long_trace)
     run(backend, CONFIG, torn)
     (request,) = [r for r in backend.requests if r.trace_id == "r0-01"]
     assert request.seed == trace_seed(1, TraceKey(0, 1), attempt=1)
@@ -217,10 +217,10 @@ def given_up(event: Event) -> bool:
 
 def test_a_given_up_trace_is_tried_again_while_no_child_has_started(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
-    run(FakeBackend(long_trace, fail=failing("r0-01")), CONFIG, path)  # it fails while the others still think
+    run(FakeEngine(long_trace, fail=failing("r0-01")), CONFIG, path)  # it fails while the others still think
     torn = lines_until(path, given_up, tmp_path / "cut.jsonl")
     assert not [e for e in read_events(torn) if e.EVENT_NAME == "aggregation_prompt"]
-    backend = FakeBackend(long_trace)
+    backend = FakeEngine(long_trace)
     result = run(backend, CONFIG, torn)
     (request,) = [r for r in backend.requests if r.trace_id == "r0-01"]
     assert request.seed == trace_seed(1, TraceKey(0, 1), attempt=3)  # 0 to 2 have failed
@@ -234,14 +234,14 @@ def test_a_given_up_trace_is_tried_again_while_no_child_has_started(tmp_path: Pa
 def test_a_given_up_trace_stays_so_once_a_child_has_started(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     config = small(final_candidates=0)
-    run(FakeBackend(fail=failing("r0-01")), config, path)
+    run(FakeEngine(fail=failing("r0-01")), config, path)
     children = {
         str(key) for key in Lineage.of(config, 1).needed()[1] if TraceKey(0, 1) in Lineage.of(config, 1).parents(key)
     }
     torn = lines_until(
         path, lambda e: e.EVENT_NAME == "aggregation_prompt" and e.trace_id in children, tmp_path / "cut.jsonl"
     )
-    backend = FakeBackend()
+    backend = FakeEngine()
     result = run(backend, config, torn)
     assert "r0-01" not in {r.trace_id for r in backend.requests}
     assert result.warnings == ["r0-01 failed in an earlier session"]
@@ -264,12 +264,12 @@ def test_a_lost_chain_stays_lost_once_another_trace_built_on_it(tmp_path: Path) 
     config, lineage, orphan = next(filter(None, map(with_an_orphan, range(1000))))
     parents = [str(p) for p in lineage.parents(orphan)]
     path = tmp_path / "run.jsonl"
-    run(FakeBackend(fail=failing(*parents)), config, path)
+    run(FakeEngine(fail=failing(*parents)), config, path)
     children = {str(k) for k in lineage.finals if orphan in lineage.parents(k)}
     torn = lines_until(
         path, lambda e: e.EVENT_NAME == "aggregation_prompt" and e.trace_id in children, tmp_path / "cut.jsonl"
     )
-    run(FakeBackend(), config, torn)
+    run(FakeEngine(), config, torn)
     prompted = [e for e in read_events(torn) if e.EVENT_NAME == "aggregation_prompt" and e.trace_id == str(orphan)]
     assert prompted == []
     check_nothing_doubled(read_events(torn))
@@ -278,9 +278,9 @@ def test_a_lost_chain_stays_lost_once_another_trace_built_on_it(tmp_path: Path) 
 def test_what_the_selection_left_out_is_not_generated_after_it(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     config = small(final_candidates=0, answer_selection="majority")
-    run(FakeBackend(fail=failing("r2-01")), config, path)
+    run(FakeEngine(fail=failing("r2-01")), config, path)
     torn = lines_until(path, lambda e: e.EVENT_NAME == "selection", tmp_path / "cut.jsonl")
-    backend = FakeBackend()
+    backend = FakeEngine()
     result = run(backend, config, torn)
     assert not backend.requests
     assert result.warnings == ["r2-01 failed in an earlier session"]
@@ -289,8 +289,8 @@ def test_what_the_selection_left_out_is_not_generated_after_it(tmp_path: Path) -
 
 def test_a_finished_file_still_tells_what_was_given_up(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
-    run(FakeBackend(fail=failing("r2-01")), small(final_candidates=0), path)
-    assert run(FakeBackend(), small(final_candidates=0), path).warnings == ["r2-01 was given up"]
+    run(FakeEngine(fail=failing("r2-01")), small(final_candidates=0), path)
+    assert run(FakeEngine(), small(final_candidates=0), path).warnings == ["r2-01 was given up"]
 
 
 # ---------------------------------------------------------------- another run's file
@@ -319,7 +319,7 @@ def test_another_setting_is_refused_with_the_difference(
     changes: dict[str, Any], names: list[str], finished: bool, whole: Path, begun: Path
 ) -> None:
     path = whole if finished else begun
-    before, backend = path.read_bytes(), FakeBackend(long_trace)
+    before, backend = path.read_bytes(), FakeEngine(long_trace)
     with pytest.raises(ResumeError) as caught:
         run(backend, CONFIG.replace(**changes), path)
     assert all(name in str(caught.value) for name in [*names, str(path)])
@@ -339,10 +339,10 @@ def test_another_setting_is_refused_with_the_difference(
 )
 def test_another_prompt_is_refused(prompt: Any, complaint: str, begun: Path) -> None:
     with pytest.raises(ResumeError, match=complaint):
-        run(FakeBackend(long_trace), CONFIG, begun, prompt)
+        run(FakeEngine(long_trace), CONFIG, begun, prompt)
 
 
-class Named(FakeBackend):
+class Named(FakeEngine):
     changes: dict[str, Any] = {}  # noqa: RUF012
 
     @property
@@ -367,15 +367,15 @@ def test_another_model_is_refused(changes: dict[str, Any], complaint: str, begun
 def test_another_text_of_the_template_is_refused(tmp_path: Path) -> None:
     template, path = tmp_path / "mine.j2", tmp_path / "run.jsonl"
     template.write_text("{{ problem }}{% for a in attempts %}#{{ a.text }}{% endfor %}")
-    run(FakeBackend(), small(template=str(template)), path)
+    run(FakeEngine(), small(template=str(template)), path)
     template.write_text("{{ problem }}{% for a in attempts %}##{{ a.text }}{% endfor %}")
     with pytest.raises(ResumeError, match="another text of the template"):
-        run(FakeBackend(), small(template=str(template)), path)
+        run(FakeEngine(), small(template=str(template)), path)
 
 
 def test_what_does_not_change_the_answer_may_differ(whole: Path, begun: Path) -> None:
     changed = CONFIG.replace(concurrency=1, memory_limit_gb=2.0, max_retries=0, token_budget=10**6, time_budget_s=900.0)
-    backend = FakeBackend(long_trace)
+    backend = FakeEngine(long_trace)
     run(backend, changed, begun)
     assert backend.rows == 1
     assert essence(begun) == essence(whole)
@@ -385,12 +385,12 @@ def test_what_does_not_change_the_answer_may_differ(whole: Path, begun: Path) ->
 
 
 def test_an_unset_seed_takes_the_recorded_one(whole: Path, begun: Path) -> None:
-    assert run(FakeBackend(long_trace), CONFIG.replace(seed=None), begun).seed == 1
+    assert run(FakeEngine(long_trace), CONFIG.replace(seed=None), begun).seed == 1
     assert essence(begun) == essence(whole)
 
 
 def test_a_file_that_is_being_written_is_refused(begun: Path) -> None:
-    before, backend = begun.read_bytes(), FakeBackend(long_trace)
+    before, backend = begun.read_bytes(), FakeEngine(long_trace)
     with AuditWriter(begun, "a"), pytest.raises(AuditError, match="being written by another run"):
         run(backend, CONFIG, begun)
     assert begun.read_bytes() == before
@@ -402,7 +402,7 @@ def test_a_file_that_is_no_trail_is_left_alone(content: str, tmp_path: Path) -> 
     path = tmp_path / "notes.txt"
     path.write_text(content)
     with pytest.raises(AuditError):
-        run(FakeBackend(), small(), path)
+        run(FakeEngine(), small(), path)
     assert path.read_text() == content
 
 
@@ -412,7 +412,7 @@ def test_damage_in_the_middle_is_an_error_and_nothing_is_cut_off(whole: Path, tm
     path = tmp_path / "damaged.jsonl"
     path.write_bytes(b"\n".join(lines))
     with pytest.raises(AuditError, match="line 6"):
-        run(FakeBackend(long_trace), CONFIG, path)
+        run(FakeEngine(long_trace), CONFIG, path)
     assert path.read_bytes() == b"\n".join(lines)
 
 
@@ -421,7 +421,7 @@ def test_a_failure_after_a_resume_is_still_only_one_trace(begun: Path) -> None:
         if request.trace_id == "r1-00":
             raise BackendError("no luck")
 
-    result = run(FakeBackend(long_trace, fail=fail), CONFIG, begun)
+    result = run(FakeEngine(long_trace, fail=fail), CONFIG, begun)
     assert len(result.warnings) == 1
     assert len(result.tally) == 2
 
@@ -431,7 +431,7 @@ STATS = summary([[3, 1, 2]])
 
 def test_what_the_model_counted_stands_between_final_and_end(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
-    run(FakeBackend(long_trace, stats=STATS), CONFIG, path)
+    run(FakeEngine(long_trace, stats=STATS), CONFIG, path)
     events = read_events(path)
     assert [e.EVENT_NAME for e in events[-4:]] == ["selection", "final", "model_stats", "run_end"]
     history = RunState(events)
@@ -446,10 +446,10 @@ def test_a_model_without_counters_writes_no_stats(whole: Path) -> None:
 @pytest.mark.parametrize("last", ["selection", "final", "model_stats", "run_end"])
 def test_a_resume_at_the_end_writes_stats_once(last: str, tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
-    run(FakeBackend(long_trace, stats=STATS), CONFIG, path)
+    run(FakeEngine(long_trace, stats=STATS), CONFIG, path)
     names = [e.EVENT_NAME for e in read_events(path)]
     torn = cut(path, line_ends(path)[names.index(last)], tmp_path / "cut.jsonl")
-    run(FakeBackend(long_trace, stats=STATS), CONFIG, torn)
+    run(FakeEngine(long_trace, stats=STATS), CONFIG, torn)
     events = read_events(torn)
     check_nothing_doubled(events)
     assert len(of(events, ModelStatsEvent)) == 1

@@ -17,13 +17,13 @@ from markovian_rsa_mlx.audit.events import Event, RoundCompleteEvent, TailExtrac
 from markovian_rsa_mlx.backends.base import GenerationListener, GenerationRequest, GenerationResult
 from markovian_rsa_mlx.errors import AuditError, BackendError, MemoryLimitError, RunStoppedError
 from markovian_rsa_mlx.method.lineage import Lineage, TraceKey
-from tests.support.fakes import FakeBackend, boxed
+from tests.support.fakes import FakeEngine, boxed
 from tests.support.runs import QUESTION, of, of_file, orchestrator, run, small
 
 WHOLE = small(final_candidates=0)
 
 
-class SlowEngine(FakeBackend):
+class SlowEngine(FakeEngine):
     """An engine whose traces need 30 s after their first tokens, except those that `error` is raised for."""
 
     error: tuple[str, Exception] = ("", Exception())
@@ -70,7 +70,7 @@ def test_fatal_error_ends_the_run_immediately(trace_id: str, concurrency: int | 
     assert not leaked
     with AuditWriter(path, "a"):  # the file is closed, so it can be locked again
         assert not is_finished(read_events(path))
-    assert run(FakeBackend(), WHOLE, path).text
+    assert run(FakeEngine(), WHOLE, path).text
 
 
 def test_failed_trace_does_not_cancel_its_siblings() -> None:
@@ -81,7 +81,7 @@ def test_failed_trace_does_not_cancel_its_siblings() -> None:
             failed_at.append(len(failed_at))
             raise BackendError("no luck")
 
-    result = run(FakeBackend(fail=fail, chunk=1), WHOLE.replace(max_retries=0))
+    result = run(FakeEngine(fail=fail, chunk=1), WHOLE.replace(max_retries=0))
     assert len(failed_at) == 1
     ends = {e.trace_id: e.finish_reason for e in of(result.events, TraceCompleteEvent) if e.round == 0}
     assert ends == {"r0-00": "eos", "r0-01": "error", "r0-02": "eos", "r0-03": "eos"}
@@ -92,7 +92,7 @@ def test_trace_enters_the_engine_after_all_its_parents_ended(concurrency: int | 
     events: list[Event] = []
     lineage = Lineage.of(WHOLE, 1)
 
-    class Checking(FakeBackend):
+    class Checking(FakeEngine):
         async def generate(self, request: GenerationRequest, listener: GenerationListener) -> GenerationResult:
             tails = {event.trace_id for event in of(events, TailExtractedEvent)}
             assert {str(key) for key in lineage.parents(TraceKey.parse(request.trace_id))} <= tails
@@ -111,7 +111,7 @@ def test_only_the_thread_of_the_event_loop_writes(tmp_path: Path, monkeypatch: p
         write(self, event)
 
     monkeypatch.setattr(AuditWriter, "write", recording)
-    run(FakeBackend(), small(carry="summary", answer_selection="majority", final_candidates=0), tmp_path / "run.jsonl")
+    run(FakeEngine(), small(carry="summary", answer_selection="majority", final_candidates=0), tmp_path / "run.jsonl")
     assert threads == {threading.get_ident()}
 
 
@@ -120,7 +120,7 @@ def test_concurrent_runs_of_one_orchestrator_report_their_own_partial_results(tm
         content = request.messages[-1]["content"]
         return boxed("first" if "Question one" in content else "second", "think " * 20)
 
-    whole = orchestrator(FakeBackend(echo, chunk=4))
+    whole = orchestrator(FakeEngine(echo, chunk=4))
 
     async def execute(question: str, token_budget: int, path: Path) -> RunStoppedError:
         with pytest.raises(RunStoppedError) as caught:

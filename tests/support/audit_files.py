@@ -12,7 +12,7 @@ from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import RunFailedError
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
-from tests.support.fakes import FakeBackend, boxed
+from tests.support.fakes import FakeEngine, boxed
 
 QUESTION = "What is one and one, written with œ?"
 SMALL = RSAConfig(
@@ -40,9 +40,9 @@ def failing(seed: int, chance: float) -> Callable[[GenerationRequest], None]:
     return fail
 
 
-def record(path: Path, backend: FakeBackend | None = None, **changes: Any) -> Path:
+def record(path: Path, backend: FakeEngine | None = None, **changes: Any) -> Path:
     """Run or resume a small run in `path`."""
-    orchestrator = MarkovianRSAOrchestrator(backend or FakeBackend(wordy), equivalent=same)
+    orchestrator = MarkovianRSAOrchestrator(backend or FakeEngine(wordy), equivalent=same)
     try:
         orchestrator.run(QUESTION, SMALL.replace(**changes), audit_path=path)
     except RunFailedError:

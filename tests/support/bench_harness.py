@@ -20,7 +20,7 @@ from markovian_rsa_mlx.bench.tasks.base import Problem
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import ScoringError
 from markovian_rsa_mlx.method.answers import AnswerKind, equal_text
-from tests.support.fakes import FakeBackend, boxed
+from tests.support.fakes import FakeEngine, boxed
 
 #: T = 2, N = 4, C = 2. The traces of `coin` fit into the token limits.
 SMALL = RSAConfig(
@@ -75,7 +75,7 @@ def make_spec(
 def run_bench(
     path: Path,
     spec: BenchmarkSpec | None = None,
-    backend: FakeBackend | None = None,
+    backend: FakeEngine | None = None,
     *,
     concurrency: int = 2,
     only_failed: bool = False,
@@ -89,7 +89,7 @@ def run_bench(
         if stop_after is not None:
             progress.on_problem = lambda problem, epoch, records: task.cancel() if stop_after(records) else None
         async with asyncio.timeout(300):
-            await benchmark.run(units, backend or FakeBackend(coin), equal_text, progress, concurrency)
+            await benchmark.run(units, backend or FakeEngine(coin), equal_text, progress, concurrency)
 
     spec = spec or make_spec()
     with ExperimentDir(path, spec.identity) as folder:

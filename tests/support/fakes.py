@@ -88,7 +88,7 @@ def guesser(request: GenerationRequest, rng: random.Random) -> str:
 
 
 @dataclass
-class FakeBackend:
+class FakeEngine:
     """An engine whose random stream is a function of the seed; one token a step, `chunk` tokens a callback.
 
     `model` writes the trace's text from the request and `random.Random(request.seed)`; the result is cut at
@@ -151,3 +151,6 @@ class FakeBackend:
 
     async def aclose(self) -> None:
         pass
+
+
+FakeBackend = FakeEngine  #: the former name

@@ -13,7 +13,7 @@ from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.method.answers import equal_text
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator, RunResult
 from markovian_rsa_mlx.tokenizer import ChatMessage
-from tests.support.fakes import FakeBackend
+from tests.support.fakes import FakeEngine
 
 QUESTION = "What is it?"
 E = TypeVar("E", bound=Event)
@@ -33,12 +33,12 @@ def small(**settings: Any) -> RSAConfig:
     return RSAConfig(**values | settings)
 
 
-def orchestrator(backend: FakeBackend) -> MarkovianRSAOrchestrator:
+def orchestrator(backend: FakeEngine) -> MarkovianRSAOrchestrator:
     return MarkovianRSAOrchestrator(backend, equivalent=equal_text)
 
 
 def run(
-    backend: FakeBackend,
+    backend: FakeEngine,
     config: RSAConfig | None = None,
     path: Path | None = None,
     prompt: str | Sequence[ChatMessage] = QUESTION,
