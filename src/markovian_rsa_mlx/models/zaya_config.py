@@ -36,13 +36,27 @@ def native_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises `ValueError` for a variant of the architecture that is not implemented.
     """
-    _refuse_variants(config)
+    for key in _ALWAYS_ON:
+        if config.get(key) is False:
+            raise ValueError(f"a ZAYA model with {key} false is not supported")
+    for key in _ALWAYS_OFF:
+        if config.get(key) is True:
+            raise ValueError(f"a ZAYA model with {key} true is not supported")
+    if config.get("hidden_act", "silu") != "silu":
+        raise ValueError(f"a ZAYA model with hidden_act {config['hidden_act']!r} is not supported")
     native = _from_legacy(config) if is_legacy(config) else dict(config)
     count = int(native.get("num_hidden_layers", 40))
     native["num_hidden_layers"] = count
-    native["layer_types"] = list(native.get("layer_types") or [FULL] * count)
+    native["layer_types"] = kinds = list(native.get("layer_types") or [FULL] * count)
     native["rope_parameters"] = _rope_parameters(native)
-    _check(native)
+    if len(kinds) != count:
+        raise ValueError(f"layer_types names {len(kinds)} layers and num_hidden_layers is {count}")
+    if unknown := set(kinds) - {FULL, SLIDING}:
+        raise ValueError(f"unknown ZAYA layer types {sorted(unknown)}")
+    if SLIDING in kinds and not native.get("sliding_window"):
+        raise ValueError("layer_types has sliding layers, but sliding_window is not set")
+    if native.get("num_experts_per_tok", 1) != 1:
+        raise ValueError("ZAYA routes each token to one expert; num_experts_per_tok must be 1")
     return native
 
 
@@ -108,31 +122,6 @@ def _rope_parameters(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                 flat.setdefault(key, config[key])
         return {FULL: _ROPE[FULL] | flat, SLIDING: _ROPE[SLIDING] | flat}
     return {kind: _ROPE[kind] | dict(given.get(kind) or {}) for kind in _ROPE}
-
-
-def _refuse_variants(config: Mapping[str, Any]) -> None:
-    for key in _ALWAYS_ON:
-        if config.get(key) is False:
-            raise ValueError(f"a ZAYA model with {key} false is not supported")
-    for key in _ALWAYS_OFF:
-        if config.get(key) is True:
-            raise ValueError(f"a ZAYA model with {key} true is not supported")
-    if config.get("hidden_act", "silu") != "silu":
-        raise ValueError(f"a ZAYA model with hidden_act {config['hidden_act']!r} is not supported")
-
-
-def _check(config: Mapping[str, Any]) -> None:
-    kinds = config["layer_types"]
-    if len(kinds) != config["num_hidden_layers"]:
-        raise ValueError(
-            f"layer_types names {len(kinds)} layers and num_hidden_layers is {config['num_hidden_layers']}"
-        )
-    if unknown := set(kinds) - {FULL, SLIDING}:
-        raise ValueError(f"unknown ZAYA layer types {sorted(unknown)}")
-    if SLIDING in kinds and not config.get("sliding_window"):
-        raise ValueError("layer_types has sliding layers, but sliding_window is not set")
-    if config.get("num_experts_per_tok", 1) != 1:
-        raise ValueError("ZAYA routes each token to one expert; num_experts_per_tok must be 1")
 
 
 def _first(config: Mapping[str, Any], *keys: str, default: int) -> int:

@@ -51,8 +51,19 @@ def sanitize(weights: Weights, *, layers: int, kernels: tuple[int, int], tied: b
     }
     if any(".zaya_block." in name or ".self_attn.qkv." in name for name in weights):
         weights = {_native_name(name, layers): array for name, array in weights.items()}
-    weights = _stack_experts(weights)
-    return {_parameter(name): _arranged(name, array, kernels) for name, array in weights.items()}
+    native: Weights = {}
+    for name, array in _stack_experts(weights).items():
+        if name.endswith((".experts.gate_up_proj", ".experts.down_proj")):
+            native[f"{name}.weight"] = array  # a plain array in transformers, the weight of a layer here
+            continue
+        native[name] = array
+        if name.endswith(".balancing_biases"):
+            native[name] = array.astype(mx.float32)  # they decide between near-equal experts
+        for part, kernel in zip(("conv_qk_depthwise", "conv_qk_grouped"), kernels, strict=True):
+            # torch has [channels, in, kernel], MLX has [channels, kernel, in].
+            if name.endswith(f".{part}.weight") and array.shape[1] != kernel and array.shape[2] == kernel:
+                native[name] = array.swapaxes(1, 2)
+    return native
 
 
 def _native_name(name: str, layers: int) -> str:
@@ -65,20 +76,17 @@ def _native_name(name: str, layers: int) -> str:
         return name
     half, rest = int(found[1]), found[2]
     if rest.startswith("res_scale."):
-        return _residual_name(half, rest.removeprefix("res_scale."))
+        # A residual scale begins a legacy half-layer, and natively it ends the one before.
+        part = rest.removeprefix("res_scale.")
+        if half == 0:
+            return f"model.input_{part}"
+        if half % 2:
+            return f"model.layers.{half // 2}.post_attention_residual_scale.{part}"
+        return f"model.layers.{half // 2 - 1}.post_mlp_residual_scale.{part}"
     for old, new in (_EXPERTS if half % 2 else _ATTENTION).items():
         if rest.startswith(old):
             return f"model.layers.{half // 2}.{new}{rest[len(old) :]}"
     raise ValueError(f"the legacy weight {name} matches no parameter of the model")
-
-
-def _residual_name(half: int, part: str) -> str:
-    """Name a residual scale. It begins a legacy half-layer, and natively it ends the one before."""
-    if half == 0:
-        return f"model.input_{part}"
-    if half % 2:
-        return f"model.layers.{half // 2}.post_attention_residual_scale.{part}"
-    return f"model.layers.{half // 2 - 1}.post_mlp_residual_scale.{part}"
 
 
 def _stack_experts(weights: Weights) -> Weights:
@@ -97,25 +105,3 @@ def _stack_experts(weights: Weights) -> Weights:
             raise ValueError(f"the weights of some experts of {name} are missing")
         stacked[name] = mx.stack([by_expert[expert] for expert in range(len(by_expert))])
     return stacked
-
-
-def _parameter(name: str) -> str:
-    """Name the stacked experts of transformers, which are plain arrays there, as the weight of a layer."""
-    return f"{name}.weight" if name.endswith((".experts.gate_up_proj", ".experts.down_proj")) else name
-
-
-def _arranged(name: str, array: mx.array, kernels: tuple[int, int]) -> mx.array:
-    if name.endswith(".conv_qk_depthwise.weight"):
-        return _kernel_second(array, kernels[0])
-    if name.endswith(".conv_qk_grouped.weight"):
-        return _kernel_second(array, kernels[1])
-    if name.endswith(".balancing_biases"):
-        return array.astype(mx.float32)  # they decide between near-equal experts
-    return array
-
-
-def _kernel_second(array: mx.array, kernel: int) -> mx.array:
-    """Convert torch's [channels, in, kernel] to MLX's [channels, kernel, in], unless it has that order."""
-    if array.shape[1] != kernel and array.shape[2] == kernel:
-        return array.swapaxes(1, 2)
-    return array

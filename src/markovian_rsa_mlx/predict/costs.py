@@ -9,7 +9,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Protocol
 
 Points = Sequence[tuple[int, float]]
@@ -59,7 +58,7 @@ class LinearCosts:
         return 0.0, 0.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class MeasuredCosts:
     """Costs measured on an engine, interpolated between the measured points and extrapolated after the last one.
 
@@ -76,6 +75,11 @@ class MeasuredCosts:
     def __post_init__(self) -> None:
         assert self.steps, "no step was measured"
         assert self.reads, "no prompt was read"
+        self._read_points: Points = sorted(self.reads.items())
+        self._step_points, self._change_points = (
+            ([(rows, lines[rows][0]) for rows in sorted(lines)], [(rows, lines[rows][1]) for rows in sorted(lines)])
+            for lines in (self.steps, self.changes)
+        )
 
     def step(self, rows: int) -> tuple[float, float]:
         intercepts, slopes = self._step_points
@@ -89,23 +93,6 @@ class MeasuredCosts:
             return 0.0, 0.0
         intercepts, slopes = self._change_points
         return interpolate(intercepts, rows), interpolate(slopes, rows)
-
-    @cached_property
-    def _step_points(self) -> tuple[Points, Points]:
-        return _split_lines(self.steps)
-
-    @cached_property
-    def _change_points(self) -> tuple[Points, Points]:
-        return _split_lines(self.changes)
-
-    @cached_property
-    def _read_points(self) -> Points:
-        return sorted(self.reads.items())
-
-
-def _split_lines(lines: Mapping[int, tuple[float, float]]) -> tuple[Points, Points]:
-    rows = sorted(lines)
-    return [(n, lines[n][0]) for n in rows], [(n, lines[n][1]) for n in rows]
 
 
 def interpolate(points: Points, at: int) -> float:

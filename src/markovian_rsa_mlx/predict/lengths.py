@@ -95,7 +95,8 @@ class Recorded:
 def fit_log_normal(samples: Sequence[tuple[int, bool]]) -> LogNormal:
     """Return the maximum-likelihood log-normal, where the length of a truncated trace is a lower bound.
 
-    Expectation-maximisation (Tobit). `sigma` is at most 2, so that the mean stays finite if all traces are truncated.
+    Expectation-maximisation (Tobit): truncated values enter by their expected moments. `sigma` is at most 2, so that
+    the mean stays finite if all traces are truncated.
     """
     logs = [(math.log(max(tokens, 1)), was_truncated) for tokens, was_truncated in samples]
     mu = sum(value for value, _ in logs) / len(logs)
@@ -103,25 +104,20 @@ def fit_log_normal(samples: Sequence[tuple[int, bool]]) -> LogNormal:
     if any(was_truncated for _, was_truncated in logs):
         sigma = max(sigma, 0.1)
         for _ in range(100):
-            mu, sigma = _fit_step(logs, mu, sigma)
+            firsts, seconds = [], []
+            for value, was_truncated in logs:
+                if not was_truncated:
+                    firsts.append(value)
+                    seconds.append(value * value)
+                    continue
+                place = (value - mu) / sigma
+                hazard = _STANDARD.pdf(place) / max(1 - _STANDARD.cdf(place), 1e-300)
+                firsts.append(mu + sigma * hazard)
+                seconds.append(mu * mu + sigma * sigma + sigma * (value + mu) * hazard)
+            mu = sum(firsts) / len(firsts)
+            variance = sum(seconds) / len(seconds) - mu * mu
+            sigma = min(math.sqrt(max(variance, 1e-6)), 2.0)
     return LogNormal(math.exp(mu + sigma**2 / 2), sigma)
-
-
-def _fit_step(logs: Sequence[tuple[float, bool]], mu: float, sigma: float) -> tuple[float, float]:
-    """Make one step of the expectation-maximisation: truncated values enter by their expected moments."""
-    firsts, seconds = [], []
-    for value, was_truncated in logs:
-        if not was_truncated:
-            firsts.append(value)
-            seconds.append(value * value)
-            continue
-        place = (value - mu) / sigma
-        hazard = _STANDARD.pdf(place) / max(1 - _STANDARD.cdf(place), 1e-300)
-        firsts.append(mu + sigma * hazard)
-        seconds.append(mu * mu + sigma * sigma + sigma * (value + mu) * hazard)
-    first = sum(firsts) / len(firsts)
-    variance = sum(seconds) / len(seconds) - first * first
-    return first, min(math.sqrt(max(variance, 1e-6)), 2.0)
 
 
 def _truncated(tokens: float, max_tokens: int) -> TraceLength:

@@ -80,7 +80,13 @@ class _Simulation:
             engine = min(self._engines, key=SimulatedEngine.next_end)
             next_end = engine.next_end()
             if self._requests and self._requests[0][0] <= next_end:
-                self._assign()
+                # Give the request to the engine with the lowest load, after advancing it to that time.
+                now, _, run, generation = heapq.heappop(self._requests)
+                engine = min(self._engines, key=lambda engine: engine.load)
+                while engine.load and engine.clock < now:
+                    self._record_ends(engine, engine.advance(now))
+                self._run_of[id(generation)] = run
+                engine.add(generation, now)
             elif engine.load:
                 self._record_ends(engine, engine.advance(next_end))
             else:
@@ -97,17 +103,11 @@ class _Simulation:
         )
 
     def _request(self, run: _RunProgress, when: float) -> None:
-        for generation in run.take_ready():
+        """Request the generations of a run that are ready, within its concurrency."""
+        while run.ready and run.free > 0:
+            generation = run.ready.popleft()
+            run.free -= 1
             heapq.heappush(self._requests, (when, next(self._order), run, generation))
-
-    def _assign(self) -> None:
-        """Give the next request to the engine with the lowest load, after advancing it to that time."""
-        now, _, run, generation = heapq.heappop(self._requests)
-        engine = min(self._engines, key=lambda engine: engine.load)
-        while engine.load and engine.clock < now:
-            self._record_ends(engine, engine.advance(now))
-        self._run_of[id(generation)] = run
-        engine.add(generation, now)
 
     def _record_ends(self, engine: SimulatedEngine, ended: Sequence[Generation]) -> None:
         """Record ends. A run handles its ended traces one after the other, and requests their children afterwards."""
@@ -132,8 +132,8 @@ class _RunProgress:
         for generation in generations:
             for name in dict.fromkeys(generation.waits_for):
                 self._children.setdefault(name, []).append(generation)
-        self._ready = deque(generation for generation in generations if not generation.waits_for)
-        self._free = concurrency if concurrency is not None else len(generations)
+        self.ready = deque(generation for generation in generations if not generation.waits_for)
+        self.free = concurrency if concurrency is not None else len(generations)
         self._left = len(generations)
 
     @property
@@ -142,16 +142,11 @@ class _RunProgress:
 
     def complete(self, generation: Generation) -> None:
         self._left -= 1
-        self._free += 1
+        self.free += 1
         for child in self._children.get(generation.name, ()):
             self._missing[child.name] -= 1
             if not self._missing[child.name]:
-                self._ready.append(child)
-
-    def take_ready(self) -> list[Generation]:
-        taken = [self._ready.popleft() for _ in range(min(self._free, len(self._ready)))]
-        self._free -= len(taken)
-        return taken
+                self.ready.append(child)
 
 
 @dataclass
@@ -214,12 +209,14 @@ class SimulatedEngine:
         """Return a time before which no trace can end if nothing is added. It is infinite for an idle engine."""
         if not self.load:
             return math.inf
-        return self.clock if self._must_admit_or_read() else self.clock + self._seconds(self._turns_to_an_end())
+        if self.prefilling or (self.waiting and self._fits()):
+            return self.clock
+        return self.clock + self._seconds(min(row.left for row in self.rows))
 
     def advance(self, until: float) -> list[Generation]:
         """Simulate a turn that admits or reads, or decoding up to the first end or `until`. Return what ended."""
-        if not self._must_admit_or_read():
-            turns = self._turns_to_an_end()
+        if not self.prefilling and not (self.waiting and self._fits()):
+            turns = min(row.left for row in self.rows)
             if self.clock + self._seconds(turns) > until:
                 # The first turn that ends at `until` or later, by bisection.
                 low = 1
@@ -240,18 +237,12 @@ class SimulatedEngine:
             self.pending_s += self._change_seconds([*self.rows, *joining])
         return self._decode(1, joining=joining)
 
-    def _must_admit_or_read(self) -> bool:
-        return bool(self.prefilling) or bool(self.waiting and self._fits())
-
     def _fits(self) -> bool:
         return evict_until_fits(self.capacity, self._lengths(), self.waiting[0].final_length, self._prefixes)
 
     def _lengths(self) -> list[int]:
         inside = (*self.prefilling, *(row.generation for row in self.rows))
         return [generation.final_length for generation in inside]
-
-    def _turns_to_an_end(self) -> int:
-        return min(row.left for row in self.rows)
 
     def _read_prompts(self) -> list[_Row]:
         """Read up to `prefill_tokens` tokens. Return the rows whose prompts are read."""

@@ -34,16 +34,10 @@ CAPABILITIES = (
     "`chain_sum`. It cannot answer other questions."
 )
 
-_FIELDS = {"numbers": r"\d{1,2}(?:, \d{1,2}){2,3}", "target": r"\d{2}"}
-
-
-def _pattern(wording: str) -> str:
-    for name, pattern in _FIELDS.items():
-        wording = wording.replace(re.escape("{" + name + "}"), pattern)
-    return wording
-
-
-_COUNTDOWN = "|".join(_pattern(re.escape(wording)) for wording in WORDINGS)
+_COUNTDOWN = "|".join(
+    re.escape(wording).replace(r"\{numbers\}", r"\d{1,2}(?:, \d{1,2}){2,3}").replace(r"\{target\}", r"\d{2}")
+    for wording in WORDINGS
+)
 _INSTRUCTIONS = re.escape(INSTRUCTIONS.removeprefix("{question}").rstrip())
 _CHAIN_SUM = r"State the final answer to the following arithmetic problem: \d{2}(?: [+-] \d{2}){1,11} ="
 _KNOWN = re.compile(rf"(?:(?:{_COUNTDOWN})(?:{_INSTRUCTIONS})?|{_CHAIN_SUM})\s*")
@@ -72,11 +66,11 @@ def answer_checker(problem: str) -> Callable[[str], bool] | None:
             return lambda answer: check(answer, puzzle)
     expression = problem.split(":", 1)[1].split("=", 1)[0].strip()
     total = evaluate(ast.parse(expression, mode="eval").body)
-    return lambda answer: _number(answer) == total
 
+    def equals_total(answer: str) -> bool:
+        try:
+            return Fraction(answer.strip()) == total
+        except (ValueError, ZeroDivisionError):
+            return False
 
-def _number(text: str) -> Fraction | None:
-    try:
-        return Fraction(text.strip())
-    except (ValueError, ZeroDivisionError):
-        return None
+    return equals_total

@@ -24,7 +24,7 @@ from ...models.routing_report import summary
 from ..base import EngineInfo, GenerationListener, GenerationRequest, GenerationResult
 from ..policy import DEFAULT_MAX_ROWS, MemoryBudget
 from ..tokenizers import MLXTokenizer
-from .batch import MAX_ENGINE_SEED
+from .batch import MAX_ENGINE_SEED, sequence_log_probability
 from .loading import LoadedModel, load_model
 from .memory import available_memory_bytes, context_length_of, footprint_of
 from .profiler import EngineProfiler
@@ -64,7 +64,7 @@ class MLXEngine:
         self._scheduler = Scheduler(loaded.model, admission, ProgressDispatcher(), batchable=self._batchable)
         # Not before `can_batch` and `footprint_of`, whose steps are never evaluated.
         self._stats = start_counting(loaded.model)
-        worker.attach(self._scheduler)
+        worker.scheduler = self._scheduler
         self.reset_peak_memory()
 
     @classmethod
@@ -113,21 +113,6 @@ class MLXEngine:
 
     async def generate(self, request: GenerationRequest, listener: GenerationListener) -> GenerationResult:
         """Generate one trace; see `Engine.generate`."""
-        self._check(request)
-        future = asyncio.get_running_loop().create_future()
-        sequence = Sequence(request, self.tokenizer.eos_ids, listener, future)
-        if (reason := sequence.finish_reason) is not None:
-            listener.started()
-            return GenerationResult(tuple(sequence.tokens), reason)
-        if not self._worker.post(lambda: self._scheduler.add(sequence)):
-            raise BackendError("The MLX engine is closed. Create a new one.")
-        try:
-            return await sequence.future
-        except BaseException:  # the task was cancelled, or the listener raised
-            self._worker.post(lambda: self._scheduler.cancel(sequence))
-            raise
-
-    def _check(self, request: GenerationRequest) -> None:
         if not request.prompt_token_ids:
             raise PromptError("The prompt is empty. Give the question as text.")
         if not 0 <= request.seed < MAX_ENGINE_SEED:
@@ -143,13 +128,25 @@ class MLXEngine:
             )
         if not self.admission.fits((), length):
             raise memory_error(self.admission, length)
+        future = asyncio.get_running_loop().create_future()
+        sequence = Sequence(request, self.tokenizer.eos_ids, listener, future)
+        if (reason := sequence.finish_reason) is not None:
+            listener.started()
+            return GenerationResult(tuple(sequence.tokens), reason)
+        if not self._worker.post(lambda: self._scheduler.add(sequence)):
+            raise BackendError("The MLX engine is closed. Create a new one.")
+        try:
+            return await sequence.future
+        except BaseException:  # the task was cancelled, or the listener raised
+            self._worker.post(lambda: self._scheduler.cancel(sequence))
+            raise
 
     async def log_probability(
         self, prompt_token_ids: Iterable[int], token_ids: Iterable[int], sampling: Sampling
     ) -> float | None:
         """Return the natural log of the probability to sample `token_ids` after the prompt. Decoding pauses for it."""
         prompt, tokens = tuple(prompt_token_ids), tuple(token_ids)
-        score = self._worker.call(lambda: self._scheduler.log_probability(prompt, tokens, sampling))
+        score = self._worker.call(lambda: sequence_log_probability(self._scheduler.model, prompt, tokens, sampling))
         return await asyncio.wrap_future(score)
 
     def timer(self) -> EngineProfiler:

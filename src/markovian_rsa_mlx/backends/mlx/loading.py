@@ -42,10 +42,7 @@ def load_model(
     model_id: str | None = None,
     progress: Progress | None = None,
 ) -> LoadedModel:
-    """Load `model` on the calling thread, which must be the one that runs it.
-
-    Raises `ModelError`.
-    """
+    """Load `model` on the calling thread, which must be the one that runs it. Raises `ModelError`."""
     report = progress or (lambda _: None)
     if adapter_path is not None and not (Path(adapter_path) / "adapter_config.json").is_file():
         raise ModelError(
@@ -55,9 +52,10 @@ def load_model(
     config = read_config(path)
     report(f"Loading {model}")
     built, tokenizer = _load(path, adapter_path)
-    return LoadedModel(
-        built, tokenizer, config, model_id or str(model), path, quantization_of(config), _activation_dtype(built)
-    )
+    # The floating type that most weight arrays have. Quantized layers count by their scales.
+    types = Counter(array.dtype for array in parameters(built) if mx.issubdtype(array.dtype, mx.floating))
+    dtype = str(types.most_common(1)[0][0]).removeprefix("mlx.core.") if types else "unknown"
+    return LoadedModel(built, tokenizer, config, model_id or str(model), path, quantization_of(config), dtype)
 
 
 def quantization_of(config: Mapping[str, Any]) -> str:
@@ -95,16 +93,5 @@ def _load(path: Path, adapter_path: str | Path | None) -> tuple[Any, Any]:
             raise ModelError(
                 f"A weights file in {str(path)!r} is damaged ({message}). Delete it and download the model again."
             ) from error
-        raise ModelError(
-            f"The model in {str(path)!r} cannot be loaded ({type(error).__name__}: {_short(message)})."
-        ) from error
-
-
-def _short(message: str, most: int = 300) -> str:
-    return message if len(message) <= most else message[:most] + "..."
-
-
-def _activation_dtype(model: Any) -> str:
-    """The floating type that most weight arrays have; quantized layers count by their scales."""
-    types = Counter(array.dtype for array in parameters(model) if mx.issubdtype(array.dtype, mx.floating))
-    return str(types.most_common(1)[0][0]).removeprefix("mlx.core.") if types else "unknown"
+        short = message if len(message) <= 300 else message[:300] + "..."
+        raise ModelError(f"The model in {str(path)!r} cannot be loaded ({type(error).__name__}: {short}).") from error

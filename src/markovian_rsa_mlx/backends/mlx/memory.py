@@ -7,6 +7,7 @@ lengths in tokens.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -29,8 +30,7 @@ def footprint_from_config(config: Mapping[str, Any]) -> ModelFootprint:
     Raises `ModelError` for an architecture that mlx-lm cannot build.
     """
     try:
-        model = build_lazily(config)
-        return footprint_of(model)
+        return footprint_of(build_lazily(config))
     except ModelError:
         raise
     except Exception as error:
@@ -42,10 +42,14 @@ def footprint_from_config(config: Mapping[str, Any]) -> ModelFootprint:
 def footprint_of(model: Any) -> ModelFootprint:
     """Return the footprint of a built model, loaded or lazy. Evaluates nothing."""
     weights = sum(array.nbytes for array in parameters(model))
-    (short, vocabulary), (long, _) = (_after(model, tokens) for tokens in (CACHE_STEP, 2 * CACHE_STEP))
+    leaves: list[list[Any]] = []  # the caches after a short and a long prompt
+    for tokens in (CACHE_STEP, 2 * CACHE_STEP):
+        caches = make_prompt_cache(model)
+        logits = model(mx.zeros((1, tokens), dtype=mx.int32), cache=caches)
+        leaves.append(list(_leaves(caches)))
     per_token = state = 0
     windows: dict[int, int] = {}
-    for one, two in zip(short, long, strict=True):
+    for one, two in zip(*leaves, strict=True):
         slope = (two.nbytes - one.nbytes) // CACHE_STEP
         state += one.nbytes - slope * CACHE_STEP
         window = getattr(one, "max_size", None) or getattr(one, "chunk_size", None)
@@ -53,7 +57,7 @@ def footprint_of(model: Any) -> ModelFootprint:
             windows[window] = windows.get(window, 0) + slope
         else:
             per_token += slope
-    return ModelFootprint(weights, per_token, state, tuple(sorted(windows.items())), vocabulary)
+    return ModelFootprint(weights, per_token, state, tuple(sorted(windows.items())), int(logits.shape[-1]))
 
 
 def parameters(model: Any) -> list[mx.array]:
@@ -78,8 +82,25 @@ def build_lazily(config: Mapping[str, Any]) -> Any:
     # Weights on the hub are nearly always 16 bits wide if the config names no dtype.
     model.set_dtype(_DTYPES.get(str(declared_dtype(settings)), mx.bfloat16))
     quantization = settings.get("quantization")
-    if quantization:
-        _quantize_lazily(model, quantization)
+    if not quantization:
+        return model
+    group_size = quantization["group_size"]
+
+    def predicate(path: str, module: Any) -> Any:
+        if path in quantization:
+            return quantization[path]
+        if not hasattr(module, "to_quantized") or module.weight.shape[-1] % group_size:
+            return False
+        own = getattr(model, "quant_predicate", None)
+        return own(path, module) if callable(own) else True
+
+    quantize(
+        model,
+        group_size=group_size,
+        bits=quantization["bits"],
+        mode=quantization.get("mode", "affine"),
+        class_predicate=predicate,
+    )
     return model
 
 
@@ -112,12 +133,6 @@ def available_memory_bytes() -> int:
         total = device.get("total_memory") or device.get("memory_size")
         if total:
             return int(0.9 * int(total))
-    return int(0.8 * _free_system_bytes())
-
-
-def _free_system_bytes() -> int:
-    import os
-
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
@@ -127,14 +142,7 @@ def _free_system_bytes() -> int:
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.exists() and used.exists() and limit.read_text().strip().isdigit():
         free = min(free, max(0, int(limit.read_text()) - int(used.read_text())))
-    return free
-
-
-def _after(model: Any, tokens: int) -> tuple[list[Any], int]:
-    """Return the caches after a prompt of this length, and the number of logits per position."""
-    caches: list[Any] = make_prompt_cache(model)
-    logits = model(mx.zeros((1, tokens), dtype=mx.int32), cache=caches)
-    return list(_leaves(caches)), int(logits.shape[-1])
+    return int(0.8 * free)
 
 
 def _leaves(caches: Any) -> Iterator[Any]:
@@ -144,23 +152,3 @@ def _leaves(caches: Any) -> Iterator[Any]:
             yield cache
         else:
             yield from _leaves(parts)
-
-
-def _quantize_lazily(model: Any, quantization: Mapping[str, Any]) -> None:
-    group_size = quantization["group_size"]
-
-    def predicate(path: str, module: Any) -> Any:
-        if path in quantization:
-            return quantization[path]
-        if not hasattr(module, "to_quantized") or module.weight.shape[-1] % group_size:
-            return False
-        own = getattr(model, "quant_predicate", None)
-        return own(path, module) if callable(own) else True
-
-    quantize(
-        model,
-        group_size=group_size,
-        bits=quantization["bits"],
-        mode=quantization.get("mode", "affine"),
-        class_predicate=predicate,
-    )

@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -74,7 +75,16 @@ class EngineProfiler:
             step_s = statistics.mean(_timed(batch.step) for _ in range(steps))
             if not self._batchable or rows == 1:
                 return DecodeTiming(step_s, 0.0)
-            swaps_s = [self._measure_swap(batch, sequences, caches, rows + swap) for swap in range(SWAPS)]
+
+            def swap(seed: int) -> None:
+                """Replace the oldest row by a new one and make some steps."""
+                batch.leave([sequences.pop(0)])
+                sequences.append(self._sequence(seed, caches))
+                batch.join(sequences[-1:])
+                for _ in range(STEPS_AFTER):
+                    batch.step()
+
+            swaps_s = [_timed(partial(swap, rows + index)) for index in range(SWAPS)]
             return DecodeTiming(step_s, max(0.0, (statistics.median(swaps_s) - STEPS_AFTER * step_s) / 2))
 
         return await self._on_worker(decode)
@@ -119,18 +129,6 @@ class EngineProfiler:
         sequence = Sequence(request, frozenset(), listener=no_caller, future=no_caller)
         sequence.caches = copy.deepcopy(caches)
         return sequence
-
-    def _measure_swap(self, batch: DecodeBatch, sequences: list[Sequence], caches: list[Any], seed: int) -> float:
-        """Return the seconds to replace the oldest row by a new one and to make some steps."""
-
-        def swap() -> None:
-            batch.leave([sequences.pop(0)])
-            sequences.append(self._sequence(seed, caches))
-            batch.join(sequences[-1:])
-            for _ in range(STEPS_AFTER):
-                batch.step()
-
-        return _timed(swap)
 
 
 def _timed(call: Callable[[], Any]) -> float:

@@ -14,11 +14,10 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
-from ...config import Sampling
 from ...errors import BackendError, MemoryLimitError
 from ...models.routing import drop_pending
 from ..policy import PREFILL_TOKENS, MemoryBudget, evict_until_fits, prefix_bytes
-from .batch import DecodeBatch, sequence_log_probability
+from .batch import DecodeBatch
 from .prefix_cache import Prefill, PrefixCache
 from .sequence import ProgressDispatcher, Sequence
 
@@ -65,9 +64,6 @@ class Scheduler:
             self._dispatcher.failed(sequence, error)
         self._dispatcher.flush()
 
-    def log_probability(self, prompt: tuple[int, ...], tokens: tuple[int, ...], sampling: Sampling) -> float:
-        return sequence_log_probability(self.model, prompt, tokens, sampling)
-
     def on_idle(self) -> None:
         """Give memory back."""
         self._prefixes.clear()
@@ -85,22 +81,19 @@ class Scheduler:
     def step(self) -> None:
         """Admit sequences, read prompts, decode one token per row. An error ends sequences, never the engine."""
         try:
-            self._admit()
+            while self._waiting and self._fits(self._waiting.next):
+                sequence = self._waiting.pop()
+                self._dispatcher.started(sequence)
+                self._prefilling.append(sequence)
+            if self._waiting and not self._prefilling and not self._batch.sequences:
+                sequence = self._waiting.pop()
+                self._dispatcher.failed(sequence, memory_error(self.admission, sequence.final_length))
             self._read_prompts()
             self._decode()
         except Exception as error:
             self.fail_all(_failure(error))
         for orphan in self._dispatcher.flush_if_due(self._batch.sequences):
             self.cancel(orphan)
-
-    def _admit(self) -> None:
-        while self._waiting and self._fits(self._waiting.next):
-            sequence = self._waiting.pop()
-            self._dispatcher.started(sequence)
-            self._prefilling.append(sequence)
-        if self._waiting and not self._prefilling and not self._batch.sequences:
-            sequence = self._waiting.pop()
-            self._dispatcher.failed(sequence, memory_error(self.admission, sequence.final_length))
 
     def _fits(self, newcomer: Sequence) -> bool:
         lengths = [sequence.final_length for sequence in (*self._prefilling, *self._batch.sequences)]
@@ -135,7 +128,16 @@ class Scheduler:
         try:
             drawn = self._batch.step()
         except Exception as error:
-            self._recover(error)
+            # Start over from the tokens of all rows, with half as many rows. This helps if memory ran out. If one
+            # sequence causes the error, it is alone in the end and fails.
+            sequences = self._batch.sequences
+            self._free_caches()
+            if len(sequences) == 1:
+                self._row_cap = None
+                self._dispatcher.failed(sequences[0], _failure(error))
+            else:
+                self._row_cap = max(1, len(sequences) // 2)
+                self._waiting.requeue(sequences)
             return
         ended = []
         for sequence, token in drawn:
@@ -148,20 +150,6 @@ class Scheduler:
                 self._dispatcher.finished(sequence)
         if not self._batch.sequences:
             self._row_cap = None
-
-    def _recover(self, error: Exception) -> None:
-        """Start over from the tokens of all rows, with half as many rows, after a step failed.
-
-        This helps if memory ran out. If one sequence causes the error, it is alone in the end and fails.
-        """
-        sequences = self._batch.sequences
-        self._free_caches()
-        if len(sequences) == 1:
-            self._row_cap = None
-            self._dispatcher.failed(sequences[0], _failure(error))
-            return
-        self._row_cap = max(1, len(sequences) // 2)
-        self._waiting.requeue(sequences)
 
     def _free_caches(self) -> None:
         self._batch.clear()

@@ -24,11 +24,14 @@ IDLE_SECONDS = 60.0
 
 
 class WorkerThread:
-    """A daemon thread that runs from construction until `stop`, which is also called at exit."""
+    """A daemon thread that runs from construction until `stop`, which is also called at exit.
+
+    It steps its `scheduler`, if there is one. Set it on the worker.
+    """
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._scheduler: Scheduler | None = None
+        self.scheduler: Scheduler | None = None
         self._stopping = self._ended = False
         self._gate = threading.Lock()  # a call is either queued before the last one, or refused
         self._thread = threading.Thread(target=self._run, name="mlx-engine", daemon=True)
@@ -59,10 +62,6 @@ class WorkerThread:
             future.set_exception(RuntimeError("the worker has stopped"))
         return future
 
-    def attach(self, scheduler: Scheduler) -> None:
-        """Step this scheduler from now on. Call it on the worker."""
-        self._scheduler = scheduler
-
     def stop(self) -> None:
         """Complete the current step, close the scheduler, end the thread and wait for it."""
         atexit.unregister(self.stop)
@@ -74,7 +73,7 @@ class WorkerThread:
             self._thread.join(timeout=30)
 
     def _end(self) -> None:
-        scheduler, self._scheduler, self._ended = self._scheduler, None, True
+        scheduler, self.scheduler, self._ended = self.scheduler, None, True
         with contextlib.suppress(Exception):
             if scheduler is not None:
                 scheduler.close()
@@ -85,18 +84,18 @@ class WorkerThread:
     def _run(self) -> None:
         while not self._ended:
             self._run_calls()
-            if self._scheduler is not None and not self._scheduler.idle:
-                self._scheduler.step()
+            if self.scheduler is not None and not self.scheduler.idle:
+                self.scheduler.step()
 
     def _run_calls(self) -> None:
         """Run the queued calls. If the scheduler is idle, wait for one first."""
         with contextlib.suppress(queue.Empty):
-            if self._scheduler is None or self._scheduler.idle:
+            if self.scheduler is None or self.scheduler.idle:
                 try:
                     call = self._calls.get(timeout=IDLE_SECONDS)
                 except queue.Empty:
-                    if self._scheduler is not None:
-                        self._scheduler.on_idle()
+                    if self.scheduler is not None:
+                        self.scheduler.on_idle()
                     call = self._calls.get()
                 call()
             while not self._ended:

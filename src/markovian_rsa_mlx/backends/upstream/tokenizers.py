@@ -84,7 +84,9 @@ class RemoteTokenizer:
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._bytes: dict[int, bytes] = {}
         self._encoded = functools.lru_cache(_CACHE_SIZE)(self._tokenize)
-        self._decoded = functools.lru_cache(_CACHE_SIZE)(self._detokenize)
+        self._decoded = functools.lru_cache(_CACHE_SIZE)(
+            lambda ids: _text(self._call("/detokenize", {"tokens": list(ids)}))
+        )
         self._rendered = functools.lru_cache(_CACHE_SIZE)(self._apply_template)
         template = str(props.get("chat_template", ""))
         adds_bos = len(self._tokenize("a", add_special=True)) > len(self._tokenize("a"))
@@ -144,9 +146,6 @@ class RemoteTokenizer:
             return ()
         options = {"parse_special": parse_special, "add_special": add_special, "with_pieces": True}
         return self._keep_pieces(self._call("/tokenize", {"content": text, **options}))
-
-    def _detokenize(self, ids: tuple[int, ...]) -> str:
-        return _text(self._call("/detokenize", {"tokens": list(ids)}))
 
     def _apply_template(self, messages: tuple[tuple[str, str], ...], enable_thinking: bool) -> str:
         chat = [{"role": role, "content": content} for role, content in messages]
