@@ -71,11 +71,6 @@ class Identity:
             }
         return cls(task, replace_surrogates(model), seed, cells, weights)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Identity:
-        """Return the identity that `to_dict` wrote. Raises KeyError or TypeError for anything else."""
-        return cls(values["task"], values["model"], values["seed"], values["cells"], values["weights"])
-
     def to_dict(self) -> dict[str, Any]:
         values = {"format": FORMAT, "task": self.task, "model": self.model, "weights": self.weights, "seed": self.seed}
         return values | {"cells": self.cells}
@@ -113,7 +108,9 @@ class ExperimentDir:
         self._is_new = not (path / "bench.json").exists()
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._require_experiment_dir()
+            # Never mix audit logs with, or remove them from, a folder that is not one of a benchmark.
+            if self._is_new and any(entry.name not in (".lock", ".bench.json.part") for entry in path.iterdir()):
+                raise ConfigError(f"{path} has content but is not the folder of a benchmark; choose another --out.")
             self._lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
             if not try_lock(self._lock):
                 self._is_new = False  # it belongs to the other process
@@ -151,15 +148,25 @@ class ExperimentDir:
 
     def check(self, identity: Identity) -> None:
         """Check that the folder belongs to this benchmark, and record new variants. Raises `ResumeError`."""
-        file = self.path / "bench.json"
-        recorded = _read_identity(file) if file.exists() else identity
+        file, recorded = self.path / "bench.json", identity
+        if file.exists():
+            try:
+                values = json.loads(file.read_text(encoding="utf-8"))
+                if values["format"] != FORMAT:
+                    raise AuditError(
+                        f"{file} has format {values['format']!r}, and this version of the program continues format "
+                        f"{FORMAT} only; choose another --out, or start again with --fresh."
+                    )
+                recorded = Identity(**{name: values[name] for name in ("task", "model", "seed", "cells", "weights")})
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise AuditError(f"{file} is damaged; choose another --out, or start again with --fresh.") from error
         for name, old, new in identity.diff(recorded):
             raise ResumeError(
                 f"The folder {self.path} belongs to a benchmark with another {name}: {shortened(repr(old), 200)} in "
                 f"the folder, {shortened(repr(new), 200)} requested; request the same, choose another --out, or start "
                 "again with --fresh."
             )
-        self.write("bench.json", _json(identity.merged(recorded).to_dict()))
+        self.write("bench.json", json_bytes(identity.merged(recorded).to_dict()))
 
     def trail(self, variant: str, index: int, epoch: int) -> Path:
         """Return the path of the audit log of one run. File names count problems from 1."""
@@ -176,9 +183,6 @@ class ExperimentDir:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
-    def write_results(self, results: Results) -> None:
-        self.write("results.json", _json(results.to_dict()))
-
     def write(self, name: str, content: bytes) -> None:
         """Replace a file as a whole. Raises `AuditError`."""
         path = self.path / name
@@ -194,28 +198,9 @@ class ExperimentDir:
                 part.unlink(missing_ok=True)
             raise AuditError(f"{path} cannot be written: {error.strerror}.") from error
 
-    def _require_experiment_dir(self) -> None:
-        """Never mix audit logs with, or remove them from, a folder that is not one of a benchmark."""
-        if not (self.path / "bench.json").exists() and any(
-            entry.name not in (".lock", ".bench.json.part") for entry in self.path.iterdir()
-        ):
-            raise ConfigError(f"{self.path} has content but is not the folder of a benchmark; choose another --out.")
 
-
-def _read_identity(file: Path) -> Identity:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        if values["format"] != FORMAT:
-            raise AuditError(
-                f"{file} has format {values['format']!r}, and this version of the program continues format {FORMAT} "
-                "only; choose another --out, or start again with --fresh."
-            )
-        return Identity.from_dict(values)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AuditError(f"{file} is damaged; choose another --out, or start again with --fresh.") from error
-
-
-def _json(value: object) -> bytes:
+def json_bytes(value: object) -> bytes:
+    """Return a value as indented JSON in UTF-8."""
     return replace_surrogates(json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()
 
 

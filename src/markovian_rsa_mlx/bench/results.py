@@ -236,10 +236,14 @@ def results_from_dict(values: Mapping[str, Any]) -> Results:
     if values.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(f"schema_version is {values.get('schema_version')!r}; this program reads {SCHEMA_VERSION}")
     known = {f.name for f in dataclasses.fields(Results)}
-    variants = (
-        Variant(value["name"], value["config"], tuple(map(record_from_dict, value["records"])))
-        for value in values["cells"]
-    )
+    variants = []
+    for cell in values["cells"]:
+        records = []
+        for value in cell["records"]:
+            lists = {name: tuple(value[name]) for name in ("badges", "unscored", "mishaps")}
+            rounds = tuple(RoundRecord(**entry) for entry in value["rounds"])
+            records.append(RunRecord(**{**value, **lists, "rounds": rounds}))
+        variants.append(Variant(cell["name"], cell["config"], tuple(records)))
     rows = (
         MethodSummary(
             **{**_with_intervals(value), "rounds": tuple(RoundSummary(**_with_intervals(r)) for r in value["rounds"])}
@@ -254,12 +258,6 @@ def results_from_dict(values: Mapping[str, Any]) -> Results:
         "warnings": tuple(values["warnings"]),
     }
     return Results(**{name: value for name, value in values.items() if name in known} | parts)
-
-
-def record_from_dict(value: Mapping[str, Any]) -> RunRecord:
-    """Return the record that `dataclasses.asdict` wrote. Raises KeyError or TypeError for anything else."""
-    lists = {name: tuple(value[name]) for name in ("badges", "unscored", "mishaps")}
-    return RunRecord(**{**value, **lists, "rounds": tuple(RoundRecord(**entry) for entry in value["rounds"])})
 
 
 def _with_intervals(value: Mapping[str, Any]) -> dict[str, Any]:

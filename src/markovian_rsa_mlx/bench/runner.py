@@ -33,7 +33,7 @@ from ..json_strict import replace_surrogates
 from ..method.selection import Equivalent
 from ..orchestrator import MarkovianRSAOrchestrator
 from ..run.setup import package_version
-from .experiment import ExperimentDir, Identity, method_settings
+from .experiment import ExperimentDir, Identity, json_bytes, method_settings
 from .export import to_csv, to_parquet
 from .generation_cache import CachingEngine, GenerationCache
 from .methods import Plan
@@ -206,7 +206,7 @@ class Benchmark:
         """Write results.json and results.csv, one thread at a time."""
         with self._writing:
             results = self.results()
-            self.folder.write_results(results)
+            self.folder.write("results.json", json_bytes(results.to_dict()))
             self.folder.write("results.csv", to_csv(results))
         return results
 
@@ -249,7 +249,12 @@ class Runner:
             records = await self._solve(problem, epoch)
             self._active -= 1
             self._progress.problem_done(problem, epoch, records)
-            await self._write_if_due()
+            started_s = time.monotonic()
+            if started_s >= self._next_write_s:
+                self._next_write_s = math.inf  # until this write is done
+                await asyncio.to_thread(self._benchmark.write)
+                now_s = time.monotonic()
+                self._next_write_s = now_s + max(_WRITE_INTERVAL_S, 9 * (now_s - started_s))
             await self._stop_if_all_refused()
 
     async def _solve(self, problem: Problem, epoch: int) -> list[RunRecord]:
@@ -278,15 +283,6 @@ class Runner:
             self._records[name, problem.index, epoch] = record
             self._progress.run_done(name, record)
         return records
-
-    async def _write_if_due(self) -> None:
-        started_s = time.monotonic()
-        if started_s < self._next_write_s:
-            return
-        self._next_write_s = math.inf  # until this write is done
-        await asyncio.to_thread(self._benchmark.write)
-        now_s = time.monotonic()
-        self._next_write_s = now_s + max(_WRITE_INTERVAL_S, 9 * (now_s - started_s))
 
     async def _stop_if_all_refused(self) -> None:
         """Raise `UpstreamError` if the server has refused several problems and accepted none.

@@ -62,11 +62,23 @@ def measure(
     rounds: list[RoundRecord] = []
     traces: dict[TraceKey, _Trace] = {}
     for number, keys in lineage.needed().items():
-        traces |= {key: _read_trace(state, key, times) for key in keys}
+        for key in keys:
+            trace = state.trace(key)
+            complete, summary = trace.complete, trace.summary
+            assert complete is not None
+            prompt_tokens = sum(event.prompt_token_count for event in trace.starts)
+            traces[key] = _Trace(
+                key=key,
+                answer=state.answer(trace),
+                finish_reason=complete.finish_reason,
+                generated_tokens=complete.generated_tokens + (summary.generated_tokens if summary else 0),
+                prefill_tokens=prompt_tokens + (len(summary.prompt_token_ids) if summary else 0),
+                time=times.get(str(key), RowTime()),  # a failed trace has none
+            )
         rounds.append(_round(number, [traces[key] for key in keys], list(traces.values()), equivalent, scorer))
     finals = [traces[key] for key in lineage.finals]
-    row_s = [trace.time.row_s for trace in finals if trace.time is not None and trace.finish_reason != "error"]
-    answers = {trace.answer for trace in traces.values()} | {selection.answer}
+    row_s = [final.time.row_s for final in finals if final.time is not None and final.finish_reason != "error"]
+    answers = {found.answer for found in traces.values()} | {selection.answer}
     return replace(
         record,
         rounds=tuple(rounds),
@@ -80,21 +92,6 @@ def measure(
         wall_s=rounds[-1].wall_s,
         trace_s=sum(row_s) / len(row_s) if row_s else 0.0,
         peak_memory_bytes=end.peak_memory_bytes,
-    )
-
-
-def _read_trace(state: RunState, key: TraceKey, times: dict[str, RowTime | None]) -> _Trace:
-    trace = state.trace(key)
-    complete, summary = trace.complete, trace.summary
-    assert complete is not None
-    return _Trace(
-        key=key,
-        answer=state.answer(trace),
-        finish_reason=complete.finish_reason,
-        generated_tokens=complete.generated_tokens + (summary.generated_tokens if summary else 0),
-        prefill_tokens=sum(start.prompt_token_count for start in trace.starts)
-        + (len(summary.prompt_token_ids) if summary else 0),
-        time=times.get(str(key), RowTime()),  # a failed trace has none
     )
 
 
@@ -139,5 +136,5 @@ def _errors(state: RunState) -> list[str]:
     alarms = [error.message for error in state.errors if error.stage == "identical_traces"]
     # The message of a generation error begins with the id of its trace.
     reasons = {error.message.split(" ", 1)[0]: error.message for error in state.errors if error.stage == "generation"}
-    failed = [trace.trace_id for trace in state.traces.values() if trace.given_up]
+    failed = [trace.trace_id for trace in state.traces.values() if trace.failed]
     return alarms + [reasons[trace_id] for trace_id in failed if trace_id in reasons]

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
+from operator import attrgetter
 from statistics import fmean
 from typing import Final
 
@@ -118,11 +119,26 @@ def curves(results: Results, frame: Frame = WIDE) -> Plot | None:
     high = min(1.0, math.ceil(10 * max(found.high for found in scores) - 1e-9) / 10)
     up = _Axis(low, max(high, low + 0.1), frame.bottom, frame.top, False)
     kinds = list(dict.fromkeys(line.kind for line in lines))
-    series = [_series(kinds.index(line.kind), number, line, across, up) for number, line in enumerate(lines)]
+    series = []
+    for number, line in enumerate(lines):
+        points = tuple(
+            Point(
+                across(max(x, 1.0)),
+                up(found.mean),
+                up(found.low),
+                up(found.high),
+                f"{name}: {percent(found.mean)} {interval(found)} at {count(x)} tokens",
+            )
+            for x, found, name in line.points
+        )
+        colour, marker = kinds.index(line.kind) % _COLOURS, _MARKERS[number % len(_MARKERS)]
+        series.append(Series(line.name, colour, marker, line.oracle, points, label_y=points[-1].y))
+    step = 0.1 if up.most - up.least <= 0.65 else 0.2
+    shares = range(math.ceil(up.least / step - 1e-9), math.floor(up.most / step + 1e-9) + 1)
     return Plot(
         tuple(_spread(series, frame)),
         tuple(Tick(across(value), count(value)) for value in _token_ticks(across)),
-        tuple(Tick(up(value), percent(value, 0)) for value in _share_ticks(up)),
+        tuple(Tick(up(step * k), percent(step * k, 0)) for k in shares),
         across.logarithmic,
         frame,
     )
@@ -187,21 +203,6 @@ def _by_round(method: Method, row: MethodSummary, final_round: int) -> list[tupl
     return [*found, last]
 
 
-def _series(colour: int, number: int, line: _Line, across: _Axis, up: _Axis) -> Series:
-    points = tuple(
-        Point(
-            across(max(tokens, 1.0)),
-            up(found.mean),
-            up(found.low),
-            up(found.high),
-            f"{what}: {percent(found.mean)} {interval(found)} at {count(tokens)} tokens",
-        )
-        for tokens, found, what in line.points
-    )
-    marker = _MARKERS[number % len(_MARKERS)]
-    return Series(line.name, colour % _COLOURS, marker, line.oracle, points, points[-1].y)
-
-
 def _spread(series: Sequence[Series], frame: Frame) -> list[Series]:
     """Move labels apart, from the top down, and up again from the bottom."""
     ordered = sorted(series, key=lambda one: one.points[-1].y)
@@ -213,7 +214,7 @@ def _spread(series: Sequence[Series], frame: Frame) -> list[Series]:
         places[index] = min(places[index], floor)
         floor = places[index] - _LABEL_STEP
     moved = {id(one): place for one, place in zip(ordered, places, strict=True)}
-    return [Series(s.name, s.colour, s.marker, s.oracle, s.points, moved[id(s)]) for s in series]
+    return [replace(one, label_y=moved[id(one)]) for one in series]
 
 
 def _token_ticks(axis: _Axis) -> list[float]:
@@ -225,11 +226,6 @@ def _token_ticks(axis: _Axis) -> list[float]:
     scale = 10.0 ** math.floor(math.log10(max(rough, 1e-9)))
     step = next(factor * scale for factor in (1, 2, 5, 10) if factor * scale >= rough)
     return [step * k for k in range(math.ceil(axis.least / step), math.floor(axis.most / step) + 1)]
-
-
-def _share_ticks(axis: _Axis) -> list[float]:
-    step = 0.1 if axis.most - axis.least <= 0.65 else 0.2
-    return [step * k for k in range(math.ceil(axis.least / step - 1e-9), math.floor(axis.most / step + 1e-9) + 1)]
 
 
 #: Columns of the heat map: with more problems, neighbours are averaged.
@@ -304,7 +300,11 @@ class ProblemRow:
 def heat_map(results: Results) -> HeatMap | None:
     """Return the heat map: problems from the hardest to the easiest across, rounds of variants down; or None."""
     scores = {cell.name: _scores(cell) for cell in results.cells}
-    order = _by_difficulty(scores)
+    last: dict[int, list[float]] = defaultdict(list)  # the scores of the last rounds, by problem
+    for found in scores.values():
+        for index, by_round in found.items():
+            last[index].append(by_round[-1])
+    order = sorted(last, key=lambda index: (fmean(last[index]), index))
     if not order:
         return None
     names = {r.index: r.problem_id for cell in results.cells for r in cell.records}
@@ -328,7 +328,9 @@ def heat_map(results: Results) -> HeatMap | None:
 
 def problem_rows(results: Results) -> tuple[ProblemRow, ...]:
     """Return a row for each problem, in the task's order."""
-    by_cell = [{key: list(found) for key, found in groupby(_sorted(cell), _index)} for cell in results.cells]
+    by_cell = [
+        {key: list(found) for key, found in groupby(_sorted(cell), attrgetter("index"))} for cell in results.cells
+    ]
     rows = []
     for index in sorted({index for found in by_cell for index in found})[:MAX_ROWS]:
         per_cell = [found.get(index, []) for found in by_cell]
@@ -380,23 +382,12 @@ def _scores(cell: Variant) -> dict[int, list[float]]:
         index: [
             fmean(of_round) for of_round in zip(*([r.mean for r in record.rounds] for record in found), strict=True)
         ]
-        for index, found in groupby(done, _index)
+        for index, found in groupby(done, attrgetter("index"))
     }
-
-
-def _by_difficulty(scores: Mapping[str, Mapping[int, list[float]]]) -> list[int]:
-    found = {
-        index: [of[index][-1] for of in scores.values() if index in of] for cell in scores.values() for index in cell
-    }
-    return sorted(found, key=lambda index: (fmean(found[index]), index))
 
 
 def _rounds(cell: Variant) -> int:
     return next((len(record.rounds) for record in cell.records if not record.error), cell.final_round + 1)
-
-
-def _index(record: RunRecord) -> int:
-    return record.index
 
 
 def _sorted(cell: Variant) -> list[RunRecord]:

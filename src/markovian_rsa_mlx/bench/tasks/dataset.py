@@ -97,7 +97,15 @@ class AnsweredTask:
         for index, row in enumerate(self._rows()):
             count = index + 1
             if index == 0:
-                self._check_columns(row)
+                columns = [("problem", self._columns.problem), ("answer", self._columns.answer)]
+                if self._columns.ident not in (None, "none"):
+                    columns.append(("id", str(self._columns.ident)))
+                for option, name in columns:
+                    if name not in row.values:
+                        raise ConfigError(
+                            f"{self._source} has no column {name!r} (it has {', '.join(map(str, row.values))}); "
+                            f"name the right one with --{option}-column."
+                        )
             if count < first:
                 continue
             problem = self._problem(index, row)
@@ -113,17 +121,6 @@ class AnsweredTask:
             raise TaskError(f"{self._source} has no problems: it is empty.")
         if count < first:
             raise ConfigError(f"{self._source} has {count:,} problems; there is no problem {first:,}.")
-
-    def _check_columns(self, row: Row) -> None:
-        wanted = [("problem", self._columns.problem), ("answer", self._columns.answer)]
-        if self._columns.ident not in (None, "none"):
-            wanted.append(("id", str(self._columns.ident)))
-        for option, name in wanted:
-            if name not in row.values:
-                raise ConfigError(
-                    f"{self._source} has no column {name!r} (it has {', '.join(map(str, row.values))}); "
-                    f"name the right one with --{option}-column."
-                )
 
     def _problem(self, index: int, row: Row) -> Problem:
         columns = self._columns
@@ -223,7 +220,16 @@ def _splits(dataset: Dataset, subset: str | None) -> dict[str, list[str]]:
     chosen = subset or (defaults[0] if defaults else "default")
     if chosen not in names:
         raise ConfigError(f"{dataset.name} has the subsets {', '.join(names)}; choose one with --subset.")
-    return _splits_by_card(configs[names.index(chosen)]["data_files"], readable)
+    # A pattern, or a list of patterns or of mappings with `split` and `path`.
+    listed = configs[names.index(chosen)]["data_files"]
+    splits: dict[str, list[str]] = {}
+    for entry in listed if isinstance(listed, list) else [listed]:
+        split, paths = (entry.get("split", "train"), entry["path"]) if isinstance(entry, dict) else ("train", entry)
+        patterns = paths if isinstance(paths, list) else [paths]
+        files = [file for file in readable if any(fnmatch(file, pattern) for pattern in patterns)]
+        if files:
+            splits.setdefault(str(split), []).extend(files)
+    return splits
 
 
 def _readable(files: Sequence[str]) -> list[str]:
@@ -246,18 +252,6 @@ def _card_configs(dataset: Dataset) -> list[dict[str, Any]]:
     if not isinstance(configs, list):
         return []
     return [config for config in configs if isinstance(config, dict) and config.get("data_files")]
-
-
-def _splits_by_card(data_files: Any, readable: Sequence[str]) -> dict[str, list[str]]:
-    """Resolve a card's `data_files`: a pattern, or a list of patterns or of mappings with `split` and `path`."""
-    splits: dict[str, list[str]] = {}
-    for entry in data_files if isinstance(data_files, list) else [data_files]:
-        split, paths = (entry.get("split", "train"), entry["path"]) if isinstance(entry, dict) else ("train", entry)
-        patterns = paths if isinstance(paths, list) else [paths]
-        files = [file for file in readable if any(fnmatch(file, pattern) for pattern in patterns)]
-        if files:
-            splits.setdefault(str(split), []).extend(files)
-    return splits
 
 
 def _splits_by_name(readable: Sequence[str]) -> dict[str, list[str]]:

@@ -66,31 +66,26 @@ class GymTask:
         problems: list[Problem] = []
         index = place = misses = 0
         while place < last:
-            problem = self._problem(place, index)
+            try:
+                entry = self._request({"entry": index}, ENTRY_LIMIT_S)
+            except OSError as error:
+                raise TaskError(
+                    f"{self._dataset} of reasoning-gym gave no problem {index} within {ENTRY_LIMIT_S:g} s; "
+                    "choose other parameters (--param)."
+                ) from error
+            if "refused" in entry:
+                raise ConfigError(f"reasoning-gym cannot make the task {self._dataset!r}: {entry['refused']}.")
+            if "error" in entry or not self._keep(entry):  # some indices lack an entry: the draw found none
+                misses += 1
+            else:
+                if place + 1 >= first:
+                    question = self._reword(place, entry["question"])
+                    problems.append(Problem(place, str(index), question, str(entry["answer"])))
+                place, misses = place + 1, 0
             index += 1
-            misses = 0 if problem else misses + 1
             if misses > _MAX_MISSES:
                 raise TaskError(f"{self.name} gave {place} problems and then none for {misses} entries; ask for fewer.")
-            if problem is not None:
-                place += 1
-                if place >= first:
-                    problems.append(problem)
         return problems
-
-    def _problem(self, place: int, index: int) -> Problem | None:
-        """Return the problem of an entry, or None if the entry is missing or filtered out."""
-        try:
-            entry = self._request({"entry": index}, ENTRY_LIMIT_S)
-        except OSError as error:
-            raise TaskError(
-                f"{self._dataset} of reasoning-gym gave no problem {index} within {ENTRY_LIMIT_S:g} s; "
-                "choose other parameters (--param)."
-            ) from error
-        if "refused" in entry:
-            raise ConfigError(f"reasoning-gym cannot make the task {self._dataset!r}: {entry['refused']}.")
-        if "error" in entry or not self._keep(entry):  # some indices lack an entry: the draw found none
-            return None
-        return Problem(place, str(index), self._reword(place, entry["question"]), str(entry["answer"]))
 
     def score(self, problem: Problem, answer: str) -> float:
         if not answer:
@@ -104,13 +99,6 @@ class GymTask:
         if "error" in reply:
             raise ScoringError(f"The verifier of {self._dataset} failed on an answer ({reply['error']}).")
         return 1.0 if reply["score"] >= 1.0 else 0.0
-
-    def is_known(self) -> bool:
-        """Return whether reasoning-gym has this data set. Takes seconds."""
-        try:
-            return bool(self._request({"known": self._dataset}, ENTRY_LIMIT_S)["known"])
-        except OSError:
-            return False
 
     def close(self) -> None:
         """End the worker process."""
@@ -140,7 +128,9 @@ def is_dataset(name: str, seed: int) -> bool:
         return False
     task = GymTask(name, {}, seed)
     try:
-        return task.is_known()
+        return bool(task._request({"known": name}, ENTRY_LIMIT_S)["known"])
+    except OSError:
+        return False
     finally:
         task.close()
 

@@ -64,7 +64,10 @@ class Sandbox:
                 finally:
                     self._active = True
         elif event == "open":
-            _require_reading(*arguments)
+            path, mode, flags, *_ = (*arguments, 0)
+            writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+            if (isinstance(mode, str) and set(mode) & set("wax+")) or (isinstance(flags, int) and flags & writes):
+                raise RefusedCodeError(f"the answer led to writing {path!r}")
         elif event.startswith(_REFUSED_EVENTS) and event not in _ALLOWED_EVENTS:
             raise RefusedCodeError(f"the answer led to {event}")
 
@@ -77,9 +80,3 @@ def require_expression(code: CodeType) -> None:
     for instruction in dis.get_instructions(code):
         if any(part in instruction.opname for part in _REFUSED_OPERATIONS):
             raise RefusedCodeError(f"the answer is not a plain expression ({instruction.opname})")
-
-
-def _require_reading(path: object, mode: object, flags: object = 0, *_: object) -> None:
-    writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-    if (isinstance(mode, str) and set(mode) & set("wax+")) or (isinstance(flags, int) and flags & writes):
-        raise RefusedCodeError(f"the answer led to writing {path!r}")
