@@ -91,13 +91,17 @@ def compare(
             for batch in range(batches)
         ]
         results = [simulate(each, costs, RowLimit(rows), servers=servers) for each in runs]
+        steps = [[step for engine in result.steps for step in engine] for result in results]
+        mean_rows = [
+            sum(rows * count for rows, count in each) / max(1, sum(count for _, count in each)) for each in steps
+        ]
         found.append(
             ScheduleResult(
                 schedule,
                 statistics.mean(result.seconds for result in results),
                 statistics.mean(result.generated_tokens for result in results),
                 statistics.mean(sum(map(len, each)) for each in runs),
-                statistics.mean(result.mean_rows for result in results),
+                statistics.mean(mean_rows),
             )
         )
     return found

@@ -29,15 +29,15 @@ def test_every_complete_trace_is_a_sample(tmp_path: Path) -> None:
     path = recorded(tmp_path / "a.jsonl")
     found = length_data.from_paths([path])
     traces = of_file(path, TraceCompleteEvent)
-    assert found.first == [(t.generated_tokens, False) for t in traces if t.round == 0]
-    assert found.later == [(t.generated_tokens, False) for t in traces if t.round > 0]
+    assert found.lengths(later=False) == [(t.generated_tokens, False) for t in traces if t.round == 0]
+    assert found.lengths(later=True) == [(t.generated_tokens, False) for t in traces if t.round > 0]
     assert found.models == {"fake"}
     assert len(found.prompts) == 1
 
 
 def test_traces_that_max_tokens_ended_are_truncated(tmp_path: Path) -> None:
     found = length_data.from_paths([recorded(tmp_path / "a.jsonl", rounds=0, thinking_tokens=20, final_tokens=3)])
-    assert found.first == [(3, True)] * 4
+    assert found.lengths(later=False) == [(3, True)] * 4
     assumption = found.length_model()
     assert "100% truncated" in assumption.sentence
     assert assumption.lengths.of(0, TraceKey(0, 0), 50).generated > 3
@@ -90,8 +90,8 @@ def test_traces_of_a_stopped_run_count_as_longer(tmp_path: Path) -> None:
     with contextlib.suppress(MarkovianRSAError):
         run(backend, small(**settings, token_budget=800), tmp_path / "a.jsonl")
     found = length_data.from_paths([tmp_path / "a.jsonl"])
-    ended = [tokens for tokens, longer in found.first if not longer]
-    in_progress = [tokens for tokens, longer in found.first if longer]
+    ended = [tokens for tokens, longer in found.lengths(later=False) if not longer]
+    in_progress = [tokens for tokens, longer in found.lengths(later=False) if longer]
     assert (len(ended), len(in_progress)) == (2, 6)
     assert min(in_progress) > max(ended)
     assumption = found.length_model()
@@ -117,14 +117,18 @@ def test_a_failed_attempt_counts_up_to_its_last_checkpoint(tmp_path: Path) -> No
     backend = FakeBackend(lambda request, rng: boxed(1, "so " * 300), on_step=break_late)
     settings = {"rounds": 0, "thinking_tokens": 2_000, "final_tokens": 2_000, "max_retries": 0, "final_candidates": 0}
     run(backend, small(**settings), tmp_path / "a.jsonl")
-    lengths = [(tokens, longer) for tokens, longer in length_data.from_paths([tmp_path / "a.jsonl"]).first if longer]
+    lengths = [
+        (tokens, longer)
+        for tokens, longer in length_data.from_paths([tmp_path / "a.jsonl"]).lengths(later=False)
+        if longer
+    ]
     assert sorted(lengths) == [(1, True), (CHECKPOINT_TOKENS, True)]
 
 
 def test_a_trace_shared_by_several_methods_is_one_sample(tmp_path: Path) -> None:
     run_bench(tmp_path, make_spec(FakeTask(1), ["single", "delethink", "markovian"]))
     found = length_data.from_paths([tmp_path])
-    assert len(found.first) == 4
+    assert len(found.lengths(later=False)) == 4
     assert len(found.prompts) == 3
     assert length_data.from_paths([tmp_path, tmp_path]).found == found.found
 

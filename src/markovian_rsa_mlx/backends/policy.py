@@ -64,8 +64,8 @@ class Capacity(Protocol):
     def max_rows(self) -> int: ...
 
     @property
-    def free_bytes(self) -> int:
-        """Memory that the weights leave to caches."""
+    def prefix_bytes(self) -> int:
+        """The memory that stored prefixes may use: a quarter of that which the weights leave to caches."""
         ...
 
     def required_bytes(self, rows: int, longest: int) -> int:
@@ -86,8 +86,8 @@ class MemoryBudget:
     memory_limit_bytes: int
 
     @property
-    def free_bytes(self) -> int:
-        return max(0, self.memory_limit_bytes - self.footprint.weight_bytes)
+    def prefix_bytes(self) -> int:
+        return max(0, self.memory_limit_bytes - self.footprint.weight_bytes) // 4
 
     def required_bytes(self, rows: int, longest: int) -> int:
         caches = self.footprint.cache_bytes(rows, longest)
@@ -106,7 +106,7 @@ class RowLimit:
     """A capacity in rows alone, for engines whose memory is unknown. Its "bytes" are tokens of storage."""
 
     max_rows: int
-    free_bytes: int = 2**62
+    prefix_bytes: int = 2**60
 
     def required_bytes(self, rows: int, longest: int) -> int:
         return rows * longest
@@ -198,11 +198,6 @@ def evict_until_fits(capacity: Capacity, lengths: list[int], newcomer: int, pref
         if len(lengths) >= capacity.max_rows or not prefixes.drop_oldest():
             return False
     return True
-
-
-def prefix_bytes(capacity: Capacity) -> int:
-    """Return the share of the free memory that stored prefixes may use."""
-    return capacity.free_bytes // 4
 
 
 @dataclass

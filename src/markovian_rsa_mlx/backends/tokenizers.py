@@ -33,7 +33,12 @@ class MLXTokenizer:
             ends = self.encode(_END_OF_THINKING)  # the template writes the mark, and the vocabulary has no token for it
         self.end_of_thinking: tuple[tuple[int, ...], ...] = (tuple(ends),) if ends else ()
         self.eos_ids: frozenset[int] = frozenset(int(token) for token in tokenizer.eos_token_ids)
-        self.control_ids: frozenset[int] = self.eos_ids | _special_ids(tokenizer)
+        special = {int(token) for token in tokenizer.all_special_ids}
+        special |= {int(token) for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+        for marks, keep in ((tokenizer.think_start_tokens, False), (tokenizer.think_end_tokens, True)):
+            if marks and len(marks) == 1:
+                (special.discard if keep else special.add)(int(marks[0]))
+        self.control_ids: frozenset[int] = self.eos_ids | special
         # SentencePiece strips the first space of any text, so decode with an id in front there.
         ids = self.encode("a b")
         strips_space = self._raw(ids)[len(self._raw(ids[:1])) :] != self._raw(ids[1:])
@@ -73,15 +78,6 @@ class MLXTokenizer:
         text = self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         # Lone surrogates cannot be written to the audit log, which is UTF-8.
         return str(text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _special_ids(tokenizer: Any) -> frozenset[int]:
-    special = {int(token) for token in tokenizer.all_special_ids}
-    special |= {int(token) for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-    for marks, keep in ((tokenizer.think_start_tokens, False), (tokenizer.think_end_tokens, True)):
-        if marks and len(marks) == 1:
-            (special.discard if keep else special.add)(int(marks[0]))
-    return frozenset(special)
 
 
 def load_tokenizer(model: str | Path) -> MLXTokenizer:

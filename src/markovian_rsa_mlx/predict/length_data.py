@@ -89,15 +89,9 @@ class Samples:
     prompts: list[int] = field(default_factory=list)  #: tokens of the prompt of round 0, by run
     models: set[str] = field(default_factory=set)
 
-    @property
-    def first(self) -> list[tuple[int, bool]]:
-        """(tokens, whether the trace would have continued) of round 0."""
-        return [(each.tokens, each.how != "ended") for each in self.found.values() if each.round == 0]
-
-    @property
-    def later(self) -> list[tuple[int, bool]]:
-        """(tokens, whether the trace would have continued) of the rounds that read tails."""
-        return [(each.tokens, each.how != "ended") for each in self.found.values() if each.round > 0]
+    def lengths(self, *, later: bool) -> list[tuple[int, bool]]:
+        """Return (tokens, whether the trace would have continued) of round 0, or of the `later` rounds."""
+        return [(each.tokens, each.how != "ended") for each in self.found.values() if (each.round > 0) == later]
 
     @property
     def finished(self) -> int:
@@ -120,7 +114,8 @@ class Samples:
 
     def length_model(self) -> LengthModel:
         """Return lengths drawn from these traces."""
-        pool = [*self.first, *self.later]
+        first, later = self.lengths(later=False), self.lengths(later=True)
+        pool = first + later
         mean = statistics.mean(tokens for tokens, _ in pool)
         shares = [
             (sum(each.how == how for each in self.found.values()) / len(pool), label)
@@ -131,8 +126,7 @@ class Samples:
         sentence = f"drawn from {len(pool):,} traces of {runs}, mean {'at least ' if longer else ''}{mean:,.0f} tokens"
         if longer:
             sentence += f", {longer} (where max_tokens allows more they continue as a fitted log-normal does)"
-        lengths = Sampled(self.first, self.later, fit_log_normal(pool))
-        return LengthModel(lengths, sentence, round(statistics.mean(self.prompts)))
+        return LengthModel(Sampled(first, later, fit_log_normal(pool)), sentence, round(statistics.mean(self.prompts)))
 
 
 def from_own_runs(model_id: str) -> Samples:

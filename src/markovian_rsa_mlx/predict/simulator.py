@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..backends.policy import PREFILL_TOKENS, Capacity, PrefixStore, PromptProgress, evict_until_fits, prefix_bytes
+from ..backends.policy import PREFILL_TOKENS, Capacity, PrefixStore, PromptProgress, evict_until_fits
 from ..errors import MemoryLimitError
 from .costs import Costs
 from .workload import Generation, Pieces, cut, shared_tokens
@@ -35,12 +35,6 @@ class SimulationResult:
     prefill_tokens: int
     peak_rows: int
     peak_bytes: int
-
-    @property
-    def mean_rows(self) -> float:
-        """The mean number of rows over all steps of all engines."""
-        steps = [step for engine in self.steps for step in engine]
-        return sum(rows * count for rows, count in steps) / max(1, sum(count for _, count in steps))
 
 
 def simulate(
@@ -251,7 +245,7 @@ class SimulatedEngine:
             generation = self.prefilling[0]
             if self._progress is None:
                 queued = [other.read for other in (*self.prefilling, *self.waiting) if other is not generation]
-                self._prefixes.max_bytes = prefix_bytes(self.capacity)
+                self._prefixes.max_bytes = self.capacity.prefix_bytes
                 known, _ = self._prefixes.match(generation.read)
                 split = self._prefixes.note_prompt(generation.read, queued, known)
                 self._progress = PromptProgress(generation.prompt_tokens - 1, known, split)

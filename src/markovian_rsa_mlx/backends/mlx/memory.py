@@ -80,7 +80,9 @@ def build_lazily(config: Mapping[str, Any]) -> Any:
         ) from error
     model = model_class(args_class.from_dict(settings))
     # Weights on the hub are nearly always 16 bits wide if the config names no dtype.
-    model.set_dtype(_DTYPES.get(str(declared_dtype(settings)), mx.bfloat16))
+    parts = (settings, settings.get("text_config") or {})
+    dtypes = (str(part[key]) for part in parts for key in ("dtype", "torch_dtype") if part.get(key))
+    model.set_dtype(_DTYPES.get(next(dtypes, ""), mx.bfloat16))
     quantization = settings.get("quantization")
     if not quantization:
         return model
@@ -102,15 +104,6 @@ def build_lazily(config: Mapping[str, Any]) -> Any:
         class_predicate=predicate,
     )
     return model
-
-
-def declared_dtype(config: Mapping[str, Any]) -> str | None:
-    """Return the type of the weights that a config.json declares, under either of the usual keys."""
-    for part in (config, config.get("text_config") or {}):
-        for key in ("dtype", "torch_dtype"):
-            if part.get(key):
-                return str(part[key])
-    return None
 
 
 def context_length_of(config: Mapping[str, Any]) -> int | None:

@@ -16,7 +16,7 @@ from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from ...errors import BackendError, MemoryLimitError
 from ...models.routing import drop_pending
-from ..policy import PREFILL_TOKENS, MemoryBudget, evict_until_fits, prefix_bytes
+from ..policy import PREFILL_TOKENS, MemoryBudget, evict_until_fits
 from .batch import DecodeBatch
 from .prefix_cache import Prefill, PrefixCache
 from .sequence import ProgressDispatcher, Sequence
@@ -110,7 +110,7 @@ class Scheduler:
                 if sequence.prefill is None:
                     others = (*self._prefilling, *self._waiting)
                     queued = [other.context for other in others if other is not sequence]
-                    self._prefixes.max_bytes = prefix_bytes(self.admission)
+                    self._prefixes.max_bytes = self.admission.prefix_bytes
                     sequence.prefill = Prefill(self.model, sequence.context, self._prefixes, queued)
                 budget -= sequence.prefill.advance(budget)
             except Exception as error:

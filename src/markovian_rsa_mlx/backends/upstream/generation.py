@@ -45,6 +45,11 @@ class UpstreamGeneration:
         request, dialect = self.request, info.dialect
         if self.ids and dialect.prompt_format != "ids":
             raise BackendError(f"{info.name} cannot continue after generated tokens; the trace starts again.")
+        seed = request.seed if info.seeded else None
+        if seed is not None and self.ids:
+            # With the trace's own seed, a continuation would repeat the random numbers of its beginning.
+            digest = hashlib.sha256(f"{seed}|{len(self.ids)}".encode()).digest()
+            seed = int.from_bytes(digest[:4], "big") >> 1
         text = request.prompt_text or self.tokenizer.render_chat(list(request.messages), request.enable_thinking)
         left = request.max_tokens - len(self.ids)
         return CompletionRequest(
@@ -55,7 +60,7 @@ class UpstreamGeneration:
             enable_thinking=request.enable_thinking,
             max_tokens=left if dialect.chunk_tokens is None else min(left, dialect.chunk_tokens),
             sampling=request.sampling,
-            seed=continuation_seed(request.seed, len(self.ids)) if info.seeded else None,
+            seed=seed,
             eos_ids=tuple(sorted(self.tokenizer.eos_ids)),
         )
 
@@ -125,13 +130,3 @@ def end_of_turn(tokenizer: Tokenizer) -> int:
     except PromptError:
         ids = []
     return next((token for token in reversed(ids) if token in tokenizer.eos_ids), min(tokenizer.eos_ids))
-
-
-def continuation_seed(seed: int, position: int) -> int:
-    """Return the seed of a call that continues a trace at `position`: `seed` at 0, otherwise a hash below 2^31.
-
-    With the trace's own seed, a continuation would repeat the random numbers of its beginning.
-    """
-    if position == 0:
-        return seed
-    return int.from_bytes(hashlib.sha256(f"{seed}|{position}".encode()).digest()[:4], "big") >> 1

@@ -151,19 +151,11 @@ class ServerPool:
         self._waiting.setdefault(run_id, deque()).append(waiter)
         self._dispatch()
         try:
-            server = await waiter
-        except asyncio.CancelledError:
-            if not waiter.cancelled():  # a server was assigned just before
-                self._release(waiter.result())
-            raise
-        try:
-            yield server
+            yield await waiter
         finally:
-            self._release(server)
-
-    def _release(self, server: Server) -> None:
-        server.in_flight -= 1
-        self._dispatch()
+            if waiter.done() and not waiter.cancelled():  # otherwise no server was assigned
+                waiter.result().in_flight -= 1
+                self._dispatch()
 
     def _dispatch(self) -> None:
         """Assign servers to waiting requests. If all servers are paused, come back when the first one is ready."""
