@@ -276,7 +276,7 @@ CASES: dict[str, tuple[Tamper, str]] = {
     "another budget": (edit("generation_start", "r1-00", max_tokens=65), "the budget of round 1 is 64"),
     "another prompt count": (edit("generation_start", "r1-00", prompt_token_count=lambda n: n - 1), "the prompt has"),
     "another round": (edit("generation_start", "r1-00", round=2), "not a trace of round 2"),
-    "not a trace id": (edit("generation_start", "r1-00", trace_id="r1-0"), "no trace id"),
+    "not a trace id": (edit("generation_start", "r1-00", trace_id="r1-0"), "not a trace id"),
     "other parents at the start": (edit("generation_start", "r1-00", parent_trace_ids=["r0-00"]), "the prompt shows"),
     "a needless trace": (needless_trace, "not an ancestor of a final candidate"),
     "begun twice": (double("generation_start", "r0-02"), "has started already"),

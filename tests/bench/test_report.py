@@ -263,11 +263,11 @@ def test_a_method_with_few_results_is_not_the_best() -> None:
         ["markovian", "1", "of", "20"],
     ]
     assert "points on 1 problem, adjusted p = 1: too few problems" in text
-    told_json = to_json(failed, Path())
-    assert (told_json["whole_problems"], told_json["problems"]) == (1, 20)
-    assert [row["problems"] for row in told_json["table"]] == [20, 20, 1]
-    assert told_json["warnings"][0].startswith("Incomplete: 1 of 20")
-    assert "Fewer than 5 problems (markovian): " in told_json["warnings"][1]
+    document = to_json(failed, Path())
+    assert (document["whole_problems"], document["problems"]) == (1, 20)
+    assert [row["problems"] for row in document["table"]] == [20, 20, 1]
+    assert document["warnings"][0].startswith("Incomplete: 1 of 20")
+    assert "Fewer than 5 problems (markovian): " in document["warnings"][1]
 
 
 def test_methods_without_common_problems_have_no_ranking() -> None:
@@ -276,7 +276,7 @@ def test_methods_without_common_problems_have_no_ranking() -> None:
     assert findings(apart) == ["No problem has the results of all methods."]
 
 
-def test_a_grid_is_told_in_few_words_and_one_colour_a_method() -> None:
+def test_grid_report_has_short_sentences_and_one_colour_per_method() -> None:
     points = [{"population": n, "thinking_tokens": beta} for n in (8, 16) for beta in (52, 60, 80)]
     grid = sample_results(30, methods=("single", "delethink", "markovian"), grid=Grid(points=tuple(points)))
     sentences = findings(grid)
@@ -328,7 +328,7 @@ def test_a_failed_run_is_counted_once_however_many_methods_read_it(results: Resu
         assert expected in findings(sentences)[-1]
 
 
-def test_why_an_answer_was_not_scored_is_told_once(results: Results) -> None:
+def test_reason_of_unscored_answer_is_shown_once_per_problem(results: Results) -> None:
     cell = results.cells[0]
     records = [replace(r, unscored=("The verifier failed.", "Another reason."), mishaps=()) for r in cell.records]
     page = render(replace(results, cells=(replace(cell, records=tuple(records)), *results.cells[1:])))

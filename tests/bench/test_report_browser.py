@@ -40,17 +40,17 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("width", [360, 800, 1400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_opens_without_a_complaint(browser: Browser, page_file: Path, width: int, scheme: str) -> None:
+def test_page_opens_without_messages_or_requests(browser: Browser, page_file: Path, width: int, scheme: str) -> None:
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
     page = context.new_page()
-    told: list[str] = []
-    asked: list[str] = []
-    page.on("console", lambda message: told.append(message.text))
-    page.on("pageerror", lambda error: told.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
+    messages: list[str] = []
+    requests: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
     page.goto(page_file.as_uri())
-    assert told == []
-    assert asked == [page_file.as_uri()]
+    assert messages == []
+    assert requests == [page_file.as_uri()]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.locator("svg.plot:visible").count() == 1
     assert page.locator("svg.plot:visible .mark").first.evaluate("e => getComputedStyle(e).fill") != "rgb(0, 0, 0)"

@@ -18,7 +18,7 @@ import os
 import stat
 import types
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin, get_type_hints
@@ -77,29 +77,25 @@ class AuditWriter:
         if self.path is None:
             return
         try:
-            self._open(self.path, mode)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+            self._fd = os.open(self.path, flags, 0o600)
+            self._pid = os.getpid()
+            self._regular = stat.S_ISREG(os.fstat(self._fd).st_mode)
+            if self._regular:  # a pipe or a device can be neither locked nor truncated
+                if not try_lock(self._fd):
+                    raise AuditError(
+                        f"The audit file {path} is being written by another run; wait for it, or use another file."
+                    )
+                if mode == "w":
+                    os.ftruncate(self._fd, 0)
+                self._at_line_start = mode == "w"
         except OSError as error:
             self.close()
             raise self._failed(error) from error
         except AuditError:
             self.close()
             raise
-
-    def _open(self, path: Path, mode: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-        self._fd = os.open(path, flags, 0o600)
-        self._pid = os.getpid()
-        self._regular = stat.S_ISREG(os.fstat(self._fd).st_mode)
-        if not self._regular:  # a pipe or a device can be neither locked nor truncated
-            return
-        if not try_lock(self._fd):
-            raise AuditError(
-                f"The audit file {path} is being written by another run; wait for it, or use another file."
-            )
-        if mode == "w":
-            os.ftruncate(self._fd, 0)
-        self._at_line_start = mode == "w"
 
     def write(self, event: Event) -> None:
         """Append one line. Raises `ValueError` after `close`, and `AuditError` if the line cannot be written."""
@@ -421,9 +417,16 @@ def event_from_dict(raw: dict[str, Any]) -> Event:
     for field_name, hint in _FIELD_TYPES[name].items():
         if field_name not in raw:
             raise ValueError(f"{name} without {field_name}")
-        value = _config(raw[field_name]) if hint is RSAConfig else raw[field_name]
+        value = raw[field_name]
+        if hint is RSAConfig and isinstance(value, dict):
+            try:
+                value = RSAConfig(**{key: setting for key, setting in value.items() if key in FIELD_NAMES})
+            except (ConfigError, TypeError) as error:
+                raise ValueError(f"config of run_start is refused: {str(error).rstrip('.')}") from error
         if not has_type(value, hint):
-            raise ValueError(f"{field_name} of {name} is {_short(value)}, which is not {type_name(hint)}")
+            text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=repr)
+            short = text if len(text) <= 40 else text[:37] + "..."
+            raise ValueError(f"{field_name} of {name} is {short}, which is not {type_name(hint)}")
         values[field_name] = value
     return event_type(**values)
 
@@ -432,13 +435,11 @@ def event_from_dict(raw: dict[str, Any]) -> Event:
 _MAX_FLOAT_INT = 2**1023
 
 
-def field_types(event_type: type[Event]) -> dict[str, Any]:
-    """Return the types of an event's fields in order, without `EVENT_NAME`."""
-    hints = get_type_hints(event_type)
-    return {f.name: hints[f.name] for f in fields(event_type) if f.name != "EVENT_NAME"}
-
-
-_FIELD_TYPES = {name: field_types(event_type) for name, event_type in EVENT_TYPES.items()}
+#: The types of each event's fields in order, without `EVENT_NAME`.
+_FIELD_TYPES: dict[str, dict[str, Any]] = {
+    name: {field: hint for field, hint in get_type_hints(event_type).items() if field != "EVENT_NAME"}
+    for name, event_type in EVENT_TYPES.items()
+}
 
 
 def has_type(value: Any, hint: Any) -> bool:
@@ -474,18 +475,3 @@ def type_name(hint: Any) -> str:
     if get_origin(hint) is list:
         return f"list[{type_name(get_args(hint)[0])}]"
     return hint.__name__ if isinstance(hint, type) and get_origin(hint) is None else str(hint).replace("typing.", "")
-
-
-def _config(raw: Any) -> Any:
-    if not isinstance(raw, dict):
-        return raw
-    try:
-        return RSAConfig(**{name: value for name, value in raw.items() if name in FIELD_NAMES})
-    except (ConfigError, TypeError) as error:
-        raise ValueError(f"config of run_start is refused: {str(error).rstrip('.')}") from error
-
-
-def _short(value: Any) -> str:
-    """Return a value as the file has it, shortened."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=repr)
-    return text if len(text) <= 40 else text[:37] + "..."

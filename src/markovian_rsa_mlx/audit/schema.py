@@ -33,19 +33,38 @@ _PLAIN: dict[Any, dict[str, Any]] = {
 
 def schema() -> dict[str, Any]:
     """Return the schema of one line (draft 2020-12): one of the events."""
+    definitions: dict[str, Any] = {}
+    for name, event_type in EVENT_TYPES.items():
+        described = {
+            field: {**_type_schema(hint), "description": text} for field, hint, text in _documented(event_type)
+        }
+        definitions[name] = {
+            "description": inspect.getdoc(event_type),
+            **_object_schema({"event": {"const": event_type.EVENT_NAME}, **described}),
+        }
+    settings = {name: _type_schema(hint) for name, hint in get_type_hints(RSAConfig).items()}
+    definitions["RSAConfig"] = {
+        "description": "The settings of a run, by the names of `RSAConfig`'s fields.",
+        **_object_schema(settings),
+    }
     return {
         "$schema": _DIALECT,
         "title": "One line of a markovian-rsa-mlx audit trail",
         "oneOf": [{"$ref": f"#/$defs/{name}"} for name in EVENT_TYPES],
-        "$defs": {name: _event_schema(event_type) for name, event_type in EVENT_TYPES.items()}
-        | {"RSAConfig": _config_schema()},
+        "$defs": definitions,
     }
 
 
 def document_part() -> str:
     """Return the generated part of the design document: a table per event, then the schema."""
-    tables = "\n\n".join(_table(event_type) for event_type in EVENT_TYPES.values())
-    return f"{tables}\n\n### The schema\n\n```json\n{_render(schema())}\n```\n"
+    tables = ""
+    for event_type in EVENT_TYPES.values():
+        rows = "\n".join(f"| `{name}` | {type_name(hint)} | {text} |" for name, hint, text in _documented(event_type))
+        tables += (
+            f"#### `{event_type.EVENT_NAME}` (`{event_type.__name__}`)\n\n{inspect.getdoc(event_type)}\n\n"
+            f"| field | type | meaning |\n|---|---|---|\n{rows}\n\n"
+        )
+    return f"{tables}### The schema\n\n```json\n{_render(schema())}\n```\n"
 
 
 def replace_part(document: str) -> str:
@@ -74,27 +93,9 @@ def _documented(event_type: type[Event]) -> list[tuple[str, Any, str]]:
     return rows
 
 
-def _event_schema(event_type: type[Event]) -> dict[str, Any]:
-    rows = _documented(event_type)
-    properties = {name: {**_type_schema(hint), "description": text} for name, hint, text in rows}
-    return {
-        "description": inspect.getdoc(event_type),
-        "type": "object",
-        "properties": {"event": {"const": event_type.EVENT_NAME}, **properties},
-        "required": ["event", *properties],
-        "additionalProperties": False,
-    }
-
-
-def _config_schema() -> dict[str, Any]:
-    properties = {name: _type_schema(hint) for name, hint in get_type_hints(RSAConfig).items()}
-    return {
-        "description": "The settings of a run, by the names of `RSAConfig`'s fields.",
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+def _object_schema(properties: dict[str, Any]) -> dict[str, Any]:
+    required = list(properties)
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
 def _type_schema(hint: Any) -> dict[str, Any]:
@@ -112,18 +113,6 @@ def _type_schema(hint: Any) -> dict[str, Any]:
     return dict(_PLAIN[hint])
 
 
-def _table(event_type: type[Event]) -> str:
-    rows = "\n".join(f"| `{name}` | {type_name(hint)} | {text} |" for name, hint, text in _documented(event_type))
-    return (
-        f"#### `{event_type.EVENT_NAME}` (`{event_type.__name__}`)\n\n{inspect.getdoc(event_type)}\n\n"
-        f"| field | type | meaning |\n|---|---|---|\n{rows}"
-    )
-
-
-def _main(path: str) -> None:
-    document = Path(path)
-    document.write_text(replace_part(document.read_text(encoding="utf-8")), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    document = Path(sys.argv[1])
+    document.write_text(replace_part(document.read_text(encoding="utf-8")), encoding="utf-8")

@@ -235,7 +235,12 @@ class RunState:
             case RunSetupEvent():
                 self.setup = event
                 if self._plan_traces:
-                    self._plan(event.seed)
+                    lineage = Lineage.of(self.config, event.seed)
+                    for number, keys in lineage.needed().items():
+                        for key in keys:
+                            parents = tuple(map(str, lineage.parents(key)))
+                            planned = TraceState(str(key), number, parents, self.config.budget(number))
+                            self.traces.setdefault(planned.trace_id, planned)
             case RunResumedEvent():
                 self.resumes.append(event)
                 self.last_error = ""
@@ -267,14 +272,6 @@ class RunState:
 
     #: Former names, which other programs use.
     add, sittings = apply, sessions
-
-    def _plan(self, seed: int) -> None:
-        lineage = Lineage.of(self.config, seed)
-        for number, keys in lineage.needed().items():
-            for key in keys:
-                parents = tuple(map(str, lineage.parents(key)))
-                planned = TraceState(str(key), number, parents, self.config.budget(number))
-                self.traces.setdefault(planned.trace_id, planned)
 
     def _apply_to_trace(self, event: Event) -> None:
         trace_id, number = event.trace_id, event.round  # type: ignore[attr-defined]

@@ -59,6 +59,16 @@ def file_page(
         blocks.append(data_block(f"texts-{number}", pack(texts_of_group)))
     if with_trail or (with_trail is None and len(log.content) <= MAX_TRAIL_BYTES):
         blocks.append(data_block("trail", pack_bytes(log.content)))
+    verdicts: dict[str, bool] = {}
+    if judge is not None:
+        answers: dict[str, str] = {}  # those that the selection recorded, otherwise those of the texts
+        for line in lines:
+            if line["event"] == "trace_complete":
+                answers[line["trace_id"]] = line["answer"]
+            elif line["event"] == "selection":
+                answers.update(zip(line["candidate_trace_ids"], line["answers"], strict=False))
+        judged = {answer: bool(normalise(answer)) and judge(answer) for answer in set(answers.values())}
+        verdicts = {trace_id: judged[answer] for trace_id, answer in answers.items()}
     config: Raw = next((line["config"] for line in lines if line["event"] == "run_start"), {})
     about = {
         "mode": "file",
@@ -68,7 +78,7 @@ def file_page(
         "seed": None if config.get("seed") is None else str(config["seed"]),  # can exceed a JavaScript number
         "problems": [asdict(problem) for problem in log.problems],
         "reference": reference,
-        "verdicts": _verdicts(lines, judge) if judge is not None else {},
+        "verdicts": verdicts,
     }
     blocks.insert(0, data_block("run", pack({"about": about, "lines": lines, "places": places})))
     run_id = "".join(c for c in log.run_id if c in "0123456789abcdef")  # a title could otherwise contain markup
@@ -92,24 +102,16 @@ def runs_page(base: str = "") -> tuple[str, Policy]:
     return _assemble("runs", title="Runs", blocks=[block], connect="'self'", maths=False)
 
 
-def _verdicts(lines: list[Raw], judge: Judge) -> dict[str, bool]:
-    """Judge the answer of each finished trace: the one that the selection recorded, otherwise that of its text."""
-    answers: dict[str, str] = {}
-    for line in lines:
-        if line["event"] == "trace_complete":
-            answers[line["trace_id"]] = line["answer"]
-        elif line["event"] == "selection":
-            answers.update(zip(line["candidate_trace_ids"], line["answers"], strict=False))
-    verdicts = {answer: bool(normalise(answer)) and judge(answer) for answer in set(answers.values())}
-    return {trace_id: verdicts[answer] for trace_id, answer in answers.items()}
-
-
 def _assemble(entry: str, *, title: str, blocks: list[str], connect: str, maths: bool = True) -> tuple[str, Policy]:
     styles, script = asset("viewer.css"), bundle(entry)
     library = asset("vendor/temml.min.js") if maths else ""
-    hashes = " ".join(_hash(content) for content in (library, script) if content)
+    hashes = {
+        content: f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+        for content in (library, script, styles)
+    }
+    scripts = " ".join(hashes[content] for content in (library, script) if content)
     policy = Policy(
-        f"default-src 'none'; script-src {hashes}; style-src {_hash(styles)}; img-src data:; "
+        f"default-src 'none'; script-src {scripts}; style-src {hashes[styles]}; img-src data:; "
         f"connect-src {connect}; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
     )
     values = {
@@ -123,10 +125,6 @@ def _assemble(entry: str, *, title: str, blocks: list[str], connect: str, maths:
     for name, value in values.items():  # no value contains the placeholder of a later one
         page = page.replace(f"<!--{name}-->", value)
     return page, policy
-
-
-def _hash(content: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
 def data_block(name: str, packed: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -69,18 +69,6 @@ class ViewBuilder:
         self._answers: dict[str, str] = {}
         self._classes: list[list[str]] = []
         self._chosen = False
-        self._derive: dict[str, Callable[[Raw], Raw]] = {
-            "run_start": self._run_start,
-            "run_setup": self._run_setup,
-            "generation_start": self._generation_start,
-            "trace_complete": self._trace_complete,
-            "tail_extracted": self._tail_extracted,
-            "aggregation_prompt": self._aggregation_prompt,
-            "summary_complete": self._summary_complete,
-            "trace_checkpoint": lambda raw: {"tokens": len(raw["token_ids"])},
-            "selection": self._selection,
-            "final": self._final,
-        }
 
     def add(self, line: Line) -> tuple[Raw, dict[str, str]]:
         """Return the view line of a line, and the texts that it adds by key.
@@ -95,15 +83,41 @@ class ViewBuilder:
         self._texts = {}
         dropped = _DROPPED.get(name, ())
         kept = {key: value for key, value in raw.items() if key not in dropped}
-        added = self._derive[name](raw) if name in self._derive else {}
-        return kept | added, self._texts
+        return kept | self._derive(name, raw), self._texts
 
     def _trace(self, trace_id: str) -> _Trace:
         return self._traces.setdefault(trace_id, _Trace())
 
-    def _run_start(self, raw: Raw) -> Raw:
-        self._config = raw["config"]
-        return {"final_count": self._valid_config.final_count if self._valid_config else None}
+    def _derive(self, name: str, raw: Raw) -> Raw:
+        """Return the fields that a view line has in addition to those of its event."""
+        match name:
+            case "run_start":
+                self._config = raw["config"]
+                return {"final_count": self._valid_config.final_count if self._valid_config else None}
+            case "run_setup":
+                return self._run_setup(raw)
+            case "generation_start":
+                self._trace(raw["trace_id"]).parents = raw["parent_trace_ids"]
+            case "trace_complete":
+                return self._trace_complete(raw)
+            case "tail_extracted":
+                return self._tail_extracted(raw)
+            case "aggregation_prompt":
+                return self._aggregation_prompt(raw)
+            case "summary_complete":
+                key = f"{raw['trace_id']}/summary"
+                self._trace(raw["trace_id"]).summary = raw["text"]
+                self._texts = {key: raw["text"], f"{key}-prompt": raw["prompt_text"]}
+            case "trace_checkpoint":
+                return {"tokens": len(raw["token_ids"])}
+            case "selection":
+                self._chosen = True
+                self._classes = raw["classes"]
+                self._answers |= dict(zip(raw["candidate_trace_ids"], raw["answers"], strict=False))
+                return self._answer_path(raw["chosen_trace_id"])
+            case "final" if not self._chosen:
+                return self._answer_path(raw["final_trace_id"])
+        return {}
 
     def _run_setup(self, raw: Raw) -> Raw:
         self._setup = raw
@@ -116,14 +130,14 @@ class ViewBuilder:
                 self._traces.setdefault(trace_id, _Trace(parents))
         return {"seed": str(raw["seed"]), "planned": planned}  # a seed may be too large for a JavaScript number
 
-    def _generation_start(self, raw: Raw) -> Raw:
-        self._trace(raw["trace_id"]).parents = raw["parent_trace_ids"]
-        return {}
-
     def _trace_complete(self, raw: Raw) -> Raw:
         trace_id, text = raw["trace_id"], raw["text"]
         kind: AnswerKind = "text" if self._config.get("answer_kind") == "text" else "math"
-        end, answer_at = self._split(raw)
+        thinking = self._config.get("enable_thinking", True) is not False
+        parsed = parse_trace(raw["token_ids"], self._setup.get("end_of_thinking", []), thinking=thinking)
+        end, after = parsed.locate(text, self._setup.get("end_of_thinking_texts", []))
+        has_answer = parsed.has_answer and not (parsed.undivided and raw["finish_reason"] == "error")
+        answer_at = after if has_answer else None
         answer = "" if answer_at is None else extract_answer(text[answer_at:], kind)
         self._texts[trace_id] = text
         self._answers[trace_id] = answer
@@ -136,14 +150,6 @@ class ViewBuilder:
             "answer": answer,
             "key": answer_keys(self._answers, self._classes)[trace_id] if self._classes else normalise(answer),
         }
-
-    def _split(self, raw: Raw) -> tuple[int, int | None]:
-        """Return where the reasoning ends in the text, and where the answer begins; None without an answer."""
-        thinking = self._config.get("enable_thinking", True) is not False
-        parsed = parse_trace(raw["token_ids"], self._setup.get("end_of_thinking", []), thinking=thinking)
-        end, answer_at = parsed.locate(raw["text"], self._setup.get("end_of_thinking_texts", []))
-        has_answer = parsed.has_answer and not (parsed.undivided and raw["finish_reason"] == "error")
-        return end, answer_at if has_answer else None
 
     def _tail_extracted(self, raw: Raw) -> Raw:
         trace_id, tail = raw["trace_id"], raw["tail_text"]
@@ -175,21 +181,6 @@ class ViewBuilder:
                 return {**added, "rebuilt": True, "quoted": changed}
         self._texts[f"{trace_id}/prompt"] = prompt
         return {**added, "rebuilt": False}
-
-    def _summary_complete(self, raw: Raw) -> Raw:
-        trace_id = raw["trace_id"]
-        self._trace(trace_id).summary = raw["text"]
-        self._texts = {f"{trace_id}/summary": raw["text"], f"{trace_id}/summary-prompt": raw["prompt_text"]}
-        return {}
-
-    def _selection(self, raw: Raw) -> Raw:
-        self._chosen = True
-        self._classes = raw["classes"]
-        self._answers |= dict(zip(raw["candidate_trace_ids"], raw["answers"], strict=False))
-        return self._answer_path(raw["chosen_trace_id"])
-
-    def _final(self, raw: Raw) -> Raw:
-        return {} if self._chosen else self._answer_path(raw["final_trace_id"])
 
     def _answer_path(self, winner: str) -> Raw:
         keys = answer_keys(self._answers, self._classes)

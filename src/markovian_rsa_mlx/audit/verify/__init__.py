@@ -32,7 +32,7 @@ from ..events import (
     TraceCompleteEvent,
     TraceRetryEvent,
 )
-from ..log_file import LogFile, read_bytes, scan_bytes
+from ..log_file import read_bytes, scan_bytes
 from . import generations, order, selection, setup, tails
 from .state import VerifierState, Violation
 
@@ -86,7 +86,23 @@ def verify_file(path: Path | str, *, equivalent: Equivalent | None = None, codec
             reason = str(violation).rstrip(".")
             raise VerificationError(f"{path}, line {line.number} ({line.event.EVENT_NAME}): {reason}.") from violation
         state.apply(line.event)
-    return _report(Path(path), state, log)
+    run = state.run
+    if run.finished and log.torn_bytes:
+        raise VerificationError(f"{path}, line {log.lines[-1].number + 1}: the run has ended before.")
+    done = [trace for trace in run.traces.values() if trace.complete is not None]
+    failed = sum(trace.failed for trace in done)
+    return Report(
+        path=Path(path),
+        run_id=run.run_id,
+        finished=run.finished,
+        lines=len(log.lines),
+        traces=len(done) - failed,
+        given_up=failed,
+        generated_tokens=run.generated_tokens,
+        sittings=run.sessions,
+        torn_bytes=log.torn_bytes,
+        assumed=tuple(state.assumed),
+    )
 
 
 def stats_problem(stats: dict[str, Any]) -> str | None:
@@ -132,26 +148,6 @@ def _check(state: VerifierState, event: Event) -> None:
             selection.check_stats(event.stats)
         case RunEndEvent():
             selection.check_end(state, event)
-
-
-def _report(path: Path, state: VerifierState, log: LogFile) -> Report:
-    run = state.run
-    if run.finished and log.torn_bytes:
-        raise VerificationError(f"{path}, line {log.lines[-1].number + 1}: the run has ended before.")
-    done = [trace for trace in run.traces.values() if trace.complete is not None]
-    failed = sum(trace.failed for trace in done)
-    return Report(
-        path=path,
-        run_id=run.run_id,
-        finished=run.finished,
-        lines=len(log.lines),
-        traces=len(done) - failed,
-        given_up=failed,
-        generated_tokens=run.generated_tokens,
-        sittings=run.sessions,
-        torn_bytes=log.torn_bytes,
-        assumed=tuple(state.assumed),
-    )
 
 
 __all__ = ["Report", "stats_problem", "verify_file"]

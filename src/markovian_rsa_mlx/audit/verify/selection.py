@@ -138,8 +138,12 @@ def _check_baseline_vote(state: VerifierState, event: SelectionEvent) -> None:
 def check_stats(stats: Mapping[str, Any]) -> None:
     """Derive every figure from `counts`, [layers][experts + 1], where the last choice is the skip."""
     counts = stats.get("counts")
-    check(_is_table(counts), "counts are not a table of layers by choices, with whole numbers from 0")
-    assert counts is not None
+    is_table = isinstance(counts, list) and counts and all(isinstance(row, list) for row in counts)
+    reason = "counts are not a table of layers by choices, with whole numbers from 0"
+    check(is_table, reason)
+    assert isinstance(counts, list)
+    check(all(type(number) is int and 0 <= number < LIMIT for row in counts for number in row), reason)
+    check(len(counts[0]) > 1 and len({len(row) for row in counts}) == 1, reason)
     tokens, experts = [sum(row) for row in counts], len(counts[0]) - 1
     expected = {
         "tokens": max(tokens),
@@ -151,13 +155,6 @@ def check_stats(stats: Mapping[str, Any]) -> None:
     check(set(stats) == {*expected, "counts"}, f"its figures are {', '.join(stats)}")
     for name, value in expected.items():
         check(_same(stats[name], value), f"{name} does not follow from the counts")
-
-
-def _is_table(counts: Any) -> bool:
-    if not isinstance(counts, list) or not counts or not all(isinstance(row, list) for row in counts):
-        return False
-    numbers = all(type(number) is int and 0 <= number < LIMIT for row in counts for number in row)
-    return numbers and len(counts[0]) > 1 and len({len(row) for row in counts}) == 1
 
 
 def _share(part: int, whole: int) -> float:
