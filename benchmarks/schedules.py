@@ -11,12 +11,11 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from markovian_rsa_mlx.backends.policy import RowLimit
 from markovian_rsa_mlx.cli.options import load_settings_files
 from markovian_rsa_mlx.cli.terminal import table
 from markovian_rsa_mlx.cli.tune import read_speeds
@@ -38,6 +37,20 @@ class _Segments(Sequence[tuple[int, ...]]):
 
     def __getitem__(self, place: Any) -> Any:
         return (320, *[20] * range(_MAX_TAILS)[place], 80)
+
+
+@dataclass(frozen=True)
+class RowLimit:
+    """A capacity in rows alone, for engines whose memory is unknown. Its "bytes" are tokens of storage."""
+
+    max_rows: int
+    prefix_bytes: int = 2**60
+
+    def required_bytes(self, rows: int, longest: int) -> int:
+        return rows * longest
+
+    def fits(self, lengths: Iterable[int], newcomer: int, other_bytes: int = 0) -> bool:
+        return len(list(lengths)) < self.max_rows
 
 
 #: A question of 200 tokens in a template of about 170.

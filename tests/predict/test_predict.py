@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from markovian_rsa_mlx.backends.policy import RowLimit
+from benchmarks.schedules import RowLimit
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.predict.costs import LinearCosts
 from markovian_rsa_mlx.predict.lengths import LogNormal

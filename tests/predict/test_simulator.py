@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.schedules import MACHINES, compare
-from markovian_rsa_mlx.backends.policy import RowLimit
+from benchmarks.schedules import MACHINES, RowLimit, compare
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import MemoryLimitError
 from markovian_rsa_mlx.method.lineage import Lineage, TraceKey

@@ -101,20 +101,6 @@ class MemoryBudget:
         return self.required_bytes(len(everyone), max(everyone)) + other_bytes <= self.memory_limit_bytes
 
 
-@dataclass(frozen=True)
-class RowLimit:
-    """A capacity in rows alone, for engines whose memory is unknown. Its "bytes" are tokens of storage."""
-
-    max_rows: int
-    prefix_bytes: int = 2**60
-
-    def required_bytes(self, rows: int, longest: int) -> int:
-        return rows * longest
-
-    def fits(self, lengths: Iterable[int], newcomer: int, other_bytes: int = 0) -> bool:
-        return len(list(lengths)) < self.max_rows
-
-
 P = TypeVar("P")
 C = TypeVar("C")
 

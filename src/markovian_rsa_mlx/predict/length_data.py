@@ -176,9 +176,7 @@ def observed(events: Sequence[Event]) -> Iterator[tuple[Origin, Observed]]:
                 started[event.trace_id] = (event, started[event.trace_id][1] if event.trace_id in started else 1)
             case TraceCheckpointEvent() if event.trace_id in started:
                 started[event.trace_id] = (started[event.trace_id][0], event.position + len(event.token_ids))
-            case TraceRetryEvent() if event.purpose == "trace":
-                yield from unfinished(event.trace_id)
-            case TraceCompleteEvent() if event.finish_reason == "error":
+            case TraceRetryEvent(purpose="trace") | TraceCompleteEvent(finish_reason="error"):
                 yield from unfinished(event.trace_id)
             case TraceCompleteEvent() if event.trace_id in started:
                 start, _ = started.pop(event.trace_id)

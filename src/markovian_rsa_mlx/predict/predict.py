@@ -114,13 +114,6 @@ class ProfileOnEngine:
         except MarkovianRSAError as error:
             return Prediction(self.name, refused=str(error))
 
-    def rows(self, lengths: Lengths) -> int:
-        """Return the most rows that a few rough simulations have at the same time."""
-        if self.refused:
-            return 0
-        runs = [workload(self.config, seed, self.shape, lengths) for seed in range(_ROUGH_RUNS)]
-        return max(simulate([run], LinearCosts(1.0), self.capacity).peak_rows for run in runs)
-
 
 def candidate(
     name: str, config: RSAConfig, engine: MLXEngine, *, question_tokens: int | None, prompt_tokens: int | None
@@ -152,6 +145,11 @@ async def measure_for(
 ) -> Speeds:
     """Measure the range of lengths and rows that these candidates need."""
     usable = [each for each in candidates if not each.refused]
+    rough = [
+        simulate([workload(each.config, seed, each.shape, lengths)], LinearCosts(1.0), each.capacity)
+        for each in usable
+        for seed in range(_ROUGH_RUNS)
+    ]
     profiler = engine.timer()
     try:
         return await measure(
@@ -159,7 +157,7 @@ async def measure_for(
             seconds=seconds,
             longest=max((each.longest for each in usable), default=1024),
             fits=lambda rows, context: engine.admission.fits([context] * (rows - 1), context),
-            max_rows=max((each.rows(lengths) for each in usable), default=1),
+            max_rows=max((result.peak_rows for result in rough), default=1),
         )
     finally:
         await profiler.close()

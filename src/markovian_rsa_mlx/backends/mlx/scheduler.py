@@ -58,7 +58,7 @@ class Scheduler:
         """End every sequence with this error."""
         sequences = [*self._waiting, *self._prefilling, *self._batch.sequences]
         self._free_caches()
-        self._waiting.clear()
+        self._waiting = FairQueue()
         self._prefilling.clear()
         for sequence in sequences:
             self._dispatcher.failed(sequence, error)
@@ -225,7 +225,3 @@ class FairQueue:
             queue.remove(sequence)
             if not queue:
                 del self._by_run[sequence.request.run_id]
-
-    def clear(self) -> None:
-        self._requeued.clear()
-        self._by_run.clear()

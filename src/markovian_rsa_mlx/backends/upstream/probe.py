@@ -85,7 +85,7 @@ async def identify(client: HTTPClient, upstream: Upstream, tokenizer: Tokenizer 
         if reply is None:
             continue
         if dialect.prompt_format != "ids" and reply.prompt_tokens not in (None, len(request.prompt_ids)):
-            info = await _without_own_bos(client, info, request, prompt_tokens=reply.prompt_tokens, tokenizer=tokenizer)
+            info = await _without_own_bos(client, info, tokenizer, request=request, reply=reply)
         return info, tokenizer
     cause = f" ({refusals[-1]})" if refusals else ""
     raise UpstreamError(f"{client.url} completes neither texts nor chats in OpenAI's protocol{cause}; check the URL.")
@@ -228,29 +228,24 @@ async def _try_request(
 
 
 async def _without_own_bos(
-    client: HTTPClient,
-    info: ServerInfo,
-    request: CompletionRequest,
-    *,
-    prompt_tokens: int | None,
-    tokenizer: Tokenizer,
+    client: HTTPClient, info: ServerInfo, tokenizer: Tokenizer, *, request: CompletionRequest, reply: CompletionReply
 ) -> ServerInfo:
     """Check whether a server that counts another number of prompt tokens adds a BOS of its own.
 
     Returns the description with that BOS. Raises `ModelError` if the tokenizer is another model's.
     """
     expected = len(request.prompt_ids)
-    if info.dialect.prompt_format == "text" and prompt_tokens == expected + 1:
+    if info.dialect.prompt_format == "text" and reply.prompt_tokens == expected + 1:
         text, rest = request.prompt_text, list(request.prompt_ids[1:])
         # The text of the first token is the shortest prefix without which the other tokens remain.
         for end in range(1, min(40, len(text))):
             if tokenizer.encode(text[end:]) != rest:
                 continue
-            reply = await _try_request(client, info.dialect, replace(request, prompt_text=text[end:]))
-            if reply is not None and reply.prompt_tokens == expected:
+            trial = await _try_request(client, info.dialect, replace(request, prompt_text=text[end:]))
+            if trial is not None and trial.prompt_tokens == expected:
                 return replace(info, own_bos=text[:end])
             break
     raise ModelError(
-        f"The tokenizer makes {expected} tokens of a test prompt, and {info.model!r} at {client.url} {prompt_tokens}. "
-        "Name the model's own tokenizer with --tokenizer."
+        f"The tokenizer makes {expected} tokens of a test prompt, and {info.model!r} at {client.url} "
+        f"{reply.prompt_tokens}. Name the model's own tokenizer with --tokenizer."
     )
