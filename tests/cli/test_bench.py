@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -140,9 +141,12 @@ def test_failed_run_is_reported_and_exits_1(
 def test_ctrl_c_keeps_results_and_the_same_command_continues(
     mrsa: Run, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    interrupted: list[int] = []
+
     def interrupt(request: Any, position: int) -> None:
-        if "2+1?" in request.messages[-1]["content"]:
-            raise KeyboardInterrupt
+        if "2+1?" in request.messages[-1]["content"] and not interrupted:
+            interrupted.append(position)
+            signal.raise_signal(signal.SIGINT)
 
     backend = FakeBackend(by_index(boxed(2)), on_step=interrupt)
     monkeypatch.setattr(
