@@ -212,7 +212,7 @@ class Report:
             "model": self.model,
             "lengths": self.lengths,
             "speeds": self.speeds.to_dict(),
-            "profiles": [each.to_dict() for each in self.predictions],
+            "profiles": [vars(each) for each in self.predictions],
             "minutes": self.minutes,
             "recommended": None if chosen is None else chosen.profile,
         }

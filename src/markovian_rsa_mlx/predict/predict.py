@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..backends.policy import Capacity
 from ..config import RSAConfig
@@ -46,9 +46,6 @@ class Prediction:
     rows: int = 0
     memory_bytes: int = 0
     refused: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
 
 
 def predict(

@@ -85,7 +85,7 @@ class _Simulation:
                 self._record_ends(engine, engine.advance(next_end))
             else:
                 break
-        assert all(run.finished for run in self._runs), "a generation waits for one that does not exist"
+        assert not any(run.left for run in self._runs), "a generation waits for one that does not exist"
         return SimulationResult(
             seconds=max(run.busy_until for run in self._runs),
             ended_s=self._ended,
@@ -111,7 +111,7 @@ class _Simulation:
             run.busy_until = max(run.busy_until, engine.clock) + self._turnaround_s
             run.complete(generation)
             self._request(run, run.busy_until)
-            if run.finished and self._unstarted:
+            if not run.left and self._unstarted:
                 self._request(self._unstarted.popleft(), run.busy_until)
 
 
@@ -128,14 +128,10 @@ class _RunProgress:
                 self._children.setdefault(name, []).append(generation)
         self.ready = deque(generation for generation in generations if not generation.waits_for)
         self.free = concurrency if concurrency is not None else len(generations)
-        self._left = len(generations)
-
-    @property
-    def finished(self) -> bool:
-        return self._left == 0
+        self.left = len(generations)
 
     def complete(self, generation: Generation) -> None:
-        self._left -= 1
+        self.left -= 1
         self.free += 1
         for child in self._children.get(generation.name, ()):
             self._missing[child.name] -= 1

@@ -104,11 +104,6 @@ class PromptShape:
             pieces += [(f"tail {run} {key}", tokens), (f"segment {place}", after)]
         return tuple(pieces)
 
-    def summarising(self, run: int, key: TraceKey, tokens: int) -> Pieces:
-        """Return the prompt that shows `tokens` of a trace's reasoning."""
-        before, after = self.summary
-        return ((f"summary {run}", before), (f"notes {run} {key}", tokens), ("summary end", after))
-
 
 def workload(
     config: RSAConfig, seed: int, shape: PromptShape, lengths: Lengths, schedule: Schedule = Schedule()
@@ -147,8 +142,10 @@ def workload(
             Generation(str(key), key.round, waits_for, prompt, drawn[key].generated, config.max_tokens(key.round))
         )
         if key in summaries:
-            notes = shape.summarising(seed, key, min(config.thinking_tokens, drawn[key].reasoning))
-            found.append(Generation(summaries[key], key.round, (str(key),), notes, tau, tau))
+            shown = min(config.thinking_tokens, drawn[key].reasoning)
+            before, after = shape.summary
+            prompt = ((f"summary {seed}", before), (f"notes {seed} {key}", shown), ("summary end", after))
+            found.append(Generation(summaries[key], key.round, (str(key),), prompt, tau, tau))
     return found
 
 
