@@ -78,7 +78,7 @@ def download(model: str, revision: str | None, progress: Callable[[str], None]) 
     Raises `ModelError` if the model is unknown or gated, if it is not cached and the hub cannot be reached, and if the
     disk is too small.
     """
-    from huggingface_hub import errors, snapshot_download, try_to_load_from_cache
+    from huggingface_hub import constants, errors, snapshot_download, try_to_load_from_cache
 
     try:
         info = _repository_info(model, revision, dataset=False)
@@ -90,8 +90,16 @@ def download(model: str, revision: str | None, progress: Callable[[str], None]) 
         for file in wanted
         if not isinstance(try_to_load_from_cache(model, file.rfilename, revision=info.sha), str)
     )
-    _check_disk(model, missing)
     if missing:
+        folder = Path(constants.HF_HUB_CACHE)
+        while not folder.exists():
+            folder = folder.parent
+        free = shutil.disk_usage(folder).free
+        if missing + _SPARE_BYTES > free:
+            raise ModelError(
+                f"{model} needs {missing / 1e9:.1f} GB and {str(folder)!r} has {free / 1e9:.1f} GB free; free some "
+                "space, or set HF_HOME to a folder on a larger disk."
+            )
         progress(f"Downloading {model} ({missing / 1e9:.1f} GB)")
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(MODEL_FILES)))
@@ -241,17 +249,3 @@ def _cached_model(model: str, revision: str | None, reason: str) -> Path:
             "run it again with a network to finish the download."
         )
     return path
-
-
-def _check_disk(model: str, missing: int) -> None:
-    from huggingface_hub import constants
-
-    folder = Path(constants.HF_HUB_CACHE)
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if missing and missing + _SPARE_BYTES > free:
-        raise ModelError(
-            f"{model} needs {missing / 1e9:.1f} GB and {str(folder)!r} has {free / 1e9:.1f} GB free; free some space, "
-            "or set HF_HOME to a folder on a larger disk."
-        )

@@ -95,7 +95,7 @@ def test_runs_survive_a_storm_of_faults(tmp_path: Path) -> None:
 
 
 def test_server_over_another_server(server: MLXServer, tmp_path: Path) -> None:
-    """`mrsa serve --upstream`: an OpenAI client requests a run whose engine is another server."""
+    """Serve an OpenAI client with `mrsa serve --upstream`, whose engine is another server."""
     puzzle = demo_puzzle(3)
     ours = MRSAServer(tmp_path, "--upstream", server.url, "--profile", "embedded")
     with openai.OpenAI(base_url=f"{ours.url}/v1", api_key="none") as client:

@@ -230,8 +230,14 @@ def plan(base: RSAConfig, methods: Sequence[str], grid: Grid | None = None) -> P
         family = METHODS[spec.family]
         score = SELECTIONS[spec.selection] if spec.selection else family.score
         own = list(dict.fromkeys(spec.config(point) for point in bases))
+        # The settings that distinguish a variant from the others of its family name it, as in " N=16 beta=8000".
+        varying = [key for key in FIELD_NAMES if len({getattr(config, key) for config in own}) > 1]
+        if "final_tokens" in varying and all(config.final_tokens == config.thinking_tokens for config in own):
+            varying.remove("final_tokens")
         for config in own:
-            label = _label(config, own)
+            label = "".join(
+                f" {SYMBOL_OF_SETTING.get(key, key)}={_value_text(getattr(config, key))}" for key in varying
+            )
             variant, name = f"{spec.variant}{label}", f"{spec.name}{label}"
             configs.setdefault(variant, config)
             rows.setdefault(name, Method(name, variant, score, family.one_trace))
@@ -243,14 +249,6 @@ def _at(base: RSAConfig, point: Point) -> RSAConfig:
     if changes.get("final_tokens") == "beta":
         changes["final_tokens"] = changes.get("thinking_tokens", base.thinking_tokens)
     return base.replace(**changes)
-
-
-def _label(config: RSAConfig, others: Sequence[RSAConfig]) -> str:
-    """Return the settings that distinguish a variant from the others of its family, as in " N=16 beta=8000"."""
-    varying = [name for name in FIELD_NAMES if len({getattr(other, name) for other in others}) > 1]
-    if all(other.final_tokens == other.thinking_tokens for other in others) and "final_tokens" in varying:
-        varying.remove("final_tokens")
-    return "".join(f" {SYMBOL_OF_SETTING.get(name, name)}={_value_text(getattr(config, name))}" for name in varying)
 
 
 def _value_text(value: object) -> str:

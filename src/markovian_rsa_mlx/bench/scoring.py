@@ -78,13 +78,20 @@ def measure(
         rounds.append(_round(number, [traces[key] for key in keys], list(traces.values()), equivalent, scorer))
     finals = [traces[key] for key in lineage.finals]
     row_s = [final.time.row_s for final in finals if final.time is not None and final.finish_reason != "error"]
+    unread = any(final.finish_reason == "eos" and not normalise(final.answer) for final in finals)
+    badges: dict[Badge, bool] = {
+        "no_answer": not normalise(selection.answer),
+        "budget_hit": any(final.finish_reason == "max_tokens" for final in finals),
+        "parser_trouble": unread or any(found.answer in scorer.failures for found in traces.values()),
+        "given_up": any(found.finish_reason == "error" for found in traces.values()),
+    }
     answers = {found.answer for found in traces.values()} | {selection.answer}
     return replace(
         record,
         rounds=tuple(rounds),
         answer=selection.answer,
         correct=float(scorer.is_correct(selection.answer)),
-        badges=_badges(finals, list(traces.values()), selection.answer, scorer),
+        badges=tuple(badge for badge, holds in badges.items() if holds),
         unscored=tuple(reason for answer, reason in scorer.failures.items() if answer in answers),
         mishaps=tuple(_errors(state)),
         generated_tokens=rounds[-1].generated_tokens,
@@ -118,17 +125,6 @@ def _round(
         wall_s=wall_s,
         tokens_per_s=tokens / wall_s if wall_s > 0 else 0.0,
     )
-
-
-def _badges(finals: Sequence[_Trace], traces: Sequence[_Trace], answer: str, scorer: AnswerScorer) -> tuple[Badge, ...]:
-    unread = any(trace.finish_reason == "eos" and not normalise(trace.answer) for trace in finals)
-    applies: dict[Badge, bool] = {
-        "no_answer": not normalise(answer),
-        "budget_hit": any(trace.finish_reason == "max_tokens" for trace in finals),
-        "parser_trouble": unread or any(trace.answer in scorer.failures for trace in traces),
-        "given_up": any(trace.finish_reason == "error" for trace in traces),
-    }
-    return tuple(badge for badge, holds in applies.items() if holds)
 
 
 def _errors(state: RunState) -> list[str]:

@@ -159,8 +159,11 @@ def sign_flip_test(pairs: Sequence[float], seed: int = 0) -> TestResult:
     nonzero = [d for d in pairs if d != 0]
     if not nonzero:
         return TestResult(1.0, "exact")
-    steps = _as_whole_numbers(nonzero)
-    if steps is None or 2 * len(steps) * sum(map(abs, steps)) > _MAX_ADDITIONS:
+    fractions = [Fraction(value).limit_denominator(_MAX_DENOMINATOR) for value in nonzero]
+    scale = math.lcm(*(fraction.denominator for fraction in fractions))
+    exact = all(math.isclose(f, v, rel_tol=0, abs_tol=_ROUNDING) for f, v in zip(fractions, nonzero, strict=True))
+    steps = [int(fraction * scale) for fraction in fractions]  # multiples of 1 / scale
+    if not exact or scale > _MAX_DENOMINATOR or 2 * len(steps) * sum(map(abs, steps)) > _MAX_ADDITIONS:
         found = require_extra("scipy.stats").permutation_test(
             (np.asarray(nonzero),),
             np.sum,
@@ -179,14 +182,6 @@ def sign_flip_test(pairs: Sequence[float], seed: int = 0) -> TestResult:
         probabilities = (np.roll(probabilities, size) + np.roll(probabilities, -size)) / 2
     sums = np.abs(np.arange(probabilities.size) - middle)
     return TestResult(min(1.0, float(probabilities[sums >= abs(sum(steps))].sum())), "exact")
-
-
-def _as_whole_numbers(values: Sequence[float]) -> list[int] | None:
-    """Return the values as multiples of one small fraction, or None if there is none."""
-    fractions = [Fraction(value).limit_denominator(_MAX_DENOMINATOR) for value in values]
-    scale = math.lcm(*(fraction.denominator for fraction in fractions))
-    exact = all(math.isclose(f, v, rel_tol=0, abs_tol=_ROUNDING) for f, v in zip(fractions, values, strict=True))
-    return [int(fraction * scale) for fraction in fractions] if exact and scale <= _MAX_DENOMINATOR else None
 
 
 def min_problems(comparisons: int = 1) -> int:

@@ -214,7 +214,16 @@ def _splits(dataset: Dataset, subset: str | None) -> dict[str, list[str]]:
             readable = [file for file in readable if subset in PurePosixPath(file).parts]
             if not readable:
                 raise ConfigError(f"{dataset.name} has no subset {subset!r}.")
-        return _splits_by_name(readable)
+        # By the usual split name that a file's name, or one of its folders, begins with. JSON files are left out of a
+        # split that has other formats: they describe the data set or repeat its rows.
+        by_name: dict[str, list[str]] = {}
+        for file in readable:
+            found = [match[1].lower() for part in PurePosixPath(file).parts if (match := _SPLIT_NAME.match(part))]
+            by_name.setdefault(found[-1] if found else "train", []).append(file)
+        return {
+            split: [file for file in files if PurePosixPath(file).suffix.lower() in _BEFORE_JSON] or files
+            for split, files in by_name.items()
+        }
     names = [str(config.get("config_name", "default")) for config in configs]
     defaults = [name for name, config in zip(names, configs, strict=True) if len(names) == 1 or config.get("default")]
     chosen = subset or (defaults[0] if defaults else "default")
@@ -252,18 +261,3 @@ def _card_configs(dataset: Dataset) -> list[dict[str, Any]]:
     if not isinstance(configs, list):
         return []
     return [config for config in configs if isinstance(config, dict) and config.get("data_files")]
-
-
-def _splits_by_name(readable: Sequence[str]) -> dict[str, list[str]]:
-    """Group files by the usual split name that their name, or one of their folders, begins with (default: train).
-
-    JSON files are left out of a split that has other formats: they describe the data set or repeat its rows.
-    """
-    splits: dict[str, list[str]] = {}
-    for file in readable:
-        found = [match[1].lower() for part in PurePosixPath(file).parts if (match := _SPLIT_NAME.match(part))]
-        splits.setdefault(found[-1] if found else "train", []).append(file)
-    return {
-        split: [file for file in files if PurePosixPath(file).suffix.lower() in _BEFORE_JSON] or files
-        for split, files in splits.items()
-    }

@@ -40,25 +40,24 @@ class _Gym:
 
     def __call__(self, line: bytes) -> bytes:
         question = json.loads(line)
+        reply: dict[str, Any]
         try:
-            reply = self._reply(question)
+            if "known" in question:
+                from reasoning_gym.factory import DATASETS
+
+                reply = {"known": question["known"] in DATASETS}
+            elif self._refusal:
+                reply = {"refused": self._refusal}
+            elif "score" in question:
+                entry = self._entry(question["score"])
+                with self._sandbox:
+                    reply = {"score": float(self._dataset.score_answer(question["answer"], entry=entry))}
+            else:
+                entry = self._entry(question["entry"])
+                reply = {name: entry.get(name) for name in ("question", "answer", "metadata")}
         except Exception as error:  # a verifier may fail in any way and must continue with the next answer
             reply = {"error": f"{type(error).__name__}: {error}"}
         return json.dumps(reply, default=str).encode()
-
-    def _reply(self, question: dict[str, Any]) -> dict[str, Any]:
-        if "known" in question:
-            from reasoning_gym.factory import DATASETS
-
-            return {"known": question["known"] in DATASETS}
-        if self._refusal:
-            return {"refused": self._refusal}
-        if "score" not in question:
-            entry = self._entry(question["entry"])
-            return {name: entry.get(name) for name in ("question", "answer", "metadata")}
-        entry = self._entry(question["score"])
-        with self._sandbox:
-            return {"score": float(self._dataset.score_answer(question["answer"], entry=entry))}
 
     def _make_entry(self, index: int) -> dict[str, Any]:
         entry: dict[str, Any] = self._dataset[index]
