@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
@@ -315,11 +315,14 @@ def heat_map(results: Results) -> HeatMap | None:
     y = 0
     for cell in results.cells:
         for number in range(_rounds(cell)):
-            fields = tuple(
-                _field(column * across, cell.name, number, group, scores[cell.name], names)
-                for column, group in enumerate(groups)
-            )
-            rows.append(HeatRow("" if number else cell.name, number, y, fields))
+            fields = []
+            for column, group in enumerate(groups):
+                values = [scores[cell.name][index][number] for index in group if index in scores[cell.name]]
+                problem = names[group[0]] if len(group) == 1 else f"{names[group[0]]} and {len(group) - 1} more"
+                score = percent(fmean(values)) if values else "no run"
+                title = f"{shortened(problem, 60)}: {cell.name}, round {number}: {score}"
+                fields.append(Field(column * across, shade(fmean(values)) if values else "none", title))
+            rows.append(HeatRow("" if number else cell.name, number, y, tuple(fields)))
             y += down
         y += gap
     left = 40 + 7 * min(max(len(cell.name) for cell in results.cells), _MAX_NAME)
@@ -364,15 +367,6 @@ def _cell(cell: Variant, records: Sequence[RunRecord]) -> CellOfProblem:
         title = f"trail of {record.problem_id}, {cell.name}, epoch {record.epoch}; answer: {answer}"
         trails.append(Trail(link(record.trail), "trail" if len(records) == 1 else str(record.epoch), title))
     return CellOfProblem(tuple(values), tuple(trails))
-
-
-def _field(
-    x: float, cell: str, number: int, group: Sequence[int], scores: Mapping[int, list[float]], names: Mapping[int, str]
-) -> Field:
-    found = [scores[index][number] for index in group if index in scores]
-    problem = names[group[0]] if len(group) == 1 else f"{names[group[0]]} and {len(group) - 1} more"
-    title = f"{shortened(problem, 60)}: {cell}, round {number}: {percent(fmean(found)) if found else 'no run'}"
-    return Field(x, shade(fmean(found)) if found else "none", title)
 
 
 def _scores(cell: Variant) -> dict[int, list[float]]:
