@@ -7,6 +7,7 @@ kept on the orchestrator, so concurrent calls do not see each other.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,8 @@ from .audit.events import Event
 from .backends.base import Engine
 from .config import RSAConfig
 from .equivalence import MathEquivalence, equivalence_for
-from .errors import AuditError, MarkovianRSAError, RunStoppedError
-from .json_strict import replace_surrogates
-from .method.prompts import check_messages
+from .errors import RunStoppedError
+from .method.prompts import checked_messages
 from .method.selection import Equivalent
 from .run.audit_log import OnEvent
 from .run.generation import Progress
@@ -35,9 +35,10 @@ if TYPE_CHECKING:
 __all__ = ["MarkovianRSAOrchestrator", "RunResult"]
 
 Prompt = str | Sequence[ChatMessage]
+Stopped = Callable[[], RunStoppedError]
 
 
-class MarkovianRSAOrchestrator:
+class MarkovianRSAOrchestrator(contextlib.AbstractContextManager["MarkovianRSAOrchestrator"]):
     """Answers questions with one engine. Close it (or use it as a context manager) to free the model.
 
     `equivalent` decides whether two answers are equal. The default is math-verify in a worker process, or plain text if
@@ -48,8 +49,7 @@ class MarkovianRSAOrchestrator:
     def __init__(self, backend: Engine, *, equivalent: Equivalent | None = None, shared: bool = False) -> None:
         self.backend = self.engine = backend
         self.shared = shared
-        self._equivalent = equivalent
-        self._math = MathEquivalence()
+        self._equivalent, self._math = equivalent, MathEquivalence()
 
     @classmethod
     def from_pretrained(
@@ -63,18 +63,14 @@ class MarkovianRSAOrchestrator:
     ) -> MarkovianRSAOrchestrator:
         """Load a model into the MLX engine: a hub id, a local folder, or None for the embedded reasoner.
 
-        `progress` receives messages about slow steps, such as a download. Raise `ModelError` if the model cannot be
-        found, read or run here.
+        `progress` receives messages about slow steps. Raise `ModelError` if the model cannot be found, read or run.
         """
         from .backends.mlx import MLXEngine
 
-        choice = choose_model(model)
+        choice, load = choose_model(model), MLXEngine.from_pretrained
         if choice.is_embedded:
-            engine = MLXEngine.from_pretrained(choice.source, model_id=choice.model_id)
-        else:
-            engine = MLXEngine.from_pretrained(
-                choice.source, revision=revision, adapter_path=adapter_path, progress=progress
-            )
+            return cls(load(choice.source, model_id=choice.model_id), shared=shared)
+        engine = load(choice.source, revision=revision, adapter_path=adapter_path, progress=progress)
         return cls(engine, shared=shared)
 
     @classmethod
@@ -96,8 +92,7 @@ class MarkovianRSAOrchestrator:
         """
         from .backends.upstream import Upstream
 
-        upstream = Upstream(urls, model, api_key, tokenizer, **options)
-        return cls.from_upstream_config(upstream, progress, shared=shared)
+        return cls.from_upstream_config(Upstream(urls, model, api_key, tokenizer, **options), progress, shared=shared)
 
     @classmethod
     def from_upstream_config(
@@ -154,9 +149,9 @@ class MarkovianRSAOrchestrator:
         Ctrl-C and a reached limit raise `RunStoppedError` with the best result so far. The callbacks
         `on_event(event)` and `on_progress(trace_id, new_token_ids)` are called on the event loop's thread.
         """
-        begun: list[Callable[[], RunStoppedError]] = []
+        begun: list[Stopped] = []
         try:
-            return run_sync(self._execute(prompt, config, audit_path, on_event, on_progress, on_begin=begun.append))
+            return run_sync(self._execute(prompt, config, on_progress, begun, audit_path=audit_path, on_event=on_event))
         except KeyboardInterrupt:
             if not begun:
                 raise
@@ -172,50 +167,33 @@ class MarkovianRSAOrchestrator:
         on_progress: Progress | None = None,
     ) -> RunResult:
         """Do the same as `run` in asynchronous code. Cancelling it raises CancelledError as usual."""
-        return await self._execute(prompt, config, audit_path, on_event, on_progress)
+        return await self._execute(prompt, config, on_progress, [], audit_path=audit_path, on_event=on_event)
 
     async def _execute(
-        self,
-        prompt: Prompt,
-        config: RSAConfig | None,
-        audit_path: Path | str | None,
-        on_event: OnEvent | None,
-        on_progress: Progress | None,
-        on_begin: Callable[[Callable[[], RunStoppedError]], None] | None = None,
+        self, prompt: Prompt, config: RSAConfig | None, on_progress: Progress | None, begun: list[Stopped], **file: Any
     ) -> RunResult:
-        """Run. `on_begin` receives a function that makes the error to raise if Ctrl-C stops the run."""
-        messages = [ChatMessage(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
-        check_messages(messages)
-        # A lone surrogate (from an argument that was not UTF-8) can be neither tokenised nor recorded.
-        messages = [ChatMessage(role=m["role"], content=replace_surrogates(m["content"])) for m in messages]
+        """Run. `file` is `audit_path` and `on_event`. Append to `begun` a call that makes the error of Ctrl-C."""
+        messages = checked_messages([ChatMessage(role="user", content=prompt)] if isinstance(prompt, str) else prompt)
         config = config or choose_model(self.engine.info.model_id).config
         if not self.shared:
             self.engine.limit(None, config.engine_limits().memory_limit_bytes)
             self.engine.reset_peak_memory()
-        async with RunSession.open(self.engine, messages, config, audit_path=audit_path, on_event=on_event) as session:
+        async with RunSession.open(self.engine, messages, config, **file) as session:
             log = session.log
             if log.history.finished:
                 return recorded_result(log.history, log.events, log.path)
             equivalent = self._equivalent or equivalence_for(session.config.answer_kind, self._math)
             runner = Runner(session, on_progress)
-            if on_begin is not None:
-                on_begin(lambda: session.stopped("interrupted", runner.traces(), equivalent))
+            begun.append(lambda: session.stopped("interrupted", runner.traces(), equivalent))
             try:
                 return await session.finish(await runner.run(), equivalent)
             except LimitReached as reached:
                 raise await asyncio.to_thread(session.stopped, reached.limit, runner.traces(), equivalent) from None
-            except MarkovianRSAError as error:
-                if not isinstance(error, AuditError):  # the audit file may be what failed
-                    log.record_error("run", str(error))
-                raise
 
     def close(self) -> None:
         """Free the model and end the workers."""
         self._math.close()
         run_sync(self.engine.aclose())
-
-    def __enter__(self) -> MarkovianRSAOrchestrator:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -1,10 +1,10 @@
 """Run the traces of a run: one asyncio task per trace, over the lineage.
 
-There is no loop over rounds. The lineage (`method.lineage`) is known before the first token. So
-`Runner.run` only asks for the final candidates. `trace(key)` returns the task of a trace, and starts it on first use.
-That task first asks for the tasks of its parents, all of them, and awaits them. Then it builds its prompt from their
-tails, waits for a slot, generates, and cuts its own tail. So exactly the ancestors of the final candidates are
-generated, each as soon as its own parents are done, and rounds overlap.
+There is no loop over rounds. The lineage (`method.lineage`) is known before the first token. So `Runner.run` only asks
+for the final candidates. `trace(key)` returns the task of a trace, and starts it on first use. That task first asks for
+the tasks of its parents, all of them, and awaits them. Then it builds its prompt from their tails, waits for a slot,
+generates, and cuts its own tail. So exactly the ancestors of the final candidates are generated, each as soon as its
+own parents are done, and rounds overlap.
 
 All tasks belong to one `asyncio.TaskGroup`. The first exception in any of them cancels all others, and the group waits
 until they have ended. There are three such exceptions:
@@ -35,7 +35,6 @@ from ..audit.events import (
     TailExtractedEvent,
     TraceCompleteEvent,
 )
-from ..config import Sampling
 from ..method.lineage import TraceKey
 from ..method.prompts import Prompt
 from ..method.tails import ParsedTrace, Tail, parse_trace, take_tail
@@ -96,8 +95,7 @@ class Runner:
         return recorded | self._finished
 
     async def _trace(self, key: TraceKey) -> Trace:
-        parent_tasks = [self.trace(parent) for parent in self._lineage.parents(key)]  # start all, then await
-        parents = [await task for task in parent_tasks]
+        parents = [await task for task in [self.trace(parent) for parent in self._lineage.parents(key)]]
         if self._failure_was_used(key):
             self.session.warnings.append(f"{key} failed in an earlier session")
             trace = Trace(key, failed=True)
@@ -111,11 +109,10 @@ class Runner:
 
         Otherwise the trace is tried again.
         """
-        if not self._log.history_of(key).given_up:
-            return False
-        return self._log.history.selection is not None or any(
-            self._log.history_of(child).prompt is not None or self._failure_was_used(child)
-            for child in self._children(key)
+        history = self._log.history
+        return history.trace(key).given_up and (
+            history.selection is not None
+            or any(history.trace(c).prompt is not None or self._failure_was_used(c) for c in self._children(key))
         )
 
     async def _generate(self, key: TraceKey, parents: Sequence[Trace]) -> Trace:
@@ -124,13 +121,13 @@ class Runner:
         prompt, read = self._prompt(key, parents)
         if prompt is None:
             return self._fail(key, "none of its parents left a tail to read")
-        complete = history.complete
+        complete, sampling = history.complete, self._config.sampling(final=key.round >= self._config.rounds)
         if complete is None or history.given_up:
             generated = await self._generator.generate(
                 key,
                 prompt,
                 max_tokens=self._config.max_tokens(key.round),
-                sampling=self._sampling(key),
+                sampling=sampling,
                 parents=read,
                 attempt=history.attempt,
                 generated_ids=tuple(history.checkpoint_ids),
@@ -140,7 +137,7 @@ class Runner:
                 return self._fail(key, generated.message)
             complete = self._record_generated(TraceCompleteEvent, key, generated)
         trace = self._finished[key] = self._parse(key, complete)
-        check = self._clone_alarm.compare(key, prompt, tuple(complete.token_ids), self._sampling(key))
+        check = self._clone_alarm.compare(key, prompt, tuple(complete.token_ids), sampling)
         if check is not None:
             self._clone_checks.append(self._group.create_task(check))
         if self._children(key):
@@ -218,8 +215,7 @@ class Runner:
     async def _summary(self, key: TraceKey, parsed: ParsedTrace) -> tuple[int, ...]:
         """Return the ids of the trace's summary, or () if it failed or is blank. The tail is then carried instead."""
         history = self._log.history_of(key)
-        event = history.summary
-        if event is None:
+        if (event := history.summary) is None:
             prompt = self.session.prompts.summary(self._cut(parsed.thinking_ids, self._config.thinking_tokens))
             generated = await self._generator.generate(
                 key,
@@ -262,6 +258,3 @@ class Runner:
 
     def _children(self, key: TraceKey) -> list[TraceKey]:
         return [child for child in self._needed.get(key.round + 1, ()) if key in self._lineage.parents(child)]
-
-    def _sampling(self, key: TraceKey) -> Sampling:
-        return self._config.sampling(final=key.round >= self._config.rounds)

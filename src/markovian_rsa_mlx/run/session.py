@@ -38,7 +38,7 @@ from ..audit.events import (
 )
 from ..backends.base import Engine
 from ..config import FREE_SETTINGS, RSAConfig
-from ..errors import ResumeError, RunFailedError, RunStoppedError
+from ..errors import AuditError, MarkovianRSAError, ResumeError, RunFailedError, RunStoppedError
 from ..method.lineage import LINEAGE_VERSION, SEED_LIMIT, Lineage, TraceKey
 from ..method.prompts import PromptTemplate
 from ..method.selection import Equivalent
@@ -82,6 +82,8 @@ class RunSession:
     ) -> AsyncIterator[RunSession]:
         """Open the audit file, start a run in it or resume the recorded one, and close the file at the end.
 
+        An error that ends the session is recorded first.
+
         Raise `AuditError` for a file that cannot be used, `ResumeError` if it holds another run, and the errors of a
         setup that cannot be run: `TemplateError`, `ContextLengthError`, `MemoryLimitError`.
         """
@@ -93,7 +95,14 @@ class RunSession:
             opening.add_done_callback(_close_opened)
             raise
         try:
-            yield await (cls._resume if log.is_resumed else cls._start)(engine, messages, config, log)
+            session = await (cls._resume if log.is_resumed else cls._start)(engine, messages, config, log)
+            try:
+                yield session
+            except (AuditError, RunStoppedError):  # the file may be what failed, and a stopped run did not fail
+                raise
+            except MarkovianRSAError as error:
+                log.record_error("run", str(error))
+                raise
         finally:
             log.close()
 
