@@ -1,4 +1,4 @@
-"""Settings: what is allowed, what is said of what is not, the profiles."""
+"""Settings: their allowed values, the messages about others, and the profiles."""
 
 from __future__ import annotations
 
@@ -151,10 +151,10 @@ def test_without_rounds_neither_c_nor_tau_is_looked_at() -> None:
         ({"answer_selection": "majority"}, "nothing to vote on"),
     ],
 )
-def test_what_a_user_should_be_told(settings: dict[str, Any], sentence: str) -> None:
+def test_questionable_settings_give_one_warning(settings: dict[str, Any], sentence: str) -> None:
     assert RSAConfig().warnings() == []
-    (told,) = RSAConfig(**settings).warnings()
-    assert sentence in told
+    (warning,) = RSAConfig(**settings).warnings()
+    assert sentence in warning
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_hostile_input_costs_no_more_than_the_limit_and_no_zombie() -> None:
         first_worker, start = worker_pid(equivalence), time.monotonic()
         assert not equivalence("9^{9^{9^{9}}}", "9^{9^{9^{8}}}")
         assert time.monotonic() - start < 4
-        assert equivalence("3/4", "0.75")  # it goes on, by another worker if that one had to be ended
+        assert equivalence("3/4", "0.75")  # another worker answers if that one had to be ended
         if worker_pid(equivalence) != first_worker:
             assert not alive(first_worker)  # reaped, too: a zombie still has its pid
 
@@ -104,7 +104,7 @@ def test_a_killed_worker_leaves_the_question_undecided_and_the_next_gets_a_new_o
         assert equivalence("1/8", "0.125")
 
 
-def test_a_decision_stands(same: MathEquivalence) -> None:
+def test_a_verdict_is_remembered(same: MathEquivalence) -> None:
     with MathEquivalence() as equivalence:
         equivalence._known["1/2", "0.5"] = "different"
         assert not equivalence("1/2", "0.5")
@@ -119,7 +119,7 @@ def test_a_decision_stands(same: MathEquivalence) -> None:
         ("1" * 5000, "undecided"),
     ],
 )
-def test_a_verdict_tells_a_wrong_answer_from_one_that_could_not_be_compared(
+def test_a_verdict_separates_wrong_answers_from_undecided_ones(
     same: MathEquivalence, second: str, verdict: str
 ) -> None:
     assert same.compare("1/2", second) == verdict

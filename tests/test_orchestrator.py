@@ -1,4 +1,4 @@
-"""A run on a fake engine: the special cases of the method, what is generated, and in which order it is told."""
+"""A run on a fake engine: the special cases of the method, the generated traces, and the order of the events."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def test_no_rounds_is_parallel_sampling() -> None:
 
 
 def test_a_vote_over_no_rounds_is_self_consistency() -> None:
-    said = {f"r0-{i:02d}": answer for i, answer in enumerate("abbca")}
-    backend = FakeEngine(lambda request, _: boxed(said[request.trace_id]))
+    answers = {f"r0-{i:02d}": answer for i, answer in enumerate("abbca")}
+    backend = FakeEngine(lambda request, _: boxed(answers[request.trace_id]))
     result = run(backend, small(rounds=0, population=5, answer_selection="majority"))
     assert (result.answer, result.final_trace_id) == ("a", "r0-00")
     assert result.tally == [("a", 2), ("b", 2), ("c", 1)]
@@ -114,7 +114,7 @@ def test_tau_equal_to_beta_is_full_chain_token_for_token() -> None:
 
 
 def finished_or_cut(request: GenerationRequest, rng: random.Random) -> str:
-    """Odd traces never end their thinking; r0-02 has nothing to say after it."""
+    """Odd traces never end their thinking. The answer section of r0-02 is blank."""
     if request.trace_id == "r0-02":
         return "silence</think> \n"
     index = int(request.trace_id[-1])
@@ -125,7 +125,7 @@ def tails_by_id(events: Sequence[Event]) -> dict[str, TailExtractedEvent]:
     return {event.trace_id: event for event in of(events, TailExtractedEvent)}
 
 
-def test_carry_answer_hands_on_the_answer_section_else_the_reasoning() -> None:
+def test_carry_answer_carries_the_answer_section_or_else_the_thinking() -> None:
     result = run(FakeEngine(finished_or_cut), small(carry="answer", aggregation_size=4, rounds=1, tail_tokens=14))
     tails = tails_by_id(result.events)
     assert tails["r0-00"].tail_text == "the answer of it is here"[-14:]
@@ -141,7 +141,7 @@ def summariser(request: GenerationRequest, rng: random.Random) -> str:
     return boxed(7, f"long reasoning of {request.trace_id} " + "think " * 5)
 
 
-def test_carry_summary_hands_on_a_summary_that_counts() -> None:
+def test_carry_summary_carries_summaries_and_counts_their_tokens() -> None:
     backend = FakeEngine(summariser)
     config = small(carry="summary", tail_tokens=30)
     result = run(backend, config)
@@ -176,8 +176,8 @@ def test_a_summary_that_fails_or_is_empty_gives_way_to_the_tail(silent: bool) ->
 def test_markov_older_traces_are_never_visible() -> None:
     def model(first: str) -> FakeEngine:
         def write(request: GenerationRequest, rng: random.Random) -> str:
-            said = first if request.trace_id.startswith("r0") else request.trace_id
-            return boxed(rng.randrange(100), said)
+            text = first if request.trace_id.startswith("r0") else request.trace_id
+            return boxed(rng.randrange(100), text)
 
         return FakeEngine(write)
 
@@ -259,7 +259,7 @@ def test_parents_of_the_prompt_are_those_of_the_lineage_in_order() -> None:
         assert start.parent_trace_ids == drawn[start.trace_id]
 
 
-def test_tails_stand_in_the_prompt_as_recorded() -> None:
+def test_prompts_contain_the_recorded_tails() -> None:
     result = run(
         FakeEngine(tokenizer=ByteTokenizer(), model=lambda r, g: "\u00e9\U0001f642" * 9 + boxed(g.randrange(99)))
     )
@@ -274,11 +274,11 @@ def test_tails_stand_in_the_prompt_as_recorded() -> None:
 
 
 def test_the_same_seed_gives_the_same_run_whatever_the_concurrency() -> None:
-    def told(concurrency: int | str, chunk: int) -> Any:
+    def traces(concurrency: int | str, chunk: int) -> Any:
         result = run(FakeEngine(chunk=chunk), small(final_candidates=0, concurrency=concurrency))
         return result.text, {e.trace_id: e.token_ids for e in of(result.events, TraceCompleteEvent)}
 
-    assert told("auto", 16) == told(1, 7) == told(3, 1)
+    assert traces("auto", 16) == traces(1, 7) == traces(3, 1)
 
 
 def test_an_unset_seed_is_drawn_and_recorded() -> None:
@@ -400,21 +400,21 @@ def test_the_file_holds_what_the_result_holds(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_progress_tells_every_token_of_every_trace_once() -> None:
-    told: dict[str, list[int]] = {}
-    result = run(FakeEngine(), small(), on_progress=lambda name, ids: told.setdefault(name, []).extend(ids))
-    assert told == {e.trace_id: e.token_ids for e in of(result.events, TraceCompleteEvent)}
+def test_progress_receives_every_token_of_every_trace_once() -> None:
+    received: dict[str, list[int]] = {}
+    result = run(FakeEngine(), small(), on_progress=lambda name, ids: received.setdefault(name, []).extend(ids))
+    assert received == {e.trace_id: e.token_ids for e in of(result.events, TraceCompleteEvent)}
 
 
 # ---------------------------------------------------------------- the answer
 
 
-def say(answers: dict[str, str]) -> FakeEngine:
-    """A model whose traces say what they are told to; "" is a trace that never gets to an answer."""
+def answering(answers: dict[str, str]) -> FakeEngine:
+    """Return a model with these answers by trace id, "0" for others. "" is a trace that never reaches its answer."""
 
     def model(request: GenerationRequest, rng: random.Random) -> str:
-        said = answers.get(request.trace_id, "0")
-        return boxed(said) if said else r"I think \boxed{99} " + "x" * 500
+        answer = answers.get(request.trace_id, "0")
+        return boxed(answer) if answer else r"I think \boxed{99} " + "x" * 500
 
     return FakeEngine(model)
 
@@ -423,14 +423,14 @@ FINALS = {"final_candidates": 0, "rounds": 1}
 
 
 def test_a_cut_trace_has_no_answer_whatever_box_it_holds() -> None:
-    result = run(say({"r1-00": "", "r1-01": "5"}), small(**FINALS))
+    result = run(answering({"r1-00": "", "r1-01": "5"}), small(**FINALS))
     assert (result.answer, result.final_trace_id) == ("5", "r1-01")
     (selection,) = of(result.events, SelectionEvent)
     assert selection.answers == ["", "5", "0", "0"]
 
 
 def test_the_text_is_the_part_after_the_thinking() -> None:
-    result = run(say({"r1-00": "5"}), small(rounds=1))
+    result = run(answering({"r1-00": "5"}), small(rounds=1))
     assert result.text == r"\boxed{5}"
     (final,) = of(result.events, FinalEvent)
     assert (final.final_text, final.final_trace_id) == (r"\boxed{5}", "r1-00")
@@ -446,9 +446,9 @@ def test_a_model_without_markers_answers_in_its_whole_text() -> None:
     assert {t.tail_text for t in of(result.events, TailExtractedEvent)} == {"I think it is \\boxed{4}."[-20:]}
 
 
-def test_the_majority_of_the_finals_speaks() -> None:
+def test_majority_chooses_the_first_trace_of_the_largest_class() -> None:
     result = run(
-        say({"r1-00": "3", "r1-01": "4", "r1-02": "", "r1-03": "4"}), small(**FINALS, answer_selection="majority")
+        answering({"r1-00": "3", "r1-01": "4", "r1-02": "", "r1-03": "4"}), small(**FINALS, answer_selection="majority")
     )
     assert (result.answer, result.final_trace_id) == ("4", "r1-01")
     assert result.tally == [("3", 1), ("4", 2)]
@@ -456,13 +456,13 @@ def test_the_majority_of_the_finals_speaks() -> None:
     assert (selection.classes, selection.tally, selection.tie) == ([["r1-00"], ["r1-01", "r1-03"]], [1, 2], False)
 
 
-def test_when_nobody_answers_the_first_speaks() -> None:
-    result = run(say({f"r1-0{i}": "" for i in range(4)}), small(**FINALS, answer_selection="majority"))
+def test_majority_without_any_answer_chooses_the_first_trace() -> None:
+    result = run(answering({f"r1-0{i}": "" for i in range(4)}), small(**FINALS, answer_selection="majority"))
     assert (result.answer, result.text, result.final_trace_id) == ("", "", "r1-00")
 
 
-def test_the_final_aggregation_reads_the_finals_and_speaks() -> None:
-    backend = say({"r2-00": "77"})
+def test_final_aggregation_reads_the_finals_and_is_chosen() -> None:
+    backend = answering({"r2-00": "77"})
     config = small(**FINALS, aggregation_size=3, answer_selection="final_aggregation")
     result = run(backend, config)
     assert (result.answer, result.final_trace_id) == ("77", "r2-00")
@@ -476,21 +476,21 @@ def test_the_final_aggregation_reads_the_finals_and_speaks() -> None:
 
 
 def test_parallel_samples_can_be_aggregated_too() -> None:
-    backend = say({"r1-00": "77"})
+    backend = answering({"r1-00": "77"})
     assert run(backend, small(rounds=0, aggregation_size=8, answer_selection="final_aggregation")).answer == "77"
     assert len(backend.requests) == 5
 
 
-def test_the_vote_over_round_0_is_free_and_told_with_its_number() -> None:
+def test_round_zero_holds_the_vote_and_the_number_of_generated_traces() -> None:
     config = small(population=8, rounds=1)
     first = [str(key) for key in Lineage.of(config, 1).needed()[0]]
-    result = run(say(dict.fromkeys(first, "6")), config)
+    result = run(answering(dict.fromkeys(first, "6")), config)
     assert result.round_zero == {"traces": len(first), "answer": "6", "votes": len(first)}
     assert len(first) < 8
 
 
 def test_equal_values_are_one_class_by_default() -> None:
-    backend = say({"r1-00": "3", "r1-01": "1/2", "r1-02": "0.5", "r1-03": ""})
+    backend = answering({"r1-00": "3", "r1-01": "1/2", "r1-02": "0.5", "r1-03": ""})
     with MarkovianRSAOrchestrator(backend) as whole:
         assert whole.run(QUESTION, small(**FINALS, answer_selection="majority")).answer == "1/2"
         plain = small(**FINALS, answer_selection="majority", answer_kind="text")
@@ -658,7 +658,7 @@ def test_an_alarm_that_cannot_be_computed_does_not_end_the_run() -> None:
 
 
 def test_solve_gives_text_or_text_and_events() -> None:
-    whole = orchestrator(say({"r2-00": "8"}))
+    whole = orchestrator(answering({"r2-00": "8"}))
     assert whole.solve(QUESTION, small()) == r"\boxed{8}"
     text, events = whole.solve(QUESTION, config=small(), return_audit=True)
     assert text == r"\boxed{8}"
@@ -667,12 +667,12 @@ def test_solve_gives_text_or_text_and_events() -> None:
 
 def test_solve_works_where_a_loop_already_runs() -> None:
     async def notebook() -> Any:
-        return orchestrator(say({"r2-00": "8"})).solve(QUESTION, small())
+        return orchestrator(answering({"r2-00": "8"})).solve(QUESTION, small())
 
     assert asyncio.run(notebook()) == r"\boxed{8}"
 
 
-def test_asolve_runs_beside_others() -> None:
+def test_concurrent_asolve_calls_give_independent_results() -> None:
     async def several() -> list[Any]:
         whole = orchestrator(FakeEngine())
         return await asyncio.gather(*(whole.asolve(QUESTION, small(seed=s)) for s in (1, 2, 1)))

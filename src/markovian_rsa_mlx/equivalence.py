@@ -43,7 +43,7 @@ class MathEquivalence:
         return self.compare(first, second) == "same"
 
     def compare(self, first: str, second: str) -> Verdict:
-        """Compare two answers. Unlike a call, tell apart different answers and undecided ones."""
+        """Compare two answers. Unlike a call, distinguish different answers from undecided ones."""
         if equal_text(first, second):
             return "same"
         if max(len(first), len(second)) > _MAX_ANSWER_LENGTH:

@@ -105,7 +105,7 @@ def test_the_draws_of_a_rounds_traces_are_independent() -> None:
 
 
 @pytest.mark.parametrize(("population", "size", "expected"), [(16, 4, 0.01002), (8, 2, 0.1001)])
-def test_chance_that_a_tail_is_read_by_nobody(population: int, size: int, expected: float) -> None:
+def test_chance_that_a_tail_is_not_read(population: int, size: int, expected: float) -> None:
     unused, rounds = 0, 2500
     for seed in range(rounds):
         read = {p.index for i in range(population) for p in draw_parents(seed, TraceKey(1, i), population, size)}

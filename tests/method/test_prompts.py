@@ -100,7 +100,7 @@ def test_nothing_is_escaped_or_trimmed_from_a_tail() -> None:
 
 
 MARKERS = ["[attempt 1]", "[end of attempt 1]", "[attempt 2]", "  [attempt 2]\t", "[end of attempt 2]\r"]
-lines = st.lists(st.sampled_from([*MARKERS, "", "text", "say [attempt 1] here", "> [attempt 1]"]), max_size=8)
+lines = st.lists(st.sampled_from([*MARKERS, "", "text", "see [attempt 1] here", "> [attempt 1]"]), max_size=8)
 
 
 @given(first=lines, second=lines)
@@ -138,7 +138,7 @@ def test_a_token_without_text_is_no_second_beginning_of_a_line() -> None:
 
 
 class IndentedLines(CharacterTokenizer):
-    """One token for a line feed and the two spaces behind it."""
+    """One token for a line feed and the two spaces after it."""
 
     INDENT = 60_000
 
@@ -161,7 +161,7 @@ def split_at(ids: Sequence[int], mark: int) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("text", ["a\n  [attempt 1]\nb", "a\n  [attempt 1]", "\n  [attempt 1]\n  [attempt 1]\n"])
-def test_a_marker_that_begins_inside_a_token_is_quoted_behind_it(text: str) -> None:
+def test_a_marker_that_begins_inside_a_token_is_quoted_after_it(text: str) -> None:
     tokenizer = IndentedLines()
     one = tail(text, tokenizer)
     prompt = prompter(tokenizer).build([one])
@@ -189,13 +189,13 @@ def test_bytes_are_spliced_as_bytes(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("carry", "says"), [("tail", "The end of the reasoning"), ("answer", "closing part"), ("summary", "summary")]
+    ("carry", "phrase"), [("tail", "The end of the reasoning"), ("answer", "closing part"), ("summary", "summary")]
 )
-def test_the_template_says_what_is_carried(carry: str, says: str) -> None:
-    assert says in prompter(carry=carry).build([tail("x")]).text
+def test_the_template_names_the_carried_part(carry: str, phrase: str) -> None:
+    assert phrase in prompter(carry=carry).build([tail("x")]).text
 
 
-def test_one_attempt_is_not_spoken_of_as_many() -> None:
+def test_the_number_of_attempts_is_singular_or_plural() -> None:
     assert "tried 1 time before" in prompter().build([tail("x")]).text
     assert "tried 2 times before" in prompter().build([tail("x"), tail("y")]).text
 
@@ -274,7 +274,7 @@ def test_the_frame_holds_system_message_and_earlier_turns() -> None:
     assert chat_frame(CODEC, chat, False).suffix != frame.suffix  # enable_thinking reaches the chat template
 
 
-def test_an_earlier_turn_that_says_the_same_does_not_confuse_the_frame() -> None:
+def test_an_earlier_turn_with_equal_content_does_not_change_the_frame() -> None:
     frame = chat_frame(CODEC, [user("Same"), ChatMessage(role="assistant", content="Same"), user("Same")], True)
     assert frame.prefix.count("Same") == 2
 

@@ -30,18 +30,18 @@ def test_classes_are_greedy_in_index_order_against_the_first_member() -> None:
     assert indices(vote(candidates("2", "1", "3"), close).classes) == [[0, 1, 2]]
 
 
-def test_the_recorded_first_member_is_asked_first() -> None:
-    asked: list[tuple[str, str]] = []
+def test_the_first_member_is_the_first_argument_of_the_equivalence() -> None:
+    compared: list[tuple[str, str]] = []
 
     def equivalent(first: str, second: str) -> bool:
-        asked.append((first, second))
+        compared.append((first, second))
         return first == second
 
     vote(candidates("a", "b", "a", "b"), equivalent)
-    assert asked == [("a", "b"), ("a", "a"), ("a", "b"), ("b", "b")]
+    assert compared == [("a", "b"), ("a", "a"), ("a", "b"), ("b", "b")]
 
 
-def test_the_largest_class_wins_and_its_first_member_speaks() -> None:
+def test_the_first_member_of_the_largest_class_is_chosen() -> None:
     chosen, tally = choose("majority", candidates("x", "y", "$y$", "z"), None, equal_text)
     assert chosen.trace_id == "r2-01"
     assert tally.tally == (1, 2, 1)
@@ -61,7 +61,7 @@ def test_an_empty_answer_is_no_class_and_never_wins(nothing: str) -> None:
     assert tally.tally == (1,)
 
 
-def test_a_vote_where_nobody_answers_falls_back_to_the_first() -> None:
+def test_a_vote_without_answers_falls_back_to_the_first() -> None:
     chosen, tally = choose("majority", candidates("", ""), None, equal_text)
     assert chosen.trace_id == "r2-00"
     assert tally.winner is None
@@ -74,14 +74,14 @@ def test_single_is_the_first_that_answers_else_the_first() -> None:
     assert first_with_answer(candidates("", "")).trace_id == "r2-00"
 
 
-def test_the_aggregator_speaks_unless_it_failed_or_has_nothing_to_say() -> None:
+def test_the_aggregator_is_chosen_unless_it_failed_or_has_no_answer() -> None:
     finals = candidates("1", "2", "2")
     last = Candidate("r3-00", "9")
     assert choose("final_aggregation", finals, last, equal_text)[0] == last
     assert choose("final_aggregation", finals, None, equal_text)[0] == finals[0]
     assert choose("final_aggregation", finals, Candidate("r3-00", ""), equal_text)[0] == finals[0]
-    nobody = candidates("", "")
-    assert choose("final_aggregation", nobody, Candidate("r3-00", ""), equal_text)[0].trace_id == "r3-00"
+    without_answers = candidates("", "")
+    assert choose("final_aggregation", without_answers, Candidate("r3-00", ""), equal_text)[0].trace_id == "r3-00"
 
 
 @given(st.lists(st.sampled_from(["", "a", "b", "c", " a "]), min_size=1, max_size=12))

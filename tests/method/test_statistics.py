@@ -121,7 +121,7 @@ def test_simulated_correctness_closely(aggregator: Aggregator, p: float, publish
 
 
 def diversity(size: int, seeds: int) -> float:
-    """Chance that two draws from the last round differ, where round 0 says something else in every trace."""
+    """Chance that two draws from the last round differ, where every trace of round 0 has another answer."""
     lasts = [answers_by_round(lambda r, _: r.trace_id.replace("-", "x"), copy, seed, size)[T] for seed in range(seeds)]
     return mean(1 - sum((n / N) ** 2 for n in Counter(last).values()) for last in lasts)
 

@@ -61,7 +61,7 @@ def test_without_markers_or_thinking_the_whole_trace_is_thinking_and_answer(
     markers=st.booleans(),
     thinking=st.booleans(),
 )
-def test_locate_finds_in_the_text_what_the_ids_say(text: str, markers: bool, thinking: bool) -> None:
+def test_locate_divides_the_text_as_the_ids_are_divided(text: str, markers: bool, thinking: bool) -> None:
     ids = CHARACTERS.encode(text)
     parsed = parse_trace(ids, CHARACTERS.end_of_thinking if markers else (), thinking=thinking)
     end, start = parsed.locate(CHARACTERS.decode(ids), ["</think>"])

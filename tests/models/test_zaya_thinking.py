@@ -8,7 +8,7 @@ import pytest
 from mlx_lm.utils import load_tokenizer
 
 from markovian_rsa_mlx.backends.tokenizers import MLXTokenizer
-from markovian_rsa_mlx.method.tails import split_thinking, take_tail
+from markovian_rsa_mlx.method.tails import parse_trace, take_tail
 
 from . import zaya_tokenizer
 from .test_zaya_config import HUB_8B
@@ -23,9 +23,9 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path: Path) -> MLXTokenizer:
     return MLXTokenizer(load_tokenizer(tmp_path, eos_token_ids=HUB_8B["eos_token_id"]))
 
 
-def parts(tokenizer: MLXTokenizer, text: str, *, stopped: bool, thinking: bool = True) -> tuple[str, str, bool]:
-    split = split_thinking(tokenizer.encode(text), tokenizer.end_of_thinking, stopped=stopped, thinking=thinking)
-    return tokenizer.decode(split.reasoning_ids), tokenizer.decode(split.answer_ids), split.finished
+def parts(tokenizer: MLXTokenizer, text: str, *, thinking: bool = True) -> tuple[str, str, bool]:
+    parsed = parse_trace(tokenizer.encode(text), tokenizer.end_of_thinking, thinking=thinking)
+    return tokenizer.decode(parsed.thinking_ids), tokenizer.decode(parsed.answer_ids), parsed.has_answer
 
 
 def test_thinking_is_opened_in_the_prompt(tokenizer: MLXTokenizer) -> None:
@@ -35,27 +35,27 @@ def test_thinking_is_opened_in_the_prompt(tokenizer: MLXTokenizer) -> None:
 
 
 def test_the_mark_separates_reasoning_from_answer(tokenizer: MLXTokenizer) -> None:
-    assert parts(tokenizer, TRACE, stopped=True) == ("So 6*7 is\nforty two.", "\n\nIt is \\boxed{42}.", True)
+    assert parts(tokenizer, TRACE) == ("So 6*7 is\nforty two.", "\n\nIt is \\boxed{42}.", True)
 
 
 def test_a_trace_truncated_before_the_mark_is_all_reasoning(tokenizer: MLXTokenizer) -> None:
-    assert parts(tokenizer, "So 6*7 is\nforty", stopped=False) == ("So 6*7 is\nforty", "", False)
+    assert parts(tokenizer, "So 6*7 is\nforty") == ("So 6*7 is\nforty", "", False)
 
 
 def test_without_thinking_the_whole_trace_is_the_answer(tokenizer: MLXTokenizer) -> None:
     assert tokenizer.render_chat(QUESTION, False).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
     whole = "It is \\boxed{42}."
-    assert parts(tokenizer, whole + "<|im_end|>", stopped=True, thinking=False) == (whole, whole, True)
+    assert parts(tokenizer, whole + "<|im_end|>", thinking=False) == (whole, whole, True)
 
 
 def test_thinking_is_split_even_if_it_was_disabled(tokenizer: MLXTokenizer) -> None:
-    assert parts(tokenizer, TRACE, stopped=True, thinking=False)[1] == "\n\nIt is \\boxed{42}."
+    assert parts(tokenizer, TRACE, thinking=False)[1] == "\n\nIt is \\boxed{42}."
 
 
 def test_a_tail_has_no_turn_markers_and_ends_with_the_thinking(tokenizer: MLXTokenizer) -> None:
     ids = tokenizer.encode("<think>\n" + TRACE)
-    reasoning = split_thinking(ids, tokenizer.end_of_thinking, stopped=True).reasoning_ids
-    tail = take_tail(reasoning, 10, tokenizer.control_ids, tokenizer.decode)
+    thinking_ids = parse_trace(ids, tokenizer.end_of_thinking).thinking_ids
+    tail = take_tail(thinking_ids, 10, tokenizer.control_ids, tokenizer.decode)
     assert tail.text == "forty two."
 
 

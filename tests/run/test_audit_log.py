@@ -12,11 +12,11 @@ from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 
 from ..support.fakes import FakeEngine
 
-STRANGERS = ['{"event": "user logged in", "level": "info"}\n', "notes\n", '{"a": 1}\n{"b": 2}\n']
+OTHER_FILES = ['{"event": "user logged in", "level": "info"}\n', "notes\n", '{"a": 1}\n{"b": 2}\n']
 
 
-@pytest.mark.parametrize("content", STRANGERS)
-def test_a_strangers_file_is_left_alone(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", OTHER_FILES)
+def test_a_file_of_another_program_is_not_changed(tmp_path: Path, content: str) -> None:
     path = tmp_path / "app.jsonl"
     path.write_text(content)
     with MarkovianRSAOrchestrator(FakeEngine()) as orchestrator, pytest.raises(AuditError):

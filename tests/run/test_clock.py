@@ -37,8 +37,8 @@ def test_every_generation_has_its_times(tmp_path: Path) -> None:
     whole = [("trace", "started", 0), ("trace", "ended", 0)]
     for trace in of(events, TraceCompleteEvent):
         final = trace.round == 2
-        told = clocks_of(clocks, trace.trace_id)
-        assert told == (whole if final else [*whole, ("summary", "started", 0), ("summary", "ended", 0)])
+        recorded = clocks_of(clocks, trace.trace_id)
+        assert recorded == (whole if final else [*whole, ("summary", "started", 0), ("summary", "ended", 0)])
     for before, event in pairwise(events):
         if isinstance(before, GenerationStartEvent):
             assert isinstance(event, TraceClockEvent)
@@ -59,7 +59,7 @@ def test_a_failed_attempt_leaves_its_row_too(tmp_path: Path) -> None:
     assert clocks_of(of(result.events, TraceClockEvent), "r2-00") == attempts
 
 
-def test_the_clock_goes_on_over_sittings(tmp_path: Path) -> None:
+def test_the_clock_continues_over_sessions(tmp_path: Path) -> None:
     """Also where the file's own time was set back, as copying and unpacking do."""
 
     def long(request: GenerationRequest, rng: random.Random) -> str:

@@ -1,4 +1,4 @@
-"""Traces that fail: retried, given up, and never silently missing."""
+"""Traces that fail: their retries, their final failure, and the warnings about them."""
 
 from __future__ import annotations
 
@@ -62,16 +62,16 @@ def test_a_failed_trace_is_tried_again_with_a_new_recorded_seed(error: type[Exce
 
 
 def test_a_retry_changes_nothing_for_the_other_traces() -> None:
-    def told(fail: Any) -> dict[str, list[int]]:
+    def token_ids(fail: Any) -> dict[str, list[int]]:
         result = run(FakeEngine(fail=fail), small(rounds=0, population=6))
         return {e.trace_id: e.token_ids for e in of(result.events, TraceCompleteEvent)}
 
-    whole, retried = told(None), told(failing("r0-03", times=1))
+    whole, retried = token_ids(None), token_ids(failing("r0-03", times=1))
     assert {name for name in whole if whole[name] != retried[name]} == {"r0-03"}
 
 
 @pytest.mark.parametrize("retries", [0, 1, 3])
-def test_a_trace_is_given_up_after_the_last_retry(retries: int) -> None:
+def test_a_trace_fails_after_the_last_retry(retries: int) -> None:
     backend = FakeEngine(fail=failing("r0-01"))
     result = run(backend, small(rounds=0, max_retries=retries))
     assert sum(r.trace_id == "r0-01" for r in backend.requests) == retries + 1
@@ -85,7 +85,7 @@ def test_a_trace_is_given_up_after_the_last_retry(retries: int) -> None:
     assert of(result.events, SelectionEvent)[0].candidate_trace_ids == ["r0-00", "r0-02", "r0-03"]
 
 
-def test_children_go_on_with_the_parents_they_have() -> None:
+def test_children_of_a_failed_trace_read_their_other_parents() -> None:
     config = small(**WHOLE, aggregation_size=3)
     result = run(FakeEngine(fail=failing("r0-01")), config)
     lineage = Lineage.of(config, 1)
@@ -103,7 +103,7 @@ def test_children_go_on_with_the_parents_they_have() -> None:
     assert "r0-01" not in {t.trace_id for t in of(result.events, TailExtractedEvent)}
 
 
-def test_a_child_without_any_parent_gives_up_too_and_the_others_go_on() -> None:
+def test_a_child_without_any_parent_fails_and_the_others_finish() -> None:
     result = run(FakeEngine(fail=failing("r0-02")), small(aggregation_size=1, final_candidates=0))
     lost = [e.trace_id for e in of(result.events, TraceCompleteEvent) if e.finish_reason == "error"]
     assert lost == ["r0-02", "r1-02", "r2-02"]
@@ -119,7 +119,7 @@ def test_the_run_fails_only_when_no_final_candidate_is_left(tmp_path: Path) -> N
     with pytest.raises(RunFailedError, match="No final candidate is left"):
         run(FakeEngine(fail=failing(*finals)), small(**WHOLE), tmp_path / "run.jsonl")
     assert of_file(tmp_path / "run.jsonl", ErrorEvent)[-1].stage == "run"
-    # Running again with the same file tries them anew, and only them.
+    # Running again with the same file tries them again, and only them.
     backend = FakeEngine()
     assert run(backend, small(**WHOLE), tmp_path / "run.jsonl").final_trace_id == "r2-00"
     assert sorted(r.trace_id for r in backend.requests) == finals
@@ -133,7 +133,7 @@ def test_everything_failing_is_one_error_and_no_hang() -> None:
 
 
 @pytest.mark.parametrize("lost", [["r2-00"], ["r1-00", "r1-01", "r1-02", "r1-03", "r2-00"]])
-def test_without_the_aggregator_the_finals_speak(lost: list[str]) -> None:
+def test_without_the_aggregator_a_final_is_chosen(lost: list[str]) -> None:
     config = small(final_candidates=0, rounds=1, answer_selection="final_aggregation")
     backend = FakeEngine(lambda r, g: boxed(r.trace_id), fail=failing(*lost))
     if len(lost) > 1:
@@ -154,7 +154,7 @@ def test_the_aggregator_reads_the_finals_that_are_left() -> None:
 
 
 @pytest.mark.parametrize("error", [ContextLengthError, MemoryLimitError])
-def test_what_another_attempt_cannot_mend_ends_the_run_at_once(error: type[Exception], tmp_path: Path) -> None:
+def test_an_error_that_no_retry_can_fix_ends_the_run_at_once(error: type[Exception], tmp_path: Path) -> None:
     backend = FakeEngine(fail=failing("r0-01", error=error))
     with pytest.raises(error, match="no luck"):
         run(backend, small(**WHOLE), tmp_path / "run.jsonl")

@@ -63,7 +63,7 @@ def test_nothing_of_what_was_generated_is_lost_by_a_stop(tmp_path: Path) -> None
     assert kept == partial_of(caught.value).generated_tokens
 
 
-def test_a_token_budget_counts_all_sittings(tmp_path: Path) -> None:
+def test_a_token_budget_counts_all_sessions(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     config = WHOLE.replace(token_budget=NEEDS // 2)
     with pytest.raises(RunStoppedError) as first:
@@ -91,7 +91,7 @@ def test_before_any_answer_there_is_none() -> None:
     assert (partial.text, partial.answer, partial.final_trace_id, partial.tally) == (None, "", None, [])
 
 
-def test_a_sitting_that_stops_at_once_still_knows_the_best_so_far(tmp_path: Path) -> None:
+def test_a_session_that_stops_at_once_still_returns_the_best_so_far(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     with pytest.raises(RunStoppedError) as first:
         run(FakeEngine(by_round), WHOLE.replace(token_budget=NEEDS * 2 // 3, concurrency=1), path)
@@ -101,7 +101,7 @@ def test_a_sitting_that_stops_at_once_still_knows_the_best_so_far(tmp_path: Path
     assert partial_of(second.value).tally == partial_of(first.value).tally
 
 
-def test_a_time_budget_stops_and_counts_all_sittings(tmp_path: Path) -> None:
+def test_a_time_budget_stops_and_counts_all_sessions(tmp_path: Path) -> None:
     class Slow(FakeEngine):
         async def generate(self, request, listener):  # type: ignore[no-untyped-def]
             await asyncio.sleep(0.02 if request.trace_id.startswith("r0") else 30)

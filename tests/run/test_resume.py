@@ -1,4 +1,4 @@
-"""Going on with an interrupted run: nothing lost, nothing doubled, the same answer."""
+"""Resume interrupted runs: no event is lost or doubled, and the answer is the same."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def check_nothing_doubled(events: Sequence[Event]) -> None:
     once = ("trace_complete", "tail_extracted", "aggregation_prompt", "summary_complete")
-    done = [e for e in events if getattr(e, "finish_reason", "") != "error"]  # what was given up may be tried again
+    done = [e for e in events if getattr(e, "finish_reason", "") != "error"]  # a failed trace may be tried again
     traces = Counter((e.EVENT_NAME, getattr(e, "trace_id", "")) for e in done if e.EVENT_NAME in once)
     assert set(traces.values()) == {1}
     rounds = [e.round for e in of(events, RoundCompleteEvent)]
@@ -73,7 +73,7 @@ def check_nothing_doubled(events: Sequence[Event]) -> None:
 
 
 def essence(path: Path) -> Any:
-    """What must not depend on how often a run was interrupted."""
+    """Return the parts of a run that must not depend on its interruptions."""
     events = read_events(path)
     (selection,) = of(events, SelectionEvent)
     traces = {e.trace_id: (e.token_ids, e.finish_reason) for e in of(events, TraceCompleteEvent)}
@@ -86,7 +86,7 @@ def essence(path: Path) -> Any:
 
 
 def checkpointed(path: Path) -> dict[str, tuple[int, ...]]:
-    """What a cut file holds of its unfinished traces."""
+    """Return the ids of unfinished traces in a cut file."""
     events = scan_file(path).events
     done = {e.trace_id for e in of(events, TraceCompleteEvent)}
     found: dict[str, tuple[int, ...]] = {}
@@ -110,7 +110,7 @@ def check_resumed(whole: Path, path: Path) -> None:
         assert request.generated_ids == held.get(request.trace_id, ())
 
 
-def test_resume_behind_every_line(whole: Path, tmp_path: Path) -> None:
+def test_resume_after_every_line(whole: Path, tmp_path: Path) -> None:
     for index, end in enumerate([0, *line_ends(whole)]):
         check_resumed(whole, cut(whole, end, tmp_path / f"{index}.jsonl"))
 
@@ -211,14 +211,14 @@ def lines_until(path: Path, wanted: Any, to: Path) -> Path:
     return cut(path, line_ends(path)[index], to)
 
 
-def given_up(event: Event) -> bool:
+def is_failure(event: Event) -> bool:
     return isinstance(event, ErrorEvent) and event.stage == "generation"
 
 
-def test_a_given_up_trace_is_tried_again_while_no_child_has_started(tmp_path: Path) -> None:
+def test_a_failed_trace_is_tried_again_while_no_child_has_started(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     run(FakeEngine(long_trace, fail=failing("r0-01")), CONFIG, path)  # it fails while the others still think
-    torn = lines_until(path, given_up, tmp_path / "cut.jsonl")
+    torn = lines_until(path, is_failure, tmp_path / "cut.jsonl")
     assert not [e for e in read_events(torn) if e.EVENT_NAME == "aggregation_prompt"]
     backend = FakeEngine(long_trace)
     result = run(backend, CONFIG, torn)
@@ -231,7 +231,7 @@ def test_a_given_up_trace_is_tried_again_while_no_child_has_started(tmp_path: Pa
     assert all(len(e.parent_trace_ids) in (0, 2) for e in of_file(torn, GenerationStartEvent))
 
 
-def test_a_given_up_trace_stays_so_once_a_child_has_started(tmp_path: Path) -> None:
+def test_a_failed_trace_stays_failed_once_a_child_has_started(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     config = small(final_candidates=0)
     run(FakeEngine(fail=failing("r0-01")), config, path)
@@ -249,7 +249,7 @@ def test_a_given_up_trace_stays_so_once_a_child_has_started(tmp_path: Path) -> N
 
 
 def with_an_orphan(seed: int) -> tuple[RSAConfig, Lineage, TraceKey] | None:
-    """A run in which nobody else reads the parents of one trace of round 1, and somebody reads that trace."""
+    """Return a run in which only one trace of round 1 reads its parents, and a final reads that trace."""
     config = small(final_candidates=0, seed=seed)
     lineage = Lineage.of(config, seed)
     for key in lineage.needed()[1]:
@@ -260,7 +260,7 @@ def with_an_orphan(seed: int) -> tuple[RSAConfig, Lineage, TraceKey] | None:
 
 
 def test_a_lost_chain_stays_lost_once_another_trace_built_on_it(tmp_path: Path) -> None:
-    """r1-x gave up for want of parents, and a child of r1-x has been prompted without it: r1-x is settled."""
+    """r1-x failed without parents, and a child of it has been prompted without it, so it is not tried again."""
     config, lineage, orphan = next(filter(None, map(with_an_orphan, range(1000))))
     parents = [str(p) for p in lineage.parents(orphan)]
     path = tmp_path / "run.jsonl"
@@ -287,10 +287,11 @@ def test_what_the_selection_left_out_is_not_generated_after_it(tmp_path: Path) -
     assert is_finished(read_events(torn))
 
 
-def test_a_finished_file_still_tells_what_was_given_up(tmp_path: Path) -> None:
+def test_the_result_of_a_finished_file_warns_of_failed_traces(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     run(FakeEngine(fail=failing("r2-01")), small(final_candidates=0), path)
-    assert run(FakeEngine(), small(final_candidates=0), path).warnings == ["r2-01 was given up"]
+    (warning,) = run(FakeEngine(), small(final_candidates=0), path).warnings
+    assert warning.startswith("r2-01 ")
 
 
 # ---------------------------------------------------------------- another run's file
@@ -429,7 +430,7 @@ def test_a_failure_after_a_resume_is_still_only_one_trace(begun: Path) -> None:
 STATS = summary([[3, 1, 2]])
 
 
-def test_what_the_model_counted_stands_between_final_and_end(tmp_path: Path) -> None:
+def test_model_stats_are_recorded_between_final_and_end(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     run(FakeEngine(long_trace, stats=STATS), CONFIG, path)
     events = read_events(path)

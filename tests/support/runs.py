@@ -1,4 +1,4 @@
-"""Helpers for tests of whole runs: small settings, a run on a fake engine, what its events say."""
+"""Helpers for tests of whole runs: small settings, a run on a fake engine, the contents of its events."""
 
 from __future__ import annotations
 
@@ -68,6 +68,6 @@ def cut(path: Path, keep: int, to: Path) -> Path:
 
 
 def line_ends(path: Path) -> list[int]:
-    """Offsets behind each line."""
+    """Return the offset after each line."""
     content = path.read_bytes()
     return [i + 1 for i, byte in enumerate(content) if byte == 10]

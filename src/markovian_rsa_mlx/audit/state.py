@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from ..config import RSAConfig
-from ..method.answers import after_thinking, extract_answer, normalise
+from ..method.answers import extract_answer, normalise
 from ..method.lineage import Lineage, TraceKey
-from ..method.tails import split_thinking
+from ..method.tails import parse_trace
 from .events import (
     EVENT_TYPES,
     AggregationPromptEvent,
@@ -189,7 +189,7 @@ class RunState:
     def answer(self, trace: TraceState) -> str:
         """Return the final answer of a trace, or "" if it has none.
 
-        Without `decode`, search the recorded text for the end of thinking. If a marker leaves no text, the whole text
+        Without `decode`, find the end of thinking in the recorded text. If its marker leaves no text, the whole text
         counts as the answer.
         """
         event = trace.complete
@@ -199,16 +199,13 @@ class RunState:
         if event.finish_reason == "error":
             return ""
         markers = self.setup.end_of_thinking if self.setup else []
-        split = split_thinking(
-            event.token_ids, markers, stopped=event.finish_reason == "eos", thinking=self.config.enable_thinking
-        )
-        text = event.text
+        parsed = parse_trace(event.token_ids, markers, thinking=self.config.enable_thinking)
         if self._decode is not None:
-            text = self._decode(split.answer_ids)
-        elif markers and not split.answer_ids:
+            text = self._decode(parsed.answer_ids)
+        elif markers and not parsed.answer_ids:
             return ""
-        elif place := after_thinking(text, self.setup.end_of_thinking_texts if self.setup else []):
-            text = text[place[1] :]
+        else:
+            text = event.text[parsed.locate(event.text, self.setup.end_of_thinking_texts if self.setup else [])[1] :]
         trace.answer = extract_answer(text, self.config.answer_kind)
         return trace.answer
 
@@ -312,11 +309,6 @@ class RunState:
                 self.generated_tokens += event.generated_tokens
             case TailExtractedEvent():
                 trace.tail = event
-
-
-def given_up(history: RunState) -> list[str]:
-    """Return a warning for each trace that failed for good."""
-    return [f"{t.trace_id} was given up" for t in history.traces.values() if t.failed]
 
 
 def read_lenient(path: Path) -> LogFile:

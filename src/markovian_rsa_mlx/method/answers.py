@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal
 
 #: "math": equal values are equal answers. "text": a puzzle's free text, compared as it stands.
@@ -73,13 +73,3 @@ def _boxes(text: str) -> Iterator[tuple[int, int]]:
 
 def _strip_emphasis(answer: str) -> str:
     return answer.strip().strip("*_").strip()
-
-
-def after_thinking(text: str, end_texts: Sequence[str]) -> tuple[int, int] | None:
-    """Where the first end-of-thinking text begins and ends in a decoded trace; None where there is none.
-
-    For readers that have texts and no tokenizer; where ids are at hand, `tails.split_thinking` decides.
-    """
-    places = [(text.find(marker), len(marker)) for marker in end_texts if marker]
-    found = [(start, start + length) for start, length in places if start >= 0]
-    return min(found, default=None)

@@ -73,23 +73,6 @@ def parse_trace(
     return ParsedTrace(ids, ids, undivided=True)
 
 
-@dataclass(frozen=True)
-class ThinkingSplit:
-    """The result of `split_thinking`."""
-
-    reasoning_ids: tuple[int, ...]
-    answer_ids: tuple[int, ...]
-    finished: bool
-
-
-def split_thinking(
-    token_ids: Sequence[int], end_of_thinking: Sequence[Sequence[int]], *, stopped: bool, thinking: bool = True
-) -> ThinkingSplit:
-    """Split a trace; to be replaced by `parse_trace`."""
-    parsed = parse_trace(token_ids, end_of_thinking, thinking=thinking)
-    return ThinkingSplit(parsed.thinking_ids, parsed.answer_ids, stopped if parsed.undivided else parsed.has_answer)
-
-
 def take_tail(
     thinking_ids: Sequence[int],
     tail_tokens: int,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..audit.events import Event, SelectionEvent
-from ..audit.state import RunState, given_up
+from ..audit.state import RunState
 from ..config import RSAConfig
 from ..method.answers import extract_answer
 from ..method.lineage import Lineage, TraceKey
@@ -74,7 +74,7 @@ def recorded_result(state: RunState, events: list[Event], path: Path | None) -> 
         peak_memory_bytes=state.end.peak_memory_bytes,
         audit_path=path,
         resumed=True,
-        warnings=given_up(state),
+        warnings=[f"{t.trace_id} failed in an earlier session" for t in state.traces.values() if t.failed],
         events=events,
     )
 

@@ -110,7 +110,7 @@ class Runner:
         Otherwise the trace is tried again.
         """
         history = self._log.history
-        return history.trace(key).given_up and (
+        return history.trace(key).failed and (
             history.selection is not None
             or any(history.trace(c).prompt is not None or self._failure_was_used(c) for c in self._children(key))
         )
@@ -122,7 +122,7 @@ class Runner:
         if prompt is None:
             return self._fail(key, "none of its parents left a tail to read")
         complete, sampling = history.complete, self._config.sampling(final=key.round >= self._config.rounds)
-        if complete is None or history.given_up:
+        if complete is None or history.failed:
             generated = await self._generator.generate(
                 key,
                 prompt,
@@ -131,7 +131,7 @@ class Runner:
                 parents=read,
                 attempt=history.attempt,
                 generated_ids=tuple(history.checkpoint_ids),
-                failed_before=history.given_up,
+                failed_before=history.failed,
             )
             if isinstance(generated, Failure):
                 return self._fail(key, generated.message)

@@ -65,7 +65,7 @@ class RunSession:
         self.lineage = Lineage.of(config, setup.seed)
         self.prompts = Prompts(engine.tokenizer, setup)
         self.warnings: list[str] = []
-        unfinished = (t for t in log.history.traces.values() if t.complete is None or t.given_up)
+        unfinished = (t for t in log.history.traces.values() if t.complete is None or t.failed)
         tokens_before = log.history.generated_tokens + sum(len(trace.checkpoint_ids) for trace in unfinished)
         self.limits = RunLimits(config, tokens_before=tokens_before, elapsed_before_s=elapsed_before_s)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...method.lineage import MAX_ATTEMPTS, Purpose, TraceKey, trace_seed
-from ...method.tails import ThinkingSplit, split_thinking
+from ...method.tails import ParsedTrace, parse_trace
 from ..events import (
     GenerationStartEvent,
     SummaryCompleteEvent,
@@ -160,14 +160,10 @@ def _check_ids(state: VerifierState, ids: list[int], budget: int) -> None:
     check(min(ids) >= 0, "a negative id")
 
 
-def split(state: VerifierState, event: Generation) -> ThinkingSplit:
+def split(state: VerifierState, event: Generation) -> ParsedTrace:
     """Split the ids of a generation at the end of thinking."""
-    return split_thinking(
-        event.token_ids,
-        state.setup.end_of_thinking,
-        stopped=event.finish_reason == "eos",
-        thinking=state.run.config.enable_thinking or isinstance(event, SummaryCompleteEvent),
-    )
+    thinking = state.run.config.enable_thinking or isinstance(event, SummaryCompleteEvent)
+    return parse_trace(event.token_ids, state.setup.end_of_thinking, thinking=thinking)
 
 
 def text_splits(state: VerifierState, event: Generation) -> list[tuple[str, str]] | None:
@@ -178,15 +174,12 @@ def text_splits(state: VerifierState, event: Generation) -> list[tuple[str, str]
     """
     parts = split(state, event)
     if state.tokenizer is not None:
-        return [(state.tokenizer.decode(parts.reasoning_ids), state.tokenizer.decode(parts.answer_ids))]
-    if len(parts.reasoning_ids) == len(parts.answer_ids) == len(event.token_ids):
-        return [(event.text, event.text)]  # a model without markers: the whole trace is both
-    if not parts.finished:
+        return [(state.tokenizer.decode(parts.thinking_ids), state.tokenizer.decode(parts.answer_ids))]
+    if parts.undivided:
+        return [(event.text, event.text)]
+    if parts.marker is None:
         return [(event.text, "")]
-    start = len(parts.reasoning_ids)
-    markers = zip(state.setup.end_of_thinking, state.setup.end_of_thinking_texts, strict=True)
-    text_of = (text for marker, text in markers if event.token_ids[start : start + len(marker)] == marker)
-    marker = next(text_of, "")
+    marker = state.setup.end_of_thinking_texts[parts.marker]
     if not marker:
         return None
     found, at = [], event.text.find(marker)

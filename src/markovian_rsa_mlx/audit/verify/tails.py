@@ -99,11 +99,11 @@ def _preferred(state: VerifierState, key: TraceKey, complete: Generation) -> Sou
     """Return the part that `carry` prefers to the reasoning, or None if there is none."""
     carry, summary = state.run.config.carry, state.run.trace(key).summary
     if carry == "answer":
-        return _source(state, complete, "answer") if split(state, complete).finished else None
+        return _source(state, complete, "answer") if split(state, complete).has_answer else None
     if carry != "summary":
         return None
     if summary is not None:
-        is_split = split(state, summary).finished
+        is_split = split(state, summary).has_answer
         return _source(state, summary, "answer") if is_split else Source(summary.token_ids, [summary.text])
     error = state.previous
     explained = isinstance(error, ErrorEvent) and error.stage == "summary" and error.message.startswith(f"{key}:")
@@ -128,7 +128,7 @@ def _source(state: VerifierState, event: Generation, part: Literal["reasoning", 
     parts, splits = split(state, event), text_splits(state, event)
     place = 0 if part == "reasoning" else 1
     texts = None if splits is None else [pair[place] for pair in splits]
-    return Source((parts.reasoning_ids, parts.answer_ids)[place], texts)
+    return Source((parts.thinking_ids, parts.answer_ids)[place], texts)
 
 
 def _without_controls(state: VerifierState, source: Source) -> list[int]:
