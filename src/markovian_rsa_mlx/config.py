@@ -246,17 +246,16 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
-    return _is_int(value) or (isinstance(value, float) and value == value)
-
-
 def _whole(low: int, high: int) -> _Rule:
     return _Rule(f"a whole number from {low} to {high}", lambda v: _is_int(v) and low <= v <= high)
 
 
 def _real(low: float, high: float, above: bool = False) -> _Rule:
     text = f"a number {'above' if above else 'from'} {low:g} {'and up' if above else ''} to {high:g}"
-    return _Rule(" ".join(text.split()), lambda v: _is_number(v) and (low < v if above else low <= v) and v <= high)
+    return _Rule(
+        " ".join(text.split()),
+        lambda v: (_is_int(v) or isinstance(v, float)) and (low < v if above else low <= v) and v <= high,
+    )
 
 
 def _optional(rule: _Rule) -> _Rule:

@@ -93,9 +93,8 @@ class _MathVerifier:
 
         self._parse, self._verify = parse, verify
         self._seconds = max(1, int(time_limit_s))
-        verify(
-            parse(r"\boxed{\frac{1}{2}}"), parse("0.5")
-        )  # the first call loads grammars, before a time limit applies
+        # The first call loads grammars, before a time limit applies.
+        verify(parse(r"\boxed{\frac{1}{2}}"), parse("0.5"))
 
     def __call__(self, line: bytes) -> bytes:
         try:

@@ -33,7 +33,7 @@ def extract_answer(text: str, kind: AnswerKind = "math") -> str:
     if kind == "text":
         return "" if _BOXED.search(text) else text.strip()  # a truncated box is not an answer
     lines = _FINAL_LINE.findall(text)
-    return _strip_emphasis(lines[-1]) if lines else ""
+    return lines[-1].strip().strip("*_").strip() if lines else ""
 
 
 def last_boxed(text: str) -> str:
@@ -69,7 +69,3 @@ def _boxes(text: str) -> Iterator[tuple[int, int]]:
             if start in starts and text[start:position].strip():
                 yield start, position
         position += 1
-
-
-def _strip_emphasis(answer: str) -> str:
-    return answer.strip().strip("*_").strip()

@@ -48,7 +48,7 @@ class Generator:
     def __init__(self, session: RunSession, progress: Progress | None) -> None:
         self.session, self.progress = session, progress
         self._slots = asyncio.Semaphore(session.config.engine_limits().max_rows or _UNBOUNDED)
-        self._lengths: dict[tuple[TraceKey, Purpose], int] = {}  #: of the generations in the engine, at most, in tokens
+        self.lengths: dict[tuple[TraceKey, Purpose], int] = {}  #: of the generations in the engine, at most, in tokens
         self.memory_estimate_bytes = 0  #: the largest so far
         self.first_start: dict[int, float] = {}  #: by round, on the monotonic clock
 
@@ -111,17 +111,6 @@ class Generator:
         recorder.count_unreported(len(result.token_ids))
         return Generated(result.token_ids, result.finish_reason, time.monotonic() - start, request.seed)
 
-    def on_started(self, key: TraceKey, purpose: Purpose, length: int) -> None:
-        """Note that a generation of at most `length` tokens got its row, and the memory that all rows can need."""
-        self.first_start.setdefault(key.round, time.monotonic())
-        self._lengths[key, purpose] = length
-        estimate = self.session.engine.memory_estimate_bytes(len(self._lengths), max(self._lengths.values()))
-        self.memory_estimate_bytes = max(self.memory_estimate_bytes, estimate)
-
-    def on_ended(self, key: TraceKey, purpose: Purpose) -> None:
-        """Note that a generation left its row, if it ever had one."""
-        self._lengths.pop((key, purpose), None)
-
 
 class _Recorder:
     """The listener of one attempt: turns the engine's progress into events, checkpoints and counts."""
@@ -154,9 +143,13 @@ class _Recorder:
         )
 
     def started(self) -> None:
-        """Record the start of the generation."""
+        """Record the start of the generation, and the memory that all generations in the engine can need."""
+        generator, lengths = self.generator, self.generator.lengths
         prompt_tokens, max_tokens = len(self.request.prompt_token_ids), self.request.max_tokens
-        self.generator.on_started(self.key, self.purpose, prompt_tokens + max_tokens)
+        generator.first_start.setdefault(self.key.round, time.monotonic())
+        lengths[self.key, self.purpose] = prompt_tokens + max_tokens
+        estimate = generator.session.engine.memory_estimate_bytes(len(lengths), max(lengths.values()))
+        generator.memory_estimate_bytes = max(generator.memory_estimate_bytes, estimate)
         if self.purpose == "trace":
             self._log.record(
                 GenerationStartEvent,
@@ -192,8 +185,8 @@ class _Recorder:
             self._log.record(TraceCheckpointEvent, self.key, attempt=self.attempt, position=position, token_ids=ids)
 
     def ended(self) -> None:
-        """Note that the attempt left its row, however it ended."""
-        self.generator.on_ended(self.key, self.purpose)
+        """Record that the attempt left the engine, if it ever entered it."""
+        self.generator.lengths.pop((self.key, self.purpose), None)
         if self._started:
             self._record_timing("ended")
 

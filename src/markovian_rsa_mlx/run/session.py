@@ -46,7 +46,7 @@ from ..tokenizer import ChatMessage
 from .audit_log import AuditLog, OnEvent
 from .limits import RunLimits
 from .result import RunResult, Trace, baseline_vote, best_so_far, recorded_tally, select_answer
-from .setup import Prompts, check_context, check_memory, make_setup, package_version
+from .setup import Prompts, check_fits, make_setup, package_version
 
 _STOPPED = {
     "interrupted": "The run was interrupted",
@@ -115,8 +115,7 @@ class RunSession:
         run_id = secrets.token_hex(8)
         # On a worker thread, since tokenizing a prompt of megabytes takes long.
         setup = await asyncio.to_thread(make_setup, run_id, seed, messages, config, engine)
-        check_context(config, setup, engine.info.context_length)
-        check_memory(config, setup, engine)
+        check_fits(config, setup, engine)
         log.run_id = run_id
         log.record(
             RunStartEvent,

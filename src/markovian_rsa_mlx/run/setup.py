@@ -92,21 +92,16 @@ def longest_sequence(config: RSAConfig, setup: RunSetupEvent) -> int:
     return max(needs)
 
 
-def check_context(config: RSAConfig, setup: RunSetupEvent, context_length: int | None) -> None:
-    """Raise `ContextLengthError` if a sequence of the run could exceed the model's context."""
-    longest = longest_sequence(config, setup)
+def check_fits(config: RSAConfig, setup: RunSetupEvent, engine: Engine) -> None:
+    """Raise `ContextLengthError` or `MemoryLimitError` if a sequence of the run could be too long for the engine."""
+    longest, context_length = longest_sequence(config, setup), engine.info.context_length
     if context_length is not None and longest > context_length:
         raise ContextLengthError(
             f"The run can need {longest:,} tokens of context (prompt {len(setup.prompt_token_ids):,}, "
             f"{config.parents_per_trace} tails of {config.tail_limit:,}, generation {config.final_tokens:,}), and the "
             f"model has {context_length:,}. Lower thinking_tokens, tail_tokens, final_tokens or aggregation_size."
         )
-
-
-def check_memory(config: RSAConfig, setup: RunSetupEvent, engine: Engine) -> None:
-    """Raise `MemoryLimitError` if a sequence of the run could exceed the engine's memory."""
-    longest, limit = longest_sequence(config, setup), engine.info.memory_limit_bytes
-    needed = engine.memory_estimate_bytes(1, longest)
+    needed, limit = engine.memory_estimate_bytes(1, longest), engine.info.memory_limit_bytes
     if limit is not None and needed > limit:
         raise MemoryLimitError(
             f"One trace of this run can need {longest:,} tokens, {needed / 1e9:.2f} GB with the model's weights, and "
