@@ -18,7 +18,7 @@ from .backends.base import Engine
 from .config import RSAConfig
 from .equivalence import MathEquivalence, equivalence_for
 from .errors import RunStoppedError
-from .method.prompts import checked_messages
+from .method.prompts import check_messages
 from .method.selection import Equivalent
 from .run.audit_log import OnEvent
 from .run.generation import Progress
@@ -173,7 +173,8 @@ class MarkovianRSAOrchestrator(contextlib.AbstractContextManager["MarkovianRSAOr
         self, prompt: Prompt, config: RSAConfig | None, on_progress: Progress | None, begun: list[Stopped], **file: Any
     ) -> RunResult:
         """Run. `file` is `audit_path` and `on_event`. Append to `begun` a call that makes the error of Ctrl-C."""
-        messages = checked_messages([ChatMessage(role="user", content=prompt)] if isinstance(prompt, str) else prompt)
+        messages = [ChatMessage(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
+        check_messages(messages)
         config = config or choose_model(self.engine.info.model_id).config
         if not self.shared:
             self.engine.limit(None, config.engine_limits().memory_limit_bytes)

@@ -18,7 +18,7 @@ from markovian_rsa_mlx.method.prompts import (
     PromptTemplate,
     build_segments,
     chat_frame,
-    checked_messages,
+    check_messages,
     quote_markers,
 )
 from markovian_rsa_mlx.method.tails import Tail
@@ -305,7 +305,7 @@ def test_a_chat_template_that_drops_or_doubles_the_question_is_refused(template:
 )
 def test_a_chat_that_asks_nothing_is_refused(messages: Any, complaint: str) -> None:
     with pytest.raises(PromptError, match=complaint):
-        checked_messages(messages)
+        check_messages(messages)
 
 
 def test_a_template_without_the_problem_is_refused() -> None:

@@ -19,7 +19,6 @@ import jinja2.meta
 import jinja2.sandbox
 
 from ..errors import PromptError, TemplateError
-from ..json_strict import replace_surrogates
 from ..tokenizer import ChatMessage, Tokenizer
 from .tails import Tail
 
@@ -64,12 +63,8 @@ class ChatFrame:
         return text.removeprefix(self.prefix).removesuffix(self.suffix)
 
 
-def checked_messages(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-    """Return the messages. Raise `PromptError` unless they are plain text and end with a non-empty user message.
-
-    A lone surrogate (from an argument that was not UTF-8) is replaced: it can be neither tokenised nor recorded.
-    """
-    messages = list(messages)
+def check_messages(messages: Sequence[ChatMessage]) -> None:
+    """Raise `PromptError` unless this is a chat in plain text that ends with a non-empty user message."""
     for message in messages:
         if not (isinstance(message, Mapping) and isinstance(message.get("role"), str)):
             raise PromptError(f"A message needs a role and a content, both text (got {message!r}).")
@@ -79,7 +74,6 @@ def checked_messages(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
         raise PromptError("The chat must end with a user message. Add the question as its last message.")
     if not messages[-1]["content"].strip():
         raise PromptError("The prompt is empty. Give the question as text.")
-    return [ChatMessage(role=m["role"], content=replace_surrogates(m["content"])) for m in messages]
 
 
 def chat_frame(tokenizer: Tokenizer, messages: Sequence[ChatMessage], enable_thinking: bool) -> ChatFrame:

@@ -39,6 +39,7 @@ from ..audit.events import (
 from ..backends.base import Engine
 from ..config import FREE_SETTINGS, RSAConfig
 from ..errors import AuditError, MarkovianRSAError, ResumeError, RunFailedError, RunStoppedError
+from ..json_strict import replace_surrogates
 from ..method.lineage import LINEAGE_VERSION, SEED_LIMIT, Lineage, TraceKey
 from ..method.prompts import PromptTemplate
 from ..method.selection import Equivalent
@@ -87,6 +88,8 @@ class RunSession:
         Raise `AuditError` for a file that cannot be used, `ResumeError` if it holds another run, and the errors of a
         setup that cannot be run: `TemplateError`, `ContextLengthError`, `MemoryLimitError`.
         """
+        # A lone surrogate (from an argument that was not UTF-8) can be neither tokenised nor recorded.
+        messages = [ChatMessage(role=m["role"], content=replace_surrogates(m["content"])) for m in messages]
         # Reading and locking may block, so open on a worker thread. If cancelled while opening, close the file.
         opening = asyncio.get_running_loop().run_in_executor(None, AuditLog, audit_path, on_event)
         try:
