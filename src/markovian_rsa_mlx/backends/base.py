@@ -45,7 +45,10 @@ class GenerationResult:
 
 
 class GenerationListener(Protocol):
-    """Receives one trace's progress, on the event loop's thread."""
+    """Receives one trace's progress, on the event loop's thread.
+
+    Its methods may raise errors that end the run. `Engine.generate` must let them through unchanged.
+    """
 
     def started(self) -> None:
         """The trace got its row in the engine. Called once, before any `tokens`."""
@@ -72,7 +75,7 @@ class EngineInfo:
 
 
 class Engine(Protocol):
-    """An engine. All methods are called on the event loop's thread."""
+    """An engine. Coroutines run on the event loop; the other members must be safe to use from any thread."""
 
     @property
     def tokenizer(self) -> Tokenizer: ...

@@ -231,6 +231,12 @@ def problem_scores(results: Results, method: Method) -> dict[int, float]:
     return method_scores(method, results.cell_of(method))
 
 
+def record_from_dict(value: Mapping[str, Any]) -> RunRecord:
+    """Return the record that `to_dict` wrote. Raises KeyError or TypeError for anything else."""
+    lists = {name: tuple(value[name]) for name in ("badges", "unscored", "mishaps")}
+    return RunRecord(**{**value, **lists, "rounds": tuple(RoundRecord(**entry) for entry in value["rounds"])})
+
+
 def results_from_dict(values: Mapping[str, Any]) -> Results:
     """Return the results that `to_dict` wrote. Raises KeyError, TypeError or ValueError for anything else."""
     if values.get("schema_version") != SCHEMA_VERSION:
@@ -238,12 +244,7 @@ def results_from_dict(values: Mapping[str, Any]) -> Results:
     known = {f.name for f in dataclasses.fields(Results)}
     variants = []
     for cell in values["cells"]:
-        records = []
-        for value in cell["records"]:
-            lists = {name: tuple(value[name]) for name in ("badges", "unscored", "mishaps")}
-            rounds = tuple(RoundRecord(**entry) for entry in value["rounds"])
-            records.append(RunRecord(**{**value, **lists, "rounds": rounds}))
-        variants.append(Variant(cell["name"], cell["config"], tuple(records)))
+        variants.append(Variant(cell["name"], cell["config"], tuple(map(record_from_dict, cell["records"]))))
     rows = (
         MethodSummary(
             **{**_with_intervals(value), "rounds": tuple(RoundSummary(**_with_intervals(r)) for r in value["rounds"])}

@@ -32,8 +32,8 @@ class AuditLog:
     """Writes events to the file, to memory and to the caller's callback, in the same order.
 
     Opening locks the file and cuts off a torn last line. `events` are all events of the run, those of earlier sessions
-    included. `history` is the state of the run as earlier sessions left it; it is empty for a new run. Only the event
-    loop's thread may write.
+    included. `history` is the state of the run as earlier sessions left it; it is empty for a new run. It may be
+    opened on a worker thread. Afterwards only the event loop's thread may write.
     """
 
     def __init__(self, path: Path | str | None, on_event: OnEvent | None = None) -> None:

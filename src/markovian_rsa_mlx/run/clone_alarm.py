@@ -16,7 +16,7 @@ _LOG_COINCIDENCE = math.log(1e-6)
 
 
 class CloneAlarm:
-    """Warns, once per run, if two traces of one prompt are the same although that was very improbable."""
+    """Warns, once per session, if two traces of one prompt are the same although that was very improbable."""
 
     def __init__(self, session: RunSession) -> None:
         self._session = session

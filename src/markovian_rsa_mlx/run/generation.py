@@ -19,7 +19,8 @@ from .session import RunSession
 
 CHECKPOINT_TOKENS = 512
 _UNBOUNDED = 1_000_000  # the engine's own admission decides
-#: Errors that another attempt cannot help against. They end the run.
+#: Errors that another attempt cannot help against. They end the run. `ModelError` includes `UpstreamError`: no server
+#: is left. Other errors (`BackendError`) fail the attempt.
 _FATAL = (AuditError, CallbackError, ContextLengthError, MemoryLimitError, ModelError)
 #: Called with a trace's id and its new token ids.
 Progress = Callable[[str, Sequence[int]], None]
@@ -43,7 +44,7 @@ class Failure:
 
 
 class Generator:
-    """Runs the generations of one run on the engine, at most `concurrency` at the same time."""
+    """Runs the generations of one run on the engine, at most `config.concurrency` at the same time."""
 
     def __init__(self, session: RunSession, progress: Progress | None) -> None:
         self.session, self.progress = session, progress
@@ -65,7 +66,7 @@ class Generator:
         generated_ids: tuple[int, ...] = (),
         failed_before: bool = False,
     ) -> Generated | Failure:
-        """Generate a trace or its summary, in up to `max_retries` + 1 attempts. Raise the errors that end the run.
+        """Generate a trace or its summary, in up to `max_retries` + 1 attempts per session. Raise fatal errors.
 
         `attempt` and `generated_ids` are where an earlier session stopped. If all its attempts failed
         (`failed_before`), the first attempt is recorded as a retry too.

@@ -24,7 +24,7 @@ class RunLimits:
 
     def __init__(self, config: RSAConfig, *, tokens_before: int, elapsed_before_s: float) -> None:
         self._token_limit, self._time_limit_s = config.token_budget, config.time_budget_s
-        self.tokens = tokens_before  #: generated so far, those of failed attempts included
+        self.tokens = tokens_before  #: generated so far, those of failed attempts in this session included
         self._start = time.monotonic() - elapsed_before_s
         self._out_of_tokens = asyncio.Event()
         self.add_tokens(0)

@@ -7,17 +7,15 @@ generates, and cuts its own tail. So exactly the ancestors of the final candidat
 own parents are done, and rounds overlap.
 
 All tasks belong to one `asyncio.TaskGroup`. The first exception in any of them cancels all others, and the group waits
-until they have ended. There are three such exceptions:
-
-- a fatal error (`generation._FATAL`), for example of a full disk,
-- `LimitReached`, which a watcher task raises when the run reaches a token or time limit,
-- cancellation from outside, for example by Ctrl-C.
+until they have ended. It is a fatal error (`generation._FATAL`, for example a full disk), `LimitReached` (a watcher
+task raises it at a token or time limit), or a cancellation from outside, for example by Ctrl-C.
 
 A trace that fails raises nothing. Its result is a `Trace` with `failed` set and no tail, and its children use the
-parents that are left. A cancelled task records a checkpoint before it ends, so no generated token is lost.
+parents that are left. A cancelled trace records a checkpoint of the ids that the engine reported.
 
 A resumed run goes the same way. `log.history_of(key)` is the state of a trace as earlier sessions left it, and each
-step (prompt, generation, summary, tail) uses the recorded event if there is one. Paper: arXiv:2605.05365, section VI.
+step (prompt, generation, summary, tail) uses the recorded event if there is one. An interrupted attempt continues with
+its seed; a failed trace is tried again with the seed of the next attempt. Paper: arXiv:2605.05365, section VI.
 """
 
 from __future__ import annotations
@@ -60,6 +58,7 @@ class Runner:
         self._finished: dict[TraceKey, Trace] = {}
         self._clone_alarm = CloneAlarm(session)
         self._clone_checks: list[asyncio.Task[None]] = []
+        self._used_failures: dict[TraceKey, bool] = {}
 
     async def run(self) -> dict[TraceKey, Trace]:
         """Run all needed traces and return those that succeeded. Raise `LimitReached`, or the first fatal error."""
@@ -71,12 +70,11 @@ class Runner:
                 watcher = self._group.create_task(limits.watch())
                 for task in [self.trace(key) for key in targets]:
                     await task
-                await asyncio.gather(*self._clone_checks)
+                await asyncio.gather(*self._clone_checks)  # the watcher must outlast them
                 watcher.cancel()
         except BaseExceptionGroup as group:
             # A fatal error also appears once per waiting descendant, and a cancelled task may fail to checkpoint.
-            me = asyncio.current_task()
-            if me is not None and me.cancelling():
+            if (me := asyncio.current_task()) is not None and me.cancelling():
                 raise asyncio.CancelledError from group
             raise group.exceptions[0] from None
         return self.traces()
@@ -109,11 +107,13 @@ class Runner:
 
         Otherwise the trace is tried again.
         """
-        history = self._log.history
-        return history.trace(key).failed and (
-            history.selection is not None
-            or any(history.trace(c).prompt is not None or self._failure_was_used(c) for c in self._children(key))
-        )
+        if key not in self._used_failures:
+            history = self._log.history
+            self._used_failures[key] = history.trace(key).failed and (
+                history.selection is not None
+                or any(history.trace(c).prompt is not None or self._failure_was_used(c) for c in self._children(key))
+            )
+        return self._used_failures[key]
 
     async def _generate(self, key: TraceKey, parents: Sequence[Trace]) -> Trace:
         """Prompt and generate the trace and cut its tail, as far as earlier sessions did not."""

@@ -38,7 +38,7 @@ from ..audit.events import (
 )
 from ..backends.base import Engine
 from ..config import FREE_SETTINGS, RSAConfig
-from ..errors import AuditError, MarkovianRSAError, ResumeError, RunFailedError, RunStoppedError
+from ..errors import AuditError, CallbackError, MarkovianRSAError, ResumeError, RunFailedError, RunStoppedError
 from ..json_strict import replace_surrogates
 from ..method.lineage import LINEAGE_VERSION, SEED_LIMIT, Lineage, TraceKey
 from ..method.prompts import PromptTemplate
@@ -101,7 +101,7 @@ class RunSession:
             session = await (cls._resume if log.is_resumed else cls._start)(engine, messages, config, log)
             try:
                 yield session
-            except (AuditError, RunStoppedError):  # the file may be what failed, and a stopped run did not fail
+            except (AuditError, CallbackError, RunStoppedError):  # the log itself failed, or the run did not
                 raise
             except MarkovianRSAError as error:
                 log.record_error("run", str(error))
