@@ -173,7 +173,7 @@ def test_damaged_live_run_equals_its_file_page(chrome: Browser, trail: Path, tmp
         from_file = watch(chrome.new_context(), write_page(broken, tmp_path / "run.html"))
         reported = [one.page.evaluate("mrsa.view.about.problems") for one in (shown, from_file)]
         for problems in reported:
-            assert problems[0].pop("reason").startswith("config of run_start is refused: rounds is ")
+            assert problems[0].pop("reason").startswith("config of run_start is refused: rounds must be ")
         assert reported[0] == reported[1]
         assert len(reported[0]) == 6
         assert json.loads(shown.page.evaluate(MODEL)) == json.loads(from_file.page.evaluate(MODEL))
