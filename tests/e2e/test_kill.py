@@ -65,9 +65,7 @@ def kill_and_resume(path: Path, uninterrupted: tuple[str, float], rng: random.Ra
 
 
 def test_killed_run_resumes(tmp_path: Path, uninterrupted: tuple[str, float]) -> None:
-    rng = random.Random(1)
-    for number in range(2):
-        kill_and_resume(tmp_path / f"{number}.jsonl", uninterrupted, rng)
+    kill_and_resume(tmp_path / "run.jsonl", uninterrupted, random.Random(1))
 
 
 @pytest.mark.slow
