@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
-from markovian_rsa_mlx.audit import AuditWriter, ErrorEvent, RunEndEvent, read_events
+from markovian_rsa_mlx.audit import AuditWriter, ErrorEvent, RunEndEvent, read_events, scan_file
+from markovian_rsa_mlx.audit.log_file import LogTail, first_event, last_events
 from markovian_rsa_mlx.errors import AuditError
+from markovian_rsa_mlx.locks import is_locked
 
 
 def event(message: str = "hello") -> ErrorEvent:
@@ -228,3 +230,22 @@ def test_append_to_a_line_without_newline_starts_a_new_line(tmp_path: Path) -> N
         writer.write(event("next"))
     assert messages(path) == ["whole", "next"]
     assert len(read_events(path)) == 2
+
+
+@pytest.mark.parametrize(("size", "mode"), [(0, 0o600), (1, 0o644)])
+def test_existing_file_cannot_be_written_by_others(size: int, mode: int, tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(b"\n" * size)
+    path.chmod(0o666)
+    with AuditWriter(path, "a"):
+        assert path.stat().st_mode & 0o777 == mode
+
+
+def test_pipe_is_refused_by_every_reader_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    os.mkfifo(path)
+    with pytest.raises(AuditError, match="not a regular file"):
+        scan_file(path)
+    for read in (first_event, lambda path: last_events(path, 1), lambda path: LogTail(path).read(), is_locked):
+        with pytest.raises(OSError, match="not a regular file"):
+            read(path)

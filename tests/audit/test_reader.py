@@ -51,19 +51,52 @@ def test_file_cut_at_any_byte_has_a_torn_last_line(trail: Lines, tmp_path: Path)
         assert scan.torn_bytes == size - scan.complete_bytes
 
 
-@pytest.mark.parametrize(
-    "torn", [b"\x00\x00\x00", b'{"event": "fin', b"\xff\xfe\n", b'{"event": "\xc3\n', b"[]\n", b"\n"]
-)
-def test_last_line_that_is_not_an_object_is_torn(trail: Lines, tmp_path: Path, torn: bytes) -> None:
+TORN = [
+    b"\x00\x00\x00",
+    b'{"event": "fin',
+    b'{"event": "\xc3',
+    b'{"event": "final", "x": -1.5e',
+    b'{"event": "x", "y": [tr',
+]
+
+
+@pytest.mark.parametrize("torn", TORN)
+def test_last_line_that_is_the_beginning_of_an_object_is_torn(trail: Lines, tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "run.jsonl"
     write_lines(path, trail[:2])
     whole = path.read_bytes()
     path.write_bytes(whole + torn)
     scan = scan_file(path)
     assert (scan.complete_bytes, scan.torn_bytes) == (len(whole), len(torn))
-    path.write_bytes(whole + torn.removesuffix(b"\n") + b"\n" + whole)
+    path.write_bytes(whole + torn + b"\n" + whole)
     with pytest.raises(AuditError, match=r"run\.jsonl, line 3: not a JSON object"):
         read_events(path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(torn + b"\n" for torn in TORN),
+        b'{"event": "run_end", "elapsed_s": NaN}',
+        b'{"event": "run_end", "elapsed_s": NaN, "x',
+        b'{"event": "run_end", "elapsed_s": -Inf',
+        b'{"event": "run_end"} x',
+        b'{"event": "\xff',
+        b"\xff\xfe\n",
+        b"[]\n",
+        b"\n",
+        b"[" * 200_000,
+        b'{"a":' * 200_000 + b"1" + b"}" * 200_000 + b"\n",
+    ],
+    ids=range(15),
+)
+def test_last_line_that_no_crash_can_have_torn_raises_audit_error(trail: Lines, tmp_path: Path, wrong: bytes) -> None:
+    path = tmp_path / "run.jsonl"
+    write_lines(path, trail[:2])
+    path.write_bytes(path.read_bytes() + wrong)
+    with pytest.raises(AuditError, match=r"run\.jsonl, line 3: not a JSON object"):
+        scan_file(path)
+    assert len(scan_file(path, on_error="skip").lines) == 2
 
 
 def test_torn_first_line_of_another_file_raises_audit_error(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from markovian_rsa_mlx.audit import EVENT_TYPES, schema
-from markovian_rsa_mlx.config import FIELD_NAMES
+from markovian_rsa_mlx.audit.log_file import OPTIONAL_FIELDS
+from markovian_rsa_mlx.config import ADDED_SETTINGS, FIELD_NAMES
 from markovian_rsa_mlx.method.lineage import Lineage, TraceKey, draw_parents, trace_seed
 from tests.support.audit_files import failing, read_lines, record, wordy
 from tests.support.fakes import FakeBackend
@@ -41,23 +42,26 @@ def test_document_matches_the_event_classes() -> None:
     assert validator().schema == schema.schema()
 
 
-@pytest.mark.parametrize("name", EVENT_TYPES)
-def test_document_has_every_field_in_order_with_a_meaning(name: str) -> None:
-    part = section_two().split(f"#### `{name}` (`{EVENT_TYPES[name].__name__}`)\n")[1].split("\n#")[0]
+@pytest.mark.parametrize("event", EVENT_TYPES)
+def test_document_has_every_field_in_order_with_a_meaning(event: str) -> None:
+    part = section_two().split(f"#### `{event}` (`{EVENT_TYPES[event].__name__}`)\n")[1].split("\n#")[0]
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+) \|$", part, re.MULTILINE)
-    names = [f.name for f in dataclasses.fields(EVENT_TYPES[name]) if f.name != "EVENT_NAME"]
+    names = [f.name for f in dataclasses.fields(EVENT_TYPES[event]) if f.name != "EVENT_NAME"]
     assert [row[0] for row in rows] == names
-    assert validator().schema["$defs"][name]["required"] == ["event", *names]
+    assert validator().schema["$defs"][event]["required"] == [
+        "event",
+        *(name for name in names if name not in OPTIONAL_FIELDS[event]),
+    ]
     assert all(len(row[2]) > 5 for row in rows)
 
 
 def test_schema_lists_the_values_of_closed_vocabularies() -> None:
     definitions = validator().schema["$defs"]
     assert definitions["trace_complete"]["properties"]["finish_reason"]["enum"] == ["eos", "max_tokens", "error"]
-    rules = ["single", "majority", "final_aggregation"]
+    rules = ["single", "majority", "final_aggregation", "tournament"]
     assert definitions["final"]["properties"]["answer_selection"]["enum"] == rules
     assert definitions["selection"]["properties"]["answer_selection"]["enum"] == rules
-    assert definitions["RSAConfig"]["required"] == list(FIELD_NAMES)
+    assert definitions["RSAConfig"]["required"] == [name for name in FIELD_NAMES if name not in ADDED_SETTINGS]
 
 
 @pytest.mark.parametrize("carry", ["tail", "answer", "summary"])

@@ -59,6 +59,27 @@ def double(event: str, trace_id: str | None = None) -> Tamper:
     return tamper
 
 
+def counts(steps: int, drafted: int, accepted: int) -> dict[str, int]:
+    return {"steps": steps, "drafted": drafted, "accepted": accepted}
+
+
+def edit_end(trace_id: str, **values: int) -> Tamper:
+    """Change fields of the line with which a trace leaves the engine."""
+
+    def tamper(lines: Lines) -> int:
+        index = find(lines, "trace_clock", trace_id, nth=1)
+        lines[index].update(values)
+        return index
+
+    return tamper
+
+
+def steps_of_more_ids(lines: Lines) -> int:
+    complete = find(lines, "trace_complete", "r0-00")
+    edit_end("r0-00", **counts(len(lines[complete]["token_ids"]), 4, 1))(lines)
+    return complete
+
+
 def clock_back(lines: Lines) -> int:
     index = find(lines, "trace_clock", "r2-00")
     lines[index]["elapsed_s"] = 0.0
@@ -201,7 +222,14 @@ def failed_without_a_retry(lines: Lines) -> int:
     """A trace is recorded as failed although it was not tried again."""
     index = find(lines, "trace_complete", "r2-02")
     line = lines[index]
-    lines[index] = {**line, "text": "", "token_ids": [], "generated_tokens": 0, "finish_reason": "error"}
+    lines[index] = {
+        **line,
+        "text": "",
+        "token_ids": [],
+        "generated_tokens": 0,
+        "finish_reason": "error",
+        "elapsed_s": 0.0,
+    }
     lines[-1]["total_generated_tokens"] -= line["generated_tokens"]
     return index
 
@@ -268,7 +296,7 @@ CASES: dict[str, tuple[Tamper, str]] = {
     "another question": (problem_changed, "segments for 1 attempts"),
     "another prompt": (lambda lines: edit("run_start", prompt="Who?")(lines) + 1, "not the run's prompt"),
     "another round-0 text": (edit("run_setup", prompt_text=lambda t: t.replace("one", "two")), "not the chat frame"),
-    "another template": (another_template, "not what the template gives"),
+    "another template": (another_template, "not the built-in zaya_v1"),
     "another segment": (a_segment_of_its_own, "not what the template gives"),
     "a template that cannot be": (edit("run_setup", template_source="{% if %}"), "not valid Jinja2"),
     "segments' ids missing": (edit("run_setup", segment_token_ids=[]), "segment_token_ids are not for"),
@@ -279,7 +307,7 @@ CASES: dict[str, tuple[Tamper, str]] = {
     "not a trace id": (edit("generation_start", "r1-00", trace_id="r1-0"), "not a trace id"),
     "other parents at the start": (edit("generation_start", "r1-00", parent_trace_ids=["r0-00"]), "the prompt shows"),
     "a needless trace": (needless_trace, "not an ancestor of a final candidate"),
-    "begun twice": (double("generation_start", "r0-02"), "has started already"),
+    "begun twice": (double("generation_start", "r0-02"), "must follow its start"),
     "parents swapped": (parents_swapped, "the lineage and the failed traces leave"),
     "a parent left out": (edit("aggregation_prompt", "r1-00", selected_tail_trace_ids=lambda p: p[:1]), "leave"),
     "a word in a prompt": (edit("aggregation_prompt", "r1-00", prompt_text=str.upper), "not the template"),
@@ -287,9 +315,13 @@ CASES: dict[str, tuple[Tamper, str]] = {
     "prompted twice": (double("aggregation_prompt", "r1-00"), "has its prompt already"),
     "no prompt": (remove("aggregation_prompt", "r1-00", ("generation_start", "r1-00")), "has no prompt yet"),
     "no start": (remove("generation_start", "r0-00", ("trace_clock", "r0-00")), "does not start the generation"),
-    "a clock that runs backwards": (clock_back, "the clock showed"),
-    "a row got twice": (double("trace_clock", "r0-00"), "has a row already"),
-    "a row left twice": (row_left_twice, "has no row to leave"),
+    "a clock that runs backwards": (clock_back, "accounted for"),
+    "a row got twice": (double("trace_clock", "r0-00"), "is in the engine already"),
+    "a row left twice": (row_left_twice, "is not in the engine"),
+    "steps before the start": (edit("trace_clock", "r0-00", **counts(0, 0, 0)), "has made no steps"),
+    "more kept than guessed": (edit_end("r0-00", **counts(5, 1, 2)), "cannot have accepted"),
+    "guesses without steps": (edit_end("r0-00", drafted=1, accepted=1), "cannot have accepted"),
+    "too many steps": (steps_of_more_ids, "do not give"),
     "no completion": (remove("trace_complete", "r0-00", ("tail_extracted", "r0-00")), "is not finished"),
     "no tail": (remove("tail_extracted", "r0-00", ("round_complete", None)), "is not settled yet"),
     "a child before its parent": (child_before_its_parent, "is not settled yet"),
@@ -321,7 +353,7 @@ CASES: dict[str, tuple[Tamper, str]] = {
     "a false tie": (edit("selection", tie=True), "tie should be False"),
     "the loser chosen": (vote_for_the_loser, "the choice is r2-01"),
     "a candidate left out": (a_candidate_left_out, "the candidates are"),
-    "another rule": (edit("selection", answer_selection="single"), "the setting is majority"),
+    "another rule": (edit("selection", answer_selection="single"), "the answers is majority"),
     "another baseline vote": (edit("selection", round_zero=lambda z: {**z, "traces": 3}), "2 traces of round 0"),
     "no selection": (remove("selection", missed_by=("final", None)), "final without selection"),
     "another final text": (edit("final", final_text=lambda t: t[1:]), "not the part of r2-01 after the thinking"),
@@ -399,7 +431,8 @@ def test_every_changed_value_is_noticed(trail: Lines, tmp_path: Path) -> None:
     """Each changed scalar is noticed, except those that only report."""
     free = {
         ("run_start", "model_id"), ("run_start", "quantization"), ("run_setup", "package_version"),
-        ("run_setup", "engine"), ("run_setup", "engine_version"), ("run_setup", "dtype"),
+        ("run_setup", "engine"), ("run_setup", "engine_version"), ("run_setup", "dtype"), ("run_setup", "tokenizer"),
+        ("run_setup", "tokenizer_digest"), ("run_setup", "model_digest"),
         ("trace_complete", "elapsed_s"), ("round_complete", "memory_estimate_bytes"), ("round_complete", "elapsed_s"),
         ("run_end", "peak_memory_bytes"), ("run_end", "elapsed_s"),
     }  # fmt: skip
@@ -467,7 +500,7 @@ FAILING: dict[str, tuple[Tamper, str]] = {
     "no error after a failed trace": (no_error_after_a_failed_trace, "an error event must explain why"),
     "another retry seed": (edit("trace_retry", seed=lambda s: s ^ 1), "by the lineage"),
     "another retry number": (edit("trace_retry", attempt=2), "the next attempt is 1"),
-    "an error without a message": (edit("error", message=""), "without stage or message"),
+    "an error without a message": (edit("error", message=""), "no message of the stage"),
     "a retry too many": (double("trace_retry"), "the next attempt is 2|more retries"),
 }
 

@@ -15,7 +15,8 @@ from markovian_rsa_mlx.audit import read_events
 from markovian_rsa_mlx.audit.verify import Report, verify_file
 from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.errors import AuditError, VerificationError
-from tests.support.audit_files import failing, read_lines, record, same, wordy, write_lines
+from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
+from tests.support.audit_files import QUESTION, SMALL, failing, read_lines, record, same, wordy, write_lines
 from tests.support.fakes import THINK_END, CharacterTokenizer, FakeBackend, boxed
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -36,13 +37,17 @@ KINDS: dict[str, dict[str, Any]] = {
     "aggregated, T = 0": {"rounds": 0, "answer_selection": "final_aggregation"},
     "everything cut": {"thinking_tokens": 12, "tail_tokens": 9, "final_tokens": 14, "final_candidates": 0},
     "no thinking": {"enable_thinking": False, "carry": "summary"},
+    "no answer tokens": {"final_tokens": 40, "answer_tokens": 0, "final_candidates": 0},
+    "thinking closed": {"final_tokens": 40, "final_candidates": 0},
+    "thinking closed, T = 0": {"rounds": 0, "final_tokens": 40, "answer_selection": "final_aggregation"},
 }
 
 
 def check(path: Path, tokenizer: CharacterTokenizer | None = None) -> Report:
     """The file is valid with and without a tokenizer and an equivalence."""
     report = verify_file(path)
-    assert verify_file(path, equivalent=same, codec=tokenizer or CharacterTokenizer()).assumed == ()
+    whole = verify_file(path, equivalent=same, codec=tokenizer or CharacterTokenizer())
+    assert (whole.assumed, whole.texts_checked, "not checked" in whole.verdict) == ((), True, False)
     return report
 
 
@@ -52,7 +57,22 @@ def test_every_kind_of_run_is_verified(kind: str, tmp_path: Path) -> None:
     assert report.finished
     assert report.assumed == ()
     assert report.given_up == 0
-    assert report.verdict == f"verified: all {report.lines} lines follow from each other"
+    assert not report.texts_checked
+    assert report.verdict.startswith("structure verified; texts not checked against token ids: ")
+
+
+def forged_solution(request: GenerationRequest, rng: random.Random) -> str:
+    return boxed(rng.randrange(3), f"hm\n---- Solution {rng.randrange(1, 4)} ----\nso")
+
+
+@pytest.mark.parametrize("carry", ["tail", "answer", "summary"])
+def test_run_with_the_template_rsa_v1_is_verified(carry: str, tmp_path: Path) -> None:
+    path = record(tmp_path / "run.jsonl", FakeBackend(forged_solution), carry=carry, template="rsa_v1")
+    check(path)
+    lines = read_lines(path)
+    prompts = [line["prompt_text"] for line in lines if line["event"] == "aggregation_prompt"]
+    assert all("\n[[ Problem ]]\n" + QUESTION in prompt for prompt in prompts)
+    assert carry != "tail" or any("\n> ---- Solution" in prompt for prompt in prompts)
 
 
 @pytest.mark.parametrize("carry", ["tail", "answer", "summary"])
@@ -99,10 +119,10 @@ def test_run_with_torn_characters_is_verified(carry: str, tau: int, tmp_path: Pa
         check(path, tokenizer)
 
 
-def test_marker_without_text_is_reported_as_assumed(tmp_path: Path) -> None:
+def test_mark_that_leaves_no_text_is_recorded_as_text(tmp_path: Path) -> None:
     path = record(tmp_path / "run.jsonl", FakeBackend(wordy, tokenizer=SilentMarker()), carry="answer")
-    report = check(path, SilentMarker())
-    assert report.assumed[0] == "where the thinking ends in the texts (the marker leaves no text)"
+    assert check(path, SilentMarker()).assumed == ()
+    assert any("</think>" in line["text"] for line in read_lines(path) if line["event"] == "trace_complete")
 
 
 @pytest.mark.parametrize("carry", ["tail", "answer", "summary"])
@@ -127,7 +147,7 @@ def cuts(path: Path, every: int, offset: int, **changes: Any) -> int:
 
 
 @pytest.mark.parametrize("offset", range(3))
-@pytest.mark.parametrize("kind", ["tail", "summary", "aggregated"])
+@pytest.mark.parametrize("kind", ["tail", "summary", "aggregated", "thinking closed"])
 def test_run_resumed_after_a_cut_at_any_line_is_verified(kind: str, offset: int, tmp_path: Path) -> None:
     path = record(tmp_path / "run.jsonl", **KINDS[kind])
     assert cuts(path, 3, offset, **KINDS[kind]) > 30
@@ -192,24 +212,128 @@ def test_unfinished_run_is_consistent_so_far(trail: list[dict[str, Any]], tmp_pa
         write_lines(path, trail[:size])
         report = check(path)
         assert not report.finished
-        assert report.verdict.startswith(f"unfinished, consistent so far: {size} lines")
+        assert report.verdict.startswith("unfinished, consistent so far; texts not checked")
+        assert report.lines == size
     with path.open("a") as file:
         file.write('{"event": "run_e')
     assert verify_file(path).torn_bytes == 16
 
 
-def test_equal_values_with_different_texts_are_assumed_without_an_equivalence(
+def as_version_1(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the lines as a version without levels and verdicts wrote them."""
+    added = ("answer_rules", "levels", "verdicts", "thinking_marks", "frame_texts", "kv_bits")
+    lines = [{k: v for k, v in line.items() if k not in added} for line in lines]
+    config = {k: v for k, v in lines[0]["config"].items() if k not in ("thinking_marks", "tail_order", "kv_bits")}
+    return [{**lines[0], "config": config}, *lines[1:]]
+
+
+def merged(trail: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the lines up to a selection that puts all candidates into one class."""
+    selection = next(line for line in trail if line["event"] == "selection")
+    assert len(selection["classes"]) > 1
+    one = {**selection, "classes": [selection["candidate_trace_ids"]], "tally": [3], "tie": False}
+    one["chosen_trace_id"], one["answer"] = selection["candidate_trace_ids"][0], selection["answers"][0]
+    return [one if line is selection else line for line in trail if line["event"] != "final"][:-1]
+
+
+def test_classes_that_the_rules_contradict_are_rejected_without_an_equivalence(
     trail: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     path = tmp_path / "run.jsonl"
-    selection = next(line for line in trail if line["event"] == "selection")
-    assert len(selection["classes"]) > 1
-    merged = {**selection, "classes": [selection["candidate_trace_ids"]], "tally": [3], "tie": False}
-    merged["chosen_trace_id"], merged["answer"] = selection["candidate_trace_ids"][0], selection["answers"][0]
-    write_lines(path, [merged if line is selection else line for line in trail if line["event"] != "final"][:-1])
+    write_lines(path, merged(trail))
+    with pytest.raises(VerificationError, match=r"\(selection\): the answers fall into the classes"):
+        verify_file(path)
+
+
+def test_equal_values_of_an_old_file_are_assumed_without_an_equivalence(
+    trail: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    path = tmp_path / "run.jsonl"
+    write_lines(path, as_version_1(trail))
+    assert verify_file(path).assumed == verify_file(path, equivalent=same).assumed == ()
+    write_lines(path, as_version_1(merged(trail)))
     assert verify_file(path).assumed == ("that answers which differ as texts have equal values",)
     with pytest.raises(VerificationError, match=r"\(selection\): the answers fall into the classes"):
         verify_file(path, equivalent=same)
+
+
+def halves(first: str, second: str) -> bool:
+    """Whether two answers are equal, for answers that are x/2, 0.5x or y."""
+    return (first == "y") == (second == "y")
+
+
+@pytest.fixture
+def term_trail(tmp_path: Path) -> list[dict[str, Any]]:
+    """Lines of a run whose answers are terms, which only computer algebra compares."""
+    answers = {"r2-00": "x/2", "r2-01": "y", "r2-02": "0.5x"}
+    engine = FakeBackend(lambda request, _: boxed(answers.get(request.trace_id, "x")))
+    path, config = tmp_path / "terms.jsonl", SMALL.replace(final_candidates=0, answer_selection="majority")
+    MarkovianRSAOrchestrator(engine, equivalent=halves).run(QUESTION, config, audit_path=path)
+    return read_lines(path)
+
+
+def test_verdicts_that_decide_are_recorded_and_checked(term_trail: list[dict[str, Any]], tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    write_lines(path, term_trail)
+    (selection,) = (line for line in term_trail if line["event"] == "selection")
+    assert selection["levels"] == ["boxed"] * 3
+    assert ["r2-00", "r2-02", "same"] in selection["verdicts"]
+    assert ["r2-00", "r2-01", "different"] in selection["verdicts"]
+    assert verify_file(path, equivalent=halves).assumed == ()
+    assert len(verify_file(path).assumed) == 1
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "reason"),
+    [
+        ([["r2-00", "r2-01", "different"]], "classes"),
+        ([["r2-00", "r2-01", "same"], ["r2-00", "r2-02", "same"]], "classes"),
+        ([["r2-00", "r2-02", "perhaps"]], "not two traces and a verdict"),
+        ([["r2-00", "r9-99", "same"]], "does not name two traces"),
+        ([["r2-00", "r2-01", "different"], ["r2-00", "r2-02", "same"], ["r2-01", "r2-02", "different"]], "other pairs"),
+        ([["r2-00", "r2-02", "same"], ["r2-00", "r2-02", "same"]], "other pairs"),
+    ],
+)
+def test_forged_verdicts_are_rejected(
+    verdicts: list[list[str]], reason: str, term_trail: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    path = tmp_path / "run.jsonl"
+    forged = [{**line, "verdicts": verdicts} if line["event"] == "selection" else line for line in term_trail]
+    write_lines(path, forged)
+    with pytest.raises(VerificationError, match=reason):
+        verify_file(path)
+
+
+def test_a_verdict_that_the_equivalence_contradicts_is_rejected(
+    term_trail: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    path = tmp_path / "run.jsonl"
+    write_lines(path, term_trail)
+    with pytest.raises(VerificationError, match="are different"):
+        verify_file(path, equivalent=lambda first, second: first == second)
+
+
+def test_a_missing_verdict_that_would_decide_is_not_called_verified(
+    term_trail: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    path = tmp_path / "run.jsonl"
+    lines = [{**line, "verdicts": []} if line["event"] == "selection" else line for line in term_trail]
+    selection = next(line for line in lines if line["event"] == "selection")
+    selection |= {"classes": [["r2-00"], ["r2-01"], ["r2-02"]], "tally": [1, 1, 1], "tie": True}
+    write_lines(path, [line for line in lines if line["event"] not in ("final", "run_end")])
+    report = verify_file(path, equivalent=halves, codec=CharacterTokenizer())
+    assert (report.texts_checked, report.is_complete) == (True, False)
+    assert "not checked verdicts" in report.verdict
+
+
+@pytest.mark.parametrize("levels", [[], ["boxed"], ["weak", "boxed", "boxed"]])
+def test_levels_that_do_not_follow_are_rejected(
+    levels: list[str], term_trail: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    path = tmp_path / "run.jsonl"
+    write_lines(path, [{**line, "levels": levels} if line["event"] == "selection" else line for line in term_trail])
+    with pytest.raises(VerificationError, match=r"\(selection\)"):
+        verify_file(path)
 
 
 def test_file_without_a_run_is_rejected(tmp_path: Path) -> None:

@@ -12,7 +12,11 @@ from typing import Annotated, Any, Literal
 from ..config import RSAConfig
 
 FinishReason = Literal["eos", "max_tokens", "error"]
-AnswerSelection = Literal["single", "majority", "final_aggregation"]
+AnswerSelection = Literal["single", "majority", "final_aggregation", "tournament"]
+AnswerLevel = Literal["call", "boxed", "announced", "weak", "none"]
+
+#: Marks a number that is never above 0. Others are never below it.
+NOT_POSITIVE = "not positive"
 
 RunId = Annotated[str, "The run; the same on every line of a file."]
 Round = Annotated[int, "Round t of the trace, from 0."]
@@ -72,10 +76,29 @@ class TraceCompleteEvent(Event):
     round: Round
     trace_id: TraceId
     text: Annotated[str, "Text of the ids, without EOS."]
-    token_ids: Annotated[list[int], "All generated ids, with EOS."]
-    generated_tokens: Annotated[int, "Their number."]
+    token_ids: Annotated[list[int], "All ids, with EOS and with those of `thinking_closed`."]
+    generated_tokens: Annotated[int, "Their number without those of `thinking_closed`."]
     finish_reason: Annotated[FinishReason, "Ended by itself, truncated at `max_tokens`, or failed."]
     elapsed_s: Annotated[float, "Seconds from the start of its generation in this session."]
+
+
+@dataclass
+class TraceConfidenceEvent(Event):
+    """How sure the model was of the trace that the line before completes (`trace_confidence` of the settings).
+
+    Both figures are natural logarithms of probabilities of drawn ids in the model's own distribution: before the
+    temperature, the filters (top-p, top-k, min-p) and a grammar. The ids of `thinking_closed` do not count. Absent for
+    a trace some of whose probabilities are not known, as from most servers, or where a session ended before this line.
+    """
+
+    EVENT_NAME: str = field(init=False, default="trace_confidence")
+    run_id: RunId
+    round: Round
+    trace_id: TraceId
+    mean_logprob: Annotated[float, "Mean over the drawn ids; at most 0.", NOT_POSITIVE]
+    lowest_window_logprob: Annotated[
+        float, "Lowest mean over 256 consecutive drawn ids; `mean_logprob` of a shorter trace.", NOT_POSITIVE
+    ]
 
 
 @dataclass
@@ -103,6 +126,67 @@ class AggregationPromptEvent(Event):
     prompt_text: Annotated[str, "The prompt as text, with the chat frame."]
     prompt_token_ids: Annotated[
         list[int], "The prompt as the model reads it: the ids of the segments with those of the tails between them."
+    ]
+
+
+@dataclass
+class TraceInheritedEvent(Event):
+    """A trace is not generated, since all its parents finished with equal answers (`early_stop` is agreement).
+
+    Its text, answer and tail are those of its lowest parent. It costs no tokens, and no other line follows for it.
+    """
+
+    EVENT_NAME: str = field(init=False, default="trace_inherited")
+    run_id: RunId
+    round: Round
+    trace_id: TraceId
+    from_trace_id: Annotated[str, "The parent with the lowest index."]
+    answer: Annotated[str, "The answer of that parent."]
+    verdicts: Annotated[
+        list[list[str]],
+        "The comparisons that needed computer algebra, as [parent, parent, `same`], in the order of the prompt.",
+    ]
+
+
+@dataclass
+class AnswersComparedEvent(Event):
+    """Computer algebra compared answers, and the run goes on: parents differ, or a vote is open (`early_stop`).
+
+    Such a comparison has a time limit, so a later one may find something else. A resumed run uses the recorded one.
+    """
+
+    EVENT_NAME: str = field(init=False, default="answers_compared")
+    run_id: RunId
+    round: Round
+    trace_id: Annotated[
+        str, "Agreement: the trace that is generated, since its parents differ. Posterior: the last candidate counted."
+    ]
+    verdicts: Annotated[
+        list[list[str]],
+        "The comparisons, as [trace, trace, verdict]: `same`, `different`, or `undecided` (which counts as different). "
+        "Agreement: of the parents in the order of the prompt, up to the first that is not `same`.",
+    ]
+
+
+@dataclass
+class StoppedEarlyEvent(Event):
+    """The vote over the final candidates is decided (`early_stop` is posterior). No generation starts after it.
+
+    The answers of the first final candidates decided it, in index order, whatever had finished besides. Traces in the
+    engine are cancelled. They may still record checkpoints, and their tokens count in the total of the run.
+    """
+
+    EVENT_NAME: str = field(init=False, default="stopped_early")
+    run_id: RunId
+    round: Annotated[int, "The final round."]
+    counts: Annotated[list[int], "The votes of each class of answers so far, in the order of their first members."]
+    probability: Annotated[float, "Probability that the largest class stays the largest one."]
+    cancelled_trace_ids: Annotated[
+        list[str], "The other final candidates, which do not vote, and all needed traces that had not ended, in order."
+    ]
+    verdicts: Annotated[
+        list[list[str]],
+        "The comparisons that needed computer algebra, as [trace, trace, verdict]: `same` or `different`.",
     ]
 
 
@@ -152,7 +236,7 @@ class RunEndEvent(Event):
     EVENT_NAME: str = field(init=False, default="run_end")
     run_id: RunId
     elapsed_s: Annotated[float, "Seconds over all sessions."]
-    total_generated_tokens: Annotated[int, "Generated tokens of all traces and summaries (paper, eq. 24)."]
+    total_generated_tokens: Annotated[int, "Generated tokens of all traces, summaries and judgements (paper, eq. 24)."]
     peak_memory_bytes: Annotated[int, "Peak memory of the engine in the last session; 0 for a server."]
 
 
@@ -164,8 +248,9 @@ class ErrorEvent(Event):
     run_id: RunId
     stage: Annotated[
         str,
-        "Where: `generation` (a trace failed), `summary`, `upstream` (a request to a server failed and is sent again "
-        "in the same attempt, or the server read a prompt's text as other ids), `identical_traces`, or `run`.",
+        "Where: `generation` (a trace failed), `summary`, `judgement` (an attempt at one failed, or its request is "
+        "sent again), `upstream` (a request to a server failed and is sent again in the same attempt, or the server "
+        "read a prompt's text as other ids), `identical_traces`, or `run`.",
     ]
     message: Annotated[str, "The error, in a sentence."]
     recoverable: Annotated[bool, "Whether the run continues or can be resumed."]
@@ -178,7 +263,11 @@ class RunSetupEvent(Event):
     EVENT_NAME: str = field(init=False, default="run_setup")
     run_id: RunId
     seed: Annotated[int, "The seed of the run: that of the settings, or a random one."]
-    messages: Annotated[list[dict[str, str]], "The chat: objects with `role` and `content`."]
+    messages: Annotated[
+        list[dict[str, str]],
+        "The chat: objects with `role` and `content`; with `tool_calls` (the JSON text of a list) for calls of tools, "
+        "and `tool_call_id` and `name` for results.",
+    ]
     prompt_text: Annotated[str, "Round 0's prompt as text."]
     prompt_token_ids: Annotated[list[int], "Round 0's prompt as the model reads it."]
     template_name: Annotated[str, "The aggregation template's name or path."]
@@ -211,6 +300,57 @@ class RunSetupEvent(Event):
     context_length: Annotated[int | None, "Context length of the model in tokens; null if unknown."]
     max_rows: Annotated[int | None, "Most traces decoded concurrently; null if the engine decides."]
     memory_limit_bytes: Annotated[int | None, "Limit for weights and caches; null if unknown."]
+    answer_rules: Annotated[
+        int, "Version of the rules by which answers are found and compared; 1 in files of versions without this field."
+    ] = 1
+    tokenizer: Annotated[str, "Where the tokenizer was read: a folder, a hub id or a file; empty if unknown."] = ""
+    tokenizer_digest: Annotated[str, "SHA-256 of the tokenizer's files and EOS ids; empty if unknown."] = ""
+    closing_token_ids: Annotated[
+        list[int], "Ids that close unfinished thinking; empty if the model or the engine cannot, or no trace needs it."
+    ] = field(default_factory=list)
+    thinking_marks: Annotated[
+        dict[str, Any],
+        "The marks around the thinking: `begin` and `end` (texts), `tokens` (ids of the parts that are tokens of their "
+        "own), `channels` (whether they are harmony's), `wrappers` (pairs of marks around an answer), `expected` "
+        "(whether text without marks is thinking) and `closing` (the text that ends the thinking). Empty for a model "
+        "without marks, and in older files, where `end_of_thinking` alone decides.",
+    ] = field(default_factory=dict)
+    frame_texts: Annotated[
+        dict[str, list[list[list[int]]]],
+        "Where the texts of earlier messages are in `chat_prefix` and in `chat_suffix` (`chat`), and in the frame of "
+        "summaries (`summary`): beginnings and ends. Only the rest of a frame is parsed for special tokens. Empty in "
+        "older files, where all of a prompt was. `round_zero` has those in round 0's prompt, if results of calls "
+        "follow the question.",
+    ] = field(default_factory=dict)
+    tools: Annotated[
+        list[dict[str, Any]], "The tools that the answer may call, in the form of OpenAI's protocol. Empty: none."
+    ] = field(default_factory=list)
+    tool_form: Annotated[
+        dict[str, Any],
+        "How the model writes calls: `parser` (generic, zaya_xml, or the name of one of mlx-lm's), `begin` and `end` "
+        "(texts of the marks), `tokens` (ids of marks that are tokens of their own; a trace's text shows them, and no "
+        "tail has them), `choice` (auto or required) and `parallel` (whether an answer may have several calls). Empty "
+        "without tools.",
+    ] = field(default_factory=dict)
+    kv_bits: Annotated[int | None, "Bits of a number in a quantized KV cache; null if it is not quantized."] = None
+    response_schema: Annotated[
+        dict[str, Any] | None,
+        "The JSON Schema that binds the answers of the final candidates, and of the final aggregation; null for none.",
+    ] = None
+    model_digest: Annotated[
+        str,
+        "Identifies the weights and the files next to them: the first 16 hex digits of the SHA-256 of small files and "
+        "of samples of large ones. Empty for a model on a server, and absent in older files.",
+    ] = ""
+    judge_segments: Annotated[
+        list[str],
+        "The three static texts around the two attempts of a judgement (template `judge_v1`); empty unless "
+        "`answer_selection` is tournament.",
+    ] = field(default_factory=list)
+    judge_segment_token_ids: Annotated[list[list[int]], "Their ids."] = field(default_factory=list)
+    adapter_digest: Annotated[
+        str, "SHA-256 of the adapter that traces of rounds >= 1 use (`aggregation_adapter`); empty without one."
+    ] = ""
 
 
 @dataclass
@@ -227,6 +367,22 @@ class TraceCheckpointEvent(Event):
 
 
 @dataclass
+class ThinkingClosedEvent(Event):
+    """The run, not the model, ended the thinking of a final trace, to leave `answer_tokens` for its answer.
+
+    Precedes the checkpoint and the `trace_complete` that hold these ids. The next drawn token follows them.
+    """
+
+    EVENT_NAME: str = field(init=False, default="thinking_closed")
+    run_id: RunId
+    round: Round
+    trace_id: TraceId
+    attempt: Annotated[int, "The attempt, from 0."]
+    position: Annotated[int, "Number of ids of the attempt before these: all generated, all in checkpoints."]
+    token_ids: Annotated[list[int], "The ids put there: `closing_token_ids` of `run_setup`."]
+
+
+@dataclass
 class TraceClockEvent(Event):
     """A generation entered the engine or left it, finished or not. Shows idle capacity."""
 
@@ -238,6 +394,12 @@ class TraceClockEvent(Event):
     attempt: Annotated[int, "The attempt, from 0."]
     phase: Annotated[Literal["started", "ended"], "Whether it entered the engine or left it."]
     elapsed_s: Annotated[float, "Seconds of the run so far, over all sessions; never decreasing."]
+    steps: Annotated[
+        int | None,
+        "Decode steps that gave the ids of this session, if a finished generation left an engine that counts them.",
+    ] = None
+    drafted: Annotated[int | None, "Ids that the engine guessed in these steps, in addition to one draw each."] = None
+    accepted: Annotated[int | None, "Guessed ids that equalled their draws: the steps and these are all ids."] = None
 
 
 @dataclass
@@ -290,6 +452,42 @@ class SummaryCompleteEvent(Event):
 
 
 @dataclass
+class JudgementEvent(Event):
+    """The model compared two final candidates (`answer_selection` is tournament): a generation, counted in the totals.
+
+    The pairs follow from the seed and the verdicts before. Each pair is judged in both orders, and once more in both,
+    in full, if the tails leave it a draw. No trace is generated after the first judgement.
+    """
+
+    EVENT_NAME: str = field(init=False, default="judgement")
+    run_id: RunId
+    round: Annotated[int, "Round of the tournament, from 1."]
+    number: Annotated[int, "Number of the pair in the run, from 0."]
+    order: Annotated[int, "0, or 1 for the pair in the other order."]
+    full: Annotated[bool, "Whether the answers are shown up to twice tau, after the tails left the pair a draw."]
+    pair: Annotated[list[str], "The two traces as the prompt shows them, attempt A and attempt B."]
+    attempt: Annotated[int, "The attempt at this judgement that succeeded, from 0, or the last one."]
+    seed: Annotated[int, "Its seed, distinct within the run, below 2^31."]
+    shown_token_ids: Annotated[list[list[int]], "For each of the two, the ids that the prompt shows, without quotes."]
+    shown_texts: Annotated[list[str], "Their texts."]
+    prompt_text: Annotated[str, "The prompt as text, with the chat frame."]
+    prompt_token_ids: Annotated[list[int], "The prompt as the model reads it."]
+    text: Annotated[str, "Text of the generated ids, without EOS."]
+    token_ids: Annotated[list[int], "All ids, with EOS and with those that close the thinking."]
+    generated_tokens: Annotated[int, "Their number without those that close the thinking."]
+    closed_at: Annotated[int | None, "Number of ids before `closing_token_ids`, if the run closed the thinking."]
+    finish_reason: Annotated[FinishReason, "Ended by itself, truncated at `final_tokens`, or failed."]
+    verdict: Annotated[Literal["A", "B", ""], "The attempt that the box in the answer names, or nothing."]
+    started_s: Annotated[float, "Seconds of the run, over all sessions, at which it entered the engine."]
+    elapsed_s: Annotated[float, "Seconds in the engine."]
+
+    @property
+    def name(self) -> str:
+        """A name like `j03-1`, or `j03f-1` for one in full: the pair and the order."""
+        return f"j{self.number:02d}{'f' if self.full else ''}-{self.order}"
+
+
+@dataclass
 class SelectionEvent(Event):
     """How the answer was chosen. Precedes `final`."""
 
@@ -297,14 +495,37 @@ class SelectionEvent(Event):
     run_id: RunId
     answer_selection: Annotated[AnswerSelection, "The rule."]
     candidate_trace_ids: Annotated[list[str], "The candidates, in index order."]
-    answers: Annotated[list[str], 'Their extracted answers ("" for none), in the same order.']
+    answers: Annotated[list[str], 'Their answers ("" for none), in the same order; open: their texts.']
     classes: Annotated[list[list[str]], "Classes of traces with equivalent answers, each in order of its members."]
     tally: Annotated[list[int], "Sizes of the classes."]
     tie: Annotated[bool, "Whether another class has as many members as the winner's."]
     chosen_trace_id: Annotated[str, "The trace whose answer is the answer of the run."]
-    answer: Annotated[str, "Its answer."]
-    equivalence: Annotated[str, "The rule by which answers are equal."]
+    answer: Annotated[str, "Its answer; open: the whole text after its thinking."]
+    equivalence: Annotated[
+        str,
+        "How answers were compared: `math` by value, `text` as text, `json` as canonical JSON, `open` not at all "
+        "(`auto` is one of these).",
+    ]
     round_zero: Annotated[dict[str, Any], "The baseline vote over round 0: `traces` (their number), `answer`, `votes`."]
+    levels: Annotated[
+        list[AnswerLevel],
+        "How each candidate's text marks its answer, in the same order; the classes hold the strongest level that "
+        "occurs. Empty in files of earlier versions.",
+    ] = field(default_factory=list)
+    verdicts: Annotated[
+        list[list[str]],
+        "The comparisons of both votes that needed computer algebra, as [trace, trace, verdict]: `same` or "
+        "`different`. A pair that is not listed and that no rule decides had no verdict within the time limit, and "
+        "counts as different. Empty in files of earlier versions.",
+    ] = field(default_factory=list)
+    requested_selection: Annotated[
+        AnswerSelection | None, "The rule of the settings, if it could not be used: open answers have no majority."
+    ] = None
+    points: Annotated[
+        list[float | None],
+        "Each candidate's points in the tournament, in the same order: 1 for a win, a half for a draw or a round "
+        "without a partner. Null for one that was not judged. Empty under another rule.",
+    ] = field(default_factory=list)
 
 
 EVENT_TYPES: dict[str, type[Event]] = {
@@ -316,12 +537,18 @@ EVENT_TYPES: dict[str, type[Event]] = {
         GenerationStartEvent,
         TraceClockEvent,
         TraceCheckpointEvent,
+        ThinkingClosedEvent,
         TraceRetryEvent,
         TraceCompleteEvent,
+        TraceConfidenceEvent,
         SummaryCompleteEvent,
         TailExtractedEvent,
         AggregationPromptEvent,
+        TraceInheritedEvent,
+        AnswersComparedEvent,
+        StoppedEarlyEvent,
         RoundCompleteEvent,
+        JudgementEvent,
         SelectionEvent,
         FinalEvent,
         ModelStatsEvent,

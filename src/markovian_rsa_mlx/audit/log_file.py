@@ -18,15 +18,15 @@ import os
 import stat
 import types
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
-from ..config import FIELD_NAMES, RSAConfig
+from ..config import RSAConfig
 from ..errors import AuditError, ConfigError
-from ..json_strict import NotJSONError, loads, parse_line, replace_surrogates
-from ..locks import try_lock, unlock
+from ..json_strict import is_torn_object, loads, parse_line, replace_surrogates
+from ..locks import open_regular, try_lock, unlock
 from .events import EVENT_TYPES, Event, RunEndEvent, RunStartEvent
 
 Raw = dict[str, Any]
@@ -90,6 +90,7 @@ class AuditWriter:
                 if mode == "w":
                     os.ftruncate(self._fd, 0)
                 self._at_line_start = mode == "w"
+                self._restrict_access(self._fd)
         except OSError as error:
             self.close()
             raise self._failed(error) from error
@@ -159,6 +160,15 @@ class AuditWriter:
                     os.ftruncate(fd, size)
                     self._torn_at = None
             raise
+
+    @staticmethod
+    def _restrict_access(fd: int) -> None:
+        """Take an existing file from others: an empty one entirely, and the right to write to any other."""
+        status = os.fstat(fd)
+        others = 0o022 if status.st_size else 0o077
+        if status.st_mode & others and hasattr(os, "fchmod"):
+            with contextlib.suppress(PermissionError):  # not this user's file
+                os.fchmod(fd, stat.S_IMODE(status.st_mode) & ~others)
 
     def _failed(self, error: OSError) -> AuditError:
         return AuditError(f"The audit file {self.path} cannot be written: {error.strerror or error}.")
@@ -253,9 +263,10 @@ def scan_file(path: Path | str, *, on_error: OnError = "raise") -> LogFile:
 def read_bytes(path: Path | str) -> bytes:
     """Return the content of a file. Raises `AuditError`."""
     try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise AuditError(f"The audit file {path} cannot be read: {error.strerror or error}.") from error
+        with open_regular(path) as file:
+            return file.read()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise AuditError(f"The audit file {path} cannot be read: {getattr(error, 'strerror', error)}.") from error
 
 
 def scan_bytes(content: bytes, path: Path | str, *, on_error: OnError = "raise") -> LogFile:
@@ -270,15 +281,14 @@ def scan_bytes(content: bytes, path: Path | str, *, on_error: OnError = "raise")
         try:
             raw = parse_line(piece)
             lines.append(Line(number, event_from_dict(raw), raw))
-        except (ValueError, RecursionError) as error:  # invalid values can be nested too deeply to be quoted
-            torn = isinstance(error, NotJSONError) and number == len(pieces)
+        except ValueError as error:
+            torn = number == len(pieces) and not content.endswith(b"\n") and is_torn_object(piece)
             if on_error == "raise" and not (torn and (lines or _OPENING.startswith(piece[: len(_OPENING)]))):
                 raise AuditError(f"{path}, line {number}: {error}.") from error
             rescued = _rescue(number, piece) if on_error == "skip" else None
             if rescued is not None:
                 lines.append(rescued)
-            unended = torn and rescued is None and not content.endswith(b"\n")
-            reason = "it is torn, as a crash leaves a last line" if unended else str(error)
+            reason = "it is torn, as a crash leaves a last line" if torn and rescued is None else str(error)
             problems.append(LineProblem(number, reason, shown=rescued is not None))
             if torn and rescued is None:
                 torn_bytes = len(content) - complete
@@ -292,11 +302,11 @@ def scan_bytes(content: bytes, path: Path | str, *, on_error: OnError = "raise")
 
 
 def read_line(number: int, piece: bytes) -> tuple[Line | None, str]:
-    """Return what can be read of a line, and the reason why the line is invalid ("" for a valid one)."""
+    """Return the readable part of a line, and the reason why the line is invalid ("" for a valid one)."""
     try:
         raw = parse_line(piece)
         return Line(number, event_from_dict(raw), raw), ""
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         return _rescue(number, piece), str(error)
 
 
@@ -305,11 +315,11 @@ _OPENING = b'{"event": "run_start"'
 
 
 def _rescue(number: int, piece: bytes) -> Line | None:
-    """Return what can be read of an invalid line: broken characters, or a `run_start` with invalid settings."""
+    """Return the readable part of an invalid line: broken characters, or a `run_start` with invalid settings."""
     try:
         raw = loads(piece.decode("utf-8", "replace"))
         return Line(number, event_from_dict(raw), raw)
-    except (ValueError, RecursionError, AttributeError):
+    except (ValueError, AttributeError):
         pass
     try:
         raw = parse_line(piece)
@@ -321,8 +331,8 @@ def _rescue(number: int, piece: bytes) -> Line | None:
     texts = {name: raw[name] if isinstance(raw.get(name), str) else "" for name in names}
     config = raw["config"] if isinstance(raw.get("config"), dict) else {}
     usable = {}
-    for name in ("answer_kind", "enable_thinking"):  # the ones that answers depend on
-        with contextlib.suppress(KeyError, ConfigError, RecursionError):
+    for name in ("answer_kind", "enable_thinking", "response_schema"):  # the ones that answers depend on
+        with contextlib.suppress(KeyError, ConfigError):
             usable[name] = getattr(RSAConfig(**{name: config[name]}), name)
     start = {"event": RunStartEvent.EVENT_NAME, **texts}
     return Line(number, event_from_dict({**start, "config": usable}), {**start, "config": config}, partial=True)
@@ -361,7 +371,7 @@ class LogTail:
 
     def read(self) -> tuple[list[bytes], bool]:
         """Return the next complete lines, and whether there were any new bytes: a line can be longer than a chunk."""
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             file.seek(self._offset)
             content = file.read(self.CHUNK)
         self._offset += len(content)
@@ -371,14 +381,14 @@ class LogTail:
 
 def first_event(path: Path) -> Raw | None:
     """Return the object of a file's first line, or None if the line is not a `run_start`. Raises OSError."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         raw = _parse(file.readline())
     return raw if raw is not None and raw["event"] == RunStartEvent.EVENT_NAME else None
 
 
 def last_events(path: Path, count: int) -> list[Raw]:
     """Return the objects among the last `count` lines of a file, from its end alone. Raises OSError."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.seek(0, os.SEEK_END)
         content = b""
         while start > 0 and content.count(b"\n") <= count:
@@ -391,7 +401,7 @@ def last_events(path: Path, count: int) -> list[Raw]:
 def iter_events(path: Path, names: Collection[str]) -> Iterator[Raw]:
     """Yield the objects of these event types. Other lines are not parsed. Raises OSError."""
     openings = tuple(f'{{"event": "{name}"'.encode() for name in names)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for line in file:
             if line.startswith(openings) and (raw := _parse(line)) is not None:
                 yield raw
@@ -406,7 +416,10 @@ def _parse(line: bytes) -> Raw | None:
 
 
 def event_from_dict(raw: dict[str, Any]) -> Event:
-    """Return the typed event of a line's object. Raises ValueError for a missing field or one of another type."""
+    """Return the typed event of a line's object. Raises ValueError for a missing field or one of another type.
+
+    A field with a default may be missing: older versions did not record it.
+    """
     name = raw.get("event")
     if not isinstance(name, str):
         raise ValueError('no "event" in the object')
@@ -416,11 +429,13 @@ def event_from_dict(raw: dict[str, Any]) -> Event:
     values = {}
     for field_name, hint in _FIELD_TYPES[name].items():
         if field_name not in raw:
+            if field_name in OPTIONAL_FIELDS[name]:
+                continue
             raise ValueError(f"{name} without {field_name}")
         value = raw[field_name]
         if hint is RSAConfig and isinstance(value, dict):
             try:
-                value = RSAConfig(**{key: setting for key, setting in value.items() if key in FIELD_NAMES})
+                value = RSAConfig.from_recorded(value)
             except (ConfigError, TypeError) as error:
                 raise ValueError(f"config of run_start is refused: {str(error).rstrip('.')}") from error
         if not has_type(value, hint):
@@ -438,6 +453,15 @@ _MAX_FLOAT_INT = 2**1023
 #: The types of each event's fields in order, without `EVENT_NAME`.
 _FIELD_TYPES: dict[str, dict[str, Any]] = {
     name: {field: hint for field, hint in get_type_hints(event_type).items() if field != "EVENT_NAME"}
+    for name, event_type in EVENT_TYPES.items()
+}
+#: The fields that each event may lack, because they were added later.
+OPTIONAL_FIELDS: dict[str, frozenset[str]] = {
+    name: frozenset(
+        field.name
+        for field in fields(event_type)
+        if field.init and (field.default is not MISSING or field.default_factory is not MISSING)
+    )
     for name, event_type in EVENT_TYPES.items()
 }
 
@@ -466,6 +490,8 @@ def has_type(value: Any, hint: Any) -> bool:
 
 def type_name(hint: Any) -> str:
     """Return a type as the design document writes it."""
+    if get_origin(hint) is Annotated:
+        return type_name(get_args(hint)[0])
     if get_origin(hint) is Literal:
         return " / ".join(f'"{value}"' for value in get_args(hint))
     if get_origin(hint) in (Union, types.UnionType):

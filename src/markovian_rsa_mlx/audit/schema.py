@@ -9,13 +9,14 @@ import inspect
 import json
 import sys
 import types
+from collections.abc import Container
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from ..config import RSAConfig
-from .events import EVENT_TYPES, Event
-from .log_file import type_name
+from ..config import ADDED_SETTINGS, RSAConfig
+from .events import EVENT_TYPES, NOT_POSITIVE, Event
+from .log_file import OPTIONAL_FIELDS, type_name
 
 BEGIN = "<!-- made by `python -m markovian_rsa_mlx.audit.schema`: begin -->"
 END = "<!-- end -->"
@@ -40,12 +41,12 @@ def schema() -> dict[str, Any]:
         }
         definitions[name] = {
             "description": inspect.getdoc(event_type),
-            **_object_schema({"event": {"const": event_type.EVENT_NAME}, **described}),
+            **_object_schema({"event": {"const": event_type.EVENT_NAME}, **described}, OPTIONAL_FIELDS[name]),
         }
     settings = {name: _type_schema(hint) for name, hint in get_type_hints(RSAConfig).items()}
     definitions["RSAConfig"] = {
         "description": "The settings of a run, by the names of `RSAConfig`'s fields.",
-        **_object_schema(settings),
+        **_object_schema(settings, ADDED_SETTINGS),
     }
     return {
         "$schema": _DIALECT,
@@ -83,31 +84,37 @@ def _render(value: Any, depth: int = 0) -> str:
 
 
 def _documented(event_type: type[Event]) -> list[tuple[str, Any, str]]:
-    """Return (field, type, documentation) in order."""
+    """Return (field, type, documentation) in order. A type with a bound of its own keeps it."""
     hints = get_type_hints(event_type, include_extras=True)
     rows = []
     for field in fields(event_type):
         if field.name != "EVENT_NAME":
-            hint, text = get_args(hints[field.name])[:2]
+            hint, text, *bounds = get_args(hints[field.name])
+            hint = Annotated[hint, *bounds] if bounds else hint
             rows.append((field.name, hint, str(text)))
     return rows
 
 
-def _object_schema(properties: dict[str, Any]) -> dict[str, Any]:
-    required = list(properties)
+def _object_schema(properties: dict[str, Any], optional: Container[str]) -> dict[str, Any]:
+    required = [name for name in properties if name not in optional]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
 def _type_schema(hint: Any) -> dict[str, Any]:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return _type_schema(arguments[0])
+        return {"type": "number", "maximum": 0} if NOT_POSITIVE in arguments else _type_schema(arguments[0])
     if origin is Literal:
         return {"enum": list(arguments)}
     if origin in (Union, types.UnionType):
         return {"anyOf": [_type_schema(argument) for argument in arguments]}
     if origin is list:
         return {"type": "array", "items": _type_schema(arguments[0])}
+    if origin is tuple and arguments[-1] is ...:
+        return {"type": "array", "items": _type_schema(arguments[0])}
+    if origin is tuple:
+        items = [_type_schema(argument) for argument in arguments]
+        return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
     if origin is dict:
         return {"type": "object", "additionalProperties": _type_schema(arguments[1])}
     return dict(_PLAIN[hint])

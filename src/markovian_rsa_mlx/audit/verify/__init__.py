@@ -7,7 +7,6 @@ are: whether a seed produces them could only be seen by running the model again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,52 +15,33 @@ from ...method.selection import Equivalent
 from ...tokenizer import Tokenizer
 from ..events import (
     AggregationPromptEvent,
+    AnswersComparedEvent,
+    ErrorEvent,
     Event,
     FinalEvent,
     GenerationStartEvent,
+    JudgementEvent,
     ModelStatsEvent,
     RoundCompleteEvent,
     RunEndEvent,
     RunResumedEvent,
     RunSetupEvent,
     SelectionEvent,
+    StoppedEarlyEvent,
     SummaryCompleteEvent,
     TailExtractedEvent,
+    ThinkingClosedEvent,
     TraceCheckpointEvent,
     TraceClockEvent,
     TraceCompleteEvent,
+    TraceConfidenceEvent,
+    TraceInheritedEvent,
     TraceRetryEvent,
 )
-from ..log_file import read_bytes, scan_bytes
-from . import generations, order, selection, setup, tails
+from ..log_file import LogFile, read_bytes, scan_bytes
+from . import early_stopping, generations, judgements, order, schemas, selection, setup, tails
+from .report import FREE_FIELDS, Report
 from .state import VerifierState, Violation
-
-
-@dataclass(frozen=True)
-class Report:
-    """The result for a file whose lines all follow. The file of an unfinished run is consistent so far.
-
-    `traces` counts finished traces, `given_up` failed ones. `torn_bytes` is the length of a torn last line. `assumed`
-    lists what the check took on trust for lack of a tokenizer or of an equivalence of answers.
-    """
-
-    path: Path
-    run_id: str
-    finished: bool
-    lines: int
-    traces: int
-    given_up: int
-    generated_tokens: int
-    sittings: int
-    torn_bytes: int
-    assumed: tuple[str, ...]
-
-    @property
-    def verdict(self) -> str:
-        """One sentence for a user."""
-        if not self.finished:
-            return f"unfinished, consistent so far: {self.lines} lines follow from each other"
-        return f"verified: all {self.lines} lines follow from each other"
 
 
 def verify_file(path: Path | str, *, equivalent: Equivalent | None = None, codec: Tokenizer | None = None) -> Report:
@@ -75,12 +55,18 @@ def verify_file(path: Path | str, *, equivalent: Equivalent | None = None, codec
         log = scan_bytes(content, path)
     except AuditError as error:
         raise VerificationError(str(error)) from error
+    return verify_log(log, equivalent=equivalent, codec=codec)
+
+
+def verify_log(log: LogFile, *, equivalent: Equivalent | None = None, codec: Tokenizer | None = None) -> Report:
+    """Check the lines of a file as `verify_file` does."""
+    path = log.path
     if not log.lines:
         raise VerificationError(f"{path} holds no events.")
-    state = VerifierState(equivalent, codec)
+    state = VerifierState(equivalent, codec, len(log.lines))
     for line in log.lines:
         try:
-            order.check_form(line)
+            order.check_form(state, line)
             _check(state, line.event)
         except Violation as violation:
             reason = str(violation).rstrip(".")
@@ -92,7 +78,7 @@ def verify_file(path: Path | str, *, equivalent: Equivalent | None = None, codec
     done = [trace for trace in run.traces.values() if trace.complete is not None]
     failed = sum(trace.failed for trace in done)
     return Report(
-        path=Path(path),
+        path=path,
         run_id=run.run_id,
         finished=run.finished,
         lines=len(log.lines),
@@ -102,6 +88,8 @@ def verify_file(path: Path | str, *, equivalent: Equivalent | None = None, codec
         sittings=run.sessions,
         torn_bytes=log.torn_bytes,
         assumed=tuple(state.assumed),
+        texts_checked=codec is not None,
+        older_rules=state.is_older,
     )
 
 
@@ -119,29 +107,50 @@ def _check(state: VerifierState, event: Event) -> None:
     match event:
         case RunSetupEvent():
             setup.check_setup(state, event)
+        case ErrorEvent(stage="judgement"):
+            judgements.check_judgement_error(state, event)
+        case ErrorEvent():
+            order.check_error(state, event)
         case RunResumedEvent():
             order.check_resumed(state, event)
         case AggregationPromptEvent():
             setup.check_prompt(state, event)
+            early_stopping.check_not_agreed(state, event)
+        case TraceInheritedEvent():
+            early_stopping.check_inherited(state, event)
+        case AnswersComparedEvent():
+            early_stopping.check_compared(state, event)
         case GenerationStartEvent():
             generations.check_start(state, event)
         case TraceClockEvent():
             generations.check_clock(state, event)
         case TraceCheckpointEvent():
             generations.check_checkpoint(state, event)
+        case ThinkingClosedEvent():
+            generations.check_closed(state, event)
         case TraceRetryEvent():
             generations.check_retry(state, event)
         case TraceCompleteEvent():
             generations.check_complete(state, event)
+            schemas.check_answer(state, state.key(event.trace_id, event.round), event)
+        case TraceConfidenceEvent():
+            generations.check_confidence(state, event)
         case SummaryCompleteEvent():
             tails.check_summary(state, event)
         case TailExtractedEvent():
             tails.check_tail(state, event)
+        case StoppedEarlyEvent():
+            early_stopping.check_stopped(state, event)
         case RoundCompleteEvent():
             order.check_round(state, event)
+        case JudgementEvent():
+            judgements.check_judgement(state, event)
+            judgements.add_judgement(state, event)
         case SelectionEvent():
-            order.check_all_settled(state, event)
-            selection.check_selection(state, event)
+            order.check_all_settled(state)
+            is_judged = event.answer_selection == "tournament"
+            selection.check_selection(state, event, judgements.check_finished(state) if is_judged else {})
+            early_stopping.check_not_decided(state)
         case FinalEvent():
             selection.check_final(state, event)
         case ModelStatsEvent():
@@ -150,4 +159,4 @@ def _check(state: VerifierState, event: Event) -> None:
             selection.check_end(state, event)
 
 
-__all__ = ["Report", "stats_problem", "verify_file"]
+__all__ = ["FREE_FIELDS", "Report", "stats_problem", "verify_file", "verify_log"]

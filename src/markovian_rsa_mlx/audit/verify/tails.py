@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from ...method.lineage import TraceKey
-from ...method.tails import MAX_TORN_IDS, take_tail
+from ...method.live_text import MAX_TORN_IDS
+from ...method.tails import take_tail
+from ...tools import ToolForm
 from ..events import ErrorEvent, SummaryCompleteEvent, TailExtractedEvent
+from . import times
 from .generations import Generation, check_generation, check_may_summarise, expected_seed, split, text_splits
 from .state import VerifierState, Violation, check
 
@@ -17,10 +20,14 @@ T = TypeVar("T", str, list[int])
 
 @dataclass(frozen=True)
 class Source:
-    """The ids that a tail is taken from, and their possible texts (None if the file does not show them)."""
+    """The ids that a tail is taken from, and their possible texts (None if the file does not show them).
+
+    `exact` is False if the file alone does not show which ids they are. `ids` are then all that they may be part of.
+    """
 
     ids: Sequence[int]
     texts: Sequence[str] | None
+    exact: bool = True
 
 
 def check_tail(state: VerifierState, event: TailExtractedEvent) -> None:
@@ -41,8 +48,8 @@ def check_tail(state: VerifierState, event: TailExtractedEvent) -> None:
             return
         except Violation:
             part = "summary" if carry == "summary" else "answer section"
-            check(_may_be_blank(state, preferred), f"is not the last {limit} ids of the {part}")
-    reasoning = _source(state, complete, "reasoning")
+            check(may_be_blank(state, preferred), f"is not the last {limit} ids of the {part}")
+    reasoning = source_of(state, complete, "thinking")
     check_cut(state, event.tail_token_ids, event.tail_text, source=reasoning, limit=limit)
 
 
@@ -54,12 +61,13 @@ def check_summary(state: VerifierState, event: SummaryCompleteEvent) -> None:
     check(event.seed == seed, f"the seed of the summary of {key} is {seed} by the lineage, not {event.seed}")
     check(event.finish_reason != "error", "a summary that failed is not recorded as one")
     check_generation(state, event, state.run.config.tail_limit)
+    times.check_end(state, event, "summary", tokens_before=state.run.spent_tokens)
     (before, after), (ids_before, ids_after) = setup.summary_segments, setup.summary_segment_token_ids
     text = _between(event.prompt_text, before, after)
     ids = _between(event.prompt_token_ids, ids_before, ids_after)
     if text is None or ids is None:
         raise Violation("the prompt is not the summary template around something")
-    reasoning = _source(state, state.finished(key), "reasoning")
+    reasoning = source_of(state, state.finished(key), "thinking")
     check_cut(state, ids, text, source=reasoning, limit=state.run.config.thinking_tokens)
 
 
@@ -69,6 +77,13 @@ def check_cut(state: VerifierState, ids: Sequence[int], text: str, *, source: So
     Only the ids of a torn first character may be missing.
     """
     kept = _without_controls(state, source)
+    if not source.exact:
+        state.trust("which ids belong to the thinking (its end is part of other tokens)")
+        runs = (kept[at : at + len(ids)] == list(ids) for at in range(len(kept) - len(ids) + 1))
+        check(len(ids) <= limit and any(runs), "is not a run of the trace's ids")
+        shown, texts = _without_marks(state, text.strip("\ufffd")), source.texts or ()
+        check(any(shown in _without_marks(state, of) for of in texts), "the text is not part of the trace's text")
+        return
     dropped = len(kept[-limit:]) - len(ids)
     check(0 <= dropped <= MAX_TORN_IDS, f"{len(ids)} ids, where the trace has {len(kept[-limit:])} to carry forward")
     check(kept[-limit:][dropped:] == list(ids), "is not a run of the trace's last ids")
@@ -80,8 +95,17 @@ def check_cut(state: VerifierState, ids: Sequence[int], text: str, *, source: So
         state.trust("where the thinking ends in the texts (the marker leaves no text)")
         return
     is_whole = len(ids) == len(kept)
-    is_end = any(_is_end(text, of, torn=bool(dropped), whole=is_whole) for of in source.texts)
+    texts = [_without_marks(state, each) for each in source.texts]
+    is_end = any(_is_end(_without_marks(state, text), of, torn=bool(dropped), whole=is_whole) for of in texts)
     check(is_end, "the text is not the end of the trace's text")
+
+
+def _without_marks(state: VerifierState, text: str) -> str:
+    """Return the text without the marks of tool calls, whose ids no tail has."""
+    form = ToolForm.from_dict(state.setup.tool_form)
+    for mark in sorted(form.tokens if form else (), key=len, reverse=True):
+        text = text.replace(mark, "")
+    return text
 
 
 def _is_end(text: str, of: str, *, torn: bool, whole: bool) -> bool:
@@ -99,19 +123,18 @@ def _preferred(state: VerifierState, key: TraceKey, complete: Generation) -> Sou
     """Return the part that `carry` prefers to the reasoning, or None if there is none."""
     carry, summary = state.run.config.carry, state.run.trace(key).summary
     if carry == "answer":
-        return _source(state, complete, "answer") if split(state, complete).has_answer else None
+        return source_of(state, complete, "answer") if split(state, complete).has_answer else None
     if carry != "summary":
         return None
     if summary is not None:
-        is_split = split(state, summary).has_answer
-        return _source(state, summary, "answer") if is_split else Source(summary.token_ids, [summary.text])
+        return source_of(state, summary, "answer" if split(state, summary).has_answer else "thinking")
     error = state.previous
     explained = isinstance(error, ErrorEvent) and error.stage == "summary" and error.message.startswith(f"{key}:")
     check(explained, f"{key} has no summary, and no error explains why")
     return None
 
 
-def _may_be_blank(state: VerifierState, source: Source) -> bool:
+def may_be_blank(state: VerifierState, source: Source) -> bool:
     """Return True if the end of the source can be blank, so that the tail of the reasoning takes its place."""
     limit = state.run.config.tail_limit
     if state.tokenizer is not None:
@@ -124,10 +147,13 @@ def _may_be_blank(state: VerifierState, source: Source) -> bool:
     return any(not text[-1:].strip() or not text[-1:].isascii() for text in source.texts)
 
 
-def _source(state: VerifierState, event: Generation, part: Literal["reasoning", "answer"]) -> Source:
+def source_of(state: VerifierState, event: Generation, part: Literal["thinking", "answer"]) -> Source:
+    """Return a section of a generation as what a tail is taken from."""
     parts, splits = split(state, event), text_splits(state, event)
-    place = 0 if part == "reasoning" else 1
+    place = 0 if part == "thinking" else 1
     texts = None if splits is None else [pair[place] for pair in splits]
+    if not parts.exact_ids:
+        return Source(event.token_ids, texts, exact=False)
     return Source((parts.thinking_ids, parts.answer_ids)[place], texts)
 
 
