@@ -14,7 +14,6 @@ from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.errors import AuditError, BackendError, MarkovianRSAError
 from markovian_rsa_mlx.method.lineage import TraceKey
 from markovian_rsa_mlx.predict import length_data
-from markovian_rsa_mlx.run.generation import CHECKPOINT_TOKENS
 from tests.support.bench_harness import FakeTask, make_spec, run_bench
 from tests.support.fakes import FakeBackend, boxed
 from tests.support.runs import of_file, run, small
@@ -109,7 +108,7 @@ def test_a_run_without_a_complete_trace_raises(tmp_path: Path) -> None:
         length_data.from_paths([tmp_path / "a.jsonl"])
 
 
-def test_a_failed_attempt_counts_up_to_its_last_checkpoint(tmp_path: Path) -> None:
+def test_a_failed_attempt_counts_with_all_that_it_generated(tmp_path: Path) -> None:
     def break_late(request: GenerationRequest, position: int) -> None:
         if position == {"r0-01": 704, "r0-02": 304}.get(request.trace_id):
             raise BackendError("out of order")
@@ -122,7 +121,7 @@ def test_a_failed_attempt_counts_up_to_its_last_checkpoint(tmp_path: Path) -> No
         for tokens, longer in length_data.from_paths([tmp_path / "a.jsonl"]).lengths(later=False)
         if longer
     ]
-    assert sorted(lengths) == [(1, True), (CHECKPOINT_TOKENS, True)]
+    assert sorted(lengths) == [(304, True), (704, True)]
 
 
 def test_a_trace_shared_by_several_methods_is_one_sample(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from markovian_rsa_mlx.backends.mlx.profiler import DecodeTiming
 from markovian_rsa_mlx.predict.measure import Speeds, coarse_to_fine, measure
 from tests.predict.engines import FakeProfiler
 
@@ -43,6 +44,20 @@ def test_measuring_a_slow_engine_stays_within_its_time(pace: float) -> None:
     slowest = (0.001 + 0.0005 * 16) * pace * 8
     assert speeds.seconds <= 60 + 2 * slowest + 10
     assert {1, 16} <= {point.rows for point in speeds.decodes}
+
+
+def test_a_machine_that_gets_hot_is_noticed() -> None:
+    class Heating(FakeProfiler):
+        async def decode(self, rows: int, context: int, steps: int) -> DecodeTiming:
+            self.step_s = 0.02 if self.decodes.count((rows, context)) > 2 else 0.01
+            return await super().decode(rows, context, steps)
+
+    assert measured(FakeProfiler()).slowdown == pytest.approx(1)
+    hot = measured(Heating(row_s=0.0))
+    assert hot.slowdown == pytest.approx(2)
+    assert Speeds.from_dict(hot.to_dict()).slowdown == hot.slowdown
+    old = {key: value for key, value in hot.to_dict().items() if key != "slowdown"}
+    assert Speeds.from_dict(old).slowdown == 1
 
 
 def test_measuring_stays_within_the_capacity() -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
+
+import pytest
 
 from benchmarks.schedules import RowLimit
 from markovian_rsa_mlx.config import RSAConfig
+from markovian_rsa_mlx.method.lineage import Lineage
 from markovian_rsa_mlx.predict.costs import LinearCosts
 from markovian_rsa_mlx.predict.lengths import LogNormal
 from markovian_rsa_mlx.predict.predict import Prediction, candidate, predict, quantile, recommend
 from markovian_rsa_mlx.predict.simulator import simulate
-from markovian_rsa_mlx.predict.workload import PromptShape, workload
+from markovian_rsa_mlx.predict.workload import PromptShape, Schedule, workload
 from markovian_rsa_mlx.run.setup import make_setup
 from tests.predict.engines import TimedFake
 from tests.support.runs import small
@@ -26,6 +30,17 @@ def test_a_prediction_summarises_the_simulated_runs() -> None:
     assert found.seconds_p90 == sorted(run.seconds for run in runs)[8]
     assert found.generated_tokens == statistics.mean(run.generated_tokens for run in runs)
     assert found.rows == max(run.peak_rows for run in runs)
+
+
+@pytest.mark.parametrize("pruned", [True, False])
+def test_a_population_by_round_is_simulated(pruned: bool) -> None:
+    config = small(population=(6, 4, 2), final_candidates=0)
+    found = workload(config, 3, SHAPE, LogNormal(60, 0.6), Schedule(pruned=pruned))
+    needed = Lineage.of(config, 3).needed()
+    by_round = Counter(generation.round for generation in found)
+    assert by_round == ({t: len(keys) for t, keys in needed.items()} if pruned else {0: 6, 1: 4, 2: 2})
+    names = {generation.name for generation in found}
+    assert all(parent in names for generation in found for parent in generation.waits_for)
 
 
 def test_concurrency_bounds_the_rows() -> None:

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def orchestrator() -> Iterator[MarkovianRSAOrchestrator]:
-    with MarkovianRSAOrchestrator.from_pretrained() as made:
+    with MarkovianRSAOrchestrator.from_pretrained(speculate=False) as made:
         yield made
 
 

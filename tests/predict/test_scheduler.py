@@ -27,7 +27,7 @@ from markovian_rsa_mlx.config import RSAConfig, Sampling
 from markovian_rsa_mlx.predict.costs import LinearCosts
 from markovian_rsa_mlx.predict.lengths import LogNormal
 from markovian_rsa_mlx.predict.simulator import simulate
-from markovian_rsa_mlx.predict.workload import SCHEDULES, Generation, PromptShape, Schedule, workload
+from markovian_rsa_mlx.predict.workload import SCHEDULES, Generation, PromptShape, Schedule, shared_tokens, workload
 from tests.backends import tiny_models
 from tests.backends.traces import record_rows
 
@@ -115,9 +115,16 @@ def run_on_scheduler(
     prompts = prompt_ids(generations)
     seeds = {generation.name: seed for seed, generation in enumerate(generations)}
 
+    to_come = dict.fromkeys(generation.name for generation in generations)
+
     def add(generation: Generation) -> None:
         name = generation.name
-        request = GenerationRequest(name, (), prompts[name], generation.max_tokens, seeds[name], Sampling())
+        to_come.pop(name)
+        siblings = (other for other in generations if other.round == generation.round and other.name in to_come)
+        shared = tuple(shared_tokens(generation.read, other.read) for other in siblings if generation.waits_for)
+        request = GenerationRequest(
+            name, (), prompts[name], generation.max_tokens, seeds[name], Sampling(), shared_lengths=shared
+        )
         engine.add(ScriptedSequence(request, frozenset(), NO_CALLER, NO_CALLER, generation=generation))
 
     missing = {generation.name: set(generation.waits_for) for generation in generations}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from markovian_rsa_mlx.audit import read_events
+from markovian_rsa_mlx.audit import read_events, scan_file
 from markovian_rsa_mlx.audit.events import (
     GenerationStartEvent,
     RunEndEvent,
@@ -17,8 +18,10 @@ from markovian_rsa_mlx.audit.events import (
     TraceClockEvent,
     TraceCompleteEvent,
 )
+from markovian_rsa_mlx.audit.state import RunState
 from markovian_rsa_mlx.audit.verify import verify_file
-from markovian_rsa_mlx.backends.base import GenerationRequest
+from markovian_rsa_mlx.backends.base import DecodingCounts, GenerationListener, GenerationRequest, GenerationResult
+from markovian_rsa_mlx.cli.show import format_run
 from markovian_rsa_mlx.errors import RunStoppedError
 from markovian_rsa_mlx.method.answers import equal_text
 from tests.support.fakes import FakeEngine, boxed
@@ -76,4 +79,45 @@ def test_the_clock_continues_over_sessions(tmp_path: Path) -> None:
     assert of(events, RunResumedEvent)[0].elapsed_before_s >= stopped[-1].elapsed_s
     times = [event.elapsed_s for event in of(events, TraceClockEvent)]
     assert times == sorted(times)
+    assert verify_file(path, equivalent=equal_text).finished
+
+
+class CountingEngine(FakeEngine):
+    """An engine that guesses two ids right per generation, and five wrong."""
+
+    async def generate(self, request: GenerationRequest, listener: GenerationListener) -> GenerationResult:
+        result = await super().generate(request, listener)
+        steps = len(result.token_ids) - len(request.generated_ids) - 2
+        return replace(result, decoding=DecodingCounts(steps, drafted=7, accepted=2))
+
+
+def test_an_engine_that_counts_has_its_steps_and_guesses_recorded(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    run(CountingEngine(), small(carry="summary"), path)
+    events = read_events(path)
+    ends = [event for event in of(events, TraceClockEvent) if event.phase == "ended"]
+    assert {(event.drafted, event.accepted) for event in ends} == {(7, 2)}
+    state = RunState(events)
+    assert (state.drafted, state.accepted) == (7 * len(ends), 2 * len(ends))
+    assert state.steps + state.accepted == state.generated_tokens
+    assert verify_file(path, equivalent=equal_text).finished
+    kept = f"{2 * len(ends)} of {7 * len(ends)} guessed tokens kept"
+    assert kept in format_run(path, scan_file(path), full=False)
+
+
+def test_an_engine_that_does_not_count_has_none_recorded(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    run(FakeEngine(), small(), path)
+    assert {event.steps for event in of(read_events(path), TraceClockEvent)} == {None}
+    assert "guessed" not in format_run(path, scan_file(path), full=False)
+
+
+def test_a_resumed_trace_counts_the_steps_of_its_last_session(tmp_path: Path) -> None:
+    def long(request: GenerationRequest, rng: random.Random) -> str:
+        return boxed(rng.randrange(10), "hm " * 300)
+
+    path, config = tmp_path / "run.jsonl", small(thinking_tokens=1000, final_tokens=1000)
+    with pytest.raises(RunStoppedError):
+        run(CountingEngine(long), config.replace(token_budget=3000), path)
+    run(CountingEngine(long), config, path)
     assert verify_file(path, equivalent=equal_text).finished

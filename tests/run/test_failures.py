@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,32 @@ def test_an_error_that_no_retry_can_fix_ends_the_run_at_once(error: type[Excepti
     assert sum(r.trace_id == "r0-01" for r in backend.requests) == 1
     assert backend.running == 0
     assert run(FakeEngine(), small(**WHOLE), tmp_path / "run.jsonl").text
+
+
+def test_a_fatal_error_of_the_last_candidate_ends_the_others_within_one_step() -> None:
+    """The candidates before it are long, and must not be awaited one after another."""
+    steps_after = 0
+    failed = False
+
+    def fail_late(request: GenerationRequest) -> None:
+        nonlocal failed
+        if request.trace_id == "r0-07" and steps["r0-07"] == 20:
+            failed = True
+            raise MemoryLimitError("no luck")
+
+    def count(request: GenerationRequest, _: int) -> None:
+        nonlocal steps_after
+        steps[request.trace_id] += 1
+        steps_after += failed
+
+    steps: Counter[str] = Counter()
+    engine = FakeEngine(lambda r, g: "think " * 1_000, chunk=1, fail=fail_late, on_step=count)
+    config = small(rounds=0, population=8, final_tokens=1_000)
+    with pytest.raises(MemoryLimitError, match="no luck"):
+        run(engine, config)
+    assert min(steps.values()) >= 19
+    assert steps_after <= 7
+    assert engine.running == 0
 
 
 @pytest.mark.parametrize("survives", [2, 3, 7, 20])

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from markovian_rsa_mlx.audit import is_finished, read_events
-from markovian_rsa_mlx.audit.events import TraceCheckpointEvent, TraceCompleteEvent
-from markovian_rsa_mlx.backends.base import GenerationRequest
-from markovian_rsa_mlx.errors import RunStoppedError
+from markovian_rsa_mlx.audit import RunState, is_finished, read_events
+from markovian_rsa_mlx.audit.events import Event, TraceCheckpointEvent, TraceCompleteEvent, TraceRetryEvent
+from markovian_rsa_mlx.audit.verify import verify_file
+from markovian_rsa_mlx.backends.base import GenerationListener, GenerationRequest, GenerationResult
+from markovian_rsa_mlx.errors import AuditError, BackendError, RunStoppedError
 from markovian_rsa_mlx.orchestrator import RunResult
+from markovian_rsa_mlx.run.audit_log import AuditLog
 from tests.support.fakes import FakeEngine, boxed
 from tests.support.runs import QUESTION, of, of_file, orchestrator, run, small
 
@@ -118,8 +120,76 @@ def test_a_time_budget_stops_and_counts_all_sessions(tmp_path: Path) -> None:
     assert run(FakeEngine(by_round), WHOLE, path).answer == "r2"
 
 
-def test_a_run_within_its_budgets_is_not_stopped() -> None:
-    assert run(FakeEngine(by_round), WHOLE.replace(token_budget=NEEDS + 1, time_budget_s=60)).answer == "r2"
+@pytest.mark.parametrize("spare", [0, 1])
+def test_a_run_within_its_budgets_is_not_stopped(spare: int) -> None:
+    assert run(FakeEngine(by_round), WHOLE.replace(token_budget=NEEDS + spare, time_budget_s=60)).answer == "r2"
+
+
+class SlowToReturn(FakeEngine):
+    """Returns long after the last tokens, as a server may."""
+
+    async def generate(self, request: GenerationRequest, listener: GenerationListener) -> GenerationResult:
+        result = await super().generate(request, listener)
+        await asyncio.sleep(0.05)
+        return result
+
+
+def test_a_run_stopped_after_its_last_token_ends_without_a_higher_budget(tmp_path: Path) -> None:
+    path, config = tmp_path / "run.jsonl", small(token_budget=run(FakeEngine(by_round), small()).generated_tokens)
+    with pytest.raises(RunStoppedError, match="token budget"):
+        run(SlowToReturn(by_round), config, path)
+    engine = FakeEngine(by_round)
+    assert run(engine, config, path).answer == "r2"
+    assert not engine.requests
+    assert verify_file(path).finished
+
+
+def test_tokens_of_failed_attempts_count_against_the_budget_of_later_sessions(tmp_path: Path) -> None:
+    def fail(request: GenerationRequest, step: int) -> None:
+        if request.trace_id == "r0-01" and step >= 8:
+            raise BackendError("no")
+
+    path = tmp_path / "run.jsonl"
+    config = WHOLE.replace(token_budget=NEEDS // 2)
+    with pytest.raises(RunStoppedError) as stopped:
+        run(FakeEngine(by_round, chunk=4, on_step=fail), config, path)
+    assert len(of_file(path, TraceRetryEvent)) == config.max_retries
+    recorded = RunState(read_events(path))
+    assert recorded.spent_tokens == partial_of(stopped.value).generated_tokens
+    assert recorded.spent_tokens > recorded.total_tokens
+    assert verify_file(path).given_up == 1
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no checkpoint be written."""
+    write = AuditLog.write
+
+    def refuse(log: AuditLog, event: Event) -> None:
+        if isinstance(event, TraceCheckpointEvent):
+            raise AuditError("The disk is full.")
+        write(log, event)
+
+    monkeypatch.setattr(AuditLog, "write", refuse)
+
+
+def test_checkpoints_that_a_limit_cannot_write_are_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full_disk(monkeypatch)
+    with pytest.raises(AuditError, match="The disk is full"):
+        run(FakeEngine(by_round, chunk=4), WHOLE.replace(token_budget=NEEDS // 2), tmp_path / "run.jsonl")
+
+
+def test_checkpoints_that_ctrl_c_cannot_write_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full_disk(monkeypatch)
+    presses = iter([signal.SIGINT])
+
+    def press(request: GenerationRequest, step: int) -> None:
+        if request.trace_id == "r1-00" and step and (number := next(presses, None)):
+            signal.raise_signal(number)
+
+    with pytest.raises(RunStoppedError, match=r"interrupted.*tokens are lost: The disk is full.*Resume"):
+        orchestrator(FakeEngine(by_round, chunk=4, on_step=press)).run(
+            QUESTION, WHOLE, audit_path=tmp_path / "run.jsonl"
+        )
 
 
 @pytest.mark.parametrize("steps", [0, 1, 5, 60])

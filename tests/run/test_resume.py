@@ -19,6 +19,7 @@ from markovian_rsa_mlx.audit.events import (
     ModelStatsEvent,
     RoundCompleteEvent,
     RunResumedEvent,
+    RunSetupEvent,
     SelectionEvent,
     SummaryCompleteEvent,
     TraceCheckpointEvent,
@@ -363,6 +364,28 @@ def test_another_model_is_refused(changes: dict[str, Any], complaint: str, begun
     backend.changes = changes
     with pytest.raises(ResumeError, match=complaint):
         run(backend, CONFIG, begun)
+
+
+@pytest.mark.parametrize(("recorded", "found", "refused"), [("a1", "b2", True), ("a1", "a1", False), ("", "b2", False)])
+def test_retrained_weights_under_the_same_name_are_refused(
+    recorded: str, found: str, refused: bool, tmp_path: Path
+) -> None:
+    def engine(digest: str) -> Named:
+        backend = Named(long_trace)
+        backend.changes = {"model_digest": digest}
+        return backend
+
+    path = tmp_path / "run.jsonl"
+    run(engine(recorded), CONFIG, path)
+    (setup,) = of_file(path, RunSetupEvent)
+    assert setup.model_digest == recorded
+    content = path.read_bytes()
+    if refused:
+        with pytest.raises(ResumeError, match="another content of the model's files: 'a1' there, 'b2' requested"):
+            run(engine(found), CONFIG, path)
+    else:
+        run(engine(found), CONFIG, path)
+    assert path.read_bytes() == content
 
 
 def test_another_text_of_the_template_is_refused(tmp_path: Path) -> None:

@@ -58,6 +58,46 @@ class LinearCosts:
         return 0.0, 0.0
 
 
+@dataclass(frozen=True)
+class WeightReads:
+    """The weights that a decode step reads: `dense_bytes`, and of `expert_bytes` those that its tokens choose.
+
+    Each token chooses `expert_share` of the experts of a layer, and tokens choose independently of each other.
+    """
+
+    dense_bytes: int
+    expert_bytes: int = 0
+    expert_share: float = 1.0
+
+    def step_bytes(self, rows: int) -> float:
+        """Return the bytes that a step of `rows` rows reads on average."""
+        return self.dense_bytes + self.expert_bytes * (1 - (1 - self.expert_share) ** rows)
+
+
+@dataclass(frozen=True)
+class BandwidthCosts:
+    """The least costs of an engine that only waits for memory.
+
+    A step reads weights and all caches at `bytes_per_s`. Prompts are read `reading_factor` times as fast as one row
+    with a short context decodes.
+    """
+
+    bytes_per_s: float
+    reads: WeightReads
+    kv_bytes_per_token: int
+    reading_factor: float
+    turnaround_s: float = 0.0
+
+    def step(self, rows: int) -> tuple[float, float]:
+        return self.reads.step_bytes(rows) / self.bytes_per_s, rows * self.kv_bytes_per_token / self.bytes_per_s
+
+    def prefill(self, tokens: int, offset: int) -> float:
+        return tokens * self.reads.step_bytes(1) / self.bytes_per_s / self.reading_factor
+
+    def change(self, rows: int) -> tuple[float, float]:
+        return 0.0, 0.0
+
+
 @dataclass
 class MeasuredCosts:
     """Costs measured on an engine, interpolated between the measured points and extrapolated after the last one.

@@ -129,11 +129,17 @@ class Samples:
         return LengthModel(Sampled(first, later, fit_log_normal(pool)), sentence, round(statistics.mean(self.prompts)))
 
 
-def from_own_runs(model_id: str) -> Samples:
-    """Return the traces of the newest kept runs of this model."""
+def for_model(model_id: str, runs: int = MAX_RUNS) -> LengthModel:
+    """Return the lengths of this model's newest kept runs, otherwise an assumption."""
+    found = from_own_runs(model_id, runs)
+    return found.length_model() if found.finished else assumed(model_id)
+
+
+def from_own_runs(model_id: str, runs: int | None = None) -> Samples:
+    """Return the traces of the newest kept runs of this model, at most `runs` of them (None: `MAX_RUNS`)."""
     samples = Samples()
     paths = (path for path in run_store.run_paths() if run_store.start_field(path, "model_id") == model_id)
-    for path in islice(paths, MAX_RUNS):
+    for path in islice(paths, MAX_RUNS if runs is None else runs):
         samples.add(path)
     return samples
 

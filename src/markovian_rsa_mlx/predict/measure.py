@@ -24,6 +24,9 @@ SHORT_CONTEXT = 64
 MAX_CONTEXT = 8192
 #: Shares of the time, at most: for reading prompts, for one reading, and for one that is worth repeating.
 READING, ONE_READING, REPEATED = 0.35, 0.15, 0.01
+#: Positions of a step with guesses whose time is compared with one of a single position: how often, and for which
+#: share of the time.
+POSITIONS, MIN_REPEATS, MAX_REPEATS, COMPARING = 8, 3, 60, 0.02
 #: Steps timed per visit of a number of rows, and visits after which more add no information.
 STEPS, MAX_VISITS = 8, 9
 #: Seconds that a run needs per ended trace, to write and sync the audit log and to build the children's prompts.
@@ -42,11 +45,18 @@ class DecodePoint:
 
 @dataclass(frozen=True)
 class Speeds:
-    """Measured speeds. `reads` are (tokens, offset, seconds)."""
+    """Measured speeds. `reads` are (tokens, offset, seconds).
+
+    `slowdown` is the time of the last steps over that of the first ones, with the same rows. A machine that gets hot
+    has more than 1. `position_cost` is the additional time of a step for each additional position of a row, in steps
+    (None: not measured).
+    """
 
     reads: tuple[tuple[int, int, float], ...]
     decodes: tuple[DecodePoint, ...]
     seconds: float = 0.0
+    slowdown: float = 1.0
+    position_cost: float | None = None
 
     def costs(self) -> MeasuredCosts:
         """Return the costs that a simulation takes."""
@@ -89,6 +99,8 @@ class Speeds:
             "reads": [{"tokens": t, "behind": offset, "seconds": s} for t, offset, s in self.reads],
             "decodes": [vars(point) for point in self.decodes],
             "seconds": self.seconds,
+            "slowdown": self.slowdown,
+            "position_cost": self.position_cost,
         }
 
     @classmethod
@@ -101,7 +113,9 @@ class Speeds:
         )
         if not decodes or not any(not offset for _, offset, _ in reads):
             raise ValueError("nothing was measured")
-        return cls(reads, decodes, float(values["seconds"]))
+        cost = values.get("position_cost")
+        position_cost = None if cost is None else float(cost)
+        return cls(reads, decodes, float(values["seconds"]), float(values.get("slowdown", 1.0)), position_cost)
 
 
 async def measure(
@@ -119,8 +133,9 @@ async def measure(
     await profiler.read(min(READS[0], measurement.longest))  # the first one compiles and allocates
     reads = await measurement.read()
     long = max(tokens + offset for tokens, offset, _ in reads)
+    position_cost = await measurement.position_cost(min(SHORT_CONTEXT, measurement.longest))
     decodes = await measurement.decode(min(SHORT_CONTEXT, long), long, max_rows)
-    return Speeds(tuple(reads), tuple(decodes), clock() - start)
+    return Speeds(tuple(reads), tuple(decodes), clock() - start, measurement.slowdown, position_cost)
 
 
 @dataclass
@@ -130,6 +145,7 @@ class _Measurement:
     longest: int
     fits: Callable[[int, int], bool]
     elapsed: Callable[[], float]
+    slowdown: float = 1.0
 
     async def read(self) -> list[tuple[int, int, float]]:
         """Read longer and longer prompts, then some at an offset, as far as time and memory allow."""
@@ -154,6 +170,20 @@ class _Measurement:
         in_time = self.elapsed() + expected_s < READING * self.seconds and expected_s < ONE_READING * self.seconds
         return in_time and self.fits(1, context)
 
+    async def position_cost(self, context: int) -> float:
+        """Compare reading several tokens with reading one, which is what a step with guesses is to a plain one.
+
+        The fastest of each count: other work on the machine makes them longer, never shorter.
+        """
+        one: list[float] = []
+        several: list[float] = []
+        end = self.elapsed() + COMPARING * self.seconds
+        while len(one) < MIN_REPEATS or (len(one) < MAX_REPEATS and self.elapsed() < end):
+            one.append(await self.profiler.read(1, context))
+            several.append(await self.profiler.read(POSITIONS, context))
+        relative = min(several) / max(min(one), 1e-9)
+        return max(0.0, relative - 1) / (POSITIONS - 1)
+
     async def decode(self, short: int, long: int, max_rows: int) -> list[DecodePoint]:
         """Time numbers of rows from coarse to fine for half of the time, then the same ones again until it is over.
 
@@ -172,6 +202,10 @@ class _Measurement:
             if self.elapsed() > self.seconds or len(visits[point]) >= MAX_VISITS:
                 break
             visits[point].append(await self.profiler.decode(*point, STEPS))
+        repeated = [timings for timings in visits.values() if len(timings) > 1]
+        if repeated:
+            first, last = (sum(timings[place].step_s for timings in repeated) for place in (0, -1))
+            self.slowdown = last / first
         return [
             DecodePoint(
                 rows,

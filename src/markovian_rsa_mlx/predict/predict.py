@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..audit.state import longest_sequence
 from ..backends.policy import Capacity
 from ..config import RSAConfig
 from ..errors import MarkovianRSAError
-from ..run.setup import longest_sequence, make_setup
+from ..run.setup import make_setup
 from ..tokenizer import ChatMessage
 from .costs import Costs, LinearCosts
+from .guesses import Guesses
 from .lengths import Lengths
 from .measure import Speeds, measure
 from .simulator import simulate
@@ -57,16 +59,19 @@ def predict(
     capacity: Capacity,
     *,
     runs: int | None = None,
+    guesses: Guesses | None = None,
 ) -> Prediction:
     """Simulate `runs` runs with seeds from 0 (by default fewer of large ones), or only the settings' seed if it is set.
+
+    Without `guesses` the engine does not speculate.
 
     Raises `MemoryLimitError` if a trace does not fit.
     """
     concurrency = config.engine_limits().max_rows
-    per_run = config.population * (config.rounds + 1)
+    per_run = sum(config.populations)
     seeds = range(runs or max(MIN_RUNS, min(MAX_RUNS, TRACES // per_run))) if config.seed is None else [config.seed]
     workloads = [workload(config, seed, shape, lengths) for seed in seeds]
-    found = [simulate([each], costs, capacity, concurrency=concurrency) for each in workloads]
+    found = [simulate([each], costs, capacity, concurrency=concurrency, guesses=guesses) for each in workloads]
     seconds = [each.seconds for each in found]
     return Prediction(
         profile,
@@ -103,11 +108,11 @@ class ProfileOnEngine:
     capacity: Capacity
     refused: str = ""
 
-    def predict(self, lengths: Lengths, costs: Costs) -> Prediction:
+    def predict(self, lengths: Lengths, costs: Costs, guesses: Guesses | None = None) -> Prediction:
         if self.refused:
             return Prediction(self.name, refused=self.refused)
         try:
-            return predict(self.name, self.config, self.shape, lengths, costs, self.capacity)
+            return predict(self.name, self.config, self.shape, lengths, costs, self.capacity, guesses=guesses)
         except MarkovianRSAError as error:
             return Prediction(self.name, refused=str(error))
 
@@ -123,7 +128,12 @@ def candidate(
     else:
         assert prompt_tokens is not None
         more = prompt_tokens - len(setup.prompt_token_ids)
-    shape = PromptShape.of_ids(setup.prompt_token_ids, setup.segment_token_ids, setup.summary_segment_token_ids)
+    shape = PromptShape.of_ids(
+        setup.prompt_token_ids,
+        setup.segment_token_ids,
+        setup.summary_segment_token_ids,
+        setup.judge_segment_token_ids,
+    )
     longest, context = longest_sequence(config, setup) + more, engine.info.context_length
     capacity = engine.admission
     limit = config.engine_limits().memory_limit_bytes

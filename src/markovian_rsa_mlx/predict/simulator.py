@@ -13,9 +13,17 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..backends.policy import PREFILL_TOKENS, Capacity, PrefixStore, PromptProgress, evict_until_fits
+from ..backends.policy import (
+    CACHE_STEP,
+    PREFILL_TOKENS,
+    Capacity,
+    PrefixStore,
+    PromptProgress,
+    evict_until_fits,
+)
 from ..errors import MemoryLimitError
 from .costs import Costs
+from .guesses import Guesses
 from .workload import Generation, Pieces, cut, shared_tokens
 
 
@@ -46,14 +54,16 @@ def simulate(
     runs_at_once: int | None = None,
     concurrency: int | None = None,
     prefill_tokens: int = PREFILL_TOKENS,
+    guesses: Guesses | None = None,
 ) -> SimulationResult:
     """Simulate `runs` (see `workload`) on `servers` equal engines.
 
     `runs_at_once` bounds the runs in progress, `concurrency` the generations per run that are in the engines (None for
-    no bound). `prefill_tokens` bounds the prompt tokens that an engine reads between two steps. A generation goes to
-    the engine with the lowest load. Raises `MemoryLimitError` for one that cannot fit.
+    no bound). `prefill_tokens` bounds the prompt tokens that an engine reads between two steps. Without `guesses` the
+    engines do not speculate. A generation goes to the engine with the lowest load. Raises `MemoryLimitError` for one
+    that cannot fit.
     """
-    engines = [SimulatedEngine(costs, capacity, prefill_tokens) for _ in range(servers)]
+    engines = [SimulatedEngine(costs, capacity, prefill_tokens, guesses) for _ in range(servers)]
     progress = [_RunProgress(index, run, concurrency) for index, run in enumerate(runs)]
     return _Simulation(engines, progress, costs.turnaround_s).run(runs_at_once or len(runs))
 
@@ -80,7 +90,7 @@ class _Simulation:
                 while engine.load and engine.clock < now:
                     self._record_ends(engine, engine.advance(now))
                 self._run_of[id(generation)] = run
-                engine.add(generation, now)
+                engine.add(generation, now, run.shared_lengths(generation))
             elif engine.load:
                 self._record_ends(engine, engine.advance(next_end))
             else:
@@ -122,6 +132,7 @@ class _RunProgress:
         self.index, self.generations = index, generations
         self.busy_until = 0.0
         self._missing = {generation.name: len(set(generation.waits_for)) for generation in generations}
+        self._to_come = {generation.name: generation for generation in generations}
         self._children: dict[str, list[Generation]] = {}
         for generation in generations:
             for name in dict.fromkeys(generation.waits_for):
@@ -129,6 +140,12 @@ class _RunProgress:
         self.ready = deque(generation for generation in generations if not generation.waits_for)
         self.free = concurrency if concurrency is not None else len(generations)
         self.left = len(generations)
+
+    def shared_lengths(self, generation: Generation) -> list[int]:
+        """Return how many tokens of the prompt the traces of its round that are not requested yet begin with."""
+        self._to_come.pop(generation.name, None)
+        others = (other for other in self._to_come.values() if other.round == generation.round)
+        return [shared_tokens(generation.read, other.read) for other in others if generation.waits_for]
 
     def complete(self, generation: Generation) -> None:
         self.left -= 1
@@ -144,8 +161,8 @@ class _Row:
     """A row that decodes: `storage` tokens in its cache, `left` tokens to come."""
 
     generation: Generation
-    storage: int
-    left: int
+    storage: float
+    left: float
 
 
 @dataclass
@@ -155,12 +172,14 @@ class SimulatedEngine:
     One turn is one `Scheduler.step`: admit generations, read prompts, start one decode step for all rows. As in the
     engine, a step runs one ahead of the tokens that are looked at. A trace of L tokens takes part in L + 1 steps, and a
     turn lasts as long as the step that the turn before has started. Consecutive turns that only decode are simulated
-    together. `clock` is the end of the last turn, and the device stays busy for `pending_s` after it.
+    together. `clock` is the end of the last turn, and the device stays busy for `pending_s` after it. With `guesses` a
+    step gives each row the expected number of tokens, and takes as long as one of so many positions.
     """
 
     costs: Costs
     capacity: Capacity
     prefill_tokens: int = PREFILL_TOKENS
+    guesses: Guesses | None = None
     clock: float = 0.0
     pending_s: float = 0.0
     waiting: deque[Generation] = field(default_factory=deque)
@@ -173,9 +192,12 @@ class SimulatedEngine:
 
     def __post_init__(self) -> None:
         self._progress: PromptProgress | None = None  # of the first prefilling generation
+        self._expected: dict[int, Sequence[int]] = {}
+        self._paces: dict[tuple[int, ...], tuple[float, list[float]]] = {}  # by the rounds of the rows
         empty = self.capacity.required_bytes(1, 0)
         self._prefixes: PrefixStore[Pieces, int] = PrefixStore(
-            shared_tokens, lambda length: self.capacity.required_bytes(1, length) - empty
+            shared_tokens,
+            lambda length: self.capacity.required_bytes(1, -(-length // CACHE_STEP) * CACHE_STEP) - empty,
         )
 
     @property
@@ -183,8 +205,8 @@ class SimulatedEngine:
         """The generations that wait or are in progress."""
         return len(self.waiting) + len(self.prefilling) + len(self.rows)
 
-    def add(self, generation: Generation, now: float) -> None:
-        """Queue a generation. The engine must have been advanced to `now`."""
+    def add(self, generation: Generation, now: float, shared_lengths: Sequence[int] = ()) -> None:
+        """Queue a generation. The engine must have been advanced to `now`. See `GenerationRequest.shared_lengths`."""
         if not self.capacity.fits((), generation.final_length):
             raise MemoryLimitError(
                 f"{generation.name} may grow to {generation.final_length:,} tokens and does not fit into the engine, "
@@ -194,6 +216,7 @@ class SimulatedEngine:
             self.pending_s = max(0.0, self.pending_s - (now - self.clock))
             self.clock = max(self.clock, now)
         self.waiting.append(generation)
+        self._expected[id(generation)] = shared_lengths
 
     def next_end(self) -> float:
         """Return a time before which no trace can end if nothing is added. It is infinite for an idle engine."""
@@ -201,12 +224,12 @@ class SimulatedEngine:
             return math.inf
         if self.prefilling or (self.waiting and self._fits()):
             return self.clock
-        return self.clock + self._seconds(min(row.left for row in self.rows))
+        return self.clock + self._seconds(self._turns_to_first_end())
 
     def advance(self, until: float) -> list[Generation]:
         """Simulate a turn that admits or reads, or decoding up to the first end or `until`. Return what ended."""
         if not self.prefilling and not (self.waiting and self._fits()):
-            turns = min(row.left for row in self.rows)
+            turns = self._turns_to_first_end()
             if self.clock + self._seconds(turns) > until:
                 # The first turn that ends at `until` or later, by bisection.
                 low = 1
@@ -243,8 +266,8 @@ class SimulatedEngine:
                 queued = [other.read for other in (*self.prefilling, *self.waiting) if other is not generation]
                 self._prefixes.max_bytes = self.capacity.prefix_bytes
                 known, _ = self._prefixes.match(generation.read)
-                split = self._prefixes.note_prompt(generation.read, queued, known)
-                self._progress = PromptProgress(generation.prompt_tokens - 1, known, split)
+                shared = [*self._prefixes.note_prompt(generation.read, queued), *self._expected.pop(id(generation))]
+                self._progress = PromptProgress(generation.prompt_tokens - 1, known, shared)
             progress = self._progress
             count = progress.chunk(budget)
             if count:
@@ -252,9 +275,8 @@ class SimulatedEngine:
                 self.read_tokens += count
                 budget -= count
                 progress.done += count
-            if progress.split and progress.done == progress.split:
-                self._prefixes.insert(cut(generation.read, progress.split), progress.split, progress.split)
-                progress.split = 0
+            if progress.take_split():
+                self._prefixes.insert(cut(generation.read, progress.done), progress.done, progress.done)
             if progress.remaining == 0:
                 self.prefilling.popleft()
                 ready.append(_Row(generation, generation.prompt_tokens - 1, generation.generated))
@@ -273,26 +295,43 @@ class SimulatedEngine:
             self.pending_s = 0.0
             return []
         per_step, per_token = self.costs.step(len(self.rows))
-        self.pending_s = per_step + per_token * (_longest(self.rows) + turns)
+        relative, paces = self._pace(self.rows)
+        self.pending_s = relative * (per_step + per_token * (_longest(self.rows) + turns * max(paces)))
         same = self.steps.pop()[1] if self.steps and self.steps[-1][0] == len(self.rows) else 0
         self.steps.append((len(self.rows), same + turns))
-        for row in self.rows:
-            row.storage += turns
-        for row in before:
-            row.left -= turns
-        ended = [row.generation for row in before if row.left == 0]
+        for row, pace in zip(self.rows, paces, strict=True):
+            row.storage += turns * pace
+        for row, pace in zip(before, paces, strict=False):
+            row.left -= turns * pace
+        ended = [row.generation for row in before if row.left <= 0]
         if ended:
-            self.rows = [row for row in self.rows if row.left]
+            self.rows = [row for row in self.rows if row.left > 0]
             self.pending_s += self._change_seconds(self.rows)
         return ended
 
     def _seconds(self, turns: int, joining: Sequence[_Row] = ()) -> float:
         """Return the time until the end of `turns` turns: the step under way, and all started steps but the last."""
         rows = [*self.rows, *joining]
-        per_step, per_token = self.costs.step(len(rows)) if rows else (0.0, 0.0)
+        if not rows:
+            return self.pending_s
+        per_step, per_token = self.costs.step(len(rows))
+        relative, paces = self._pace(rows)
         steps = turns - 1
-        first_s = per_step + per_token * (_longest(rows) + 1)
-        return self.pending_s + steps * first_s + per_token * steps * (steps - 1) / 2
+        first_s = relative * (per_step + per_token * (_longest(rows) + 1))
+        return self.pending_s + steps * first_s + relative * per_token * max(paces) * steps * (steps - 1) / 2
+
+    def _turns_to_first_end(self) -> int:
+        _, paces = self._pace(self.rows)
+        return min(math.ceil(row.left / pace) for row, pace in zip(self.rows, paces, strict=True))
+
+    def _pace(self, rows: Sequence[_Row]) -> tuple[float, Sequence[float]]:
+        """Return the time of a step in plain steps, and the tokens that it gives to each row."""
+        if self.guesses is None:
+            return 1.0, [1] * len(rows)
+        rounds = tuple(row.generation.round for row in rows)
+        if rounds not in self._paces:
+            self._paces[rounds] = self.guesses.pace(rounds)
+        return self._paces[rounds]
 
     def _change_seconds(self, rows: Sequence[_Row]) -> float:
         if not rows:
@@ -301,5 +340,5 @@ class SimulatedEngine:
         return base + per_token * _longest(rows)
 
 
-def _longest(rows: Iterable[_Row]) -> int:
+def _longest(rows: Iterable[_Row]) -> float:
     return max((row.storage for row in rows), default=0)

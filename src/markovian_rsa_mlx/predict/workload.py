@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
 from ..config import RSAConfig
 from ..method.lineage import Lineage, TraceKey
+from ..method.tournament import swiss_rounds
 from .lengths import Lengths
 
 #: A prompt as its parts, (name, tokens) each. Prompts have a beginning in common as far as their parts are equal.
@@ -32,7 +34,7 @@ SCHEDULES: Final = tuple(Schedule(pruned, barrier) for barrier in (True, False) 
 
 @dataclass(frozen=True)
 class Generation:
-    """One request to an engine: a trace, or the summary of one."""
+    """One request to an engine: a trace, the summary of one, or a judgement."""
 
     name: str
     round: int
@@ -62,13 +64,14 @@ class PromptShape:
 
     `first` is the prompt of round 0. Its first `head` tokens (chat template and question) also begin every aggregation
     prompt. `segments[k - 1]` are the k + 1 static parts of a prompt with k tails, `summary` the two parts around a
-    trace's reasoning.
+    trace's reasoning, `judge` the three parts around the two attempts of a judgement.
     """
 
     first: int
     head: int
     segments: Sequence[tuple[int, ...]] = ()
     summary: tuple[int, int] = (0, 0)
+    judge: tuple[int, ...] = ()
 
     @classmethod
     def of_ids(
@@ -76,6 +79,7 @@ class PromptShape:
         prompt: Sequence[int],
         segments: Sequence[Sequence[Sequence[int]]],
         summary: Sequence[Sequence[int]] = (),
+        judge: Sequence[Sequence[int]] = (),
     ) -> PromptShape:
         """Return the shape of the prompts that a run's setup holds."""
         head = 0
@@ -84,13 +88,16 @@ class PromptShape:
             shorter = min(len(prompt), len(segments[-1][0]))
             head = next((place for place, (one, other) in enumerate(pairs) if one != other), shorter)
         before, after = (len(ids) for ids in summary) if summary else (0, 0)
-        return cls(len(prompt), head, tuple(tuple(map(len, pieces)) for pieces in segments), (before, after))
+        lengths = tuple(tuple(map(len, pieces)) for pieces in segments)
+        return cls(len(prompt), head, lengths, (before, after), tuple(map(len, judge)))
 
     def with_question(self, tokens: int) -> PromptShape:
         """Return the shape for a question that is longer by `tokens` (or shorter). All prompts begin with it."""
         grown = tuple((pieces[0] + tokens, *pieces[1:]) for pieces in self.segments)
         before, after = self.summary
-        return PromptShape(self.first + tokens, self.head + tokens, grown, (before + tokens if before else 0, after))
+        judge = (self.judge[0] + tokens, *self.judge[1:]) if self.judge else ()
+        summary = (before + tokens if before else 0, after)
+        return PromptShape(self.first + tokens, self.head + tokens, grown, summary, judge)
 
     def round_zero(self, run: int) -> Pieces:
         """Return the prompt of round 0. Different runs have no prompt in common."""
@@ -98,8 +105,17 @@ class PromptShape:
 
     def aggregation(self, run: int, tails: Sequence[tuple[TraceKey, int]]) -> Pieces:
         """Return the prompt that shows tails of these traces, with these numbers of tokens."""
-        before, *rest = self.segments[len(tails) - 1]
-        pieces = [(f"head {run}", self.head), (f"template {run}", before - self.head)]
+        return self._around(run, "template", self.segments[len(tails) - 1], tails)
+
+    def judgement(self, run: int, tails: Sequence[tuple[TraceKey, int]]) -> Pieces:
+        """Return the prompt that asks for a comparison of two traces."""
+        return self._around(run, "judge", self.judge, tails)
+
+    def _around(
+        self, run: int, template: str, segments: Sequence[int], tails: Sequence[tuple[TraceKey, int]]
+    ) -> Pieces:
+        before, *rest = segments
+        pieces = [(f"head {run}", self.head), (f"{template} {run}", before - self.head)]
         for place, ((key, tokens), after) in enumerate(zip(tails, rest, strict=True)):
             pieces += [(f"tail {run} {key}", tokens), (f"segment {place}", after)]
         return tuple(pieces)
@@ -110,7 +126,8 @@ def workload(
 ) -> list[Generation]:
     """Return all generations of a run with this seed, in the order in which a runner requests them.
 
-    A summary (carry `summary`) is assumed to use all of its max_tokens, tau.
+    A summary (carry `summary`) is assumed to use all of its max_tokens, tau. A tournament is assumed to have all its
+    pairs, decided by their tails.
     """
     lineage = Lineage.of(config, seed)
     targets = [*lineage.finals, *([lineage.aggregator] if lineage.aggregator else [])]
@@ -121,7 +138,7 @@ def workload(
             keys += missing
             seen.update(missing)
     else:
-        keys = [TraceKey(t, i) for t in range(lineage.rounds) for i in range(lineage.population)] + targets
+        keys = [TraceKey(t, i) for t in range(lineage.rounds) for i in range(lineage.population_at(t))] + targets
     read_by_aggregator = lineage.parents(lineage.aggregator) if lineage.aggregator else ()
     summaries = {
         key: f"{key} summary"
@@ -146,6 +163,32 @@ def workload(
             before, after = shape.summary
             prompt = ((f"summary {seed}", before), (f"notes {seed} {key}", shown), ("summary end", after))
             found.append(Generation(summaries[key], key.round, (str(key),), prompt, tau, tau))
+    if config.answer_selection == "tournament":
+        found += _judgements(config, seed, shape, lengths, {key: drawn[key].reasoning for key in lineage.finals})
+    return found
+
+
+def _judgements(
+    config: RSAConfig, seed: int, shape: PromptShape, lengths: Lengths, reasoning: Mapping[TraceKey, int]
+) -> list[Generation]:
+    """Return the judgements of a tournament. The pairs of a round, drawn at random, wait for all of the round before.
+
+    A judgement is as long as a trace of the last round.
+    """
+    found: list[Generation] = []
+    waits_for = tuple(map(str, reasoning))
+    rng = random.Random(f"judgements {seed}")
+    for round_index in range(swiss_rounds(len(reasoning))):
+        order = rng.sample(sorted(reasoning), len(reasoning))
+        names: list[str] = []
+        for pair in zip(order[::2], order[1::2], strict=False):
+            for shown in (pair, pair[::-1]):
+                key = TraceKey(config.rounds + 2 + round_index, len(names))
+                prompt = shape.judgement(seed, [(each, min(config.tail_limit, reasoning[each])) for each in shown])
+                length = lengths.of(seed, key, config.final_tokens).generated
+                names.append(f"judgement {key}")
+                found.append(Generation(names[-1], config.rounds + 1, waits_for, prompt, length, config.final_tokens))
+        waits_for = tuple(names)
     return found
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..audit import AuditWriter, RunState, TraceState, scan_file
+from ..audit import AuditWriter, LogFile, RunState, TraceState, scan_file
 from ..audit.events import ErrorEvent, Event, RunStartEvent
-from ..errors import AuditError, CallbackError
+from ..audit.verify import verify_log
+from ..errors import AuditError, CallbackError, VerificationError
 from ..method.lineage import TraceKey
 
 OnEvent = Callable[[Event], None]
@@ -31,9 +32,11 @@ def callback_errors(name: str) -> Iterator[None]:
 class AuditLog:
     """Writes events to the file, to memory and to the caller's callback, in the same order.
 
-    Opening locks the file and cuts off a torn last line. `events` are all events of the run, those of earlier sessions
-    included. `history` is the state of the run as earlier sessions left it; it is empty for a new run. It may be
-    opened on a worker thread. Afterwards only the event loop's thread may write.
+    Opening locks the file and checks the run in it (`audit.verify`), but changes nothing: `cut_torn_line` or `restart`
+    follow once the file is known to hold the requested run. `events` are all events of the run, those of earlier
+    sessions included. `history` is the state of the run as earlier sessions left it; it is empty for a new run.
+    `recorded` is the whole file. It may be opened on a worker thread. Afterwards only the event loop's thread may
+    write.
     """
 
     def __init__(self, path: Path | str | None, on_event: OnEvent | None = None) -> None:
@@ -41,7 +44,8 @@ class AuditLog:
         self.run_id = ""
         self.events: list[Event] = []
         self.history = RunState()
-        self.dropped_bytes = 0
+        self.recorded = LogFile((), 0, 0)
+        self._used_failures: dict[TraceKey, bool] = {}
         self.last_written = 0.0  #: the file's modification time when it was opened
         self._on_event = on_event
         self._is_new = self.path is not None and not self.path.exists()
@@ -54,27 +58,55 @@ class AuditLog:
             raise
 
     def _read(self, path: Path) -> None:
-        scan = scan_file(path)
-        if scan.events and not isinstance(scan.events[0], RunStartEvent):
-            raise AuditError(f"{path} is not an audit file. Write to another file.")
-        history = RunState(scan.events)
-        # A run that stopped before its setup was recorded cannot be resumed, and starts again.
-        keep = scan.complete_bytes if history.setup is not None else 0
+        self.recorded = scan_file(path)
         self.last_written = path.stat().st_mtime
-        self.dropped_bytes = scan.complete_bytes + scan.torn_bytes - keep
-        if self.dropped_bytes:
-            os.truncate(path, keep)
-        if keep:
-            self.events, self.history = list(scan.events), history
+        events = self.recorded.events
+        if events and not isinstance(events[0], RunStartEvent):
+            raise AuditError(f"{path} is not an audit file. Write to another file.")
+        if len(events) < 2:
+            return
+        try:
+            verify_log(self.recorded)
+        except VerificationError as error:
+            reason = str(error).rstrip(".")
+            raise AuditError(f"{reason}. Such a file is not continued. Write to another file.") from error
+        self.events, self.history = list(events), RunState(events)
 
     @property
     def is_resumed(self) -> bool:
-        """Whether the file holds a run already."""
+        """Whether the file holds a run already: more than its start."""
         return self.history.start is not None
+
+    def cut_torn_line(self) -> None:
+        """Remove the torn last line of a run that is resumed."""
+        if self.path is not None and self.recorded.torn_bytes:
+            os.truncate(self.path, self.recorded.complete_bytes)
+
+    def restart(self) -> None:
+        """Empty the file of a run that stopped before its setup was recorded: nothing of it can be continued."""
+        if self.path is not None and self.recorded.content:
+            os.truncate(self.path, 0)
 
     def history_of(self, key: TraceKey) -> TraceState:
         """Return the state of a trace as earlier sessions left it."""
         return self.history.trace(key)
+
+    def failure_was_used(self, key: TraceKey, children: Mapping[TraceKey, Collection[TraceKey]]) -> bool:
+        """Return True if earlier sessions built on the failure of the trace, in a child's prompt or in the choice.
+
+        Otherwise the trace is tried again.
+        """
+        if key not in self._used_failures:
+            history = self.history
+            self._used_failures[key] = history.trace(key).failed and (
+                history.selection is not None
+                or bool(history.judgements)
+                or any(
+                    history.trace(child).prompt is not None or self.failure_was_used(child, children)
+                    for child in children[key]
+                )
+            )
+        return self._used_failures[key]
 
     def record(self, event_type: type[E], key: TraceKey | None = None, **fields: Any) -> E:
         """Make an event, write it and return it. `run_id` is added, and `round` and `trace_id` if `key` is given."""

@@ -11,7 +11,7 @@ until they have ended. It is a fatal error (`generation._FATAL`, for example a f
 task raises it at a token or time limit), or a cancellation from outside, for example by Ctrl-C.
 
 A trace that fails raises nothing. Its result is a `Trace` with `failed` set and no tail, and its children use the
-parents that are left. A cancelled trace records a checkpoint of the ids that the engine reported.
+parents that are left. A cancelled trace records a checkpoint of its ids. `early_stopping` may spare a trace all that.
 
 A resumed run goes the same way. `log.history_of(key)` is the state of a trace as earlier sessions left it, and each
 step (prompt, generation, summary, tail) uses the recorded event if there is one. An interrupted attempt continues with
@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,13 +31,19 @@ from ..audit.events import (
     SummaryCompleteEvent,
     TailExtractedEvent,
     TraceCompleteEvent,
+    TraceConfidenceEvent,
 )
+from ..errors import AuditError
 from ..method.lineage import TraceKey
 from ..method.prompts import Prompt
-from ..method.tails import ParsedTrace, Tail, parse_trace, take_tail
+from ..method.selection import Equivalent
+from ..method.tails import ParsedTrace, Tail, take_tail
 from .audit_log import E
 from .clone_alarm import CloneAlarm
+from .early_stopping import DecidedVote, Inheritance
 from .generation import Failure, Generated, Generator, Progress
+from .judging import Judging
+from .limits import LimitReached
 from .result import Trace
 from .session import RunSession
 
@@ -46,38 +51,55 @@ from .session import RunSession
 class Runner:
     """Runs the traces of one session. Use it once."""
 
-    def __init__(self, session: RunSession, progress: Progress | None = None) -> None:
+    def __init__(self, session: RunSession, equivalent: Equivalent, progress: Progress | None = None) -> None:
         self.session = session
         self._config, self._log, self._lineage = session.config, session.log, session.lineage
         self._tokenizer = session.engine.tokenizer
+        self._parser = session.parser
+        self._control_ids = frozenset(session.setup.control_token_ids)
         self._generator = Generator(session, progress)
         self._needed = self._lineage.needed()
+        self._children = self._lineage.children(self._needed)
         self._group = asyncio.TaskGroup()
         self._tasks: dict[TraceKey, asyncio.Task[Trace]] = {}
         self._open_keys = {round_index: set(keys) for round_index, keys in self._needed.items()}
         self._finished: dict[TraceKey, Trace] = {}
-        self._clone_alarm = CloneAlarm(session)
+        self._clone_alarm, self._inheritance = CloneAlarm(session), Inheritance(session, equivalent)
+        self._vote, self._judging = DecidedVote(session, equivalent), Judging(session, self._generator)
         self._clone_checks: list[asyncio.Task[None]] = []
-        self._used_failures: dict[TraceKey, bool] = {}
 
     async def run(self) -> dict[TraceKey, Trace]:
         """Run all needed traces and return those that succeeded. Raise `LimitReached`, or the first fatal error."""
-        limits = self.session.limits
-        limits.check()
-        targets = [*self._lineage.finals, *([self._lineage.aggregator] if self._lineage.aggregator else [])]
+        targets = [] if self._vote.cancelled else [*self._lineage.finals, *filter(None, [self._lineage.aggregator])]
         try:
             async with self._group:
-                watcher = self._group.create_task(limits.watch())
-                for task in [self.trace(key) for key in targets]:
-                    await task
+                watcher = self._group.create_task(self.session.limits.watch())
+                # Not `await task`: its error would hide that the group, not the caller, cancels this task.
+                vote = self._group.create_task(self._vote.watch(self.trace, self._tasks))
+                await asyncio.wait([*map(self.trace, targets), vote])
                 await asyncio.gather(*self._clone_checks)  # the watcher must outlast them
+                await self._judging.run(self.traces, self._group.create_task)
                 watcher.cancel()
         except BaseExceptionGroup as group:
             # A fatal error also appears once per waiting descendant, and a cancelled task may fail to checkpoint.
+            unsaved = next((error for error in group.exceptions if isinstance(error, AuditError)), None)
             if (me := asyncio.current_task()) is not None and me.cancelling():
+                self.session.unsaved = unsaved
                 raise asyncio.CancelledError from group
-            raise group.exceptions[0] from None
+            error = group.exceptions[0]
+            if not isinstance(error, LimitReached):
+                raise error from None
+            if unsaved is not None or not (self._judging.is_done and all(map(self._has_result, targets))):
+                raise unsaved or error from None
+        for key in [key for keys in self._open_keys.values() for key in keys if self._vote.cancelled]:
+            self._complete_round(key)
         return self.traces()
+
+    def _has_result(self, key: TraceKey) -> bool:
+        """Return True if the task of the trace ended by itself. Its last tokens may have used up the token budget."""
+        task = self._tasks.get(key)
+        ended = task is not None and task.done() and not task.cancelled() and task.exception() is None
+        return ended or str(key) in self._vote.cancelled
 
     def trace(self, key: TraceKey) -> asyncio.Task[Trace]:
         """Return the task of a trace. Start it on first use."""
@@ -86,34 +108,23 @@ class Runner:
         return self._tasks[key]
 
     def traces(self) -> dict[TraceKey, Trace]:
-        """Return the traces that succeeded so far, in earlier sessions too."""
-        keys = [key for keys in self._needed.values() for key in keys]
+        """Return the traces that count and succeeded so far, in earlier sessions too."""
+        keys = [key for keys in self._needed.values() for key in keys if str(key) not in self._vote.cancelled]
         events = [(key, self._log.history_of(key).complete) for key in keys if key not in self._finished]
         recorded = {key: self._parse(key, event) for key, event in events if event and event.finish_reason != "error"}
-        return recorded | self._finished
+        return recorded | {key: self._finished[key] for key in keys if key in self._finished}
 
     async def _trace(self, key: TraceKey) -> Trace:
         parents = [await task for task in [self.trace(parent) for parent in self._lineage.parents(key)]]
-        if self._failure_was_used(key):
+        if self._log.failure_was_used(key, self._children):
             self.session.warnings.append(f"{key} failed in an earlier session")
             trace = Trace(key, failed=True)
+        elif (inherited := await self._inheritance.of(key, parents)) is not None:
+            trace = self._finished[key] = inherited
         else:
             trace = await self._generate(key, parents)
         self._complete_round(key)
         return trace
-
-    def _failure_was_used(self, key: TraceKey) -> bool:
-        """Return True if earlier sessions built on the failure of the trace: in a child's prompt, or the selection.
-
-        Otherwise the trace is tried again.
-        """
-        if key not in self._used_failures:
-            history = self._log.history
-            self._used_failures[key] = history.trace(key).failed and (
-                history.selection is not None
-                or any(history.trace(c).prompt is not None or self._failure_was_used(c) for c in self._children(key))
-            )
-        return self._used_failures[key]
 
     async def _generate(self, key: TraceKey, parents: Sequence[Trace]) -> Trace:
         """Prompt and generate the trace and cut its tail, as far as earlier sessions did not."""
@@ -121,7 +132,8 @@ class Runner:
         prompt, read = self._prompt(key, parents)
         if prompt is None:
             return self._fail(key, "none of its parents left a tail to read")
-        complete, sampling = history.complete, self._config.sampling(final=key.round >= self._config.rounds)
+        complete, closed = history.complete, history.closed
+        sampling = self._config.sampling(final=key.round >= self._config.rounds)
         if complete is None or history.failed:
             generated = await self._generator.generate(
                 key,
@@ -129,18 +141,16 @@ class Runner:
                 max_tokens=self._config.max_tokens(key.round),
                 sampling=sampling,
                 parents=read,
-                attempt=history.attempt,
-                generated_ids=tuple(history.checkpoint_ids),
-                failed_before=history.failed,
+                history=history,
             )
             if isinstance(generated, Failure):
                 return self._fail(key, generated.message)
-            complete = self._record_generated(TraceCompleteEvent, key, generated)
+            complete, closed = self._record_generated(TraceCompleteEvent, key, generated), generated.closed
         trace = self._finished[key] = self._parse(key, complete)
-        check = self._clone_alarm.compare(key, prompt, tuple(complete.token_ids), sampling)
+        check = self._clone_alarm.compare(key, prompt, tuple(complete.token_ids), sampling, closed)
         if check is not None:
             self._clone_checks.append(self._group.create_task(check))
-        if self._children(key):
+        if self._children[key]:
             trace = dataclasses.replace(trace, tail=await self._tail(key, trace.parsed))
         return trace
 
@@ -169,13 +179,15 @@ class Runner:
         event = self._log.record(
             event_type,
             key,
-            text=self._tokenizer.decode(generated.token_ids),
+            text=self._parser.text(generated.token_ids),
             token_ids=list(generated.token_ids),
-            generated_tokens=len(generated.token_ids),
+            generated_tokens=len(generated.token_ids) - (len(generated.closed.token_ids) if generated.closed else 0),
             finish_reason=generated.finish_reason,
             elapsed_s=generated.elapsed_s,
             **fields,
         )
+        if generated.confidence is not None:
+            self._log.record(TraceConfidenceEvent, key, **generated.confidence._asdict())
         self._log.sync()
         return event
 
@@ -186,8 +198,8 @@ class Runner:
         return Trace(key, failed=True)
 
     def _parse(self, key: TraceKey, complete: TraceCompleteEvent) -> Trace:
-        parsed = parse_trace(complete.token_ids, self._tokenizer.end_of_thinking, thinking=self._config.enable_thinking)
-        return Trace(key, parsed, self._tokenizer.decode(parsed.answer_ids).strip())
+        parsed = self._parser.parse(complete.token_ids, thinking=self._config.enable_thinking)
+        return Trace(key, parsed, parsed.answer.strip(), finished=complete.finish_reason == "eos")
 
     async def _tail(self, key: TraceKey, parsed: ParsedTrace) -> Tail:
         """Return the tail that the children read, and record it. `carry` decides which part of the trace it is."""
@@ -200,17 +212,12 @@ class Runner:
         elif self._config.carry == "summary":
             ids = await self._summary(key, parsed) or ids
         tail = self._cut(ids)
-        self._log.record(
-            TailExtractedEvent,
-            key,
-            tail_token_ids=list(tail.token_ids),
-            tail_text=tail.text,
-            tail_tokens=len(tail.token_ids),
-        )
+        kept = list(tail.token_ids)
+        self._log.record(TailExtractedEvent, key, tail_token_ids=kept, tail_text=tail.text, tail_tokens=len(kept))
         return tail
 
     def _cut(self, ids: tuple[int, ...], limit: int | None = None) -> Tail:
-        return take_tail(ids, limit or self._config.tail_limit, self._tokenizer.control_ids, self._tokenizer.decode)
+        return take_tail(ids, limit or self._config.tail_limit, self._control_ids, self._tokenizer.decode)
 
     async def _summary(self, key: TraceKey, parsed: ParsedTrace) -> tuple[int, ...]:
         """Return the ids of the trace's summary, or () if it failed or is blank. The tail is then carried instead."""
@@ -223,7 +230,7 @@ class Runner:
                 max_tokens=self._config.tail_limit,
                 sampling=self._config.sampling(final=False),
                 purpose="summary",
-                attempt=history.summary_attempt,
+                history=history,
             )
             if isinstance(generated, Failure):
                 message = f"{key}: the summary failed, so its tail is carried instead: {generated.message}"
@@ -237,7 +244,7 @@ class Runner:
                 prompt_text=prompt.text,
                 prompt_token_ids=list(prompt.token_ids),
             )
-        summary = parse_trace(event.token_ids, self._tokenizer.end_of_thinking)
+        summary = self._parser.parse(event.token_ids, thinking=False, purpose="summary")
         ids = summary.answer_ids if summary.has_answer else summary.thinking_ids
         return ids if self._cut(ids).text.strip() else ()
 
@@ -247,14 +254,10 @@ class Runner:
         open_keys.discard(key)
         if open_keys or key.round in self._log.history.completed_rounds:
             return
-        start = self._generator.first_start.get(key.round)
         self._log.record(
             RoundCompleteEvent,
             round=key.round,
             trace_ids=[str(key) for key in self._needed[key.round]],
             memory_estimate_bytes=self._generator.memory_estimate_bytes,
-            elapsed_s=0.0 if start is None else time.monotonic() - start,
+            elapsed_s=self._generator.elapsed_s(key.round),
         )
-
-    def _children(self, key: TraceKey) -> list[TraceKey]:
-        return [child for child in self._needed.get(key.round + 1, ()) if key in self._lineage.parents(child)]

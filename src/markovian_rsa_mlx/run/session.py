@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import re
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -28,32 +29,61 @@ from typing import Any
 from ..audit import RunState
 from ..audit.events import (
     FinalEvent,
+    JudgementEvent,
     ModelStatsEvent,
     RunEndEvent,
     RunResumedEvent,
     RunSetupEvent,
     RunStartEvent,
-    SummaryCompleteEvent,
     TraceCompleteEvent,
 )
+from ..audit.log_file import encode_line
 from ..backends.base import Engine
-from ..config import FREE_SETTINGS, RSAConfig
-from ..errors import AuditError, CallbackError, MarkovianRSAError, ResumeError, RunFailedError, RunStoppedError
-from ..json_strict import replace_surrogates
+from ..config import ADDED_SETTINGS, FREE_SETTINGS, RSAConfig
+from ..equivalence import Comparisons
+from ..errors import (
+    AuditError,
+    CallbackError,
+    ConfigError,
+    MarkovianRSAError,
+    ResumeError,
+    RunFailedError,
+    RunStoppedError,
+)
+from ..marks import unknown_mark
+from ..method.answers import AnswerKind, resolve_kind
 from ..method.lineage import LINEAGE_VERSION, SEED_LIMIT, Lineage, TraceKey
-from ..method.prompts import PromptTemplate
-from ..method.selection import Equivalent
-from ..tokenizer import ChatMessage
+from ..method.prompts import PromptTemplate, encode_framed, recorded_round_zero
+from ..method.selection import AnswerSelection, Equivalent, selection_used
+from ..method.tails import TraceParser
+from ..tokenizer import ChatMessage, reserve_marks
+from ..tools import Chat, Tools, ends_with_question, question_of, record_message, without_surrogates
 from .audit_log import AuditLog, OnEvent
 from .limits import RunLimits
-from .result import RunResult, Trace, baseline_vote, best_so_far, recorded_tally, select_answer
-from .setup import Prompts, check_fits, make_setup, package_version
+from .result import (
+    RunResult,
+    Trace,
+    baseline_vote,
+    best_so_far,
+    calls_of,
+    recorded_tally,
+    select_answer,
+    selection_warnings,
+)
+from .setup import Prompts, check_fits, check_schema, make_setup, offered_tools, package_version
 
 _STOPPED = {
     "interrupted": "The run was interrupted",
     "token_budget": "The run reached its token budget",
     "time_budget": "The run reached its time budget",
 }
+
+
+_DEFAULTS = RSAConfig()
+#: The fields of the first line that differ from run to run, and the beginnings of them that may end a torn line.
+_OWN_FIELDS = rb'"run_id": "\w*"?|"seed": (?:\d+|null)?|"created_at": .*'
+_FIELD_NAMES = (b'"run_id": ', b'"seed": nul', b'"created_at": ')
+_TORN_FIELD = b"(?:%b)$" % b"|".join(name[:end] for name in _FIELD_NAMES for end in range(len(name), 0, -1))
 
 
 class RunSession:
@@ -65,31 +95,42 @@ class RunSession:
         self.engine, self.config, self.setup, self.log = engine, config, setup, log
         self.lineage = Lineage.of(config, setup.seed)
         self.prompts = Prompts(engine.tokenizer, setup)
+        self.tools = Tools.of(setup.tools, setup.tool_form)
+        self.parser = TraceParser(setup, engine.tokenizer.decode, summary_suffix=self.prompts.summary_frame.suffix)
         self.warnings: list[str] = []
-        unfinished = (t for t in log.history.traces.values() if t.complete is None or t.failed)
-        tokens_before = log.history.generated_tokens + sum(len(trace.checkpoint_ids) for trace in unfinished)
-        self.limits = RunLimits(config, tokens_before=tokens_before, elapsed_before_s=elapsed_before_s)
+        self.interactive = False  #: whether its traces go before those of other runs
+        #: The error that kept the last tokens of a cancelled run out of its file.
+        self.unsaved: AuditError | None = None
+        self.limits = RunLimits(config, tokens_before=log.history.spent_tokens, elapsed_before_s=elapsed_before_s)
+        if config.closes_thinking and setup.end_of_thinking and engine.info.closes_thinking is False:
+            self.warnings.append(
+                f"{engine.info.engine} takes no token ids, so open thinking cannot be closed: answer_tokens has no "
+                "effect, and a final trace that thinks for final_tokens has no answer."
+            )
 
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
         cls,
         engine: Engine,
-        messages: Sequence[ChatMessage],
+        prompt: Chat | Sequence[ChatMessage],
         config: RSAConfig,
         *,
         audit_path: Path | str | None = None,
         on_event: OnEvent | None = None,
+        interactive: bool = False,
     ) -> AsyncIterator[RunSession]:
         """Open the audit file, start a run in it or resume the recorded one, and close the file at the end.
 
-        An error that ends the session is recorded first.
+        An error that ends the session is recorded first. The traces of an `interactive` session go before others.
 
         Raise `AuditError` for a file that cannot be used, `ResumeError` if it holds another run, and the errors of a
-        setup that cannot be run: `TemplateError`, `ContextLengthError`, `MemoryLimitError`.
+        setup that cannot be run: `TemplateError`, `ContextLengthError`, `MemoryLimitError`, and `ConfigError` for
+        other `kv_bits` than the engine's.
         """
         # A lone surrogate (from an argument that was not UTF-8) can be neither tokenised nor recorded.
-        messages = [ChatMessage(role=m["role"], content=replace_surrogates(m["content"])) for m in messages]
+        chat, config = without_surrogates(Chat.of(prompt)), _with_kv_bits(config, engine)
+        _check_adapter(config, engine)
         # Reading and locking may block, so open on a worker thread. If cancelled while opening, close the file.
         opening = asyncio.get_running_loop().run_in_executor(None, AuditLog, audit_path, on_event)
         try:
@@ -98,7 +139,8 @@ class RunSession:
             opening.add_done_callback(_close_opened)
             raise
         try:
-            session = await (cls._resume if log.is_resumed else cls._start)(engine, messages, config, log)
+            session = await (cls._resume if log.is_resumed else cls._start)(engine, chat, config, log)
+            session.interactive = interactive
             try:
                 yield session
             except (AuditError, CallbackError, RunStoppedError):  # the log itself failed, or the run did not
@@ -110,41 +152,34 @@ class RunSession:
             log.close()
 
     @classmethod
-    async def _start(
-        cls, engine: Engine, messages: Sequence[ChatMessage], config: RSAConfig, log: AuditLog
-    ) -> RunSession:
+    async def _start(cls, engine: Engine, chat: Chat, config: RSAConfig, log: AuditLog) -> RunSession:
+        check_may_restart(log, chat.question, config, engine)
+        await asyncio.to_thread(check_schema, config, engine, chat.tools)
         seed = secrets.randbelow(SEED_LIMIT) if config.seed is None else config.seed
         config = config.replace(seed=seed)
-        run_id = secrets.token_hex(8)
+        log.run_id = secrets.token_hex(8)
         # On a worker thread, since tokenizing a prompt of megabytes takes long.
-        setup = await asyncio.to_thread(make_setup, run_id, seed, messages, config, engine)
+        setup = await asyncio.to_thread(make_setup, log.run_id, seed, chat, config, engine)
         check_fits(config, setup, engine)
-        log.run_id = run_id
-        log.record(
-            RunStartEvent,
-            model_id=engine.info.model_id,
-            quantization=engine.info.quantization,
-            config=config,
-            prompt=messages[-1]["content"],
-            created_at=_now(),
-        )
+        log.restart()
+        log.write(_start_event(log.run_id, chat.question, config, engine))
         log.write(setup)
         log.sync()
         return cls(engine, config, setup, log)
 
     @classmethod
-    async def _resume(
-        cls, engine: Engine, messages: Sequence[ChatMessage], config: RSAConfig, log: AuditLog
-    ) -> RunSession:
+    async def _resume(cls, engine: Engine, chat: Chat, config: RSAConfig, log: AuditLog) -> RunSession:
         history = log.history
         assert history.start is not None
         assert log.path is not None
-        setup = await asyncio.to_thread(check_same_run, history, log.path, messages, config, engine)
+        setup = await asyncio.to_thread(check_same_run, history, log.path, chat, config, engine)
         log.run_id = setup.run_id
         free = {name: getattr(config, name) for name in FREE_SETTINGS}
         config = dataclasses.replace(history.start.config, **free)
         if history.finished:
             return cls(engine, config, setup, log)
+        await asyncio.to_thread(check_schema, config, engine)
+        log.cut_torn_line()
         last = history.resumes[-1] if history.resumes else None
         began = datetime.fromisoformat(last.created_at if last else history.start.created_at).timestamp()
         elapsed_s = (last.elapsed_before_s if last else 0.0) + max(0.0, log.last_written - began)
@@ -154,7 +189,7 @@ class RunSession:
             created_at=_now(),
             package_version=package_version(),
             elapsed_before_s=elapsed_s,
-            dropped_bytes=log.dropped_bytes,
+            dropped_bytes=log.recorded.torn_bytes,
             **free,
         )
         return cls(engine, config, setup, log, elapsed_s)
@@ -167,22 +202,34 @@ class RunSession:
     async def finish(self, traces: Mapping[TraceKey, Trace], equivalent: Equivalent) -> RunResult:
         """Select the answer and write the end of the run. Raise `RunFailedError` if no final candidate is left."""
         log, history = self.log, self.log.history
+        texts = [e.text for e in log.events if isinstance(e, TraceCompleteEvent) and e.finish_reason != "error"]
+        if (mark := unknown_mark(self.parser.marks, texts)) is not None:
+            self.warnings.append(
+                f"{mark!r} looks like a thinking mark that is not known; name it with --thinking-marks BEGIN END."
+            )
         selection = history.selection
         if selection is None:
-            selection = await asyncio.to_thread(
-                select_answer,
-                run_id=log.run_id,
-                config=self.config,
-                lineage=self.lineage,
-                traces=traces,
-                equivalent=equivalent,
-            )
+            try:
+                selection = await asyncio.to_thread(
+                    select_answer,
+                    setup=self.setup,
+                    config=self.config,
+                    lineage=self.lineage,
+                    traces=traces,
+                    equivalent=equivalent,
+                    judgements=[event for event in log.events if isinstance(event, JudgementEvent)],
+                )
+            except asyncio.CancelledError:
+                if isinstance(equivalent, Comparisons):
+                    equivalent.cancel()  # the thread that compares would hold up the end
+                raise
             if selection is None:
                 raise RunFailedError(
                     "No final candidate is left: every trace of the final round failed. The audit file has the "
                     "reasons. Resume with the same file to try these traces again."
                 )
             log.write(selection)
+        self.warnings += selection_warnings(selection)
         chosen = traces[TraceKey.parse(selection.chosen_trace_id)]
         if history.final is None:
             log.record(
@@ -194,14 +241,15 @@ class RunSession:
             )
         if history.model_stats is None and (stats := await self.engine.model_stats()) is not None:
             log.record(ModelStatsEvent, stats=stats)
-        # Tokens of finished traces and summaries only, as the paper counts them (its eq. 24).
-        finished = [e for e in log.events if isinstance(e, (TraceCompleteEvent, SummaryCompleteEvent))]
         result = self._result(
             chosen,
             answer=selection.answer,
             tally=recorded_tally(selection),
             round_zero=selection.round_zero,
-            generated_tokens=sum(event.generated_tokens for event in finished),
+            # Without those of failed attempts, as the paper counts them (its eq. 24).
+            generated_tokens=RunState(log.events).counted_tokens,
+            answer_kind=resolve_kind(selection.equivalence, ()),
+            answer_selection=selection.answer_selection,
         )
         log.record(
             RunEndEvent,
@@ -214,15 +262,19 @@ class RunSession:
 
     def stopped(self, reason: str, traces: Mapping[TraceKey, Trace], equivalent: Equivalent) -> RunStoppedError:
         """Return the error of a stopped run, with the best result so far. May be slow: call it on a worker thread."""
-        best, votes = best_so_far(self.config, traces, equivalent)
+        best, votes, kind = best_so_far(self.config, self.setup.answer_rules, traces, equivalent, self.tools)
         partial = self._result(
             traces[TraceKey.parse(best.trace_id)] if best else None,
             answer=best.answer if best else "",
             tally=[(members[0].answer, len(members)) for members in votes.classes],
-            round_zero=baseline_vote(self.config, traces, equivalent),
+            round_zero=baseline_vote(kind, self.setup.answer_rules, traces, equivalent, self.tools),
             generated_tokens=self.limits.tokens,
+            answer_kind=kind,
+            answer_selection=selection_used(self.config.answer_selection, kind),
         )
         resume = f" Resume it with the same command and audit file {self.log.path}." if self.log.path else ""
+        if self.unsaved is not None:
+            resume = f" Its last tokens are lost: {self.unsaved}{resume}"
         message = f"{_STOPPED[reason]} after {partial.generated_tokens:,} tokens.{resume}"
         return RunStoppedError(message, reason, partial)
 
@@ -234,6 +286,8 @@ class RunSession:
         tally: list[tuple[str, int]],
         round_zero: dict[str, Any],
         generated_tokens: int,
+        answer_kind: AnswerKind,
+        answer_selection: AnswerSelection,
     ) -> RunResult:
         return RunResult(
             run_id=self.log.run_id,
@@ -249,47 +303,139 @@ class RunSession:
             audit_path=self.log.path,
             resumed=self.log.is_resumed,
             warnings=self.warnings,
+            answer_kind=answer_kind,
+            answer_selection=answer_selection,
             events=self.log.events,
+            tool_calls=calls_of(self.setup, str(chosen.key), chosen.text, finished=chosen.finished) if chosen else [],
         )
 
 
+def _with_kv_bits(config: RSAConfig, engine: Engine) -> RSAConfig:
+    """Return the settings with the engine's width of the KV cache. Raise `ConfigError` if they ask for another."""
+    own = engine.info.kv_bits
+    if config.kv_bits not in (None, own):
+        raise ConfigError(
+            f"kv_bits is {config.kv_bits}, but {engine.info.model_id} was opened without a quantized KV cache; "
+            f"open the model with kv_bits={config.kv_bits}, or leave kv_bits unset."
+        )
+    return config.replace(kv_bits=own)
+
+
+def _check_adapter(config: RSAConfig, engine: Engine) -> None:
+    """Raise `ConfigError` if the settings ask for an aggregation adapter that the engine does not have."""
+    folder, info = config.aggregation_adapter, engine.info
+    if folder is None or (info.adapter_folder and Path(folder).expanduser().resolve() == Path(info.adapter_folder)):
+        return
+    if info.engine.startswith("upstream"):
+        raise ConfigError(
+            f"aggregation_adapter is {folder!r}, but a server runs all rounds on the same weights; leave it unset."
+        )
+    opened = repr(info.adapter_folder) if info.adapter_folder else "none"
+    raise ConfigError(
+        f"aggregation_adapter is {folder!r}, but {info.model_id} was opened with {opened}; open the model with this "
+        "one, or leave it unset."
+    )
+
+
 def check_same_run(
-    history: RunState, path: Path, messages: Sequence[ChatMessage], config: RSAConfig, engine: Engine
+    history: RunState, path: Path, prompt: Chat | Sequence[ChatMessage], config: RSAConfig, engine: Engine
 ) -> RunSetupEvent:
     """Return the recorded setup. Raise `ResumeError` with the first difference from the requested run."""
     start, setup = history.start, history.setup
     assert start is not None
     assert setup is not None
-
-    def mismatch(name: str, recorded: object, requested: object) -> ResumeError:
-        return ResumeError(
-            f"The audit file {path} holds a run with another {name}: {_short(recorded)} there, {_short(requested)} "
-            "requested. Request the same run, or write to another file."
-        )
-
-    if [dict(m) for m in messages] != setup.messages:
-        recorded, requested = setup.messages[-1]["content"], messages[-1]["content"]
+    chat = Chat.of(prompt)
+    if (messages := [record_message(message) for message in chat.messages]) != setup.messages:
+        recorded, requested = question_of(setup.messages), chat.question
         if recorded == requested:
-            raise mismatch("chat before the prompt", setup.messages[:-1], list(messages[:-1]))
-        pairs = enumerate(zip(recorded, requested, strict=False))
-        differ = next((i for i, (a, b) in pairs if a != b), min(len(recorded), len(requested)))
-        near = max(0, differ - 20)  # show both from shortly before the first difference
-        raise mismatch("prompt", recorded[near:], requested[near:])
-    if start.model_id != engine.info.model_id:
-        raise mismatch("model", start.model_id, engine.info.model_id)
-    if start.quantization != engine.info.quantization:
-        raise mismatch("quantization of the model", start.quantization, engine.info.quantization)
-    for name, value in config.to_dict().items():
-        recorded_value = getattr(start.config, name)
-        if name not in FREE_SETTINGS and recorded_value != value and not (name == "seed" and value is None):
-            raise mismatch(name, recorded_value, value)
+            if ends_with_question(setup.messages) and ends_with_question(messages):
+                raise mismatch(path, "chat before the prompt", setup.messages[:-1], messages[:-1])
+            raise mismatch(path, "chat around the prompt", setup.messages, messages)
+        raise prompt_mismatch(path, recorded, requested)
+    tools = offered_tools(chat, engine)
+    if ([*tools.offered], tools.to_dict()) != (setup.tools, setup.tool_form) if tools else setup.tools:
+        raise mismatch(path, "choice of tools", setup.tools, list(chat.tools))
+    check_same_start(start, path, config, engine)
     if PromptTemplate.load(config.template).source != setup.template_source:
-        raise mismatch("text of the template", setup.template_source, config.template)
+        raise mismatch(path, "text of the template", setup.template_source, config.template)
     if setup.lineage_version != LINEAGE_VERSION:
-        raise mismatch("version of the lineage hash", setup.lineage_version, LINEAGE_VERSION)
-    if engine.tokenizer.encode(setup.prompt_text) != setup.prompt_token_ids:
-        raise mismatch("tokenizer", f"{len(setup.prompt_token_ids)} ids of the prompt", "another tokenisation")
+        raise mismatch(path, "version of the lineage hash", setup.lineage_version, LINEAGE_VERSION)
+    if setup.model_digest and setup.model_digest != engine.info.model_digest:
+        raise mismatch(path, "content of the model's files", setup.model_digest, engine.info.model_digest)
+    digest = engine.info.adapter_digest if config.aggregation_adapter is not None else ""
+    if setup.adapter_digest != digest:
+        raise mismatch(path, "aggregation adapter", setup.adapter_digest or "none", digest or "none")
+    frame = recorded_round_zero(setup)
+    tokenizer = reserve_marks(engine.tokenizer, engine.tokenizer.find_marks(config.thinking_marks))
+    if encode_framed(tokenizer, [frame.content_of(setup.prompt_text)], frame)[0] != setup.prompt_token_ids:
+        raise mismatch(path, "tokenizer", f"{len(setup.prompt_token_ids)} ids of the prompt", "another tokenisation")
+    if setup.closing_token_ids and not engine.info.closes_thinking:
+        raise ResumeError(
+            f"The run in {path} keeps tokens for the answer (answer_tokens), and {engine.info.engine} cannot close "
+            "unfinished thinking. Resume it on an engine that takes token ids."
+        )
     return setup
+
+
+def check_same_start(start: RunStartEvent, path: Path, config: RSAConfig, engine: Engine) -> None:
+    """Raise `ResumeError` if the model or a setting of the recorded run differs from the requested one."""
+    if start.model_id != engine.info.model_id:
+        raise mismatch(path, "model", start.model_id, engine.info.model_id)
+    if start.quantization != engine.info.quantization:
+        raise mismatch(path, "quantization of the model", start.quantization, engine.info.quantization)
+    for name, value in config.to_dict().items():
+        recorded = getattr(start.config, name)
+        if name == "aggregation_adapter" and None not in (recorded, value):
+            continue  # a folder may have moved: its digest decides
+        if name in FREE_SETTINGS or recorded == value or (name == "seed" and value is None):
+            continue
+        # A file of an earlier version is resumed by the command that made it, which leaves the setting out.
+        is_older = name in ADDED_SETTINGS and recorded == ADDED_SETTINGS[name] and value == getattr(_DEFAULTS, name)
+        if not is_older and (name, recorded, value) != ("answer_kind", "math", "auto"):
+            raise mismatch(path, name, recorded, value)
+
+
+def check_may_restart(log: AuditLog, prompt: str, config: RSAConfig, engine: Engine) -> None:
+    """Raise an `AuditError` unless the file is empty or holds only the start of the requested run.
+
+    A crash can leave such a file, whose last line may be torn. Nothing is lost when that run starts again.
+    """
+    if log.path is None or not log.recorded.content:
+        return
+    torn = log.recorded.content[log.recorded.complete_bytes :]
+    if log.recorded.start is not None:
+        check_same_start(log.recorded.start, log.path, config, engine)
+        if log.recorded.start.prompt != prompt:
+            raise prompt_mismatch(log.path, log.recorded.start.prompt, prompt)
+        is_own = b'{"event": "run_setup"'.startswith(torn[:21])
+    else:
+        seeded = config.replace(seed=config.seed or 0)
+        line = encode_line(_start_event("", prompt, seeded, engine))
+        begun = re.sub(_TORN_FIELD, b"", re.sub(_OWN_FIELDS, b"", torn.rstrip(b"\0")))
+        is_own = re.sub(_OWN_FIELDS, b"", line).startswith(begun)
+    if not is_own:
+        raise ResumeError(f"The audit file {log.path} does not begin with the requested run. Write to another file.")
+
+
+def mismatch(path: Path, name: str, recorded: object, requested: object) -> ResumeError:
+    """Return the error for a file that holds another run."""
+    return ResumeError(
+        f"The audit file {path} holds a run with another {name}: {_short(recorded)} there, {_short(requested)} "
+        "requested. Request the same run, or write to another file."
+    )
+
+
+def prompt_mismatch(path: Path, recorded: str, requested: str) -> ResumeError:
+    """Return the error for another prompt. It shows both from shortly before the first difference."""
+    pairs = enumerate(zip(recorded, requested, strict=False))
+    differ = next((i for i, (a, b) in pairs if a != b), min(len(recorded), len(requested)))
+    near = max(0, differ - 20)
+    return mismatch(path, "prompt", recorded[near:], requested[near:])
+
+
+def _start_event(run_id: str, prompt: str, config: RSAConfig, engine: Engine) -> RunStartEvent:
+    info = engine.info
+    return RunStartEvent(run_id, info.model_id, info.quantization, config, prompt, created_at=_now())
 
 
 def _close_opened(opening: asyncio.Future[AuditLog]) -> None:

@@ -5,26 +5,48 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from importlib import metadata
+from typing import Any
 
 from ..audit.events import RunSetupEvent
-from ..backends.base import Engine
+from ..audit.state import longest_sequence
+from ..backends.base import CallGrammar, Engine
 from ..config import RSAConfig
-from ..errors import ContextLengthError, MemoryLimitError
+from ..errors import ContextLengthError, MemoryLimitError, SchemaError
+from ..method.answers import ANSWER_RULES
 from ..method.lineage import LINEAGE_VERSION, Lineage
 from ..method.prompts import (
-    ChatFrame,
+    Places,
     Prompt,
     PromptBuilder,
     PromptTemplate,
     Segments,
     build_segments,
     chat_frame,
+    earlier_messages,
+    encode_framed,
     framed,
+    judge_segments,
+    pair_segments,
+    question_in_frame,
+    recorded_frame,
+    round_zero_frame,
+    summary_frame,
     summary_segments,
     summary_template,
+    user_message,
 )
 from ..method.tails import Tail
-from ..tokenizer import ChatMessage, Tokenizer
+from ..tokenizer import ChatMessage, Tokenizer, encode_text, reserve_marks
+from ..tools import (
+    GENERIC,
+    Chat,
+    Tools,
+    ends_with_question,
+    form_of,
+    question_of,
+    record_message,
+    recorded_message,
+)
 
 
 @functools.cache
@@ -34,28 +56,37 @@ def package_version() -> str:
 
 
 def make_setup(
-    run_id: str, seed: int, messages: Sequence[ChatMessage], config: RSAConfig, engine: Engine
+    run_id: str, seed: int, prompt: Chat | Sequence[ChatMessage], config: RSAConfig, engine: Engine
 ) -> RunSetupEvent:
     """Make the setup of a new run. Raise `TemplateError` for a template that cannot be used."""
-    tokenizer, info = engine.tokenizer, engine.info
+    chat = Chat.of(prompt)
+    messages, tools = chat.messages, chat.tools
+    info, marks = engine.info, engine.tokenizer.find_marks(config.thinking_marks)
+    tokenizer = reserve_marks(engine.tokenizer, marks)
     template = PromptTemplate.load(config.template)
-    frame = chat_frame(tokenizer, messages, config.enable_thinking)
-    problem = messages[-1]["content"]
+    frame = chat_frame(tokenizer, messages, config.enable_thinking, tools)
+    problem = chat.question
     max_parents = Lineage.of(config, seed).max_parents
     segments = build_segments(tokenizer, template, frame, problem=problem, carry=config.carry, max_parents=max_parents)
-    prompt_text = tokenizer.render_chat(messages, config.enable_thinking)
-    summary_source, summary = "", list[str]()
+    round_zero, question = frame, ""
+    if ends_with_question(messages):
+        question = question_in_frame(tokenizer, messages, config.enable_thinking, frame, tools)
+    else:
+        round_zero = round_zero_frame(tokenizer, messages, config.enable_thinking, tools)
+    texts = {"chat": frame.texts} | ({} if round_zero is frame else {"round_zero": round_zero.texts})
+    summary: dict[str, Any] = {"summary_source": "", "summary_segments": [], "summary_segment_token_ids": []}
     if config.carry == "summary":
-        summariser = summary_template(config.summary_prompt)
-        summary_source = summariser.source
-        # A summary needs no thinking, so render the chat without it where the model can do that.
-        summary = framed(summary_segments(summariser, problem), chat_frame(tokenizer, messages, False))
+        summary, texts["summary"] = _summary_fields(tokenizer, messages, config)
+    judge = judge_segments(problem) if config.answer_selection == "tournament" else []
+    closes_thinking = config.closes_thinking and info.closes_thinking
+    offered = offered_tools(chat, engine)
+    tool_tokens = offered.form.tokens.values() if offered else ()
     return RunSetupEvent(
         run_id=run_id,
         seed=seed,
-        messages=[{"role": m["role"], "content": m["content"]} for m in messages],
-        prompt_text=prompt_text,
-        prompt_token_ids=tokenizer.encode(prompt_text),
+        messages=[record_message(message) for message in messages],
+        prompt_text=round_zero.prefix + question + round_zero.suffix,
+        prompt_token_ids=encode_framed(tokenizer, [question], round_zero)[0],
         template_name=template.name,
         template_source=template.source,
         chat_prefix=frame.prefix,
@@ -63,13 +94,10 @@ def make_setup(
         segments=[list(pieces) for pieces in segments.texts],
         segment_token_ids=[[list(ids) for ids in pieces] for pieces in segments.token_ids],
         quote_token_ids=list(segments.quote_ids),
-        summary_source=summary_source,
-        summary_segments=summary,
-        summary_segment_token_ids=[tokenizer.encode(piece) for piece in summary],
-        end_of_thinking=[list(marker) for marker in tokenizer.end_of_thinking],
-        end_of_thinking_texts=[tokenizer.decode(marker) for marker in tokenizer.end_of_thinking],
+        end_of_thinking=[tokenizer.encode(marks.end)] if marks else [],
+        end_of_thinking_texts=[marks.end] if marks else [],
         eos_token_ids=sorted(tokenizer.eos_ids),
-        control_token_ids=sorted(tokenizer.control_ids),
+        control_token_ids=sorted({*tokenizer.control_ids, *tool_tokens}),
         package_version=package_version(),
         lineage_version=LINEAGE_VERSION,
         engine=info.engine,
@@ -78,23 +106,80 @@ def make_setup(
         context_length=info.context_length,
         max_rows=info.max_rows,
         memory_limit_bytes=info.memory_limit_bytes,
+        answer_rules=ANSWER_RULES,
+        tokenizer=info.tokenizer,
+        tokenizer_digest=info.tokenizer_digest,
+        closing_token_ids=tokenizer.encode(marks.closing) if marks and closes_thinking else [],
+        thinking_marks=marks.to_dict() if marks else {},
+        frame_texts={
+            name: [[list(place) for place in places] for places in pair] for name, pair in texts.items() if pair
+        },
+        kv_bits=info.kv_bits,
+        adapter_digest=info.adapter_digest if config.aggregation_adapter is not None else "",
+        response_schema=config.response_schema,
+        model_digest=info.model_digest,
+        tools=list(offered.offered) if offered else [],
+        tool_form=offered.to_dict() if offered else {},
+        judge_segments=framed(judge, frame) if judge else [],
+        judge_segment_token_ids=encode_framed(tokenizer, judge, frame) if judge else [],
+        **summary,
     )
 
 
-def longest_sequence(config: RSAConfig, setup: RunSetupEvent) -> int:
-    """Return the length of the longest sequence that the run can need, prompt and generation, in tokens."""
-    limits = [config.max_tokens(t) for t in range(config.rounds + 1)]
-    needs = [len(setup.prompt_token_ids) + limits[0]]
-    for count, pieces in enumerate(setup.segment_token_ids, start=1):
-        needs.append(sum(map(len, pieces)) + count * config.tail_limit + max(limits[1:], default=config.final_tokens))
-    if setup.summary_segment_token_ids:
-        needs.append(sum(map(len, setup.summary_segment_token_ids)) + config.thinking_tokens + config.tail_limit)
-    return max(needs)
+def _summary_fields(
+    tokenizer: Tokenizer, messages: Sequence[ChatMessage], config: RSAConfig
+) -> tuple[dict[str, Any], tuple[Places, Places] | None]:
+    """Return the setup's fields about summaries, and the places of texts in their frame."""
+    template = summary_template(config.summary_prompt)
+    # A summary needs no thinking, so render the chat without it where the model can do that.
+    inner, quiet = summary_segments(template, question_of(messages)), chat_frame(tokenizer, messages, False)
+    fields = {
+        "summary_source": template.source,
+        "summary_segments": framed(inner, quiet),
+        "summary_segment_token_ids": encode_framed(tokenizer, inner, quiet),
+    }
+    return fields, quiet.texts
+
+
+def call_grammar(tools: Tools | None, engine: Engine) -> CallGrammar | None:
+    """Return the grammar of a call of the tools, if the engine can bind calls."""
+    if tools is None or not engine.info.binds_calls:
+        return None
+    begin, tokenizer = tools.form.begin, engine.tokenizer
+    token = tools.form.tokens.get(begin)
+    ids = encode_text(tokenizer, begin) if token is None else [token]
+    return CallGrammar(tuple(ids), tuple(tools.call_schemas()), required=tools.choice == "required")
+
+
+def check_schema(config: RSAConfig, engine: Engine, tools: Sequence[Any] = ()) -> None:
+    """Raise `SchemaError` if the engine cannot bind answers to the schema of the run. May take seconds."""
+    if config.response_schema is None:
+        return
+    if not engine.info.binds_answers:
+        raise SchemaError(
+            f"{engine.info.engine} cannot bind answers to a JSON Schema (response_schema). Leave it out, and ask for "
+            "the form in the prompt."
+        )
+    if tools and not (engine.info.binds_calls or engine.info.writes_calls):
+        raise SchemaError(
+            f"{engine.info.engine} cannot leave a choice between an answer with a JSON Schema (response_schema) and a "
+            "call of a tool. Leave out one of them."
+        )
+    engine.check_schema(config.response_schema)
+
+
+def offered_tools(chat: Chat, engine: Engine) -> Tools | None:
+    """Return the tools of a chat with the form in which the traces of an engine call them, or None without tools."""
+    if not chat.tools:
+        return None
+    form = GENERIC if engine.info.writes_calls else form_of(engine.tokenizer)
+    return Tools(chat.tools, form, chat.tool_choice, chat.parallel_tool_calls)
 
 
 def check_fits(config: RSAConfig, setup: RunSetupEvent, engine: Engine) -> None:
     """Raise `ContextLengthError` or `MemoryLimitError` if a sequence of the run could be too long for the engine."""
-    longest, context_length = longest_sequence(config, setup), engine.info.context_length
+    longest = longest_sequence(config, setup)
+    context_length = engine.info.context_length
     if context_length is not None and longest > context_length:
         raise ContextLengthError(
             f"The run can need {longest:,} tokens of context (prompt {len(setup.prompt_token_ids):,}, "
@@ -113,17 +198,23 @@ class Prompts:
     """Builds every prompt of a run from its recorded setup."""
 
     def __init__(self, tokenizer: Tokenizer, setup: RunSetupEvent) -> None:
-        self._chat = tuple(ChatMessage(role=m["role"], content=m["content"]) for m in setup.messages)
-        self._frame = ChatFrame(setup.chat_prefix, setup.chat_suffix)
+        self._chat = tuple(map(recorded_message, setup.messages))
+        self._frame = recorded_frame(setup)
         self._setup = setup
         segments = Segments(setup.segments, setup.segment_token_ids, setup.quote_token_ids)
         self._builder = PromptBuilder(tokenizer, segments, self._frame)
-        self._summary_frame = chat_frame(tokenizer, self._chat, False) if setup.summary_segments else self._frame
-        self.round_zero = Prompt(self._chat[-1]["content"], setup.prompt_text, tuple(setup.prompt_token_ids))
+        judge = pair_segments(setup.judge_segments, setup.judge_segment_token_ids, setup.quote_token_ids)
+        self._judge = PromptBuilder(tokenizer, judge, self._frame)
+        self.summary_frame = summary_frame(setup)
+        self.round_zero = Prompt(question_of(self._chat), setup.prompt_text, tuple(setup.prompt_token_ids))
 
     def aggregation(self, tails: Sequence[Tail]) -> Prompt:
         """Return the prompt that shows these tails."""
         return self._builder.build(tails)
+
+    def judgement(self, a: Tail, b: Tail) -> Prompt:
+        """Return the prompt that asks to compare two attempts."""
+        return self._judge.build([a, b])
 
     def recorded(self, text: str, token_ids: Sequence[int]) -> Prompt:
         """Return an aggregation prompt that an earlier session recorded."""
@@ -133,8 +224,10 @@ class Prompts:
         """Return the prompt that asks for a summary of a trace's thinking."""
         (before, after), (ids_before, ids_after) = self._setup.summary_segments, self._setup.summary_segment_token_ids
         text = before + notes.text + after
-        return Prompt(self._summary_frame.content_of(text), text, (*ids_before, *notes.token_ids, *ids_after))
+        return Prompt(self.summary_frame.content_of(text), text, (*ids_before, *notes.token_ids, *ids_after))
 
     def messages(self, prompt: Prompt) -> tuple[ChatMessage, ...]:
         """Return the prompt as a chat, for engines that take no token ids."""
-        return (*self._chat[:-1], ChatMessage(role="user", content=prompt.content))
+        if prompt is self.round_zero:
+            return self._chat
+        return (*earlier_messages(self._chat), user_message(self._chat, prompt.content))

@@ -1,0 +1,170 @@
+"""Use the rules of `method.early_stopping` in a run, and record what they decide."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import ParamSpec, TypeVar, cast
+
+from ..audit import RunState
+from ..audit.events import AnswersComparedEvent, StoppedEarlyEvent, TraceInheritedEvent
+from ..equivalence import Comparisons
+from ..method.answers import AnswerKind
+from ..method.early_stopping import MAX_REMAINING, lead_probability, open_comparisons, vote_by_rules
+from ..method.equality import Verdict
+from ..method.lineage import TraceKey
+from ..method.selection import Candidate, Equivalent, RecordedEquivalence, Vote, verdict_of, vote
+from .result import Trace, candidates_of, kind_of
+from .session import RunSession
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Inheritance:
+    """Lets traces inherit from parents that agree (`early_stop` is agreement)."""
+
+    def __init__(self, session: RunSession, equivalent: Equivalent) -> None:
+        self._session, self._equivalent = session, equivalent
+        self._bound = session.tools is not None and session.tools.choice == "required"
+        self._lock = asyncio.Lock()  # the comparisons of a run have one time limit in total
+
+    async def of(self, key: TraceKey, parents: Sequence[Trace]) -> Trace | None:
+        """Return the trace with what it inherits, or None if it must be generated.
+
+        A recorded decision stands: the event itself, the comparison that denied it, or the prompt of a trace that did
+        not inherit.
+        """
+        log, history = self._session.log, self._session.log.history_of(key)
+        if history.prompt is not None or history.compared is not None:
+            return None
+        if not self._session.config.may_inherit(key.round, bound=self._bound):
+            return None
+        source = min(parents, key=lambda parent: parent.key)
+        if history.inherited is None:
+            async with self._lock:
+                verdicts = await _on_a_thread(self._equivalent, self._compare, parents)
+            if verdicts is None:
+                return None
+            if any(verdict != "same" for _, _, verdict in verdicts):
+                log.record(AnswersComparedEvent, key, verdicts=verdicts)
+                log.sync()
+                return None
+            _, candidates = _candidates(self._session, parents)
+            answer = candidates[parents.index(source)].answer
+            log.record(TraceInheritedEvent, key, from_trace_id=str(source.key), answer=answer, verdicts=verdicts)
+            log.sync()
+        return dataclasses.replace(source, key=key)
+
+    def _compare(self, parents: Sequence[Trace]) -> list[list[str]] | None:
+        """Return the verdicts of computer algebra up to the first that is not "same". None: the rules find no need."""
+        if any(parent.failed for parent in parents):
+            return None
+        kind, candidates = _candidates(self._session, parents)
+        pairs = open_comparisons(candidates, kind)
+        if pairs is None:
+            return None
+        verdicts = []
+        for one, other in pairs:
+            verdict = verdict_of(self._equivalent, one.answer, other.answer)
+            verdicts.append([one.trace_id, other.trace_id, verdict])
+            if verdict != "same":
+                break
+        return verdicts
+
+
+class DecidedVote:
+    """Stops the run once the vote over the final candidates is decided (`early_stop` is posterior)."""
+
+    def __init__(self, session: RunSession, equivalent: Equivalent) -> None:
+        self._session, self._equivalent = session, equivalent
+        self.cancelled = session.log.history.cancelled  #: the traces that do not count
+
+    async def watch(
+        self, start: Callable[[TraceKey], asyncio.Task[Trace]], tasks: Mapping[TraceKey, asyncio.Task[Trace]]
+    ) -> None:
+        """Count the answers of the final candidates in index order. Once they decide, cancel all other `tasks`.
+
+        Later candidates that finished before earlier ones do not count, so that timing never changes the outcome.
+        """
+        session, finals = self._session, self._session.lineage.finals
+        if not session.config.may_stop_vote or session.log.history.stopped_early is not None:
+            return
+        counted: dict[TraceKey, Trace] = {}
+        for number, key in enumerate(finals[:-1], start=1):
+            trace = await start(key)
+            if not trace.failed:
+                counted[key] = trace
+            if len(finals) - number > MAX_REMAINING or not counted:
+                continue
+            votes, recorded = await self._vote(counted)
+            probability = lead_probability(votes, len(counted), len(finals) - number)
+            if probability < session.config.stop_confidence:
+                before = session.log.history_of(key).compared
+                if recorded and (before is None or before.verdicts != recorded):
+                    session.log.record(AnswersComparedEvent, key, verdicts=recorded)
+                continue
+            cancelled = RunState(session.log.events).to_cancel(session.lineage, number)
+            session.log.record(
+                StoppedEarlyEvent,
+                round=key.round,
+                counts=list(votes.tally),
+                probability=probability,
+                cancelled_trace_ids=cancelled,
+                verdicts=[entry for entry in recorded if entry[2] != "undecided"],
+            )
+            session.log.sync()
+            self.cancelled = frozenset(cancelled)
+            for task in tasks.values():
+                task.cancel()
+            return
+
+    async def _vote(self, traces: Mapping[TraceKey, Trace]) -> tuple[Vote, list[list[str]]]:
+        """Return the vote over these candidates, and the verdicts of computer algebra that it needed."""
+        kind, candidates = _candidates(self._session, list(traces.values()))
+        votes = vote_by_rules(candidates, kind)  # without a thread, so that little is generated in the meantime
+        if votes is not None:
+            return votes, []
+        known = {candidate.trace_id: candidate.answer for candidate in candidates}
+        compared = [self._session.log.history_of(key).compared for key in traces]
+        entries = [entry for event in compared if event is not None for entry in event.verdicts]
+        recorded = RecordedEquivalence(_Recalled(self._equivalent, known, entries))
+        votes = await _on_a_thread(self._equivalent, vote, candidates, recorded)
+        ids = {candidate.answer: candidate.trace_id for candidate in reversed(candidates)}
+        return votes, [[ids[one], ids[other], verdict] for (one, other), verdict in recorded.verdicts.items()]
+
+
+class _Recalled:
+    """Compares answers as earlier sessions did (`entries`, `answers` by trace), and others with `equivalent`."""
+
+    def __init__(self, equivalent: Equivalent, answers: Mapping[str, str], entries: Sequence[Sequence[str]]) -> None:
+        self._equivalent = equivalent
+        self._verdicts: dict[tuple[str, str], Verdict] = {}
+        for one, other, verdict in entries:
+            if one in answers and other in answers:
+                self._verdicts[answers[one], answers[other]] = cast("Verdict", verdict)
+
+    def __call__(self, first: str, second: str) -> bool:
+        return self.compare(first, second) == "same"
+
+    def compare(self, first: str, second: str) -> Verdict:
+        known = self._verdicts.get((first, second))
+        return verdict_of(self._equivalent, first, second) if known is None else known
+
+
+def _candidates(session: RunSession, traces: Sequence[Trace]) -> tuple[AnswerKind, list[Candidate]]:
+    """Return the kind of answers of these traces, and the traces as candidates of a vote, in order."""
+    by_key, tools = {trace.key: trace for trace in traces}, session.tools
+    kind = kind_of(session.config, by_key, by_key, tools)
+    return kind, candidates_of(by_key, kind, session.setup.answer_rules, list(by_key), tools)
+
+
+async def _on_a_thread(equivalent: Equivalent, compare: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call `compare`, which uses `equivalent`, on a worker thread."""
+    try:
+        return await asyncio.to_thread(compare, *args, **kwargs)
+    except asyncio.CancelledError:
+        if isinstance(equivalent, Comparisons):
+            equivalent.cancel()  # the thread that compares would hold up the end
+        raise
