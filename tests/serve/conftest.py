@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,15 @@ import uvicorn
 from starlette.applications import Starlette
 
 from markovian_rsa_mlx.backends.base import GenerationListener, GenerationRequest, GenerationResult
-from markovian_rsa_mlx.method.answers import equal_text
+from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
-from markovian_rsa_mlx.serve.app import build
 from markovian_rsa_mlx.serve.config import ServerSettings
+from markovian_rsa_mlx.serve.connections import ConnectionLimits
 from markovian_rsa_mlx.serve.run_manager import RunManager
-from markovian_rsa_mlx.serve.server import GracefulServer, listen
 
 from ..support.fakes import FakeBackend
 from ..support.runs import small
+from ..support.serving import DEFAULT_LIMITS, serving
 
 CHAT = [{"role": "user", "content": "What is it?"}]
 #: A short run: T = 1, N = 3, C = 2.
@@ -85,31 +85,33 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def serve(home: Path) -> Iterator[Serve]:
     """Start servers over an engine, and stop them when the test ends."""
-    started: list[tuple[uvicorn.Server, threading.Thread, httpx2.Client]] = []
+    with ExitStack() as stack:
 
-    def start(backend: FakeBackend | None = None, **settings: Any) -> Running:
-        backend = backend or FakeBackend()
-        orchestrator = MarkovianRSAOrchestrator(backend, equivalent=equal_text, shared=True)
-        values = {"base": small(rounds=1, seed=None), "grace_s": 0.2} | settings
-        app = build(orchestrator, ServerSettings(**values))
-        listener = listen("127.0.0.1", 0)
-        server = GracefulServer(app, lambda message: None)
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)
-        thread.start()
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        client = httpx2.Client(base_url=url, timeout=20)
-        started.append((server, thread, client))
-        return Running(url, app, backend, server, client)
+        def start(
+            backend: FakeBackend | None = None, limits: ConnectionLimits = DEFAULT_LIMITS, **settings: Any
+        ) -> Running:
+            backend = backend or FakeBackend()
+            values = {"base": small(rounds=1, seed=None), "grace_s": 0.2, "rsa_models": "none"} | settings
+            url, app, server = stack.enter_context(serving(backend, ServerSettings(**values), limits))
+            client = stack.enter_context(httpx2.Client(base_url=url, timeout=20))
+            return Running(url, app, backend, server, client)
 
-    yield start
-    for server, thread, client in started:
-        client.close()
-        server.should_exit = True
-        thread.join(10)
-        assert not thread.is_alive()
+        yield start
 
 
 @pytest.fixture
 def server(serve: Serve) -> Running:
     """A server over the default fake engine."""
     return serve()
+
+
+@pytest.fixture(scope="session")
+def orchestrator() -> Iterator[MarkovianRSAOrchestrator]:
+    with MarkovianRSAOrchestrator.from_pretrained(shared=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def embedded(serve: Serve, orchestrator: MarkovianRSAOrchestrator) -> Running:
+    """A server over the embedded model, for any question."""
+    return serve(orchestrator.backend, base=RSAConfig.embedded(), any_question=True, grace_s=0.2)  # type: ignore[arg-type]

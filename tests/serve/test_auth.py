@@ -95,12 +95,15 @@ def test_without_the_key_only_health_responds(serve: Serve, path: str) -> None:
         {"Authorization": "Bearer wrong"},
         {"Authorization": KEY},
         {"Cookie": f"{COOKIE}={KEY}"},
+        {"X-Api-Key": "wrong"},
+        {"X-Api-Key": ""},
     ):
         answer = server.get(path, headers=headers)
         assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
         assert answer.json()["error"]["code"] == "invalid_api_key"
     assert server.get("/health").status_code == 200
-    assert server.get(path, headers=BEARER).status_code == (404 if "nothing" in path else 200)
+    for good in (BEARER, {"X-Api-Key": KEY}):
+        assert server.get(path, headers=good).status_code == (404 if "nothing" in path else 200)
 
 
 def test_run_needs_the_key(serve: Serve) -> None:
@@ -121,6 +124,21 @@ def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch, ser
     monkeypatch.setattr(auth.hmac, "compare_digest", compare_digest)
     assert server.get("/v1/models", headers={"Authorization": "Bearer guess"}).status_code == 401
     assert b"guess" in compared
+    assert server.get("/v1/models", headers={"X-Api-Key": "another"}).status_code == 401
+    assert b"another" in compared
+
+
+def test_errors_of_the_messages_path_have_the_form_of_its_protocol(serve: Serve) -> None:
+    server = serve(api_key=KEY)
+    for headers, status, kind in (
+        ({}, 401, "authentication_error"),
+        (BEARER | {"Host": "evil.example"}, 403, "permission_error"),
+        (BEARER, 404, "not_found_error"),
+    ):
+        answer = server.client.post("/v1/messages/nothing", json={}, headers=headers)
+        assert answer.status_code == status
+        assert (answer.json()["type"], answer.json()["error"]["type"]) == ("error", kind)
+    assert server.client.post("/v1/messagesX", json={}).json()["error"]["code"] == "invalid_api_key"
 
 
 class TestBrowser:

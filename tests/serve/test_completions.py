@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.backends.base import EngineInfo
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.method.answers import equal_text
+from markovian_rsa_mlx.run_store import runs_folder
 from markovian_rsa_mlx.tokenizer import ChatMessage
 
 from ..support.fakes import ByteTokenizer, CharacterTokenizer, FakeBackend, boxed
@@ -60,7 +62,7 @@ class TestOpenAIClient:
         assert len(answer.rsa_metadata["rsa_token_count_history"]) == 3
         assert "[attempt 2]" in answer.aggregation_prompt
         assert "<user>" not in answer.aggregation_prompt
-        path = answer.rsa_metadata["trail"]
+        path = runs_folder() / answer.rsa_metadata["trail"]
         verify_file(path, equivalent=equal_text)
         assert answer.usage.completion_tokens == sum(e.generated_tokens for e in of_file(path, TraceCompleteEvent))
         assert answer.usage.prompt_tokens == sum(e.prompt_token_count for e in of_file(path, GenerationStartEvent))
@@ -279,12 +281,32 @@ class TestStreams:
         assert "\ufffd" not in json.dumps(chunks, ensure_ascii=False)
         assert len(chunks) > 20
 
+    def test_an_answer_without_thinking_is_streamed_while_it_is_generated(self, serve: Serve) -> None:
+        text = "Paris is the capital of France. " * 12
+        server = serve(FakeBackend(lambda request, rng: text))
+        chunks = chunks_of(server.post(messages=CHAT, reasoning_effort="none", max_tokens=1_000, stream=True))
+        pieces = [piece for chunk in chunks for choice in chunk["choices"] if (piece := choice["delta"].get("content"))]
+        assert "".join(pieces) == text.strip()
+        assert len(pieces) > 10  # an engine's callback has 16 tokens
+
     def test_final_trace_is_streamed_while_it_is_generated(self, server: Running) -> None:
         keys = RSA | {"messages": [{"role": "user", "content": "Long?"}]}
         server.backend.model = lambda request, rng: boxed(1, "word " * 30)
         server.backend.chunk = 10
         chunks = chunks_of(server.post(**keys, stream=True, rsa_progress="none"))
         assert len([c for c in chunks if c["choices"] and c["choices"][0]["delta"].get("reasoning")]) > 10
+
+    def test_an_inherited_final_answer_is_streamed_and_its_tokens_are_counted_once(self, serve: Serve) -> None:
+        server = serve(FakeBackend(lambda request, rng: boxed(1, f"{rng.random()} ")))
+        keys = RSA | {"rsa_early_stop": "agreement"}
+        whole = server.post(**keys).json()
+        assert whole["choices"][0]["message"]["content"] == r"\boxed{1}"
+        assert all(not request.trace_id.startswith("r1") for request in server.backend.requests)
+        chunks = chunks_of(server.post(**keys, stream=True, rsa_progress="none"))
+        assert joined(chunks, "content") == r"\boxed{1}"
+        usage = whole["usage"]
+        answer = len(r"\boxed{1}") + 2  # with the mark before it and EOS
+        assert usage["completion_tokens_details"]["reasoning_tokens"] == usage["completion_tokens"] - answer
 
     def test_line_breaks_in_a_models_text_are_escaped(self, serve: Serve) -> None:
         """`str.splitlines` splits at more characters than server-sent events do."""
@@ -302,6 +324,18 @@ class TestStreams:
         chunks = chunks_of(server.post(messages=CHAT, n=2, stream=True))
         roles = [c["index"] for chunk in chunks for c in chunk["choices"] if "role" in c["delta"]]
         assert sorted(roles) == [0, 1]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_population_by_round_is_run_and_returned(server: Running, stream: bool) -> None:
+    keys = {**EXAMPLE, "rsa_n": [6, 4, 3], "rsa_final_n": 0, "stream": stream}
+    response = server.post(messages=CHAT, **keys)
+    metadata = (chunks_of(response)[-1] if stream else response.json())["rsa_metadata"]
+    assert (metadata["rsa_n"], metadata["rsa_final_n"], metadata["rsa_k"]) == ([6, 4, 3], 3, 2)
+    path = runs_folder() / metadata["trail"]
+    verify_file(path, equivalent=equal_text)
+    stages = Counter(event.round for event in of_file(path, GenerationStartEvent))
+    assert (stages[1] <= 4, stages[2]) == (True, 3)
 
 
 def test_rsa_profile_replaces_the_servers_profile(server: Running) -> None:

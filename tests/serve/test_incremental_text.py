@@ -2,39 +2,80 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from markovian_rsa_mlx.method.tails import parse_trace
+from markovian_rsa_mlx.marks import ThinkingMarks, find_marks
+from markovian_rsa_mlx.method.tails import TraceParser
 from markovian_rsa_mlx.serve.incremental_text import LiveTrace
 
 from ..support.fakes import ByteTokenizer, CharacterTokenizer
 
-TEXT = st.text(alphabet="ab \né", max_size=12)
+CHARACTERS, BYTES = CharacterTokenizer(), ByteTokenizer()
+PLAIN = find_marks("<think></think>", {}.get)
+UNEXPECTED = replace(PLAIN, expected=False) if PLAIN else None
+PIECES = ["a", 45 * "long", "é", "🙂", " ", "\n", "<", "</th", "<think>", "</think>", "<response>", "</response>"]
 
 
-@given(TEXT, TEXT, st.booleans(), st.integers(1, 7), st.sampled_from(["on", "off", "uncertain"]), st.booleans())
-def test_pieces_add_up_to_the_trace(before: str, after: str, marked: bool, step: int, mode: str, wide: bool) -> None:
-    tokenizer = ByteTokenizer() if wide else CharacterTokenizer()
-    thinking = mode == "on"
-    if mode == "off" and marked:  # the text before the marker was sent as the answer already
-        return
-    ids = tokenizer.encode(before + ("</think>" if marked else "") + after)
-    live = LiveTrace(tokenizer, thinking, uncertain=mode == "uncertain")
-    pieces = [live.add(ids[start : start + step]) for start in range(0, len(ids), step)]
-    pieces.append(live.end())
-    parsed = parse_trace(ids, tokenizer.end_of_thinking, thinking=thinking)
-    answer = tokenizer.decode(parsed.answer_ids).strip()
-    reasoning = tokenizer.decode(parsed.thinking_ids).strip() if marked or thinking else ""
-    assert "".join(piece for piece, _ in pieces) == reasoning
-    assert "".join(piece for _, piece in pieces) == answer
+@dataclass
+class Setup:
+    """The marks as a run records them."""
+
+    thinking_marks: dict[str, Any]
+    chat_suffix: str = ""
+    end_of_thinking: list[list[int]] = field(default_factory=list)
+    end_of_thinking_texts: list[str] = field(default_factory=list)
+    tool_form: dict[str, Any] = field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "marks"), [(CHARACTERS, CHARACTERS.find_marks()), (BYTES, PLAIN), (BYTES, UNEXPECTED), (BYTES, None)]
+)
+@given(
+    pieces=st.lists(st.sampled_from(PIECES), max_size=14),
+    step=st.integers(1, 7),
+    thinking=st.booleans(),
+    suffix=st.sampled_from(["", "<think>\n", "<think></think>"]),
+)
+def test_pieces_add_up_to_the_trace(
+    tokenizer: CharacterTokenizer,
+    marks: ThinkingMarks | None,
+    pieces: list[str],
+    step: int,
+    thinking: bool,
+    suffix: str,
+) -> None:
+    ids = tokenizer.encode("".join(pieces))
+    live = LiveTrace(tokenizer.decode, marks, suffix=suffix, thinking=thinking)
+    found = [live.add(ids[start : start + step]) for start in range(0, len(ids), step)]
+    found.append(live.end())
+    setup = Setup(marks.to_dict() if marks else {}, suffix)
+    whole = TraceParser(setup, tokenizer.decode).parse(ids, thinking=thinking)
+    assert "".join(piece for _, piece in found) == whole.answer.strip()
+    assert "".join(piece for piece, _ in found) == ("" if whole.undivided else whole.thinking.strip())
 
 
 @pytest.mark.parametrize("step", [1, 5])
-def test_uncertain_text_is_held_back_until_the_marker(step: int) -> None:
-    tokenizer = CharacterTokenizer()
-    live = LiveTrace(tokenizer, False, uncertain=True)
-    ids = tokenizer.encode("secret thoughts")
+def test_undecided_text_is_held_back_until_the_mark(step: int) -> None:
+    live = LiveTrace(CHARACTERS.decode, CHARACTERS.find_marks(), thinking=False)
+    ids = CHARACTERS.encode("secret thoughts")
     assert {live.add(ids[start : start + step]) for start in range(0, len(ids), step)} == {("", "")}
-    assert live.add(tokenizer.encode("</think>7")) == ("secret thoughts", "7")
+    assert live.add(CHARACTERS.encode("</think>7")) == ("secret thoughts", "7")
+
+
+@pytest.mark.parametrize("step", [1, 5])
+@pytest.mark.parametrize(("expected", "held"), [(True, 100), (False, 0)])
+def test_an_ordinary_answer_flows(step: int, expected: bool, held: int) -> None:
+    marks = CHARACTERS.find_marks()
+    assert marks is not None
+    live = LiveTrace(CHARACTERS.decode, replace(marks, expected=expected), thinking=not expected)
+    ids, sent = CHARACTERS.encode("Paris<" * 50), ""
+    for start in range(0, len(ids), step):
+        reasoning, answer = live.add(ids[start : start + step])
+        sent += answer
+        assert not reasoning
+        assert len(sent) >= start - 1 or start + step <= held + 1  # no more than a possible mark waits

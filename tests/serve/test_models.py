@@ -105,6 +105,7 @@ def test_metrics_keep_their_names_and_types(server: Running) -> None:
         "mrsa_runs_total": "counter",
         "mrsa_run_seconds_total": "counter",
         "mrsa_requests_total": "counter",
+        "mrsa_ignored_keys_total": "counter",
         "mrsa_first_token_seconds": "summary",
         "mrsa_generated_tokens_total": "counter",
         "mrsa_runs_active": "gauge",

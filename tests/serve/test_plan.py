@@ -9,7 +9,7 @@ import pytest
 from markovian_rsa_mlx.config import PROFILES, RSAConfig
 from markovian_rsa_mlx.errors import ConfigError
 from markovian_rsa_mlx.serve.errors import RequestError, to_request_error
-from markovian_rsa_mlx.serve.plan import Plan, RemainingTokens, build_plan
+from markovian_rsa_mlx.serve.plan import Plan, RemainingTokens, Target, build_plan
 from markovian_rsa_mlx.serve.request import ALIASES, RSA_KEYS, ChatRequest, parse
 
 CHAT = [{"role": "user", "content": "?"}]
@@ -17,7 +17,11 @@ TABLE = RSAConfig.apex_xhigh()
 
 
 def plan(base: RSAConfig = TABLE, **keys: Any) -> Plan:
-    return build_plan(parse({"messages": CHAT, **keys}), base, lambda chat, thinking: RemainingTokens())
+    return plan_for(Target("m", base), **keys)
+
+
+def plan_for(target: Target, **keys: Any) -> Plan:
+    return build_plan(parse({"messages": CHAT, **keys}, ChatRequest), target, lambda chat, thinking: RemainingTokens())
 
 
 def config(base: RSAConfig = TABLE, **keys: Any) -> RSAConfig:
@@ -29,6 +33,10 @@ def refusal(**keys: Any) -> RequestError:
         plan(**keys)
     error = caught.value
     return to_request_error(error) if isinstance(error, ConfigError) else error
+
+
+def json_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}}
 
 
 def test_keys_default_to_the_table_of_the_proxy() -> None:
@@ -56,18 +64,21 @@ def test_every_key_changes_its_setting() -> None:
 @pytest.mark.parametrize("alias", ALIASES)
 def test_alias_sets_its_key(alias: str) -> None:
     name = ALIASES[alias]
-    request = parse({"messages": CHAT, alias: "a text"} if name == "summary_prompt" else {"messages": CHAT, alias: 1})
+    request = parse(
+        {"messages": CHAT, alias: "a text"} if name == "summary_prompt" else {"messages": CHAT, alias: 1}, ChatRequest
+    )
     assert getattr(request, name) == ("a text" if name == "summary_prompt" else 1)
     with pytest.raises(RequestError) as caught:
-        parse({"messages": CHAT, alias: 1, name: 0})
+        parse({"messages": CHAT, alias: 1, name: 0}, ChatRequest)
     assert caught.value.param == name
-    request = parse({"messages": CHAT, alias: None, name: "x" if name == "summary_prompt" else 1})
+    request = parse({"messages": CHAT, alias: None, name: "x" if name == "summary_prompt" else 1}, ChatRequest)
     assert getattr(request, name) is not None
 
 
 @pytest.mark.parametrize("key", sorted(RSA_KEYS))
 def test_rsa_key_starts_a_run(key: str) -> None:
     values: dict[str, Any] = {"rsa_profile": "embedded", "rsa_selection": "single", "rsa_t": 1, "rsa_summarize": True}
+    values["rsa_early_stop"] = "agreement"
     extra = {"rsa_summarize": True} if key == "summary_prompt" else {}
     value = "Sum it up." if key == "summary_prompt" else values.get(key, 1)
     assert plan(**{key: value, **extra}).rsa
@@ -78,6 +89,27 @@ def test_n_alone_is_the_population_without_rsa_n() -> None:
     assert config(n=3).population == 3
     assert config(n=3, rsa_t=2).population == 3
     assert config(n=3, rsa_n=5, rsa_t=2).population == 5
+
+
+def test_rsa_n_by_round() -> None:
+    made = config(rsa_t=2, rsa_n=[8, 4.0, 2], rsa_k=9, rsa_final_n=0)
+    assert (made.population, made.aggregation_size, made.final_count) == ((8, 4, 2), 4, 2)
+    assert config(rsa_t=2, rsa_n=[8, 4, 2], rsa_k=3, rsa_final_n=7).final_candidates == 2
+    assert config(rsa_t=1, rsa_n=[5, 5]).population == 5
+    by_round = RSAConfig.paper_16k().replace(population=(16, 8, 4), final_candidates=0)
+    assert config(by_round, rsa_k=2).population == (16, 8, 4)
+    assert config(by_round, rsa_n=4).population == 4
+    assert refusal(base=by_round, rsa_t=3).param == "rsa_n"
+
+
+def test_effort_scales_a_population_by_round() -> None:
+    target = Target("m", RSAConfig.paper_16k().replace(population=(16, 8, 4), final_candidates=0), rsa=True)
+    assert plan_for(target, reasoning_effort="xhigh").config.population == (32, 16, 8)
+    half = plan_for(target, reasoning_effort="medium").config
+    assert (half.rounds, half.population, half.aggregation_size) == (1, (8, 4), 4)
+    assert plan_for(target, n=4).config.final_count == 4
+    with pytest.raises(RequestError, match="n must be at most the population, 4"):
+        plan_for(target, n=5)
 
 
 def test_rsa_k_and_rsa_final_n_are_at_most_rsa_n() -> None:
@@ -92,7 +124,7 @@ def test_rsa_k_and_rsa_final_n_are_at_most_rsa_n() -> None:
     ("word", "value"), [("1", True), ("yes", True), ("On", True), (1, True), ("0", False), ("OFF", False)]
 )
 def test_switch_accepts_words(word: Any, value: bool) -> None:
-    assert parse({"messages": CHAT, "use_pacore": word}).use_pacore is value
+    assert parse({"messages": CHAT, "use_pacore": word}, ChatRequest).use_pacore is value
 
 
 def test_tail_window_off_carries_whole_traces() -> None:
@@ -130,12 +162,16 @@ def test_use_pacore_carries_answers() -> None:
 
 
 def test_rsa_profile_replaces_the_servers_profile() -> None:
-    assert config(rsa_profile="paper-16k") == PROFILES["paper-16k"].replace(memory_limit_gb=None)
+    assert config(rsa_profile="paper-16k") == PROFILES["paper-16k"].replace(memory_limit_gb=None, answer_kind="auto")
     assert refusal(rsa_profile="x").code == "invalid_setting"
 
 
 def test_request_cannot_lift_the_memory_limit() -> None:
     assert config(TABLE.replace(memory_limit_gb=3.0), rsa_t=1).memory_limit_gb is None
+
+
+TOOL = {"type": "function", "function": {"name": "f"}}
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 
 def content(part: dict[str, Any]) -> dict[str, Any]:
@@ -152,31 +188,76 @@ def content(part: dict[str, Any]) -> dict[str, Any]:
         ({"rsa_t": True}, "invalid_value", "rsa_t"),
         ({"rsa_n": 0}, "invalid_value", "rsa_n"),
         ({"rsa_n": 1024, "rsa_t": 100}, "invalid_value", "rsa_n"),
+        ({"rsa_n": "4"}, "invalid_value", "rsa_n"),
+        ({"rsa_n": True}, "invalid_value", "rsa_n"),
+        ({"rsa_n": []}, "invalid_value", "rsa_n"),
+        ({"rsa_n": [4, 2], "rsa_t": 2}, "invalid_value", "rsa_n"),
+        ({"rsa_n": [4, 5, 2], "rsa_t": 2}, "invalid_value", "rsa_n"),
+        ({"rsa_n": [4, "2"], "rsa_t": 1}, "invalid_value", "rsa_n"),
+        ({"rsa_n": [1024] * 5, "rsa_t": 4}, "invalid_value", "rsa_n"),
+        ({"rsa_n": [1025, 1], "rsa_t": 1}, "invalid_value", "rsa_n"),
         ({"rsa_k": 0}, "invalid_value", "rsa_k"),
         ({"rsa_n": 100, "rsa_k": 65}, "invalid_value", "rsa_k"),
         ({"temperature": 11}, "invalid_value", "temperature"),
         ({"top_p": 0}, "invalid_value", "top_p"),
         ({"max_tokens": 0}, "invalid_value", "max_tokens"),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "invalid_value", "max_completion_tokens"),
-        ({"seed": -1}, "invalid_value", "seed"),
+        ({"max_completion_tokens": 0}, "invalid_value", "max_completion_tokens"),
+        ({"rsa_seed": 0.5}, "invalid_value", "rsa_seed"),
+        ({"rsa_profile": "x"}, "invalid_setting", "rsa_profile"),
+        ({"short_resp_len": 900, "tail_window_len": 901}, "invalid_setting", "tail_window_len"),
         ({"rsa_debug": "maybe"}, "invalid_value", "rsa_debug"),
         ({"rsa_selection": "best"}, "invalid_value", "rsa_selection"),
-        ({"rsa_temperature": 1}, "unknown_key", "rsa_temperature"),
-        ({"nonsense": 1}, "unknown_key", "nonsense"),
+        ({"rsa_t": 1, "rsa_selection": "best", "answer_kind": "open"}, "invalid_value", "rsa_selection"),
+        ({"rsa_t": 1, "answer_kind": "essay"}, "invalid_value", "answer_kind"),
         ({"messages": []}, "invalid_value", "messages"),
         ({"messages": "hi"}, "invalid_value", "messages"),
         ({"messages": [{"role": "user"}]}, "missing_key", "messages.0.content"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "invalid_value", "messages.0.role"),
         (content({"type": "image_url", "image_url": {}}), "unsupported_content", "messages.0.content"),
-        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "unsupported_tools", "messages.0.role"),
-        ({"messages": [{"role": "user", "content": "x", "name": "me"}]}, "unsupported_key", "messages.0.name"),
-        ({"stop": ["x"]}, "unsupported_key", "stop"),
-        ({"logprobs": True}, "unsupported_key", "logprobs"),
-        ({"tools": [{"type": "function"}]}, "unsupported_key", "tools"),
-        ({"response_format": {"type": "json_object"}}, "unsupported_key", "response_format"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "invalid_value", "messages"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "unsupported_tools", "messages.0.role"),
+        (
+            {"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}]},
+            "invalid_value",
+            "messages.0.tool_calls",
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [CALL | {"function": {"name": "f", "arguments": "{"}}]}]},
+            "invalid_value",
+            "messages.0.tool_calls.0.function.arguments",
+        ),
+        ({"tools": [TOOL, TOOL]}, "invalid_value", "tools"),
+        ({"tools": [TOOL | {"type": "web_search"}]}, "invalid_value", "tools.0.type"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "two words"}}]},
+            "invalid_value",
+            "tools.0.function.name",
+        ),
+        ({"tools": [TOOL] * 513}, "invalid_value", "tools"),
+        ({"tool_choice": "required"}, "invalid_value", "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": "any"}, "invalid_value", "tool_choice"),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+            "invalid_value",
+            "tool_choice",
+        ),
+        ({"logprobs": True, "rsa_t": 1}, "unsupported_key", "logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "invalid_value", "top_logprobs"),
+        ({"top_logprobs": 2}, "invalid_value", "top_logprobs"),
+        ({"tools": [{"type": "function"}]}, "missing_key", "tools.0.function"),
+        ({"response_format": {"type": "xml"}}, "invalid_value", "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "missing_key", "response_format.json_schema.schema"),
+        (json_schema({"enum": ["x" * 70_000]}), "invalid_schema", "response_format"),
         ({"logit_bias": {"1": 2}}, "unsupported_key", "logit_bias"),
         ({"presence_penalty": 0.5}, "unsupported_key", "presence_penalty"),
-        ({"reasoning_effort": "high"}, "unsupported_key", "reasoning_effort"),
+        ({"seed": -2}, "invalid_value", "seed"),
+        ({"max_tokens": -2}, "invalid_value", "max_tokens"),
+        ({"stop": ["x"] * 17}, "invalid_value", "stop"),
+        ({"stop": 7}, "invalid_value", "stop"),
+        ({"reasoning_effort": "most"}, "invalid_value", "reasoning_effort"),
+        ({"reasoning_effort": "low", "reasoning": {"effort": "high"}}, "invalid_value", "reasoning.effort"),
+        ({"messages": [{"role": "user", "content": "x", "name": 1}]}, "invalid_value", "messages.0.name"),
         ({"stream_options": {"include_usage": True}}, "invalid_value", "stream_options"),
     ],
 )
@@ -192,7 +273,6 @@ def test_invalid_value_is_quoted_with_its_limit() -> None:
     assert "101" in refusal(rsa_t=101).message
     assert "100" in refusal(rsa_t=101).message
     assert "4,096" in refusal(rsa_n=1024, rsa_t=100).message
-    assert "temperature" in refusal(rsa_temperature=1).message
 
 
 def test_keys_without_effect_are_accepted() -> None:
@@ -209,6 +289,59 @@ def test_request_switches_thinking_off() -> None:
     assert config().enable_thinking is True
 
 
+BASE = RSAConfig.apex_xhigh().replace(final_candidates=4)
+
+
+@pytest.mark.parametrize(
+    ("effort", "rounds", "population"), [("medium", 1, 16), ("high", 8, 32), (None, 8, 32), ("xhigh", 8, 64)]
+)
+def test_effort_scales_the_run_of_a_name(effort: str | None, rounds: int, population: int) -> None:
+    for keys in ({"reasoning_effort": effort}, {"reasoning": {"effort": effort}}):
+        made = plan_for(Target("m-rsa", BASE, rsa=True), **keys)
+        assert made.rsa
+        assert (made.config.rounds, made.config.population) == (rounds, population)
+        assert made.config.enable_thinking
+        assert made.config.replace(rounds=8, population=32, memory_limit_gb=None) == BASE
+
+
+@pytest.mark.parametrize(("effort", "thinking"), [("none", False), ("minimal", False), ("low", True)])
+def test_little_effort_is_an_ordinary_completion(effort: str, thinking: bool) -> None:
+    made = plan_for(Target("m-rsa", BASE, rsa=True), reasoning_effort=effort, n=3)
+    assert not made.rsa
+    assert (made.config.rounds, made.config.population, made.config.enable_thinking) == (0, 3, thinking)
+
+
+def test_effort_only_switches_thinking_without_such_a_name() -> None:
+    assert not plan(reasoning_effort="xhigh").rsa
+    assert config(reasoning_effort="medium", rsa_t=2).population == TABLE.population
+
+
+def test_keys_override_the_run_of_a_name() -> None:
+    target = Target("m-rsa", BASE, rsa=True)
+    assert plan_for(target, rsa_n=6, reasoning_effort="medium").config.population == 6
+    assert not plan_for(target, rsa_t=0).rsa
+    assert plan_for(target, rsa_profile="paper-16k").config.population == 16
+    small = plan_for(Target("m-rsa", RSAConfig(population=2), rsa=True), reasoning_effort="medium").config
+    assert (small.population, small.aggregation_size) == (1, 1)
+
+
+def test_n_is_the_number_of_choices_of_the_run_of_a_name() -> None:
+    target = Target("m-rsa", TABLE, rsa=True)
+    assert (plan_for(target).config.final_count, plan_for(target).max_choices) == (1, 1)
+    made = plan_for(target, n=3)
+    assert (made.config.population, made.config.final_count, made.max_choices) == (32, 3, 3)
+    with pytest.raises(RequestError) as caught:
+        plan_for(target, n=33)
+    assert caught.value.param == "n"
+
+
 def test_aliases_and_rsa_keys_are_keys_of_the_body() -> None:
     assert set(ALIASES.values()) <= set(ChatRequest.model_fields)
     assert set(ChatRequest.model_fields) >= RSA_KEYS
+
+
+def test_the_kind_of_answers_can_be_chosen() -> None:
+    assert config(rsa_t=1, answer_kind="open").answer_kind == "open"
+    with pytest.raises(RequestError) as caught:
+        config(rsa_t=1, answer_kind="open", rsa_selection="majority")
+    assert caught.value.status == 400

@@ -18,7 +18,7 @@ from markovian_rsa_mlx.backends.base import EngineInfo
 from markovian_rsa_mlx.errors import BackendError
 from markovian_rsa_mlx.serve import completions
 
-from ..support.fakes import CharacterTokenizer, FakeBackend, boxed
+from ..support.fakes import ByteTokenizer, CharacterTokenizer, FakeBackend, boxed
 from .conftest import CHAT, RSA, PausedBackend, Running, Serve
 
 JSON = {"Content-Type": "application/json"}
@@ -232,3 +232,35 @@ def test_unexpected_error_is_500_without_details(server: Running, monkeypatch: p
     monkeypatch.setattr(completions, "build_plan", broken)
     error = error_of(server.post(messages=CHAT), 500)
     assert "secret" not in error["message"]
+
+
+@pytest.mark.parametrize("limit", ["context", "memory"])
+def test_long_prompt_is_refused_before_all_of_it_is_tokenized(serve: Serve, limit: str) -> None:
+    encoded: list[int] = []
+
+    class Counting(ByteTokenizer):
+        def encode(self, text: str) -> list[int]:
+            encoded.append(len(text))
+            return super().encode(text)
+
+    backend = (
+        FakeBackend(tokenizer=Counting(), context_length=5_000)
+        if limit == "context"
+        else SmallBackend(tokenizer=Counting())
+    )
+    server = serve(backend)
+    error = error_of(server.post(messages=[{"role": "user", "content": "x" * 3_000_000}]), 400)
+    assert error["code"] == {"context": "context_length_exceeded", "memory": "insufficient_memory"}[limit]
+    assert sum(encoded) < 50_000
+    assert server.post(messages=[{"role": "user", "content": "x" * 1_000}]).status_code == 200
+
+
+def test_prompt_of_few_long_tokens_is_accepted(serve: Serve) -> None:
+    """The characters alone exceed the context, and the tokens do not."""
+
+    class Words(CharacterTokenizer):
+        def encode(self, text: str) -> list[int]:
+            return [10 + len(word) for word in text.split()]
+
+    server = serve(FakeBackend(lambda request, rng: boxed(7), Words(thinking=False), context_length=500))
+    assert server.post(messages=[{"role": "user", "content": "incomprehensibilities " * 300}]).status_code == 200

@@ -9,6 +9,7 @@ import pytest
 
 from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.method.answers import equal_text
+from markovian_rsa_mlx.run_store import runs_folder
 
 from ..support.fakes import FakeBackend
 from ..support.runs import run as run_in_process
@@ -39,7 +40,7 @@ def test_runs_are_listed_newest_first_in_pages(server: Running) -> None:
 def test_run_of_the_command_line_is_listed(server: Running, home: Path) -> None:
     result = run_in_process(FakeBackend(), path=home / "of-solve.jsonl")
     item = server.get(f"/v1/runs/{result.run_id}").json()
-    assert (item["state"], item["answer"], item["trail"]) == ("finished", result.answer, str(home / "of-solve.jsonl"))
+    assert (item["state"], item["answer"], item["trail"]) == ("finished", result.answer, "of-solve.jsonl")
     assert server.get("/v1/runs").json()["data"] == [item]
 
 
@@ -48,13 +49,13 @@ def test_run_id_in_the_header_leads_to_the_trail(server: Running) -> None:
     run_id = answer.headers["X-MRSA-Run-Id"]
     assert answer.json()["rsa_metadata"]["run_id"] == run_id
     trail = server.get(f"/v1/runs/{run_id}/trail")
-    assert trail.content == Path(answer.json()["rsa_metadata"]["trail"]).read_bytes()
+    assert trail.content == (runs_folder() / answer.json()["rsa_metadata"]["trail"]).read_bytes()
     assert json.loads(trail.text.splitlines()[0])["run_id"] == run_id
 
 
 def test_events_of_a_finished_run_have_line_numbers(server: Running) -> None:
     metadata = server.post(**RSA).json()["rsa_metadata"]
-    lines = Path(metadata["trail"]).read_text().splitlines()
+    lines = (runs_folder() / metadata["trail"]).read_text().splitlines()
     events = events_of(server.get(f"/v1/runs/{metadata['run_id']}/events").text)
     assert [number for number, _, _ in events] == list(range(1, len(lines) + 1))
     assert [data for _, _, data in events] == [json.loads(line) for line in lines]
@@ -67,7 +68,7 @@ def test_events_of_a_finished_run_have_line_numbers(server: Running) -> None:
 
 def test_long_and_damaged_lines_do_not_end_the_events(server: Running) -> None:
     metadata = server.post(**RSA).json()["rsa_metadata"]
-    path = Path(metadata["trail"])
+    path = runs_folder() / metadata["trail"]
     lines = path.read_bytes().splitlines()
     lines[3:3] = [json.dumps({"event": "error", "message": "x" * 2_500_000}).encode(), b'{"event": "error\xff"}']
     path.write_bytes(b"\n".join(lines) + b"\n")
@@ -143,7 +144,18 @@ def test_line_that_is_not_utf_8_does_not_end_the_events(server: Running, home: P
 
 def test_trail_of_the_server_is_valid(server: Running) -> None:
     metadata = server.post(**RSA | {"rsa_summarize": True, "summary_prompt": "{{ 7 }} 'Sum' it \"up\"!\n"}).json()
-    verify_file(Path(metadata["rsa_metadata"]["trail"]), equivalent=equal_text)
+    verify_file(runs_folder() / metadata["rsa_metadata"]["trail"], equivalent=equal_text)
     prompts = [r.messages[-1]["content"] for r in server.backend.requests if "[notes]" in r.messages[-1]["content"]]
     assert prompts
     assert all(prompt.endswith("{{ 7 }} 'Sum' it \"up\"!") for prompt in prompts)
+
+
+def test_answers_hold_no_path_of_the_server(server: Running, home: Path) -> None:
+    answer = server.post(**RSA)
+    run_id = answer.headers["X-MRSA-Run-Id"]
+    name = answer.json()["rsa_metadata"]["trail"]
+    assert (home / name).is_file()
+    (home / name).write_bytes((home / name).read_bytes()[:-200] + b"no json\n")
+    resumed = server.client.post(f"/v1/runs/{run_id}/resume")
+    texts = [answer.text, server.get("/v1/runs").text, server.get(f"/v1/runs/{run_id}").text, resumed.text]
+    assert not [text for text in texts if str(home) in text]

@@ -14,6 +14,8 @@ from markovian_rsa_mlx.method.lineage import Lineage
 from markovian_rsa_mlx.viewer import ViewStream
 from markovian_rsa_mlx.viewer.view_model import build_view
 
+from ..support.fakes import FakeEngine
+from ..support.runs import run, small
 from .trails import lines_of, small_run, write_lines
 
 
@@ -118,3 +120,14 @@ def test_prompt_names_the_tails_that_are_quoted(path: Path, tmp_path: Path) -> N
     for line in of_event(view_lines(path), "aggregation_prompt"):
         assert line["rebuilt"]
         assert len(line["quoted"]) == len(line["selected_tail_trace_ids"])
+
+
+def test_answers_in_json_are_compared_in_their_canonical_form(tmp_path: Path) -> None:
+    writings = ['{"a": 1}', '{"a":1.0}', "cut off {"]
+    engine = FakeEngine(lambda request, _: f"so</think>{writings[int(request.trace_id[-1])]}", binds_answers=True)
+    settings = {"rounds": 0, "population": 3, "final_candidates": None, "max_retries": 0}
+    run(engine, small(**settings, response_schema={"type": "object"}), tmp_path / "run.jsonl")
+    lines = view_lines(tmp_path / "run.jsonl")
+    traces = {line["trace_id"]: line for line in of_event(lines, "trace_complete")}
+    assert [traces[f"r0-0{index}"]["answer"] for index in range(3)] == ['{"a":1}', '{"a":1}', ""]
+    assert traces["r0-00"]["key"] == traces["r0-01"]["key"] != traces["r0-02"]["key"]

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -21,6 +22,7 @@ from .auth import APIKeyMiddleware, HostOriginMiddleware
 from .config import ServerSettings
 from .errors import INTERNAL_ERROR, RequestError, to_request_error
 from .pages import pages_routes
+from .responses_api.store import ResponseStore
 from .routes import ENDPOINTS
 from .run_manager import RunManager
 
@@ -50,11 +52,12 @@ def build(orchestrator: MarkovianRSAOrchestrator, settings: ServerSettings) -> S
         lifespan=lifespan,
     )
     app.state.manager = manager
+    app.state.responses = ResponseStore()
     return app
 
 
 async def _report_error(request: Request, error: Exception) -> Response:
-    """Answer an expected error with the error object of the OpenAI protocol."""
+    """Answer an expected error with the error object of the protocol."""
     if isinstance(error, MarkovianRSAError):
         error = to_request_error(error)
     elif isinstance(error, HTTPException):
@@ -62,11 +65,11 @@ async def _report_error(request: Request, error: Exception) -> Response:
         message = f"{request.method} {request.url.path}: {error.detail}."
         error = RequestError(error.status_code, message, code, headers=error.headers)
     assert isinstance(error, RequestError)
-    return error.response()
+    return error.response(request.url.path)
 
 
 class ErrorAndMetricsMiddleware:
-    """Count responses by route and status, and answer an unexpected error with status 500."""
+    """Count responses by route and status, protect them from caches, and answer an unexpected error with status 500."""
 
     def __init__(self, app: ASGIApp, manager: RunManager) -> None:
         self._app, self._manager = app, manager
@@ -84,6 +87,9 @@ class ErrorAndMetricsMiddleware:
                 started = True
                 route = self._routes.get(scope.get("endpoint"), "other")
                 self._manager.metrics.requests.labels(route, message["status"]).inc()
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("Cache-Control", "no-store")
+                headers["X-Content-Type-Options"] = "nosniff"
             await send(message)
 
         try:
@@ -92,4 +98,4 @@ class ErrorAndMetricsMiddleware:
             if started:  # the response is incomplete, so the connection must break
                 raise
             _log.exception("%s %s failed", scope["method"], scope["path"])
-            await INTERNAL_ERROR.response()(scope, receive, counting_send)
+            await INTERNAL_ERROR.response(scope["path"])(scope, receive, counting_send)

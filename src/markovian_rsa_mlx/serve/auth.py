@@ -1,8 +1,9 @@
 """Access to the server: the Host and Origin rules, the key, and the login of browsers.
 
 The Host rule stops DNS rebinding. The Origin and Sec-Fetch rules refuse requests from pages of other sites. Programs
-send the key as a bearer token. A browser logs in once, with the form or with `?key=` in any address, and gets a cookie
-that proves knowledge of the key without containing it. Only pages of this server send the cookie (SameSite=Strict).
+send the key as a bearer token or in `x-api-key`. A browser logs in once, with the form or with `?key=` in any address,
+and gets a cookie that proves knowledge of the key without containing it. Only pages of this server send the cookie
+(SameSite=Strict).
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from html import escape
 from typing import Final
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from starlette.datastructures import Headers, QueryParams
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.requests import Request, cookie_parser
 from starlette.responses import HTMLResponse, RedirectResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .config import ServerSettings, is_address, is_loopback
 from .errors import RequestError
@@ -48,17 +49,21 @@ input, button {{ font: inherit; width: 100%; box-sizing: border-box; padding: .5
 """
 _NO_KEY: Final = RequestError(
     401,
-    "The key is missing or wrong. Send it as a bearer token.",
+    "The key is missing or wrong. Send it as a bearer token or in x-api-key.",
     "invalid_api_key",
     headers={"WWW-Authenticate": "Bearer"},
 )
 
 
+#: The answer to a browser that asks whether a page of an allowed site may send a request.
+_PREFLIGHT: Final = {"Access-Control-Allow-Methods": "GET, POST, DELETE", "Access-Control-Max-Age": "600"}
+
+
 class HostOriginMiddleware:
-    """Refuse requests that name another host, or that a page of another site sends."""
+    """Refuse requests that name another host, or that a page of another site sends, unless the site is allowed."""
 
     def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
-        self._app = app
+        self._app, self._origins = app, settings.origins
         self._names = {"localhost", "127.0.0.1", "::1", settings.host.lower(), *map(str.lower, settings.hosts)}
         self._any_address = not is_loopback(settings.host)
         if self._any_address:
@@ -66,13 +71,37 @@ class HostOriginMiddleware:
             self._names |= {machine, f"{machine}.local"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            try:
-                self.check(Headers(scope=scope))
-            except RequestError as error:
-                await error.response()(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        allowed = self._cross_origin(headers)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(allowed)
+            await send(message)
+
+        try:
+            self.check(headers)
+        except RequestError as error:
+            await error.response(scope["path"])(scope, receive, send_with_headers)
+            return
+        if allowed and scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+            requested = headers.get("access-control-request-headers", "")
+            preflight = {"Access-Control-Allow-Headers": requested} if requested else {}
+            if "access-control-request-private-network" in headers:
+                preflight["Access-Control-Allow-Private-Network"] = "true"
+            await Response(status_code=204, headers=_PREFLIGHT | preflight)(scope, receive, send_with_headers)
+        else:
+            await self._app(scope, receive, send_with_headers)
+
+    def _cross_origin(self, headers: Headers) -> dict[str, str]:
+        """Return the headers by which a browser lets the page of an allowed site read the response."""
+        origin = headers.get("origin", "")
+        if not origin or not self._origins & {origin.lower(), "*"}:
+            return {}
+        return {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": "*", "Vary": "Origin"}
 
     def check(self, headers: Headers) -> None:
         """Raise `RequestError` if the request breaks one of the rules."""
@@ -86,6 +115,8 @@ class HostOriginMiddleware:
         if name not in self._names and not (self._any_address and is_address(name)):
             message = f"The host {name[:100]!r} is not a name of this server. Add it with --allow-host."
             raise RequestError(403, message, "host_not_allowed")
+        if self._cross_origin(headers):
+            return
         foreign = headers.get("sec-fetch-site") in ("cross-site", "same-site")
         foreign = foreign and headers.get("sec-fetch-mode") != "navigate"
         if (origin := headers.get("origin")) is not None:
@@ -98,7 +129,7 @@ class HostOriginMiddleware:
 
 
 class APIKeyMiddleware:
-    """Require the key: as a bearer token, as the cookie of a login, or once as `?key=` in the address.
+    """Require the key: as a bearer token, in `x-api-key`, as the cookie of a login, or once as `?key=` in the address.
 
     `GET /...?key=...` is a login: it sets the cookie and redirects to the same address without the key.
     """
@@ -114,6 +145,7 @@ class APIKeyMiddleware:
         headers, params = Headers(scope=scope), QueryParams(scope["query_string"])
         scheme, _, token = headers.get("authorization", "").partition(" ")
         bearer = token.strip() if scheme.lower() == "bearer" else ""
+        api_key = headers.get("x-api-key", "")  # as Anthropic's clients send it
         cookie, session = session_cookie(key)
         # Cookies of other programs on this machine, well formed or not, are in the header too.
         given = cookie_parser(headers.get("cookie", "")).get(cookie, "")
@@ -121,13 +153,13 @@ class APIKeyMiddleware:
             rest = urlencode([(name, value) for name, value in params.multi_items() if name != "key"])
             target = scope["path"] + (f"?{rest}" if rest else "")
             await _logged_in(key, target, secure=scope["scheme"] == "https")(scope, receive, send)
-        elif scope["path"] in OPEN_PATHS or equal(bearer, key) or equal(given, session):
+        elif scope["path"] in OPEN_PATHS or equal(bearer, key) or equal(api_key, key) or equal(given, session):
             await self._app(scope, receive, send)
         elif scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
             query = "?" + urlencode({"next": scope["path"]}) if scope["path"] != "/" else ""
             await RedirectResponse(f"/login{query}", 303)(scope, receive, send)
         else:
-            await _NO_KEY.response()(scope, receive, send)
+            await _NO_KEY.response(scope["path"])(scope, receive, send)
 
 
 async def login(request: Request) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ..config import RSAConfig
 
@@ -21,6 +22,11 @@ class ServerSettings:
     grace_s: float = 30.0  #: time that active runs get to finish when the server stops
     names: tuple[str, ...] = ()  #: model names for clients, the first one is used in answers; empty: the model's own
     any_question: bool = False  #: accept questions that the embedded reasoner was not trained for
+    strict: bool = False  #: refuse unknown keys of a request instead of ignoring them
+    rsa_models: Literal["none", "default", "all"] = "all"  #: names that stand for runs: none, the profile's, or all
+    always_rsa: bool = False  #: every chat request is a run
+    origins: frozenset[str] = field(default_factory=frozenset)  #: sites whose pages may use the server
+    heartbeat_s: float = 0.0  #: time between two spaces before the body of a long response; 0: none
 
 
 def is_loopback(host: str) -> bool:

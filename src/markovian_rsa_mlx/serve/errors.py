@@ -1,18 +1,23 @@
-"""Errors in the form that clients of the OpenAI protocol read: a status, a message and a code."""
+"""Errors in the form that clients of a protocol read: a status, a message and a code."""
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from starlette.responses import JSONResponse
 
-from ..errors import MarkovianRSAError
+from ..errors import ConfigError, MarkovianRSAError, PromptError, RefusedError, SchemaError
+from ..run_store import runs_folder
 
+_log = logging.getLogger(__name__)
 #: HTTP status of each error kind. Any other kind is an error of the server.
 _STATUS: Final = {
     "invalid_setting": 400,
+    "invalid_schema": 400,
     "invalid_prompt": 400,
     "invalid_template": 400,
     "context_length_exceeded": 400,
@@ -33,7 +38,19 @@ _BODY_KEYS: Final = {
     "tail_tokens": "tail_window_len",
     "final_tokens": "max_tokens",
     "final_candidates": "rsa_final_n",
+    "response_schema": "response_format",
     "memory_limit_gb": "--memory-limit-gb",
+}
+#: Paths of the Anthropic protocol begin with this one.
+MESSAGES_PATH: Final = "/v1/messages"
+#: Error types of the Anthropic protocol, by status.
+_MESSAGES_TYPES: Final = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
 }
 _SETTING = re.compile(r"\b(" + "|".join(_BODY_KEYS) + r")\b")
 
@@ -58,9 +75,18 @@ class RequestError(Exception):
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
-    def response(self) -> JSONResponse:
-        """Return the HTTP response that reports this error."""
-        return JSONResponse(self.body(), self.status, self.headers)
+    def messages_body(self) -> dict[str, Any]:
+        """Return the error object of the Anthropic protocol."""
+        kind = _MESSAGES_TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "api_error")
+        return {
+            "type": "error",
+            "error": {"type": kind, "message": self.message, "details": {"error_code": self.code}},
+        }
+
+    def response(self, path: str) -> JSONResponse:
+        """Return the HTTP response that reports this error, in the form of the protocol that the path belongs to."""
+        is_messages = path == MESSAGES_PATH or path.startswith(f"{MESSAGES_PATH}/")
+        return JSONResponse(self.messages_body() if is_messages else self.body(), self.status, self.headers)
 
 
 #: An unexpected error. Details go to the log, never to the client.
@@ -71,5 +97,29 @@ INTERNAL_ERROR: Final = RequestError(
 
 def to_request_error(error: MarkovianRSAError) -> RequestError:
     """Convert one of the package's errors, naming settings by their body keys."""
-    message = _SETTING.sub(lambda match: _BODY_KEYS[match[0]], str(error))
-    return RequestError(_STATUS.get(error.kind, 500), message, error.kind)
+    message = _SETTING.sub(lambda match: _BODY_KEYS[match[0]], str(error).replace(f"{runs_folder()}{os.sep}", ""))
+    if isinstance(error, RefusedError):
+        return RequestError(400, message, "upstream_refused")
+    param = None
+    if isinstance(error, SchemaError):
+        param = "response_format"
+    elif isinstance(error, PromptError):
+        param = "messages"
+    elif isinstance(error, ConfigError) and (setting := _SETTING.search(str(error))) is not None:
+        param = _BODY_KEYS[setting[0]]
+    return RequestError(_STATUS.get(error.kind, 500), message, error.kind, param)
+
+
+def error_body(error: Exception) -> dict[str, Any]:
+    """Return the error object of a response that has begun."""
+    return reported(error).body()
+
+
+def reported(error: Exception) -> RequestError:
+    """Return the error that a client reads. The log has the details of an unexpected one."""
+    if isinstance(error, MarkovianRSAError):
+        error = to_request_error(error)
+    if not isinstance(error, RequestError):
+        _log.error("A response failed", exc_info=error)
+        return INTERNAL_ERROR
+    return error

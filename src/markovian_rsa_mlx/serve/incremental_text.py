@@ -8,43 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..method.tails import MAX_TORN_IDS
-from ..tokenizer import Tokenizer
+from ..marks import Alphabet, MarkScanner, Span, ThinkingMarks, clean, is_open
+from ..method.live_text import LiveText
 
-_TORN = "\ufffd"
+__all__ = ["LiveText", "LiveTrace", "Trimmer"]
 
 
-class LiveText:
-    """The text of growing ids, without white space at its edges."""
+class Trimmer:
+    """Removes the white space at the edges of a growing text."""
 
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
-        self._decode = decode
-        self._window: list[int] = []  #: the ids given out last, and those that wait
-        self._emitted = 0  #: number of ids of the window that were given out
+    def __init__(self) -> None:
         self._started, self._trailing_space = False, ""
 
-    def add(self, ids: Sequence[int]) -> str:
-        """Append ids and return the text that is now complete."""
-        self._window.extend(ids)
-        for torn in range(min(MAX_TORN_IDS, len(self._window) - self._emitted) + 1):
-            ready = len(self._window) - torn
-            text = self._decode(self._window[:ready])
-            if ready > self._emitted and not text.endswith(_TORN):
-                return self._advance(text, ready)
-        return ""
-
-    def end(self) -> str:
-        """Return the rest of the text, torn characters included."""
-        text = self._advance(self._decode(self._window), len(self._window))
-        self._trailing_space = ""
-        return text
-
-    def _advance(self, text: str, ready: int) -> str:
-        """Give out `text`, that of the window's first `ready` ids, except the part that was given out before."""
-        before = self._decode(self._window[: self._emitted])
-        # Keep the ids given out last in front: some tokenizers decode a first id differently.
-        self._window, self._emitted = self._window[self._emitted :], ready - self._emitted
-        text = self._trailing_space + text[len(before) :]
+    def add(self, text: str) -> str:
+        """Append text and return what is certain not to be trailing white space."""
+        text = self._trailing_space + text
         text = text if self._started else text.lstrip()
         stripped = text.rstrip()
         self._started, self._trailing_space = self._started or bool(stripped), text[len(stripped) :]
@@ -52,52 +30,50 @@ class LiveText:
 
 
 class LiveTrace:
-    """A growing trace as pieces of reasoning and answer.
+    """A growing trace as pieces of reasoning and answer, divided as `TraceParser` divides the finished one.
 
-    Without `thinking`, or without end-of-thinking markers, all of it is the answer. If `uncertain`, the request forbids
-    thinking but the prompt cannot express it. Whether the text is reasoning shows with the marker or at the end, so it
-    is held back until then.
+    `suffix` is the end of the prompt, which may have begun the thinking. What may still become a mark is held back, and
+    so is a beginning that `MarkScanner` has not decided: until a mark, its limit of characters, or the end.
     """
 
-    def __init__(self, tokenizer: Tokenizer, thinking: bool, uncertain: bool = False) -> None:
-        self._markers = [tuple(marker) for marker in tokenizer.end_of_thinking] if thinking or uncertain else []
-        self._reasoning, self._answer = LiveText(tokenizer.decode), LiveText(tokenizer.decode)
-        self._thinking, self._pending = bool(self._markers), list[int]()
-        self._uncertain = uncertain
-        self._overlap = max(map(len, self._markers), default=1) - 1  #: number of last ids that may begin a marker
+    def __init__(
+        self,
+        decode: Callable[[Sequence[int]], str],
+        marks: ThinkingMarks | None,
+        *,
+        suffix: str = "",
+        thinking: bool = True,
+    ) -> None:
+        self._decode, self._text = decode, LiveText(decode)
+        self._alphabet = Alphabet(marks) if marks else None
+        self._scanner = MarkScanner(marks, opened=is_open(marks, suffix), thinking=thinking) if marks else None
+        self._sections = {"thinking": Trimmer(), "answer": Trimmer()}
         self.answered = False  #: whether a piece of the answer was given out
 
     def add(self, ids: Sequence[int]) -> tuple[str, str]:
         """Append ids and return the (reasoning, answer) text that is now certain."""
-        reasoning = ""
-        if self._thinking:
-            first = max(len(self._pending) - self._overlap, 0)
-            self._pending.extend(ids)
-            found = next(
-                (
-                    (start, len(marker))
-                    for start in range(first, len(self._pending))
-                    for marker in self._markers
-                    if tuple(self._pending[start : start + len(marker)]) == marker
-                ),
-                None,
-            )
-            if found is None:
-                ready = len(self._pending) - self._overlap
-                if self._uncertain or ready <= 0:
-                    return "", ""
-                certain, self._pending = self._pending[:ready], self._pending[ready:]
-                return self._reasoning.add(certain), ""
-            start, length = found
-            reasoning = self._reasoning.add(self._pending[:start]) + self._reasoning.end()
-            ids, self._thinking = self._pending[start + length :], False
-        answer = self._answer.add(ids)
-        self.answered = self.answered or bool(answer)
-        return reasoning, answer
+        if self._scanner is None or self._alphabet is None:
+            return self._divided([Span("answer", 0, self._text.add(ids))])
+        marked, start = "", 0
+        for index, token in enumerate(ids):
+            if token in self._alphabet.of_id:
+                marked += clean(self._text.add(ids[start:index]) + self._text.end()) + self._alphabet.of_id[token]
+                self._text, start = LiveText(self._decode), index + 1
+        marked += clean(self._text.add(ids[start:])) if start < len(ids) else ""
+        return self._divided(self._scanner.feed(marked))
 
     def end(self) -> tuple[str, str]:
         """Return the (reasoning, answer) text that was held back."""
-        if self._thinking and self._uncertain:
-            return "", self._answer.add(self._pending) + self._answer.end()
-        reasoning = self._reasoning.add(self._pending) + self._reasoning.end() if self._thinking else ""
-        return reasoning, self._answer.end()
+        rest = self._text.end()
+        if self._scanner is None:
+            return self._divided([Span("answer", 0, rest)])
+        return self._divided([*self._scanner.feed(clean(rest)), *self._scanner.end()])
+
+    def _divided(self, spans: Sequence[Span]) -> tuple[str, str]:
+        pieces = {"thinking": "", "answer": ""}
+        for span in spans:
+            if span.section in pieces:
+                text = self._alphabet.strip(span.text) if self._alphabet else span.text
+                pieces[span.section] += self._sections[span.section].add(text)
+        self.answered = self.answered or bool(pieces["answer"])
+        return pieces["thinking"], pieces["answer"]

@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Final, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from starlette.requests import ClientDisconnect, Request
 
 from ..formatting import shortened
-from ..json_strict import parse_line
+from ..json_strict import loads, parse_line
+from ..tools import MAX_CALLS, NAME_PATTERN
 from .errors import RequestError
 
 #: Other names of a key, as clients of Zyphra's proxy and of OpenAI write them.
@@ -37,8 +39,11 @@ RSA_KEYS: Final = frozenset({
     "rsa_t", "rsa_n", "rsa_k", "short_resp_len", "rsa_tail_window", "tail_window_len", "rsa_final_n",
     "final_temperature", "final_top_p", "final_top_k", "rsa_summarize", "summary_prompt", "use_pacore",
     "return_aggregation_prompt", "return_rsa_metadata", "rsa_max_concurrency", "rsa_debug", "rsa_profile",
-    "rsa_selection",
+    "rsa_selection", "rsa_early_stop",
 })  # fmt: skip
+_MAX_KEYS: Final = 1_000
+MAX_TOOLS: Final = 512
+_UNSET_BY_MINUS_ONE: Final = frozenset({"max_tokens", "seed"})
 _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _WORDS = "|".join(
     "".join(f"[{letter.upper()}{letter}]" if letter.isalpha() else letter for letter in word) for word in (*_ON, *_OFF)
@@ -59,89 +64,286 @@ def _switch(value: Any) -> bool:
     return word in _ON
 
 
-# JSON has one kind of number, so a whole float is an integer.
-Whole = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
+def _whole(value: Any) -> Any:
+    """Return a whole float as an integer, since JSON has one kind of number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _population(value: Any) -> Any:
+    """Check one number of traces, or a list of them for the rounds."""
+    numbers = list(map(_whole, value if isinstance(value, list) else [value]))
+    valid = all(type(number) is int and 1 <= number <= _MAX_TRACES for number in numbers)
+    if not (valid and numbers and numbers == sorted(numbers, reverse=True)):
+        raise ValueError(f"give a whole number from 1 to {_MAX_TRACES}, or rsa_t + 1 of them that do not increase")
+    return numbers if isinstance(value, list) else numbers[0]
+
+
+_MAX_ROUNDS, _MAX_TRACES = 100, 1_024
+_TRACES_SCHEMA = {"type": "integer", "minimum": 1, "maximum": _MAX_TRACES}
+Whole = BeforeValidator(_whole)
 Switch = Annotated[bool, BeforeValidator(_switch), WithJsonSchema(_SWITCH_SCHEMA)]
-Rounds = Annotated[int, Whole, Field(ge=0, le=100)]
-Traces = Annotated[int, Whole, Field(ge=1, le=1_024)]
-Finals = Annotated[int, Whole, Field(ge=0, le=1_024)]
-Parents = Annotated[int, Whole, Field(ge=1, le=1_024)]
+Rounds = Annotated[int, Whole, Field(ge=0, le=_MAX_ROUNDS)]
+Population = Annotated[
+    int | list[int],
+    BeforeValidator(_population),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _TRACES_SCHEMA,
+                {"type": "array", "items": _TRACES_SCHEMA, "minItems": 1, "maxItems": _MAX_ROUNDS + 1},
+            ]
+        }
+    ),
+]
+Finals = Annotated[int, Whole, Field(ge=0, le=_MAX_TRACES)]
+Parents = Annotated[int, Whole, Field(ge=1, le=_MAX_TRACES)]
 Choices = Annotated[int, Whole, Field(ge=1, le=128)]
 Tokens = Annotated[int, Whole, Field(ge=1, le=10_000_000)]
-TopK = Annotated[int, Whole, Field(ge=0, le=1_000_000)]
+AnswerTokens = Annotated[int, Whole, Field(ge=0, le=10_000_000)]
+TopK = Annotated[
+    int, Whole, Field(ge=0, le=1_000_000), WithJsonSchema({"type": "integer", "minimum": -1, "maximum": 1_000_000})
+]
 Slots = Annotated[int, Whole, Field(ge=0, le=10_000)]
-Seed = Annotated[int, Whole, Field(ge=0, le=2**63 - 1)]
+# parse() takes -1 for unset.
+TokenLimit = Annotated[
+    Tokens, WithJsonSchema({"type": "integer", "minimum": -1, "maximum": 10_000_000, "not": {"const": 0}})
+]
+Seed = Annotated[
+    int, Whole, Field(ge=0, le=2**63 - 1), WithJsonSchema({"type": "integer", "minimum": -1, "maximum": 2**63 - 1})
+]
+_StopText = Annotated[str, Field(max_length=1_000)]
+Stop = Annotated[
+    list[_StopText],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    Field(max_length=16),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "maxLength": 1_000},
+                {"type": "array", "items": {"type": "string", "maxLength": 1_000}, "maxItems": 16},
+            ]
+        }
+    ),
+]
+FunctionName = Annotated[str, Field(pattern=NAME_PATTERN)]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+Likeliest = Annotated[int, Whole, Field(ge=0, le=20)]
 Temperature = Annotated[float, Field(ge=0, le=10)]
 TopP = Annotated[float, Field(gt=0, le=1)]
 MinP = Annotated[float, Field(ge=0, le=1)]
 
-_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+R = TypeVar("R", bound="RequestModel")
 
 
-class Part(BaseModel):
-    """A part of a message's content. Only text parts are supported."""
+class RequestModel(BaseModel):
+    """An object in a body. Its unknown keys are kept in `model_extra`, see `unknown_keys`."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
-    type: str
-    text: str | None = None
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
-class Message(BaseModel):
-    """One message of the chat. The `reasoning` of earlier turns is accepted and ignored."""
-
-    model_config = _STRICT
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[Part] | None = None
-    name: str | None = None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
-    refusal: str | None = None
-    tool_calls: list[Any] | None = None
-    tool_call_id: str | None = None
-    function_call: Any = None
-    audio: Any = None
-    annotations: list[Any] | None = None
-
-
-class StreamOptions(BaseModel):
+class StreamOptions(RequestModel):
     """`include_usage` adds a last chunk with the usage."""
 
-    model_config = _STRICT
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
-class TemplateOptions(BaseModel):
-    """Options of the model's chat template."""
+class SamplingRequest(RequestModel):
+    """The keys that chats and texts to complete have in common."""
 
-    model_config = _STRICT
-    enable_thinking: bool | None = None
-
-
-class ChatRequest(BaseModel):
-    """A chat to complete. The server's profile supplies keys that are absent or null."""
-
-    model_config = _STRICT
-    messages: list[Message] = Field(min_length=1, max_length=10_000)
     model: str | None = Field(None, description="The model's name. Default: the served model.")
-
-    max_tokens: Tokens | None = Field(
-        None, description="Token limit of the answer, or of a final-round trace with RSA."
+    max_tokens: TokenLimit | None = Field(
+        None, description="Token limit of the answer, or of a final-round trace with RSA. -1: unset."
     )
     temperature: Temperature | None = None
     top_p: TopP | None = None
     top_k: TopK | None = None
     min_p: MinP | None = None
-    seed: Seed | None = Field(None, description="Default: random, reported in rsa_metadata.")
+    seed: Seed | None = Field(None, description="Default, and -1: random, reported in rsa_metadata.")
     n: Choices | None = Field(None, description="Number of choices, or the population with RSA keys and without rsa_n.")
+    stop: Stop | None = Field(None, description="Up to 16 texts. The answer ends before the first of them.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    chat_template_kwargs: TemplateOptions | None = None
-    reasoning_effort: str | None = Field(None, description='Only "none": the same as enable_thinking false.')
+    logit_bias: dict[str, Any] | None = Field(None, description="Refused unless empty.")
+    frequency_penalty: float | None = Field(None, description="Refused unless 0.")
+    presence_penalty: float | None = Field(None, description="Refused unless 0.")
+    repetition_penalty: float | None = Field(None, description="Refused unless 1.")
+    user: str | None = Field(None, description="Ignored.")
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The texts before which the answer ends."""
+        return tuple(text for text in self.stop or () if text)
+
+
+class Part(RequestModel):
+    """A part of a message's content. Only text parts are supported."""
+
+    type: str
+    text: str | None = None
+
+
+def _arguments(value: Any) -> Any:
+    """Return the arguments of a call as an object. Clients send them as JSON text, and "" for none."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return loads(value) if value.strip() else {}
+    except ValueError as error:
+        raise ValueError(f"give the JSON text of an object ({error})") from error
+
+
+class RequestFunctionCall(RequestModel):
+    """The function that a message of the assistant calls. `arguments` is the JSON text of an object."""
+
+    name: FunctionName
+    arguments: Annotated[dict[str, Any], BeforeValidator(_arguments), WithJsonSchema({"type": "string"})] = {}
+
+
+class RequestToolCall(RequestModel):
+    """One call in a message of the assistant."""
+
+    id: str = Field("", max_length=1_000)
+    type: Literal["function"] = "function"
+    function: RequestFunctionCall
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the call for chat templates, with the arguments as an object."""
+        function = {"name": self.function.name, "arguments": self.function.arguments}
+        return {"id": self.id, "type": self.type, "function": function}
+
+
+class Message(RequestModel):
+    """One message of the chat. Keys that the model does not see, such as `reasoning`, are ignored."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | Annotated[list[Part], Field(max_length=10_000, fail_fast=True)] | None = None
+    name: str | None = Field(None, max_length=1_000)
+    reasoning: Any = None
+    reasoning_content: Any = None
+    refusal: Any = None
+    tool_calls: Annotated[list[RequestToolCall], Field(max_length=MAX_CALLS, fail_fast=True)] | None = None
+    tool_call_id: str | None = Field(None, max_length=1_000)
+    function_call: Any = None
+    audio: Any = None
+    annotations: Any = None
+
+
+class TemplateOptions(RequestModel):
+    """Options of the model's chat template."""
+
+    enable_thinking: bool | None = None
+
+
+class ReasoningOptions(RequestModel):
+    """`effort` is the same as `reasoning_effort`."""
+
+    effort: Effort | None = None
+
+
+class FunctionTool(RequestModel):
+    """A function that the model may call. `parameters` is the JSON Schema of its arguments."""
+
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = Field(None, description="Ignored.")
+
+
+class Tool(RequestModel):
+    """A tool that the model may call. Only functions are supported."""
+
+    type: Literal["function"]
+    function: FunctionTool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the tool for chat templates, without keys that are unset or unknown."""
+        function = {"name": self.function.name, "description": self.function.description or ""}
+        parameters = self.function.parameters or {"type": "object", "properties": {}}
+        return {"type": self.type, "function": function | {"parameters": parameters}}
+
+
+class NamedFunction(RequestModel):
+    name: FunctionName
+
+
+class NamedTool(RequestModel):
+    """A `tool_choice` that names the function to call."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+def _tool_choice(value: Any) -> Any:
+    if value is None or value in ("none", "auto", "required"):
+        return value
+    try:
+        return NamedTool.model_validate(value)
+    except ValidationError as error:
+        choice = '{"type": "function", "function": {"name": ...}}'
+        raise ValueError(f'give "none", "auto", "required" or {choice}') from error
+
+
+ToolChoice = Annotated[
+    Literal["none", "auto", "required"] | NamedTool,
+    BeforeValidator(_tool_choice),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "enum": ["none", "auto", "required"]},
+                {
+                    "type": "object",
+                    "properties": {
+                        "type": {"const": "function"},
+                        "function": {
+                            "type": "object",
+                            "properties": {"name": {"type": "string", "pattern": NAME_PATTERN}},
+                            "required": ["name"],
+                        },
+                    },
+                    "required": ["type", "function"],
+                },
+            ]
+        }
+    ),
+]
+
+
+class JSONSchemaFormat(RequestModel):
+    """A JSON Schema. `name`, `description` and `strict` have no effect: the schema always binds the answer."""
+
+    name: str | None = Field(None, max_length=1_000)
+    description: str | None = None
+    strict: bool | None = None
+    json_schema: dict[str, Any] | None = Field(None, alias="schema")
+
+
+class ResponseFormat(RequestModel):
+    """The form of the answer: `json_object` is any JSON object, `json_schema` a value that the schema allows."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JSONSchemaFormat | None = None
+
+    def schema_of_answer(self, path: str = "response_format") -> dict[str, Any] | None:
+        """Return the JSON Schema of the answer, None for any text. Raise `RequestError` if it is missing."""
+        if self.type == "text":
+            return None
+        if self.type == "json_object":
+            return {"type": "object"}
+        schema = self.json_schema.json_schema if self.json_schema is not None else None
+        if schema is None:
+            path = f"{path}.json_schema.schema"
+            raise RequestError(400, f"{path} is missing.", "missing_key", path)
+        return schema
+
+
+class RunOptions(RequestModel):
+    """The keys of a run, in the body of any request for the answer to a chat."""
 
     rsa_t: Rounds | None = Field(None, description="T, aggregation rounds. 0 is an ordinary completion.")
-    rsa_n: Traces | None = Field(None, description="N, traces per round.")
-    rsa_k: Parents | None = Field(None, description="C, tails per aggregation prompt, at most N.")
+    rsa_n: Population | None = Field(None, description="N, traces per round, or a list with N of rounds 0 to T.")
+    rsa_k: Parents | None = Field(None, description="C, tails per aggregation prompt, at most the N that is read.")
     short_resp_len: Tokens | None = Field(None, description="beta, token limit of a trace before the final round.")
     rsa_tail_window: Switch | None = Field(None, description="false: the whole trace is carried forward (tau = beta).")
     tail_window_len: Tokens | None = Field(None, description="tau, tokens carried forward.")
@@ -151,6 +353,11 @@ class ChatRequest(BaseModel):
     )
     final_top_p: TopP | None = Field(None, description="For the final round. null: as in the other rounds.")
     final_top_k: TopK | None = Field(None, description="For the final round. null: as in the other rounds.")
+    answer_tokens: AnswerTokens | None = Field(
+        None,
+        description="Tokens of max_tokens that are kept for the answer: longer thinking is closed. 0: none. "
+        "Default: the profile's with RSA, 0 for an ordinary completion.",
+    )
     rsa_summarize: Switch | None = Field(None, description="Carry a summary of each trace instead of its tail.")
     summary_prompt: str | None = Field(None, min_length=1, max_length=20_000, description="Prompt for summaries.")
     use_pacore: Switch | None = Field(None, description="Carry the answer section of a finished trace.")
@@ -163,59 +370,106 @@ class ChatRequest(BaseModel):
     rsa_profile: str | None = Field(
         None, max_length=100, description="Name of a profile to use instead of the server's."
     )
-    rsa_selection: Literal["single", "majority", "final_aggregation"] | None = None
+    rsa_selection: Literal["single", "majority", "final_aggregation", "tournament"] | None = Field(
+        None, description="How the answer is chosen. tournament: the model compares the final candidates in pairs."
+    )
+    rsa_early_stop: Literal["off", "agreement", "posterior"] | None = Field(
+        None,
+        description="agreement: a trace whose parents agree inherits their answer. posterior: a majority ends once it "
+        "is decided, not with n above 1. Default: the server's, off.",
+    )
+    answer_kind: Literal["auto", "math", "text", "open"] | None = Field(
+        None, description="How answers are compared. Default: the server's. open: not at all."
+    )
     rsa_progress: Literal["reasoning", "comments", "none"] | None = Field(
         None, description="How a stream reports progress: as reasoning (default), as comments, or not."
     )
     rsa_trail: Switch | None = Field(None, description="Keep an audit trail. Default: with RSA only.")
 
-    stop: str | list[str] | None = Field(None, description="Refused unless empty.")
-    logprobs: bool | None = Field(None, description="Refused unless false.")
-    top_logprobs: int | None = Field(None, description="Refused unless 0.")
-    logit_bias: dict[str, Any] | None = Field(None, description="Refused unless empty.")
-    frequency_penalty: float | None = Field(None, description="Refused unless 0.")
-    presence_penalty: float | None = Field(None, description="Refused unless 0.")
-    repetition_penalty: float | None = Field(None, description="Refused unless 1.")
-    tools: list[Any] | None = Field(None, description="Refused unless empty.")
-    tool_choice: Any = Field(None, description='Refused unless "none" or "auto".')
-    parallel_tool_calls: bool | None = Field(None, description="Ignored: the server has no tools.")
+    @property
+    def run_options(self) -> dict[str, Any]:
+        """The keys of a run that the request sets, null included."""
+        return {key: getattr(self, key) for key in RunOptions.model_fields if key in self.model_fields_set}
+
+
+class ChatRequest(RunOptions, SamplingRequest):
+    """A chat to complete. The server's profile supplies keys that are absent or null."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=10_000, fail_fast=True)]
+    chat_template_kwargs: TemplateOptions | None = None
+    reasoning_effort: Effort | None = Field(
+        None, description="Switches thinking, and scales a run that the model's name asks for."
+    )
+    reasoning: ReasoningOptions | None = None
+
+    logprobs: bool | None = Field(None, description="Log-probabilities of the answer's tokens. Not in runs.")
+    top_logprobs: Likeliest | None = Field(None, description="Number of likeliest tokens per place. Needs logprobs.")
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tool_choice: ToolChoice | None = Field(
+        None,
+        description='Default: "auto". A name offers only this tool, and requires a call, as "required" does.',
+    )
+    parallel_tool_calls: bool | None = Field(None, description="Default: true. false: at most one call.")
     functions: list[Any] | None = Field(None, description="Refused unless empty.")
     function_call: Any = Field(None, description='Refused unless "none" or "auto".')
-    response_format: dict[str, Any] | None = Field(None, description='Refused unless its type is "text".')
+    response_format: ResponseFormat | None = Field(
+        None, description="The answer's form, which binds it after its thinking; in a run, the final candidates."
+    )
     modalities: list[str] | None = Field(None, description='Refused unless ["text"].')
     store: bool | None = Field(None, description="Refused unless false. rsa_trail keeps an audit trail.")
-    user: str | None = Field(None, description="Ignored.")
     metadata: dict[str, Any] | None = Field(None, description="Ignored.")
     safety_identifier: str | None = Field(None, description="Ignored.")
     prompt_cache_key: str | None = Field(None, description="Ignored.")
     service_tier: str | None = Field(None, description="Ignored.")
 
 
-def parse(body: dict[str, Any]) -> ChatRequest:
-    """Return the body as a request. Raise `RequestError` for the first invalid key."""
+def parse(body: dict[str, Any], kind: type[R]) -> R:
+    """Return the body as a request. Raise `RequestError` for the first invalid value of a known key."""
+    if len(body) > _MAX_KEYS:
+        raise RequestError(400, f"The body must have at most {_MAX_KEYS:,} keys (got {len(body):,}).")
     values: dict[str, Any] = {}
     given_as: dict[str, str] = {}
     for key, value in body.items():
         name = ALIASES.get(key, key)
+        if name in _UNSET_BY_MINUS_ONE and isinstance(value, int | float) and value == -1:
+            value = None
+        if name == "top_k" and value == -1:  # vLLM's value for all tokens
+            value = 0
         if values.get(name) is None:
             values[name], given_as[name] = value, key
         elif value is not None and value != values[name]:
             message = f"{given_as[name]} and {key} are two names of one setting and have different values. Give one."
             raise RequestError(400, message, param=key)
     try:
-        return ChatRequest.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise _validation_error(error) from error
+        raise validation_error(error, given_as) from error
 
 
-def _validation_error(error: ValidationError) -> RequestError:
+def unknown_keys(request: RequestModel, path: str = "") -> Iterator[str]:
+    """Yield the paths of the keys of a request that the server does not know."""
+    for name in request.model_extra or ():
+        yield path + name
+    for name in type(request).model_fields:
+        value = getattr(request, name)
+        for item in value if isinstance(value, list) else (value,):
+            if isinstance(item, RequestModel):
+                yield from unknown_keys(item, f"{path}{name}.")
+
+
+def unknown_key_error(path: str) -> RequestError:
+    """Return the error of a server that refuses unknown keys."""
+    path = shortened(path, 80)
+    close = difflib.get_close_matches(path, [*ChatRequest.model_fields, *ALIASES], n=1)
+    hint = f"Did you mean {close[0]}? See" if close else "See"
+    return RequestError(400, f"{path} is not a known key. {hint} /openapi.json for all keys.", "unknown_key", path)
+
+
+def validation_error(error: ValidationError, given_as: Mapping[str, str]) -> RequestError:
+    """Return the error that names the first invalid key. `given_as` has the client's names of keys."""
     first = error.errors(include_url=False, include_context=False)[0]
-    path, value = shortened(".".join(str(step) for step in first["loc"]), 80), first["input"]
-    if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(path, [*ChatRequest.model_fields, *ALIASES], n=1)
-        hint = f"Did you mean {close[0]}? See" if close else "See"
-        message = f"{path} is not a known key. {hint} /openapi.json for all keys."
-        return RequestError(400, message, "unknown_key", path)
+    key, *rest = map(str, first["loc"])
+    path, value = shortened(".".join([given_as.get(key, key), *rest]), 80), first["input"]
     if first["type"] == "missing":
         return RequestError(400, f"{path} is missing.", "missing_key", path)
     # Python refuses to print an integer of several thousand digits.

@@ -6,6 +6,7 @@ A run is a task on the server's event loop. All runs share one engine, which adm
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import math
 import time
@@ -17,25 +18,34 @@ from typing import Any, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Summary, disable_created_metrics
 
-from .. import reasoner
+from .. import choose_model, reasoner
 from ..audit import RunState
-from ..audit.events import Event, SummaryCompleteEvent
-from ..config import RSAConfig
+from ..audit.events import Event, JudgementEvent, SummaryCompleteEvent, TraceCompleteEvent, TraceRetryEvent
+from ..config import PROFILES, RSAConfig
 from ..errors import AuditError, MarkovianRSAError, PromptError, RunStoppedError
+from ..formatting import model_name, shortened
 from ..locks import is_locked
+from ..method.prompts import check_chat
 from ..orchestrator import MarkovianRSAOrchestrator
 from ..run.result import RunResult
+from ..run.setup import make_setup
 from ..run_store import new_run_path
-from ..tokenizer import ChatMessage
+from ..tools import Chat, recorded_chat
 from .config import ServerSettings
 from .errors import RequestError, to_request_error
-from .plan import Plan
-from .stream import StreamingListener
+from .live_progress import ProgressMeter
+from .logprobs import TraceValues
+from .plain_engine import PlainEngine
+from .plan import Plan, Target
+from .request import RequestModel, unknown_key_error, unknown_keys
+from .stream import StreamingListener, live_traces
 
 _log = logging.getLogger(__name__)
 RUN_ID_HEADER = "X-MRSA-Run-Id"
 #: The reason why a run was cancelled.
 CancelledBy = Literal["client", "request", "shutdown"]
+#: Maximum number of unknown keys that the log names.
+_MAX_IGNORED_KEYS = 100
 T = TypeVar("T")
 
 
@@ -52,7 +62,14 @@ class ActiveRun:
     started_s: float = field(default_factory=time.monotonic)
     first_token_s: float | None = None
     cancelled_by: CancelledBy | None = None
+    plain_engine: PlainEngine | None = None
+    meter: ProgressMeter | None = None  #: of a run with a trail, which has a page
     task: asyncio.Task[RunResult] = field(init=False)
+
+    @property
+    def values(self) -> TraceValues | None:
+        """The log-probabilities of ids by trace, if the request asks for them."""
+        return None if self.plain_engine is None else self.plain_engine.values
 
     @property
     def rows(self) -> int:
@@ -67,8 +84,10 @@ class ActiveRun:
 
     def on_event(self, event: Event) -> None:
         self.state.apply(event)
-        if isinstance(event, SummaryCompleteEvent):  # its tokens are not streamed
+        if isinstance(event, SummaryCompleteEvent | JudgementEvent):  # its tokens are not streamed
             self.count_tokens(event.generated_tokens)
+        if self.meter is not None and isinstance(event, TraceCompleteEvent | TraceRetryEvent):
+            self.meter.forget(event.trace_id)
         if self.listener is not None:
             self.listener.event(event, self.state)
         self.begun.set()
@@ -78,6 +97,8 @@ class ActiveRun:
             self.first_token_s = time.monotonic() - self.started_s
         self.count_tokens(len(ids))
         self.state.add_tokens(trace_id, len(ids))
+        if self.meter is not None and self.state.trace(trace_id).status == "running":  # not the tokens of its summary
+            self.meter.add(trace_id, ids)
         if self.listener is not None:
             self.listener.tokens(trace_id, ids)
 
@@ -93,6 +114,7 @@ class Metrics:
         self.run_seconds = Counter("run_seconds", "Seconds that ended runs took.", ["kind"], **options)
         self.requests = Counter("requests", "Requests answered, by route and status.", ["route", "status"], **options)
         self.first_token = Summary("first_token_seconds", "Seconds from a run's start to its first token.", **options)
+        self.ignored_keys = Counter("ignored_keys", "Unknown keys of requests that were ignored.", **options)
         self.tokens = Counter("generated_tokens", "Tokens generated.", **options)
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
             "runs_active": ("Runs with a trace in the engine.", lambda: sum(run.rows > 0 for run in active)),
@@ -118,15 +140,19 @@ class RunManager:
     def __init__(self, orchestrator: MarkovianRSAOrchestrator, settings: ServerSettings) -> None:
         assert orchestrator.shared
         self.orchestrator, self.settings = orchestrator, settings
+        orchestrator.any_question = True  # `start` checks the questions
         self.engine = orchestrator.backend
-        model_id = own_name = self.engine.info.model_id
-        if model_id.startswith(("/", ".", "~")):  # a folder
-            path = Path(model_id)
-            own_name = path.name if path.name not in ("", "..") else path.resolve().name
+        if hasattr(self.engine, "expect_chats"):
+            self.engine.expect_chats()
+        model_id = self.engine.info.model_id
+        own_name = model_name(model_id)
         self.model_names = settings.names or (own_name,)  #: names under which the model is listed
         self.model_name = self.model_names[0]  #: its name in responses
         self._known_names = {*self.model_names, own_name, model_id}
+        self.run_models = self._run_models()  #: names that stand for runs, and their settings
+        self._ignored_keys: set[str] = set()  #: unknown keys that the log names
         self.active: list[ActiveRun] = []
+        self.texts: set[asyncio.Task[None]] = set()  #: completions of texts, which are not runs
         self.metrics = Metrics(self.active, settings.queue)
         self.closing = asyncio.Event()
         self.started_at = int(time.time())
@@ -135,11 +161,47 @@ class RunManager:
         self._preparers = ThreadPoolExecutor(2, "prepare")
         self._draining: asyncio.Task[None] | None = None
 
-    def check_model(self, name: str) -> None:
-        """Raise `RequestError` if the model is not served under this name."""
-        if name not in self._known_names:
-            message = f"There is no model {name[:80]!r} here. The served model is {self.model_name!r}."
-            raise RequestError(404, message, "model_not_found", "model")
+    def target(self, name: str | None) -> Target:
+        """Return what a model name stands for. Raise `RequestError` if no model is served under it."""
+        if name is None or name in self._known_names:
+            return Target(self.model_name, self.settings.base, rsa=self.settings.always_rsa)
+        if (base := self.run_models.get(name)) is not None:
+            return Target(name, base, rsa=True)
+        message = f"There is no model {name[:80]!r} here. The served model is {self.model_name!r}."
+        raise RequestError(404, message, "model_not_found", "model")
+
+    def count_unknown_keys(self, request: RequestModel) -> None:
+        """Count the unknown keys of a request, and name each of them once in the log. Refuse them if strict."""
+        for path in unknown_keys(request):
+            if self.settings.strict:
+                raise unknown_key_error(path)
+            self.metrics.ignored_keys.inc()
+            path = shortened(path, 80)
+            if path not in self._ignored_keys and len(self._ignored_keys) < _MAX_IGNORED_KEYS:
+                self._ignored_keys.add(path)
+                _log.warning("The key %r of requests is unknown and ignored.", path)
+
+    def _run_models(self) -> dict[str, RSAConfig]:
+        """Return `MODEL-rsa` with the server's profile, and `MODEL-rsa-NAME` for each profile that fits the context."""
+        found, kind = {f"{self.model_name}-rsa": self.settings.base}, self.settings.rsa_models
+        for name in self.fitting_profiles() if kind == "all" else ():
+            found[f"{self.model_name}-rsa-{name}"] = PROFILES[name].for_any_question()
+        return {} if kind == "none" else {name: each for name, each in found.items() if name not in self._known_names}
+
+    def fitting_profiles(self) -> list[str]:
+        """Return the names of the profiles that fit the model's context."""
+        context = self.engine.info.context_length
+        needs = {
+            name: config.parents_per_trace * config.tail_limit + max(config.final_tokens, config.thinking_tokens)
+            for name, config in PROFILES.items()
+        }
+        return [name for name, need in needs.items() if context is None or need < context]
+
+    def prompt_tokens(self, plan: Plan) -> int:
+        """Tokenize the prompt that the first traces of a run get, and return its length. Raise `PromptError`."""
+        check_chat(plan.chat)
+        chat = choose_model(self.engine.info.model_id).worded(plan.chat, any_question=True)
+        return len(make_setup("", 0, chat, plan.config, self.engine).prompt_token_ids)
 
     def find_active(self, run_id: str) -> ActiveRun | None:
         """Return the run with this id if it is in progress in this server."""
@@ -156,15 +218,35 @@ class RunManager:
 
     async def start(self, plan: Plan, listener: StreamingListener | None = None) -> ActiveRun:
         """Start a run. Errors before its first event are raised here."""
-        question = plan.chat[-1]["content"]
+        question = plan.chat.question
         embedded = self.engine.info.model_id == reasoner.MODEL_ID and not self.settings.any_question
-        if embedded and not reasoner.can_answer(question):
-            raise PromptError(f"The served model cannot answer this question. {reasoner.CAPABILITIES}")
+        if embedded:
+            reasoner.as_trained(question)  # refuses other questions
+            if plan.chat.tools:
+                raise PromptError("The embedded reasoner calls no tools. Leave tools out, or serve another model.")
         path = new_run_path(question) if plan.keep_trail else None
         kind: Literal["rsa", "plain"] = "rsa" if plan.rsa else "plain"
         run = ActiveRun(self.new_state(), path, kind, self.metrics.tokens.inc, listener)
+        run.plain_engine = self._plain_engine(plan)
         await self._start(run, plan.chat, plan.config)
         return run
+
+    async def start_in_background(self, plan: Plan) -> ActiveRun:
+        """Start a run that no client waits for."""
+        run = await self.start(plan)
+        run.task.add_done_callback(_log_unexpected)
+        return run
+
+    def _plain_engine(self, plan: Plan) -> PlainEngine | None:
+        """Return the engine of an ordinary completion that needs one of its own."""
+        stops, top_logprobs = plan.live_stops, plan.top_logprobs
+        if top_logprobs is not None and not self.engine.info.gives_logprobs:
+            message = f"logprobs is not supported: {self.engine.info.engine} gives no log-probabilities. Leave it out."
+            raise RequestError(400, message, "unsupported_key", "logprobs")
+        if not stops and top_logprobs is None:
+            return None
+        new_trace = live_traces(plan, self.engine.tokenizer)
+        return PlainEngine(self.engine, new_trace=new_trace, stops=stops, top_logprobs=top_logprobs)
 
     async def resume(self, state: RunState, path: Path) -> None:
         """Resume the unfinished run in `path` with its recorded chat and settings.
@@ -174,10 +256,22 @@ class RunManager:
         assert state.setup is not None
         if self.find_active(state.run_id) is not None or is_locked(path):
             raise RequestError(409, "The run is already in progress.", "already_running")
-        chat = [ChatMessage(role=m["role"], content=m["content"]) for m in state.setup.messages]
+        chat = recorded_chat(state.setup.messages, state.tools)
         run = ActiveRun(state, path, "rsa", self.metrics.tokens.inc)
         await self._start(run, chat, state.config)
         run.task.add_done_callback(_log_unexpected)
+
+    def start_text(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start the completion of a text."""
+        try:
+            self._check_capacity()
+        except RequestError:
+            work.close()
+            raise
+        task = asyncio.create_task(work)
+        self.texts.add(task)
+        task.add_done_callback(self.texts.discard)
+        return task
 
     def new_state(self, events: Iterable[Event] = ()) -> RunState:
         """Return the state of a run after these events, with its planned traces."""
@@ -193,16 +287,18 @@ class RunManager:
         await asyncio.shield(self._draining)
 
     async def _drain(self) -> None:
-        if self.active:
-            await asyncio.wait([run.task for run in self.active], timeout=self.settings.grace_s)
+        if tasks := [*(run.task for run in self.active), *self.texts]:
+            await asyncio.wait(tasks, timeout=self.settings.grace_s)
         await self.cancel_all("shutdown")
-        self._preparers.shutdown(wait=False)
+        self._preparers.shutdown(wait=False, cancel_futures=True)
 
     async def cancel_all(self, by: CancelledBy) -> None:
         """Cancel all runs and wait for their end."""
-        tasks = [run.task for run in self.active]
+        tasks = [*(run.task for run in self.active), *self.texts]
         for run in list(self.active):
             run.cancel(by)
+        for text in self.texts:
+            text.cancel()
         if tasks:
             await asyncio.wait(tasks)
 
@@ -212,15 +308,16 @@ class RunManager:
             message = "The server is stopping. Try again later."
             raise RequestError(503, message, "stopping", headers={"Retry-After": "10"})
         limit = self.settings.queue
-        if len(self.active) + self._preparing >= limit:
+        if len(self.active) + len(self.texts) + self._preparing >= limit:
             wait_s = min(60, max(1, math.ceil(self.metrics.mean_run_seconds())))
             message = f"The queue is full: {limit} requests are in progress. Try again later."
             raise RequestError(429, message, "queue_full", headers={"Retry-After": str(wait_s)})
 
-    async def _start(self, run: ActiveRun, chat: Sequence[ChatMessage], config: RSAConfig) -> None:
+    async def _start(self, run: ActiveRun, chat: Chat, config: RSAConfig) -> None:
         """Start the run's task, and wait for its first event or its failure."""
         self._check_capacity()
         if run.path is not None:
+            run.meter = ProgressMeter(self.engine.tokenizer.decode)
             folder = run.path.parent
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -228,8 +325,17 @@ class RunManager:
                 raise AuditError(
                     f"Cannot create the folder for audit trails {folder} ({error.strerror}). Set MRSA_HOME."
                 ) from error
-        work = self.orchestrator.arun(
-            list(chat), config, audit_path=run.path, on_event=run.on_event, on_progress=run.on_tokens
+        orchestrator = self.orchestrator
+        if run.plain_engine is not None:
+            orchestrator = copy.copy(orchestrator)
+            orchestrator.backend = orchestrator.engine = run.plain_engine
+        work = orchestrator.arun(
+            chat,
+            config,
+            audit_path=run.path,
+            on_event=run.on_event,
+            on_progress=run.on_tokens,
+            interactive=run.kind == "plain",
         )
         run.task = asyncio.create_task(self._watch(run, work))
         self.active.append(run)
@@ -282,7 +388,7 @@ async def wait_for_result(run: ActiveRun) -> RunResult:
 
 
 def _log_unexpected(task: asyncio.Task[RunResult]) -> None:
-    """Log an unexpected exception of a resumed run, which no client awaits."""
+    """Log an unexpected exception of a run that no client awaits."""
     error = None if task.cancelled() else task.exception()
     if error is not None and not isinstance(error, MarkovianRSAError):
-        _log.error("A resumed run failed", exc_info=error)
+        _log.error("A run in the background failed", exc_info=error)

@@ -1,4 +1,4 @@
-"""Endpoints of stored and active runs: list, describe, follow, cancel, resume.
+"""Endpoints of stored and active runs: list, start, describe, follow, cancel, resume.
 
 The events of a run are the lines of its audit trail as server-sent events, from the first line until the run ends. The
 id of an event is its line number, so a client that lost the connection continues with Last-Event-ID. Only the file is
@@ -8,7 +8,6 @@ read, so a run of another process can be followed too.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -22,8 +21,14 @@ from .. import run_store
 from ..audit import scan_file
 from ..audit.log_file import LogTail
 from ..errors import AuditError
+from ..formatting import model_name
+from ..json_strict import loads
 from ..locks import is_locked
+from ..run_store import RunEntry
+from .completions import prepare_plan
 from .errors import RequestError
+from .request import ChatRequest, parse, read_object
+from .run_list import RunQuery
 from .run_manager import ActiveRun, RunManager
 from .schemas import RunItem, RunList
 from .sse import KEEP_ALIVE_S, json_event
@@ -36,15 +41,34 @@ _READ_BYTES = 1 << 20
 
 
 async def list_runs(request: Request) -> Response:
-    """List the stored runs, newest first. `after` is the last id of the previous page."""
+    """List the stored runs, newest first unless `sort` is given. `after` is the last id of the previous page."""
     raw, after = request.query_params.get("limit", str(DEFAULT_PAGE_SIZE)), request.query_params.get("after")
     if not (raw.isascii() and raw.isdigit() and len(raw) < 10 and 1 <= int(raw) <= MAX_PAGE_SIZE):
         raise RequestError(400, f"limit must be from 1 to {MAX_PAGE_SIZE} (got {raw[:40]!r}).", param="limit")
     manager: RunManager = request.app.state.manager
-    items, has_more = await asyncio.to_thread(_page, int(raw), after)
+    query = RunQuery.of(request.query_params)
+    entries, has_more = await asyncio.to_thread(_page, query, int(raw), after)
     if after is None:
-        items = [*(_unstored_item(manager, run) for run in manager.active if run.path is None), *items]
+        unstored = (_unstored_entry(manager, run) for run in manager.active if run.path is None)
+        entries = [*filter(query.fits, unstored), *entries]
+    items = [_item_of(entry) for entry in entries]
     return JSONResponse(RunList(object="list", data=items, has_more=has_more).to_json())
+
+
+async def start_run(request: Request) -> Response:
+    """Start a run in the background. The body is that of a chat completion that is a run."""
+    manager: RunManager = request.app.state.manager
+    chat_request = parse(await read_object(request, manager.settings.max_body_bytes), ChatRequest)
+    manager.count_unknown_keys(chat_request)
+    plan = await prepare_plan(request, chat_request)
+    if chat_request.stream:
+        raise RequestError(400, "stream is for chat completions. Follow the events of the run.", param="stream")
+    if not (plan.rsa and plan.keep_trail):
+        message = "The request is not a run with a trail. Add rsa_profile or rsa_t, and leave rsa_trail out."
+        raise RequestError(400, message, "not_a_run")
+    run = await manager.start_in_background(plan)
+    assert run.path is not None
+    return JSONResponse((await asyncio.to_thread(_stored_item, run.path)).to_json(), 202)
 
 
 async def get_run(request: Request) -> Response:
@@ -167,47 +191,53 @@ def _find(run_id: str) -> Path | None:
     return path if path.parent == run_store.runs_folder() and run_store.describe(path).run_id == run_id else None
 
 
-def _page(limit: int, after: str | None) -> tuple[list[RunItem], bool]:
+def _page(query: RunQuery, limit: int, after: str | None) -> tuple[list[RunEntry], bool]:
     """Return the runs that follow `after`, and whether there are more."""
-    paths, start = run_store.run_paths(), 0
+    last = None
     if after is not None:
         last = _find(after) if _RUN_ID.fullmatch(after) else None
-        if last not in paths:
+        if last is None:
             raise RequestError(400, f"after must be the id of a stored run (got {after[:80]!r}).", param="after")
-        start = paths.index(last) + 1
-    page = paths[start : start + limit]
-    return [_stored_item(path) for path in page], len(paths) > start + limit
+    try:
+        return query.page(limit, last)
+    except ValueError as error:
+        raise RequestError(400, f"The run {after!r} is not in this list. Start again without after.") from error
 
 
 def _stored_item(path: Path) -> RunItem:
-    entry = run_store.describe(path)
+    return _item_of(run_store.describe(path))
+
+
+def _item_of(entry: RunEntry) -> RunItem:
     return RunItem(
         object="run",
         id=entry.run_id,
         state=entry.state,
         created_at=entry.created_at,
-        model=entry.model_id,
+        model=model_name(entry.model_id),
         prompt=entry.prompt,
         answer=entry.answer,
         generated_tokens=entry.generated_tokens,
-        trail=entry.path,
+        trail=Path(entry.path).name if entry.path else None,
         problem=entry.problem,
     )
 
 
 def _unstored_item(manager: RunManager, run: ActiveRun, status: run_store.RunStatus = "running") -> RunItem:
+    return _item_of(_unstored_entry(manager, run, status))
+
+
+def _unstored_entry(manager: RunManager, run: ActiveRun, status: run_store.RunStatus = "running") -> RunEntry:
+    """Describe an active run without a file."""
     start = run.state.start
-    return RunItem(
-        object="run",
-        id=run.state.run_id,
+    return RunEntry(
+        path="",
         state=status,
+        run_id=run.state.run_id,
         created_at=start.created_at if start else "",
-        model=manager.engine.info.model_id,
+        model_id=manager.engine.info.model_id,
         prompt=start.prompt if start else "",
-        answer="",
         generated_tokens=run.state.total_tokens,
-        trail=None,
-        problem="",
     )
 
 
@@ -230,13 +260,18 @@ class LogTailer:
 
     async def lines(self) -> AsyncIterator[tuple[int, bytes]]:
         """Yield the lines with their numbers, until the run ends or nothing writes the file any longer."""
+        async for lines in self.batches():
+            for number, line in lines:
+                yield number, line
+
+    async def batches(self) -> AsyncIterator[list[tuple[int, bytes]]]:
+        """Yield the lines as they are read, also empty lists while there are no new ones."""
         tail, number = LogTail(self.path), 0
         while True:
             growing = self.is_growing()  # asked before reading, so that the last lines are not missed
             lines, more = await asyncio.to_thread(tail.read)
-            for line in lines:
-                number += 1
-                yield number, line
+            yield list(enumerate(lines, start=number + 1))
+            number += len(lines)
             if lines and _event_name(lines[-1]) == "run_end":
                 return
             if not more:
@@ -248,6 +283,6 @@ class LogTailer:
 
 def _event_name(line: bytes) -> str:
     try:
-        return str(json.loads(line)["event"])
+        return str(loads(line.decode())["event"])
     except (ValueError, KeyError, TypeError):
         return "damaged"

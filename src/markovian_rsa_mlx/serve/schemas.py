@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-FinishReason = Literal["stop", "length"]
+from ..tools import ToolCall
+
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class ResponseModel(BaseModel):
@@ -29,20 +31,89 @@ class ErrorBody(ResponseModel):
     error: ErrorDetail
 
 
+class CalledFunction(ResponseModel):
+    """`arguments` is the JSON text of an object."""
+
+    name: str
+    arguments: str
+
+
+class MessageToolCall(ResponseModel):
+    """A call of one of the request's tools."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+    @classmethod
+    def of(cls, call: ToolCall) -> Self:
+        return cls(id=call.id, type="function", function=CalledFunction(name=call.name, arguments=call.arguments))
+
+
+class DeltaToolCall(MessageToolCall):
+    """A call in a stream, which has all of it in one delta."""
+
+    index: int
+
+    @classmethod
+    def numbered(cls, call: ToolCall, index: int) -> Self:
+        function = CalledFunction(name=call.name, arguments=call.arguments)
+        return cls(index=index, id=call.id, type="function", function=function)
+
+
 class AnswerMessage(ResponseModel):
-    """`reasoning` and `reasoning_content` are the same, and null for a model without thinking."""
+    """`reasoning` and `reasoning_content` are the same, and null for a model without thinking.
+
+    `content` is null for an answer that only has `tool_calls`.
+    """
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     reasoning: str | None
     reasoning_content: str | None
+    tool_calls: list[MessageToolCall] | None = None
+
+
+class LikelyToken(ResponseModel):
+    """A token with its natural log-probability. `bytes` is null for a part of a character."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class TokenLogProb(LikelyToken):
+    """A token of an answer, and the likeliest tokens in its place."""
+
+    top_logprobs: list[LikelyToken]
+
+
+class ChoiceLogProbs(ResponseModel):
+    """Log-probabilities of the model before the temperature, filters and grammars."""
+
+    content: list[TokenLogProb]
+    refusal: None = None
+
+
+class TextLogProbs(ResponseModel):
+    """The same for the tokens of a text, in lists of equal length."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
 
 
 class Choice(ResponseModel):
     index: int
     message: AnswerMessage
     finish_reason: FinishReason
-    logprobs: None = None
+    stop_reason: str | None = Field(default=None, description="The text of `stop` that ended the answer, as in vLLM.")
+    logprobs: ChoiceLogProbs | None = None
+
+
+class CompletionTokensDetails(ResponseModel):
+    reasoning_tokens: int = Field(description="Tokens generated for anything but the answers of the choices.")
 
 
 class Usage(ResponseModel):
@@ -51,6 +122,7 @@ class Usage(ResponseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    completion_tokens_details: CompletionTokensDetails | None = None
 
 
 class TraceDetail(ResponseModel):
@@ -76,7 +148,7 @@ class RSAMetadata(ResponseModel):
 
     rsa_iterations: int
     rsa_k: int
-    rsa_n: int
+    rsa_n: int | list[int]
     rsa_final_n: int
     rsa_summarize: bool
     rsa_tail_window: bool
@@ -89,9 +161,10 @@ class RSAMetadata(ResponseModel):
     rsa_final_aggregation_prompt: str | None = None
     rsa_selection: str
     run_id: str
-    trail: str | None = Field(description="The audit trail's file on the server, or null.")
+    trail: str | None = Field(description="The name of the audit trail's file on the server, or null.")
     seed: int
-    answer: str
+    answer: str = Field(description="Open answers are whole texts.")
+    answer_kind: str = Field(description="How answers were compared: math, text, json, or open (not at all).")
     final_trace_id: str | None
     tally: list[Votes] = Field(description="Votes of the final candidates' answers.")
     round_zero: dict[str, Any] = Field(description="The baseline vote of the first round's traces.")
@@ -116,12 +189,15 @@ class Delta(ResponseModel):
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
+    tool_calls: list[DeltaToolCall] | None = None
 
 
 class ChunkChoice(ResponseModel):
     index: int
     delta: Delta
     finish_reason: FinishReason | None
+    logprobs: ChoiceLogProbs | None = None
+    stop_reason: str | None = None
 
 
 class Chunk(ResponseModel):
@@ -137,12 +213,66 @@ class Chunk(ResponseModel):
     aggregation_prompt: str | None = None
 
 
+class TextChoice(ResponseModel):
+    """A completed text, or a piece of it. The ids are there with `return_token_ids`."""
+
+    index: int
+    text: str
+    finish_reason: FinishReason | None
+    logprobs: TextLogProbs | None = None
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
+
+
+class TextCompletion(ResponseModel):
+    """Completed texts, or in a stream pieces of them."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[TextChoice]
+    usage: Usage | None = None
+
+
+class Tokens(ResponseModel):
+    """Token ids, as vLLM's `/tokenize` returns them."""
+
+    count: int
+    max_model_len: int | None
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class Text(ResponseModel):
+    """The text of token ids, as vLLM's `/detokenize` returns it."""
+
+    prompt: str
+
+
+class RunSettings(ResponseModel):
+    """Settings of a run, as the keys of a request's body."""
+
+    rsa_t: int
+    rsa_n: int | list[int]
+    rsa_k: int
+    short_resp_len: int
+    tail_window_len: int
+    max_tokens: int
+
+
 class Model(ResponseModel):
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
+    parent: str | None = Field(description="The model whose runs have this name.")
     context_length: int | None
+    max_model_len: int | None = Field(description="The same as context_length, as vLLM names it.")
+    rsa: RunSettings | None = Field(None, description="The run that a request for this name is.")
+    reasoning_effort: dict[str, RunSettings | None] | None = Field(
+        None, description="The run for each effort. null: an ordinary completion."
+    )
 
 
 class ModelList(ResponseModel):

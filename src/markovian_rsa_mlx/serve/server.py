@@ -7,10 +7,15 @@ immediately. The third one ends the process without waiting for responses. Audit
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
+import os
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from sse_starlette.sse import AppStatus
@@ -21,20 +26,27 @@ from ..formatting import amount
 from ..orchestrator import MarkovianRSAOrchestrator
 from .app import build
 from .config import ServerSettings
+from .connections import ACCEPT_BURST, ConnectionLimiter, ConnectionLimits, raise_open_files_limit
 from .run_manager import RunManager
 
 #: Seconds for connections to close after their runs ended, and after a second signal.
 _CLOSING_S, _HURRIED_S = 5, 2
+#: Connections that may wait to be accepted.
+_BACKLOG = 4_096
+#: The slowest body that is accepted, in bytes per second.
+_SLOWEST_BODY = 100_000
 
 
 def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket. Port 0 selects a free one. Raises `ConfigError`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
+        # The text of create_server repeats the address; that of a failed name look-up has no errno of the system.
+        reason = error.strerror if isinstance(error, socket.gaierror) or not error.errno else os.strerror(error.errno)
         raise ConfigError(
-            f"The server cannot listen on {host} port {port} ({error.strerror}). Give another --host or --port."
+            f"The server cannot listen on {host} port {port} ({reason}). Give another --host or --port."
         ) from error
 
 
@@ -45,9 +57,13 @@ def serve(
     report: Callable[[str], None],
 ) -> None:
     """Serve until a signal ends the server. `report` receives messages about its start and its end."""
+    limits = ConnectionLimits(connections=raise_open_files_limit(), body_s=30 + settings.max_body_bytes / _SLOWEST_BODY)
+    handler = logging.StreamHandler()
+    handler.addFilter(RepetitionFilter())
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", handlers=[handler])
 
     async def run() -> None:
-        server = GracefulServer(build(orchestrator, settings), report)
+        server = GracefulServer(build(orchestrator, settings), report, limits)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"http://{host}:{listener.getsockname()[1]}"
         names = " and ".join(server.manager.model_names)
@@ -59,13 +75,16 @@ def serve(
 
     # Streams end with their runs. The library's own way, which cuts streams at the signal, is for endless ones.
     AppStatus.enable_automatic_graceful_drain = False
+    # Collections would visit all modules and the model again and again, and stop all requests for that time.
+    gc.collect()
+    gc.freeze()
     asyncio.run(run())
 
 
 class GracefulServer(uvicorn.Server):
     """Uvicorn that waits for runs to finish, not for connections alone."""
 
-    def __init__(self, app: Starlette, report: Callable[[str], None]) -> None:
+    def __init__(self, app: Starlette, report: Callable[[str], None], limits: ConnectionLimits) -> None:
         self.manager: RunManager = app.state.manager
         self._report = report
         self._loop: asyncio.AbstractEventLoop | None = None  #: set when the shutdown has begun
@@ -73,6 +92,9 @@ class GracefulServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=ConnectionLimiter(limits),  # type: ignore[arg-type]  # called as the class would be
+                backlog=ACCEPT_BURST,
+                log_config=None,
                 log_level="warning",
                 access_log=False,
                 server_header=False,
@@ -80,6 +102,12 @@ class GracefulServer(uvicorn.Server):
                 timeout_graceful_shutdown=int(self.manager.settings.grace_s) + _CLOSING_S,
             )
         )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen. Many connections may wait, although the event loop accepts a few at a time."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_BACKLOG)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse new connections, and let the active runs finish within the grace period."""
@@ -104,3 +132,33 @@ class GracefulServer(uvicorn.Server):
         await self.manager.cancel_all("shutdown")
         await asyncio.sleep(_HURRIED_S)  # clients still receive the reason
         self.force_exit = True
+
+
+class RepetitionFilter(logging.Filter):
+    """Passes a few log records of each kind a minute, so that clients cannot fill the log.
+
+    The next record that passes states how many were left out.
+    """
+
+    _MAX_RECORDS, _PERIOD_S, _MAX_KINDS = 5, 60.0, 200
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: dict[tuple[Any, ...], tuple[float, int]] = {}  #: since when, and how many records of a kind
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record passes."""
+        kind = (record.name, record.levelno, record.exc_info and record.exc_info[0], str(record.msg)[:40])
+        if len(self._seen) >= self._MAX_KINDS:
+            self._seen.clear()
+        now = time.monotonic()
+        since, count = self._seen.get(kind, (now, 0))
+        if now - since >= self._PERIOD_S:
+            if count > self._MAX_RECORDS:
+                record.msg, record.args = (
+                    f"{record.getMessage()} ({count - self._MAX_RECORDS:,} more like it before)",
+                    None,
+                )
+            since, count = now, 0
+        self._seen[kind] = since, count + 1
+        return count < self._MAX_RECORDS

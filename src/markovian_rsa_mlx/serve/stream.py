@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..audit import RunState
@@ -16,7 +16,9 @@ from ..audit.events import Event, GenerationStartEvent, TraceCompleteEvent, Trac
 from ..audit.state import ENDED
 from ..errors import BackendError
 from ..formatting import amount, shortened
+from ..method.prompts import chat_frame
 from ..tokenizer import Tokenizer
+from ..tools import Tools, show_marks
 from .errors import RequestError
 from .incremental_text import LiveTrace
 from .plan import Plan
@@ -28,7 +30,7 @@ _MAX_ANSWERS, _MAX_ANSWER_CHARACTERS = 5, 80
 
 @dataclass(frozen=True)
 class StreamItem:
-    """Text of one choice, or a comment."""
+    """Text of one choice, or a comment. `content` has tool calls as the model writes them."""
 
     index: int = 0
     reasoning: str = ""
@@ -39,12 +41,9 @@ class StreamItem:
 class StreamingListener:
     """Turns the events and tokens of a run into stream items. Its methods run on the event loop's thread."""
 
-    def __init__(self, plan: Plan, tokenizer: Tokenizer) -> None:
+    def __init__(self, plan: Plan, tokenizer: Tokenizer, tools: Tools | None = None) -> None:
         self.items: asyncio.Queue[StreamItem | RequestError | None] = asyncio.Queue()  #: None: the run has ended
-        self._plan, self._tokenizer = plan, tokenizer
-        # Where the chat template ignores the thinking flag, the model may think although the request forbids it.
-        render, thinking = tokenizer.render_chat, plan.config.enable_thinking
-        self._uncertain = not thinking and render(plan.chat, True) == render(plan.chat, False)
+        self._plan, self._new_trace = plan, live_traces(plan, tokenizer, tools)
         self._live = {trace_id: self._new_trace() for trace_id in plan.live}
         self._progress = ProgressText() if plan.rsa else None
 
@@ -77,12 +76,18 @@ class StreamingListener:
         if trace_id in self._live:
             self._put(trace_id, *self._live[trace_id].add(ids))
 
-    def _new_trace(self) -> LiveTrace:
-        return LiveTrace(self._tokenizer, self._plan.config.enable_thinking, self._uncertain)
-
     def _put(self, trace_id: str, reasoning: str, content: str) -> None:
         if reasoning or content:
             self.items.put_nowait(StreamItem(self._plan.live[trace_id], reasoning, content))
+
+
+def live_traces(plan: Plan, tokenizer: Tokenizer, tools: Tools | None = None) -> Callable[[], LiveTrace]:
+    """Return what makes the live text of a new trace of a plan. With `tools`, it shows the marks around calls."""
+    chat, thinking = plan.chat, plan.config.enable_thinking
+    marks = tokenizer.find_marks(plan.config.thinking_marks)
+    decode = show_marks(tokenizer.decode, tools.form.tokens) if tools else tokenizer.decode
+    suffix = chat_frame(tokenizer, chat.messages, thinking, chat.tools).suffix if marks else ""
+    return lambda: LiveTrace(decode, marks, suffix=suffix, thinking=thinking)
 
 
 @dataclass

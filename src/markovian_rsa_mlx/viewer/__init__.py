@@ -6,7 +6,7 @@ and its content security policy has the browser enforce this.
 
 from __future__ import annotations
 
-from .page import Policy, file_page, live_page, runs_page
+from .page import Policy, RunForm, file_page, live_page, runs_page
 from .view_model import ViewStream
 
-__all__ = ["Policy", "ViewStream", "file_page", "live_page", "runs_page"]
+__all__ = ["Policy", "RunForm", "ViewStream", "file_page", "live_page", "runs_page"]

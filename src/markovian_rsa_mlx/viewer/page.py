@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,6 +35,15 @@ class Policy:
     """The content security policy of a page. `header` is its value; the page itself contains it too."""
 
     header: str
+
+
+@dataclass(frozen=True)
+class RunForm:
+    """The choices of the form that starts a run. `rounds` is T of the server's own settings."""
+
+    models: Sequence[str]
+    profiles: Sequence[str]
+    rounds: int
 
 
 def file_page(
@@ -96,9 +105,13 @@ def live_page(run_id: str, base: str = "", keep_alive_s: float = 10) -> tuple[st
     return _assemble("app", title=f"Run {run_id[:8]}", blocks=[block], connect="'self'")
 
 
-def runs_page(base: str = "") -> tuple[str, Policy]:
-    """Return the list of the runs of a server, which it reads from `{base}/v1/runs`, and its policy."""
-    block = data_block("run", pack({"about": {"mode": "runs", "base": base}}))
+def runs_page(base: str = "", start: RunForm | None = None) -> tuple[str, Policy]:
+    """Return the list of the runs of a server, and its policy.
+
+    The page reads `{base}/v1/runs` with `limit`, `after`, `q`, `state` and `sort`. With `start`, it has a form that
+    starts a run with `POST {base}/v1/runs`.
+    """
+    block = data_block("run", pack({"about": {"mode": "runs", "base": base, "start": start and asdict(start)}}))
     return _assemble("runs", title="Runs", blocks=[block], connect="'self'", maths=False)
 
 

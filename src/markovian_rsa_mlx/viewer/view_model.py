@@ -10,27 +10,39 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ..audit import EVENT_TYPES, Line, LineProblem, RunStartEvent
+from ..audit import EVENT_TYPES, Line, LineProblem, RunSetupEvent, RunStartEvent, SelectionEvent
 from ..audit.log_file import Raw
 from ..audit.state import LenientReader
 from ..config import RSAConfig
-from ..method.answers import AnswerKind, extract_answer, normalise
+from ..method.answers import NO_ANSWER, find_answer, normalise, resolve_kind
 from ..method.lineage import Lineage
 from ..method.prompts import marker_lines, quote_markers
 from ..method.provenance import answer_keys, trace_answer
-from ..method.tails import parse_trace
+from ..method.tails import TraceParser
+from ..tools import Tools
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
+#: Characters of an open answer in tables and lists.
+_EXCERPT = 200
 _DROPPED = {
-    "run_setup": ("prompt_token_ids", "segment_token_ids", "summary_segment_token_ids", "quote_token_ids"),
+    "run_setup": (
+        "prompt_token_ids",
+        "segment_token_ids",
+        "summary_segment_token_ids",
+        "quote_token_ids",
+        "closing_token_ids",
+        "judge_segment_token_ids",
+    ),
     "trace_complete": ("text", "token_ids"),
     "tail_extracted": ("tail_text", "tail_token_ids"),
     "aggregation_prompt": ("prompt_text", "prompt_token_ids"),
     "summary_complete": ("text", "token_ids", "prompt_text", "prompt_token_ids"),
+    "judgement": ("shown_token_ids", "shown_texts", "prompt_text", "prompt_token_ids", "text", "token_ids"),
     "trace_checkpoint": ("token_ids",),
+    "thinking_closed": ("token_ids",),
 }
 
 
@@ -53,16 +65,22 @@ class ViewBuilder:
 
     - run_start: `final_count`
     - run_setup: `planned`, all traces of the run with their parents, or null if they cannot be derived
-    - trace_complete: `chars`, `reasoning_end`, `answer_at`, `answer`, `key` (the same for equal answers)
+    - trace_complete: `chars`, `reasoning_end`, `answer_at`, `answer` (of an open one the beginning), `weak`, `key` (the
+      same for equal answers, "" for an open one)
     - tail_extracted: `text` (a key), `from` and `to`
     - aggregation_prompt: `prompt_tokens`, `rebuilt`, `quoted` (the tails that are not shown verbatim)
-    - trace_checkpoint: `tokens`
+    - trace_checkpoint and thinking_closed: `tokens`
     - selection and final: `keys` of all traces, `path` of the answer
+
+    `kind` is the kind of answers, if it is known. Otherwise the settings have it, or under "auto" each trace by itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str = "") -> None:
+        self._kind = kind
         self._texts: dict[str, str] = {}  # those of the current line
         self._setup: Raw = {}
+        self._parser = TraceParser(None)
+        self._tools: Tools | None = None
         self._config: Raw = {}
         self._valid_config: RSAConfig | None = None
         self._traces: dict[str, _Trace] = {}
@@ -76,6 +94,9 @@ class ViewBuilder:
         Of an event of an unknown type only the name is kept.
         """
         raw, name = line.raw, line.raw["event"]
+        if isinstance(line.event, RunSetupEvent):
+            self._parser = TraceParser(line.event)
+            self._tools = Tools.of(line.event.tools, line.event.tool_form)
         if isinstance(line.event, RunStartEvent):
             self._valid_config = None if line.partial else line.event.config
         if name not in EVENT_TYPES:
@@ -93,9 +114,15 @@ class ViewBuilder:
         match name:
             case "run_start":
                 self._config = raw["config"]
+                is_json = self._config.get("response_schema") is not None
+                self._kind = self._kind or ("json" if is_json else str(self._config.get("answer_kind", "math")))
                 return {"final_count": self._valid_config.final_count if self._valid_config else None}
             case "run_setup":
                 return self._run_setup(raw)
+            case "trace_inherited":
+                source = raw["from_trace_id"]
+                self._traces[raw["trace_id"]] = replace(self._trace(source), parents=[source])
+                self._answers[raw["trace_id"]] = self._answers.get(source, "")
             case "generation_start":
                 self._trace(raw["trace_id"]).parents = raw["parent_trace_ids"]
             case "trace_complete":
@@ -108,11 +135,13 @@ class ViewBuilder:
                 key = f"{raw['trace_id']}/summary"
                 self._trace(raw["trace_id"]).summary = raw["text"]
                 self._texts = {key: raw["text"], f"{key}-prompt": raw["prompt_text"]}
-            case "trace_checkpoint":
+            case "trace_checkpoint" | "thinking_closed":
                 return {"tokens": len(raw["token_ids"])}
             case "selection":
                 self._chosen = True
                 self._classes = raw["classes"]
+                if raw["equivalence"] == "open":
+                    return {"keys": dict.fromkeys(self._answers, ""), "path": None}
                 self._answers |= dict(zip(raw["candidate_trace_ids"], raw["answers"], strict=False))
                 return self._answer_path(raw["chosen_trace_id"])
             case "final" if not self._chosen:
@@ -132,15 +161,22 @@ class ViewBuilder:
 
     def _trace_complete(self, raw: Raw) -> Raw:
         trace_id, text = raw["trace_id"], raw["text"]
-        kind: AnswerKind = "text" if self._config.get("answer_kind") == "text" else "math"
         thinking = self._config.get("enable_thinking", True) is not False
-        parsed = parse_trace(raw["token_ids"], self._setup.get("end_of_thinking", []), thinking=thinking)
-        end, after = parsed.locate(text, self._setup.get("end_of_thinking_texts", []))
+        parsed = self._parser.parse(raw["token_ids"], text, thinking=thinking)
+        end = parsed.thinking_end
         has_answer = parsed.has_answer and not (parsed.undivided and raw["finish_reason"] == "error")
-        answer_at = after if has_answer else None
-        answer = "" if answer_at is None else extract_answer(text[answer_at:], kind)
+        answer_at = parsed.answer_start if has_answer else None
+        rules = self._setup.get("answer_rules", 1)
+        kind = "math" if self._kind == "auto" else resolve_kind(self._kind, ())
+        calls, finished = "", raw["finish_reason"] == "eos"
+        if self._tools is not None and answer_at is not None:
+            calls = self._tools.canonical(parsed.answer.strip(), finished=finished)
+        found = NO_ANSWER if answer_at is None else find_answer(parsed.answer, kind, rules=rules, calls=calls)
+        is_open = kind == "open" or (self._kind == "auto" and found.level in ("weak", "none"))
+        answer = _excerpt(parsed.answer) if is_open and answer_at is not None else found.text
+        key = "" if is_open else answer if kind == "json" else normalise(answer)
         self._texts[trace_id] = text
-        self._answers[trace_id] = answer
+        self._answers[trace_id] = "" if is_open else answer
         trace = self._trace(trace_id)
         trace.text, trace.reasoning_end, trace.answer_at = text, end, answer_at
         return {
@@ -148,7 +184,8 @@ class ViewBuilder:
             "reasoning_end": utf16_length(text[:end]),
             "answer_at": None if answer_at is None else utf16_length(text[:answer_at]),
             "answer": answer,
-            "key": answer_keys(self._answers, self._classes)[trace_id] if self._classes else normalise(answer),
+            "weak": found.level == "weak" and kind == "math" and not is_open,
+            "key": answer_keys(self._answers, self._classes)[trace_id] if self._classes else key,
         }
 
     def _tail_extracted(self, raw: Raw) -> Raw:
@@ -188,6 +225,12 @@ class ViewBuilder:
         return {"keys": keys, "path": None if path is None else asdict(path)}
 
 
+def _excerpt(text: str) -> str:
+    """Return the beginning of an open answer on one line."""
+    words = " ".join(text[: 2 * _EXCERPT].split())
+    return words if len(words) <= _EXCERPT else words[: _EXCERPT - 1] + "…"
+
+
 def utf16_length(text: str) -> int:
     """Return the number of UTF-16 code units of `text`."""
     return len(text.encode("utf-16-le", "surrogatepass")) // 2
@@ -211,7 +254,8 @@ def find_tail(text: str, tail: str, end: int, answer_at: int | None = None) -> i
 
 def build_view(lines: Sequence[Line]) -> tuple[list[Raw], dict[str, str]]:
     """Return the view lines of a whole run, and their texts by key."""
-    builder = ViewBuilder()
+    kinds = (line.event.equivalence for line in lines if isinstance(line.event, SelectionEvent))
+    builder = ViewBuilder(next(kinds, ""))
     view_lines: list[Raw] = []
     texts: dict[str, str] = {}
     for line in lines:

@@ -8,9 +8,15 @@ const RULES = {
   single: "the first final candidate that has an answer",
   majority: "a member of the largest class of equal answers among the final candidates",
   final_aggregation: "the trace that aggregated the final candidates",
+  tournament: "the winner of the pairs of final candidates that the model judged",
+  unjudged: "the first final candidate that finished, since there was nothing to judge",
   fallback: "the first final candidate that has an answer, since the aggregating trace has none",
+  open: "the first final candidate that finished; open answers are not compared",
+  openUnfinished: "the first final candidate with a text, since none finished; open answers are not compared",
+  openFallback: "a final candidate, since the aggregating trace did not finish with a text",
 };
 const MAX_NAMED = 8;
+const MAX_PAIRS = 200;
 
 export function answerSection(view) {
   const { run } = view;
@@ -21,28 +27,67 @@ export function answerSection(view) {
   const giver = winner ? traceLink(winner.id) : modelText(final?.final_trace_id ?? selection.chosen_trace_id);
   const reason = answer
     ? ["Given by ", giver, ": ", ruleOf(run), "."]
-    : ["No final candidate has an answer. The text is that of ", giver, "."];
+    : ["No answer could be found in the final candidates. This is the text of ", giver, "."];
+  const text = answer || (final?.final_text ?? "").trim();
   return [
-    h("p", { class: "chosen" }, answer ? textView(answer) : "no answer", verdict),
+    h("p", { class: answer ? "chosen" : "chosen whole" }, text ? textView(text) : "no answer", winner?.weak ? " (weak)" : null, verdict),
     h("p", {}, reason),
-    selection ? tally(run) : null,
+    selection && !run.isOpen ? tally(run) : null,
+    tournament(run),
     provenance(view),
-    final ? h("details", {}, h("summary", {}, "The whole text of the answer"), textView(final.final_text)) : null,
+    answer && final && final.final_text !== answer
+      ? h("details", {}, h("summary", {}, "The whole text of the answer"), textView(final.final_text))
+      : null,
   ];
 }
 
 // The aggregating trace is not a final candidate. If one of these was chosen, the aggregating trace had no answer.
-function ruleOf({ selection, final, winner }) {
+function ruleOf({ selection, final, winner, isOpen, judgements }) {
+  if (isOpen && selection.answer_selection === "single")
+    return RULES[winner?.state === "truncated" ? "openUnfinished" : "open"];
   const rule = (selection ?? final).answer_selection;
   const finals = selection?.candidate_trace_ids ?? final.all_final_trace_ids;
   const isFallback = rule === "final_aggregation" && finals.includes(winner?.id);
-  return RULES[isFallback ? "fallback" : rule] ?? modelText(rule);
+  if (isFallback) return RULES[isOpen ? "openFallback" : "fallback"];
+  if (rule === "tournament" && !judgements.length) return RULES.unjudged;
+  return RULES[rule] ?? modelText(rule);
+}
+
+// The pairs of the tournament, with the trace that each judgement named. A pair whose judgements differ is a draw.
+function tournament({ judgements }) {
+  if (!judgements.length) return null;
+  const pairs = new Map();
+  for (const { number, round, order, full, pair, verdict } of judgements.filter((line) => line.pair.length === 2)) {
+    const key = `${number} ${full}`;
+    const found = pairs.get(key) ?? { number, round, full, pair: order ? [pair[1], pair[0]] : pair, named: [] };
+    found.named[order ? 1 : 0] = verdict === "A" ? pair[0] : verdict === "B" ? pair[1] : "";
+    pairs.set(key, found);
+  }
+  const sorted = [...pairs.values()].sort((a, b) => a.number - b.number || a.full - b.full);
+  const name = (id) => (id ? traceLink(id) : id === "" ? "none" : "missing");
+  const outcome = ([one, other]) => (one && one === other ? ["wins: ", traceLink(one)] : "draw");
+  const row = ({ round, full, pair, named }) =>
+    h(
+      "tr",
+      {},
+      h("td", { class: "number" }, `${round}`),
+      h("td", {}, separated(pair.map((id) => traceLink(id))), full ? " in full" : null),
+      h("td", {}, name(named[0]), ", ", name(named[1])),
+      h("td", {}, outcome(named)),
+    );
+  const head = ["round", "pair", "named", "result"].map((text) => h("th", { scope: "col" }, text));
+  const table = h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, sorted.slice(0, MAX_PAIRS).map(row)));
+  const rest = sorted.length - MAX_PAIRS;
+  const summary = h("summary", {}, `The tournament: ${amount(judgements.length, "judgement")} by the model, in both orders of a pair`);
+  return h("details", {}, summary, table, rest > 0 ? h("p", { class: "minor" }, `and ${rest} more`) : null);
 }
 
 function provisionalAnswer({ run, running }) {
   const rounds = run.roundNumbers().reverse();
   const best = rounds.map((round) => ({ round, top: run.tally(round)[0] })).find(({ top }) => top?.key);
-  if (!best) return h("p", {}, running ? "Not yet." : "None: no trace in this file has an answer.");
+  const hasTexts = run.all().some(({ answer }) => answer);
+  const none = hasTexts ? "None was chosen. The traces have open answers." : "None: no trace in this file has an answer.";
+  if (!best) return h("p", {}, running ? "Not yet." : none);
   return h(
     "p",
     {},
@@ -58,13 +103,16 @@ function tally({ selection }) {
   const answers = new Map(candidates.map((id, i) => [id, selection.answers[i] ?? ""]));
   const classes = selection.classes.map((members, i) => ({ members, votes: selection.tally[i] ?? members.length }));
   classes.sort((a, b) => b.votes - a.votes);
-  const without = candidates.length - classes.reduce((sum, { votes }) => sum + votes, 0);
+  const voters = new Set(selection.classes.flat());
+  const weaker = candidates.filter((id) => answers.get(id) && !voters.has(id)); // a stronger level votes
+  const without = candidates.length - classes.reduce((sum, { votes }) => sum + votes, 0) - weaker.length;
   const row = (name, votes, members) =>
     h("tr", {}, h("th", { scope: "row" }, name), h("td", { class: "number" }, `${votes} ×`), h("td", {}, members));
   const caption = `The final candidates: ${amount(candidates.length, "trace")}${selection.tie ? ", a tie" : ""}`;
   const rows = classes.map(({ members, votes }) =>
     row(modelText(answers.get(members[0]) ?? "?", 60), votes, separated(members.map((id) => traceLink(id)))),
   );
+  if (weaker.length) rows.push(row("no vote (weaker answers)", weaker.length, separated(weaker.map((id) => traceLink(id)))));
   if (without > 0) rows.push(row("no answer", without, null));
   return h(
     "div",
@@ -98,7 +146,7 @@ function provenance(view) {
   const independent = listed(path.independent.slice(0, MAX_NAMED).map((id) => traceLink(id)));
   return h(
     "div",
-    { class: "how" },
+    { class: `how class-${view.colourOf(run.winner?.key)}` },
     h("h3", {}, "How the run reached it"),
     h("ol", { class: "chain" }, path.chain.map(step)),
     h(

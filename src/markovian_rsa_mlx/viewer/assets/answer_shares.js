@@ -24,7 +24,7 @@ export function answerShares(view) {
 }
 
 function nameOf({ key, answer }, width) {
-  return key ? oneLine(answer, width) : "no answer";
+  return key ? oneLine(answer, width) : answer ? "not compared" : "no answer";
 }
 
 function bar(view, one, total) {
@@ -36,10 +36,11 @@ function bar(view, one, total) {
 
 function legend(view) {
   const entry = (colour, ...words) => h("li", {}, h("span", { class: `swatch class-${colour}` }), words);
-  const entries = [...view.colours].map(([key, colour]) => {
+  const entries = view.ranked.filter((key) => view.colours.has(key)).map((key) => {
     const holder = view.run.all().find((trace) => trace.key === key);
-    return entry(colour, modelText(holder.answer, 40), key === view.run.winner?.key ? " (the answer of the run)" : "");
+    return entry(view.colourOf(key), modelText(holder.answer, 40), key === view.run.winner?.key ? " (the answer of the run)" : "");
   });
-  const others = view.hasOtherColours ? entry("other", "other answers") : null;
-  return h("ul", { class: "legend" }, entries, entry("none", "no answer"), others);
+  const keyless = view.run.all().some(({ key, answer }) => !key && answer) ? "not compared" : "no answer";
+  const others = view.ranked.length > view.colours.size ? entry("other", "other answers") : null;
+  return h("ul", { class: "legend" }, entries, entry("none", keyless), others);
 }

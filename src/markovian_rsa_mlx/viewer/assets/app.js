@@ -196,7 +196,7 @@ class App {
   // Changes whenever the view of the address does.
   version(name, rest) {
     const { run, about, running } = this.view;
-    if (name !== "trace" && name !== "compare") return `${location.hash} ${about.seen ?? 0} ${running}`;
+    if (name !== "trace" && name !== "compare") return `${location.hash} ${about.seen ?? 0} ${running} ${this.view.pulse}`;
     const versions = rest.slice(0, 2).map((id) => run.trace(id)?.version);
     return `${location.hash} ${versions.join()} ${run.outline} ${this.isEmpty()}`;
   }
@@ -236,7 +236,9 @@ class App {
   setTitle(isVisit) {
     const heading = this.main.querySelector("h1");
     const title = heading?.textContent ?? "";
-    document.title = !heading || heading.classList.contains("unseen") ? this.title : `${title} – ${this.title}`;
+    const { start } = this.view.run;
+    const ofRun = start?.prompt ? `${oneLine(start.prompt, 60)} – ${this.name()}` : this.title;
+    document.title = !heading || heading.classList.contains("unseen") ? ofRun : `${title} – ${ofRun}`;
     if (title && (isVisit || title !== this.announced)) announce(title);
     this.announced = title;
   }
@@ -252,7 +254,7 @@ class App {
       const isFocused = !place.focus || !isFree || refocus(this.main, place.focus);
       if (isFocused && Math.abs(window.scrollY - place.y) < 2) this.goal = null;
     } else if (revealFound(this.main)) this.goal = null;
-    if (!this.isEmpty() && this.view.run.finished) this.goal = null;
+    if (!this.isEmpty() && this.view.run.finished && this.timer === null) this.goal = null; // all of it is shown
   }
 
   // The kept share of each tail is computed after the first view and then drawn into it.

@@ -8,9 +8,9 @@ import { textView } from "./text.js";
 export async function comparePage(view, first, second) {
   const traces = [first, second].map((id) => view.run.trace(id));
   if (traces.includes(undefined)) return [h("h1", {}, "No such traces"), h("p", {}, "This run does not have both.")];
-  const [left, right] = await Promise.all(traces.map((trace) => view.texts.get(trace.id)));
+  const [left, right] = await Promise.all(traces.map((trace) => view.texts.get(trace.text)));
   const runs = sharedRuns(left, right);
-  const mark = (from, to, other) => ({ from, to, kind: "kept kept-0", title: `also in ${other}` });
+  const mark = (from, to, other) => ({ from, to, kind: "kept", title: `also in ${other}` });
   return [
     h(
       "div",
@@ -26,7 +26,7 @@ export async function comparePage(view, first, second) {
     h(
       "p",
       { class: "minor" },
-      h("mark", { class: "kept kept-0" }, "This"),
+      h("mark", { class: "kept" }, "This"),
       ` is in both: ${amount(runs.length, "run")} of characters.`,
     ),
     h(

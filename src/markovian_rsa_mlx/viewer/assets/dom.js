@@ -38,6 +38,19 @@ export function scroller(label, content) {
   return h("div", { class: "scroller", tabindex: 0, role: "region", "aria-label": label }, content);
 }
 
+// A part that is drawn in a smaller scale first, and scrolls sideways where that is too little: shadows and words say so.
+export function pannable(label, content) {
+  const part = scroller(label, content);
+  const look = () => {
+    part.classList.toggle("pans", part.scrollWidth > part.clientWidth + 1);
+    part.classList.toggle("pans-back", part.scrollLeft > 1);
+    part.classList.toggle("at-end", part.scrollLeft + part.clientWidth >= part.scrollWidth - 1);
+  };
+  part.addEventListener("scroll", look, { passive: true });
+  new ResizeObserver(look).observe(part);
+  return [part, h("p", { class: "minor pan-cue" }, "↔ There is more beside the window: scroll or swipe sideways.")];
+}
+
 export function missing(...content) {
   return h("p", { class: "missing" }, content);
 }

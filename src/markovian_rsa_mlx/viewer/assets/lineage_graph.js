@@ -1,12 +1,13 @@
 // The lineage as a graph: rounds from top to bottom, one box per trace, one line per tail that was read.
 
-import { amount, count, oneLine, percent, scroller, svg } from "./dom.js";
+import { amount, count, oneLine, pannable, percent, svg } from "./dom.js";
 import { traceId } from "./run.js";
 
 const HEIGHT = 50;
-const GAP = 12;
 const ROW = 118;
 const LEFT = 74;
+const RIGHT = 12;
+const SMALLEST = 0.7; // the scale below which the graph is panned and not shrunk
 const DOT = 14;
 const MAX_DOTS = 40;
 const MORE = 64;
@@ -16,16 +17,17 @@ export const STATE_WORDS = {
   running: "running",
   interrupted: "interrupted",
   done: "finished",
-  truncated: "truncated",
+  truncated: "cut off",
   failed: "failed",
+  cancelled: "cancelled",
 };
-const STATE_SIGNS = { waiting: "·", running: "…", interrupted: "‖", done: "", truncated: "✂", failed: "✕" };
+const STATE_SIGNS = { waiting: "·", running: "…", interrupted: "‖", done: "", truncated: "✂", failed: "✕", cancelled: "–" };
 
 // All facts of a box in words, for screen readers.
 function describeTrace(view, trace) {
   const verdict = { true: ", right", false: ", wrong" }[view.verdict(trace)] ?? "";
   return [
-    `${trace.id}, round ${trace.round}, ${view.stateWord(trace)}, ${amount(trace.tokens, "token")}`,
+    `${trace.id}, round ${trace.round}, ${view.stateWord(trace)}, ${amount(view.tokens(trace), "token")}`,
     trace.answer ? `, answer ${oneLine(trace.answer, 80)}` : ", no answer",
     verdict,
     view.isWinner(trace) ? ", the answer of the run" : "",
@@ -42,32 +44,32 @@ export function lineageGraph(view) {
     for (const item of row.items) {
       item.x = x;
       if (item.trace) places.set(item.trace.id, { x: x + row.box / 2, y: row.y });
-      x += widthOf(item, row.box);
+      x += widthOf(item, row);
     }
   }
-  const total = { width: LEFT + width + GAP, height: rows.at(-1).y + HEIGHT + 12 };
+  const total = { width: LEFT + width + RIGHT, height: rows.at(-1).y + HEIGHT + 12 };
   const graph = svg(
     "svg",
     {
       class: "lineage",
       role: "group",
       "aria-label": "Lineage of the traces. Arrow keys move between them.",
-      ...total,
       viewBox: `0 0 ${total.width} ${total.height}`,
+      style: { "max-width": `${total.width}px`, "min-width": `${Math.round(SMALLEST * total.width)}px` },
     },
     svg("g", { class: "edges", "aria-hidden": "true" }, drawEdges(view, places)),
     rows.flatMap((row) => row.items.map((item) => drawItem(view, item, row))),
     rows.map((row) => drawLabel(row)),
   );
   listen(view, graph);
-  return scroller("Graph of the lineage", graph);
+  return pannable("Graph of the lineage", graph);
 }
 
 // The rows: needed traces as boxes, the others of the population as dots, in index order. Of many dots only the first.
 function layOut(run) {
   const byRound = run.roundNumbers().map((round) => run.all().filter((trace) => trace.round === round));
   const largest = Math.max(...byRound.map((traces) => traces.length), 1);
-  const box = largest <= 8 ? 118 : largest <= 16 ? 84 : 62;
+  const [box, gap] = largest <= 8 ? [118, 12] : largest <= 16 ? [66, 8] : [44, 5];
   return byRound.map((traces, number) => {
     const { round } = traces[0];
     const population = populationOf(run, round);
@@ -78,19 +80,20 @@ function layOut(run) {
     items.sort((a, b) => a.index - b.index);
     const more = population - items.length;
     if (more > 0) items.push({ more });
-    const width = items.reduce((sum, item) => sum + widthOf(item, box), 0);
-    return { round, items, box, needed: traces.length, population, y: 10 + number * ROW, width };
+    const width = items.reduce((sum, item) => sum + widthOf(item, { box, gap }), 0);
+    return { round, items, box, gap, needed: traces.length, population, y: 10 + number * ROW, width };
   });
 }
 
-function widthOf(item, box) {
-  return item.trace ? box + GAP : item.more ? MORE : DOT;
+function widthOf(item, { box, gap }) {
+  return item.trace ? box + gap : item.more ? MORE : DOT;
 }
 
 function populationOf(run, round) {
   const { rounds, population } = run.config;
   if (!run.isPlanned || round > rounds) return 0;
-  return round === rounds ? run.start.final_count : population;
+  if (round === rounds) return run.start.final_count;
+  return Array.isArray(population) ? population[round] : population;
 }
 
 function drawLabel({ round, needed, population, y }) {
@@ -120,16 +123,18 @@ function drawNode(view, { trace, x }, { box: width, y }) {
   const kinds = [
     "node",
     `is-${view.state(trace)}`,
+    `class-${view.colourOf(trace.key)}`,
     isWinner && "winner",
     view.run.path?.carriers.has(trace.id) && "carrier",
     verdict === true && "right",
     verdict === false && "wrong",
   ];
   const signs = [isWinner ? "★" : STATE_SIGNS[view.state(trace)], verdict && "✓", verdict === false && "✗"];
-  const share = trace.maxTokens ? Math.min(trace.tokens / trace.maxTokens, 1) : 0;
+  const share = trace.maxTokens ? Math.min(view.tokens(trace) / trace.maxTokens, 1) : 0;
   const words = describeTrace(view, trace);
-  const bar = { x: x + 11, y: y + HEIGHT - 8, height: 3 };
-  const text = (name, dy, content) => svg("text", { class: name, x: x + 11, y: y + dy }, content);
+  const inset = width < 60 ? 8 : 11;
+  const bar = { x: x + inset, y: y + HEIGHT - 8, height: 3 };
+  const text = (name, dy, content) => svg("text", { class: name, x: x + inset, y: y + dy }, content);
   return svg(
     "a",
     {
@@ -141,12 +146,12 @@ function drawNode(view, { trace, x }, { box: width, y }) {
       "aria-label": words,
     },
     svg("rect", { class: "box", x, y, width, height: HEIGHT, rx: 7 }),
-    svg("rect", { class: `class-${view.colourOf(trace.key)}`, x, y: y + 7, width: 5, height: HEIGHT - 14 }),
+    svg("rect", { class: "answer-class", x, y: y + 7, width: 5, height: HEIGHT - 14 }),
     text("id", 17, trace.id),
-    svg("text", { class: "sign", x: x + width - 8, y: y + 17, "text-anchor": "end" }, signs.filter(Boolean).join(" ")),
-    text("answer", 34, oneLine(trace.answer, Math.floor((width - 16) / 7)) || "–"),
-    svg("rect", { class: "limit", ...bar, width: width - 18 }),
-    svg("rect", { class: "used", ...bar, width: (width - 18) * share }),
+    svg("text", { class: "sign", x: x + width - 4, y: y + (width < 80 ? -3 : 17), "text-anchor": "end" }, signs.filter(Boolean).join(" ")),
+    text("answer", 34, oneLine(trace.answer, Math.floor((width - inset - 3) / 7)) || "–"),
+    svg("rect", { class: "limit", ...bar, width: width - inset - 7 }),
+    svg("rect", { class: "used", ...bar, width: (width - inset - 7) * share }),
     svg("title", {}, `${words}${trace.maxTokens ? `, ${count(trace.maxTokens)} allowed` : ""}`),
   );
 }
@@ -164,7 +169,7 @@ function drawEdges(view, places) {
       const key = `${parent}>${child.id}`;
       const kept = view.kept.get(key);
       const isCarried = carriers?.has(parent) && carriers.has(child.id);
-      const kinds = ["edge", isCarried && "carried", !child.promptTokens && !child.prompt && "planned"];
+      const kinds = ["edge", isCarried && `carried class-${view.colourOf(child.key)}`, !child.promptTokens && !child.prompt && "planned"];
       const attributes = {
         class: kinds.filter(Boolean).join(" "),
         "data-edge": key,

@@ -22,7 +22,8 @@ export async function openLive({ about }, makeApp) {
     Object.entries(message.texts ?? {}).forEach(([key, text]) => texts.put(key, text));
     if (message.line) run.add(message.line);
     if (message.problems) about.problems = message.problems;
-    about.seen = number;
+    if (message.progress) app.view.progressed(message.progress);
+    else about.seen = number;
     app.refreshSoon();
   };
   const place = { last: 0 };

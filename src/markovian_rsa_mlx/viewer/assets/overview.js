@@ -2,23 +2,25 @@
 
 import { answerSection } from "./answer_section.js";
 import { answerShares } from "./answer_shares.js";
-import { amount, count, definitions, duration, h, missing, modelText, size } from "./dom.js";
+import { amount, count, definitions, duration, h, missing, modelText, percent, size } from "./dom.js";
 import { lineageGraph } from "./lineage_graph.js";
-import { traceLink, traceTable } from "./table.js";
+import { runningTable, traceLink, traceTable } from "./table.js";
 import { textView } from "./text.js";
 import { timeline } from "./timeline.js";
 
 export function overview(view) {
   const { run } = view;
   const hasTraces = run.traces.size > 0;
+  const running = runningTable(view);
   const question = run.start ? textView(run.start.prompt) : missing("The file has no run_start: the question is unknown.");
   return [
     problems(view),
-    section("question", "Question", question, earlierMessages(run)),
+    section("question", "Question", question, otherMessages(run)),
     section("answer", "Answer", answerSection(view)),
     section("figures", "Cost", figures(view)),
     section("lineage", "Lineage", hasTraces ? [legend(view), lineageGraph(view)] : missing("No trace has started.")),
-    hasTraces ? section("shares", "Answers per round", answerShares(view)) : null,
+    running && section("running", "Running now", running),
+    hasTraces && !view.run.isOpen ? section("shares", "Answers per round", answerShares(view)) : null,
     section("timeline", "Timeline", timeline(view)),
     section("traces", "All traces", traceTable(view)),
     section("errors", "Retries, errors, resumes", errors(run)),
@@ -59,28 +61,36 @@ function problems({ run, about, running }) {
   );
 }
 
-function earlierMessages(run) {
-  const earlier = run.setup?.messages?.slice(0, -1) ?? [];
-  if (!earlier.length) return null;
-  const messages = earlier.map(({ role, content }) => [h("h3", {}, modelText(role, 30)), textView(content)]);
-  return h("details", {}, h("summary", {}, `${amount(earlier.length, "message")} before it`), messages);
+function otherMessages(run) {
+  const others = run.otherMessages();
+  if (!others.length) return null;
+  const messages = others.map(({ role, text }) => [h("h3", {}, modelText(role, 30)), textView(text)]);
+  const places = [...new Set(others.map(({ place }) => place))].join(" and ");
+  return h("details", {}, h("summary", {}, `${amount(others.length, "message")} ${places} it`), messages);
 }
 
 function figures(view) {
   const { run } = view;
-  const ended = run.all().filter((trace) => trace.elapsed !== null);
-  const longest = Math.max(0, ...ended.map((trace) => trace.elapsed));
+  const ended = run.all().filter((trace) => trace.took !== null);
+  const longest = Math.max(0, ...ended.map((trace) => trace.took));
+  const progress = view.running ? view.progress : null;
   const { population, rounds, answer_selection } = run.config;
   const aggregators = answer_selection === "final_aggregation" ? 1 : 0;
-  const total = run.isPlanned ? population * rounds + run.start.final_count + aggregators : 0;
+  const early = Array.isArray(population) ? population.slice(0, rounds).reduce((sum, n) => sum + n, 0) : population * rounds;
+  const total = run.isPlanned ? early + run.start.final_count + aggregators : 0;
   const pruned = total - run.traces.size;
   const right = run.all().filter((trace) => view.verdict(trace)).length;
   return definitions("facts", [
-    ["Tokens", count(run.tokens)],
-    ["Time", duration(run.elapsed || longest)],
+    ["Tokens", count(run.tokens + run.all().reduce((sum, trace) => sum + view.tokens(trace) - trace.tokens, 0))],
+    progress && ["Speed", `${progress.speed.toFixed(1)} tokens/s`],
+    progress && progress.left_s !== null && ["Time left", `${progress.is_limit ? "at most" : "about"} ${duration(progress.left_s)}`],
+    ["Took", duration(Math.max(run.elapsed - run.waitedWhole, 0) || longest)],
+    run.waitedWhole >= 0.05 ? ["Waited", duration(run.waitedWhole)] : null,
+    run.drafted ? ["Guessed tokens", `${count(run.accepted)} of ${count(run.drafted)} kept`] : null,
     ["Peak memory", run.end ? size(run.end.peak_memory_bytes) : "not known yet"],
     ["Traces", `${ended.length} of ${run.traces.size}${pruned > 0 ? `; ${count(pruned)} more were not needed` : ""}`],
-    ["Truncated", count(run.all().filter((trace) => trace.state === "truncated").length)],
+    run.stopped ? ["Stopped early", `the leader would stay with probability ${percent(run.stopped.probability)}`] : null,
+    ["Cut off", count(run.all().filter((trace) => trace.state === "truncated").length)],
     view.hasVerdicts() ? ["Right", `${right} of ${ended.length}`] : null,
   ]);
 }
@@ -89,9 +99,9 @@ function legend(view) {
   return h(
     "p",
     { class: "minor" },
-    "A box is a trace. A line leads from a trace whose tail was read to its reader. It is thicker the more of the tail the ",
-    "reader kept. ★ is the answer of the run; its path is coloured. ✂ is a trace truncated at max_tokens, ✕ one that failed. ",
-    "A dot is a trace that was not needed: no final candidate descends from it.",
+    "A box is a trace. A line leads from a trace whose tail was read to its reader, thicker the more of it was kept. A colour is an ",
+    "answer. ★ is the answer of the run; its path is thick. ✂ was cut off at max_tokens, ✕ failed. A dot was not needed: no final ",
+    "candidate descends from it.",
     view.hasVerdicts() ? " ✓ is right, ✗ is wrong." : "",
   );
 }
@@ -141,7 +151,8 @@ function settings({ run, about }) {
   ].filter(([, value]) => value);
   const all = Object.entries(run.config).map(([name, value]) => {
     const exact = name === "seed" ? (about.seed ?? setup?.seed ?? value) : value; // too large for a JavaScript number
-    return [SYMBOLS[name] ? `${name} (${SYMBOLS[name]})` : name, value === null ? "unset" : exact];
+    const text = typeof exact === "object" ? JSON.stringify(exact) : exact; // marks, a JSON Schema
+    return [SYMBOLS[name] ? `${name} (${SYMBOLS[name]})` : name, value === null ? "unset" : text];
   });
   const list = (pairs) =>
     definitions("settings", pairs.map(([name, value]) => [modelText(name, 40), modelText(String(value), 200)]));

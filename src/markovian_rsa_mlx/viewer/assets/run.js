@@ -9,6 +9,8 @@ export class Run {
   constructor() {
     this.lines = 0;
     this.start = this.setup = this.selection = this.final = this.stats = this.end = null;
+    this.stopped = null; // the line of an early stop
+    this.judgements = []; // the lines of the tournament
     this.path = null; // the provenance of the chosen answer: {chain, carriers, independent, dropped}
     this.traces = new Map();
     this.rounds = new Map();
@@ -17,7 +19,9 @@ export class Run {
     this.retries = [];
     this.unknown = new Map();
     this.clockEnd = 0;
+    this.steps = this.drafted = this.accepted = 0; // as far as the engine counts them
     this.hasClock = false;
+    this.isOpen = false; // whether answers are whole texts that are not compared
     this.isPlanned = false; // whether all traces of the run are known
   }
 
@@ -36,7 +40,8 @@ export class Run {
 
   get tokens() {
     if (this.end) return this.end.total_generated_tokens;
-    return this.all().reduce((sum, trace) => sum + trace.tokens + (trace.summary?.generated_tokens ?? 0), 0);
+    const judged = this.judgements.reduce((sum, { generated_tokens }) => sum + generated_tokens, 0);
+    return this.all().reduce((sum, trace) => sum + trace.tokens + (trace.summary?.generated_tokens ?? 0), judged);
   }
 
   get winner() {
@@ -47,6 +52,18 @@ export class Run {
     if (this.#sorted.length !== this.traces.size)
       this.#sorted = [...this.traces.values()].sort((a, b) => a.round - b.round || a.index - b.index);
     return this.#sorted;
+  }
+
+  // The messages before and after the question, with their calls of tools as text.
+  otherMessages() {
+    const messages = this.setup?.messages ?? [];
+    const question = messages.findLastIndex(({ role }) => role === "user");
+    const others = messages.map(({ role, content, tool_calls }, index) => ({
+      role,
+      text: [content, tool_calls].filter(Boolean).join("\n"),
+      place: index < question ? "before" : "after",
+    }));
+    return others.filter((_, index) => index !== question);
   }
 
   // Changes whenever the page of a trace has to show something else of the run or of other traces.
@@ -67,6 +84,26 @@ export class Run {
 
   children(id) {
     return this.all().filter((trace) => trace.parents.includes(id));
+  }
+
+  // Seconds from when a trace could start, as its parents had ended, to its end, without its time in the engine. null: unknown.
+  waited(trace) {
+    const ends = (spans) => spans.map((span) => span.end ?? 0);
+    const end = Math.max(...ends(trace.spans.filter(({ purpose }) => purpose === "trace")));
+    if (!FINISHED.has(trace.state) || !Number.isFinite(end)) return null;
+    const ready = Math.max(0, ...trace.parents.flatMap((id) => ends(this.trace(id)?.spans ?? [])));
+    return Math.max(0, end - ready - trace.took);
+  }
+
+  // Seconds in which no generation of the run was in the engine.
+  get waitedWhole() {
+    const spans = this.all().flatMap(({ spans }) => spans.map(({ start, end }) => ({ start, end: end ?? Infinity })));
+    let [at, waited] = [0, 0];
+    for (const { start, end } of spans.sort((a, b) => a.start - b.start)) {
+      waited += Math.max(0, start - at);
+      at = Math.max(at, end);
+    }
+    return waited;
   }
 
   // The ids of a trace, its ancestors and its descendants.
@@ -119,7 +156,7 @@ function placeOf(id) {
 
 // Answers that differ only in white space, dollar signs, Unicode form or a full stop have one form.
 export function normalise(answer) {
-  const words = answer.normalize("NFKC").replaceAll("$", " ").split(/[\s\x1c-\x1f\x85]+/);
+  const words = answer.normalize("NFC").replaceAll("$", " ").split(/[\s\x1c-\x1f\x85]+/);
   const text = words.filter(Boolean).join(" ");
   let end = text.length; // a regular expression would take long on a long run of dots
   while (end > 0 && ". ".includes(text[end - 1])) end--;
@@ -138,6 +175,8 @@ function newTrace(id, round, index, parents) {
     round,
     index,
     parents,
+    text: id, // the key of its text
+    inherited: false, // whether it was not generated, but has all of a parent
     state: "waiting",
     version: 0,
     tokens: 0,
@@ -148,12 +187,16 @@ function newTrace(id, round, index, parents) {
     maxTokens: null,
     seed: null,
     promptTokens: null,
-    elapsed: null,
+    took: null, // seconds in the engine
     reasoningEnd: 0,
     answerAt: null,
+    closedAt: null, // tokens after which the run closed the thinking
+    closingTokens: 0,
+    confidence: null, // the line of its log-probabilities
     tail: null,
     summary: null,
     prompt: null,
+    compared: [], // [trace, trace, verdict]: comparisons by computer algebra after which the run went on
     retries: [],
     spans: [],
   };
@@ -194,12 +237,20 @@ const HANDLERS = {
     run.hasClock = true;
     run.clockEnd = Math.max(run.clockEnd, line.elapsed_s);
     const { purpose, attempt, elapsed_s: start } = line;
+    for (const name of ["steps", "drafted", "accepted"]) run[name] += line[name] ?? 0;
     if (line.phase === "ended") closeSpan(trace, purpose, start, "");
     else trace.spans.push({ purpose, attempt, start, end: null, outcome: "running" });
   },
   trace_checkpoint(run, line) {
     const trace = run.of(line);
-    trace.tokens = Math.max(trace.tokens, line.position + line.tokens);
+    const closing = trace.closedAt !== null && line.position + line.tokens > trace.closedAt ? trace.closingTokens : 0;
+    trace.tokens = Math.max(trace.tokens, line.position + line.tokens - closing);
+  },
+  trace_confidence(run, line) {
+    run.of(line).confidence = line;
+  },
+  thinking_closed(run, line) {
+    Object.assign(run.of(line), { closedAt: line.position, closingTokens: line.tokens });
   },
   trace_retry(run, line) {
     const trace = run.of(line);
@@ -207,7 +258,9 @@ const HANDLERS = {
     trace.retries.push(line);
     const failed = trace.spans.filter((span) => span.purpose === line.purpose).at(-1);
     if (failed) failed.outcome = "failed";
-    if (line.purpose === "trace") Object.assign(trace, { state: "waiting", tokens: 0, attempt: line.attempt });
+    if (line.purpose === "trace") {
+      Object.assign(trace, { state: "waiting", tokens: 0, attempt: line.attempt, closedAt: null });
+    }
   },
   trace_complete(run, line) {
     const trace = run.of(line);
@@ -216,15 +269,34 @@ const HANDLERS = {
     Object.assign(trace, {
       state: ENDS[line.finish_reason] ?? "failed",
       tokens: line.generated_tokens,
-      elapsed: line.elapsed_s,
+      took: secondsOf(trace) ?? line.elapsed_s,
       chars: line.chars,
       reasoningEnd: line.reasoning_end,
       answerAt: line.answer_at,
       answer: line.answer,
+      weak: line.weak, // the text does not mark it as the answer
       key: line.key,
     });
   },
+  trace_inherited(run, line) {
+    const parent = run.trace(line.from_trace_id) ?? newTrace("", 0, 0, []);
+    const { text, chars, reasoningEnd, answerAt, answer, weak, key, tail } = parent;
+    const copied = { text, chars, reasoningEnd, answerAt, answer, weak, key, tail };
+    Object.assign(run.of(line), copied, { state: "done", inherited: true, parents: [parent.id].filter(Boolean) });
+  },
+  answers_compared: (run, line) => (run.of(line).compared = line.verdicts),
+  stopped_early(run, line) {
+    run.stopped = line;
+    for (const id of line.cancelled_trace_ids) {
+      const trace = run.traces.get(id);
+      if (trace && !FINISHED.has(trace.state)) trace.state = "cancelled";
+    }
+  },
   summary_complete: (run, line) => (run.of(line).summary = line),
+  judgement(run, line) {
+    run.judgements.push(line);
+    run.clockEnd = Math.max(run.clockEnd, line.started_s + line.elapsed_s);
+  },
   tail_extracted: (run, line) => (run.of(line).tail = line),
   aggregation_prompt(run, line) {
     const trace = run.of(line);
@@ -234,7 +306,9 @@ const HANDLERS = {
   round_complete: (run, line) => run.rounds.set(line.round, line),
   selection(run, line) {
     run.selection = line;
+    run.isOpen = line.equivalence === "open"; // answers are whole texts, of which the traces have the beginnings
     line.candidate_trace_ids.forEach((id, i) => {
+      if (run.isOpen) return;
       if (run.traces.has(id)) run.traces.get(id).answer = line.answers[i] ?? "";
     });
     setPath(run, line);
@@ -247,6 +321,12 @@ const HANDLERS = {
   run_end: (run, line) => (run.end = line),
   error: (run, line) => run.errors.push(line),
 };
+
+// The seconds of a trace in the engine, over all attempts and sessions. null without their times.
+function secondsOf(trace) {
+  const spans = trace.spans.filter(({ purpose, end }) => purpose === "trace" && end !== null);
+  return spans.length ? spans.reduce((sum, { start, end }) => sum + end - start, 0) : null;
+}
 
 function setPath(run, { keys, path }) {
   for (const [id, key] of Object.entries(keys)) if (run.traces.has(id)) run.traces.get(id).key = key;

@@ -13,8 +13,8 @@ export async function* searchableTexts(view) {
 
 async function* overviewTexts({ run, texts }) {
   if (run.start) yield { name: "Question", text: run.start.prompt, link: toSection("question") };
-  for (const { role, content } of run.setup?.messages?.slice(0, -1) ?? [])
-    yield { name: ["Message before it: ", modelText(role, 30)], text: content, link: toSection("question") };
+  for (const { role, text, place } of run.otherMessages())
+    yield { name: [`Message ${place} it: `, modelText(role, 30)], text, link: toSection("question") };
   if (run.final && !(await texts.get(run.final.final_trace_id)).includes(run.final.final_text))
     yield { name: "The text of the answer", text: run.final.final_text, link: toSection("answer") };
   for (const { trace_id, message } of run.retries)
@@ -40,7 +40,8 @@ async function* promptTexts({ run, texts }) {
   }
 }
 
-async function* traceTexts({ texts }, { id }) {
+async function* traceTexts({ texts }, { id, inherited }) {
+  if (inherited) return; // its text is found in the trace that was generated
   const link = (at, length) => ({ href: `#/trace/${id}/at/${at}/${length}` });
   yield { name: traceLink(id), text: await texts.get(id), link };
   for (const [part, words] of PARTS) {

@@ -5,8 +5,8 @@ const KEY = "mrsa-key";
 const MAX_WAIT_MS = 5000;
 
 export class Refused extends Error {
-  constructor(status) {
-    super(`The server answers ${status}.`);
+  constructor(status, reason = null) {
+    super(reason ?? `The server answers ${status}.`);
     this.status = status;
   }
 }
@@ -27,15 +27,24 @@ export function storeKey(key) {
   }
 }
 
+// Send an object to the server of the page. Throws `Refused` with the reason of the server.
+export async function send(url, value) {
+  return request(url, { "Content-Type": "application/json" }, null, JSON.stringify(value));
+}
+
 // Request something from the server of the page, with its key if the tab knows it. Throws `Refused`.
-export async function request(url, headers = {}, signal = null) {
+export async function request(url, headers = {}, signal = null, body = null) {
   const key = storedKey();
   const response = await fetch(url, {
     headers: key ? { ...headers, Authorization: `Bearer ${key}` } : headers,
     cache: "no-store",
     signal,
+    ...(body === null ? {} : { method: "POST", body }),
   });
-  if (!response.ok) throw new Refused(response.status);
+  if (!response.ok) {
+    const { error } = body === null ? {} : await response.json().catch(() => ({}));
+    throw new Refused(response.status, error?.message);
+  }
   return response;
 }
 

@@ -11,6 +11,30 @@ export function verdictSign(verdict) {
   return h("span", { class: verdict ? "right" : "wrong" }, verdict ? "✓ right" : "✗ wrong");
 }
 
+export function tokensOf(view, trace) {
+  return count(view.tokens(trace)) + (trace.maxTokens ? ` of ${count(trace.maxTokens)}` : "");
+}
+
+// The traces in the engine with what they write. null if none is running.
+export function runningTable(view) {
+  const traces = view.run.all().filter((trace) => view.state(trace) === "running");
+  if (!traces.length) return null;
+  const rows = traces.map((trace) => {
+    const { speed, lines = [] } = view.live(trace) ?? {};
+    return h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, traceLink(trace.id)),
+      cell("Tokens", { class: "number" }, tokensOf(view, trace)),
+      cell("Tokens/s", { class: "number" }, speed === undefined ? "" : speed.toFixed(1)),
+      h("td", { class: "last-lines" }, lines.map((line) => h("div", {}, modelText(line, 200)))),
+    );
+  });
+  const isOurs = view.progress !== null;
+  const words = "Another process runs them: their texts appear when they finish.";
+  return [table("cards running-traces", ["Trace", "Tokens", "Tokens/s", "Last lines"], rows), isOurs ? null : h("p", { class: "minor" }, words)];
+}
+
 const share = (kept) => (kept === undefined ? "" : ` (${percent(kept)})`);
 
 // Write the share of a tail that was kept into the page, once it is known.
@@ -28,9 +52,10 @@ export function traceTable(view) {
   const { run } = view;
   const hasVerdicts = view.hasVerdicts();
   const names = ["Trace", "State", "Tokens", "Answer", hasVerdicts && "Verdict"];
-  const head = [...names, "Read the tails of (kept)", "Was read by", "Started", "Took"].filter(Boolean);
+  const head = [...names, "Read the tails of (kept)", "Was read by", "Started", "Took", "Waited"].filter(Boolean);
   const rows = run.all().map((trace) => {
     const first = trace.spans.find((span) => span.purpose === "trace");
+    const waited = run.waited(trace);
     const parents = trace.parents.map((parent) => {
       const edge = `${parent}>${trace.id}`;
       const kept = h("span", { "data-kept": edge }, share(view.kept.get(edge)));
@@ -41,13 +66,14 @@ export function traceTable(view) {
       { class: view.isWinner(trace) ? "winner" : null },
       h("th", { scope: "row" }, traceLink(trace.id), view.isWinner(trace) ? " ★" : ""),
       h("td", {}, view.stateWord(trace)),
-      cell("Tokens", { class: "number" }, count(trace.tokens)),
-      cell("Answer", {}, trace.answer ? modelText(trace.answer, 60) : h("span", { class: "minor" }, "none")),
+      cell("Tokens", { class: "number" }, count(view.tokens(trace))),
+      cell("Answer", {}, trace.answer ? [modelText(trace.answer, 60), trace.weak ? " (weak)" : ""] : h("span", { class: "minor" }, "none")),
       hasVerdicts ? h("td", {}, verdictSign(view.verdict(trace))) : null,
       cell("read", {}, separated(parents)),
       cell("read by", {}, separated(run.children(trace.id).map((child) => traceLink(child.id)))),
       cell("started", { class: "number" }, first ? `${first.start.toFixed(1)} s` : ""),
-      cell("took", { class: "number" }, trace.elapsed === null ? "" : duration(trace.elapsed)),
+      cell("took", { class: "number" }, trace.took === null ? "" : duration(trace.took)),
+      cell("waited", { class: "number" }, waited === null ? "" : duration(waited)),
     );
   });
   return scroller("Table of the traces", table("cards", head, rows));

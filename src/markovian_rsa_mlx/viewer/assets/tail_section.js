@@ -29,7 +29,7 @@ export async function summarySection(view, trace, place) {
 export async function tailSection(view, trace, place) {
   if (!trace.tail) return null;
   const text = await view.texts.tail(trace);
-  const isApart = trace.tail.text === `${trace.id}/tail`;
+  const isApart = trace.tail.text === `${trace.text}/tail`;
   return h(
     "section",
     { id: "tail" },

@@ -44,7 +44,7 @@ export function completeAll() {
   addEventListener("afterprint", () => closed.forEach((one) => (one.open = false)), { once: true });
 }
 
-// Marks are {from, to, kind, slot, title}; they may overlap. The element's textContent is `text`, exactly (unless maths
+// Marks are {from, to, kind, colour, title}; they may overlap. The element's textContent is `text`, exactly (unless maths
 // is rendered).
 export function textView(text, marks = [], label = null) {
   const maths = mathsOn();
@@ -130,10 +130,11 @@ function pieces(text, from, to, marks, maths) {
 
 // A part that is in several tails has the colours of all of them, one above the other.
 function bands(marks) {
-  const slots = [...new Set(marks.map((mark) => mark.slot).filter((slot) => slot !== undefined))];
-  if (slots.length < 2) return {};
-  const edge = (i) => `${(100 * i) / slots.length}%`;
-  const stops = slots.map((slot, i) => `var(--k${slot}) ${edge(i)} ${edge(i + 1)}`);
+  const colours = [...new Set(marks.map((mark) => mark.colour).filter((colour) => colour !== undefined))];
+  if (colours.length < 2) return {};
+  const edge = (i) => `${(100 * i) / colours.length}%`;
+  const tint = (colour) => `color-mix(in srgb, var(--c${colour}) 25%, var(--paper))`;
+  const stops = colours.map((colour, i) => `${tint(colour)} ${edge(i)} ${edge(i + 1)}`);
   return { "background-image": `linear-gradient(${stops.join(", ")})` };
 }
 

@@ -24,7 +24,7 @@ export function timeline(view) {
       svg("rect", { class: "idle", x: LEFT, y: i * STEP, width: WIDTH - LEFT - 10, height: BAR }),
       svg("text", { class: "minor", x: 4, y: i * STEP + 15 }, `row ${i + 1}`),
     ]),
-    rows.flatMap((row, i) => row.map((span) => drawSpan(span, x, i * STEP))),
+    rows.flatMap((row, i) => row.map((span) => drawSpan(view, span, x, i * STEP))),
     run.resumes.map((resume) => line("resume", resume.elapsed_before_s, svg("title", {}, "resumed"))),
     ticks(end).map((s) => {
       const place = { class: "minor", x: x(s), y: bottom + 14, "text-anchor": s === 0 ? "start" : "middle" };
@@ -32,7 +32,7 @@ export function timeline(view) {
     }),
   ];
   const words = usage(run, rows, end);
-  const size = { width: WIDTH, height: bottom + 26, viewBox: `0 0 ${WIDTH} ${bottom + 26}` };
+  const size = { viewBox: `0 0 ${WIDTH} ${bottom + 26}` };
   const attributes = { class: "timeline", role: "group", "aria-label": `Timeline: ${words}`, ...size };
   const resumed = run.resumes.length ? " A dashed line is the end of a session: the run was resumed there." : "";
   const idle = " Where a row is grey, no token was decoded in it: it was idle, or a prompt was being read.";
@@ -72,13 +72,13 @@ function packRows(spans) {
   return rows;
 }
 
-function drawSpan(span, x, y) {
+function drawSpan(view, span, x, y) {
   const { trace, start, until, outcome, purpose, attempt } = span;
   const width = Math.max(x(until) - x(start), 2);
   const name = [trace.id, purpose === "summary" && "its summary", attempt && `attempt ${attempt + 1}`];
   const times = `from ${label(start)} to ${label(until)}, ${duration(until - start)}`;
   const title = `${name.filter(Boolean).join(", ")}: ${times}, ${OUTCOMES[outcome] ?? outcome}`;
-  const kind = `span round-${trace.round % 6} ${outcome} ${purpose}`;
+  const kind = `span class-${view.colourOf(trace.key)} ${outcome} ${purpose}`;
   return svg(
     "a",
     { href: `#/trace/${trace.id}`, class: kind, tabindex: -1 },
@@ -88,7 +88,7 @@ function drawSpan(span, x, y) {
   );
 }
 
-const OUTCOMES = { eos: "finished", max_tokens: "truncated", "": "finished" };
+const OUTCOMES = { eos: "finished", max_tokens: "cut off", "": "finished" };
 
 function label(s) {
   return s < 10 ? `${Number(s.toFixed(1))} s` : duration(s).replace(".0", "");

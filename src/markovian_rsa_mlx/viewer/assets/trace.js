@@ -3,7 +3,7 @@
 import { amount, count, definitions, downloadButton, duration, h, listed, missing, modelText, percent } from "./dom.js";
 import { partOf } from "./search_index.js";
 import { sharedRuns } from "./shared_spans.js";
-import { traceLink, verdictSign } from "./table.js";
+import { tokensOf, traceLink, verdictSign } from "./table.js";
 import { placedText, summarySection, tailSection } from "./tail_section.js";
 import { textView } from "./text.js";
 import { rebuildPrompt } from "./text_store.js";
@@ -11,7 +11,7 @@ import { rebuildPrompt } from "./text_store.js";
 export async function tracePage(view, id, found = null) {
   const trace = view.run.trace(id);
   if (!trace) return [h("h1", {}, "No such trace"), h("p", {}, "This run has no trace ", modelText(id, 30), ".")];
-  const text = await view.texts.get(id);
+  const text = await view.texts.get(trace.text);
   const shared = await view.shared(trace);
   const place = partOf(location.hash);
   return [
@@ -39,7 +39,7 @@ function heading(view, trace) {
     h("option", { value: "", disabled: true, selected: true }, "Compare with …"),
     others.map((other) => h("option", { value: other.id }, other.id)),
   );
-  const load = () => view.texts.get(trace.id);
+  const load = () => view.texts.get(trace.text);
   return h(
     "div",
     { class: "heading" },
@@ -60,18 +60,28 @@ function facts(view, trace) {
   const links = (ids) => listed(ids.map((id) => traceLink(id)));
   const children = view.run.children(trace.id).map((child) => child.id);
   const { retries } = trace;
+  const compared = trace.compared.map(([one, other, verdict]) => `${one} and ${other}: ${verdict}`);
   const messages = () => listed(retries.map((retry) => modelText(retry.message, 200)));
   return definitions("facts", [
     ["State", [view.stateWord(trace), view.isWinner(trace) ? ": its answer is that of the run" : ""]],
-    ["Answer", trace.answer ? [modelText(trace.answer, 200), " ", verdictSign(view.verdict(trace))] : "none"],
-    ["Tokens", trace.maxTokens ? `${count(trace.tokens)} of ${count(trace.maxTokens)}` : count(trace.tokens)],
+    ["Answer", trace.answer ? [modelText(trace.answer, 200), trace.weak ? " (weak) " : " ", verdictSign(view.verdict(trace))] : "none"],
+    ["Tokens", tokensOf(view, trace)],
+    ["Speed", view.live(trace) ? `${view.live(trace).speed} tokens/s` : null],
     ["Prompt", trace.promptTokens === null ? null : amount(trace.promptTokens, "token")],
-    ["Took", trace.elapsed === null ? null : duration(trace.elapsed)],
+    ["Mean log-probability", trace.confidence ? confidence(trace.confidence) : null],
+    ["Took", trace.took === null ? null : duration(trace.took)],
+    ["Waited", view.run.waited(trace) === null ? null : duration(view.run.waited(trace))],
     ["Seed", trace.seed],
-    ["Read", trace.parents.length ? links(trace.parents) : "only the question"],
+    [trace.inherited ? "Inherited from" : "Read", trace.parents.length ? links(trace.parents) : "only the question"],
+    ["Answers compared", compared.length ? compared.join("; ") : null],
     ["Was read by", children.length ? links(children) : "no trace"],
     ["Attempts", retries.length ? [`${retries.length + 1}; `, messages()] : null],
   ]);
+}
+
+// The figures are of drawn tokens in the model's own distribution.
+function confidence({ mean_logprob: mean, lowest_window_logprob: lowest }) {
+  return `${mean.toFixed(3)} per token; lowest over 256 tokens: ${lowest.toFixed(3)}`;
 }
 
 async function promptOf(view, trace, shared, text, place) {
@@ -81,6 +91,7 @@ async function promptOf(view, trace, shared, text, place) {
     if (!run.setup) return missing("The trail does not have the prompt of round 0.");
     return [placedText(run.setup.prompt_text, [], "Prompt", place, "prompt"), save(run.setup.prompt_text)];
   }
+  if (trace.inherited) return missing("It has none: its parents agree, so it was not generated.");
   if (!trace.prompt) return missing("Its prompt is not written yet: it waits for the traces that it reads.");
   const tails = shared.map(({ tail }) => tail);
   const parts = trace.prompt.rebuilt
@@ -109,14 +120,16 @@ function splitPrompt(text, tails) {
   return [...parts, { text: text.slice(done), slot: null }];
 }
 
-function keptMark(from, to, slot, title) {
-  return { from, to, kind: `kept kept-${slot}`, slot, title };
+// The colour is that of the answer of the parent, the line under the text stands for its place in the prompt.
+function keptMark(view, parent, from, to, slot, title) {
+  const colour = view.colourOf(view.run.trace(parent)?.key);
+  return { from, to, kind: `kept class-${colour} slot-${slot % 4}`, colour, title };
 }
 
 function tailFigure(view, trace, { parent, runs, tail }, { slot, text }, traceText, show) {
   const kept = view.kept.get(`${parent}>${trace.id}`) ?? 0;
   const here = text === tail ? runs : sharedRuns(traceText, text); // a prompt can quote lines of a tail
-  const marks = here.map(({ from, to, at }) => keptMark(at, at + to - from, slot % 4, `kept by ${trace.id}`));
+  const marks = here.map(({ from, to, at }) => keptMark(view, parent, at, at + to - from, slot, `kept by ${trace.id}`));
   const tokens = view.run.trace(parent)?.tail?.tail_tokens;
   const caption = [
     `Attempt ${slot + 1}: the tail of `,
@@ -124,15 +137,20 @@ function tailFigure(view, trace, { parent, runs, tail }, { slot, text }, traceTe
     tokens === undefined ? "" : `, ${amount(tokens, "token")}`,
     trace.chars ? `; ${trace.id} kept ${percent(kept)} of it` : "",
   ];
-  return h("figure", { class: `tail slot-${slot % 4}` }, h("figcaption", {}, caption), show(marks, `Tail of ${parent}`));
+  const colour = view.colourOf(view.run.trace(parent)?.key);
+  return h("figure", { class: `tail class-${colour} slot-${slot % 4}` }, h("figcaption", {}, caption), show(marks, `Tail of ${parent}`));
 }
 
 function traceText(view, trace, text, shared, found) {
-  if (!trace.chars) return [h("section", {}, h("h2", {}, "Reasoning"), missing(whyNoText(view, trace)))];
+  if (!trace.chars) {
+    const lines = view.live(trace)?.lines ?? [];
+    const newest = lines.length ? textView(lines.join("\n")) : null;
+    return [h("section", { id: "reasoning" }, h("h2", {}, "Reasoning"), missing(whyNoText(view, trace)), newest)];
+  }
   const marks = shared.flatMap(({ parent, runs }, slot) =>
-    runs.map(({ from, to }) => keptMark(from, to, slot % 4, `in the tail of ${parent}`)),
+    runs.map(({ from, to }) => keptMark(view, parent, from, to, slot, `in the tail of ${parent}`)),
   );
-  const tail = trace.tail?.text === trace.id ? trace.tail : null;
+  const tail = trace.tail?.text === trace.text ? trace.tail : null;
   if (tail) marks.push({ from: tail.from, to: tail.to, kind: "carried", title: "carried forward as its tail" });
   if (found) marks.push({ from: found.at, to: found.at + found.length, kind: "found", title: "found" });
   const part = (from, to, label) => {
@@ -142,7 +160,7 @@ function traceText(view, trace, text, shared, found) {
     if (found && found.at >= from && found.at < to) shown.found = found.at - from;
     return shown;
   };
-  const { answerAt, reasoningEnd, maxTokens, state } = trace;
+  const { answerAt, reasoningEnd, maxTokens, state, closedAt } = trace;
   const isSplit = answerAt !== null && answerAt >= reasoningEnd;
   const end = isSplit ? reasoningEnd : text.length;
   const limit = maxTokens === null ? "max_tokens" : amount(maxTokens, "token");
@@ -152,7 +170,10 @@ function traceText(view, trace, text, shared, found) {
     h("h2", {}, isSplit || answerAt === null ? "Reasoning" : "Reasoning and answer"),
     notes(view, trace, shared),
     part(0, end, "Reasoning"),
-    state === "truncated" ? h("p", { class: "truncated" }, `✂ Truncated here at ${limit}.`) : null,
+    closedAt === null
+      ? null
+      : h("p", { class: "closed" }, `The run closed the thinking here, after ${amount(closedAt, "token")}, for an answer.`),
+    state === "truncated" ? h("p", { class: "truncated" }, `✂ Cut off here at ${limit}.`) : null,
   );
   if (!isSplit) return [reasoning];
   const answer = [h("h2", {}, "Answer"), part(answerAt, text.length, "Answer")];
@@ -168,7 +189,7 @@ function notes(view, trace, shared) {
   const { tail, answerAt, reasoningEnd } = trace;
   const kept = shared.filter(({ runs }) => runs.length);
   const items = kept.map(({ parent }) => {
-    const mark = h("mark", { class: `kept kept-${trace.parents.indexOf(parent) % 4}` }, "this");
+    const mark = h("mark", { class: keptMark(view, parent, 0, 0, trace.parents.indexOf(parent)).kind }, "this");
     return [mark, " is also in the tail of ", traceLink(parent)];
   });
   if (tail?.text === trace.id) {
@@ -189,8 +210,10 @@ function notes(view, trace, shared) {
 function whyNoText(view, trace) {
   const state = view.state(trace);
   if (state === "failed") return "It failed. The overview lists its errors.";
+  if (state === "cancelled") return "It was cancelled: the vote was decided without it.";
   if (state === "waiting") return "It has not started.";
   if (state === "done" || state === "truncated") return "Its text is empty.";
+  if (view.live(trace)) return "It is running. These are its last lines; all of its text follows once it is finished.";
   const checkpoint = trace.tokens ? `${amount(trace.tokens, "token")} at its last checkpoint; ` : "";
   return `It is ${view.stateWord(trace)}: ${checkpoint}the trail has the text of a trace only once it is finished.`;
 }

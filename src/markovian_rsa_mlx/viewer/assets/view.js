@@ -10,19 +10,26 @@ export class View {
   constructor(run, texts, about) {
     Object.assign(this, { run, texts, about, reference: about.reference ?? "", node: null });
     this.kept = new Map(); // "parent>child" to the share of the parent's tail that is in the child
+    this.progress = null; // of the traces that run now, from the server that runs them
+    this.pulse = 0;
+    this.colours = new Map();
     this.refresh();
   }
 
-  // Derive again all that depends on the lines of the run.
+  // Derive again all that depends on the lines of the run. An answer keeps its colour while a live run goes on.
   refresh() {
     const winner = this.run.winner?.key;
     const sizes = new Map();
     for (const { key } of this.run.all()) {
       if (key) sizes.set(key, (sizes.get(key) ?? 0) + 1 + (key === winner ? 1e6 : 0));
     }
-    const ranked = [...sizes].sort(([, a], [, b]) => b - a).slice(0, COLOURS);
-    this.colours = new Map(ranked.map(([key], i) => [key, i]));
-    this.hasOtherColours = sizes.size > this.colours.size;
+    this.ranked = [...sizes.keys()].sort((a, b) => sizes.get(b) - sizes.get(a)); // the answer of the run first
+    const kept = [...this.colours].filter(([key]) => sizes.has(key));
+    if (winner && !this.colours.has(winner) && kept.length === COLOURS) kept.pop();
+    this.colours = new Map(kept);
+    const free = Array.from({ length: COLOURS }, (_, i) => i).filter((i) => !kept.some(([, colour]) => colour === i));
+    const open = this.ranked.filter((key) => !this.colours.has(key));
+    free.forEach((colour, i) => i < open.length && this.colours.set(open[i], colour));
   }
 
   colourOf(key) {
@@ -33,17 +40,37 @@ export class View {
     return trace === this.run.winner;
   }
 
-  // true, false, or null if no reference answer is known.
+  // true, false, or null if no reference answer is known. A trace that did not finish is not wrong.
   verdict(trace) {
     if (!FINISHED.has(trace.state)) return null;
     const known = this.about.verdicts?.[trace.id];
-    if (known !== undefined && this.reference === (this.about.reference ?? "")) return known;
-    if (!this.reference) return null;
-    return normalise(trace.answer) !== "" && normalise(trace.answer) === normalise(this.reference);
+    const isKnown = known !== undefined && this.reference === (this.about.reference ?? "");
+    if (!isKnown && !this.reference) return null;
+    const isRight = isKnown ? known : this.isReference(trace.answer);
+    return isRight || trace.state === "done" ? isRight : null;
+  }
+
+  isReference(answer) {
+    return normalise(answer) !== "" && normalise(answer) === normalise(this.reference);
   }
 
   hasVerdicts() {
     return this.run.all().some((trace) => this.verdict(trace) !== null);
+  }
+
+  progressed(progress) {
+    this.progress = progress;
+    this.pulse++;
+    for (const id of Object.keys(progress.traces)) if (this.run.traces.has(id)) this.run.trace(id).version++;
+  }
+
+  // The progress of a trace {tokens, speed, lines}, if it runs and its server reports it.
+  live(trace) {
+    return this.state(trace) === "running" ? this.progress?.traces[trace.id] : undefined;
+  }
+
+  tokens(trace) {
+    return Math.max(trace.tokens, this.live(trace)?.tokens ?? 0);
   }
 
   get running() {
@@ -66,7 +93,7 @@ export class View {
 
   // The runs that a trace shares with the tails of its parents: [{parent, tail, runs}]. Waits for `pause` between them.
   async shared(trace, pause = async () => {}) {
-    const text = await this.texts.get(trace.id);
+    const text = await this.texts.get(trace.text);
     const found = [];
     for (const parent of trace.parents) {
       await pause();

@@ -1,0 +1,75 @@
+"""The responses that the server remembers, so that a later one can continue their conversations."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import RequestError
+
+
+@dataclass(frozen=True)
+class StoredResponse:
+    """A response and its conversation: the messages of its input, those it continued, and the answer."""
+
+    response: dict[str, Any]
+    messages: tuple[dict[str, Any], ...]
+    size: int
+    expires_s: float
+
+
+class ResponseStore:
+    """Keeps responses in memory for an hour. At the limits, the oldest ones are dropped.
+
+    All clients of a server share its key, and an id cannot be guessed: a client that has it may read and continue the
+    response.
+    """
+
+    def __init__(
+        self,
+        *,
+        seconds: float = 3_600,
+        max_responses: int = 1_000,
+        max_bytes: int = 64_000_000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._seconds, self._max_responses, self._max_bytes, self._clock = seconds, max_responses, max_bytes, clock
+        self._stored: OrderedDict[str, StoredResponse] = OrderedDict()
+        self._bytes = 0
+
+    def add(self, response: dict[str, Any], messages: Sequence[dict[str, Any]]) -> None:
+        """Keep a response. One that is larger than the whole store is not kept."""
+        size = len(json.dumps([response, messages], ensure_ascii=False).encode(errors="replace"))
+        self._drop_expired()
+        if size > self._max_bytes:
+            return
+        expires_s = self._clock() + self._seconds
+        self._stored[response["id"]] = StoredResponse(response, tuple(messages), size, expires_s)
+        self._bytes += size
+        while len(self._stored) > self._max_responses or self._bytes > self._max_bytes:
+            self.remove(next(iter(self._stored)))
+
+    def get(self, response_id: str, param: str | None = None) -> StoredResponse:
+        """Return a response. Raise `RequestError` if the server does not have it, or no longer."""
+        self._drop_expired()
+        if response_id not in self._stored:
+            message = (
+                f"There is no response {response_id[:100]!r} here. Responses are kept for an hour, unless store is "
+                "false, while there is room. Send the whole conversation as input."
+            )
+            raise RequestError(404, message, "response_not_found", param)
+        return self._stored[response_id]
+
+    def remove(self, response_id: str) -> None:
+        """Forget a response. Raise `RequestError` if the server does not have it."""
+        self._bytes -= self.get(response_id).size
+        del self._stored[response_id]
+
+    def _drop_expired(self) -> None:
+        while self._stored and (oldest := next(iter(self._stored.values()))).expires_s <= self._clock():
+            self._bytes -= oldest.size
+            self._stored.popitem(last=False)
