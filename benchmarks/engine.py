@@ -28,8 +28,8 @@ from markovian_rsa_mlx import MarkovianRSAOrchestrator, RSAConfig, RunResult, re
 from markovian_rsa_mlx.audit.events import RunSetupEvent
 from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.backends.mlx import MLXEngine
-from markovian_rsa_mlx.backends.mlx.batch import draw_tokens
 from markovian_rsa_mlx.backends.mlx.prefix_cache import PrefixCache
+from markovian_rsa_mlx.backends.mlx.sampling import draw_tokens
 from markovian_rsa_mlx.backends.mlx.sequence import Sequence as EngineSequence
 from markovian_rsa_mlx.config import Sampling
 from markovian_rsa_mlx.method.lineage import Lineage, TraceKey, trace_seed

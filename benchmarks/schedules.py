@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(argv)
     machines = dict(MACHINES)
     if options.speeds is not None:
-        model, speeds = read_speeds(options.speeds)
+        model, _, speeds = read_speeds(options.speeds)
         machines[f"measured ({model.rsplit('/', 1)[-1]})"] = speeds.costs()
     lengths = LogNormal(options.length_mean, options.length_sigma)
     sizes = {"servers": options.servers, "rows": options.rows, "problems": options.problems, "batches": options.batches}

@@ -219,7 +219,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="real runs of each setting")
     parser.add_argument("--seconds", type=float, default=15, help="seconds of each measurement")
     arguments = parser.parse_args()
-    with MarkovianRSAOrchestrator.from_pretrained() as orchestrator, tempfile.TemporaryDirectory() as folder:
+    made = MarkovianRSAOrchestrator.from_pretrained(speculate=False)
+    with made as orchestrator, tempfile.TemporaryDirectory() as folder:
         assert orchestrator.backend.info.model_id == reasoner.MODEL_ID
         compare(Bench(orchestrator, Path(folder)), arguments.repeats, arguments.seconds)
 

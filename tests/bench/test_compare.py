@@ -94,6 +94,27 @@ def test_other_problem_at_the_same_place_is_not_paired(weak: Results, strong: Re
     assert all(pair.comparison.problems == 29 for pair in found.pairs)
 
 
+def test_equal_problems_of_other_tasks_are_paired_by_content(weak: Results, strong: Results) -> None:
+    def known(results: Results, shift: int) -> Results:
+        cells = tuple(
+            replace(
+                cell,
+                records=tuple(replace(r, index=r.index + shift, content=f"text {r.index // 2}") for r in cell.records),
+            )
+            for cell in results.cells
+        )
+        return replace(results, cells=cells)
+
+    moved = replace(known(strong, 7), task="a copy.jsonl@12345678")
+    found = compare(known(weak, 0), moved)
+    assert found.problems == 30
+    assert found.pairs == compare(weak, strong).pairs
+    assert "task: embedded-countdown#1 and a copy.jsonl@12345678" in found.differing
+    assert compare(known(weak, 0), without(moved, *range(7, 27))).problems == 10
+    with pytest.raises(ConfigError, match="different tasks"):
+        compare(weak, moved)
+
+
 def test_other_differences_are_listed(weak: Results) -> None:
     other = sample_results(30, base=RSAConfig.embedded().replace(tail_tokens=16))
     other = replace(other, seed=2, engine={**other.engine, "dtype": "bfloat16"})

@@ -120,10 +120,14 @@ def test_cached_generation_continues_an_interrupted_trace(tmp_path: Path) -> Non
         def tokens(self, ids: Sequence[int]) -> None:
             received.extend(ids)
 
+        def thinking_closed(self, closing_ids: Sequence[int]) -> None:
+            raise AssertionError
+
         def warning(self, message: str) -> None:
             raise AssertionError(message)
 
-    prompt, seed, max_tokens, sampling = first.key
+    prompt, seed, max_tokens, sampling, adapter, closing = first.key
+    assert (adapter, closing) == ("", None)
     request = GenerationRequest(first.trace_id, (), prompt, max_tokens, seed, sampling, ids[:5])
     engine = CachingEngine(FakeBackend(lambda *_: pytest.fail("the generation is cached")), cache)
     assert asyncio.run(engine.generate(request, Listener())).token_ids == ids
@@ -159,9 +163,17 @@ def _count(trail: Path) -> tuple[list[int], list[tuple[tuple[Any, ...], int]]]:
     config, setup = lines[0]["config"], lines[1]
     prompts = {line["trace_id"]: line["prompt_token_ids"] for line in lines if line["event"] == "aggregation_prompt"}
     starts = {line["trace_id"]: line for line in lines if line["event"] == "generation_start"}
-    rounds = [0] * (1 + max(line["round"] for line in lines if line["event"] == "trace_complete"))
+    rounds = [0] * (1 + max(line["round"] for line in lines if line["event"] == "round_complete"))
     generations = []
+    stop = next((place for place, line in enumerate(lines) if line["event"] == "stopped_early"), len(lines))
+    cancelled = [line for line in lines[stop:] if line["event"] == "trace_checkpoint"]  # short ones have no others
+    rounds[-1] += sum(len(line["token_ids"]) for line in cancelled)
     for line in lines:
+        if line["event"] == "judgement":
+            rounds[-1] += len(line["token_ids"])
+            temperature = config["final_temperature"] or config["temperature"]
+            key = (tuple(line["prompt_token_ids"]), line["seed"], "judgement", temperature)
+            generations.append((key, len(line["token_ids"])))
         if line["event"] not in ("trace_complete", "summary_complete"):
             continue
         assert line["generated_tokens"] == len(line["token_ids"])

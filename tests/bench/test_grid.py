@@ -37,6 +37,35 @@ def test_variants_with_equal_settings_are_run_once(tmp_path: Path) -> None:
     assert len(found.methods) == 7
 
 
+def test_populations_by_round_are_compared(tmp_path: Path) -> None:
+    found = read(tmp_path, "[grid]\nN = [16, [32, 8, 4]]", "single", "vote-equal", "delethink", "markovian")
+    assert list(found.configs) == [
+        "parallel N=16", "parallel N=32", "parallel-equal N=72", "parallel-equal N=50",
+        "delethink N=16", "delethink N=32-8-4", "markovian N=16", "markovian N=32-8-4",
+    ]  # fmt: skip
+    by_round = found.configs["markovian N=32-8-4"]
+    assert (by_round.population, by_round.final_count) == ((32, 8, 4), 4)
+    (point,) = read(tmp_path, "[[point]]\nN = [32, 8, 4]").configs.values()
+    assert point == by_round
+
+
+def test_population_by_round_is_for_its_number_of_rounds(tmp_path: Path) -> None:
+    found = read(tmp_path, "[grid]\nT = [1, 2]\nN = [[32, 8, 4]]")
+    assert [config.rounds for config in found.configs.values()] == [2]
+    assert "is left out: population must be" in found.notes[0]
+
+
+def test_templates_are_compared_where_there_are_prompts_with_tails(tmp_path: Path) -> None:
+    found = read(tmp_path, '[grid]\ntemplate = ["zaya_v1", "rsa_v1"]', "single", "vote-equal", "markovian")
+    assert list(found.configs) == [
+        "parallel",
+        "parallel-equal",
+        "markovian template=zaya_v1",
+        "markovian template=rsa_v1",
+    ]
+    assert found.configs["markovian template=rsa_v1"].template == "rsa_v1"
+
+
 def test_invalid_combination_is_left_out_with_a_note(tmp_path: Path) -> None:
     found = read(tmp_path, "[grid]\nN = [2, 16]\nC = [4]")
     assert [c.population for c in found.configs.values()] == [16]

@@ -75,3 +75,32 @@ def test_repeated_names_and_aliases_are_one_method() -> None:
 def test_unknown_method_is_rejected_with_a_hint(name: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         read_methods([name])
+
+
+def test_agreement_is_a_method_with_runs_of_its_own() -> None:
+    made = plan(RSAConfig.embedded(), ["markovian", "markovian+agreement", "markovian+agreement:majority"])
+    assert {name: config.early_stop for name, config in made.configs.items()} == {
+        "markovian": "off",
+        "agreement": "agreement",
+    }
+    assert [method.score for method in made.methods] == ["mean", "mean", "vote"]
+
+
+def test_a_vote_that_ends_early_is_a_majority() -> None:
+    (stopping,) = plan(RSAConfig.embedded().replace(early_stop="agreement"), ["vote+posterior"]).configs.values()
+    assert (stopping.early_stop, stopping.answer_selection, stopping.rounds) == ("posterior", "majority", 0)
+    (other,) = plan(RSAConfig.embedded().replace(early_stop="posterior"), ["vote"]).configs.values()
+    assert (other.early_stop, other.answer_selection) == ("off", "single")
+
+
+def test_a_tournament_has_runs_of_its_own() -> None:
+    base = RSAConfig(population=4, tail_tokens=100, thinking_tokens=1_000)
+    found = plan(base, ["markovian:tournament", "markovian+tournament", "vote+tournament", "markovian", "vote"])
+    assert [method.name for method in found.methods] == ["markovian:tournament", "vote+tournament", "markovian", "vote"]
+    assert {method.score for method in found.methods[:2]} == {"chosen"}
+    for method in found.methods:
+        config = found.configs[method.cell]
+        assert (config.answer_selection == "tournament") == ("tournament" in method.name)
+        assert config.final_count == 4
+    assert found.configs["parallel:tournament"].rounds == 0
+    assert found.configs["parallel:tournament"].tail_tokens == 100

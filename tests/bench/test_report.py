@@ -21,8 +21,8 @@ from markovian_rsa_mlx.bench.report import by_importance, findings, ranking, ren
 from markovian_rsa_mlx.bench.report import charts as problems
 from markovian_rsa_mlx.bench.report.charts import NARROW, WIDE, curves, problem_rows
 from markovian_rsa_mlx.bench.report.labels import link
-from markovian_rsa_mlx.bench.results import Results, problem_scores, results_from_dict
-from markovian_rsa_mlx.bench.summary import comparisons, summarize
+from markovian_rsa_mlx.bench.results import Results, Variant, problem_scores, results_from_dict
+from markovian_rsa_mlx.bench.summary import comparisons, notice, summarize
 from markovian_rsa_mlx.cli.bench_output import table_text, to_json
 
 from .sample_results import sample_results
@@ -195,6 +195,46 @@ def test_findings_name_the_best_that_can_be_chosen_and_what_it_beats() -> None:
     assert not any("pass" in sentence for sentence in sentences)
 
 
+def test_a_tie_has_no_winner() -> None:
+    two = sample_results(30, methods=("single", "markovian"), skill=-2)  # all wrong
+    for results, names in ((two, "single and markovian"), (sample_results(30, skill=2), "5 methods")):
+        first, *rest = findings(results)
+        assert first.startswith(f"{names} score equally: ")
+        assert not any("better" in sentence for sentence in rest)
+
+
+def test_missing_answers_are_reported_before_any_score() -> None:
+    results = sample_results(12, methods=("single", "markovian"))
+
+    def lose(cell: Variant, share: float) -> Variant:
+        records = [
+            replace(r, rounds=tuple(replace(e, not_found=round(share * e.traces), weak=1) for e in r.rounds))
+            for r in cell.records
+        ]
+        return replace(cell, records=tuple(records))
+
+    for shares, expected in (((0.0, 0.0), False), ((1.0, 0.0), False), ((1.0, 0.25), True)):
+        cells = tuple(map(lose, results.cells, shares))
+        found = replace(
+            results,
+            cells=cells,
+            table=summarize(results.methods, cells),
+            notice=notice(results.methods, cells),
+        )
+        traces = sum(record.rounds[0].traces for record in cells[0].records)
+        terminal, document = table_text(found, 200), to_json(found, Path())
+        assert bool(found.notice) == expected
+        assert "single: 12 weak" in terminal
+        if expected:
+            assert f"single {traces:,} of {traces:,}" in found.notice
+            assert terminal.startswith(found.notice)
+            page = Page(render(found)).text
+            assert "%" not in page[page.index("In short") : page.index(found.notice)]
+            assert next(iter(document)) == "notice"
+            assert document["warnings"][0] == found.notice
+            assert list(found.to_dict())[:2] == ["schema_version", "notice"]
+
+
 def test_findings_name_methods_without_a_significant_difference() -> None:
     sentences = findings(sample_results(3, methods=("single", "markovian")))
     assert "single has no significant difference from it on 3 problems" in sentences[-1]
@@ -311,7 +351,7 @@ def test_a_failed_run_is_not_a_wrong_answer(results: Results) -> None:
     cells = (*results.cells[:-1], replace(cell, records=(failed, *cell.records[1:])))
     rows = problem_rows(replace(results, cells=cells))
     assert [value.text for value in rows[0].cells[-1].values] == ["–", "–", "–"]
-    assert rows[0].badges == "budget hit, 1 failed"
+    assert rows[0].badges == "cut off, 1 failed"
     assert rows[0].notes.startswith("broke <script>")
     assert "broke &lt;script&gt;" in render(replace(results, cells=cells))
     assert "alert(1)</script>" not in render(replace(results, cells=cells))

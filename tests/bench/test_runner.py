@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.backends.base import EngineInfo, GenerationRequest
 from markovian_rsa_mlx.bench.experiment import ExperimentDir
+from markovian_rsa_mlx.bench.methods import Grid
 from markovian_rsa_mlx.bench.results import Results, problem_scores, results_from_dict
 from markovian_rsa_mlx.bench.runner import Benchmark
 from markovian_rsa_mlx.errors import AuditError, BackendError, ConfigError, RefusedError, ResumeError, UpstreamError
@@ -35,7 +38,8 @@ def test_round_figures_follow_from_the_traces(tmp_path: Path) -> None:
 def test_truncated_or_unreadable_traces_are_badges_and_count_as_wrong(tmp_path: Path) -> None:
     texts = ["so " * 100, "so</think>", boxed("broken"), boxed("right")]
     backend = FakeBackend(lambda request, rng: texts[int(request.trace_id[-2:])])
-    results = run_bench(tmp_path, make_spec(FakeTask(1, breaks="broken"), ["single"]), backend)
+    spec = make_spec(FakeTask(1, breaks="broken"), ["single"], SMALL.replace(answer_tokens=0))
+    results = run_bench(tmp_path, spec, backend)
     (record,) = results.cells[0].records
     assert (record.rounds[0].mean, record.rounds[0].finished, record.rounds[0].answered) == (0.25, 0.75, 2)
     assert record.badges == ("budget_hit", "parser_trouble")
@@ -74,6 +78,27 @@ def test_stopped_benchmark_continues_to_the_same_results(tmp_path: Path) -> None
     assert 0 < len(stopped["cells"][-1]["records"]) < 4
     run_bench(tmp_path / "parts", spec)
     assert settled(tmp_path / "parts" / "results.json") == settled(tmp_path / "whole" / "results.json")
+
+
+def test_populations_by_round_are_compared_and_continued(tmp_path: Path) -> None:
+    grid = Grid(combinations=({"population": [4, 3, 2]}, {"population": 4}))
+    spec = make_spec(FakeTask(2), ["single", "vote-equal", "markovian"], grid=grid)
+    run_bench(tmp_path, spec, stop_after=lambda records: True)
+    results = run_bench(tmp_path, spec)
+    by_round = next(cell for cell in results.cells if cell.name == "markovian N=4-3-2")
+    assert by_round.config["population"] == [4, 3, 2]
+    for record in by_round.records:
+        assert record.rounds[2].traces == 2
+        assert all(found.traces <= most for found, most in zip(record.rounds, [4, 3, 2], strict=True))
+    assert results.generated_once < sum(
+        record.rounds[-1].generated_tokens for cell in results.cells for record in cell.records
+    )
+    for trail in tmp_path.glob("trails/*/*.jsonl"):
+        verify_file(trail)
+    page = (tmp_path / "report.html").read_text()
+    assert "<td>4,3,2</td>" in page
+    assert "mean correctness over the 2 final candidates" in page
+    assert run_bench(tmp_path, spec).cells == results.cells
 
 
 def test_missing_results_are_rebuilt_from_the_audit_logs(tmp_path: Path) -> None:
@@ -187,6 +212,20 @@ def test_settings_without_effect_on_results_may_differ(tmp_path: Path) -> None:
     backend = FakeBackend(coin)
     run_bench(tmp_path, make_spec(FakeTask(1), ["markovian"], SMALL.replace(max_retries=5, concurrency=3)), backend)
     assert backend.requests == []
+
+
+def test_setting_that_an_old_folder_lacks_was_off(tmp_path: Path) -> None:
+    spec = make_spec(FakeTask(1), ["single"], SMALL.replace(answer_tokens=0))
+    run_bench(tmp_path, spec)
+    identity = json.loads((tmp_path / "bench.json").read_text())
+    for cell in identity["cells"].values():
+        del cell["answer_tokens"]
+    (tmp_path / "bench.json").write_text(json.dumps(identity))
+    backend = FakeBackend(coin)
+    run_bench(tmp_path, spec, backend)
+    assert backend.requests == []
+    with pytest.raises(ResumeError, match="answer_tokens"):
+        run_bench(tmp_path, make_spec(FakeTask(1), ["single"], SMALL.replace(answer_tokens=5)))
 
 
 def test_folder_with_other_files_is_rejected(tmp_path: Path) -> None:
@@ -336,3 +375,23 @@ def test_lone_surrogates_do_not_lose_results(tmp_path: Path) -> None:
     assert run_bench(tmp_path, spec, backend).model == "m\udcff"
     assert backend.requests == []
     assert json.loads((tmp_path / "results.json").read_text())["model"] == "m\ufffd"
+
+
+def test_early_stopping_saves_tokens_of_the_same_draws(tmp_path: Path) -> None:
+    def mostly_right(request: GenerationRequest, rng: random.Random) -> str:
+        return boxed(rng.choice(["right", "right", "right", "wrong"]), "so " * rng.randrange(1, 9))
+
+    methods = ["vote", "vote+posterior", "markovian", "markovian+agreement"]
+    config = SMALL.replace(population=16, concurrency=4)
+    results = run_bench(tmp_path, make_spec(FakeTask(3), methods, config), FakeBackend(mostly_right))
+    tokens = {row.method: row.generated_tokens for row in results.table}
+    assert tokens["vote+posterior"] < 0.9 * tokens["vote"]
+    assert tokens["markovian+agreement"] < 0.9 * tokens["markovian"]
+    assert all(not record.error for variant in results.cells for record in variant.records)
+    records = {variant.name: variant.records for variant in results.cells}
+    for full, early in zip(records["parallel"], records["posterior"], strict=True):
+        assert full.rounds[0].traces == 16
+        assert early.rounds[0].traces < 16
+        assert early.rounds[0].vote == full.rounds[0].vote
+    for trail in tmp_path.glob("trails/*/*.jsonl"):
+        verify_file(trail)

@@ -103,12 +103,31 @@ def test_parameters_gaps_and_wording_are_applied() -> None:
 
 
 @pytest.mark.usefixtures("library")
+@pytest.mark.parametrize(
+    ("options", "form"),
+    [
+        ({}, "<answer>"),
+        ({"answer_kind": "math"}, "\\boxed{}"),
+        ({"wording": "{problem}"}, "Write 1."),
+        ({}, "Write 1."),
+    ],
+)
+def test_question_asks_for_a_form_of_answer(options: dict[str, str], form: str) -> None:
+    task = load_task("fake", options, 0)
+    (problem,) = task.problems((1, 1))
+    assert problem.question.startswith("Write 1.")
+    assert form in problem.question
+    # A benchmark from before problems asked for a form belongs to the plain wording alone.
+    assert (task.name == "fake#0") == (problem.question == "Write 1.")
+
+
+@pytest.mark.usefixtures("library")
 def test_data_set_name_wins_over_a_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("fake", "embedded-countdown", "mine"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "test.jsonl").write_text(json.dumps({"problem": "p", "answer": "1"}) + "\n")
-    assert load_task("fake", {}, 0).name == "fake#0"
+    assert base_task_name(load_task("fake", {}, 0).name) == "fake#0"
     assert load_task("embedded-countdown", {}, 0).name == "embedded-countdown#0"
     for folder in ("mine", "./fake", str(tmp_path / "fake")):
         assert load_task(folder, {}, 0).name.startswith(f"{Path(folder).name}@")
@@ -120,7 +139,7 @@ def test_folder_of_a_benchmark_is_rejected(tmp_path: Path, monkeypatch: pytest.M
     for name in ("fake", "mine"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "bench.json").write_text("{}")
-    assert load_task("fake", {}, 0).name == "fake#0"
+    assert base_task_name(load_task("fake", {}, 0).name) == "fake#0"
     for folder in ("mine", "./fake"):
         with pytest.raises(TaskError, match="is the folder of a benchmark"):
             load_task(folder, {}, 0)
@@ -231,6 +250,21 @@ def test_embedded_countdown_has_held_out_puzzles() -> None:
         assert task.score(problem, "__import__('os').getpid()") == 0.0
     assert task.answer_kind == "text"
     assert task.problems((3, 3)) == [found[2]]
+
+
+def test_unfiltered_countdown_has_held_out_puzzles_with_few_solutions() -> None:
+    task = load_task("embedded-countdown-unfiltered", {}, 1)
+    found = task.problems((1, 12))
+    solutions = []
+    for problem in found:
+        numbers = [int(digits) for digits in re.findall(r"\d+", problem.reference)]
+        target = int(puzzles.evaluate(ast.parse(problem.reference, mode="eval").body))
+        assert 10 <= target <= 50
+        assert puzzles.is_held_out(numbers, target)
+        assert puzzles.trained_wording(problem.question) == problem.question
+        solutions.append(len(puzzles.solutions(numbers, target)))
+    assert min(solutions) < puzzles.MIN_SOLUTIONS
+    task.close()
 
 
 SWEEP = """

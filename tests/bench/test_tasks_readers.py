@@ -6,6 +6,7 @@ import io
 import json
 import re
 import tracemalloc
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -68,7 +69,7 @@ def test_columns_id_and_wording_can_be_chosen(tmp_path: Path) -> None:
     (found,) = problems(
         path, problem_column="q", answer_column="a", id_column="key", answer_kind="text", wording="Q: {problem} A:"
     )
-    assert found == Problem(0, "first", "Q: Is \\{x\\} a set? A:", "yes")
+    assert found == Problem(0, "first", "Q: Is \\{x\\} a set? A:", "yes", "Is \\{x\\} a set?")
 
 
 def test_answers_may_be_numbers_or_lists_of_one(tmp_path: Path) -> None:
@@ -76,6 +77,94 @@ def test_answers_may_be_numbers_or_lists_of_one(tmp_path: Path) -> None:
     assert problems(path)[0].reference == "33"
     path = write(tmp_path / "set.jsonl", [{"problem": "p", "answer": ["1/2"]}])
     assert problems(path)[0].reference == "1/2"
+
+
+#: Values as JSON writes them, and their text.
+NUMBERS = {
+    "0.00001": "0.00001",
+    "1e-05": "0.00001",
+    "-2.50E+3": "-2500",
+    "1.50": "1.5",
+    "5.0": "5",
+    "-0.0": "0",
+    "0.1": "0.1",
+    "123456789012345678901234567890": "123456789012345678901234567890",
+    "9007199254740993.0": "9007199254740993",
+    "0.1234567890123456789012345678901": "0.1234567890123456789012345678901",
+    "1e400": "1" + "0" * 400,
+    "9" * 5_000: "9" * 5_000,
+    '[3, 5.50, "x"]': "3, 5.5, x",
+    '"1e-05"': "1e-05",
+}
+
+
+def test_numbers_in_json_keep_their_exact_value(tmp_path: Path) -> None:
+    rows = [f'{{"problem": "p", "answer": {number}, "unused": NaN}}' for number in NUMBERS]
+    for name, content in (("a.jsonl", "\r\n\r\n".join(rows)), ("a.json", "[" + ",\n".join(rows) + "]")):
+        (tmp_path / name).write_text(content)
+        assert [problem.reference for problem in problems(tmp_path / name)] == list(NUMBERS.values())
+    (tmp_path / "list.jsonl").write_text(f"\ufeff[{rows[0]}]")
+    assert problems(tmp_path / "list.jsonl")[0].reference == "0.00001"
+
+
+@pytest.mark.parametrize(
+    ("column", "references"),
+    [
+        (pa.array([Decimal("1.50"), Decimal("-0.00"), Decimal("100.00")]), ["1.5", "0", "100"]),
+        (pa.array([Decimal("0.00001")], pa.decimal128(38, 20)), ["0.00001"]),
+        (pa.array([Decimal("1" * 60 + ".5")], pa.decimal256(70, 2)), ["1" * 60 + ".5"]),
+        (pa.array([0.1, 1e-5, 16777217.0], pa.float32()), ["0.1", "0.00001", "16777216"]),
+        (pa.array([0.1, 1e22], pa.float64()), ["0.1", "1" + "0" * 22]),
+        (pa.array([[0.1, 3.0]], pa.list_(pa.float32())), ["0.1, 3"]),
+        (pa.array([2**64 - 1, 0], pa.uint64()), [str(2**64 - 1), "0"]),
+        (pa.array([-(2**63)], pa.int64()), [str(-(2**63))]),
+        (pa.array(["Paris", "x^2+1"]).dictionary_encode(), ["Paris", "x^2+1"]),
+        (pa.array([b"caf\xc3\xa9"], pa.binary()), ["café"]),
+    ],
+)
+def test_numbers_in_parquet_keep_their_exact_value(tmp_path: Path, column: pa.Array, references: list[str]) -> None:
+    path = tmp_path / "set.parquet"
+    pq.write_table(pa.table({"problem": ["p"] * len(column), "answer": column}), path)
+    assert [problem.reference for problem in problems(path)] == references
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        (pa.array([1.0, None]), "row 2: 'answer' must be text or a number (got nothing)"),
+        (pa.array([1.0, float("nan")]), "row 2: 'answer' is nan"),
+        (pa.array([1.0, float("-inf")], pa.float32()), "row 2: 'answer' is -inf"),
+        (pa.array([[1], [1, None]]), "row 2: 'answer' must be text or a number (got nothing)"),
+        (pa.array([b"1", b"\xff"]), "row 2: 'answer' must be text or a number (got bytes"),
+    ],
+)
+def test_value_of_parquet_without_a_text_is_an_error_with_its_row(tmp_path: Path, column: pa.Array, words: str) -> None:
+    path = tmp_path / "set.parquet"
+    pq.write_table(pa.table({"problem": ["p"] * len(column), "answer": column}), path)
+    assert words in error_of(path)
+
+
+def test_value_inside_an_object_is_a_column(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"problem": "p", "answer": {"value": 0.5, "unit": {"name": "kg"}}, "a.b": "7"}]
+    for suffix in (".jsonl", ".parquet"):
+        path = write(tmp_path / f"set{suffix}", rows)
+        assert problems(path, answer_column="answer.value")[0].reference == "0.5"
+        assert problems(path, answer_column="answer.unit.name")[0].reference == "kg"
+        assert problems(path, answer_column="a.b")[0].reference == "7"
+        assert "no column 'answer.size'" in error_of(path, ConfigError, answer_column="answer.size")
+
+
+def test_csv_has_cells_of_any_length_and_any_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "set.csv"
+    for end in ("\n", "\r\n", "\r"):
+        rows = ["problem,answer,,", f'"p{end}{"x" * 200_000}",1e-05,,', "", "q,1e5,,", 'r," 007 ",,']
+        path.write_bytes(end.join(rows).encode())
+        found = problems(path)
+        assert [problem.reference for problem in found] == ["0.00001", "100000", "007"]
+        assert found[0].question.startswith(f"p{end}xx")
+        rows[3] = "caf\xe9,1,,"
+        path.write_bytes(end.join(rows).encode("latin-1"))
+        assert "line 5: not UTF-8" in error_of(path)
 
 
 def test_answer_is_taken_from_a_solution(tmp_path: Path) -> None:
@@ -127,7 +216,30 @@ def test_byte_order_mark_is_skipped(tmp_path: Path, suffix: str) -> None:
         ("a.jsonl", '{"problem": "p", "answer": null}\n', "line 1: 'answer' must be text or a number (got nothing)"),
         ("a.jsonl", '{"problem": "p", "answer": true}\n', "line 1: 'answer' must be text or a number (got bool)"),
         ("a.jsonl", '{"problem": " ", "answer": "1"}\n', "line 1: 'problem' is empty"),
-        ("a.jsonl", '{"problem": "p", "answer": NaN}\n', "line 1: 'answer' is empty"),
+        ("a.jsonl", '{"problem": "p", "answer": NaN}\n', "line 1: 'answer' is nan"),
+        (
+            "a.jsonl",
+            '{"problem": "p", "answer": 1}\n{"problem": "q", "answer": -Infinity}\n',
+            "line 2: 'answer' is -inf",
+        ),
+        ("a.json", '[\n{"problem": "p", "answer": Infinity}]', "entry 1: 'answer' is inf"),
+        ("a.json", '[\n{"problem": "p",\n"answer": oops}]', "line 3: not valid JSON"),
+        ("a.jsonl", '{"problem": "p", "answer": [1, NaN]}\n', "line 1: 'answer' is nan"),
+        ("a.jsonl", '{"problem": "p", "answer": []}\n', "line 1: 'answer' is empty"),
+        ("a.jsonl", '{"problem": "p", "answer": [null]}\n', "line 1: 'answer' must be text or a number (got nothing)"),
+        (
+            "a.jsonl",
+            '{"problem": "p", "answer": [[1, 2], [3, 4]]}\n',
+            "line 1: 'answer' must be text, a number or a list",
+        ),
+        ("a.jsonl", '{"problem": "p", "answer": {"value": 1}}\n', "name a value in it, as in answer.value"),
+        ("a.jsonl", '{"problem": "p", "answer": 1, "answer": 2}\n', "line 1: 'answer' occurs twice"),
+        ("a.jsonl", '{"problem": ["p", "q"], "answer": 1}\n', "line 1: 'problem' must be text or a number (got list)"),
+        ("a.jsonl", '{"problem": "p", "answer": 1e5000}\n', "line 1: 'answer' is 1.0000E+5000, too long"),
+        ("a.csv", "problem,answer\np,inf\n", "line 2: 'answer' is inf"),
+        ("a.csv", 'problem,answer\n"p\np",1\nq,NaN\n', "line 4: 'answer' is NaN"),
+        ("a.csv", "problem,answer\np,1e99999999999999999999\n", "line 2: 'answer'"),
+        ("a.csv", "problem,answer\rp,1\rq,\r", "line 3: 'answer' is empty"),
         ("a.jsonl", "[" * 100_000, "line 1: not valid JSON"),
         ("a.json", '[{"problem": "p"', "not valid JSON"),
         ("a.json", "[1]", "entry 1: not a JSON object (got int)"),
@@ -161,8 +273,8 @@ def test_duplicate_id_names_both_lines(tmp_path: Path) -> None:
 def test_line_without_an_end_is_not_read_whole(tmp_path: Path) -> None:
     path = tmp_path / "set.jsonl"
     with path.open("wb") as file:
-        file.truncate(64 * 2**20)
-    assert "line 1: longer than 16 MiB" in error_of(path)
+        file.truncate(65 * 2**20)
+    assert "line 1: longer than 64 MiB" in error_of(path)
 
 
 def test_rows_after_the_limit_are_not_read(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """Compare two benchmarks: their methods on the problems that both have, and all other differences between them.
 
-Two problems are the same if their task, place and id are.
+Two problems are the same if their texts and references are, wherever they are in their tasks. In results that do not
+record these, they are the same if their task, place and id are.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,9 +69,9 @@ def compare(first: Results, second: Results) -> BenchmarkComparison:
     scores: dict[str, tuple[dict[int, float], dict[int, float]]] = {}
     for name in names:
         a, b = (problem_scores(results, results.method(name)) for results in (first, second))
-        indices = sorted(a.keys() & b.keys() & common)
-        if indices:
-            scores[name] = {index: a[index] for index in indices}, {index: b[index] for index in indices}
+        pairs_of = [(index, other) for index, other in sorted(common.items()) if index in a and other in b]
+        if pairs_of:
+            scores[name] = {i: a[i] for i, _ in pairs_of}, {j: b[j] for _, j in pairs_of}
     if not scores:
         raise ConfigError(
             "The two benchmarks have no method in common that ran on the same problems: "
@@ -81,8 +83,8 @@ def compare(first: Results, second: Results) -> BenchmarkComparison:
     pairs = []
     for (name, (a, b)), found, p_adjusted in zip(scores.items(), differences, adjusted, strict=True):
         tokens = [
-            mean_generated_tokens(results.method(name), results.cell_of(results.method(name)), a.keys())
-            for results in (first, second)
+            mean_generated_tokens(results.method(name), results.cell_of(results.method(name)), problems.keys())
+            for results, problems in ((first, a), (second, b))
         ]
         pairs.append(
             MethodComparison(
@@ -103,29 +105,48 @@ def compare(first: Results, second: Results) -> BenchmarkComparison:
     )
 
 
-def _common_problems(first: Results, second: Results) -> set[int]:
-    if base_task_name(first.task) != base_task_name(second.task):
-        raise ConfigError(
-            f"The two benchmarks have different tasks, {first.task!r} and {second.task!r}; "
-            "only benchmarks of the same problems can be compared."
-        )
-    a, b = _problem_ids(first), _problem_ids(second)
-    common = {index for index in a.keys() & b.keys() if a[index] == b[index]}
+def _common_problems(first: Results, second: Results) -> dict[int, int]:
+    """Return the places of equal problems, in the second benchmark by those in the first."""
+    a, b = (_problem_contents(results) for results in (first, second))
+    if a is None or b is None:
+        if base_task_name(first.task) != base_task_name(second.task):
+            raise ConfigError(
+                f"The two benchmarks have different tasks, {first.task!r} and {second.task!r}, and one of them is of a "
+                "version that did not record its problems; only benchmarks of the same problems can be compared."
+            )
+        a, b = (_problem_ids(results) for results in (first, second))
+    common = {a[key]: b[key] for key in a.keys() & b.keys()}
     if not common:
         raise ConfigError(
-            f"The two benchmarks of {first.task!r} have no problem in common; run one with the --limit of the other."
+            f"The two benchmarks, of {first.task!r} and {second.task!r}, have no problem in common; run one with the "
+            "task and the --limit of the other."
         )
     return common
 
 
-def _problem_ids(results: Results) -> dict[int, str]:
-    return {record.index: record.problem_id for variant in results.cells for record in variant.records}
+def _problem_ids(results: Results) -> dict[tuple[str, int], int]:
+    """Return the place of each problem by its id and place."""
+    return {(r.problem_id, r.index): r.index for variant in results.cells for r in variant.records}
+
+
+def _problem_contents(results: Results) -> dict[tuple[str, int], int] | None:
+    """Return the place of each problem by its content, numbered among equal ones, or None if some are unknown."""
+    contents = {record.index: record.content for variant in results.cells for record in variant.records}
+    if not all(contents.values()):
+        return None
+    seen: Counter[str] = Counter()
+    found = {}
+    for index, content in sorted(contents.items()):
+        found[content, seen[content]] = index
+        seen[content] += 1
+    return found
 
 
 def _differences(first: Results, second: Results, names: list[str], common: int) -> Iterator[str]:
     """Yield a phrase for each difference other than scores."""
     if first.task != second.task:
-        yield f"wording of the problems: {first.task} and {second.task}"
+        same = base_task_name(first.task) == base_task_name(second.task)
+        yield f"{'wording of the problems' if same else 'task'}: {first.task} and {second.task}"
     pairs = [(key, getattr(first, key), getattr(second, key)) for key in ("model", "seed", "epochs", "package_version")]
     keys = sorted(first.engine.keys() | second.engine.keys())
     pairs += [(key, first.engine.get(key), second.engine.get(key)) for key in keys]

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ..config import FREE_SETTINGS, RSAConfig
-from ..errors import AuditError, ConfigError, ModelError, ResumeError
+from ..config import ADDED_SETTINGS, FREE_SETTINGS, RSAConfig
+from ..errors import AuditError, ConfigError, ResumeError
 from ..formatting import shortened
-from ..hub import TOKENIZER_FILES
+from ..hub import adapter_digest, model_digest
 from ..json_strict import replace_surrogates
 from ..locks import try_lock
 from ..method.prompts import PromptTemplate
@@ -38,12 +38,6 @@ _TEMPLATE: Final = "template_sha256"
 #: A variant whose name can be read from its folder's: a method, and settings with plain values.
 _PLAIN_VARIANT: Final = re.compile(r"[a-z-]+(:[a-z_]+)?( [A-Za-z_]+=[a-z0-9.]+)*")
 _MAX_SLUG: Final = 60
-#: The files that an engine reads from the folder of a model, and of an adapter.
-_MODEL_FILES: Final = (*TOKENIZER_FILES, "generation_config.json", "chat_template*", "*.model", "model*.safetensors")
-_ADAPTER_FILES: Final = ("adapter_config.json", "adapters.safetensors")
-#: Files up to this size are read completely; of larger ones the start (with the list of tensors) and samples.
-_WHOLE_BYTES, _HEAD_BYTES = 16 * 2**20, 2**20
-_SAMPLES, _SAMPLE_BYTES = 512, 4096
 
 
 @dataclass(frozen=True)
@@ -76,7 +70,7 @@ class Identity:
         return values | {"cells": self.cells}
 
     def diff(self, recorded: Identity) -> Iterator[tuple[str, object, object]]:
-        """Yield what differs, with the recorded value and the one of this identity.
+        """Yield the differences, with the recorded value and the one of this identity.
 
         A variant that only one of the two has is not a difference.
         """
@@ -129,6 +123,11 @@ class ExperimentDir:
             self.close()
             raise
 
+    @classmethod
+    def existing(cls, path: Path) -> ExperimentDir:
+        """Open the folder of a benchmark as it is."""
+        return cls(path, _recorded_identity(path / "bench.json"))
+
     def __enter__(self) -> ExperimentDir:
         return self
 
@@ -148,18 +147,8 @@ class ExperimentDir:
 
     def check(self, identity: Identity) -> None:
         """Check that the folder belongs to this benchmark, and record new variants. Raises `ResumeError`."""
-        file, recorded = self.path / "bench.json", identity
-        if file.exists():
-            try:
-                values = json.loads(file.read_text(encoding="utf-8"))
-                if values["format"] != FORMAT:
-                    raise AuditError(
-                        f"{file} has format {values['format']!r}, and this version of the program continues format "
-                        f"{FORMAT} only; choose another --out, or start again with --fresh."
-                    )
-                recorded = Identity(**{name: values[name] for name in ("task", "model", "seed", "cells", "weights")})
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise AuditError(f"{file} is damaged; choose another --out, or start again with --fresh.") from error
+        file = self.path / "bench.json"
+        recorded = _recorded_identity(file) if file.exists() else identity
         for name, old, new in identity.diff(recorded):
             raise ResumeError(
                 f"The folder {self.path} belongs to a benchmark with another {name}: {shortened(repr(old), 200)} in "
@@ -199,14 +188,31 @@ class ExperimentDir:
             raise AuditError(f"{path} cannot be written: {error.strerror}.") from error
 
 
+def _recorded_identity(file: Path) -> Identity:
+    """Return the identity in a `bench.json`. Raises `AuditError`."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if values["format"] != FORMAT:
+            raise AuditError(
+                f"{file} has format {values['format']!r}, and this version of the program continues format "
+                f"{FORMAT} only; choose another --out, or start again with --fresh."
+            )
+        # A setting that an earlier version did not have was off.
+        cells = {name: {**ADDED_SETTINGS, **settings} for name, settings in values["cells"].items()}
+        return Identity(values["task"], values["model"], values["seed"], cells, values["weights"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AuditError(f"{file} is damaged; choose another --out, or start again with --fresh.") from error
+
+
 def json_bytes(value: object) -> bytes:
     """Return a value as indented JSON in UTF-8."""
     return replace_surrogates(json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()
 
 
 def method_settings(config: RSAConfig) -> dict[str, Any]:
-    """Return the settings that affect results, without the seed."""
-    return {name: value for name, value in config.to_dict().items() if name not in FREE_SETTINGS | {"seed"}}
+    """Return the settings that affect results, without the seed, as JSON has them."""
+    kept = {name: value for name, value in config.to_dict().items() if name not in FREE_SETTINGS | {"seed"}}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
 
 
 def default_folder(task: str, model: str, seed: int, base: RSAConfig, points: object = None) -> Path:
@@ -237,7 +243,7 @@ def content_digest(model: str, revision: str | None = None, adapter: str | None 
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
-        content = _digest(folder, _MODEL_FILES)
+        content = model_digest(folder)
     else:
         from huggingface_hub import try_to_load_from_cache
 
@@ -247,25 +253,4 @@ def content_digest(model: str, revision: str | None = None, adapter: str | None 
         content = f"commit {Path(cached).parent.name[:16]}" if isinstance(cached, str) else ""
     if adapter is None or not content:
         return content
-    return f"{content} with {_digest(Path(adapter).expanduser(), _ADAPTER_FILES)}"
-
-
-def _digest(folder: Path, patterns: tuple[str, ...]) -> str:
-    digest = hashlib.sha256()
-    try:
-        for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
-            size = path.stat().st_size
-            digest.update(f"{path.name}|{size}|".encode(errors="surrogateescape"))
-            with path.open("rb") as file:
-                if size <= _WHOLE_BYTES:
-                    digest.update(file.read())
-                    continue
-                digest.update(file.read(_HEAD_BYTES))
-                for number in range(1, _SAMPLES + 1):  # the last sample ends with the file
-                    file.seek((size - _SAMPLE_BYTES) * number // _SAMPLES)
-                    digest.update(file.read(_SAMPLE_BYTES))
-    except OSError as error:
-        raise ModelError(
-            f"A file in {str(folder)!r} cannot be read: {error.strerror}; check its permissions."
-        ) from error
-    return digest.hexdigest()[:16]
+    return f"{content} with {adapter_digest(Path(adapter).expanduser())}"

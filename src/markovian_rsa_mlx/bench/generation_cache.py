@@ -1,25 +1,35 @@
 """Share generations between the methods of a benchmark, and find how long each took.
 
-Prompt, seed, token limit and sampling determine a generation. All runs on one problem have the same seed, so round 0 of
-all methods, and every trace of two methods that differ only in the selection, are the same generations. `CachingEngine`
-answers them from memory. The audit log of each run is complete nevertheless.
+Prompt, seed, token limit and sampling determine a generation, with the ids that close its thinking, if it needs them.
+All runs on one problem have the same seed, so round 0 of all methods, and every trace of two methods that differ only
+in the selection, are the same generations. `CachingEngine` answers them from memory. The audit log of each run is
+complete nevertheless.
 """
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..audit import RunState
-from ..backends.base import Engine, GenerationListener, GenerationRequest, GenerationResult
+from ..audit import RunSetupEvent, RunState
+from ..audit.events import JudgementEvent
+from ..backends.base import Engine, GenerationListener, GenerationRequest, GenerationResult, ThinkingLimit
+from ..confidence import Confidence
 from ..config import Sampling
 from ..method.lineage import TraceKey
 
-#: Token ids of the prompt, seed, token limit, sampling.
-Key = tuple[tuple[int, ...], int, int, Sampling]
-#: The id of a trace, and whether the trace itself or its summary is meant.
-Place = tuple[str, Literal["trace", "summary"]]
+#: The number of ids before closing ids, and these ids. None for a generation without any.
+Closing = tuple[int, tuple[int, ...]] | None
+#: Token ids of the prompt, seed, token limit, sampling, digest of the adapter, closing.
+Key = tuple[tuple[int, ...], int, int, Sampling, str, Closing]
+#: The id of a trace, and whether the trace itself or its summary is meant; or the name of a judgement.
+Place = tuple[str, Literal["trace", "summary", "judgement"]]
+
+#: Ids of a known generation that are reported at a time.
+_PIECE = 16
 
 
 @dataclass(frozen=True)
@@ -59,11 +69,12 @@ def row_times(state: RunState) -> dict[Place, RowTime]:
 
 @dataclass(frozen=True)
 class Generation:
-    """A finished generation in an audit log: a trace, or the summary of one."""
+    """A finished generation in an audit log: a trace, the summary of one, or a judgement (`trace_id` is its name)."""
 
     trace_id: str
     key: Key
     result: GenerationResult
+    generated_tokens: int
     time: RowTime | None  #: None if unknown
 
 
@@ -77,14 +88,47 @@ def generations(state: RunState) -> Iterator[Generation]:
         if complete is not None and complete.finish_reason != "error" and trace.starts:
             prompt = trace.prompt.prompt_token_ids if trace.prompt else state.setup.prompt_token_ids
             sampling = config.sampling(final=TraceKey.parse(trace.trace_id).round >= config.rounds)
-            key = (tuple(prompt), trace.starts[-1].seed, trace.starts[-1].max_tokens, sampling)
-            result = GenerationResult(tuple(complete.token_ids), complete.finish_reason)
-            yield Generation(trace.trace_id, key, result, times.get((trace.trace_id, "trace")))
+            closing = (trace.closed.position, tuple(trace.closed.token_ids)) if trace.closed else None
+            start, adapter = trace.starts[-1], state.setup.adapter_digest if trace.round >= 1 else ""
+            key = (tuple(prompt), start.seed, start.max_tokens, sampling, adapter, closing)
+            known = trace.confidence
+            confidence = Confidence(known.mean_logprob, known.lowest_window_logprob) if known is not None else None
+            result = GenerationResult(tuple(complete.token_ids), complete.finish_reason, confidence=confidence)
+            time = times.get((trace.trace_id, "trace"))
+            yield Generation(trace.trace_id, key, result, complete.generated_tokens, time)
         summary = trace.summary
         if summary is not None and summary.finish_reason != "error":
-            key = (tuple(summary.prompt_token_ids), summary.seed, config.tail_limit, config.sampling(final=False))
+            sampling = config.sampling(final=False)
+            key = (tuple(summary.prompt_token_ids), summary.seed, config.tail_limit, sampling, "", None)
             result = GenerationResult(tuple(summary.token_ids), summary.finish_reason)
-            yield Generation(trace.trace_id, key, result, times.get((trace.trace_id, "summary")))
+            time = times.get((trace.trace_id, "summary"))
+            yield Generation(trace.trace_id, key, result, summary.generated_tokens, time)
+    yield from _judgements(state, state.setup)
+
+
+def _judgements(state: RunState, setup: RunSetupEvent) -> Iterator[Generation]:
+    """Yield the judgements of a run. Nothing else is in the engine meanwhile."""
+    times, config = _judgement_times(state.judgements), state.config
+    for event, time in zip(state.judgements, times, strict=True):
+        if event.finish_reason != "error":
+            closing = None if event.closed_at is None else (event.closed_at, tuple(setup.closing_token_ids))
+            sampling = config.sampling(final=True)
+            key = (tuple(event.prompt_token_ids), event.seed, config.final_tokens, sampling, "", closing)
+            result = GenerationResult(tuple(event.token_ids), event.finish_reason)
+            yield Generation(event.name, key, result, event.generated_tokens, time)
+
+
+def _judgement_times(judgements: Sequence[JudgementEvent]) -> list[RowTime]:
+    """Return the time of each judgement. A moment with k of them in the engine counts 1/k to each as engine time."""
+    spans = [(event.started_s, event.started_s + event.elapsed_s) for event in judgements]
+    edges = sorted({edge for span in spans for edge in span})
+    shares = dict.fromkeys(edges, 0.0)  # engine time up to an edge, of a judgement that was always there
+    total = 0.0
+    for begin, end in itertools.pairwise(edges):
+        inside = sum(start <= begin and end <= stop for start, stop in spans)
+        total += (end - begin) / inside if inside else 0.0
+        shares[end] = total
+    return [RowTime(stop - start, shares[stop] - shares[start]) for start, stop in spans]
 
 
 class GenerationCache:
@@ -101,21 +145,40 @@ class GenerationCache:
             key = generation.key
             if key not in self._results:
                 self._results[key] = generation.result
-                new += len(generation.result.token_ids)
+                new += generation.generated_tokens
             # The longest time is that of the actual generation; the others were answered from memory.
             times = [time for time in (self._times.get(key), generation.time) if time is not None]
             if times:
                 self._times[key] = max(times, key=lambda time: time.row_s)
         return new
 
-    def result(self, request: GenerationRequest) -> GenerationResult | None:
-        """Return the finished generation of `request`. Engines that take no token ids share nothing."""
+    def find(self, request: GenerationRequest) -> tuple[GenerationResult, Closing] | None:
+        """Return the finished generation of `request`, and its closing.
+
+        Engines that take no token ids share nothing.
+        """
         if not request.prompt_token_ids:
             return None
-        return self._results.get((request.prompt_token_ids, request.seed, request.max_tokens, request.sampling))
+        whole = (request.prompt_token_ids, request.seed, request.max_tokens, request.sampling, request.adapter)
+        limit = request.thinking_limit
+        if limit is not None:
+            closing = (limit.position, limit.closing_ids)
+            if (closed := self._results.get((*whole, closing))) is not None:
+                return closed, closing
+        result = self._results.get((*whole, None))
+        if result is None or (limit is not None and self._would_close(result, limit)):
+            return None
+        return result, None
+
+    @staticmethod
+    def _would_close(result: GenerationResult, limit: ThinkingLimit) -> bool:
+        return len(result.token_ids) > limit.position and limit.is_open(result.token_ids[: limit.position])
 
     def trace_times(self, state: RunState) -> dict[str, RowTime | None]:
-        """Return the time of each trace of a run with its summary, at their actual generation. None if unknown."""
+        """Return the time of each trace of a run with its summary, and of each judgement, at their actual generation.
+
+        None if it is unknown.
+        """
         times: dict[str, RowTime | None] = {}
         for generation in generations(state):
             time, before = self._times.get(generation.key), times.get(generation.trace_id, RowTime())
@@ -126,8 +189,11 @@ class GenerationCache:
 class CachingEngine:
     """An `Engine` for the runs on one problem that does not repeat known generations.
 
-    `on_tokens` receives the number of tokens that the engine generates.
+    `on_tokens` receives the number of tokens that the engine generates. If `stops_early`, known ids are reported piece
+    by piece, in step with other generations, so that an early stop cancels what it would have cancelled.
     """
+
+    stops_early = False
 
     def __init__(
         self, engine: Engine, cache: GenerationCache, on_tokens: Callable[[int], None] = lambda _: None
@@ -138,19 +204,33 @@ class CachingEngine:
         return getattr(self._engine, name)
 
     async def generate(self, request: GenerationRequest, listener: GenerationListener) -> GenerationResult:
-        result = self._cache.result(request)
-        if result is None:
+        found = self._cache.find(request)
+        if found is None:
             return await self._engine.generate(request, _CountingListener(listener, self._on_tokens))
+        result, closing = found
+        reported = len(request.generated_ids)
         listener.started()
-        listener.tokens(result.token_ids[len(request.generated_ids) :])
+        if closing is not None and reported <= closing[0]:
+            await self._repeat(result.token_ids[reported : closing[0]], listener)
+            listener.thinking_closed(closing[1])
+            reported = closing[0] + len(closing[1])
+        await self._repeat(result.token_ids[reported:], listener)
         return result
+
+    async def _repeat(self, ids: Sequence[int], listener: GenerationListener) -> None:
+        if not self.stops_early:
+            listener.tokens(ids)
+            return
+        for start in range(0, len(ids), _PIECE):
+            listener.tokens(ids[start : start + _PIECE])
+            await asyncio.sleep(0)
 
 
 class _CountingListener:
     """Forwards the progress of a trace and counts its tokens."""
 
     def __init__(self, listener: GenerationListener, on_tokens: Callable[[int], None]) -> None:
-        self.started, self.warning = listener.started, listener.warning
+        self.started, self.warning, self.thinking_closed = listener.started, listener.warning, listener.thinking_closed
         self._forward, self._on_tokens = listener.tokens, on_tokens
 
     def tokens(self, ids: Sequence[int]) -> None:

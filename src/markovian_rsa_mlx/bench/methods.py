@@ -37,6 +37,7 @@ def _parallel(config: RSAConfig) -> RSAConfig:
     """Return T = 0 with the settings of round 0 of the others: beta, and the sampling of rounds before the last."""
     return config.replace(
         rounds=0,
+        population=config.populations[0],
         aggregation_size=1,
         tail_tokens=FULL,
         final_tokens=config.thinking_tokens,
@@ -50,8 +51,14 @@ def _parallel(config: RSAConfig) -> RSAConfig:
 
 def _equal_budget(config: RSAConfig) -> RSAConfig:
     """Return as many parallel traces as the token limits of all rounds allow: N (T + 1) if all rounds are alike."""
-    final = config.population * config.final_tokens / config.thinking_tokens
-    return _parallel(config).replace(population=config.population * config.rounds + max(1, round(final)))
+    *early, last = config.populations
+    final = last * config.final_tokens / config.thinking_tokens
+    return _parallel(config).replace(population=sum(early) + max(1, round(final)))
+
+
+def _long(config: RSAConfig) -> RSAConfig:
+    """Return traces as long as all rounds of one chain together."""
+    return _parallel(config).replace(final_tokens=config.rounds * config.thinking_tokens + config.final_tokens)
 
 
 @dataclass(frozen=True)
@@ -68,15 +75,30 @@ class MethodFamily:
 METHODS: Final[dict[str, MethodFamily]] = {
     # One trace: its expected score is the mean over N of them.
     "single": MethodFamily("parallel", _parallel, one_trace=True, parallel=True),
+    # One trace that may think as long as a chain of C = 1: needs a longer context.
+    "long": MethodFamily("long", _long, one_trace=True, parallel=True),
     # Self-consistency, and pass@N (an oracle).
     "vote": MethodFamily("parallel", _parallel, "vote", parallel=True),
     "pass": MethodFamily("parallel", _parallel, "any", parallel=True),
+    # The vote ends once it is decided.
+    "vote+posterior": MethodFamily(
+        "posterior", lambda config: _parallel(config).replace(early_stop="posterior"), "vote", parallel=True
+    ),
+    # The same traces, and judgements of pairs in the place of the vote.
+    "vote+tournament": MethodFamily(
+        "parallel:tournament",
+        lambda config: _parallel(config).replace(tail_tokens=config.tail_tokens, answer_selection="tournament"),
+        "chosen",
+        parallel=True,
+    ),
     "vote-equal": MethodFamily("parallel-equal", _equal_budget, "vote", parallel=True),
     # C = 1: each trace continues by itself.
     "delethink": MethodFamily("delethink", lambda config: config.replace(aggregation_size=1)),
     # tau = beta: RSA on whole traces.
     "full-chain": MethodFamily("full-chain", lambda config: config.replace(tail_tokens=FULL)),
     "markovian": MethodFamily("markovian", lambda config: config),
+    # Traces whose parents agree are not generated.
+    "markovian+agreement": MethodFamily("agreement", lambda config: config.replace(early_stop="agreement")),
     # PaCoRe hybrid: finished answers are carried forward.
     "pacore": MethodFamily("pacore", lambda config: config.replace(carry="answer")),
     "summary": MethodFamily("summary", lambda config: config.replace(carry="summary")),
@@ -91,7 +113,14 @@ ALIASES: Final = {
 }
 DEFAULT_METHODS: Final = ("single", "vote", "pass", "vote-equal", "delethink", "markovian")
 #: The score of `METHOD:SELECTION`.
-SELECTIONS: Final[Mapping[str, Score]] = {"single": "chosen", "majority": "vote", "final_aggregation": "chosen"}
+SELECTIONS: Final[Mapping[str, Score]] = {
+    "single": "chosen",
+    "majority": "vote",
+    "final_aggregation": "chosen",
+    "tournament": "chosen",
+}
+#: Selections that generate more than the final candidates, so that they need runs of their own.
+_OWN_RUNS: Final = frozenset({"final_aggregation", "tournament"})
 
 
 @dataclass(frozen=True)
@@ -107,14 +136,16 @@ class MethodSpec:
 
     @property
     def variant(self) -> str:
-        """The runs to read. Single and majority share runs; a final aggregation needs one more trace, so its own."""
+        """The runs to read. Single and majority share runs; selections that generate more have their own."""
         variant = METHODS[self.family].variant
-        return f"{variant}:{self.selection}" if self.selection == "final_aggregation" else variant
+        return f"{variant}:{self.selection}" if self.selection in _OWN_RUNS else variant
 
     def config(self, base: RSAConfig) -> RSAConfig:
         """Return the settings of its variant, without the seed."""
-        selection = "final_aggregation" if self.selection == "final_aggregation" else "single"
-        changed = METHODS[self.family].change(base)
+        changed = METHODS[self.family].change(base.replace(early_stop="off"))
+        own = "tournament" if changed.answer_selection == "tournament" else "single"
+        voting = "majority" if changed.early_stop == "posterior" else own
+        selection = self.selection if self.selection in _OWN_RUNS else voting
         return changed.replace(final_candidates=0, answer_selection=selection, seed=None)
 
 
@@ -125,6 +156,8 @@ def read_methods(names: Sequence[str]) -> list[MethodSpec]:
         name, _, selection = text.partition(":")
         family = ALIASES.get(name.lower(), name.lower())
         selection = selection.replace("-", "_")
+        if family not in METHODS and family.endswith("+tournament") and not selection:
+            family, selection = family.removesuffix("+tournament"), "tournament"
         if family not in METHODS:
             close = difflib.get_close_matches(family, [*METHODS, *ALIASES], n=1)
             hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(METHODS)}."
@@ -142,7 +175,7 @@ SYMBOLS: Final = {symbol: name for name, symbol in SYMBOL_OF_SETTING.items() if 
 #: Settings that a benchmark decides itself, or that do not change the outcome of a run.
 _NOT_IN_GRID: Final = frozenset(
     {"seed", "final_candidates", "answer_selection", "answer_kind", "concurrency", "memory_limit_gb", "max_retries"}
-    | {"token_budget", "time_budget_s"}
+    | {"token_budget", "time_budget_s", "kv_bits", "early_stop", "trace_confidence", "aggregation_adapter"}
 )
 #: A value that is part of a variant's name unchanged.
 _PLAIN_VALUE: Final = re.compile(r"[A-Za-z0-9_./-]{1,32}")
@@ -229,7 +262,8 @@ def plan(base: RSAConfig, methods: Sequence[str], grid: Grid | None = None) -> P
     for spec in read_methods(methods):
         family = METHODS[spec.family]
         score = SELECTIONS[spec.selection] if spec.selection else family.score
-        own = list(dict.fromkeys(spec.config(point) for point in bases))
+        points = [_without_prompts(point, base) for point in bases] if family.parallel else bases
+        own = list(dict.fromkeys(map(spec.config, points)))
         # The settings that distinguish a variant from the others of its family name it, as in " N=16 beta=8000".
         varying = [key for key in FIELD_NAMES if len({getattr(config, key) for config in own}) > 1]
         if "final_tokens" in varying and all(config.final_tokens == config.thinking_tokens for config in own):
@@ -251,9 +285,14 @@ def _at(base: RSAConfig, point: Point) -> RSAConfig:
     return base.replace(**changes)
 
 
+def _without_prompts(point: RSAConfig, base: RSAConfig) -> RSAConfig:
+    """Return a point of a grid with the settings of `base` for aggregation prompts: parallel traces have none."""
+    return point.replace(template=base.template, tail_order=base.tail_order, summary_prompt=base.summary_prompt)
+
+
 def _value_text(value: object) -> str:
     """Return a value as part of a name. A long or unusual text is shortened, and a digest keeps it unique."""
-    text = str(value)
+    text = "-".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     if _PLAIN_VALUE.fullmatch(text):
         return text
     digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:6]

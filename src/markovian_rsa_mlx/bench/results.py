@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any, Literal
 
+from ..method.answers import AnswerLevel
 from .stats import Interval
 
 SCHEMA_VERSION = 1
@@ -39,15 +40,32 @@ class RoundRecord:
     finished: float  #: share that ended by itself, within the token limit
     answered: int  #: traces with an answer
     distinct: int  #: different answers
-    generated_tokens: int  #: newly generated tokens of traces and summaries (paper, eq. 24)
+    generated_tokens: int  #: newly generated tokens of traces, summaries and, in the last, judgements
     prefill_tokens: int  #: prompt tokens that the engine read for them
     wall_s: float  #: seconds in which the engine worked on them, see `row_times`; 0 if unknown
     tokens_per_s: float  #: generated_tokens / wall_s; 0 if unknown
+    #: Traces by the level of their answers, see `method.answers`.
+    boxed: int = 0
+    announced: int = 0
+    weak: int = 0
+    undecided: int = 0  #: traces whose answer could not be compared or scored
+    not_found: int = 0  #: traces in whose text no answer was found
 
     @property
     def diversity(self) -> float:
         """Different answers per answer; 0 without answers."""
         return self.distinct / self.answered if self.answered else 0.0
+
+
+@dataclass(frozen=True)
+class TraceRecord:
+    """The answer of one trace and its score."""
+
+    trace_id: str
+    answer: str  #: "" for none
+    level: AnswerLevel
+    correct: float
+    undecided: bool = False  #: the answer could not be compared or scored, and counts as wrong
 
 
 @dataclass(frozen=True)
@@ -72,6 +90,24 @@ class RunRecord:
     wall_s: float = 0.0
     trace_s: float = 0.0  #: mean seconds that a final candidate had its row in the engine; 0 if unknown
     peak_memory_bytes: int = 0  #: of the engine, with other runs
+    reference: str = ""  #: the right answer
+    content: str = ""  #: digest of the problem and the reference, equal for equal problems; "" if unknown
+    traces: tuple[TraceRecord, ...] = ()  #: the needed traces, by round and index
+
+
+@dataclass(frozen=True)
+class Change:
+    """A trace or a run whose score was changed by scoring it again. `trace_id` is "" for the answer of the run."""
+
+    cell: str
+    problem_id: str
+    epoch: int
+    trace_id: str
+    before: str  #: the answer
+    after: str
+    correct_before: float | None  #: None if unknown
+    correct_after: float
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -133,6 +169,8 @@ class MethodSummary:
     peak_memory_bytes: int
     badges: Mapping[str, int]  #: runs with each badge
     rounds: tuple[RoundSummary, ...] = ()
+    #: Final candidates of all runs: boxed, announced, weak, none (no answer was found), undecided.
+    answers: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -192,6 +230,9 @@ class Results:
     warnings: tuple[str, ...] = ()
     command: str = ""  #: the command line, without the options for output
     schema_version: int = field(default=SCHEMA_VERSION)
+    notice: str = ""  #: must be read before any score: most candidates have no answer
+    answer_rules: int = 1  #: version of the rules by which answers were found and compared
+    changes: tuple[Change, ...] = ()  #: made when the runs were last scored again by newer rules
 
     def cell_of(self, method: Method) -> Variant:
         return next(cell for cell in self.cells if cell.name == method.cell)
@@ -201,9 +242,10 @@ class Results:
         return {method.name: method for method in self.methods}[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON, `schema_version` first."""
+        """Return plain values for JSON, first `schema_version` and `notice`, which precedes all scores."""
         values = dataclasses.asdict(self)
-        return {"schema_version": values.pop("schema_version"), **values}
+        first = {name: values.pop(name) for name in ("schema_version", "notice")}
+        return {**first, **values}
 
 
 def record_score(record: RunRecord, method: Method, final_round: int) -> float | None:
@@ -234,7 +276,9 @@ def problem_scores(results: Results, method: Method) -> dict[int, float]:
 def record_from_dict(value: Mapping[str, Any]) -> RunRecord:
     """Return the record that `to_dict` wrote. Raises KeyError or TypeError for anything else."""
     lists = {name: tuple(value[name]) for name in ("badges", "unscored", "mishaps")}
-    return RunRecord(**{**value, **lists, "rounds": tuple(RoundRecord(**entry) for entry in value["rounds"])})
+    rounds = tuple(RoundRecord(**entry) for entry in value["rounds"])
+    traces = tuple(TraceRecord(**entry) for entry in value.get("traces", ()))
+    return RunRecord(**{**value, **lists, "rounds": rounds, "traces": traces})
 
 
 def results_from_dict(values: Mapping[str, Any]) -> Results:
@@ -257,6 +301,7 @@ def results_from_dict(values: Mapping[str, Any]) -> Results:
         "table": tuple(rows),
         "comparisons": tuple(Comparison(**_with_intervals(value)) for value in values["comparisons"]),
         "warnings": tuple(values["warnings"]),
+        "changes": tuple(Change(**value) for value in values.get("changes", ())),
     }
     return Results(**{name: value for name, value in values.items() if name in known} | parts)
 

@@ -30,17 +30,19 @@ from ..errors import (
     UpstreamError,
 )
 from ..json_strict import replace_surrogates
+from ..method.answers import ANSWER_RULES
 from ..method.selection import Equivalent
 from ..orchestrator import MarkovianRSAOrchestrator
 from ..run.setup import package_version
 from .experiment import ExperimentDir, Identity, json_bytes, method_settings
 from .export import to_csv, to_parquet
-from .generation_cache import CachingEngine, GenerationCache
+from .generation_cache import CachingEngine
 from .methods import Plan
 from .progress import BenchProgress
-from .results import Results, RunRecord, Variant
-from .scoring import AnswerScorer, measure
-from .summary import comparisons, summarize
+from .rescore import rescore
+from .results import Change, Results, RunRecord, Variant
+from .scoring import ProblemScores
+from .summary import comparisons, notice, summarize
 from .tasks.base import Problem, Task
 
 #: Errors that concern one problem. Any other error ends the benchmark, which can be continued.
@@ -50,7 +52,7 @@ _MAX_REFUSED = 3
 #: Results are written after a problem, at most once in this time, and for at most a tenth of the time.
 _WRITE_INTERVAL_S = 2.0
 #: Rows of an engine that does not report a limit, the most concurrent problems, and the tokens of a question.
-_DEFAULT_ROWS, _MAX_CONCURRENCY, _QUESTION_TOKENS = 32, 16, 1_000
+_DEFAULT_ROWS, _MAX_CONCURRENCY, QUESTION_TOKENS = 32, 16, 1_000
 
 #: Name of a variant, index of a problem, epoch.
 Place = tuple[str, int, int]
@@ -103,6 +105,9 @@ class Benchmark:
     folder: ExperimentDir
     records: dict[Place, RunRecord] = field(default_factory=dict)
     engine: Mapping[str, Any] = field(default_factory=dict)
+    changes: tuple[Change, ...] = ()
+    warnings: tuple[str, ...] = ()
+    outdated: Results | None = None  #: results of an earlier version, whose runs must be scored again first
     _writing: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
@@ -117,7 +122,21 @@ class Benchmark:
             if [variant.name for variant in earlier.cells] == list(spec.plan.configs):
                 found = ((variant.name, record) for variant in earlier.cells for record in variant.records)
                 benchmark.records = {(name, record.index, record.epoch): record for name, record in found}
+                benchmark.changes = earlier.changes
+                benchmark.outdated = earlier if earlier.answer_rules != ANSWER_RULES else None
         return benchmark
+
+    def rescore(self, equivalent: Equivalent) -> tuple[Change, ...]:
+        """Score the runs of outdated results again, without generating anything, and return the changes."""
+        assert self.outdated is not None
+        indices = {record.index for record in self.records.values()}
+        problems = self.spec.task.problems((min(indices) + 1, max(indices) + 1))
+        results = rescore(self.outdated, self.folder.path, self.spec.task, problems, equivalent)
+        for variant in results.cells:
+            self.records |= {(variant.name, record.index, record.epoch): record for record in variant.records}
+        self.warnings = results.warnings[len(self.outdated.warnings) :]
+        self.changes, self.outdated = results.changes, None
+        return self.changes
 
     def missing(self, *, only_failed: bool = False) -> list[Unit]:
         """Return the problems with a run that is missing, failed or not fully scored, the first epoch first.
@@ -166,14 +185,14 @@ class Benchmark:
     def concurrency(self, engine: Engine) -> int:
         """Return how many concurrent problems fill all rows that the engine's memory has capacity for."""
         configs = self.spec.plan.configs.values()
-        longest = _QUESTION_TOKENS + max(
+        longest = QUESTION_TOKENS + max(
             config.parents_per_trace * config.tail_limit + max(config.thinking_tokens, config.final_tokens)
             for config in configs
         )
         rows, limit = engine.info.max_rows or _DEFAULT_ROWS, engine.info.memory_limit_bytes
         while limit is not None and rows > 1 and engine.memory_estimate_bytes(rows, longest) > limit:
             rows -= 1
-        return min(_MAX_CONCURRENCY, -(-rows // min(config.population for config in configs)))
+        return min(_MAX_CONCURRENCY, -(-rows // min(min(config.populations) for config in configs)))
 
     def results(self) -> Results:
         """Return the results so far, in an order that does not depend on the order of the runs."""
@@ -198,8 +217,11 @@ class Benchmark:
             table=summarize(methods, variants),
             comparisons=comparisons(methods, variants),
             generated_once=sum(record.new_tokens for variant in variants for record in variant.records),
-            warnings=spec.plan.notes,
+            warnings=(*spec.plan.notes, *self.warnings),
             command=spec.command,
+            notice=notice(methods, variants),
+            answer_rules=ANSWER_RULES,
+            changes=self.changes,
         )
 
     def write(self) -> Results:
@@ -212,12 +234,20 @@ class Benchmark:
 
     def finish(self) -> Results:
         """Write all files. Raises `TaskError` if a library for them is missing."""
-        from .report import render
-
-        results = self.write()
-        self.folder.write("report.html", replace_surrogates(render(results)).encode())
-        self.folder.write("results.parquet", to_parquet(results))
+        with self._writing:
+            results = self.results()
+            write_files(self.folder, results)
         return results
+
+
+def write_files(folder: ExperimentDir, results: Results) -> None:
+    """Write all files of results. Raises `TaskError` if a library for them is missing."""
+    from .report import render
+
+    folder.write("results.json", json_bytes(results.to_dict()))
+    folder.write("results.csv", to_csv(results))
+    folder.write("report.html", replace_surrogates(render(results)).encode())
+    folder.write("results.parquet", to_parquet(results))
 
 
 class Runner:
@@ -272,6 +302,8 @@ class Runner:
                 epoch=epoch,
                 seed=seed,
                 trail=trail.relative_to(self._folder.path).as_posix(),
+                reference=problem.reference,
+                content=problem.content,
             )
             try:
                 record = await session.run(record, config.replace(seed=seed), trail, self._scoring)
@@ -305,7 +337,7 @@ class Runner:
 
 
 class _ProblemSession:
-    """One problem in one epoch: the generations that its runs share, and the scores of its answers."""
+    """One problem in one epoch, run or continued on the engine."""
 
     def __init__(
         self,
@@ -315,18 +347,16 @@ class _ProblemSession:
         equivalent: Equivalent,
         on_tokens: Callable[[int], None],
     ) -> None:
-        self._problem, self._engine, self._equivalent = problem, engine, equivalent
-        self._cache = GenerationCache()  # of all variants and earlier sessions: need not be generated again
-        self._counted = GenerationCache()  # of the variants so far in their order, whenever they were generated
+        self._problem = problem
+        self._scores = ProblemScores(problem, task, equivalent)
         self._damaged: dict[Path, str] = {}  # unreadable audit logs with the reason
-        self._scorer = AnswerScorer(lambda answer: task.score(problem, answer))
-        caching: Any = CachingEngine(engine, self._cache, on_tokens)
-        self._orchestrator = MarkovianRSAOrchestrator(caching, equivalent=equivalent, shared=True)
+        self._engine: Any = CachingEngine(engine, self._scores.cache, on_tokens)
+        self._orchestrator = MarkovianRSAOrchestrator(self._engine, equivalent=equivalent, shared=True)
 
     async def recall(self, trail: Path) -> None:
         """Add the generations of an earlier session."""
         try:
-            self._cache.add_run(RunState(await asyncio.to_thread(read_events, trail)))
+            self._scores.cache.add_run(RunState(await asyncio.to_thread(read_events, trail)))
         except AuditError as error:
             self._damaged[trail] = str(error)
 
@@ -334,13 +364,7 @@ class _ProblemSession:
         """Run one variant and return `record` with the figures of the run, or with its error."""
         if trail in self._damaged:
             return replace(record, error=f"{self._damaged[trail]} Remove that file to repeat the run.")
+        self._engine.stops_early = config.early_stop == "posterior"
         result = await self._orchestrator.arun(self._problem.question, config, audit_path=trail)
-
-        def measured() -> RunRecord:
-            state = RunState(result.events, decode=self._engine.tokenizer.decode)
-            self._cache.add_run(state)
-            counted = replace(record, new_tokens=self._counted.add_run(state))
-            return measure(counted, state, self._equivalent, self._scorer, self._cache)
-
-        async with scoring:
-            return await asyncio.to_thread(measured)  # verifiers may be slow
+        async with scoring:  # verifiers may be slow
+            return await asyncio.to_thread(self._scores.measure, record, RunState(result.events))

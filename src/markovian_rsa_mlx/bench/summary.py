@@ -9,6 +9,7 @@ from operator import attrgetter
 from statistics import fmean
 
 from ..formatting import amount
+from ..method.answers import LEVELS
 from .results import (
     Comparison,
     Method,
@@ -56,7 +57,15 @@ def _summarize_method(method: Method, variant: Variant, records: Sequence[RunRec
         peak_memory_bytes=max(record.peak_memory_bytes for record in records),
         badges=dict(sorted(Counter(badge for record in records for badge in record.badges).items())),
         rounds=rounds,
+        answers=_answer_counts([record.rounds[variant.final_round] for record in records]),
     )
+
+
+def _answer_counts(finals: Sequence[RoundRecord]) -> dict[str, int]:
+    """Return the final candidates by the level of their answers, "none" and "undecided"; {} if unknown."""
+    counts = {name: sum(getattr(entry, name) for entry in finals) for name in (*LEVELS, "undecided")}
+    counts["none"] = sum(entry.traces - entry.boxed - entry.announced - entry.weak for entry in finals)
+    return counts if any(counts[level] for level in LEVELS) or not any(e.answered for e in finals) else {}
 
 
 def _summarize_round(number: int, records: Sequence[RunRecord]) -> RoundSummary:
@@ -161,6 +170,27 @@ def incomplete(results: Results) -> str:
     return f"Incomplete: {problems_label(results)} with the results of all methods."
 
 
+def notice(methods: Sequence[Method], variants: Sequence[Variant]) -> str:
+    """Return a warning that precedes all scores if no answer was found in most final candidates, otherwise ""."""
+    parts, traces, without = [], 0, 0
+    for variant in variants:
+        finals = [record.rounds[variant.final_round] for record in variant.records if not record.error]
+        candidates, missed = sum(entry.traces for entry in finals), sum(entry.not_found for entry in finals)
+        cut_off = sum(round(entry.traces * (1 - entry.finished)) for entry in finals)
+        traces, without = traces + candidates, without + missed
+        if missed:
+            name = next((method.name for method in methods if method.cell == variant.name), variant.name)
+            parts.append(
+                f"{name} {missed:,} of {candidates:,}" + (f", {cut_off:,} cut off or failed" if cut_off else "")
+            )
+    if 2 * without <= traces:
+        return ""
+    return (
+        f"No answer was found in {without:,} of {traces:,} final candidates ({'; '.join(parts)}). They count as wrong: "
+        "read some texts (mrsa view TRAIL) before the scores."
+    )
+
+
 def few_problems(numbers: Mapping[str, int]) -> str:
     """Return a warning about intervals over few problems, given the problems by method, or "" if there are enough."""
     few = {name: number for name, number in numbers.items() if number < MIN_TRUSTED}
@@ -179,6 +209,6 @@ def few_problems(numbers: Mapping[str, int]) -> str:
 
 
 def caveats(results: Results) -> list[str]:
-    """Return the warnings about missing results and few problems."""
-    found = (incomplete(results), few_problems({row.method: row.problems for row in results.table}))
+    """Return the warnings about missing answers, missing results and few problems."""
+    found = (results.notice, incomplete(results), few_problems({row.method: row.problems for row in results.table}))
     return [sentence for sentence in found if sentence]

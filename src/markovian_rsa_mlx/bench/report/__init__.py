@@ -78,6 +78,11 @@ class Ranking:
         """The row with the highest score, and with fewer tokens among equals."""
         return max(self.rows, key=lambda row: (row.score.mean, -row.generated_tokens), default=None)
 
+    @property
+    def leaders(self) -> tuple[MethodSummary, ...]:
+        """All rows with the highest score: a tie has no winner."""
+        return tuple(row for row in self.rows if self.best and row.score.mean == self.best.score.mean)
+
 
 def ranking(results: Results) -> Ranking:
     """Rank the methods that a user can choose. An oracle (pass@N) is not one of them.
@@ -112,32 +117,44 @@ def findings(results: Results) -> list[str]:
     best = ranked.best
     if best is None:
         return ["No problem has the results of all methods." if results.table else "Nothing was measured yet."]
+    leaders = [row.method for row in ranked.leaders]
     others = {c.first if c.second == best.method else c.second: c for c in by_importance(results)[0]}
     beaten: dict[str, Comparison] = {}
     better: dict[str, Comparison] = {}
     equal: dict[str, Comparison] = {}
     for name, c in others.items():
         wins = (c.second == best.method) == (c.difference.mean > 0)
-        (equal if c.within_noise else beaten if wins else better)[name] = c
+        if name not in leaders:
+            (equal if c.within_noise else beaten if wins else better)[name] = c
     where = "" if ranked.problems == results.problems else f" on the {_problems(ranked.problems)} that all have"
-    sentences = [
-        f"{best.method} scores highest{where}: {percent(best.score.mean)} {interval(best.score)} "
-        f"at {count(best.generated_tokens)} generated tokens per problem."
-    ]
+    cost = f"{count(best.generated_tokens)} generated tokens per problem"
+    if len(leaders) == 1:
+        sentences = [
+            f"{best.method} scores highest{where}: {percent(best.score.mean)} {interval(best.score)} at {cost}."
+        ]
+    else:
+        named = _listed(leaders) if len(leaders) <= _MAX_NAMES else f"{len(leaders)} methods"
+        sentences = [
+            f"{named} score equally{where}: {percent(best.score.mean)}. The cheapest is {best.method}: {cost}."
+        ]
+    it = "It" if len(leaders) == 1 else best.method
     if len(beaten) > _MAX_NAMES:
         sizes = sorted(abs(c.difference.mean) for c in beaten.values())
         low, high = (points(size).lstrip("+") for size in (sizes[0], sizes[-1]))
-        sentences.append(f"It is better than {len(beaten)} others, by {low} to {high} points.")
+        sentences.append(f"{it} is better than {len(beaten)} others, by {low} to {high} points.")
     else:
         for name, c in beaten.items():
             found = c.difference
             ends = (found.low, found.high) if c.second == best.method else (-found.high, -found.low)
             low, high = (points(end) for end in ends)
-            sentences.append(f"It is {points(abs(found.mean)).lstrip('+')} points [{low}, {high}] better than {name}.")
+            sentences.append(
+                f"{it} is {points(abs(found.mean)).lstrip('+')} points [{low}, {high}] better than {name}."
+            )
     if equal:
-        sentences.append(_not_significant(equal))
+        sentences.append(_not_significant(equal, "it" if len(leaders) == 1 else best.method))
     sentences += [
-        f"On the {_problems(c.problems)} that both have {name} is better than it." for name, c in better.items()
+        f"On the {_problems(c.problems)} that both have {name} is better than {best.method}."
+        for name, c in better.items()
     ]
     sentences += [
         f"{row.method} is not ranked: it has results on {count(row.problems)} of {_problems(results.problems)}."
@@ -150,17 +167,19 @@ def findings(results: Results) -> list[str]:
     return sentences
 
 
-def _not_significant(equal: dict[str, Comparison]) -> str:
-    """Return a sentence on the methods without a significant difference from the best one."""
+def _not_significant(equal: dict[str, Comparison], best: str) -> str:
+    """Return a sentence on the methods without a significant difference from `best`."""
     numbers = sorted({c.problems for c in equal.values()})
     where = _problems(numbers[0]) if len(numbers) == 1 else f"{count(numbers[0])} to {_problems(numbers[-1])}"
     few = all(c.too_few for c in equal.values())
     too_few = f": too few problems for any (fewer than {next(iter(equal.values())).fewest})" if few else ""
     if len(equal) > _MAX_NAMES:
         named = _listed(list(equal)[:_MAX_NAMES])
-        return f"{len(equal)} others have no significant difference from it on {where}, among them {named}{too_few}."
+        return (
+            f"{len(equal)} others have no significant difference from {best} on {where}, among them {named}{too_few}."
+        )
     verb = "has" if len(equal) == 1 else "have"
-    head = f"{_listed(list(equal))} {verb} no significant difference from it on {where}"
+    head = f"{_listed(list(equal))} {verb} no significant difference from {best} on {where}"
     needed = {n: c.problems_needed for n, c in equal.items() if c.problems_needed is not None and not c.too_few}
     if too_few or not needed:
         identical = "" if any(c.difference.mean for c in equal.values()) else ": the scores are equal"

@@ -8,16 +8,20 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from ...formatting import SYMBOLS as METHOD_SYMBOLS
-from ...formatting import percent_range
+from ...formatting import percent_range, population
+from ...method.answers import LEVELS
 from ..results import Method, Variant
 from ..stats import Interval
 
 #: The name and the meaning of each badge.
 BADGES: Final = {
-    "no_answer": ("no answer", "the run ended without an answer"),
-    "budget_hit": ("budget hit", "a final candidate was cut off by its budget"),
-    "parser_trouble": ("parser trouble", "a candidate ended by itself, but its answer could not be read or scored"),
-    "given_up": ("given up", "a trace failed; it counts as wrong"),
+    "no_answer": ("no answer found", "no answer was found in the text that the run chose"),
+    "budget_hit": ("cut off", "a final candidate was cut off at its token limit"),
+    "parser_trouble": (
+        "unreadable answer",
+        "a candidate ended by itself, but no answer was found or it could not be scored",
+    ),
+    "given_up": ("failed trace", "a trace failed; it counts as wrong"),
 }
 #: Settings by their symbols, in the order in which the field writes them.
 SYMBOLS: Final = {
@@ -53,7 +57,9 @@ def probability(p: float) -> str:
 
 def about(method: Method, cell: Variant) -> str:
     """Describe a method by its runs and their score."""
-    traces = f"{cell.config['population']} {'parallel traces' if cell.final_round == 0 else 'final candidates'}"
+    numbers = cell.config["population"]
+    last = numbers if isinstance(numbers, int) else numbers[-1]
+    traces = f"{last} {'parallel traces' if cell.final_round == 0 else 'final candidates'}"
     if method.one_trace:
         return f"one trace: the mean over {traces}, at the cost of one"
     return {
@@ -68,8 +74,16 @@ def badges(found: Mapping[str, int]) -> str:
     return ", ".join(f"{BADGES[badge][0]} {number}" if badge in BADGES else badge for badge, number in found.items())
 
 
+def answers(found: Mapping[str, int]) -> str:
+    """List the final candidates by the level of their answers, as in "12 boxed, 3 weak, 1 none"."""
+    names = [*LEVELS, "none", "undecided"]
+    counts = [f"{found[name]:,} {name}" for name in names if found.get(name)]
+    return ", ".join(counts).replace("undecided", "could not be compared")
+
+
 def settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(symbol, str(config[name])) for name, symbol in SYMBOLS.items() if name in config]
+    shown = {**config, "population": population(config["population"])} if "population" in config else config
+    return [(symbol, str(shown[name])) for name, symbol in SYMBOLS.items() if name in config]
 
 
 def link(path: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,12 +12,22 @@ from ...method.answers import AnswerKind
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem. `index` is its place in the whole task from 0, whatever part of the task is run."""
+    """One problem. `index` is its place in the whole task from 0, whatever part of the task is run.
+
+    `text` is the problem without the wording around it in `question`.
+    """
 
     index: int
     problem_id: str
     question: str
     reference: str
+    text: str = ""
+
+    @property
+    def content(self) -> str:
+        """A digest that is equal for equal problems, however worded and wherever they are."""
+        text = " ".join((self.text or self.question).split())
+        return hashlib.sha256(json.dumps([text, self.reference]).encode()).hexdigest()[:16]
 
 
 class Task(Protocol):

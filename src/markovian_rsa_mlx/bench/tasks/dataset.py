@@ -7,7 +7,7 @@ those that the data set's card names, otherwise they follow from the names of th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from itertools import islice
@@ -16,17 +16,16 @@ from typing import Any, Final
 
 from ...equivalence import MathEquivalence
 from ...errors import ConfigError, ScoringError, TaskError
+from ...formatting import shortened
 from ...hub import dataset_files, fetch_dataset_file, folder_files
-from ...json_strict import is_valid_utf8
-from ...method.answers import AnswerKind, equal_text, last_boxed
+from ...method.answers import AnswerKind, equal_text
 from .base import Problem
+from .options import MATH_WORDING
 from .readers import READERS, Row
+from .references import reference_answer, value_text
 
 #: Without a limit, more problems than these are a mistake: a benchmark of them would take months.
 MAX_PROBLEMS = 10_000
-#: Default wording of the questions.
-MATH_WORDING: Final = "{problem}\n\nPut your final answer within \\boxed{}."
-TEXT_WORDING: Final = "{problem}"
 #: Columns with the problems' names, used without being asked for.
 _ID_COLUMNS: Final = ("problem_idx", "problem_id", "id")
 #: Splits to prefer where there are several, in this order.
@@ -61,12 +60,12 @@ class AnsweredTask:
         columns: Columns | None = None,
         *,
         answer_kind: AnswerKind = "math",
-        wording: str | None = None,
+        wording: str = MATH_WORDING,
     ) -> None:
         self.name, self.answer_kind = name, answer_kind
         self._source = name.rpartition("@")[0] or name  # as errors name it, without the digest
         self._rows, self._columns = rows, columns or Columns()
-        self._wording = wording or (MATH_WORDING if answer_kind == "math" else TEXT_WORDING)
+        self._wording = wording
         self._equivalent = MathEquivalence()
 
     def problems(self, limit: tuple[int, int] | None) -> list[Problem]:
@@ -101,11 +100,13 @@ class AnsweredTask:
                 if self._columns.ident not in (None, "none"):
                     columns.append(("id", str(self._columns.ident)))
                 for option, name in columns:
-                    if name not in row.values:
+                    try:
+                        _value(row.values, name)
+                    except KeyError as error:
                         raise ConfigError(
                             f"{self._source} has no column {name!r} (it has {', '.join(map(str, row.values))}); "
                             f"name the right one with --{option}-column."
-                        )
+                        ) from error
             if count < first:
                 continue
             problem = self._problem(index, row)
@@ -124,39 +125,58 @@ class AnsweredTask:
 
     def _problem(self, index: int, row: Row) -> Problem:
         columns = self._columns
-        question = self._wording.replace("{problem}", self._text(row, columns.problem))
-        reference = self._text(row, columns.answer)
+        text = self._text(row, columns.problem)
+        question = self._wording.replace("{problem}", text)
+        solution = self._text(row, columns.answer, is_answer=True)
         if columns.answer_after is not None:
-            _, mark, reference = reference.rpartition(columns.answer_after)
+            _, mark, reference = solution.rpartition(columns.answer_after)
             reference = reference.strip()
             if not mark or not reference:
                 raise TaskError(
                     f"{self._source}, {row.place}: {columns.answer!r} has no answer after {columns.answer_after!r}."
                 )
-        elif self.answer_kind == "math":
-            reference = last_boxed(reference) or reference
+        else:
+            reference = reference_answer(solution, self.answer_kind)
+            if not reference:
+                raise TaskError(
+                    f"{self._source}, {row.place}: {columns.answer!r} holds a solution whose answer is not marked by "
+                    f"\\boxed{{}} or a last line such as 'Answer: 5' ({shortened(solution, 80)!r}); choose another "
+                    "--answer-column, or name the text before the answer with --answer-after."
+                )
         ident = columns.ident or next((name for name in _ID_COLUMNS if name in row.values), "none")
-        return Problem(index, str(index + 1) if ident == "none" else self._text(row, ident), question, reference)
+        name = str(index + 1) if ident == "none" else self._text(row, ident)
+        return Problem(index, name, question, reference, text)
 
-    def _text(self, row: Row, column: str) -> str:
+    def _text(self, row: Row, column: str, *, is_answer: bool = False) -> str:
         where = f"{self._source}, {row.place}:"
-        if column not in row.values:
-            raise TaskError(f"{where} there is no {column!r}.")
-        value: Any = row.values[column]
-        if isinstance(value, list) and len(value) == 1:  # some data sets have lists of one answer
+        try:
+            value = _value(row.values, column)
+        except KeyError as error:
+            raise TaskError(f"{where} there is no {column!r}.") from error
+        if isinstance(value, list) and len(value) == 1:  # some data sets have lists of one text
             value = value[0]
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            kind = "nothing" if value is None else type(value).__name__
-            raise TaskError(f"{where} {column!r} must be text or a number (got {kind}).")
-        text = str(value).strip()
-        if not text or value != value:
-            raise TaskError(f"{where} {column!r} is empty.")
-        if not is_valid_utf8(text):
+        if isinstance(value, dict):
             raise TaskError(
-                f"{where} {column!r} has half a character (a lone surrogate such as \\ud83d), which UTF-8 cannot "
-                "represent; correct the row."
+                f"{where} {column!r} must be text or a number (got an object with {', '.join(value) or 'no key'}); "
+                f"name a value in it, as in {column}.{next(iter(value), 'value')}."
             )
-        return text
+        if isinstance(value, list) and not is_answer:
+            raise TaskError(f"{where} {column!r} must be text or a number (got list).")
+        try:
+            return value_text(value, untyped_number=row.untyped and is_answer and self.answer_kind == "math")
+        except ValueError as error:
+            raise TaskError(f"{where} {column!r} {error}.") from error
+
+
+def _value(values: Mapping[str, Any], column: str) -> Any:
+    """Return the value of a column, also of one inside another (`answer.value`). Raises KeyError."""
+    if column in values:
+        return values[column]
+    outer, dot, inner = column.partition(".")
+    nested = values.get(outer)
+    if dot and isinstance(nested, Mapping):
+        return _value(nested, inner)
+    raise KeyError(column)
 
 
 @dataclass(frozen=True)

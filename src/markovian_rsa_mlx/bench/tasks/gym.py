@@ -79,8 +79,8 @@ class GymTask:
                 misses += 1
             else:
                 if place + 1 >= first:
-                    question = self._reword(place, entry["question"])
-                    problems.append(Problem(place, str(index), question, str(entry["answer"])))
+                    text = entry["question"]
+                    problems.append(Problem(place, str(index), self._reword(place, text), str(entry["answer"]), text))
                 place, misses = place + 1, 0
             index += 1
             if misses > _MAX_MISSES:

@@ -18,6 +18,8 @@ from .options import (
     COLUMN_OPTIONS,
     GYM_OPTIONS,
     HUB_OPTIONS,
+    MATH_WORDING,
+    PLAIN_WORDING,
     ROW_OPTIONS,
     answer_kind_of,
     variant_tag,
@@ -111,12 +113,16 @@ def _answered_task(name: str, files: Sequence[Path], options: Mapping[str, str])
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
             raise TaskError(f"{path} cannot be read: {error.strerror}.") from error
+    kind = answer_kind_of(options, "math")
+    wording = wording_of(options, kind)
+    # Text problems had no wording but their own before they asked for a form of answer.
+    tag = variant_tag(options, wording, untagged=MATH_WORDING if kind == "math" else PLAIN_WORDING)
     return AnsweredTask(
-        f"{replace_surrogates(name)}@{digest.hexdigest()[:8]}{variant_tag(options)}",
+        f"{replace_surrogates(name)}@{digest.hexdigest()[:8]}{tag}",
         lambda: read_all(files, name),
         columns,
-        answer_kind=answer_kind_of(options, "math"),
-        wording=wording_of(options),
+        answer_kind=kind,
+        wording=wording,
     )
 
 
@@ -135,13 +141,14 @@ def _procedural_task(spec: str, options: Mapping[str, str], seed: int) -> Task:
             f"{', '.join((*KNOWN, *embedded.TASKS))}."
         )
     _check_options(spec, options, GYM_OPTIONS)
-    kind, wording = answer_kind_of(options, "text"), wording_of(options) or "{problem}"
+    kind = answer_kind_of(options, "text")
+    wording = wording_of(options, kind)
     return GymTask(
         spec,
         read_parameters(options),
         seed,
         answer_kind=kind,
-        tag=variant_tag(options),
+        tag=variant_tag(options, wording, untagged=PLAIN_WORDING),
         reword=lambda place, question: wording.replace("{problem}", question),
     )
 

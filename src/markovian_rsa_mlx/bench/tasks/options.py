@@ -10,11 +10,18 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, cast, get_args
+from typing import Final, cast
 
 from ...errors import ConfigError
 from ...json_strict import is_valid_utf8
-from ...method.answers import AnswerKind
+from ...method.answers import BOX_INSTRUCTION, AnswerKind
+
+#: Open answers cannot be scored.
+_SCORED_KINDS: Final = ("math", "text")
+#: Wordings of the questions: the default ones, which ask for a form of answer, and the problem alone.
+MATH_WORDING: Final = "{problem}" + BOX_INSTRUCTION
+TEXT_WORDING: Final = "{problem}\n\nAt the end, write your final answer as <answer>...</answer>."
+PLAIN_WORDING: Final = "{problem}"
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,9 @@ OPTIONS: Final = (
     TaskOption("subset", "NAME", "The subset of a data set of the hub, if it has several."),
     TaskOption("split", "NAME", "The split of a data set of the hub (unset: the only one, or test, or train)."),
     TaskOption("answer_kind", "math|text", "How answers are compared: by value, or as text (unset: as the task does)."),
-    TaskOption("wording", "TEXT", "The wording of the question, with {problem} in it."),
+    TaskOption(
+        "wording", "TEXT", "The wording of the question, with {problem} in it (unset: it asks for a form of answer)."
+    ),
 )
 COLUMN_OPTIONS: Final = ("problem_column", "answer_column", "answer_after", "id_column")
 ROW_OPTIONS: Final = (*COLUMN_OPTIONS, "wording", "answer_kind")
@@ -46,12 +55,12 @@ GYM_OPTIONS: Final = ("param", "wording", "answer_kind")
 HUB_OPTIONS: Final = ("subset", "split")
 
 
-def wording_of(options: Mapping[str, str]) -> str | None:
-    """Return the wording of the questions, or None if unset. Raises `ConfigError`."""
-    wording = options.get("wording")
-    if wording is not None and "{problem}" not in wording:
+def wording_of(options: Mapping[str, str], kind: AnswerKind) -> str:
+    """Return the wording of the questions, by default one that asks for a form of answer. Raises `ConfigError`."""
+    wording = options.get("wording", MATH_WORDING if kind == "math" else TEXT_WORDING)
+    if "{problem}" not in wording:
         raise ConfigError(f"--wording must be a text with {{problem}} where the problem goes (got {wording!r}).")
-    if wording is not None and not is_valid_utf8(wording):
+    if not is_valid_utf8(wording):
         raise ConfigError(f"--wording must be UTF-8 (got {wording!r}).")
     return wording
 
@@ -59,14 +68,16 @@ def wording_of(options: Mapping[str, str]) -> str | None:
 def answer_kind_of(options: Mapping[str, str], default: AnswerKind) -> AnswerKind:
     """Return how answers are compared, `default` if unset. Raises `ConfigError`."""
     kind = options.get("answer_kind", default)
-    if kind not in get_args(AnswerKind):
-        raise ConfigError(f"answer_kind must be one of {', '.join(get_args(AnswerKind))} (got {kind!r}).")
+    if kind not in _SCORED_KINDS:
+        raise ConfigError(f"answer_kind must be one of {', '.join(_SCORED_KINDS)} (got {kind!r}).")
     return cast(AnswerKind, kind)
 
 
-def variant_tag(options: Mapping[str, str]) -> str:
-    """Return a tag for the task's name if wording or comparison of its problems is not the default, otherwise ""."""
-    given = {name: options[name] for name in ("wording", "answer_kind") if name in options}
+def variant_tag(options: Mapping[str, str], wording: str, untagged: str) -> str:
+    """Return a tag for the task's name if its kind of answers is given or its wording is not the `untagged` one."""
+    given = {"answer_kind": options["answer_kind"]} if "answer_kind" in options else {}
+    if wording != untagged:
+        given["wording"] = wording
     return f"+{hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:6]}" if given else ""
 
 
