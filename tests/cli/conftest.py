@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from markovian_rsa_mlx.cli import main
+from markovian_rsa_mlx.cli.options import ModelChoice
+from markovian_rsa_mlx.cli.plan import announce as _announce_plan
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 
 from ..support.fakes import FakeBackend, Model, boxed
@@ -28,12 +30,19 @@ Run = Callable[..., Ran]
 SMALL = ("--model", "fake/model", "--rounds", "1", "--population", "3", "--aggregation-size", "2", "--seed", "7")
 
 
+def _announce(choice: ModelChoice, *arguments: object) -> None:
+    """Print the plan of real models only: the fake one is on no hub."""
+    if choice.model_id != "fake/model":
+        _announce_plan(choice, *arguments)  # type: ignore[arg-type]
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep the runs of each test in a folder of its own."""
     monkeypatch.setenv("MRSA_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.delenv("MRSA_DEBUG", raising=False)
+    monkeypatch.setattr("markovian_rsa_mlx.cli.plan.announce", _announce)
     return tmp_path / "home"
 
 

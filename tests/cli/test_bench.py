@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from markovian_rsa_mlx.bench.progress import BenchProgress
+from markovian_rsa_mlx.bench.recommend import COMPARED
 from markovian_rsa_mlx.bench.results import Method, RoundRecord, RunRecord, results_from_dict
 from markovian_rsa_mlx.bench.scoring import measure
 from markovian_rsa_mlx.bench.tasks.base import Problem
@@ -80,6 +81,40 @@ def test_finished_benchmark_needs_no_engine(bench: Run, tmp_path: Path, monkeypa
     assert (tmp_path / "out" / "results.json").read_bytes() == before
 
 
+def test_rescore_needs_the_folder_and_the_task_alone(
+    bench: Run, mrsa: Run, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, moved = str(tmp_path / "out"), tmp_path / "moved.jsonl"
+    assert bench("--methods", "single,vote", "--limit", "2-3").code == 0
+    before = results(tmp_path)
+    monkeypatch.setattr("markovian_rsa_mlx.cli.run.load_orchestrator", lambda *_, **__: pytest.fail("no model needed"))
+    outdated = {**before, "answer_rules": 1}
+    for record in outdated["cells"][0]["records"]:
+        record["rounds"][0]["mean"], record["traces"] = 0.0, []
+    (tmp_path / "out" / "results.json").write_text(json.dumps(outdated))
+    identity = json.loads((tmp_path / "out" / "bench.json").read_text())
+    for cell in identity["cells"].values():
+        del cell["answer_tokens"]  # as in folders of earlier versions
+    (tmp_path / "out" / "bench.json").write_text(json.dumps(identity))
+    ran = mrsa("bench", "rescore", out)
+    assert ran.code == 0
+    assert "single" in ran.out
+    assert "0% -> 100%" in ran.err
+    after = results(tmp_path)
+    changes = after["changes"]
+    assert {change["trace_id"] for change in changes} == {"r0-00", "r0-02"}
+    fresh = json.loads(json.dumps({**before, "changes": changes}))
+    assert after["table"] == fresh["table"]
+    assert (after["command"], after["limit"]) == (before["command"], "2-3")
+
+    Path(task).rename(moved)
+    assert mrsa("bench", "rescore", out).code == 1
+    again = json.loads(mrsa("bench", "rescore", out, "--task", str(moved), "--json").out)
+    assert again["changes"] == []
+    (tmp_path / "out" / "bench.json").unlink()
+    assert mrsa("bench", "rescore", out, "--task", str(moved)).code == 1
+
+
 def test_same_command_without_out_uses_the_same_folder(mrsa: Run, fake_model: Any, task: str, home: Path) -> None:
     line = ("bench", task, *METHOD, "--methods", "single")
     assert mrsa(*line).code == mrsa(*line).code == 0
@@ -125,7 +160,7 @@ def test_failed_run_is_reported_and_exits_1(
 
     backend = FakeBackend(by_index(boxed(2)), fail=fail)
     monkeypatch.setattr(
-        "markovian_rsa_mlx.cli.run.load_orchestrator", lambda choice, quiet=False: MarkovianRSAOrchestrator(backend)
+        "markovian_rsa_mlx.cli.run.load_orchestrator", lambda choice, **_: MarkovianRSAOrchestrator(backend)
     )
     line = ("bench", task, *METHOD, "--methods", "single", "--out", str(tmp_path / "out"))
     ran = mrsa(*line)
@@ -150,7 +185,7 @@ def test_ctrl_c_keeps_results_and_the_same_command_continues(
 
     backend = FakeBackend(by_index(boxed(2)), on_step=interrupt)
     monkeypatch.setattr(
-        "markovian_rsa_mlx.cli.run.load_orchestrator", lambda choice, quiet=False: MarkovianRSAOrchestrator(backend)
+        "markovian_rsa_mlx.cli.run.load_orchestrator", lambda choice, **_: MarkovianRSAOrchestrator(backend)
     )
     line = ("bench", task, *METHOD, "--methods", "single", "--at-once", "1", "--out", str(tmp_path / "out"))
     ran = mrsa(*line)
@@ -285,9 +320,9 @@ def test_fatal_error_leaves_table_and_report_of_the_results_so_far(
     backend = FakeBackend(by_index(boxed(2)), fail=fail)
     if isinstance(error, RuntimeError):
         backend.on_step, backend.fail = None, None
-        monkeypatch.setattr("markovian_rsa_mlx.bench.runner.measure", _breaks_at_the_third(error))
+        monkeypatch.setattr("markovian_rsa_mlx.bench.scoring.measure", _breaks_at_the_third(error))
     monkeypatch.setattr(
-        "markovian_rsa_mlx.cli.run.load_orchestrator", lambda choice, quiet=False: MarkovianRSAOrchestrator(backend)
+        "markovian_rsa_mlx.cli.run.load_orchestrator", lambda choice, **_: MarkovianRSAOrchestrator(backend)
     )
     ran = mrsa(
         "bench", task, *METHOD, "--methods", "single", "--at-once", "1", "--json", "--out", str(tmp_path / "out")
@@ -310,3 +345,30 @@ def _breaks_at_the_third(error: Exception) -> Callable[..., Any]:
         return measure(*arguments)
 
     return measured
+
+
+def test_recommendation_ends_the_table_and_needs_no_model_afterwards(
+    bench: Run, mrsa: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = bench("--recommend")
+    assert ran.code == 0
+    assert ran.out.rstrip().split("\n\n")[-1].startswith("Cannot tell yet: ")
+    assert [method["name"] for method in results(tmp_path)["methods"]] == list(COMPARED)
+    monkeypatch.setattr("markovian_rsa_mlx.cli.run.load_orchestrator", lambda *_, **__: pytest.fail("no model needed"))
+    again = mrsa("bench", "recommend", str(tmp_path / "out"))
+    assert again.out.strip() == ran.out.rstrip().split("\n\n")[-1]
+    found = json.loads(mrsa("bench", "recommend", str(tmp_path / "out"), "--json").out)
+    assert (found["sure"], found["problems"]) == (False, 3)
+    assert mrsa("bench", "recommend", str(tmp_path)).code == 1
+
+
+def test_long_trace_is_left_out_where_the_context_is_too_short(
+    bench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = FakeBackend(by_index(boxed(2, "1+1"), boxed(0, "1-1")), context_length=1_199)
+    monkeypatch.setattr("markovian_rsa_mlx.cli.run.load_orchestrator", lambda *_, **__: MarkovianRSAOrchestrator(short))
+    ran = bench("--recommend", "--thinking-tokens", "100", "--final-tokens", "100", "--tail-tokens", "40", "--json")
+    assert ran.code == 0
+    assert "long" not in {method["name"] for method in results(tmp_path)["methods"]}
+    assert "One long trace is left out" in ran.err
+    assert json.loads(ran.out)["recommendation"]["problems"] == 3

@@ -14,6 +14,7 @@ import pytest
 
 from markovian_rsa_mlx.backends.base import EngineInfo
 from markovian_rsa_mlx.cli import bench_run
+from markovian_rsa_mlx.errors import UpstreamError
 from markovian_rsa_mlx.method.prompts import PromptTemplate
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 
@@ -39,7 +40,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Load a fake engine for any choice. Calling the fixture sets the name of its model."""
     names = [""]
 
-    def load(choice: Any, quiet: bool = False) -> MarkovianRSAOrchestrator:
+    def load(choice: Any, **_: object) -> MarkovianRSAOrchestrator:
         return MarkovianRSAOrchestrator(Named(by_index(boxed(2)), name=names[0] or choice.model_id))
 
     monkeypatch.setattr("markovian_rsa_mlx.cli.run.load_orchestrator", load)
@@ -134,6 +135,25 @@ def test_upstream_is_identified_by_the_model_that_it_serves(
     refused(bench(*url, "--limit", "2", *out), "another model")
     assert bench(*url, "--limit", "2").code == 0
     assert len(folders(home)) == 2
+
+
+@pytest.mark.parametrize("out", [True, False])
+def test_finished_benchmark_needs_no_server(
+    bench: Run, engine: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: bool
+) -> None:
+    line = ("--upstream", "http://127.0.0.1:1/v1", *(("--out", str(tmp_path / "out")) if out else ()))
+    engine("alpha")
+    first = bench(*line, "--limit", "2")
+
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise UpstreamError("No server can be reached.")
+
+    monkeypatch.setattr("markovian_rsa_mlx.cli.run.load_orchestrator", unreachable)
+    again = bench(*line, "--limit", "2")
+    assert (again.code, again.out) == (0, first.out)
+    assert "alpha" in again.err
+    assert bench(*line, "--limit", "3").code == 1  # something is left to run
+    assert bench(*line, "--limit", "2", "--seed", "5").code != 0
 
 
 def test_edited_template_is_rejected(bench: Run, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_trace_passes_through_its_states(progress: RunProgress, clock: Clock) ->
     progress.event(complete("r1-00", "and so on", "max_tokens"))
     progress.event(complete("r1-01", "", "error"))
     shown = render(progress)
-    assert "truncated" in shown
+    assert "cut off" in shown
     assert "failed" in shown
     assert "0 ×2" in shown
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from markovian_rsa_mlx.backends.mlx import MLXEngine
 from markovian_rsa_mlx.backends.upstream import Upstream, UpstreamEngine, probe
 from markovian_rsa_mlx.cli import options as engine
 from markovian_rsa_mlx.cli.run import load_orchestrator
@@ -60,7 +61,7 @@ def test_run_over_an_upstream_server_does_not_reveal_the_key(
         assert result["peak_memory_bytes"] == 0
         assert "memory" not in ran.err
         assert "the-secret" not in ran.out + ran.err + audit.read_text()
-        assert mrsa("runs", "verify", str(audit)).code == 0
+        assert mrsa("runs", "verify", str(audit), "--allow-unchecked-text").code == 0
         assert "memory" not in mrsa("runs", "show", str(audit)).out
     finally:
         server.stop()
@@ -83,6 +84,18 @@ def test_choose_engine_without_options_is_the_embedded_reasoner() -> None:
     assert engine.choose_model("a/b", "main") == engine.ModelChoice("a/b", "main")
 
 
+def test_speculation_is_on_unless_it_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [engine.choose_engine(speculate=given).speculate for given in (None, "on", "off")] == [True, True, False]
+    orchestrator = load_orchestrator(engine.choose_engine(speculate="off"), quiet=True)
+    try:
+        assert isinstance(orchestrator.engine, MLXEngine)
+        assert not orchestrator.engine.speculate
+    finally:
+        orchestrator.close()
+    with pytest.raises(ConfigError, match="--speculate has no effect with --upstream"):
+        engine.choose_engine(upstream=[URL], speculate="on")
+
+
 def test_load_orchestrator_connects_to_the_chosen_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     connected: list[Upstream] = []
 
@@ -95,3 +108,8 @@ def test_load_orchestrator_connects_to_the_chosen_servers(monkeypatch: pytest.Mo
     with pytest.raises(ConfigError, match="connected"):
         load_orchestrator(choice, quiet=True)
     assert connected == [dataclasses.replace(choice.upstream)] if choice.upstream else False
+
+
+def test_a_width_of_the_cache_is_refused_for_servers() -> None:
+    with pytest.raises(ConfigError, match=r"^kv_bits is 8, but a server [^.]+\.$"):
+        load_orchestrator(engine.choose_engine(upstream=[URL]), kv_bits=8)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import re
 import resource
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+
+from markovian_rsa_mlx.cli import app
 
 from .conftest import Run
 
@@ -20,9 +25,14 @@ COMMANDS = [
     "demo",
     "view",
     "plan",
+    "doctor",
     "tune",
+    "models",
     "profiles",
     "convert",
+    "resume",
+    "completion",
+    "export",
     "runs",
     "runs list",
     "runs show",
@@ -108,15 +118,69 @@ def test_short_help_flag_prints_the_same_text(mrsa: Run, command: str) -> None:
     assert ran.out == mrsa(*command.split(), "--help").out
 
 
+def test_text_that_looks_like_an_option_names_the_way_to_pass_it(mrsa: Run) -> None:
+    ran = mrsa("solve", "-3 + 5")
+    assert ran.code == 2
+    assert 'mrsa solve -- "-3 + 5"' in ran.err
+    assert mrsa("solve", "--", "-3 + 5").err.startswith("Model:")
+
+
+def test_narrow_help_keeps_the_sentences_whole(mrsa: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert "..." not in mrsa("--help").out.partition("Commands:")[2]
+
+
 def test_group_without_command_prints_help_and_exits_2(mrsa: Run) -> None:
     ran = mrsa("runs")
     assert (ran.code, ran.out) == (2, "")
     assert "verify" in ran.err
 
 
+def commands(group: click.Group, *names: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    yield names, group
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, *names, name)
+        else:
+            yield (*names, name), command
+
+
+def test_help_lists_all_commands() -> None:
+    assert {" ".join(names) for names, _ in commands(app.mrsa)} == {*COMMANDS, "bench rescore", "bench recommend"}
+
+
+@pytest.mark.parametrize(("names", "command"), [*commands(app.mrsa)], ids=lambda value: str(value))
+def test_each_help_has_two_examples_that_the_parser_accepts(names: tuple[str, ...], command: click.Command) -> None:
+    examples: tuple[str, ...] = command.examples  # type: ignore[attr-defined]
+    assert len(examples) == 2
+    for example in examples:
+        words = re.search(r"mrsa ([^)>]*)", example)
+        assert words is not None
+        given = shlex.split(words[1].removesuffix('"') if example.endswith(('")', ')"')) else words[1])
+        assert given[: len(names)] == [*names]
+        app.mrsa.make_context("mrsa", given)
+        if not isinstance(command, click.Group):
+            command.make_context(names[-1], given[len(names) :])
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_the_script_of_the_shell(shell: str, mrsa: Run) -> None:
+    ran = mrsa("completion", shell)
+    assert ran.code == 0
+    assert f"_MRSA_COMPLETE={shell}_complete" in ran.out
+
+
+def test_the_bash_script_completes(mrsa: Run) -> None:
+    script = mrsa("completion", "bash").out
+    script += f'COMP_WORDS=(mrsa so); COMP_CWORD=1; _mrsa_completion "{Path(sys.executable).parent}/mrsa"\n'
+    program = f"{script}echo ${{COMPREPLY[@]}}"
+    done = subprocess.run(["bash", "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.split()[-1] == "solve"
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
-    [("mrsa so", "solve"), ("mrsa solve --thinking-", "--thinking-tokens"), ("mrsa runs v", "verify")],
+    [("mrsa so", "solve"), ("mrsa solve --thinking-t", "--thinking-tokens"), ("mrsa runs v", "verify")],
 )
 def test_shell_completion_offers_commands_and_options(words: str, expected: str) -> None:
     environment = {

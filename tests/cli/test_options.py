@@ -18,7 +18,8 @@ from .conftest import SMALL, Run
 def test_every_setting_has_an_option(mrsa: Run) -> None:
     assert set(HELP) == set(FIELD_NAMES)
     shown = mrsa("solve", "--help").out
-    assert all(f"--{name.replace('_', '-')}" in shown for name in FIELD_NAMES)
+    names = [name.replace("response_schema", "json_schema") for name in FIELD_NAMES]
+    assert all(f"--{name.replace('_', '-')}" in shown for name in names)
 
 
 def test_options_override_the_file_and_the_file_the_profile(tmp_path: Path) -> None:
@@ -56,6 +57,11 @@ def test_settings_are_validated_after_merging(tmp_path: Path) -> None:
         ("rounds", "unset", "unset"),
         ("template", "12", "12"),
         ("rounds", "many", "many"),
+        ("population", "8", 8),
+        ("population", "32,8,4", (32, 8, 4)),
+        ("population", "32, 8, 4", (32, 8, 4)),
+        ("population", "32,", "32,"),
+        ("rounds", "1,2", "1,2"),
     ],
 )
 def test_option_text_is_converted_to_a_value(name: str, text: str, value: object) -> None:
@@ -73,7 +79,8 @@ def test_profile_printed_as_toml_reads_back(name: str, tmp_path: Path, mrsa: Run
 def test_overview_of_profiles_fits_a_terminal(mrsa: Run) -> None:
     shown = mrsa("profiles").out
     assert all(name in shown for name in PROFILES)
-    assert max(map(len, shown.splitlines())) <= 110
+    table = [line for line in shown.splitlines() if line.startswith(("profile ", *PROFILES))]
+    assert max(map(len, table)) <= 110
     assert set(json.loads(mrsa("profiles", "--json").out)) == set(PROFILES)
 
 
@@ -120,3 +127,18 @@ def test_error_names_the_settings_file_only_if_it_is_the_cause(tmp_path: Path) -
         resolve(None, file, {}, "default-16gb")
     with pytest.raises(ConfigError, match=r"^population must be"):
         resolve(None, file, {"population": 0, "rounds": 1}, "default-16gb")
+
+
+def test_small_population_lowers_c_of_the_profile_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    lowered = resolve(None, None, {"population": 1}, "default-16gb")
+    assert (lowered.population, lowered.aggregation_size) == (1, 1)
+    assert "aggregation_size is lowered from 2 to 1" in capsys.readouterr().err
+    lowered = resolve(None, None, {"population": (16, 2, 1)}, "paper-16k")
+    assert (lowered.population, lowered.aggregation_size) == ((16, 2, 1), 2)
+    assert "aggregation_size is lowered from 4 to 2" in capsys.readouterr().err
+    assert resolve(None, None, {"population": (16, 4, 1)}, "paper-16k").aggregation_size == 4
+    with pytest.raises(ConfigError, match=r"rounds \+ 1 = 2"):
+        resolve(None, None, {"population": (16, 2, 1), "rounds": 1}, "paper-16k")
+    with pytest.raises(ConfigError, match="aggregation_size"):
+        resolve(None, None, {"population": 2, "aggregation_size": 3}, "default-16gb")
+    assert resolve(None, None, {"population": 3}, "embedded").aggregation_size == 3

@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from markovian_rsa_mlx import reasoner, run_store
+from markovian_rsa_mlx.audit.events import RunEndEvent
+from markovian_rsa_mlx.cli import plan
 from markovian_rsa_mlx.cli.plan import decode_work, longest_sequence
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.method.lineage import Lineage
+from tests.support.fakes import FakeEngine
+from tests.support.runs import of_file, run
 
 from .conftest import Run
 
@@ -50,6 +55,90 @@ def test_figures_follow_from_the_config(model: str, mrsa: Run) -> None:
     assert facts["traces_needed"] == pytest.approx(15.94, abs=0.3)
     assert facts["traces_without_pruning"] == 33
     assert facts["decode_tokens_at_most"] < facts["decode_tokens_at_most_without_pruning"]
+
+
+def test_a_quantized_cache_makes_room_for_more_traces(tmp_path: Path, mrsa: Run) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**LLAMA, "head_dim": 32, "max_position_embeddings": 100_000}))
+    limit = ("--model", str(tmp_path), "--profile", "paper-16k", "--memory-limit-gb", "0.7", "--json")
+    plain, narrow = (json.loads(mrsa("plan", *limit, *more).out) for more in ((), ("--kv-bits", "8")))
+    assert (plain["kv_bytes_per_token"], narrow["kv_bytes_per_token"]) == (3 * 2 * 64 * 2, 3 * 2 * (64 + 2 * 4))
+    assert narrow["traces_at_once"] > 1.7 * plain["traces_at_once"]
+
+
+def test_a_cache_that_cannot_be_quantized_is_refused(model: str, mrsa: Run) -> None:
+    ran = mrsa("plan", "--model", model, "--kv-bits", "8")
+    assert (ran.code, ran.out) == (1, "")
+    assert "kv_bits is 8, but the size of this model's heads (16)" in ran.err
+
+
+def test_solve_shows_its_plan_before_the_model_is_loaded(mrsa: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("markovian_rsa_mlx.cli.run.load_orchestrator", load)
+    folder = str(reasoner.model_path())
+    ran = mrsa(
+        "solve", "1+1?", "--model", folder, "--thinking-tokens", "60", "--tail-tokens", "20", "--final-tokens", "60"
+    )
+    assert ran.code == 130
+    plan = next(line for line in ran.err.splitlines() if line.startswith("Plan: "))
+    assert all(part in plan for part in ("weights 5.8 MB", "traces at once", "at most 300 tokens", "time unknown"))
+    assert "Plan:" not in mrsa("solve", "1+1?", "--model", folder, "--profile", "embedded").err
+    too_small = mrsa("solve", "1+1?", "--model", folder, "--memory-limit-gb", "0.001")
+    assert "does not fit: not even one trace" in too_small.err
+
+
+def test_time_of_a_plan_follows_from_the_last_run_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MRSA_HOME", str(tmp_path))
+    assert run_store.measured_speed("fake") is None
+    run(FakeEngine(), path=tmp_path / "runs" / "1.jsonl")
+    (end,) = of_file(tmp_path / "runs" / "1.jsonl", RunEndEvent)
+    assert run_store.measured_speed("fake") == pytest.approx(end.total_generated_tokens / end.elapsed_s)
+    assert run_store.measured_speed("another") is None
+
+
+@pytest.mark.parametrize(("memory", "model"), [(64e9, "1.7B"), (3.5e9, "0.6B"), (1e9, "0.6B")])
+def test_suggested_model_fits_if_one_does(memory: float, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("markovian_rsa_mlx.backends.mlx.device.available_memory_bytes", lambda: int(memory))
+    assert model in plan.suggested_model()
+
+
+def test_weights_of_a_hub_model_follow_from_its_headers(model: str, mrsa: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.utils import SafetensorsFileMetadata, SafetensorsRepoMetadata, TensorInfo
+
+    from markovian_rsa_mlx.backends.mlx.memory import build_lazily, named_parameters
+
+    tensors, end = {}, 0
+    for name, array in named_parameters(build_lazily({**LLAMA, "torch_dtype": "float32"})):
+        tensors[name] = TensorInfo(dtype="F32", shape=list(array.shape), data_offsets=(end, end + array.nbytes))
+        end += array.nbytes
+    header = SafetensorsFileMetadata(metadata={}, tensors=tensors)
+    found = SafetensorsRepoMetadata(
+        None, False, dict.fromkeys(tensors, "model.safetensors"), {"model.safetensors": header}
+    )
+    monkeypatch.setattr("markovian_rsa_mlx.cli.plan.fetch_files", lambda *_: Path(model))
+    monkeypatch.setattr("huggingface_hub.HfApi.get_safetensors_metadata", lambda *_, **__: found)
+    facts = json.loads(mrsa("plan", "--model", "an/id", "--json").out)
+    assert facts["weight_bytes"] == end == 2 * WEIGHTS
+
+
+def test_an_apple_chip_bounds_the_speed_and_the_time(model: str, mrsa: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("markovian_rsa_mlx.backends.mlx.device.chip_name", lambda: "")
+    line = ("plan", "--model", model, "--profile", "embedded", "--prompt-tokens", "50")
+    assert json.loads(mrsa(*line, "--json").out)["expected"] is None
+    facts = json.loads(mrsa(*line, "--chip", "m4 pro", "--json").out)["expected"]
+    assert facts["chip"] == "M4 Pro"
+    assert facts["tokens_per_second"]["1"] == {"bound": pytest.approx(273e9 / WEIGHTS), "low": None, "high": None}
+    assert facts["seconds_per_problem"]["bound"] > 0
+    ran = mrsa(*line, "--chip", "M4 Pro")
+    assert "tokens/s on an M4 Pro" in ran.out
+    assert facts["assumption"] in ran.out
+
+
+def test_an_unknown_chip_is_refused(model: str, mrsa: Run) -> None:
+    ran = mrsa("plan", "--model", model, "--chip", "M99")
+    assert ran.code == 2
+    assert "M99" in ran.err
 
 
 def test_memory_limit_reduces_concurrent_traces(model: str, mrsa: Run) -> None:
@@ -104,6 +193,15 @@ def test_decode_work_counts_needed_traces_of_the_lineage() -> None:
     summaries = decode_work(config.replace(carry="summary"))
     assert summaries.tokens - work.tokens == (len(needed[0]) + len(needed[1])) * 4_000
     assert decode_work(config.replace(answer_selection="final_aggregation")).traces == work.traces + 1
+
+
+def test_decode_work_of_a_population_by_round() -> None:
+    config = RSAConfig(rounds=2, population=(8, 5, 3), aggregation_size=4, seed=5, final_candidates=0, final_tokens=99)
+    needed = Lineage.of(config, 5).needed()
+    work = decode_work(config)
+    assert work.traces == sum(map(len, needed.values()))
+    assert work.tokens == (len(needed[0]) + len(needed[1])) * 16_000 + 3 * 99
+    assert (work.all_traces, work.all_tokens) == (16, 13 * 16_000 + 3 * 99)
 
 
 def test_longest_sequence_without_rounds_has_no_tails() -> None:

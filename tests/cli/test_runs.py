@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
+from markovian_rsa_mlx import reasoner
 from markovian_rsa_mlx.audit import AuditWriter
+from markovian_rsa_mlx.backends.tokenizers import files_digest
 from markovian_rsa_mlx.cli import runs as check
 from markovian_rsa_mlx.models.routing_report import summary
 
 from ..support.fakes import CharacterTokenizer, boxed
 from .conftest import SMALL, Run
+
+TRAILS = Path(__file__).parents[1] / "trails"
 
 
 def run_id(path: Path) -> str:
@@ -57,6 +64,54 @@ def test_list_puts_the_newest_first(mrsa: Run, trail: Path, fake_model: object) 
     mrsa("solve", "What is 1-1?", *SMALL)
     prompts = [entry["prompt"] for entry in json.loads(mrsa("runs", "list", "--json").out)]
     assert prompts == ["What is 1-1?", "What is 1+1?"]
+
+
+def test_list_is_filtered(mrsa: Run, trail: Path) -> None:
+    def listed(*options: str) -> int:
+        ran = mrsa("runs", "list", "--json", *options)
+        assert ran.code == 0
+        return len(json.loads(ran.out))
+
+    shutil.copy(trail, trail.with_name("copy.jsonl"))
+    cut(trail.with_name("copy.jsonl"), 4)
+    (trail.parent / "damaged.jsonl").write_text("no json\n")
+    assert listed() == 3
+    assert listed("--limit", "1") == 1
+    assert [listed("--state", state) for state in ("finished", "unfinished", "running", "damaged")] == [1, 1, 0, 1]
+    assert [listed("--model", name) for name in ("FAKE", "qwen")] == [2, 0]
+    assert [listed("--since", when) for when in ("5m", "2026-01-01", "2999-01-01T12:00")] == [2, 2, 0]
+    assert "No run matches" in mrsa("runs", "list", "--since", "2999-01-01").err
+    refused = mrsa("runs", "list", "--since", "yesterday")
+    assert (refused.code, refused.out) == (2, "")
+    assert "7d" in refused.err
+
+
+def test_list_shows_local_times_and_json_utc(mrsa: Run, trail: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        (entry,) = json.loads(mrsa("runs", "list", "--json").out)
+        assert entry["created_at"].endswith("+00:00")
+        local = datetime.fromisoformat(entry["created_at"]).astimezone(timezone(timedelta(hours=9)))
+        for command in ("list", "show"):
+            assert f"{local:%Y-%m-%d %H:%M} JST" in mrsa("runs", command).out
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_other_things_in_the_folder_do_not_stop_the_commands(mrsa: Run, trail: Path) -> None:
+    os.mkfifo(trail.with_name("pipe.jsonl"))
+    trail.with_name("folder.jsonl").mkdir()
+    trail.with_name("loop.jsonl").symlink_to("loop.jsonl")
+    (entry,) = json.loads(mrsa("runs", "list", "--json").out)
+    assert entry["path"] == str(trail)
+    assert mrsa("runs", "path", run_id(trail)).out == f"{trail}\n"
+    for command in ("show", "verify"):
+        for name in ("pipe.jsonl", "folder.jsonl", "loop.jsonl"):
+            ran = mrsa("runs", command, str(trail.with_name(name)))
+            assert (ran.code, "bug" in ran.err) == (1, False)
+    assert mrsa("runs", "show", "x" * 10_000).code == 1
 
 
 def test_show_prints_settings_rounds_lineage_and_answer(mrsa: Run, trail: Path) -> None:
@@ -104,7 +159,7 @@ def test_show_prints_model_stats_on_request(mrsa: Run, trail: Path) -> None:
     lines = trail.read_text().splitlines(keepends=True)
     stats = {"event": "model_stats", "run_id": run_id(trail), "stats": summary([[6, 0, 2], [3, 3, 2]])}
     trail.write_text("".join([*lines[:-1], json.dumps(stats) + "\n", lines[-1]]))
-    assert mrsa("runs", "verify").code == 0
+    assert mrsa("runs", "verify", "--allow-unchecked-text").code == 0
     ran = mrsa("runs", "show", "--model-stats")
     assert "skipped an expert 25.0% (by layer 25.0% to 25.0%)" in ran.out
     assert "busiest expert    2.0 times an even load, in layer 0" in ran.out
@@ -126,8 +181,8 @@ def test_show_lists_resumes(mrsa: Run, trail: Path) -> None:
 
 def test_verify_names_the_first_invalid_line(mrsa: Run, trail: Path) -> None:
     ran = mrsa("runs", "verify")
-    assert ran.code == 0
-    assert "verified" in ran.out
+    assert ran.code == 3
+    assert "structure verified; texts not checked" in ran.out
     lines = trail.read_text().splitlines(keepends=True)
     number = next(n for n, line in enumerate(lines) if "tail_extracted" in line)
     lines[number] = lines[number].replace('"tail_text": "', '"tail_text": "x')
@@ -135,13 +190,35 @@ def test_verify_names_the_first_invalid_line(mrsa: Run, trail: Path) -> None:
     ran = mrsa("runs", "verify", str(trail), str(trail))
     assert ran.code == 1
     assert ran.out.count(f"line {number + 1}") == 2
+    assert ran.out.count(str(trail)) == 2  # each verdict names its file once
 
 
 def test_verify_with_model_loads_its_tokenizer(mrsa: Run, trail: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "tokenizer_of", lambda model: CharacterTokenizer())
     assert mrsa("runs", "verify", "--model", "fake/model").code == 0
+    assert mrsa("runs", "verify", "--tokenizer", "fake/model").out.strip().startswith(f"{trail}: verified: ")
+    lines = trail.read_text().splitlines(keepends=True)
+    number = next(n for n, line in enumerate(lines) if '"trace_complete"' in line and '"r1-00"' in line)
+    changed = json.loads(lines[number])
+    changed["text"] = "x" + changed["text"]  # nothing else follows from it
+    trail.write_text("".join([*lines[:number], json.dumps(changed) + "\n", *lines[number + 1 :]]))
+    assert mrsa("runs", "verify").code == 3
+    assert mrsa("runs", "verify", "--tokenizer", "fake/model").code == 1
+    (report,) = json.loads(mrsa("runs", "verify", "--tokenizer", "fake/model", "--json").out)
+    assert (report["valid"], f"line {number + 1} " in report["verdict"]) == (False, True)
     missing = mrsa("runs", "verify", str(trail.with_name("none.jsonl")))
     assert missing.code == 1
+
+
+def test_verify_takes_the_recorded_tokenizer_if_its_digest_matches(mrsa: Run, trail: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(reasoner.model_path(), folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    recorded = (TRAILS / "finished.jsonl").read_text(encoding="utf-8").replace(reasoner.MODEL_ID, str(folder))
+    for digest, code in ((files_digest(folder), 0), ("0" * 64, 3), ("", 3)):
+        head, setup, *rest = recorded.splitlines(keepends=True)
+        fields = {**json.loads(setup), "tokenizer": str(folder), "tokenizer_digest": digest}
+        trail.write_text("".join([head, json.dumps(fields) + "\n", *rest]))
+        assert mrsa("runs", "verify", str(trail)).code == code
 
 
 def test_path_prints_the_folder_or_the_file(mrsa: Run, trail: Path) -> None:

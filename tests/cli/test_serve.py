@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from markovian_rsa_mlx import redact
 from markovian_rsa_mlx.config import RSAConfig
+from markovian_rsa_mlx.predict import default_profile
 from markovian_rsa_mlx.serve import server
 from markovian_rsa_mlx.serve.config import ServerSettings
 
+from ..support.fakes import FakeBackend
 from .conftest import Run
 
 FAKE = ("serve", "--model", "fake/model", "--port", "0")
@@ -34,11 +38,33 @@ def test_default_settings_depend_on_the_model(mrsa: Run, served: list[ServerSett
     ran = mrsa(*FAKE)
     assert ran.code == 0
     assert "Serving." in ran.err
-    assert served[0].base == RSAConfig.apex_xhigh()
-    mrsa("serve", "--port", "0")
+    assert served[0].base == RSAConfig.default_16gb().replace(answer_kind="auto")
+    assert "Profile default-16gb" in ran.err
+    assert "Profile embedded" in mrsa("serve", "--port", "0").err
     assert served[1].base == RSAConfig.embedded()
-    mrsa(*FAKE, "--profile", "paper-16k", "--population", "20")
-    assert served[2].base == RSAConfig.paper_16k().replace(population=20)
+    assert "Profile" not in mrsa(*FAKE, "--profile", "paper-16k", "--population", "20").err
+    assert served[2].base == RSAConfig.paper_16k().replace(population=20, answer_kind="auto")
+
+
+def test_profile_of_this_machine_is_chosen_unless_one_is_named(
+    mrsa: Run, served: list[ServerSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def choose_profile(engine: Any, configs: dict[str, RSAConfig], **_: Any) -> default_profile.DefaultProfile:
+        assert configs["paper-light-8k"].temperature == 0.5
+        return default_profile.DefaultProfile("paper-light-8k", "the best one")
+
+    monkeypatch.setattr(FakeBackend, "timer", None, raising=False)
+    monkeypatch.setattr(default_profile, "choose_profile", choose_profile)
+    ran = mrsa(*FAKE, "--temperature", "0.5")
+    assert "Profile paper-light-8k: the best one." in ran.err
+    assert served[0].base == RSAConfig.paper_light_8k().replace(temperature=0.5, answer_kind="auto")
+    file = tmp_path / "settings.toml"
+    file.write_text("population = 5\ntemperature = 0.5\n")
+    mrsa(*FAKE, "--config", str(file))
+    assert (served[1].base.population, served[1].base.thinking_tokens) == (5, 8_000)
+    file.write_text('profile = "paper-16k"\n')
+    assert "Profile" not in mrsa(*FAKE, "--config", str(file)).err
+    assert served[2].base.thinking_tokens == 16_000
 
 
 def test_public_address_without_key_exits_2(
@@ -51,6 +77,18 @@ def test_public_address_without_key_exits_2(
     monkeypatch.setenv("THE_KEY", "secret")
     assert mrsa(*FAKE, "--host", "0.0.0.0", "--api-key-env", "THE_KEY").code == 0
     assert [settings.api_key for settings in served] == [None, "secret"]
+
+
+def test_key_of_the_server_is_struck_out_of_messages(
+    mrsa: Run, served: list[ServerSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redact, "_secrets", set())
+    redact._forms.cache_clear()
+    monkeypatch.setenv("THE_KEY", "sk-serve-0123456789")
+    assert mrsa(*FAKE, "--api-key-env", "THE_KEY").code == 0
+    assert served[0].api_key == "sk-serve-0123456789"
+    assert redact.redact("key=sk-serve-0123456789") == f"key={redact.MASK}"
+    redact._forms.cache_clear()
 
 
 def test_served_names_are_unique_and_printable(mrsa: Run, served: list[ServerSettings]) -> None:
@@ -79,6 +117,7 @@ def test_port_in_use_exits_2(mrsa: Run, served: list[ServerSettings]) -> None:
         ran = mrsa("serve", "--model", "fake/model", "--port", str(taken.getsockname()[1]))
     assert ran.code == 2
     assert "cannot listen" in ran.err
+    assert "attempting" not in ran.err  # the text of create_server names the address a second time
     assert not served
 
 

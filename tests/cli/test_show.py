@@ -12,6 +12,8 @@ import pytest
 from markovian_rsa_mlx import RSAConfig
 from markovian_rsa_mlx.audit import read_lenient
 from markovian_rsa_mlx.cli.show import RunSummary, summarize
+from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
+from tests.support.fakes import FakeEngine
 
 from ..viewer.trails import FIXED, Lines, lines_of, write_lines
 from .conftest import Run
@@ -198,6 +200,14 @@ def test_huge_figures_are_shown_as_bounds(show: Show, trail: Path) -> None:
     assert "cost       over 10^18 tokens in over 10^18 s, peak memory over 10^18 B" in out
 
 
+def test_huge_counts_of_guesses_are_shown_as_bounds(show: Show, trail: Path) -> None:
+    lines = lines_of(trail)
+    for line in lines:
+        if line["event"] == "trace_clock" and line["phase"] == "ended":
+            line.update(dict.fromkeys(("steps", "drafted", "accepted"), 10**400))
+    assert "over 10^18 of over 10^18 guessed tokens kept" in show(lines)
+
+
 @pytest.mark.parametrize("content", [b"", b"hello\n", b"\x00\xff" * 99, b'{"event": "run_sta', b"[" * 99_999])
 def test_other_files_exit_1_with_an_error(content: bytes, mrsa: Run, tmp_path: Path) -> None:
     path = tmp_path / "notes.jsonl"
@@ -223,3 +233,15 @@ def test_deeply_nested_settings_are_skipped(trail: Path, tmp_path: Path) -> None
 
 def further_down(calls: int, do: Callable[[], RunSummary]) -> RunSummary:
     return further_down(calls - 1, do) if calls else do()
+
+
+def test_weak_answers_are_marked(mrsa: Run, tmp_path: Path) -> None:
+    path, answers = tmp_path / "run.jsonl", {"r0-00": "So it is 18.", "r0-01": "12 + 6 = 18"}
+    engine = FakeEngine(lambda request, _: f"hm</think>{answers[request.trace_id]}")
+    config = RSAConfig(rounds=0, population=2, aggregation_size=1, answer_selection="majority")
+    with MarkovianRSAOrchestrator(engine) as orchestrator:
+        result = orchestrator.run("12 + 6?", config, audit_path=path)
+    assert (result.answer, result.tally) == ("18", [("18", 2)])
+    out = mrsa("runs", "show", str(path)).out
+    assert out.count("answer 18 (weak)") == 2
+    assert "answer     18 (weak), of r0-00 (majority)" in out

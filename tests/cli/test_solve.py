@@ -47,6 +47,7 @@ def test_json_has_all_documented_keys(mrsa: Run, fake_model: Install) -> None:
     ran = mrsa("solve", "What is 1+1?", *SMALL, "--json")
     value = json.loads(ran.out)
     assert value["text"] == "\\boxed{2}"
+    assert value["plain_text"] == "2"
     assert value["answer"] == "2"
     assert value["tally"] == [{"answer": "2", "votes": 1}]
     assert value["round_zero"]["traces"] == 2
@@ -134,7 +135,7 @@ def test_used_up_token_budget_prints_the_best_answer_and_how_to_resume(
     ran = mrsa(*line, "--token-budget", "20")
     assert (ran.code, ran.out) == (1, "\\boxed{2}\n")
     assert "out of tokens" in ran.err
-    assert f"--audit {trail}" in ran.err
+    assert f"mrsa resume {trail}\n" in ran.err
     assert mrsa(*line).code == 0
     assert json.loads(mrsa(*line, "--json").out)["stopped"] is None
 
@@ -143,6 +144,30 @@ def test_truncated_final_trace_exits_1(mrsa: Run, fake_model: Install) -> None:
     ran = mrsa("solve", "1+1?", *SMALL, "--final-tokens", "3", "--quiet")
     assert (ran.code, ran.out) == (1, "")
     assert "--final-tokens" in ran.err
+    ran = mrsa("solve", "1+1?", *SMALL, "--final-tokens", "3", "--json")
+    value = json.loads(ran.out)
+    assert ran.code == 1
+    assert (value["text"], value["answer"], value["tally"], value["stopped"]) == ("", "", [], None)
+    assert Path(value["audit_path"]).is_file()
+
+
+@pytest.mark.parametrize(("tokens", "finishes"), [("90", True), ("40", False)])
+def test_open_answer_shows_whether_its_trace_finished(
+    tokens: str, finishes: bool, mrsa: Run, fake_model: Install
+) -> None:
+    fake_model("Let me see.</think>Paris is the capital of France, on the Seine.")
+    ran = mrsa("solve", "Capital?", *SMALL, "--answer-kind", "open", "--answer-tokens", "0", "--final-tokens", tokens)
+    assert ran.code == 0
+    assert ran.out.startswith("Paris")
+    assert ("the first final candidate that finished" in ran.err) == finishes
+
+
+def test_text_without_an_answer_is_not_called_an_answer(mrsa: Run, fake_model: Install) -> None:
+    fake_model("Let me see.</think>I cannot decide.")
+    ran = mrsa("solve", "1+1?", *SMALL, "--answer-kind", "math")
+    assert (ran.code, ran.out) == (0, "I cannot decide.\n")
+    assert "that has an answer" not in ran.err
+    assert "The text is that of r1-00" in ran.err
 
 
 def test_embedded_reasoner_refuses_other_questions_unless_forced(mrsa: Run, fake_model: Install) -> None:
@@ -160,7 +185,7 @@ def test_embedded_reasoner_refuses_other_questions_unless_forced(mrsa: Run, fake
 
 
 def _failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    def load(choice: ModelChoice, quiet: bool = False) -> MarkovianRSAOrchestrator:
+    def load(choice: ModelChoice, **_: object) -> MarkovianRSAOrchestrator:
         raise error
 
     monkeypatch.setattr("markovian_rsa_mlx.cli.run.load_orchestrator", load)
@@ -190,7 +215,7 @@ def test_retries_and_failed_traces_are_printed(mrsa: Run, monkeypatch: pytest.Mo
 
     backend = FakeBackend(lambda request, rng: boxed(2), fail=fail)
     monkeypatch.setattr(
-        "markovian_rsa_mlx.cli.run.load_orchestrator", lambda choice, quiet=False: MarkovianRSAOrchestrator(backend)
+        "markovian_rsa_mlx.cli.run.load_orchestrator", lambda choice, **_: MarkovianRSAOrchestrator(backend)
     )
     ran = mrsa("solve", "1+1?", *SMALL, "--max-retries", "1")
     assert (ran.code, ran.out) == (0, "\\boxed{2}\n")

@@ -21,11 +21,12 @@ ROOT = Path(__file__).parents[2]
 #: The command line on a fake model that sleeps between its steps.
 PROGRAM = """
 import sys, time
-from markovian_rsa_mlx.cli import main, run
+from markovian_rsa_mlx.cli import main, plan, run
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 from tests.support.fakes import FakeBackend, boxed
 backend = FakeBackend(lambda q, r: boxed(2, "hm " * 20), chunk=2, on_step=lambda q, n: time.sleep(float(sys.argv[1])))
-run.load_orchestrator = lambda choice, quiet=False: MarkovianRSAOrchestrator(backend)
+run.load_orchestrator = lambda choice, **_: MarkovianRSAOrchestrator(backend)
+plan.announce = lambda *_: None
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -77,14 +78,14 @@ def test_ctrl_c_in_a_terminal_leaves_a_resumable_run(tmp_path: Path) -> None:
     assert terminal.exit_code() == 130
     assert time.monotonic() - pressed < 15  # with a margin for a busy machine
     assert "Stopped (interrupted)" in terminal.shown
-    assert f"--audit {trail}" in terminal.shown
+    assert f"mrsa resume {trail}" in terminal.shown
     assert "Traceback" not in terminal.shown
     assert terminal.shown.rindex("\x1b[?25h") > terminal.shown.rindex("\x1b[?25l")  # the cursor is back
 
     again = spawn(0, *line)
     assert again.exit_code() == 0, again.shown
-    assert "holds an unfinished run" in again.shown
-    assert "\\boxed{2}" in again.shown.splitlines()[-1]
+    assert "holds an unfinished run" in " ".join(again.shown.split())
+    assert again.shown.splitlines()[-1] == "2"
 
 
 def process(pause_s: float, *arguments: str) -> subprocess.Popen[str]:
@@ -138,3 +139,67 @@ def test_ctrl_c_leaves_a_resumable_benchmark(tmp_path: Path) -> None:
     assert again.exit_code() == 0, again.shown
     assert "markovian minus single" in again.shown
     assert max(map(len, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", again.shown).split("method ")[-1].splitlines()[:3])) <= 90
+
+
+def show_trail(**options: object) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "markovian_rsa_mlx", "runs", "show", str(ROOT / "tests/trails/finished.jsonl")]
+    return subprocess.run(command, stderr=subprocess.PIPE, check=False, **options)  # type: ignore[call-overload, no-any-return]
+
+
+def test_characters_that_the_output_lacks_are_replaced() -> None:
+    shown = show_trail(stdout=subprocess.PIPE, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert shown.returncode == 0, shown.stderr
+    assert b"?" in shown.stdout
+
+
+COMMANDS = (["runs", "list"], ["profiles"], ["plan"], ["models"], ["completion", "fish"], ["--help"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_no_command_fails_on_a_full_device_a_closed_input_or_a_small_encoding(arguments: list[str]) -> None:
+    line = [sys.executable, "-m", "markovian_rsa_mlx", *arguments]
+    with Path("/dev/full").open("wb") as full:
+        refused = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert refused.returncode in (0, 1)  # `runs list` prints no result without runs
+    assert b"Traceback" not in refused.stderr
+    assert b"bug" not in refused.stderr
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *line], env=environment, capture_output=True, check=False
+    )
+    assert closed.returncode == 0, closed.stderr
+
+
+@pytest.mark.parametrize(
+    ("sent", "part"),
+    [
+        (b"\xef\xbb\xbf", b"The prompt is empty"),
+        ("Gr\u00fc\u00dfe".encode("latin-1"), b"iconv"),
+        (b"", b"The prompt is empty"),
+    ],
+)
+def test_piped_questions_with_a_mark_or_in_latin_1(sent: bytes, part: bytes) -> None:
+    line = [sys.executable, "-m", "markovian_rsa_mlx", "solve"]
+    refused = subprocess.run(line, input=sent, capture_output=True, check=False)
+    assert refused.returncode == 2
+    assert part in refused.stderr
+
+
+def test_a_full_device_is_an_error_without_python_exception() -> None:
+    with Path("/dev/full").open("wb") as full:
+        shown = show_trail(stdout=full)
+    assert shown.returncode == 1
+    assert shown.stderr.startswith(b"error: ")
+    assert b"bug" not in shown.stderr
+    assert b"Traceback" not in shown.stderr
+    assert b"Exception" not in shown.stderr
+
+
+def test_closed_standard_streams_are_no_crash() -> None:
+    arguments = [sys.executable, "-m", "markovian_rsa_mlx", "runs", "list"]
+    command = ["sh", "-c", 'exec "$@" <&- >&-', "sh", *arguments]
+    closed = subprocess.run(command, stderr=subprocess.PIPE, check=False)
+    assert closed.returncode == 0, closed.stderr
+    assert b"Traceback" not in closed.stderr
+    assert b"bug" not in closed.stderr

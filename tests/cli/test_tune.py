@@ -10,6 +10,7 @@ import pytest
 
 from markovian_rsa_mlx import run_store
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
+from tests.backends import tiny_models
 from tests.predict.engines import TimedFake
 from tests.support.fakes import FakeBackend
 from tests.support.runs import run as run_fake
@@ -25,7 +26,7 @@ GIVEN = ("--length-mean", "12000", "--length-sigma", "0.5")
 def engine(monkeypatch: pytest.MonkeyPatch) -> TimedFake:
     backend = TimedFake()
     monkeypatch.setattr(
-        "markovian_rsa_mlx.cli.run.load_orchestrator", lambda choice, quiet=False: MarkovianRSAOrchestrator(backend)
+        "markovian_rsa_mlx.cli.run.load_orchestrator", lambda choice, **_: MarkovianRSAOrchestrator(backend)
     )
     return backend
 
@@ -50,6 +51,19 @@ def test_predictions_follow_from_the_speeds(mrsa: Run) -> None:
     assert found["seconds"] == pytest.approx(500 * (2 * 0.012 + 0.011), rel=0.05)
     assert found["rows"] == 2
     assert facts["recommended"] is None
+
+
+def test_the_measurement_says_how_long_it_took(mrsa: Run) -> None:
+    assert "Measured for" in mrsa(*TUNE, *GIVEN).out
+
+
+def test_a_mac_has_a_prediction_alongside_the_measurement(
+    mrsa: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("markovian_rsa_mlx.backends.mlx.device.chip_name", lambda: "Apple M2 Pro")
+    tiny_models.write(tmp_path / "model", "llama")
+    ran = mrsa("tune", "--model", str(tmp_path / "model"), "--prompt-tokens", "200", *GIVEN)
+    assert "tokens/s on an M2 Pro" in ran.out
 
 
 def test_minutes_recommend_the_largest_profile_that_fits(mrsa: Run) -> None:
@@ -80,6 +94,9 @@ def test_recorded_speeds_replace_the_measurement(mrsa: Run, tmp_path: Path, engi
     other = mrsa("tune", "--model", "other", *GIVEN, "--speeds", str(file))
     assert (other.code, other.out) == (2, "")
     assert "those of fake, not of other" in other.err
+    narrow = mrsa(*line, "--speeds", str(file), "--kv-bits", "8")
+    assert (narrow.code, narrow.out) == (2, "")
+    assert "with kv_bits unset, not with 8" in narrow.err
 
 
 def test_lengths_come_from_the_kept_runs_of_the_model(mrsa: Run) -> None:
@@ -161,7 +178,7 @@ def test_invalid_option_prints_one_error_line(
 def test_engine_without_profiler_is_refused(mrsa: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "markovian_rsa_mlx.cli.run.load_orchestrator",
-        lambda choice, quiet=False: MarkovianRSAOrchestrator(FakeBackend()),
+        lambda choice, **_: MarkovianRSAOrchestrator(FakeBackend()),
     )
     ran = mrsa(*TUNE)
     assert (ran.code, ran.out) == (1, "")

@@ -10,7 +10,18 @@ from markovian_rsa_mlx.cli.options import HELP as SETTINGS
 from .conftest import SMALL, Run
 
 HELP = ["", "solve", "serve", "demo", "plan", "tune", "profiles", "convert"]
-HELP += ["runs", "runs list", "runs show", "runs verify", "runs path", "runs rm"]
+HELP += [
+    "resume",
+    "models",
+    "completion",
+    "export",
+    "runs",
+    "runs list",
+    "runs show",
+    "runs verify",
+    "runs path",
+    "runs rm",
+]
 ERRORS = [
     ["slove"],
     ["runs", "shw"],

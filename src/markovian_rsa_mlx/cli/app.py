@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -9,41 +10,76 @@ from collections.abc import Sequence
 import click
 
 from ..errors import MarkovianRSAError
+from ..redact import redact
 from .bench import bench
 from .command import Group
+from .completion import completion
 from .convert import convert
 from .demo import demo
+from .doctor import doctor
+from .export import export
+from .models import models
 from .plan import plan
 from .profiles import profiles
+from .resume import resume
 from .runs import runs
 from .serve import serve
 from .solve import solve
-from .terminal import clean, print_status
+from .terminal import clean, drop_output, prepare_streams, print_status
 from .tune import tune
 from .view import view
 
 INTERRUPTED = 130
+#: Faults of the machine that any read or write may meet: a full device, a quota, a broken disk, too many open files.
+_SYSTEM_FAULTS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EBADF}
+)
 
 
 @click.group(
     cls=Group,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True},
-    epilog="Exit codes: 0 done, 1 failure, 2 usage, 130 interrupted. MRSA_DEBUG=1 shows tracebacks; "
+    epilog="Exit codes: 0 done, 1 failure, 2 usage, 3 texts not checked (runs verify), 130 interrupted. "
+    "MRSA_DEBUG=1 shows tracebacks; "
     "MRSA_HOME moves the folder that runs are kept in.",
+    examples=("mrsa demo", 'mrsa solve "What is 12 + 30 - 17?"'),
 )
 @click.version_option(
     package_name="markovian-rsa-mlx", message="markovian-rsa-mlx %(version)s", help="Print the version and exit."
 )
-def mrsa() -> None:
+@click.option("--verbose", is_flag=True, help="Print decisions that are otherwise silent, like the BLAS in use.")
+def mrsa(verbose: bool) -> None:
     """Better answers from the model on your own machine: Markovian RSA on MLX, with an audit trail."""
+    if verbose:
+        import logging
+
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("markovian_rsa_mlx").setLevel(logging.INFO)
 
 
-for command in (solve, serve, demo, view, plan, tune, profiles, convert, runs, bench):
+for command in (
+    solve,
+    resume,
+    serve,
+    demo,
+    view,
+    plan,
+    doctor,
+    tune,
+    models,
+    profiles,
+    convert,
+    runs,
+    bench,
+    export,
+    completion,
+):
     mrsa.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and run a command line. Print an expected error as one sentence and return its exit code."""
+    prepare_streams()
     try:
         code = mrsa.main(arguments, prog_name="mrsa", standalone_mode=False)
         sys.stdout.flush()
@@ -55,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except click.ClickException as error:
         print_status(f"error: {clean(error.format_message())}")
+        if isinstance(error, click.NoSuchOption) and not error.option_name.startswith("--"):
+            print_status('Text that begins with - goes after --, as in mrsa solve -- "-3 + 5".')
         if isinstance(error, click.UsageError) and error.ctx is not None:
             print_status(f"Try '{error.ctx.command_path} --help' for help.")
         return error.exit_code
@@ -63,8 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_status("Interrupted." if interrupted else "Aborted.")
         return INTERRUPTED if interrupted else 1
     except BrokenPipeError:
-        # The reader closed the pipe. Redirect stdout so that Python's flush at exit does not fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         return 1
     except Exception as error:
         if os.environ.get("MRSA_DEBUG", "") not in ("", "0"):
@@ -72,7 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, MarkovianRSAError):
             print_status(f"error: {clean(str(error))}")
             return error.exit_code
-        print_status(
-            f"error: {type(error).__name__}: {clean(str(error))}. This is a bug; MRSA_DEBUG=1 shows the traceback."
-        )
+        if isinstance(error, OSError) and error.errno in _SYSTEM_FAULTS:
+            drop_output()
+            place = f" ({error.filename})" if error.filename else ""
+            print_status(f"error: The system refused to read or write{clean(place)}: {error.strerror}.")
+            return 1
+        message = clean(redact(str(error)))
+        print_status(f"error: {type(error).__name__}: {message}. This is a bug; MRSA_DEBUG=1 shows the traceback.")
         return 1

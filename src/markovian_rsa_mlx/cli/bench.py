@@ -6,6 +6,7 @@ Loaded for `--help`, so the functions import what they run.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ import click
 
 from ..bench.tasks.options import OPTIONS, read_params
 from .command import PATH, Decorator, Group, json_option, option, option_group
-from .options import MODEL, ModelChoice, engine_options, profile_options, resolve, settings_options
+from .options import MODEL, ModelChoice, choose_model, engine_options, profile_options, resolve, settings_options
 
 TASK, METHODS, OUTPUT = "The task", "The methods", "Results"
 #: Settings that a benchmark decides: methods are compared at F = N and by their decode budgets alone.
-_SETTLED = ("seed", "final_candidates", "answer_selection", "token_budget", "time_budget_s", "answer_kind")
+_SETTLED = (
+    "seed", "final_candidates", "answer_selection", "token_budget", "time_budget_s", "answer_kind", "response_schema",
+)  # fmt: skip
 #: The key of the command line's words in click's `meta`, from where the results record them.
 _WORDS = "markovian_rsa_mlx.bench"
 _FOLDER = "A folder that mrsa bench TASK wrote."
@@ -33,17 +36,21 @@ class _BenchGroup(Group):
         return super().parse_args(ctx, args if known or not args else ["run", *args])
 
 
-@click.group("bench", cls=_BenchGroup)
+@click.group(
+    "bench",
+    cls=_BenchGroup,
+    examples=("mrsa bench countdown --limit 5", "mrsa bench compare first-folder second-folder"),
+)
 def bench() -> None:
     """Compare methods on a task: mrsa bench TASK, or mrsa bench compare A B."""
 
 
+def _read_task_options(param: Sequence[str], **given: str | None) -> dict[str, str]:
+    return read_params(param) | {name: value for name, value in given.items() if value is not None}
+
+
 def _task_options() -> Decorator:
     """The options of tasks. The command receives those given as the dict `task_options`."""
-
-    def read(param: Sequence[str], **given: str | None) -> dict[str, str]:
-        return read_params(param) | {name: value for name, value in given.items() if value is not None}
-
     options = {
         each.name: option(
             "--" + each.name.replace("_", "-"),
@@ -54,10 +61,16 @@ def _task_options() -> Decorator:
         )
         for each in OPTIONS
     }
-    return option_group("task_options", options, read)
+    return option_group("task_options", options, _read_task_options)
 
 
-@bench.command("run")
+@bench.command(
+    "run",
+    examples=(
+        "mrsa bench run countdown --limit 5",
+        "mrsa bench run countdown --methods vote-equal,markovian --out results --recommend",
+    ),
+)
 @click.argument(
     "task",
     help="A reasoning-gym data set (countdown), a known set (aime-2025), a hub id, or a file with the "
@@ -77,9 +90,16 @@ def _task_options() -> Decorator:
 @option(
     "--methods",
     metavar="A,B,...",
-    help="Of single, vote, pass, vote-equal, delethink, full-chain, markovian, pacore, summary; the last five "
-    "also as METHOD:single, METHOD:majority or METHOD:final_aggregation "
+    help="Of single, long, vote, pass, vote-equal, delethink, full-chain, markovian, pacore, summary; the last five "
+    "also as METHOD:single, METHOD:majority, METHOD:final_aggregation or METHOD:tournament "
     "(unset: single,vote,pass,vote-equal,delethink,markovian).",
+    panel=METHODS,
+)
+@option(
+    "--recommend",
+    is_flag=True,
+    help="End with the method to use, how sure that is, and how many problems would settle it. Without --methods, runs "
+    "those that it compares.",
     panel=METHODS,
 )
 @option(
@@ -149,7 +169,49 @@ def run(
     )
 
 
-@bench.command("compare")
+@bench.command("rescore", examples=("mrsa bench rescore results", "mrsa bench rescore results --json"))
+@click.argument("folder", type=PATH, metavar="DIR", help=_FOLDER)
+@option("--task", metavar="TASK", help="Where the task is now, if its file or folder has moved.")
+@json_option("Print the table and the changes as one JSON object.")
+def rescore(folder: Path, task: str | None, json_output: bool) -> None:
+    """Score the runs of a benchmark again by the rules of this version.
+
+    Reads the audit logs and the task, and needs neither a model nor a server. Lists the answers and scores that
+    changed, and replaces the results and the report.
+    """
+    from ..bench.compare import read_folder
+    from .bench_run import rescore_folder
+
+    recorded = read_folder(folder)
+    words = shlex.split(recorded.command)[2:] or [task or recorded.task]
+    given = run.make_context("run", words[1:] if words[:1] == ["run"] else words).params
+    options = _read_task_options(**{each.name: given[each.name] for each in OPTIONS})
+    embedded = not given["upstream"] and choose_model(given["model"]).embedded
+    rescore_folder(folder, recorded, task or given["task"], options, embedded=embedded, json_output=json_output)
+
+
+@bench.command("recommend", examples=("mrsa bench recommend results", "mrsa bench recommend results --json"))
+@click.argument("folder", type=PATH, metavar="DIR", help=_FOLDER)
+@json_option("Print the recommendation as one JSON object.")
+def recommend(folder: Path, json_output: bool) -> None:
+    """Recommend a method from the results of a benchmark.
+
+    Says which method to use with this model on this task, at how many tokens, how sure that is, and how many more
+    problems would settle it. Needs neither a model nor a server.
+    """
+    from ..bench.compare import read_folder
+    from ..bench.recommend import recommend
+    from .bench_run import print_json
+    from .terminal import clean, print_lines
+
+    found = recommend(read_folder(folder))
+    if json_output:
+        print_json(found.to_dict())
+    else:
+        print_lines(clean(found.sentence))
+
+
+@bench.command("compare", examples=("mrsa bench compare first second", "mrsa bench compare first second --json"))
 @click.argument("first", type=PATH, metavar="A", help=_FOLDER)
 @click.argument("second", type=PATH, metavar="B", help=_FOLDER)
 @json_option("Print one JSON object instead of the table.")
@@ -161,7 +223,7 @@ def compare(first: Path, second: Path, json_output: bool) -> None:
     """
     from ..bench.compare import compare, read_folder
     from .bench_output import comparison_text
-    from .terminal import clean, print_status
+    from .terminal import clean, print_lines, print_status
 
     found = compare(read_folder(first), read_folder(second))
     if json_output:
@@ -172,4 +234,4 @@ def compare(first: Path, second: Path, json_output: bool) -> None:
     for names, where in ((found.only_first, "A"), (found.only_second, "B")):
         if names:
             print_status(clean(f"only in {where}: {', '.join(names)}"))
-    print(clean(comparison_text(found)))
+    print_lines(comparison_text(found))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -12,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bench.progress import BenchProgress
-from ..bench.results import Comparison, MethodSummary, Results, RunRecord
+from ..bench.report import labels
+from ..bench.results import Change, Comparison, Method, MethodSummary, Results, RunRecord
 from ..bench.runner import Benchmark, Unit
 from ..bench.summary import caveats, few_problems, incomplete, problems_label, whole_problems
 from ..bench.tasks.base import Problem
-from .terminal import amount, clean, count, duration, one_line, percent, percent_range, print_status, table
+from .terminal import amount, clean, count, duration, one_line, percent, percent_range, print_status, table, width_of
 
 if TYPE_CHECKING:
     from ..bench.compare import BenchmarkComparison
@@ -25,19 +25,14 @@ if TYPE_CHECKING:
 _COLUMNS = ("method", "problems", "score", "vote", "pass", "finished", "distinct", "tokens", "prefill", "time")
 #: Columns that a narrow terminal leaves out, the first one first.
 _OPTIONAL_COLUMNS = ("prefill", "distinct", "time", "finished", "pass", "vote")
-_BADGES = {
-    "no_answer": "no answer",
-    "budget_hit": "a candidate truncated at its token limit",
-    "parser_trouble": "an answer that could not be read",
-    "given_up": "a failed trace",
-}
+#: Changes of scores that are listed one by one.
+_MAX_CHANGES = 20
 
 
 def table_text(results: Results, width: int | None = None) -> str:
     """Return the table in at most `width` columns, scores by round, differences to the last method, and badges."""
-    if width is None:  # a file or a pipe takes any width
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
-    parts = [missing] if (missing := incomplete(results)) else []
+    width = width_of(sys.stdout) if width is None else width
+    parts = [sentence for sentence in (results.notice, incomplete(results)) if sentence]
     few = few_problems({row.method: row.problems for row in results.table})
     parts += [
         _fitted_table(results, width),
@@ -56,29 +51,25 @@ def table_text(results: Results, width: int | None = None) -> str:
     if results.comparisons:
         last = results.comparisons[-1].second
         parts.append("\n".join(_difference(c, results) for c in results.comparisons if c.second == last))
-    first_methods = {method.cell: method.name for method in reversed(results.methods)}.values()
-    badges = [
-        f"  {row.method}: " + ", ".join(f"{_BADGES[badge]} {number}" for badge, number in row.badges.items())
-        for row in results.table
-        if row.method in first_methods and row.badges
-    ]
+    first_methods = {method.cell: method.name for method in reversed(results.methods)}
+    rows = [row for row in results.table if row.method in first_methods.values()]
+    answers = [f"  {row.method}: {labels.answers(row.answers)}" for row in rows if row.answers]
+    if answers:
+        parts.append("Answers of the final candidates\n" + "\n".join(answers))
+    badges = [f"  {row.method}: {labels.badges(row.badges)}" for row in rows if row.badges]
     if badges:
         parts.append("Runs with\n" + "\n".join(badges))
     return clean("\n\n".join(parts))
 
 
-def _fitted_table(results: Results, width: int) -> str:
+def _fitted_table(results: Results, width: int | None) -> str:
     """Return the table without the columns that do not fit, and without the problems if all methods have all."""
     rows = [_row(row, results) for row in results.table]
     names = list(_COLUMNS)
     if all(row.problems == results.problems for row in results.table):
         names.remove("problems")
-    for dropped in ("", *_OPTIONAL_COLUMNS):
-        names = [name for name in names if name != dropped]
-        text = table(names, [[row[name] for name in names] for row in rows], frozenset(names[1:]))
-        if max(map(len, text.splitlines())) <= width:
-            break
-    return text
+    cells = [[row[name] for name in names] for row in rows]
+    return table(names, cells, frozenset(names[1:]), width=width, optional=_OPTIONAL_COLUMNS)
 
 
 def _row(row: MethodSummary, results: Results) -> dict[str, str]:
@@ -109,6 +100,7 @@ def _difference(comparison: Comparison, results: Results) -> str:
 def to_json(results: Results, path: Path) -> dict[str, Any]:
     """Return the table, the comparisons and the folder of all else for `--json`."""
     return {
+        "notice": results.notice,
         "task": results.task,
         "model": results.model,
         "folder": str(path),
@@ -120,6 +112,30 @@ def to_json(results: Results, path: Path) -> dict[str, Any]:
         "table": [asdict(row) for row in results.table],
         "comparisons": [asdict(comparison) for comparison in results.comparisons],
     }
+
+
+def changes_text(changes: Sequence[Change], methods: Sequence[Method]) -> str:
+    """Return the changes from scoring again, the first ones one by one."""
+    names = {method.cell: method.name for method in reversed(methods)}
+    if not changes:
+        return "Scored again by the rules of this version: no answer and no score changed."
+    of_traces = [change for change in changes if change.trace_id]
+    problems = len({(change.problem_id, change.epoch) for change in changes})
+    lines = [
+        f"Scored again by the rules of this version: {amount(len(changes), 'change')} in {amount(problems, 'problem')}."
+    ]
+    for change in (of_traces or changes)[:_MAX_CHANGES]:
+        where = f"{names[change.cell]}, {one_line(change.problem_id, 30)}, {change.trace_id or 'the run'}"
+        answers = f"{_answer(change.before)} -> {_answer(change.after)}, " if change.before or change.after else ""
+        before = "?" if change.correct_before is None else percent(change.correct_before, 0)
+        lines.append(f"  {where}: {answers}{before} -> {percent(change.correct_after, 0)} ({change.reason})")
+    if len(of_traces or changes) > _MAX_CHANGES:
+        lines.append("  ... all are in results.json under changes")
+    return clean("\n".join(lines))
+
+
+def _answer(text: str) -> str:
+    return one_line(text, 30) if text else "none"
 
 
 def comparison_text(found: BenchmarkComparison) -> str:
@@ -142,7 +158,10 @@ def comparison_text(found: BenchmarkComparison) -> str:
     names = list(rows[0])
     if all(pair.comparison.problems == found.problems for pair in found.pairs):
         names.remove("problems")
-    text = table(names, [[row[name] for name in names] for row in rows], frozenset(names[1:-1]))
+    cells = [[row[name] for name in names] for row in rows]
+    text = table(
+        names, cells, frozenset(names[1:-1]), width=width_of(sys.stdout), optional=("tokens A", "tokens B", "p")
+    )
     adjusted = f"; p adjusted for {amount(len(rows), 'comparison')}" if len(rows) > 1 else ""
     few = few_problems({pair.method: pair.comparison.problems for pair in found.pairs})
     note = f"{amount(found.problems, 'problem')} in both; 95% intervals over problems{adjusted}."

@@ -6,24 +6,28 @@ import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from ..bench.compare import read_folder
 from ..bench.experiment import ExperimentDir, content_digest, default_folder
 from ..bench.methods import DEFAULT_METHODS, Grid, plan, read_grid
-from ..bench.runner import Benchmark, BenchmarkSpec, Unit
+from ..bench.recommend import COMPARED, recommend
+from ..bench.runner import QUESTION_TOKENS, Benchmark, BenchmarkSpec, Unit
+from ..bench.tasks.options import PLAIN_WORDING
 from ..bench.utils import require_extra
 from ..config import RSAConfig
-from ..errors import ConfigError, MarkovianRSAError, PromptError
+from ..errors import ConfigError, MarkovianRSAError, PromptError, TaskError, UpstreamError
 from ..json_strict import replace_surrogates
-from .bench_output import table_text, to_json, watch
+from ..run_store import runs_folder
+from .bench_output import changes_text, table_text, to_json, watch
 from .options import ModelChoice
-from .terminal import amount, clean, print_status
+from .terminal import amount, clean, print_lines, print_status
 
 if TYPE_CHECKING:
     from ..backends.base import Engine
-    from ..bench.results import Results
+    from ..bench.results import Change, Results
     from ..bench.tasks.base import Problem, Task
     from ..orchestrator import MarkovianRSAOrchestrator
 
@@ -58,6 +62,7 @@ class BenchOptions:
     out: Path | None
     fresh: bool
     only_failed: bool
+    recommend: bool
     json_output: bool
     quiet: bool
 
@@ -68,8 +73,13 @@ def run_benchmark(options: BenchOptions) -> int:
         require_extra(package)
     options = replace(options, choice=with_absolute_paths(options.choice))
     choice = options.choice
-    with _open_task(options) as task, _LazyEngine(choice, options.quiet) as engine:
-        spec, path = _make_spec(options, task, lambda: engine.get().info.model_id)
+    with (
+        _open_task(options.task, options.task_options, options.seed, embedded=choice.embedded) as task,
+        _LazyEngine(choice, options.config, options.quiet) as engine,
+    ):
+        if options.recommend and not options.methods and options.grid is None:
+            options = replace(options, methods=_compared_methods(options.config, engine))
+        spec, path = _make_spec(options, task, lambda: _served_model(options, engine))
         if choice.embedded and (warning := check_embedded(spec.problems)):
             print_status(f"warning: {warning}")
         _print_plan(options, spec, path)
@@ -80,6 +90,8 @@ def run_benchmark(options: BenchOptions) -> int:
                     f"The folder {path} has no results of these methods; name the methods of the last command, or "
                     "leave --resume-only-failed out."
                 )
+            if benchmark.outdated is not None:
+                print_status(changes_text(_rescore(benchmark), spec.plan.methods))
             units, stopped = benchmark.missing(only_failed=options.only_failed), False
             try:
                 if units:
@@ -99,8 +111,8 @@ def run_benchmark(options: BenchOptions) -> int:
 class _LazyEngine:
     """The engine of a session, loaded at first use: a finished benchmark does not need it."""
 
-    def __init__(self, choice: ModelChoice, quiet: bool) -> None:
-        self._choice, self._quiet = choice, quiet
+    def __init__(self, choice: ModelChoice, config: RSAConfig, quiet: bool) -> None:
+        self._choice, self._config, self._quiet = choice, config, quiet
         self._orchestrator: MarkovianRSAOrchestrator | None = None
 
     def __enter__(self) -> _LazyEngine:
@@ -114,22 +126,88 @@ class _LazyEngine:
         if self._orchestrator is None:
             from .run import load_orchestrator
 
-            self._orchestrator = load_orchestrator(self._choice, quiet=self._quiet)
+            adapter = self._config.aggregation_adapter
+            self._orchestrator = load_orchestrator(
+                self._choice, kv_bits=self._config.kv_bits, aggregation_adapter=adapter, quiet=self._quiet
+            )
         return self._orchestrator.backend
 
 
+def _compared_methods(config: RSAConfig, engine: _LazyEngine) -> tuple[str, ...]:
+    """Return the methods that a recommendation compares: one long trace only where the model's context holds it."""
+    context = engine.get().info.context_length
+    longest = config.rounds * config.thinking_tokens + config.final_tokens + QUESTION_TOKENS
+    if context is None or longest <= context:
+        return COMPARED
+    print_status(f"One long trace is left out: it takes up to {longest:,} tokens, and the context has {context:,}.")
+    return tuple(name for name in COMPARED if name != "long")
+
+
 @contextmanager
-def _open_task(options: BenchOptions) -> Iterator[Task]:
+def _open_task(name: str, options: Mapping[str, str], seed: int, *, embedded: bool) -> Iterator[Task]:
+    from ..bench.tasks.embedded import TASKS
     from ..bench.tasks.loader import load_task
 
-    name = options.task
-    if options.choice.embedded and not options.task_options:
+    if embedded and not options:
         name = _EMBEDDED_TASKS.get(name, name)
-    task = load_task(name, options.task_options, options.seed)
+    if embedded and name not in TASKS:
+        options = {"wording": PLAIN_WORDING, **options}  # the only one that the embedded reasoner reads
+    task = load_task(name, options, seed)
     try:
         yield task
     finally:
         task.close()
+
+
+def rescore_folder(
+    path: Path, recorded: Results, name: str, options: Mapping[str, str], *, embedded: bool, json_output: bool
+) -> None:
+    """Score the runs of a benchmark's folder again, write its files, and print the table and the changes.
+
+    `name` and `options` are those of the task.
+    """
+    from ..bench.rescore import rescore
+    from ..bench.runner import write_files
+    from ..equivalence import MathEquivalence, equivalence_for
+
+    indices = {record.index for variant in recorded.cells for record in variant.records}
+    if not indices:
+        raise ConfigError(f"The folder {path} has no runs; continue the benchmark first.")
+    with (
+        ExperimentDir.existing(path) as folder,
+        _open_task(name, options, recorded.seed, embedded=embedded) as task,
+        MathEquivalence() as math,
+    ):
+        problems = task.problems((min(indices) + 1, max(indices) + 1))
+        results = rescore(recorded, path, task, problems, equivalence_for(task.answer_kind, math))
+        write_files(folder, results)
+    if json_output:
+        print_json({**to_json(results, path), "changes": [asdict(change) for change in results.changes]})
+        return
+    print_lines(table_text(results))
+    print_status("\n" + changes_text(results.changes, results.methods))
+
+
+def _served_model(options: BenchOptions, engine: _LazyEngine) -> str:
+    """Return the model that the server reports, or the one of earlier results if no server can be reached."""
+    try:
+        return engine.get().info.model_id
+    except UpstreamError as error:
+        folders = [options.out] if options.out else list((runs_folder().parent / "bench").glob("*"))
+        for folder in folders:
+            with suppress(TaskError):
+                results = read_folder(folder)
+                if options.out or results.command == _command(options.words):
+                    print_status(f"{error} The results so far are those of {clean(results.model)}.")
+                    return results.model
+        raise
+
+
+def _rescore(benchmark: Benchmark) -> Sequence[Change]:
+    from ..equivalence import MathEquivalence, equivalence_for
+
+    with MathEquivalence() as math:
+        return benchmark.rescore(equivalence_for(benchmark.spec.task.answer_kind, math))
 
 
 def _make_spec(options: BenchOptions, task: Task, served_model: Callable[[], str]) -> tuple[BenchmarkSpec, Path]:
@@ -213,12 +291,13 @@ def check_embedded(problems: Sequence[Problem]) -> str:
     Raises `PromptError` if it was trained for none.
     """
     from .. import reasoner
+    from .plan import suggested_model
 
     able = sum(reasoner.can_answer(problem.question) for problem in problems)
     if not able:
         raise PromptError(
             f"The embedded reasoner was not trained for these problems. {reasoner.CAPABILITIES} Name a model, as in "
-            "--model Zyphra/ZAYA1-8B, or run countdown or chain_sum without parameters."
+            f"--model {suggested_model()}, or run countdown or chain_sum without parameters."
         )
     missed = len(problems) - able
     if not missed:
@@ -233,7 +312,7 @@ def _print_plan(options: BenchOptions, spec: BenchmarkSpec, path: Path) -> None:
         runs = len(spec.problems) * spec.epochs * len(configs)
         problems = amount(len(spec.problems), "problem")
         print_status(f"{spec.task.name}: {problems}, {amount(runs, 'run')}, seed {spec.seed}.")
-        print_status(f"Model {spec.model}; settings: {', '.join(configs)}.")
+        print_status(f"Model {spec.model}; methods: {', '.join(method.name for method in spec.plan.methods)}.")
         print_status(f"Results: {path}")
     for warning in (*spec.plan.notes, *options.config.warnings(published_model=not options.choice.embedded)):
         print_status(f"warning: {warning}")
@@ -256,12 +335,19 @@ def _run_units(options: BenchOptions, benchmark: Benchmark, units: list[Unit], e
     return False
 
 
+def print_json(value: Mapping[str, Any]) -> None:
+    print(replace_surrogates(json.dumps(value, ensure_ascii=False, indent=2)), flush=True)
+
+
 def _report(options: BenchOptions, results: Results, path: Path, stopped: bool) -> int:
     """Print the results and a summary of failures, and return the exit code."""
+    advice = recommend(results) if options.recommend and results.table else None
     if options.json_output:
-        print(replace_surrogates(json.dumps(to_json(results, path), ensure_ascii=False, indent=2)), flush=True)
+        print_json({**to_json(results, path), **({"recommendation": advice.to_dict()} if advice else {})})
     elif results.table:
-        print(table_text(results), flush=True)
+        print_lines(table_text(results))
+        if advice:
+            print_lines(f"\n{clean(advice.sentence)}")
     records = [record for variant in results.cells for record in variant.records]
     failed = [f"the first on {record.problem_id}: {record.error}" for record in records if record.error]
     unscored = [reason for record in records for reason in record.unscored]

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+
+from .invocation import as_started
 
 PATH = click.Path(path_type=Path)
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-class Command(click.Command):
+class _WithExamples(click.Command):
+    """A command whose help shows `examples`, each on a line of its own so that it can be copied and run."""
+
+    def __init__(self, *arguments: Any, examples: Sequence[str] = (), **values: Any) -> None:
+        super().__init__(*arguments, **values)
+        self.examples = tuple(examples)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if self.examples:
+            with formatter.section("Examples"):
+                formatter.write("".join(f"  {as_started(example)}\n" for example in self.examples))
+        super().format_epilog(ctx, formatter)
+
+
+class Command(_WithExamples):
     """A command whose help lists options under the headings that `option(..., panel=)` gives them."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -29,13 +45,20 @@ class Command(click.Command):
                 formatter.write_dl(records)
 
 
-class Group(click.Group):
+class Group(_WithExamples, click.Group):
     """A group that lists its commands in the order in which they were added."""
 
     command_class = Command
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands with their whole first sentence; click cuts it off at the width of a line."""
+        rows = [(name, command.get_short_help_str(limit=1_000)) for name, command in self.commands.items()]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
 
 
 class _Option(click.Option):

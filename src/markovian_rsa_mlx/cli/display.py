@@ -20,9 +20,12 @@ from ..audit.events import (
     ErrorEvent,
     Event,
     GenerationStartEvent,
+    JudgementEvent,
     RoundCompleteEvent,
     RunEndEvent,
+    StoppedEarlyEvent,
     TraceCompleteEvent,
+    TraceInheritedEvent,
     TraceRetryEvent,
 )
 from ..audit.state import ENDED, RunState, TraceState, TraceStatus
@@ -35,7 +38,10 @@ _STYLES: dict[TraceStatus, str] = {
     "done": "green",
     "truncated": "yellow",
     "failed": "red",
+    "cancelled": "dim",
 }
+#: The states whose words for readers differ from those of the code.
+WORDS: dict[str, str] = {"truncated": "cut off"}
 #: Lines around the table: title, head, rule, vote, totals, error, and that of the cursor.
 _FRAME_LINES = 7
 #: Widths from which the table has the column of parents, and of speeds.
@@ -164,7 +170,7 @@ class RunView:
         limit = f"/{count(trace.max_tokens)}" if width >= _MEDIUM else ""
         return {
             "trace": Text(trace.trace_id),
-            "state": Text(status + (f" (try {retries + 1})" if retries else ""), _STYLES[status]),
+            "state": Text(WORDS.get(status, status) + (f" (try {retries + 1})" if retries else ""), _STYLES[status]),
             "tokens": Text(count(trace.tokens) + limit),
             "tok/s": Text(f"{speed:.0f}" if speed else ""),
             "reads": Text(one_line(" ".join(parent.split("-")[-1] for parent in trace.planned_parents), 20), "dim"),
@@ -182,6 +188,8 @@ class RunView:
 
     def _votes(self) -> str:
         """Describe the vote of the newest round that has answers, and that of round 0."""
+        if self.state.answer_kind == "open":
+            return "open answers: no vote"
         tallies = {number: tally for number, traces in self.state.rounds() if (tally := self.state.tally(traces))}
         shown = sorted({max(tallies), 0} & tallies.keys(), reverse=True) if tallies else []
         parts = [f"round {number}: {_votes(tallies[number][:4], 16)}" for number in shown]
@@ -255,12 +263,24 @@ class PlainWatcher:
                 ended = sum(other.status in ENDED for other in traces)
                 answer = one_line(state.answer(trace))
                 self._print(
-                    f"{trace.trace_id} {trace.status}, {amount(trace.tokens, 'token')}"
+                    f"{trace.trace_id} {WORDS.get(trace.status, trace.status)}, {amount(trace.tokens, 'token')}"
                     f"{f', answer {answer}' if answer else ''} ({ended} of {len(traces)} traces)"
                 )
+            case TraceInheritedEvent():
+                answer = one_line(event.answer, 200)
+                self._print(f"{event.trace_id} inherits answer {answer} of {event.from_trace_id}: its parents agree")
+            case StoppedEarlyEvent():
+                counted = amount(state.config.final_count - len(state.late_finals), "candidate")
+                self._print(f"the vote is decided after {counted} (probability {event.probability:.1%})")
+            case JudgementEvent():
+                names = [*map(one_line, event.pair), ""]
+                named = names["AB".index(event.verdict) if event.verdict else 2] or "neither"
+                self._print(f"{event.name}: of {names[0]} and {names[1]}, {named} is more likely to be right")
             case RoundCompleteEvent():
                 tally = state.tally(trace for trace in state.traces.values() if trace.round == event.round)
-                votes = _votes(tally[:4], 30) or "no answers"
+                texts = sum(bool(state.answer(trace)) for trace in state.traces.values() if trace.round == event.round)
+                may_be_open = state.config.answer_kind in ("open", "auto")
+                votes = _votes(tally[:4], 30) or (amount(texts, "text") if may_be_open else "no answers")
                 self._print(f"round {event.round} complete: {votes} ({duration(event.elapsed_s)})")
             case TraceRetryEvent():
                 self._print(f"{event.trace_id} failed and is retried: {one_line(event.message, 200)}")

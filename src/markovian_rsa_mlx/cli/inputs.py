@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
-from ..errors import PromptError
+from ..errors import ConfigError, PromptError
+from ..json_strict import loads
+from ..text_files import NotTextError, read_text
 from ..tokenizer import ChatMessage
+from .terminal import read_input
 
 _ROLES = ("system", "user", "assistant")
 
@@ -31,6 +33,16 @@ def read_messages(prompt: str | None, file: Path | None, chat: Path | None, syst
     return messages
 
 
+def read_schema(path: Path) -> object:
+    """Return the JSON value in the file of a JSON Schema. Raises `ConfigError`."""
+    try:
+        return loads(read_text(path))
+    except OSError as error:
+        raise ConfigError(f"The file {str(path)!r} of the JSON Schema cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise ConfigError(f"The file {str(path)!r} of the JSON Schema is not valid JSON: {error}.") from error
+
+
 def _read_question(prompt: str | None, file: Path | None) -> str:
     if file is not None:
         return _read_text(file)
@@ -41,23 +53,23 @@ def _read_question(prompt: str | None, file: Path | None) -> str:
             'There is no question; write mrsa solve "...", --file FILE, or pipe the question into standard input.'
         )
     try:
-        return sys.stdin.read()
-    except UnicodeDecodeError as error:
-        raise PromptError(f"Standard input is not UTF-8 text: {error}.") from error
+        return read_input()
+    except NotTextError as error:
+        raise PromptError(f"Standard input is {error}.") from error
 
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except OSError as error:
         raise PromptError(f"The file {str(path)!r} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise PromptError(f"The file {str(path)!r} is not UTF-8 text: {error}.") from error
+    except NotTextError as error:
+        raise PromptError(f"The file {str(path)!r} is {error}.") from error
 
 
 def _read_chat(path: Path) -> list[ChatMessage]:
     try:
-        values = json.loads(_read_text(path))
+        values = loads(_read_text(path))
     except ValueError as error:
         raise PromptError(f"The chat file {str(path)!r} is not valid JSON: {error}.") from error
     if isinstance(values, dict):  # the body of a chat completion request, as other tools save it

@@ -9,38 +9,83 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import click
+
 from ..config import RSAConfig, allowed_values, read_toml
 from ..errors import ConfigError
+from ..formatting import count
 from .command import PATH, Decorator, FiniteFloat, combine, option, option_group
+from .inputs import read_schema
+from .terminal import print_status
 
 if TYPE_CHECKING:
     from ..backends.upstream import Upstream
 
 #: The value of an option that unsets a setting of the profile or the settings file.
 UNSET: Final = "unset"
-_TEXT_SETTINGS: Final = frozenset({"template", "carry", "summary_prompt", "answer_selection", "answer_kind"})
+_TEXT_SETTINGS: Final = frozenset(
+    {
+        "template",
+        "carry",
+        "tail_order",
+        "summary_prompt",
+        "answer_selection",
+        "answer_kind",
+        "early_stop",
+        "aggregation_adapter",
+    }
+)
 
 MODEL, UPSTREAM = "The model", "Upstream servers"
 METHOD, SAMPLING, ENGINE = "Method settings", "Sampling settings", "Limits"
 #: Heading, metavar and meaning of each setting. The allowed values are added from the setting's own rule.
 HELP: Final[dict[str, tuple[str, str, str]]] = {
     "rounds": (METHOD, "T", "T, aggregation rounds; 0 means plain parallel sampling"),
-    "population": (METHOD, "N", "N, traces per round"),
+    "population": (METHOD, "N[,N...]", "N, traces per round; 32,8,4: of round 0, of round 1, and so on"),
     "aggregation_size": (METHOD, "C", "C, tails in one aggregation prompt; 1 continues each trace on its own"),
     "thinking_tokens": (METHOD, "TOKENS", "beta, token limit of a trace before the final round"),
     "tail_tokens": (METHOD, "TOKENS", "tau, tokens carried forward; full means beta"),
     "final_tokens": (METHOD, "TOKENS", "token limit of a trace of the final round"),
+    "answer_tokens": (
+        METHOD,
+        "TOKENS",
+        "tokens of the final round that are kept for the answer; 0: none; unset: a quarter",
+    ),
     "final_candidates": (METHOD, "F", "F, traces of the final round; 0 means N; unset: 1, or N if T is 0"),
     "carry": (METHOD, "WHAT", "the part of a trace that is carried forward"),
+    "tail_order": (
+        METHOD,
+        "ORDER",
+        "order of tails in a prompt; shared: begin many prompts of a round alike, to read that part once",
+    ),
     "template": (METHOD, "NAME", "aggregation template"),
     "summary_prompt": (METHOD, "TEXT", "prompt for summaries; unset: the built-in one"),
     "enable_thinking": (METHOD, "", "passed to the model's chat template"),
+    "response_schema": (METHOD, "FILE.json", "JSON Schema that the answer must fit; unset: any text"),
+    "thinking_marks": (METHOD, "BEGIN END", "the marks around the model's thinking; unset: those of its template"),
     "answer_selection": (METHOD, "HOW", "selection of the answer among the final candidates"),
-    "answer_kind": (METHOD, "KIND", "compare answers by their value or by their text"),
+    "answer_kind": (
+        METHOD,
+        "KIND",
+        "compare answers by their value, by their text, or not at all (open); auto: by value where most show one",
+    ),
+    "early_stop": (
+        METHOD,
+        "RULE",
+        "agreement: a trace whose parents finished with equal answers inherits the answer instead of being generated; "
+        "posterior: a majority ends once its leader would almost surely stay the leader",
+    ),
+    "stop_confidence": (METHOD, "P", "probability of the leader at which early-stop posterior ends a vote"),
+    "aggregation_adapter": (
+        METHOD,
+        "FOLDER",
+        "a LoRA adapter for rounds from 1 on, over the same weights; unset: none",
+    ),
+    "trace_confidence": (METHOD, "", "record how likely the drawn tokens of each trace were to the model"),
     "temperature": (SAMPLING, "X", "0 means greedy"),
     "top_p": (SAMPLING, "X", "1 means no filter"),
     "top_k": (SAMPLING, "K", "0 means no filter"),
@@ -51,7 +96,16 @@ HELP: Final[dict[str, tuple[str, str, str]]] = {
     "final_min_p": (SAMPLING, "X", "min-p of the final round; unset: the same"),
     "seed": (SAMPLING, "SEED", "seed of the run; unset: random, and recorded in the trail"),
     "concurrency": (ENGINE, "ROWS", "traces decoded concurrently; auto: as many as fit into memory"),
-    "memory_limit_gb": (ENGINE, "GB", "limit for weights and caches; unset: the device's working set"),
+    "memory_limit_gb": (
+        ENGINE,
+        "GB",
+        "limit for weights and caches; unset: most of what is free, on a Mac 70% of the working set",
+    ),
+    "kv_bits": (
+        ENGINE,
+        "BITS",
+        "bits of each number in the KV cache, for more traces in the same memory; unset: the model's own type",
+    ),
     "max_retries": (ENGINE, "COUNT", "further attempts after a trace failed"),
     "token_budget": (ENGINE, "TOKENS", "stop after this many generated tokens; the run can be resumed"),
     "time_budget_s": (ENGINE, "SECONDS", "stop after this many seconds; the run can be resumed"),
@@ -59,7 +113,8 @@ HELP: Final[dict[str, tuple[str, str, str]]] = {
 
 
 PROFILE_HELP: Final = (
-    "Settings by name, see mrsa profiles; unset: embedded for the embedded reasoner, otherwise default-16gb."
+    "Settings by name, see mrsa profiles; unset: embedded for the embedded reasoner, otherwise default-16gb, which has "
+    "the defaults shown here."
 )
 
 
@@ -75,7 +130,7 @@ def profile_options(panel: str, meaning: str = PROFILE_HELP) -> Decorator:
 def settings_options(without: Collection[str] = ()) -> Decorator:
     """One option per setting not in `without`. The command receives those given as the dict `settings`."""
 
-    def read(**given: str | bool | None) -> dict[str, object]:
+    def read(**given: str | bool | Path | tuple[str, str] | None) -> dict[str, object]:
         return {name: read_value(name, value) for name, value in given.items() if value is not None}
 
     options = {name: _setting_option(name, *entry) for name, entry in HELP.items() if name not in without}
@@ -84,21 +139,35 @@ def settings_options(without: Collection[str] = ()) -> Decorator:
 
 def _setting_option(name: str, panel: str, metavar: str, meaning: str) -> Decorator:
     flag = "--" + name.replace("_", "-")
-    if name == "enable_thinking":
-        return option(f"{flag}/--no-{flag[2:]}", default=None, help=meaning[0].upper() + meaning[1:] + ".", panel=panel)
+    if isinstance(default := getattr(RSAConfig(), name), bool):
+        meaning = f"{meaning[0].upper()}{meaning[1:]} (default: {'yes' if default else 'no'})."
+        return option(f"{flag}/--no-{flag[2:]}", default=None, help=meaning, panel=panel)
+    if name == "response_schema":
+        return option("--json-schema", name, type=PATH, metavar=metavar, help=f"{meaning}.", panel=panel)
+    if name == "thinking_marks":
+        return option(flag, nargs=2, metavar=metavar, help=meaning[0].upper() + meaning[1:] + ".", panel=panel)
     allowed = re.sub(r"\d{4,}", lambda match: f"{int(match[0]):,}", allowed_values(name))
     allowed = re.sub(r"^a (?:whole )?number (?:from )?", "", allowed).replace(", or unset", " or unset")
     if not meaning.startswith(("beta", "tau")):
         meaning = meaning[0].upper() + meaning[1:]
+    if default is not None:
+        allowed += f"; default: {count(default) if isinstance(default, int) else default}"
     return option(flag, metavar=metavar, help=f"{meaning} ({allowed}).", panel=panel)
 
 
-def read_value(name: str, raw: str | bool) -> object:
-    """Convert an option's text. Text that is not a number stays text, which `RSAConfig` accepts or rejects."""
-    if raw == UNSET and getattr(RSAConfig(), name) is None:
+def read_value(name: str, raw: str | bool | Path | tuple[str, str]) -> object:
+    """Convert an option's text, or read its file.
+
+    Text that is not a number stays text, which `RSAConfig` accepts or rejects.
+    """
+    if isinstance(raw, Path):
+        return read_schema(raw)
+    if raw in (UNSET, (UNSET, UNSET)) and getattr(RSAConfig(), name) is None:
         return None
-    if isinstance(raw, bool) or name in _TEXT_SETTINGS:
+    if isinstance(raw, bool | tuple) or name in _TEXT_SETTINGS:
         return raw
+    if name == "population" and re.fullmatch(r"\s*\d+(\s*,\s*\d+)+\s*", str(raw)):
+        return tuple(map(int, str(raw).split(",")))
     for kind in (int, float):
         try:
             return kind(raw)
@@ -107,8 +176,18 @@ def read_value(name: str, raw: str | bool) -> object:
     return raw
 
 
-def resolve(profile: str | None, file: Path | None, settings: Mapping[str, Any], default: str) -> RSAConfig:
-    """Return the settings of a run: a profile (`default` if unnamed), a TOML file over it, and options over both."""
+def resolve(
+    profile: str | None,
+    file: Path | None,
+    settings: Mapping[str, Any],
+    default: str,
+    *,
+    any_question: bool = False,
+) -> RSAConfig:
+    """Return the settings of a run: a profile (`default` if unnamed), a TOML file over it, and options over both.
+
+    With `any_question` the default `answer_kind` is auto.
+    """
     from_file = read_toml(file) if file else {}
     named = from_file.pop("profile", None)
     if profile is not None and named not in (None, profile):
@@ -117,6 +196,10 @@ def resolve(profile: str | None, file: Path | None, settings: Mapping[str, Any],
             "or take the key out of the file."
         )
     base = RSAConfig.profile(str(profile or named or default))
+    if any_question:
+        base = base.for_any_question()
+    if "aggregation_size" not in {**from_file, **settings}:
+        base = _clamped(base, {**from_file, **settings})
     try:
         return base.replace(**{**from_file, **settings})
     except ConfigError as error:
@@ -126,6 +209,17 @@ def resolve(profile: str | None, file: Path | None, settings: Mapping[str, Any],
             if str(error_of_file) == str(error):
                 raise ConfigError(f"The settings file {str(file)!r} cannot be used: {error}") from error
         raise
+
+
+def _clamped(base: RSAConfig, given: Mapping[str, Any]) -> RSAConfig:
+    """Return the profile with its C lowered to the given N, and print that: a prompt shows at most N tails."""
+    population, most, rounds = given.get("population"), base.aggregation_size, given.get("rounds", base.rounds)
+    if isinstance(population, list | tuple) and isinstance(rounds, int) and len(population) == rounds + 1 >= 2:
+        population = population[-2]  # the fewest traces that a prompt reads from
+    if not isinstance(population, int) or not 1 <= population < most or rounds == 0:
+        return base
+    print_status(f"aggregation_size is lowered from {most} to {population}, the population (C is at most N).")
+    return base.replace(aggregation_size=population)
 
 
 def load_settings_files(files: Sequence[Path], taken: Collection[str]) -> dict[str, RSAConfig]:
@@ -146,13 +240,17 @@ def load_settings_files(files: Sequence[Path], taken: Collection[str]) -> dict[s
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """The engine to open: a model (`embedded` if it ships with the package), or the servers of `upstream`."""
+    """The engine to open: a model (`embedded` if it ships with the package), or the servers of `upstream`.
+
+    `speculate` is that of `MLXEngine`.
+    """
 
     model_id: str
     revision: str | None = None
     adapter: str | None = None
     embedded: bool = False
     upstream: Upstream | None = None
+    speculate: bool = True
 
     @property
     def default_profile(self) -> str:
@@ -178,6 +276,12 @@ REVISION_OPTION: Final = option("--revision", metavar="REV", help="The hub's bra
 ADAPTER_OPTION: Final = option(
     "--adapter", type=PATH, metavar="FOLDER", help="A LoRA adapter for the model.", panel=MODEL
 )
+SPECULATE_OPTION: Final = option(
+    "--speculate",
+    type=click.Choice(["on", "off"]),
+    help="Guess tokens and keep those that equal their draws, where that is faster; on if unset. It changes no answer.",
+    panel=MODEL,
+)
 FORCE_OPTION: Final = option(
     "--force",
     is_flag=True,
@@ -195,6 +299,7 @@ def engine_options(key_flags: Sequence[str] = ("--upstream-key-env", "--api-key-
         "model": MODEL_OPTION,
         "revision": REVISION_OPTION,
         "adapter": ADAPTER_OPTION,
+        "speculate": SPECULATE_OPTION,
         "upstream": option(
             "--upstream",
             multiple=True,
@@ -243,6 +348,7 @@ def choose_engine(
     model: str | None = None,
     revision: str | None = None,
     adapter: Path | None = None,
+    speculate: str | None = None,
     upstream: Sequence[str] = (),
     upstream_model: str | None = None,
     upstream_key_env: str | None = None,
@@ -262,8 +368,8 @@ def choose_engine(
     }
     if not upstream:
         _refuse(server_options, "without --upstream", "name a server with --upstream URL")
-        return choose_model(model, revision, adapter)
-    model_options = {"--model": model, "--revision": revision, "--adapter": adapter}
+        return replace(choose_model(model, revision, adapter), speculate=speculate != "off")
+    model_options = {"--model": model, "--revision": revision, "--adapter": adapter, "--speculate": speculate}
     _refuse(model_options, "with --upstream", "the server chooses its model; --upstream-model names one of several")
     from ..backends.upstream.config import TimeLimits, Upstream
 

@@ -1,28 +1,34 @@
-"""`mrsa plan`: estimate the memory and tokens of a run from the model's config.json alone."""
+"""`mrsa plan`: estimate the memory and tokens of a run without loading the model."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..config import RSAConfig
-from ..hub import CONFIG_FILES, fetch_files, local_folder, read_config
+from ..errors import ConfigError, MarkovianRSAError, ModelError
+from ..hub import CONFIG_FILES, fetch_files, local_folder, read_config, weight_headers
+from ..run_store import measured_speed
 from .command import Command, json_option, option
 from .options import (
     MODEL,
     MODEL_OPTION,
     REVISION_OPTION,
+    ModelChoice,
     choose_model,
     profile_options,
     resolve,
     settings_options,
 )
-from .terminal import amount, count, print_status, size
+from .terminal import amount, count, duration, print_lines, print_status, size
+
+if TYPE_CHECKING:
+    from ..backends.policy import MemoryBudget
 
 #: Lineages for the mean number of needed traces, and the largest number of traces to draw for them.
 _MAX_SEEDS, _MAX_DRAWS = 200, 60_000
@@ -38,7 +44,14 @@ class Decode:
     all_tokens: int
 
 
-@click.command("plan", cls=Command)
+@click.command(
+    "plan",
+    cls=Command,
+    examples=(
+        "mrsa plan --model mlx-community/Qwen3-1.7B-4bit",
+        "mrsa plan --model Zyphra/ZAYA1-8B --profile paper-16k",
+    ),
+)
 @MODEL_OPTION
 @REVISION_OPTION
 @profile_options(MODEL)
@@ -49,62 +62,151 @@ class Decode:
     metavar="TOKENS",
     help="Length of the question.",
 )
+@option(
+    "--chip",
+    metavar="NAME",
+    help='Predict speeds for this Apple chip, like "M4 Pro"; unset: the one of this machine.',
+)
 @json_option("Print JSON.")
-@settings_options()
+@settings_options(without=("response_schema",))
 def plan(
     model: str | None,
     revision: str | None,
     profile: str | None,
     config: Path | None,
     prompt_tokens: int,
+    chip: str | None,
     json_output: bool,
     settings: Mapping[str, Any],
 ) -> int:
     """Estimate the memory and tokens of a run.
 
-    Reads the model's config.json only; no weights are downloaded. The exit code is 1 if the run does not fit into
-    memory or into the model's context. mrsa tune estimates the time.
+    Reads the model's config.json and the headers of its weight files; no weights are downloaded. The exit code is 1 if
+    the run does not fit into memory or into the model's context. For an Apple chip it bounds the speed and the time;
+    mrsa tune measures them.
     """
-    from .. import reasoner
-
     choice = choose_model(model, revision)
     run_config = resolve(profile, config, settings, choice.default_profile)
-    if choice.embedded:
-        folder = reasoner.model_path()
-    else:
-        folder = local_folder(choice.model_id) or fetch_files(choice.model_id, choice.revision, CONFIG_FILES)
-    facts = _facts(choice.model_id, read_config(folder), run_config, prompt_tokens)
+    facts = estimate(choice, run_config, prompt_tokens, _chip(chip))
     if json_output:
         print(json.dumps(facts, indent=2))
     else:
-        print(_describe(facts))
+        print_lines(_describe(facts))
         for warning in run_config.warnings(published_model=not choice.embedded):
             print_status(f"warning: {warning}")
-    return 0 if facts["traces_at_once"] > 0 and not _exceeds_context(facts) else 1
+    return 0 if fits(facts) else 1
+
+
+def estimate(choice: ModelChoice, config: RSAConfig, prompt_tokens: int, chip: str | None = None) -> dict[str, Any]:
+    """Return the figures of `plan --json`, those of speed and time for an Apple `chip` only.
+
+    Raise `ModelError` if the model's config cannot be found or read.
+    """
+    from .. import reasoner
+
+    headers: dict[str, bytes] = {}
+    folder = reasoner.model_path() if choice.embedded else local_folder(choice.model_id)
+    if folder is None:
+        folder = fetch_files(choice.model_id, choice.revision, CONFIG_FILES)
+        if not any(folder.glob("model*.safetensors")):
+            headers = weight_headers(choice.model_id, choice.revision)
+    return _facts(choice.model_id, folder, headers, config, prompt_tokens, chip)
+
+
+#: Characters per token of a question.
+_CHARACTERS_PER_TOKEN = 4
+
+
+def announce(choice: ModelChoice, config: RSAConfig, question: str) -> None:
+    """Print what a run will take before anything is downloaded or loaded, so that Ctrl-C still costs nothing.
+
+    Prints nothing for a model that cannot be estimated: loading it reports why.
+    """
+    try:
+        facts = estimate(choice, config, len(question) // _CHARACTERS_PER_TOKEN + 1, _chip(None))
+    except MarkovianRSAError:
+        return
+    rows, tokens = facts["traces_at_once"], facts["decode_tokens_at_most"]
+    if not fits(facts):
+        reason = "its context is too short" if rows else _describe_rows(facts)
+        print_status(f"Plan: {choice.model_id} does not fit: {reason}.")
+        return
+    if expected := facts["expected"]:
+        time = f"at least {duration(expected['seconds_per_problem']['bound'])} (a bound for the {expected['chip']})"
+    elif speed := measured_speed(choice.model_id):
+        time = f"up to {duration(tokens / speed)} at the {speed:,.3g} tokens/s of its last run here"
+    else:
+        time = "time unknown (no finished run of this model here; mrsa tune measures)"
+    print_status(
+        f"Plan: weights {size(facts['weight_bytes'])}, {amount(rows, 'trace')} at once, at most "
+        f"{amount(tokens, 'token')}, {time}. Nothing runs yet; Ctrl-C stops here at no cost."
+    )
+
+
+#: Small models for any question, the better one first: hub id, bytes of the weights, bytes of cache per token.
+_SMALL_MODELS = (
+    ("mlx-community/Qwen3-1.7B-4bit", 970_000_000, 114_688),
+    ("mlx-community/Qwen3-0.6B-4bit", 340_000_000, 114_688),
+)
+
+
+def suggested_model() -> str:
+    """Return the hub id of a small model of which one trace of the default profile fits, or of the smallest one."""
+    try:
+        from ..backends.mlx.device import available_memory_bytes
+
+        limit = available_memory_bytes()
+    except ModelError:  # without MLX
+        return _SMALL_MODELS[0][0]
+    from ..backends.policy import MemoryBudget, ModelFootprint
+
+    longest = longest_sequence(RSAConfig(), prompt_tokens=1_000)
+    for name, weight_bytes, cache_bytes in _SMALL_MODELS:
+        budget = MemoryBudget(ModelFootprint(weight_bytes, cache_bytes, state_bytes=0), 1, limit)
+        if budget.required_bytes(1, longest) <= limit:
+            return name
+    return _SMALL_MODELS[-1][0]
+
+
+def fits(facts: Mapping[str, Any]) -> bool:
+    """Return whether the run of these figures fits into memory and into the model's context."""
+    return facts["traces_at_once"] > 0 and not _exceeds_context(facts)
 
 
 def longest_sequence(config: RSAConfig, prompt_tokens: int) -> int:
     """Return the tokens of the longest sequence, |q| + C tau + max_tokens, without the words of the template."""
-    first = prompt_tokens + config.max_tokens(0)
+    first = max(prompt_tokens + config.max_tokens(0), _judged_sequence(config, prompt_tokens))
     if config.rounds == 0:
         return first
     later = max(config.max_tokens(t) for t in range(1, config.rounds + 1))
     return max(first, prompt_tokens + config.aggregation_size * config.tail_limit + later)
 
 
+def _judged_sequence(config: RSAConfig, prompt_tokens: int) -> int:
+    """Return the tokens of the longest judgement, 0 without a tournament."""
+    from ..method.tournament import longest_shown
+
+    if config.answer_selection != "tournament":
+        return 0
+    return prompt_tokens + longest_shown(config.tail_limit, config.final_tokens) + config.final_tokens
+
+
 def decode_work(config: RSAConfig) -> Decode:
     """Return upper bounds for the traces to generate and the tokens to decode."""
     from ..method.lineage import Lineage
+    from ..method.tournament import most_judgements
 
-    per_run = config.population * (config.rounds + 1)
+    per_run = sum(config.populations)
     seeds = range(max(1, min(_MAX_SEEDS, _MAX_DRAWS // per_run))) if config.seed is None else [config.seed]
     totals = [Lineage.of(config, seed).needed() for seed in seeds]
     traces = sum(len(keys) for needed in totals for keys in needed.values()) / len(totals)
     tokens = sum(len(keys) * _cost(config, t) for needed in totals for t, keys in needed.items()) / len(totals)
     last = [config.rounds + 1] if config.answer_selection == "final_aggregation" else []
-    every = dict.fromkeys(range(config.rounds), config.population) | {config.rounds: config.final_count}
+    every = dict(enumerate(config.populations[:-1])) | {config.rounds: config.final_count}
     every |= dict.fromkeys(last, 1)
-    return Decode(traces, sum(every.values()), tokens, sum(n * _cost(config, t) for t, n in every.items()))
+    judged = most_judgements(config.final_count) * config.final_tokens if config.answer_selection == "tournament" else 0
+    at_most = sum(n * _cost(config, t) for t, n in every.items()) + judged
+    return Decode(traces, sum(every.values()), tokens + judged, at_most)
 
 
 def _cost(config: RSAConfig, round_number: int) -> int:
@@ -113,11 +215,24 @@ def _cost(config: RSAConfig, round_number: int) -> int:
     return config.max_tokens(round_number) + (config.tail_limit if carried else 0)
 
 
-def _facts(model_id: str, model_config: dict[str, Any], config: RSAConfig, prompt_tokens: int) -> dict[str, Any]:
-    from ..backends.mlx.memory import available_memory_bytes, context_length_of, footprint_from_config
+def _facts(
+    model_id: str,
+    folder: Path,
+    headers: Mapping[str, bytes],
+    config: RSAConfig,
+    prompt_tokens: int,
+    chip: str | None,
+) -> dict[str, Any]:
+    from ..backends.mlx.adapter import adapter_bytes
+    from ..backends.mlx.device import available_memory_bytes
+    from ..backends.mlx.memory import context_length_of, footprint_of, model_of_checkpoint
     from ..backends.policy import DEFAULT_MAX_ROWS, MemoryBudget
 
-    footprint = footprint_from_config(model_config)
+    model = model_of_checkpoint(folder, headers, config.kv_bits)
+    footprint = footprint_of(model)
+    if config.aggregation_adapter is not None:
+        added = adapter_bytes(Path(config.aggregation_adapter).expanduser())
+        footprint = replace(footprint, weight_bytes=footprint.weight_bytes + added)
     max_rows, given = config.engine_limits()
     limit = available_memory_bytes() if given is None else given
     work = decode_work(config)
@@ -125,9 +240,12 @@ def _facts(model_id: str, model_config: dict[str, Any], config: RSAConfig, promp
     longest = longest_sequence(config, prompt_tokens)
     admission = MemoryBudget(footprint, most, limit)
     at_once = next((rows for rows in range(most, 0, -1) if admission.required_bytes(rows, longest) <= limit), 0)
+    expected = None
+    if chip is not None and at_once:
+        expected = _expected(chip, model_id, model, config, prompt_tokens, admission)
     return {
         "model": model_id,
-        "context_length": context_length_of(model_config),
+        "context_length": context_length_of(read_config(folder)),
         "weight_bytes": footprint.weight_bytes,
         "kv_bytes_per_token": footprint.kv_bytes_per_token,
         "state_bytes_per_trace": footprint.state_bytes,
@@ -144,7 +262,34 @@ def _facts(model_id: str, model_config: dict[str, Any], config: RSAConfig, promp
         "traces_without_pruning": work.all_traces,
         "decode_tokens_at_most": round(work.tokens),
         "decode_tokens_at_most_without_pruning": work.all_tokens,
+        "expected": expected,
     }
+
+
+def _chip(name: str | None) -> str | None:
+    """Return the chip of this name, or that of this machine. Raises `ConfigError` for an unknown name."""
+    from ..backends.mlx.device import chip_name
+    from ..predict.published import CHIPS, chip_of
+
+    if name is None:
+        return chip_of(chip_name())
+    if (chip := chip_of(name)) is None:
+        raise ConfigError(f"--chip is {name!r}; known are {', '.join(CHIPS)}.")
+    return chip
+
+
+def _expected(
+    chip: str, model_id: str, model: Any, config: RSAConfig, prompt_tokens: int, admission: MemoryBudget
+) -> dict[str, Any]:
+    """Return speeds and the time of a problem on a chip: bounds, and ranges where speeds were published."""
+    from ..predict import length_data
+    from ..predict.expected import Prospect
+
+    prospect = Prospect.of_model(chip, model)
+    found = length_data.from_own_runs(model_id)
+    lengths = found.length_model() if found.finished else length_data.assumed(model_id)
+    seconds = prospect.seconds_per_problem(config, prompt_tokens, lengths.lengths, admission)
+    return prospect.to_dict() | {"seconds_per_problem": vars(seconds), "lengths": lengths.sentence}
 
 
 def _describe(facts: dict[str, Any]) -> str:
@@ -156,27 +301,23 @@ def _describe(facts: dict[str, Any]) -> str:
     )
     extra += f", + {size(facts['state_bytes_per_trace'])} per trace" if facts["state_bytes_per_trace"] else ""
 
+    width = f" ({config.kv_bits} bits)" if config.kv_bits else ""
     question, longest = facts["prompt_tokens"], facts["longest_sequence_tokens"]
     has_tails = config.rounds and longest > question + max(config.thinking_tokens, config.final_tokens)
     tails = f" + tails {count(config.aggregation_size * config.tail_limit)}" if has_tails else ""
 
-    rows, needed = facts["traces_at_once"], size(facts["bytes_at_once"])
-    limit = f"{size(facts['memory_limit_bytes'])} ({facts['memory_limit_from'].replace('_', '-')})"
-    at_once = f"{amount(rows, 'trace')}, {needed} of {limit}"
-    if rows == 0:
-        at_once = f"not even one trace: it needs {needed}, the limit is {limit}"
-
     mean = "" if config.seed is not None else " (mean over seeds)"
     lines = [
+        ("fits", f"yes, {amount(facts['traces_at_once'], 'trace')} at once" if fits(facts) else "no"),
         ("model", f"{facts['model']}{context}"),
         ("weights", size(facts["weight_bytes"])),
-        ("KV cache", f"{size(facts['kv_bytes_per_token'])} per token{extra}"),
+        ("KV cache", f"{size(facts['kv_bytes_per_token'])} per token{extra}{width}"),
         (
             "longest",
             f"{amount(longest, 'token')} (question {count(question)}{tails} + max_tokens), "
             f"{size(facts['bytes_per_trace'])} of cache",
         ),
-        ("at once", at_once),
+        ("at once", _describe_rows(facts)),
         (
             "traces",
             f"{facts['traces_needed']:.1f} to generate, of {facts['traces_without_pruning']} without pruning{mean}",
@@ -187,11 +328,33 @@ def _describe(facts: dict[str, Any]) -> str:
             f"of {count(facts['decode_tokens_at_most_without_pruning'])} without pruning",
         ),
     ]
+    if facts["expected"]:
+        lines += _expected_lines(facts["expected"])
+    if config.early_stop != "off":
+        lines.append(("not in it", f"early_stop {config.early_stop}: what it saves depends on the answers"))
     if _exceeds_context(facts):
         lines.append(("refused", f"{count(longest)} tokens are more than the model's context holds"))
     return "\n".join(f"{name:<9} {value}" for name, value in lines)
 
 
-def _exceeds_context(facts: dict[str, Any]) -> bool:
+def _describe_rows(facts: Mapping[str, Any]) -> str:
+    rows, needed = facts["traces_at_once"], size(facts["bytes_at_once"])
+    limit = f"{size(facts['memory_limit_bytes'])} ({facts['memory_limit_from'].replace('_', '-')})"
+    if rows == 0:
+        return f"not even one trace: it needs {needed}, the limit is {limit}"
+    return f"{amount(rows, 'trace')}, {needed} of {limit}"
+
+
+def _expected_lines(expected: Mapping[str, Any]) -> list[tuple[str, str]]:
+    seconds = expected["seconds_per_problem"]
+    time = f"at least {duration(seconds['bound'])}"
+    if seconds["low"]:
+        time = f"expect {duration(seconds['low'])} to {duration(seconds['high'])}, {time}"
+    one, *rest = expected["sentences"]
+    notes = [f"lengths: {expected['lengths']}", expected["assumption"]]
+    return [("speed", one), *(("", each) for each in rest), ("time", f"{time} per problem"), *(("", n) for n in notes)]
+
+
+def _exceeds_context(facts: Mapping[str, Any]) -> bool:
     context = facts["context_length"]
     return bool(context and facts["longest_sequence_tokens"] > context)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
+import textwrap
 from typing import Any
 
 import click
@@ -11,7 +13,7 @@ import click
 from ..config import FIELD_NAMES, PROFILES, RSAConfig
 from ..formatting import SYMBOLS
 from .command import Command, json_option
-from .terminal import table
+from .terminal import print_lines, table, width_of
 
 _HEADS = {
     **SYMBOLS,
@@ -19,10 +21,21 @@ _HEADS = {
     "final_top_p": "top-p*",
     "final_top_k": "top-k*",
     "answer_kind": "answers",
+    "answer_tokens": "kept",
 }
 
+#: Columns that a narrow terminal leaves out, the first one first.
+_OPTIONAL = ("kept", "answers", "temperature", "top-k*", "top-p*", "temp*")
 
-@click.command("profiles", cls=Command)
+
+@click.command(
+    "profiles",
+    cls=Command,
+    examples=(
+        "mrsa profiles",
+        "mrsa profiles paper-16k > settings.toml",
+    ),
+)
 @click.argument("name", required=False, help="Print this one as TOML, as solve --config reads it.")
 @json_option("Print JSON.")
 def profiles(name: str | None, json_output: bool) -> None:
@@ -34,7 +47,7 @@ def profiles(name: str | None, json_output: bool) -> None:
     elif name is not None:
         print(to_toml(name))
     else:
-        print(_overview())
+        print_lines(_overview())
 
 
 def to_toml(name: str) -> str:
@@ -42,19 +55,26 @@ def to_toml(name: str) -> str:
     values = PROFILES[name].to_dict()
     lines = [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
     unset = ", ".join(key for key, value in values.items() if value is None)
-    return "\n".join([f"profile = {_toml(name)}", *lines, f"# unset: {unset}"])
+    comment = textwrap.wrap(unset, 40, initial_indent="# unset: ", subsequent_indent="# ")
+    return "\n".join([f"profile = {_toml(name)}", *lines, *comment])
 
 
 def _overview() -> str:
     differing = [field for field in FIELD_NAMES if len({getattr(profile, field) for profile in PROFILES.values()}) > 1]
     heads = ["profile", *(_HEADS.get(field, field) for field in differing)]
-    rows = [[name, *(_cell(getattr(profile, field)) for field in differing)] for name, profile in PROFILES.items()]
+    resolved = {name: {"answer_tokens": profile.answer_reserve} for name, profile in PROFILES.items()}
+    rows = [
+        [name, *(_cell(resolved[name].get(field, getattr(profile, field))) for field in differing)]
+        for name, profile in PROFILES.items()
+    ]
     same = dataclasses.asdict(RSAConfig())
-    rest = ", ".join(f"{field} {_cell(same[field])}" for field in ("temperature", "top_p", "carry", "answer_selection"))
+    shared = [field for field in ("top_p", "top_k", "carry", "answer_selection") if field not in differing]
+    rest = ", ".join(f"{field} {_cell(same[field])}" for field in shared)
     return (
-        f"{table(heads, rows, frozenset(heads[1:]))}\n\n"
-        "T aggregation rounds, N traces per round, C tails per prompt; beta, tau and final in tokens.\n"
-        f"* of the final round; -: as before. The same in all profiles:\n{rest}.\n"
+        f"{table(heads, rows, frozenset(heads[1:]), width=width_of(sys.stdout), optional=_OPTIONAL)}\n\n"
+        "T aggregation rounds, N traces per round, C tails per prompt. In tokens: beta, tau, final, and kept "
+        "(of final, for the answer).\n"
+        f"* of the final round; -: as before. The same in all profiles: {rest}.\n"
         "`mrsa profiles NAME` prints one in full, `mrsa plan --profile NAME` estimates its costs."
     )
 
@@ -66,4 +86,6 @@ def _cell(value: object) -> str:
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, tuple):
+        value = list(value)
     return json.dumps(value) if isinstance(value, str | bool) else repr(value)

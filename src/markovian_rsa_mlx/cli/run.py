@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import PROFILES, RSAConfig
-from ..errors import RunStoppedError
+from ..errors import ConfigError, RunStoppedError
+from ..formatting import population
+from ..method.plain_text import plain_text
 from ..run_store import runs_folder
-from ..tokenizer import ChatMessage
+from ..tools import Prompt
 from .options import ModelChoice
-from .terminal import amount, duration, one_line, print_status, size
+from .terminal import amount, clean, duration, one_line, print_status, show, size
 
 if TYPE_CHECKING:
     from ..audit import RunState
@@ -29,8 +31,6 @@ class Outcome:
     """How a run ended. `stopped` is None, "interrupted", "token_budget" or "time_budget"."""
 
     result: RunResult
-    from .display import RunProgress
-
     config: RSAConfig
     model_id: str
     stopped: str | None = None
@@ -44,7 +44,7 @@ class Outcome:
 
 def run_question(
     choice: ModelChoice,
-    messages: Sequence[ChatMessage],
+    chat: Prompt,
     config: RSAConfig,
     audit_path: Path | None,
     *,
@@ -54,7 +54,9 @@ def run_question(
     from ..audit import RunState
     from .display import RunProgress
 
-    orchestrator = load_orchestrator(choice, quiet=quiet)
+    orchestrator = load_orchestrator(
+        choice, kv_bits=config.kv_bits, aggregation_adapter=config.aggregation_adapter, quiet=quiet
+    )
     try:
         engine = orchestrator.backend
         # Only an upstream server knows the name of the model that it serves.
@@ -65,7 +67,7 @@ def run_question(
         with watcher or nullcontext():
             try:
                 result = orchestrator.run(
-                    list(messages),
+                    chat,
                     config,
                     audit_path=audit_path,
                     on_event=watcher and watcher.event,
@@ -79,27 +81,108 @@ def run_question(
         orchestrator.close()
 
 
-def load_orchestrator(choice: ModelChoice, *, quiet: bool = False, shared: bool = False) -> MarkovianRSAOrchestrator:
-    """Open the engine, and report downloads and loading unless `quiet`. The heavy imports happen here."""
-    # Warnings of the tokenizer libraries would disturb the live view.
+def answer_question(
+    choice: ModelChoice,
+    chat: Prompt,
+    config: RSAConfig,
+    audit_path: Path | None,
+    *,
+    json_output: bool,
+    quiet: bool,
+) -> int:
+    """Run the question, print its warnings, summary and answer, and return the exit code."""
+    warnings = config.warnings(published_model=not choice.embedded)
+    for warning in warnings:
+        print_status(f"warning: {warning}")
+    outcome = run_question(choice, chat, config, audit_path, quiet=quiet)
+    for warning in outcome.result.warnings:
+        if warning not in warnings:
+            print_status(f"warning: {warning}{_experience(outcome, warning)}")
+    if not quiet:
+        print_result(outcome)
+    if not outcome.stopped and not outcome.result.text:
+        print_status(
+            f"error: The final trace {outcome.result.final_trace_id} has no text after its thinking. "
+            "If it was cut off, raise --final-tokens."
+        )
+    if json_output:
+        print(json.dumps(result_json(outcome), ensure_ascii=False, indent=2))
+    elif outcome.result.text:
+        show(plain_text(outcome.result.text) if sys.stdout.isatty() else outcome.result.text)
+    return outcome.exit_code
+
+
+def _experience(outcome: Outcome, warning: str) -> str:
+    """Return what stored benchmarks of the model say about a warning that fewer candidates agree, or ""."""
+    from ..audit.events import SelectionEvent
+    from ..bench.recommend import experience
+    from ..run.result import agreement_warning
+
+    selection = next((event for event in outcome.result.events if isinstance(event, SelectionEvent)), None)
+    if selection is None or warning != agreement_warning(selection):
+        return ""
+    found = experience(outcome.model_id, sorted((runs_folder().parent / "bench").glob("*")))
+    return f" {clean(found)}" if found else ""
+
+
+def quieten_libraries() -> None:
+    """Silence the tokenizer libraries, whose warnings would disturb the live view. Call it before they are imported."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def load_orchestrator(
+    choice: ModelChoice,
+    *,
+    kv_bits: int | None = None,
+    aggregation_adapter: str | None = None,
+    quiet: bool = False,
+    shared: bool = False,
+) -> MarkovianRSAOrchestrator:
+    """Open the engine, and report downloads and loading unless `quiet`. The heavy imports happen here.
+
+    Raises `ConfigError` if `kv_bits` or `aggregation_adapter` is given for a server, and the errors of the engine.
+    """
+    if aggregation_adapter is not None and choice.upstream is not None:
+        raise ConfigError(
+            f"aggregation_adapter is {aggregation_adapter!r}, but a server runs all rounds on the same weights; leave "
+            "it unset."
+        )
+    if kv_bits is not None and choice.upstream is not None:
+        raise ConfigError(f"kv_bits is {kv_bits}, but a server decides about its own KV cache; leave kv_bits unset.")
+    quieten_libraries()
     from ..orchestrator import MarkovianRSAOrchestrator
 
     progress = None if quiet else print_status
     if choice.upstream is not None:
         return MarkovianRSAOrchestrator.from_upstream_config(choice.upstream, progress, shared=shared)
-    return MarkovianRSAOrchestrator.from_pretrained(
-        choice.model_id, revision=choice.revision, adapter_path=choice.adapter, progress=progress, shared=shared
+    orchestrator = MarkovianRSAOrchestrator.from_pretrained(
+        choice.model_id,
+        revision=choice.revision,
+        adapter_path=choice.adapter,
+        kv_bits=kv_bits,
+        progress=progress,
+        shared=shared,
+        speculate=choice.speculate,
+        aggregation_adapter=aggregation_adapter,
     )
+    orchestrator.any_question = True  # the commands decide about questions themselves, with --force
+    return orchestrator
 
 
 def _title(model_id: str, config: RSAConfig) -> str:
     """The model and the method on one line."""
-    profile = next((name for name, profile in PROFILES.items() if profile == config.replace(seed=None)), None)
+    profile = next(
+        (
+            name
+            for name, one in PROFILES.items()
+            if one.for_any_question() == config.replace(seed=None).for_any_question()
+        ),
+        None,
+    )
     symbols = (
-        f"T={config.rounds} N={config.population} C={config.aggregation_size} beta={config.thinking_tokens} "
-        f"tau={config.tail_limit} F={config.final_count}"
+        f"T={config.rounds} N={population(config.population)} C={config.aggregation_size} "
+        f"beta={config.thinking_tokens} tau={config.tail_limit} F={config.final_count}"
     )
     return " · ".join(part for part in (Path(model_id).name, profile, symbols) if part)
 
@@ -135,6 +218,12 @@ _HOW = {
     "single": "the first final candidate that has an answer",
     "majority": "first in the class that won the vote of the final candidates",
     "final_aggregation": "one more trace, which read the final candidates",
+    "tournament": "the winner of the pairs that the model judged",
+    "unjudged": "the first final candidate that finished, since there was nothing to judge",
+    "fallback": "the first final candidate that has an answer, since the aggregating trace has none",
+    "open": "the first final candidate that finished",
+    "open_unfinished": "the first final candidate with a text, since none finished",
+    "open_fallback": "a final candidate, since the aggregating trace did not finish with a text",
 }
 _STOPPED = {"interrupted": "interrupted", "token_budget": "out of tokens", "time_budget": "out of time"}
 
@@ -144,7 +233,10 @@ def result_json(outcome: Outcome) -> dict[str, Any]:
     result = outcome.result
     return {
         "text": result.text,
+        "plain_text": None if result.text is None else plain_text(result.text),
         "answer": result.answer,
+        "answer_kind": result.answer_kind,
+        "answer_selection": result.answer_selection,
         "stopped": outcome.stopped,
         "final_trace_id": result.final_trace_id,
         "tally": [{"answer": answer, "votes": votes} for answer, votes in result.tally],
@@ -169,16 +261,17 @@ def print_result(outcome: Outcome) -> None:
         best = f"best answer so far, of {result.final_trace_id}, is not final" if result.text else "no answer yet"
         print_status(f"Stopped ({_STOPPED.get(outcome.stopped, outcome.stopped)}): {best}.")
         if path:
-            print_status(f"To resume: the same command with --audit {path}")
+            print_status(f"Resume it (or repeat the command with --audit):\n  mrsa resume {run_name(result)}")
         else:
             print_status("Nothing was recorded (--no-audit), so this run cannot be resumed.")
     elif result.text:
-        print_status(f"The answer is from {result.final_trace_id}: {_HOW[outcome.config.answer_selection]}.")
+        print_status(_choice_line(result))
     if len(result.tally) > 1 or any(votes > 1 for _, votes in result.tally):
         ranked = sorted(result.tally, key=lambda pair: -pair[1])[:6]
         votes_text = ", ".join(f"{one_line(answer)} ×{votes}" for answer, votes in ranked)
         print_status(f"{'Answers so far' if outcome.stopped else 'Final candidates'}: {votes_text}.")
-    print_status(_baseline_line(result.round_zero))
+    if result.answer_kind != "open":
+        print_status(_baseline_line(result.round_zero))
     # The memory of an upstream server is not known.
     memory = f"peak memory {size(result.peak_memory_bytes)}, " if result.peak_memory_bytes else ""
     print_status(
@@ -187,7 +280,27 @@ def print_result(outcome: Outcome) -> None:
     if path and not outcome.stopped:
         name = run_name(result)
         print_status(f"Trail: {path}")
-        print_status(f"  show it: mrsa view {name} --open    check it: mrsa runs verify {name}")
+        print_status(f"Show it, check it:\n  mrsa view {name} --open\n  mrsa runs verify {name}")
+
+
+def _choice_line(result: RunResult) -> str:
+    """Describe which trace gave the answer of a finished run, and why."""
+    from ..audit.events import JudgementEvent, SelectionEvent, TraceCompleteEvent
+
+    if not result.answer:
+        return f"No final candidate has an answer that can be read. The text is that of {result.final_trace_id}."
+    finals = next((e.candidate_trace_ids for e in result.events if isinstance(e, SelectionEvent)), [])
+    how: str = result.answer_selection
+    if how == "final_aggregation" and result.final_trace_id in finals:
+        how = "fallback"
+    if how == "tournament" and not any(isinstance(event, JudgementEvent) for event in result.events):
+        how = "unjudged"
+    if result.answer_kind == "open" and how == "single":
+        ends = {e.trace_id: e.finish_reason for e in result.events if isinstance(e, TraceCompleteEvent)}
+        how = "open_unfinished" if ends.get(result.final_trace_id or "") == "max_tokens" else "open"
+    elif result.answer_kind == "open" and how == "fallback":
+        how = "open_fallback"
+    return f"The answer is from {result.final_trace_id}: {_HOW[how]}."
 
 
 def run_name(result: RunResult) -> str:

@@ -25,20 +25,22 @@ from ..audit.log_file import LogFile, Raw, UnknownEvent
 from ..audit.state import ENDED, RunState, TraceState
 from ..audit.verify import stats_problem
 from ..config import FIELD_NAMES
-from ..formatting import SYMBOLS
+from ..formatting import SYMBOLS, population
 from ..locks import is_locked
-from ..method.answers import extract_answer
+from ..method.answers import find_answer
 from ..method.lineage import Lineage, TraceKey
 from ..method.provenance import answer_keys, trace_answer
 from ..models.routing_report import describe
-from .terminal import amount, clean, count, duration, one_line, size
+from ..run.result import agreement_warning
+from .display import WORDS
+from .terminal import amount, clean, count, duration, local_time, one_line, size
 
 #: Limits without --full: traces of a round, lines of a text, and problems or unknown types of events.
 _MAX_TRACES, _MAX_LINES, _MAX_NAMED = 12, 6, 5
 #: Settings of other programs that are shown.
 _MAX_FOREIGN_SETTINGS = 8
 #: The meaning of the states of a live run once only its file is left.
-_STATES: dict[str, str] = {"running": "interrupted", "waiting": "not started"}
+_STATES: dict[str, str] = {**WORDS, "running": "interrupted", "waiting": "not started"}
 _NOT_RECORDED = "not recorded"
 
 
@@ -69,7 +71,8 @@ class RunSummary:
 
     def is_unrecorded(self, trace: TraceState) -> bool:
         """Return True if the trace has ended, but its `trace_complete` is missing."""
-        return trace.trace_id in self.ended and trace.complete is None
+        ended = self.ended - self.state.cancelled
+        return trace.trace_id in ended and trace.complete is None
 
 
 def summarize(log: LogFile) -> RunSummary:
@@ -177,7 +180,7 @@ class _RunText:
         status = "finished" if end else "running" if self.is_running else "unfinished"
         yield f"Run {_name(start.run_id if start else self.log.run_id)}, {status}: {self.path}"
         if start is not None:
-            started = f"{_time(start.created_at)} UTC" if start.created_at else _NOT_RECORDED
+            started = local_time(start.created_at) if start.created_at else _NOT_RECORDED
             resumes = len(self.state.resumes)
             yield f"started    {started}, " + (f"resumed {amount(resumes, 'time')}" if resumes else "in one session")
             engine = f", {one_line(f'{setup.engine} {setup.engine_version}, {setup.dtype}', 200)}" if setup else ""
@@ -186,6 +189,9 @@ class _RunText:
         memory = f", peak memory {size(end.peak_memory_bytes)}" if end and end.peak_memory_bytes else ""
         tokens = end.total_generated_tokens if end else self.state.generated_tokens
         yield f"cost       {amount(tokens, 'token')} in {duration(self.state.elapsed_s)}{memory}"
+        if self.state.drafted:
+            kept = f"{count(self.state.accepted)} of {amount(self.state.drafted, 'guessed token')} kept"
+            yield f"guesses    {kept}, in {amount(self.state.steps, 'decode step')}"
         if start is not None:
             yield "question"
             yield from self._block(start.prompt)
@@ -201,6 +207,7 @@ class _RunText:
         if not self.run.settings_invalid:
             values |= {name: str(getattr(config, name)) for name in SYMBOLS}
             values |= {name: count(getattr(config, name)) for name in ("thinking_tokens", "final_tokens")}
+            values |= {"population": population(config.population)}
             values |= {"tail_tokens": count(config.tail_limit), "final_candidates": str(config.final_count)}
         symbols = {**SYMBOLS, "final_candidates": "F"}
         parts = [" ".join(f"{symbol}={values[name]}" for name, symbol in symbols.items() if name in recorded)]
@@ -223,6 +230,8 @@ class _RunText:
             ended = sum(map(self.run.has_ended, traces))
             votes = ", ".join(f"{one_line(answer, 30)} ×{members}" for answer, members in self.state.tally(traces)[:6])
             tokens = amount(sum(trace.tokens for trace in traces), "token")
+            if not votes and (self.state.answer_kind == "open" or self.state.config.requested_kind == "auto"):
+                votes = amount(sum(bool(self.state.answer(trace)) for trace in traces), "text")
             yield f"\nround {number}: {ended} of {amount(len(traces), 'trace')}, {tokens}; {votes or 'no answers'}"
             shown = traces if self.full else traces[:_MAX_TRACES]
             yield from map(self._trace, shown)
@@ -233,9 +242,23 @@ class _RunText:
         status, tokens = _STATES.get(trace.status, trace.status), count(trace.tokens)
         if self.run.is_unrecorded(trace):
             status, tokens = "ended", tokens if trace.tokens else "?"
-        parents, answer = " ".join(map(one_line, trace.parent_ids)), one_line(self.state.answer(trace), 40)
+        found = self.state.found(trace)
+        parents, answer = " ".join(map(one_line, trace.parent_ids)), one_line(found.text, 40) + self._mark(found.level)
         line = f"  {one_line(trace.trace_id)}  {status:<11} {tokens:>7} tokens"
-        return line + (f"  reads {parents}" if parents else "") + (f"  answer {answer}" if answer else "")
+        if trace.closed is not None:
+            line += f"  thinking closed at {count(trace.closed.position)}"
+        if trace.confidence is not None:
+            line += f"  mean logprob {trace.confidence.mean_logprob:.3g}"
+        verb = "inherits" if trace.inherited is not None else "reads"
+        line += (f"  {verb} {parents}" if parents else "") + (f"  answer {answer}" if answer else "")
+        if trace.compared is not None and self.full:
+            verdicts = ", ".join(" ".join(entry) for entry in trace.compared.verdicts)
+            line += f"  compared {one_line(verdicts, 120)}"
+        return line
+
+    def _mark(self, level: str) -> str:
+        """Return the mark of an answer that its text does not announce. The whole text of a puzzle needs none."""
+        return " (weak)" if level == "weak" and self.state.answer_kind == "math" else ""
 
     def answer(self) -> Iterator[str]:
         selection, final = self.state.selection, self.state.final
@@ -247,28 +270,58 @@ class _RunText:
                 if members
             )
             chosen = f"of {one_line(selection.chosen_trace_id)} ({selection.answer_selection})"
-            yield f"\nanswer     {one_line(selection.answer) or 'none'}, {chosen}"
+            levels = dict(zip(selection.candidate_trace_ids, selection.levels, strict=False))
+            level = levels.get(selection.chosen_trace_id) or self.state.trace(selection.chosen_trace_id).answer_level
+            yield f"\nanswer     {one_line(selection.answer) or 'none'}{self._mark(level)}, {chosen}"
+            if selection.requested_selection is not None:
+                yield f"           {selection.requested_selection} was requested; open answers are not compared"
+            yield from self._judgements()
+            if self.state.answer_kind == "open":
+                yield from self._final_text()
+                return
             yield f"tally      {votes or 'no answers'}{', a tie' if selection.tie else ''}"
+            if (stop := self.state.stopped_early) is not None:
+                late = amount(len(self.state.late_finals), "candidate")
+                yield f"stopped    {late} early: the leader would stay with probability {stop.probability:.1%}"
             # The figures of round 0 have no fixed types.
             zero = {name: one_line(str(v)) for name, v in selection.round_zero.items() if isinstance(v, str | int)}
             votes = f"{zero.get('votes', '0')} of {zero.get('traces', '0')} traces"
             yield f"round 0    {zero.get('answer') or 'no answer'}, {votes} (baseline vote)"
+            if agreement_warning(selection):
+                yield "           the final candidates agree less than round 0 did"
         elif final is not None:
             recorded = self.state.answer(self.state.trace(final.final_trace_id))
-            answer = extract_answer(final.final_text, self.state.config.answer_kind) or recorded
+            rules = self.state.setup.answer_rules if self.state.setup else 1
+            answer = find_answer(final.final_text, self.state.answer_kind, rules=rules).text or recorded
             chosen = f"of {one_line(final.final_trace_id)} ({final.answer_selection})"
             yield f"\nanswer     {one_line(answer) or 'none'}, {chosen}"
             yield f"tally      {_NOT_RECORDED}: there is no selection in the file"
         else:
             yield "\nThe file does not name an answer." if self.state.finished else "\nNo answer has been chosen yet."
-        if final is not None:
+        yield from self._final_text()
+
+    def _judgements(self) -> Iterator[str]:
+        """Describe the tournament: its cost, and the points of the candidates, the most first."""
+        state, selection = self.state, self.state.selection
+        if selection is None or not state.judgements:
+            return
+        pairs = len({event.number for event in state.judgements})
+        cost = f"{amount(len(state.judgements), 'judgement')}, {amount(state.judgement_tokens, 'token')}"
+        yield f"tournament {amount(pairs, 'pair')}, {cost}"
+        candidates = zip(selection.candidate_trace_ids, selection.points, strict=False)
+        ranked = sorted([(points, name) for name, points in candidates if points is not None], key=lambda one: -one[0])
+        shown = ranked if self.full else ranked[:_MAX_NAMED]
+        yield f"points     {', '.join(f'{one_line(name)} {points:g}' for points, name in shown)}"
+
+    def _final_text(self) -> Iterator[str]:
+        if self.state.final is not None:
             yield "text"
-            yield from self._block(final.final_text)
+            yield from self._block(self.state.final.final_text)
 
     def provenance(self) -> Iterator[str]:
         """Describe the path of the answer from the trace that found it. Empty if the run has only one round."""
         state, chosen = self.state, self.run.chosen
-        if chosen not in state.traces or len(state.rounds()) < 2:
+        if chosen not in state.traces or len(state.rounds()) < 2 or state.answer_kind == "open":
             return
         answers = {t.trace_id: state.answer(t) for t in state.traces.values() if self.run.has_ended(t)}
         keys = answer_keys(answers, state.selection.classes if state.selection else [])
@@ -280,7 +333,11 @@ class _RunText:
         yield f"  {one_line(first)} found it" + (
             ", although none of its tails had it" * bool(state.trace(first).parent_ids)
         )
-        yield from (f"  {one_line(reader)} read that tail and gave the same answer" for reader in readers)
+        for reader in readers:
+            inherited = state.trace(reader).inherited is not None
+            yield f"  {one_line(reader)} " + (
+                "inherited that answer" if inherited else "read that tail and gave the same answer"
+            )
         if provenance.independent:
             yield f"  independently found by {', '.join(map(one_line, provenance.independent))}"
         if provenance.dropped:
@@ -297,23 +354,26 @@ class _RunText:
             parents: dict[str, None] = {}
             for trace_id in generation:
                 if parent_ids := self.state.trace(trace_id).parent_ids:
-                    yield f"  {one_line(trace_id)} read {', '.join(map(self._with_answer, parent_ids))}"
+                    verb = "read" if self.state.trace(trace_id).inherited is None else "inherited from"
+                    yield f"  {one_line(trace_id)} {verb} {', '.join(map(self._with_answer, parent_ids))}"
                 parents |= dict.fromkeys(parent_ids)
             generation = [parent for parent in parents if parent not in seen]
             seen.update(generation)
 
     def _with_answer(self, trace_id: str) -> str:
         answer = one_line(self.state.answer(self.state.trace(trace_id)), 12)
-        return f"{one_line(trace_id)} ({answer or 'no answer'})"
+        none = "no text" if self.state.answer_kind == "open" else "no answer"
+        return f"{one_line(trace_id)} ({answer or none})"
 
     def tails(self) -> Iterator[str]:
-        for parent in self.state.trace(self.run.chosen).parent_ids:
+        winner = self.state.trace(self.state.origin(self.run.chosen))
+        for parent in winner.parent_ids:
             if (tail := self.state.trace(parent).tail) is not None:
                 yield f"\ntail of {one_line(parent)}, {amount(tail.tail_tokens, 'token')}, as the winner read it"
                 yield from self._block(tail.tail_text, at_end=True)
 
     def errors(self) -> Iterator[str]:
-        notes = [f"resumed {_time(event.created_at)} UTC" for event in self.state.resumes]
+        notes = [f"resumed {local_time(event.created_at)}" for event in self.state.resumes]
         notes += [f"{one_line(retry.trace_id)} retried: {one_line(retry.message, 160)}" for retry in self.state.retries]
         notes += [f"{one_line(error.stage)}: {one_line(error.message, 200)}" for error in self.state.errors]
         if notes:
@@ -386,7 +446,3 @@ class _RunText:
 
 def _name(text: str) -> str:
     return one_line(text, 200) or _NOT_RECORDED
-
-
-def _time(created_at: str) -> str:
-    return one_line(created_at[:19].replace("T", " "))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,19 @@ from ..tokenizer import ChatMessage
 from .command import PATH, Command, json_option, option
 from .inputs import read_messages
 from .options import FORCE_OPTION, MODEL, ModelChoice, engine_options, profile_options, resolve, settings_options
-from .terminal import print_status, show
+from .terminal import one_line, print_status
 
 QUESTION, OUTPUT = "The question", "Output"
 
 
-@click.command("solve", cls=Command)
+@click.command(
+    "solve",
+    cls=Command,
+    examples=(
+        'mrsa solve "What is 12 + 30 - 17?"',
+        'mrsa solve --model mlx-community/Qwen3-1.7B-4bit "How many primes are there below 100?"',
+    ),
+)
 @click.argument("prompt", required=False, help="The question; - reads it from standard input.")
 @option("--file", type=PATH, metavar="FILE", help="Read the question from a file.", panel=QUESTION)
 @option(
@@ -29,6 +35,7 @@ QUESTION, OUTPUT = "The question", "Output"
     help="A chat: a list of {role, content}, the question last.",
     panel=QUESTION,
 )
+@option("--box", is_flag=True, help="Ask for the final answer in \\boxed{}: for numbers and formulas.", panel=QUESTION)
 @option("--system", metavar="TEXT", help="A system message.", panel=QUESTION)
 @option(
     "--audit",
@@ -49,6 +56,7 @@ def solve(
     prompt: str | None,
     file: Path | None,
     messages: Path | None,
+    box: bool,
     system: str | None,
     audit: Path | None,
     no_audit: bool,
@@ -67,45 +75,42 @@ def solve(
     Ctrl-C stops the run within a step and prints the best answer so far. The same command with --audit FILE resumes
     the run.
     """
-    from .run import print_result, result_json, run_question
+    from .plan import announce
+    from .run import answer_question
 
     if no_audit and audit is not None:
         raise ConfigError("--audit and --no-audit exclude each other; give only one of them.")
     chat = read_messages(prompt, file, messages, system)
-    run_config = resolve(profile, config, settings, choice.default_profile)
-    if choice.embedded and not force:
-        _require_supported(chat)
+    if box:
+        from ..method.answers import BOX_INSTRUCTION
+
+        chat[-1]["content"] += BOX_INSTRUCTION
+    run_config = resolve(profile, config, settings, choice.default_profile, any_question=True)
     if choice.embedded and not quiet:
         print_status("Model: the embedded reasoner (a tiny model for its puzzles; --model names another).")
-    warnings = run_config.warnings(published_model=not choice.embedded)
-    for warning in warnings:
-        print_status(f"warning: {warning}")
-    outcome = run_question(choice, chat, run_config, _audit_path(audit, no_audit, chat), quiet=quiet)
-    for warning in outcome.result.warnings:
-        if warning not in warnings:
-            print_status(f"warning: {warning}")
-    if not quiet:
-        print_result(outcome)
-    if not outcome.stopped and not outcome.result.text:
-        print_status(
-            f"error: The final trace {outcome.result.final_trace_id} has no text after its thinking. "
-            "If it was truncated, raise --final-tokens."
-        )
-    if json_output:
-        print(json.dumps(result_json(outcome), ensure_ascii=False, indent=2))
-    elif outcome.result.text:
-        show(outcome.result.text)
-    return outcome.exit_code
+    if choice.embedded and not force:
+        _require_supported(chat, quiet)
+    if not (choice.embedded or choice.upstream or profile or config or quiet):
+        announce(choice, run_config, chat[-1]["content"])
+    path = _audit_path(audit, no_audit, chat)
+    return answer_question(choice, chat, run_config, path, json_output=json_output, quiet=quiet)
 
 
-def _require_supported(chat: list[ChatMessage]) -> None:
+def _require_supported(chat: list[ChatMessage], quiet: bool) -> None:
+    """Raise `PromptError` for a question that the embedded reasoner cannot answer, with the way to ask another."""
     from .. import reasoner
 
-    if not reasoner.can_answer(chat[-1]["content"]):
+    try:
+        worded = reasoner.as_trained(chat[-1]["content"])
+    except PromptError as error:
+        from .plan import suggested_model
+
         raise PromptError(
-            f"The embedded reasoner was not trained for this question. {reasoner.CAPABILITIES} "
-            "For anything else name a model, as in --model Zyphra/ZAYA1-8B (--force sends the question anyway)."
-        )
+            f"{error}\nFor anything else name a model, as in --model {suggested_model()} "
+            "(--force sends the question anyway)."
+        ) from None
+    if worded != chat[-1]["content"] and not quiet:
+        print_status(f"Asked in the wording that it was trained on: {one_line(worded, 200)}")
 
 
 def _audit_path(audit: Path | None, no_audit: bool, chat: list[ChatMessage]) -> Path | None:

@@ -17,7 +17,14 @@ from .runs import RUN_HELP
 from .terminal import one_line, print_status, size
 
 
-@click.command("view", cls=Command)
+@click.command(
+    "view",
+    cls=Command,
+    examples=(
+        "mrsa view --open",
+        "mrsa view --out run.html",
+    ),
+)
 @click.argument("run", required=False, help=RUN_HELP)
 @option("--out", type=PATH, metavar="FILE.html", help="File of the page; unset: next to the trail.")
 @option("--open", "open_page", is_flag=True, help="Open the page in the browser.")

@@ -1,0 +1,59 @@
+"""Tests of `mrsa resume`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import SMALL, Run
+
+LINE = ("solve", "What is 1+1?", *SMALL, "--concurrency", "1")
+
+
+@pytest.fixture
+def stopped(mrsa: Run, fake_model: object, home: Path) -> Path:
+    """The trail of a run that ran out of tokens."""
+    assert mrsa(*LINE, "--token-budget", "20").code == 1
+    (path,) = (home / "runs").glob("*.jsonl")
+    return path
+
+
+def test_newest_unfinished_run_is_resumed(mrsa: Run, stopped: Path) -> None:
+    assert mrsa("solve", "What is 1-1?", *SMALL).code == 0  # newer, and finished
+    ran = mrsa("resume", "--token-budget", "unset", "--json")
+    assert ran.code == 0
+    value = json.loads(ran.out)
+    assert (value["audit_path"], value["resumed"], value["answer"]) == (str(stopped), True, "2")
+    assert mrsa("runs", "verify", str(stopped), "--allow-unchecked-text").code == 0
+    none = mrsa("resume")
+    assert (none.code, none.out) == (1, "")
+    assert "no unfinished run" in none.err
+
+
+def test_named_run_keeps_its_recorded_limits(mrsa: Run, stopped: Path) -> None:
+    ran = mrsa("resume", str(stopped))
+    assert ran.code == 1
+    assert "out of tokens" in ran.err
+
+
+def test_finished_run_prints_its_answer_again(mrsa: Run, trail: Path) -> None:
+    ran = mrsa("resume", str(trail))
+    assert (ran.code, ran.out) == (0, "\\boxed{2}\n")
+
+
+def test_run_without_setup_is_refused(mrsa: Run, stopped: Path) -> None:
+    stopped.write_text(stopped.read_text().splitlines(keepends=True)[0])
+    ran = mrsa("resume", str(stopped))
+    assert ran.code == 2
+    assert "mrsa solve" in ran.err
+
+
+def test_run_of_a_server_needs_its_address(mrsa: Run, stopped: Path) -> None:
+    lines = stopped.read_text().splitlines(keepends=True)
+    setup = json.loads(lines[1]) | {"engine": "upstream/vllm"}
+    stopped.write_text("".join([lines[0], json.dumps(setup) + "\n", *lines[2:]]))
+    ran = mrsa("resume", str(stopped))
+    assert ran.code == 2
+    assert "--upstream" in ran.err

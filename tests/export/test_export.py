@@ -1,0 +1,184 @@
+"""Runs exported to other tools, read by the tools' own readers where these are installed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from markovian_rsa_mlx.audit import RunState, read_lenient
+from markovian_rsa_mlx.cli import main
+from markovian_rsa_mlx.export import FORMATS, export
+
+TRAILS = Path(__file__).parents[1] / "trails"
+NAMES = sorted(path.stem for path in TRAILS.glob("*.jsonl"))
+#: An interpreter that has inspect_ai, which is too heavy for the environment of the tests.
+INSPECT_PYTHON = os.environ.get("MRSA_INSPECT_PYTHON", sys.executable)
+READ_LOG = """
+import json, sys
+from inspect_ai.log import read_eval_log
+log = read_eval_log(sys.argv[1])
+(sample,) = log.samples
+events = [event for event in sample.events if event.event == "model"]
+print(json.dumps([log.status, sample.output.completion, [event.metadata["trace_id"] for event in events]]))
+"""
+
+
+def state_of(name: str) -> RunState:
+    return RunState(read_lenient(TRAILS / f"{name}.jsonl").events)
+
+
+def rows_of(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in export(state_of(name), "jsonl").splitlines()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_are_the_traces_with_their_parents_tokens_and_answer(name: str) -> None:
+    state, rows = state_of(name), rows_of(name)
+    assert {row["trace_id"] for row in rows} == {trace.trace_id for trace in state.traces.values() if trace.starts}
+    assert sum(row["generated_tokens"] for row in rows if row["finish_reason"]) <= state.spent_tokens
+    assert [row["trace_id"] for row in rows if row["is_answer_of_run"]] == (
+        [state.selection.chosen_trace_id] if state.selection else []
+    )
+    order = {row["trace_id"]: row for row in rows}
+    for row in rows:
+        assert row["started_s"] <= (row["ended_s"] if row["ended_s"] is not None else row["started_s"])
+        assert all(order[parent]["round"] < row["round"] for parent in row["parents"])
+
+
+def request_of(name: str) -> Any:
+    """Return the exported spans as the message that a collector reads."""
+    service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
+    parse = pytest.importorskip("google.protobuf.json_format").Parse
+    values = json.loads(export(state_of(name), "otel"))
+    (scope,) = values["resourceSpans"][0]["scopeSpans"]
+    for span in scope["spans"]:  # OTLP has ids in hexadecimal, protobuf's own JSON in base64
+        for place in (span, *span.get("links", ())):
+            for key in place.keys() & {"traceId", "spanId", "parentSpanId"}:
+                place[key] = base64.b64encode(bytes.fromhex(place[key])).decode()
+    return parse(json.dumps(values), service.ExportTraceServiceRequest())
+
+
+def read_by_sdk(values: dict[str, Any]) -> list[Any]:
+    """Return exported spans as spans of OpenTelemetry's SDK."""
+    sdk = pytest.importorskip("opentelemetry.sdk.trace")
+    from opentelemetry import trace
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+    def plain(attributes: list[dict[str, Any]]) -> dict[str, Any]:
+        def value(typed: dict[str, Any]) -> Any:
+            ((kind, content),) = typed.items()
+            if kind == "arrayValue":
+                return [value(each) for each in content["values"]]
+            return int(content) if kind == "intValue" else content
+
+        return {attribute["key"]: value(attribute["value"]) for attribute in attributes}
+
+    def context(trace_id: str, span_id: str) -> Any:
+        return trace.SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=False)
+
+    (each,) = values["resourceSpans"]
+    (scoped,) = each["scopeSpans"]
+    return [
+        sdk.ReadableSpan(
+            span["name"],
+            context(span["traceId"], span["spanId"]),
+            context(span["traceId"], span["parentSpanId"]) if "parentSpanId" in span else None,
+            Resource(plain(each["resource"]["attributes"])),
+            plain(span["attributes"]),
+            links=[trace.Link(context(link["traceId"], link["spanId"])) for link in span.get("links", ())],
+            kind=trace.SpanKind(span["kind"] - 1),
+            status=trace.Status(trace.StatusCode(span["status"]["code"])),
+            start_time=int(span["startTimeUnixNano"]),
+            end_time=int(span["endTimeUnixNano"]),
+            instrumentation_scope=InstrumentationScope(scoped["scope"]["name"], schema_url=scoped["schemaUrl"]),
+        )
+        for span in scoped["spans"]
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_sdk_of_opentelemetry_reads_the_spans(name: str) -> None:
+    encoder = pytest.importorskip("opentelemetry.exporter.otlp.proto.common.trace_encoder")
+    conventions = pytest.importorskip("opentelemetry.semconv._incubating.attributes.gen_ai_attributes")
+    spans = read_by_sdk(json.loads(export(state_of(name), "otel")))
+    assert all(span.context.is_valid for span in spans)
+    assert all(span.end_time >= span.start_time for span in spans)
+    known = {value for key, value in vars(conventions).items() if key.startswith("GEN_AI_")}
+    used = {key for span in spans for key in span.attributes if key.startswith("gen_ai.")}
+    assert used <= known
+    assert all(json.loads(span.to_json())["attributes"] for span in spans)
+    messages = (encoder.encode_spans(spans), request_of(name))
+    encoded, exported = (message.resource_spans[0].scope_spans[0].spans for message in messages)
+    for ours, theirs in zip(exported, encoded, strict=True):
+        for link in (*theirs.links, theirs):
+            link.ClearField("flags")  # about remote parents, which a file does not know
+        assert ours == theirs
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_collector_reads_the_spans(name: str) -> None:
+    read = request_of(name)
+    root, *traces = read.resource_spans[0].scope_spans[0].spans
+    rows = rows_of(name)
+    assert (root.name, len(traces)) == ("invoke_agent markovian-rsa", len(rows))
+    ids = {row["trace_id"]: span.span_id for row, span in zip(rows, traces, strict=True)}
+    for row, span in zip(rows, traces, strict=True):
+        attributes = {attribute.key: attribute.value for attribute in span.attributes}
+        assert attributes["gen_ai.operation.name"].string_value == "chat"
+        assert attributes["gen_ai.usage.output_tokens"].int_value == row["generated_tokens"]
+        assert [link.span_id for link in span.links] == [ids[parent] for parent in row["parents"]]
+        assert (span.trace_id, span.parent_span_id) == (root.trace_id, root.span_id)
+        assert root.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
+
+
+def test_log_has_a_model_event_per_trace() -> None:
+    log = json.loads(export(state_of("finished"), "inspect"))
+    events = [event for event in log["samples"][0]["events"] if event["event"] == "model"]
+    assert [event["metadata"]["trace_id"] for event in events] == [row["trace_id"] for row in rows_of("finished")]
+    assert log["samples"][0]["metadata"]["answer"] == "((12 + 9) + 17) - 3"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["finished", "killed", "vllm", "summary"])
+def test_inspect_reads_the_log(name: str, tmp_path: Path) -> None:
+    if subprocess.run([INSPECT_PYTHON, "-c", "import inspect_ai"], capture_output=True, check=False).returncode:
+        pytest.skip("no inspect_ai; MRSA_INSPECT_PYTHON names an interpreter that has it")
+    state = state_of(name)
+    (tmp_path / "run.json").write_text(export(state, "inspect"), encoding="utf-8")
+    line = [INSPECT_PYTHON, "-c", READ_LOG, str(tmp_path / "run.json")]
+    status, completion, traces = json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
+    assert status == ("success" if state.end else "started")
+    assert completion == (state.final.final_text if state.final else "")
+    assert traces == [row["trace_id"] for row in rows_of(name)]
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_command_writes_files_and_standard_output(
+    format_name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MRSA_HOME", str(tmp_path))
+    trail, out = TRAILS / "finished.jsonl", tmp_path / "new" / "run.json"
+    assert main(["export", str(trail), "--format", format_name]) == 0
+    printed = capsys.readouterr().out
+    assert main(["export", str(trail), "--format", format_name, "--out", str(out)]) == 0
+    assert out.read_text(encoding="utf-8") == printed == export(state_of("finished"), format_name)
+
+
+def test_command_refuses_to_replace_the_trail_and_files_without_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trail = tmp_path / "run.jsonl"
+    trail.write_bytes((TRAILS / "finished.jsonl").read_bytes())
+    assert main(["export", str(trail), "--format", "jsonl", "--out", str(trail)]) == 1
+    assert trail.read_bytes() == (TRAILS / "finished.jsonl").read_bytes()
+    trail.write_bytes(trail.read_bytes().split(b"\n", 1)[1])
+    assert main(["export", str(trail), "--format", "jsonl"]) == 1
+    assert "run_start" in capsys.readouterr().err
