@@ -12,8 +12,10 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 
+import jinja2
 from tokenizers import Tokenizer
 
 from markovian_rsa_mlx.method.prompts import PromptBuilder, PromptTemplate, build_segments, chat_frame
@@ -26,17 +28,22 @@ from training.records import Record, load_records
 from training.tokenizer import ReasonerTokenizer
 from training.traces import Chain, Pieces
 
-TEMPLATE = PromptTemplate.load("zaya_v1")
+TEMPLATES = {name: PromptTemplate.load(name) for name in ("zaya_v1", "rsa_v1")}
+JUDGE = jinja2.Template(files("markovian_rsa_mlx.method.templates").joinpath("judge_v1.j2").read_text("utf-8"))
 #: How often each kind of example is drawn.
-MIX = {"search": 0.32, "aggregate": 0.37, "sum": 0.16, "continue": 0.15}
+MIX = {"search": 0.33, "aggregate": 0.36, "sum": 0.12, "continue": 0.15, "judge": 0.04}
+#: How often an aggregation prompt has the layout `rsa_v1` instead of `zaya_v1`.
+OTHER_LAYOUT = 0.1
+#: How often a puzzle with three numbers, or with a target above 50, is kept.
+KEEP_THREE, KEEP_LARGE = 0.15, 0.25
 #: How many numbers the puzzles of the training have.
 COUNTS = (3, 4)
 #: Side branches of a search: right attempts, attempts that hit the target with wrong numbers; of a sum: other values.
-HITS = 5
+HITS = 6
 MISUSES = 2
 DRILLS = 7
 #: How often the model's own traces are used, where there are any: in aggregation prompts, in searches.
-HARVESTED_TAILS, HARVESTED_ATTEMPTS = 0.3, 0.1
+HARVESTED_TAILS, HARVESTED_ATTEMPTS = 0.65, 0.5
 
 
 def text_of(pieces: Pieces) -> str:
@@ -59,8 +66,9 @@ class Drawer:
 
     def aggregation(self, question: str, tails: Sequence[Tail]) -> list[int]:
         """Ids of the project's aggregation prompt."""
+        template = TEMPLATES["rsa_v1" if self.rng.random() < OTHER_LAYOUT else "zaya_v1"]
         segments = build_segments(
-            self.tokenizer, TEMPLATE, self.frame, problem=question, carry="tail", max_parents=len(tails)
+            self.tokenizer, template, self.frame, problem=question, carry="tail", max_parents=len(tails)
         )
         return list(PromptBuilder(self.tokenizer, segments, self.frame).build(tails).token_ids)
 
@@ -80,11 +88,9 @@ class Drawer:
             if drawn is None or puzzles.is_held_out(*drawn):
                 continue
             numbers, target = drawn
-            found = puzzles.solutions(numbers, target)
-            # Three numbers come more easily to a target than four; four with few solutions are hopeless.
-            if self.rng.random() < 0.75 if len(numbers) == 3 else len(found) < 4:
+            if self.rng.random() >= (KEEP_THREE if len(numbers) == 3 else 1) * (KEEP_LARGE if target > 50 else 1):
                 continue
-            if found:
+            if found := traces.solutions(numbers, target):
                 return numbers, target, found
 
     def question(self, numbers: tuple[int, ...], target: int) -> str:
@@ -109,16 +115,17 @@ class Drawer:
         Its wrong attempts are some of `failed`, or random ones where there are none.
         """
         rng = self.rng
-        count = 0 if rng.random() < 0.35 else rng.randint(1, 5)
+        count = 0 if rng.random() < 0.3 else rng.randint(1, 6)
         boundaries = [len(builder.trunk)]
         drawn = rng.sample(failed, min(count, len(failed))) or traces.wrong_attempts(rng, numbers, target, count)
         for chain in drawn:
-            builder.extend(traces.attempt(chain, "no", 0.0))
+            builder.extend(traces.failure(chain, numbers))
             boundaries.append(len(builder.trunk))
         for chain in rng.sample(found, min(HITS, len(found))):
             builder.fork(traces.attempt(chain, "ok", 1.0), rng.choice(boundaries))
+        hits = [chain for chain in failed if traces.value_of(chain) == target]
         for _ in range(MISUSES):
-            if chain := traces.misuse(rng, numbers, target):
+            if chain := rng.choice(hits) if hits and rng.random() < 0.7 else traces.misuse(rng, numbers, target):
                 builder.fork(traces.attempt(chain, "no", 0.0), rng.choice(boundaries))
         right = rng.choice(found)
         builder.extend(traces.attempt(right, "ok", 1.0))
@@ -132,28 +139,24 @@ class Drawer:
         text = "".join(text_of(traces.attempt(chain, "no", 0.0)) for chain in failed)
         if right is None:
             return text
-        shown = text_of(traces.attempt(right, "ok", 1.0))
-        if rng.random() < 0.45:  # a trace of a later round: it took the claim from a tail
-            text, shown = (text if rng.random() < 0.2 else ""), f"take {rng.randint(1, 4)}: {claim[7:]}{shown}"
-        return text + shown + claim + traces.CLOSE
+        return text + text_of(traces.attempt(right, "ok", 1.0)) + claim + traces.CLOSE
 
     def aggregate(self) -> Example:
-        """An aggregation prompt and a response that takes a claim, checks it, or searches."""
+        """An aggregation prompt and a response that checks what is claimed, or searches."""
         rng = self.rng
         numbers, target, found = self.puzzle()
-        beta, tau = rng.choice((60, 80, 96, 96, 112, 130)), rng.choice((20, 24, 24, 28, 32, 32, 40))
-        rate = rng.choice((0.0, 0.2, 0.4, 0.6, 0.9))
+        beta, tau = rng.choice((44, 52, 52, 52, 64, 80, 110)), rng.choice((24, 28, 32, 32, 32, 32, 40))
+        rate = rng.choice((0.0, 0.0, 0.15, 0.3, 0.6, 0.9))
         tails: list[Tail] = []
-        claims: list[tuple[int, Chain, int]] = []
-        for number in range(1, rng.choice((1, 2, 3, 4, 4, 4, 4)) + 1):
+        claims: list[tuple[Chain, int]] = []
+        for _ in range(rng.choice((1, 1, 2, 3, 4, 4, 4, 4))):
             right: Chain | None = rng.choice(found) if rng.random() < rate else None
             value = target
-            if rng.random() < 0.1:
+            if rng.random() < 0.08:
                 right, value = traces.false_claim(rng, numbers, target, rng.choice(found))
             claim = traces.solved(right, value) if right is not None else ""
             tails.append(self.tail(self.search_text(numbers, target, right, claim), beta, tau))
-            if right is not None and claim in tails[-1].text:
-                claims.append((number, right, value))
+            claims += reading.claims(tails[-1].text)
         builder = Builder(self.vocabulary, self.aggregation(self.question(numbers, target), tails))
         self.respond(builder, numbers, target, found, claims, [])
         return builder.build()
@@ -164,40 +167,69 @@ class Drawer:
         numbers: Sequence[int],
         target: int,
         found: list[Chain],
-        claims: list[tuple[int, Chain, int]],
+        claims: list[tuple[Chain, int]],
         failed: list[Chain],
     ) -> None:
-        """Take claims until one is correct, or search."""
+        """Check claimed solutions until one is correct, or search."""
         rng, start = self.rng, len(builder.trunk)
-        order = rng.sample(claims, len(claims))
-        taken: list[Pieces] = []
-        for number, chain, value in order:
-            right = traces.value_of(chain) == target and sorted(traces.numbers_of(chain)) == sorted(numbers)
-            verdict = "ok" if right and value == target else "no"
-            line = f"take {number}: {traces.expression(chain)} = {value}\n"
-            taken.append([(line, 2.0), *traces.attempt(chain, verdict, 1.0)])
-        # Any claim may be taken first: the others become side branches.
-        for pieces in taken[1:3]:
-            builder.fork(pieces, start)
-        for (_, chain, value), pieces in zip(order, taken, strict=True):
-            builder.extend(pieces)
-            if text_of(pieces).endswith(" ok\n"):
-                builder.extend(traces.conclusion(chain, value))
+        different = list(dict.fromkeys(chain for chain, _ in claims))
+        checks = [(chain, self.is_right(chain, numbers, target)) for chain in rng.sample(different, len(different))]
+        # Any claim may be checked first: the others become side branches.
+        for chain, right in checks[1:4]:
+            builder.fork(traces.attempt(chain, "ok" if right else "no", 1.0), start)
+        for chain, right in checks:
+            builder.extend(traces.attempt(chain, "ok" if right else "no", 1.0))
+            if right:
+                builder.extend(traces.conclusion(chain, target))
                 return
         self.search_on(builder, numbers, target, found, failed)
+
+    @staticmethod
+    def is_right(chain: Chain, numbers: Sequence[int], target: int) -> bool:
+        """Whether a chain solves the puzzle."""
+        return traces.value_of(chain) == target and sorted(traces.numbers_of(chain)) == sorted(numbers)
+
+    def judge(self) -> Example:
+        """A prompt that shows the tails of two attempts, and which is right after both are checked."""
+        rng = self.rng
+        numbers, target, found = self.puzzle()
+        tails, claims = [], []
+        for rate in rng.choice(((1, 0), (0, 1), (1, 0), (0, 1), (1, 1), (0, 0))):
+            right, value = (rng.choice(found), target) if rate else (None, target)
+            if right is None and rng.random() < 0.75:
+                right, value = traces.false_claim(rng, numbers, target, rng.choice(found))
+            claim = traces.solved(right, value) if right is not None else ""
+            tails.append(self.tail(self.search_text(numbers, target, right, claim), rng.choice((52, 80)), 32))
+            claims.append(reading.claims(tails[-1].text)[-1:])
+        prompt = JUDGE.render(problem=self.question(numbers, target).strip(), a=tails[0].text, b=tails[1].text)
+        builder = Builder(self.vocabulary, self.prompt(prompt))
+        for chain, _ in (claim for both in claims for claim in both):
+            verdict = "ok" if self.is_right(chain, numbers, target) else "no"
+            builder.extend(traces.attempt(chain, verdict, 1.0))
+        worth = [bool(c) + 2 * any(self.is_right(chain, numbers, target) for chain, _ in c) for c in claims]
+        builder.extend([(traces.CLOSE, 1.0)])
+        choice = "A" if worth[0] > worth[1] else "B" if worth[1] > worth[0] else rng.choice("AB")
+        builder.extend([(f"\\boxed{{{choice}}}{traces.END}", 1.0 if worth[0] == worth[1] else 2.0)])
+        return builder.build()
 
     def aggregate_harvested(self) -> Example:
         """As `aggregate`, with real tails of the model's own traces."""
         rng, record = self.rng, self.rng.choice(self.records)
-        tau, count = rng.choice((24, 28, 32, 32, 40)), rng.choice((1, 2, 3, 4, 4, 4, 4))
+        tau, count = rng.choice((28, 32, 32, 32, 40)), rng.choice((1, 1, 2, 3, 4, 4, 4, 4))
         traces_shown = rng.sample(rng.choice(record.rounds), count)
-        if rng.random() < 0.5:  # a puzzle that is mostly solved shows few searches: hide the claims
-            traces_shown = [trace[: rng.randint(30, 90)] for trace in traces_shown]
+        if rng.random() < 0.4:  # a puzzle that is mostly solved shows few searches: hide the claims
+            traces_shown = [self.before_claim(trace) for trace in traces_shown]
         tails = [self.cut(trace, tau) for trace in traces_shown]
-        claims = [(n, chain, value) for n, tail in enumerate(tails, 1) for chain, value in reading.claims(tail.text)]
+        claims = [claim for tail in tails for claim in reading.claims(tail.text)]
         builder = Builder(self.vocabulary, self.aggregation(self.question(record.numbers, record.target), tails))
         self.respond(builder, record.numbers, record.target, record.solutions, claims, record.failed)
         return builder.build()
+
+    def before_claim(self, trace: list[int]) -> list[int]:
+        """A trace cut before its first attempt that it calls right."""
+        text = self.tokenizer.decode(trace)
+        before = text[: reading.first_success(text)]
+        return self.tokenizer.encode(before) if before else trace[:1]
 
     def terms(self) -> list[int]:
         """Terms of a sum that is not held out."""
@@ -226,9 +258,11 @@ class Drawer:
         """A tail of a trace that began after line `start`; its last complete line and that line's value."""
         rng, lines = self.rng, []
         value = sum(terms[: start + 1])
-        wrong_at = rng.randrange(start + 1, len(terms)) if rng.random() < 0.08 and start + 1 < len(terms) else -1
+        before = value
+        wrong_at = rng.randrange(start + 1, len(terms)) if rng.random() < 0.15 and start + 1 < len(terms) else -1
         for index in range(start + 1, len(terms)):
-            error = rng.choice((-10, -1, 1, 10, 2, -20)) if index == wrong_at else 0
+            error = rng.choice((-10, -1, 1, 10, 2, -20, 100, -100)) if index == wrong_at else 0
+            before = value if index == wrong_at else before
             lines.append(traces.sum_line(terms, index, value, error))
             value += terms[index] + error
         text = "".join(lines) + f"total {value}\n" + traces.CLOSE
@@ -236,6 +270,8 @@ class Drawer:
         shown = [line for line in lines if line in tail.text]
         if not shown:
             return tail, -1, 0
+        if any(line.startswith(f"{wrong_at}: ") for line in shown):  # the error can be seen: that line is done again
+            return tail, wrong_at - 1, before
         last = int(shown[-1].split(":")[0])
         result = int(shown[-1].split("=")[-1])
         return tail, (last + 1 if f"total {value}\n" in tail.text else last), result
@@ -243,7 +279,7 @@ class Drawer:
     def continue_sum(self) -> Example:
         """Return an aggregation prompt of a running sum. The response continues after the furthest line."""
         rng, terms = self.rng, self.terms()
-        start = len(terms) - 1 if rng.random() < 0.12 else int(len(terms) * rng.random() ** 2)
+        start = len(terms) - 1 if rng.random() < 0.15 else int(len(terms) * rng.random() ** 1.5)
         beta, tau = rng.choice((40, 48, 56, 64, 64, 72, 96)), rng.choice((32, 32, 36, 40, 48))
         tails, states = [], []
         for _ in range(rng.choice((1, 2, 3, 4, 4, 4, 4))):
@@ -275,6 +311,7 @@ class Drawer:
             "aggregate": aggregate,
             "sum": self.sum,
             "continue": self.continue_sum,
+            "judge": self.judge,
         }
         return kinds[self.rng.choices(list(MIX), list(MIX.values()))[0]]()
 

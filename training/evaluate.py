@@ -10,6 +10,7 @@ import argparse
 import random
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +45,16 @@ class Setting:
     rounds: int = 2
 
 
-def countdown(count: int, offset: int = 0) -> list[Problem]:
-    """Held-out puzzles of the demo's distribution."""
-    drawn = [puzzles.demo_puzzle(offset + seed) for seed in range(count)]
-    return [Problem(p.question, lambda text, p=p: puzzles.check(text, p)) for p in drawn]  # type: ignore[misc]
+def countdown(count: int, seed: str = "evaluate") -> list[Problem]:
+    """Held-out puzzles of four numbers from 1 to 20 with targets from 10 to 50, whatever the number of solutions."""
+    rng, found = random.Random(f"{seed} countdown"), []
+    while len(found) < count:
+        drawn = puzzles.draw(rng, (4, 4))
+        if drawn is None or drawn[1] > 50 or not puzzles.is_held_out(*drawn):
+            continue
+        puzzle = puzzles.Puzzle(puzzles.ask(*drawn, rng.randrange(3), False), *drawn)
+        found.append(Problem(puzzle.question, lambda text, p=puzzle: puzzles.check(text, p)))  # type: ignore[misc]
+    return found
 
 
 def chain_sum(count: int, terms: tuple[int, int] = (8, 12), offset: int = 0) -> list[Problem]:
@@ -111,6 +118,17 @@ class Evaluator:
         count = len(outputs) // len(problems)
         return [bool(a) and problems[i // count].right(a) for i, a in enumerate(self.answers(outputs))]
 
+    def vote(self, problems: Sequence[Problem], samples: Sequence[list[list[int]]]) -> float:
+        """How often the most frequent answer of all samples (each of some traces per problem) is right."""
+        answers, won = [self.answers(outputs) for outputs in samples], 0
+        for index, problem in enumerate(problems):
+            counts = Counter[str]()
+            for own in answers:
+                count = len(own) // len(problems)
+                counts.update(answer for answer in own[index * count : (index + 1) * count] if answer)
+            won += bool(counts) and problem.right(counts.most_common(1)[0][0])
+        return won / len(problems)
+
     def lineage(self, problems: Sequence[Problem], size: int, setting: Setting, first: list[list[int]]) -> list[float]:
         """Mean correctness by round, from the given round 0."""
         outputs, means = first, [self.right(problems, first)]
@@ -138,6 +156,7 @@ def main() -> None:
     parser.add_argument("--beta", type=int, default=52)
     parser.add_argument("--tau", type=int, default=32)
     parser.add_argument("--temperature", type=float, default=0.8)
+    parser.add_argument("--sum-rounds", type=int, default=4)
     parser.add_argument("--show", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -149,10 +168,12 @@ def main() -> None:
     if problems:
         first = run.start(problems, setting)
         right = run.right(problems, first)
-        rates = [sum(right[i * 8 : i * 8 + 8]) for i in range(len(problems))]
-        print("single", sum(right) / len(right), "right of 8 by puzzle", sorted(rates), flush=True)
+        print("single", sum(right) / len(right), "vote of 8", run.vote(problems, [first]), flush=True)
         for size in (4, 1):
-            print(f"countdown C={size}", [round(m, 3) for m in run.lineage(problems, size, setting, first)], flush=True)
+            means = run.lineage(problems, size, setting, first)
+            print(
+                f"countdown C={size}", [round(m, 3) for m in means], "vote", run.vote(problems, [run.last]), flush=True
+            )
             for index in range(options.show):
                 print(
                     "---",
@@ -161,10 +182,13 @@ def main() -> None:
                     run.tokenizer.decode(first[8 * index]),
                 )
                 print("  > ", run.tokenizer.decode(run.last[8 * index]))
+        more = [run.start(problems, setting) for _ in range(2)]
+        print("vote of 24", run.vote(problems, [first, *more]), flush=True)
     if options.sums:
-        sums, setting = chain_sum(options.sums), Setting(64, 40, 0.6, rounds=4)
+        sums, setting = chain_sum(options.sums), Setting(64, 40, 0.6, rounds=options.sum_rounds)
         first = run.start(sums, setting)
-        print("sums C=4", [round(m, 3) for m in run.lineage(sums, 4, setting, first)])
+        for size in (4, 1):
+            print(f"sums C={size}", [round(m, 3) for m in run.lineage(sums, size, setting, first)], flush=True)
         free = run.start(sums, Setting(240, 40, 0.6))
         print("sums one trace without a limit", sum(run.right(sums, free)) / len(free))
         for index in range(options.show):

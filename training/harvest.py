@@ -1,4 +1,4 @@
-"""Samples traces of the checkpoint on training puzzles, for the last stage of training.
+"""Samples traces of the latest checkpoint on training puzzles, beside the training, until it is stopped.
 
 Their tails replace simulated ones in aggregation prompts, and their failed attempts the random ones. Nothing
 that the model computed is learned from: results, verdicts and responses are always computed again and exact.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import random
+import time
 from pathlib import Path
 
 import torch
@@ -16,8 +17,9 @@ from tokenizers import Tokenizer
 
 from training import reading
 from training.evaluate import Evaluator, Problem, Setting, load
+from training.model import Llama
 from training.records import Record
-from training.traces import numbers_of, value_of
+from training.traces import is_dead
 
 
 def harvest(evaluator: Evaluator, count: int, setting: Setting) -> list[Record]:
@@ -32,30 +34,48 @@ def harvest(evaluator: Evaluator, count: int, setting: Setting) -> list[Record]:
         own = [outputs[index * setting.population : (index + 1) * setting.population] for outputs in rounds]
         texts = [evaluator.tokenizer.decode(trace) for trace in own[0]]
         tried = {chain for text in texts for chain in reading.attempts(text)}
-        failed = [c for c in tried if value_of(c) != target or sorted(numbers_of(c)) != sorted(numbers)]
+        failed = {chain for chain in tried if is_dead(chain, numbers, target)}
         records.append(Record(numbers, target, found, own, sorted(failed)))
     return records
 
 
+def wait_for_checkpoint(path: Path, tokens: int) -> tuple[Llama, int]:
+    """The latest checkpoint, once it has seen at least `tokens` tokens."""
+    while True:
+        if path.exists():
+            model, seen = load(path)
+            if seen >= tokens:
+                return model, seen
+        time.sleep(5.0)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Sample the checkpoint on training puzzles.")
+    parser = argparse.ArgumentParser(description="Sample the latest checkpoint on training puzzles.")
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--puzzles", type=int, default=150)
-    parser.add_argument("--beta", type=int, default=96)
+    parser.add_argument("--after", type=int, default=4_000_000, help="tokens that the checkpoint has seen at least")
+    parser.add_argument("--puzzles", type=int, default=20, help="puzzles of a file")
+    parser.add_argument("--keep", type=int, default=40, help="files that are kept, the newest")
+    parser.add_argument("--beta", type=int, default=52)
     parser.add_argument("--tau", type=int, default=32)
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    model, tokens = load(options.work / "checkpoint.pt")
-    evaluator = Evaluator(model, Tokenizer.from_file(str(options.work / "model" / "tokenizer.json")), options.seed)
-    evaluator.drawer.rng = random.Random(f"harvest {options.seed}")
+    tokenizer = Tokenizer.from_file(str(options.work / "model" / "tokenizer.json"))
     folder = options.work / "harvest"
     folder.mkdir(exist_ok=True)
-    setting = Setting(options.beta, options.tau, temperature=1.0, rounds=1)
-    for part in range(0, options.puzzles, 25):
-        records = harvest(evaluator, 25, setting)
-        (folder / f"{options.seed:02d}-{part:05d}.pkl").write_bytes(pickle.dumps(records))
-        print(f"{part + 25} puzzles, model of {tokens} tokens", flush=True)
+    setting = Setting(options.beta, options.tau, temperature=0.9, rounds=1)
+    number = max((int(file.stem) for file in folder.glob("*.pkl")), default=-1) + 1
+    while True:
+        model, tokens = wait_for_checkpoint(options.work / "checkpoint.pt", options.after)
+        evaluator = Evaluator(model, tokenizer, options.seed + number)
+        evaluator.drawer.rng = random.Random(f"harvest {options.seed} {number}")
+        part = folder / f"{number:05d}.part"
+        part.write_bytes(pickle.dumps(harvest(evaluator, options.puzzles, setting)))
+        part.replace(part.with_suffix(".pkl"))
+        for old in sorted(folder.glob("*.pkl"))[: -options.keep]:
+            old.unlink()
+        print(f"file {number}: {options.puzzles} puzzles, model of {tokens} tokens", flush=True)
+        number += 1
 
 
 if __name__ == "__main__":

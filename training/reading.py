@@ -7,6 +7,8 @@ import re
 from training.traces import Chain, value_of
 
 _ATTEMPT = re.compile(r"^(\d+)((?:[-+*/]\d+=-?\d+)+) (?:no|ok)$", re.MULTILINE)
+#: Of whole lines only: the first line of a tail may lack its beginning.
+_SUCCESS = re.compile(r"(?<=\n)(\d+)((?:[-+*/]\d+=-?\d+)+) ok\n", re.MULTILINE)
 _CLAIM = re.compile(r"^solved (\(*)(\d+)((?: [-+*/] \d+\)?)+) = (\d+)\n", re.MULTILINE)
 
 
@@ -20,9 +22,19 @@ def attempts(text: str) -> list[Chain]:
     return found
 
 
+def first_success(text: str) -> int:
+    """Where the first attempt that the trace calls right begins; the length of the text if there is none."""
+    found = re.search(r"^\d\S* ok$|^solved ", text, re.MULTILINE)
+    return found.start() if found else len(text)
+
+
 def claims(text: str) -> list[tuple[Chain, int]]:
-    """The chains and values of all complete, well-formed `solved` lines whose steps have results."""
+    """The chains and values of all attempts called right and all complete `solved` lines, whose steps have results."""
     found = []
+    for first, steps in _SUCCESS.findall(text):
+        chain = (int(first), tuple((op, int(n)) for op, n in re.findall(r"([-+*/])(\d+)=", steps)))
+        if value_of(chain) is not None:
+            found.append((chain, int(steps.rsplit("=", 1)[1])))
     for opening, first, rest, value in _CLAIM.findall(text):
         steps = re.findall(r" ([-+*/]) (\d+)(\)?)", rest)
         closing = [bool(close) for _, _, close in steps]

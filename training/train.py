@@ -218,6 +218,8 @@ def train(options: argparse.Namespace) -> None:
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         tokens, steps, seconds = state["tokens"], state["steps"], state["seconds"]
+    elif options.begin_with is not None:
+        model.load_state_dict(torch.load(options.begin_with)["model"])
     assistant = Assistant.start(model.share_memory(), options) if options.assistant else None
     stream = batches(options.work / "shards", options.batch, random.Random(f"{options.seed} {steps}"))
     last = saved_at = time.monotonic()
@@ -263,6 +265,7 @@ def main() -> None:
     parser.add_argument("--stop-at", type=int, help="stop earlier, with the schedule of --tokens")
     parser.add_argument("--hold", type=float, default=0.6, help="part of the tokens before annealing")
     parser.add_argument("--batch", type=int, default=3600)
+    parser.add_argument("--begin-with", type=Path, help="a checkpoint whose weights the training begins with")
     parser.add_argument("--assistant", action="store_true", help="a second process adds gradients")
     parser.add_argument("--assistant-core", type=int)
     parser.add_argument("--muon", type=float, default=0.02)

@@ -80,6 +80,7 @@ class _Tokenizer:
     end_of_thinking: tuple[tuple[int, ...], ...] = ()
     eos_ids: frozenset[int] = frozenset()
     control_ids: frozenset[int] = frozenset()
+    reserved: dict[str, int] = {}  # noqa: RUF012
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from markovian_rsa_mlx import reasoner
+from markovian_rsa_mlx.errors import PromptError
 from markovian_rsa_mlx.reasoner import puzzles
 
 PUZZLE = puzzles.Puzzle("?", (13, 7, 18, 8), 100)
@@ -43,6 +48,15 @@ def test_demo_puzzles_are_held_out_and_have_solutions() -> None:
         assert reasoner.can_answer(puzzle.question)
 
 
+def test_demo_sums_are_held_out_and_longer_than_a_trace() -> None:
+    for seed in range(30):
+        question = puzzles.demo_sum(seed)
+        assert question == puzzles.demo_sum(seed)
+        assert reasoner.can_answer(question)
+        assert puzzles.is_sum_held_out(question.split(":")[1])
+        assert 8 <= len(re.findall(r"\d+", question)) <= 10
+
+
 def test_held_out_ignores_the_order_of_the_numbers_and_takes_about_a_tenth() -> None:
     assert puzzles.is_held_out((1, 2, 3), 7) == puzzles.is_held_out((3, 1, 2), 7)
     share = sum(puzzles.is_held_out((a, b, 5), 40) for a in range(60) for b in range(a, 60)) / 1830
@@ -74,3 +88,54 @@ def test_chains_use_every_number_once_and_stay_in_bounds() -> None:
 )
 def test_can_answer_recognises_the_trained_wordings(problem: str, known: bool) -> None:
     assert reasoner.can_answer(problem) is known
+
+
+SUM = "State the final answer to the following arithmetic problem: 12 + 30 ="
+PUZZLE_OF_24 = "Calculate 24 using all of these numbers: 3, 8, 1.\nEach number may be used at most once."
+
+
+@pytest.mark.parametrize(
+    ("question", "worded"),
+    [
+        (SUM, SUM),
+        ("12+30", SUM),
+        ("What is 12+30?", SUM),
+        (" what's  12 + 30 ?\n", SUM),
+        ("compute 12 + 30 =", SUM),
+        ("12 \u2212 30", SUM.replace("+", "-")),
+        (PUZZLE_OF_24 + "\n", PUZZLE_OF_24 + "\n"),  # as trained: a recorded run resumes with the same text
+        (PUZZLE_OF_24.replace("\n", " ").rstrip("."), PUZZLE_OF_24),
+        ("calculate 24 using all of these numbers: 3, 8 and 1", PUZZLE_OF_24),
+        ("12 * 30", None),
+        ("1 + 1", None),
+        ("12 + 30 and who wrote Faust?", None),
+        ("+".join(["12"] * 13), None),
+    ],
+)
+def test_other_wordings_of_the_same_question_are_worded_as_trained(question: str, worded: str | None) -> None:
+    assert puzzles.trained_wording(question) == worded
+    assert reasoner.can_answer(question) is (worded is not None)
+
+
+@given(st.integers(0, 300), st.booleans(), st.sampled_from([" ", "\n", "  \n\t"]), st.booleans())
+def test_white_space_case_and_the_last_full_stop_do_not_matter(
+    seed: int, lower: bool, space: str, stopped: bool
+) -> None:
+    question = puzzles.demo_puzzle(seed).question
+    changed = space.join(question.split())
+    changed = changed.lower() if lower else changed
+    assert (puzzles.trained_wording(changed if stopped else changed.rstrip(".")) or "").strip() == question.strip()
+
+
+@pytest.mark.parametrize("example", reasoner.EXAMPLES)
+def test_examples_are_accepted_and_can_be_checked(example: str) -> None:
+    assert reasoner.can_answer(example)
+    judge = reasoner.answer_checker(example)
+    assert judge is not None
+    assert sum(map(judge, ("3 * 7 + 11", "8 * 3 * (2 - 1)", "25"))) == 1
+
+
+def test_refusal_shows_the_examples() -> None:
+    with pytest.raises(PromptError) as refused:
+        reasoner.as_trained("Who wrote Faust?")
+    assert all(f"\n  {example}" in str(refused.value) for example in reasoner.EXAMPLES)

@@ -12,7 +12,7 @@ from markovian_rsa_mlx import reasoner
 from markovian_rsa_mlx.reasoner import puzzles
 
 pytest.importorskip("training.data")
-from training import traces
+from training import data, reading, traces
 from training.data import Drawer
 from training.examples import Builder, encode_pieces
 
@@ -36,6 +36,45 @@ def test_an_attempt_and_its_conclusion_read_as_specified() -> None:
     )
     puzzle = puzzles.Puzzle("?", (7, 8, 13, 18), 100)
     assert puzzles.check(traces.expression(CHAIN), puzzle)
+
+
+def test_chains_that_differ_in_the_order_of_equal_operations_are_one_attempt() -> None:
+    same = [
+        (3, (("+", 9), ("-", 2), ("+", 5))),
+        (9, (("-", 2), ("+", 3), ("+", 5))),
+        (5, (("+", 9), ("+", 3), ("-", 2))),
+    ]
+    assert {traces.canonical(chain) for chain in same} == {(9, (("+", 5), ("+", 3), ("-", 2)))}
+    assert traces.canonical((4, (("/", 2), ("*", 9), ("+", 1)))) == (9, (("*", 4), ("/", 2), ("+", 1)))
+
+
+def test_canonical_form_keeps_numbers_and_value() -> None:
+    rng = random.Random(2)
+    for _ in range(500):
+        chain = traces.random_chain(rng, [rng.randint(1, 20) for _ in range(4)])
+        if chain is not None:
+            changed = traces.canonical(chain)
+            assert traces.value_of(changed) == traces.value_of(chain)
+            assert sorted(traces.numbers_of(changed)) == sorted(traces.numbers_of(chain))
+            assert traces.canonical(changed) == changed
+
+
+def test_attempt_is_given_up_only_where_its_last_number_cannot_help() -> None:
+    numbers, target = (7, 8, 13, 18), 100
+    assert traces.given_up((18, (("+", 7), ("-", 13), ("*", 8))), numbers, target) == (18, (("+", 7), ("-", 13)))
+    hopeful = (13, (("-", 7), ("*", 18), ("+", 8)))  # 108 + 8, where 108 - 8 is right
+    assert traces.given_up(hopeful, numbers, target) == hopeful
+    assert not traces.is_dead((*hopeful[:1], hopeful[1][:-1]), numbers, target)
+    misused = (13, (("-", 7), ("*", 18), ("-", 7)))
+    assert traces.is_dead(misused, numbers, target)
+    assert traces.given_up(misused, numbers, target) == misused
+
+
+def test_claims_are_whole_attempts_called_right_and_solved_lines() -> None:
+    tail = "7=108-8=100 ok\n13-7=6*18=108-8=100 ok\nsolved ((13 - 7) * 18) - 8 = 100\nsolved ((13 - 7) *"
+    assert reading.claims(tail) == [(CHAIN, 100)] * 2
+    assert reading.first_success("18+7=25 no\n13-7=6*18=108-8=100 ok\n") == len("18+7=25 no\n")
+    assert reading.first_success("18+7=25 no\n") == len("18+7=25 no\n")
 
 
 def test_choices_of_a_wrong_attempt_have_no_loss_and_its_verdict_has(tokenizer: Tokenizer) -> None:
@@ -68,7 +107,7 @@ def test_no_held_out_puzzle_is_drawn_for_training(drawer: Drawer) -> None:
 
 
 def test_every_kind_of_example_fits_and_has_loss_only_in_its_response(drawer: Drawer) -> None:
-    for draw in (drawer.search, drawer.aggregate, drawer.sum, drawer.continue_sum):
+    for draw in (drawer.search, drawer.aggregate, drawer.sum, drawer.continue_sum, drawer.judge):
         for _ in range(25):
             example = draw()
             text = drawer.vocabulary.decode(example.ids[example.branch == 0].tolist(), skip_special_tokens=False)
@@ -78,7 +117,8 @@ def test_every_kind_of_example_fits_and_has_loss_only_in_its_response(drawer: Dr
             assert text.count("</think>") == 1
 
 
-def test_an_aggregation_prompt_of_four_tails_is_short(drawer: Drawer) -> None:
+def test_an_aggregation_prompt_of_four_tails_is_short(drawer: Drawer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "OTHER_LAYOUT", 0.0)
     text = "".join(piece for piece, _ in traces.attempt(CHAIN, "no", 0.0)) * 6
     tails = [drawer.tail(text, beta=96, tau=32) for _ in range(4)]
     question = puzzles.ask((7, 8, 13, 18), 100, 0, instructions=True)

@@ -11,16 +11,20 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
-from .puzzles import INSTRUCTIONS, WORDINGS, Puzzle, check, demo_puzzle, evaluate, is_held_out
+from ..errors import PromptError
+from .puzzles import WORDINGS, Puzzle, check, demo_puzzle, demo_sum, evaluate, is_held_out, trained_wording
 
 __all__ = [
     "CAPABILITIES",
+    "EXAMPLES",
     "MODEL_ID",
     "Puzzle",
     "answer_checker",
+    "as_trained",
     "can_answer",
     "check",
     "demo_puzzle",
+    "demo_sum",
     "is_held_out",
     "model_path",
 ]
@@ -34,13 +38,12 @@ CAPABILITIES = (
     "`chain_sum`. It cannot answer other questions."
 )
 
-_COUNTDOWN = "|".join(
-    re.escape(wording).replace(r"\{numbers\}", r"\d{1,2}(?:, \d{1,2}){2,3}").replace(r"\{target\}", r"\d{2}")
-    for wording in WORDINGS
+#: Questions that it accepts, to copy.
+EXAMPLES = (
+    "Using all the numbers 3, 7, 11, create an expression that equals 32.",
+    "Calculate 24 using all of these numbers: 3, 8, 1, 2.",
+    "What is 12 + 30 - 17?",
 )
-_INSTRUCTIONS = re.escape(INSTRUCTIONS.removeprefix("{question}").rstrip())
-_CHAIN_SUM = r"State the final answer to the following arithmetic problem: \d{2}(?: [+-] \d{2}){1,11} ="
-_KNOWN = re.compile(rf"(?:(?:{_COUNTDOWN})(?:{_INSTRUCTIONS})?|{_CHAIN_SUM})\s*")
 
 
 def model_path() -> Path:
@@ -49,14 +52,28 @@ def model_path() -> Path:
 
 
 def can_answer(problem: str) -> bool:
-    """Return whether `problem` is worded like the problems that the model was trained on."""
-    return _KNOWN.fullmatch(problem) is not None
+    """Return whether `problem` asks for what the model was trained on (see `puzzles.trained_wording`)."""
+    return trained_wording(problem) is not None
+
+
+def as_trained(problem: str) -> str:
+    """Return `problem` in the wording that the model was trained on. Raise `PromptError` for another question."""
+    worded = trained_wording(problem)
+    if worded is None:
+        examples = "".join(f"\n  {example}" for example in EXAMPLES)
+        raise PromptError(
+            f"The embedded reasoner was not trained for this question. {CAPABILITIES} "
+            f"It accepts, for example:{examples}"
+        )
+    return worded
 
 
 def answer_checker(problem: str) -> Callable[[str], bool] | None:
     """Return a function that checks an answer by exact arithmetic, or None for a question it was not trained on."""
-    if not can_answer(problem):
+    worded = trained_wording(problem)
+    if worded is None:
         return None
+    problem = worded
     for wording in WORDINGS:
         pattern = re.escape(wording).replace(r"\{numbers\}", r"([\d, ]+)").replace(r"\{target\}", r"(\d+)")
         if match := re.match(pattern, problem):

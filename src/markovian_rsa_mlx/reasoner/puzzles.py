@@ -39,6 +39,10 @@ Final answer format instructions:
 5. Do not include any other text or formatting.
 """
 
+#: The wording of reasoning-gym's `chain_sum`.
+SUM_WORDING = "State the final answer to the following arithmetic problem: {terms} ="
+_MAX_TERMS = 12
+
 Step = tuple[str, int]
 Chain = tuple[int, tuple[Step, ...]]
 
@@ -109,6 +113,74 @@ def ask(numbers: Sequence[int], target: int, wording: int, instructions: bool) -
     return INSTRUCTIONS.format(question=question) if instructions else question
 
 
+def trained_wording(question: str) -> str | None:
+    """Return `question` in the wording that the model was trained on, or None if it asks for something else.
+
+    A question in such a wording is returned as it is. Other white space, case, quotation marks and dashes, missing full
+    stops, missing rules of a Countdown puzzle and plain sums ("12+30", "What is 12 + 30?") ask for the same, so they
+    are worded again. Numbers, their order and signs stay. Sums have terms of two digits only, as in training.
+    """
+    if _KNOWN.fullmatch(question):
+        return question
+    flat = " ".join(question.translate(_PLAIN).split())
+    if match := _QUOTED.fullmatch(flat):
+        flat = match["text"]
+    body = _LOOSE_INSTRUCTIONS.sub("", flat)
+    for wording, pattern in zip(WORDINGS, _LOOSE_WORDINGS, strict=True):
+        if match := pattern.fullmatch(body):
+            numbers = ", ".join(_NUMBER.findall(match["numbers"]))
+            worded = wording.format(numbers=numbers, target=match["target"])
+            return INSTRUCTIONS.format(question=worded) if body != flat else worded
+    if match := _LOOSE_SUM.fullmatch(flat):
+        return SUM_WORDING.format(terms=" ".join(re.findall(r"[+-]|[0-9]+", match["terms"])))
+    return None
+
+
+def _exactly(wording: str) -> str:
+    return re.escape(wording).replace(r"\{numbers\}", r"\d{1,2}(?:, \d{1,2}){2,3}").replace(r"\{target\}", r"\d{2}")
+
+
+def _loosely(wording: str) -> re.Pattern[str]:
+    """Return a pattern for a wording on one line, in any case, whose second sentence and full stops may be missing."""
+    task, rule = (re.escape(sentence.rstrip(".")) for sentence in wording.split("\n"))
+    task = task.replace(",", " ?,?").replace(":", " ?:?").replace(r"\{target\}", r"(?P<target>\d{2})")
+    task = task.replace(
+        r"\{numbers\}", r"[\[(]? ?(?P<numbers>\d{1,2}(?:(?: ?[,;] ?(?:and )?| (?:and )?)\d{1,2}){2,3}) ?[\])]?"
+    )
+    return re.compile(rf"{task} ?[.:?!]?(?: {rule} ?[.!]?)?", re.IGNORECASE | re.ASCII)
+
+
+#: Characters that look like the trained ones, and invisible ones.
+_PLAIN = str.maketrans(
+    dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u00b4`", "'")
+    | dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb", '"')
+    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212\ufe63\uff0d", "-")
+    | {"\uff0b": "+", "\uff1d": "=", "\uff1f": "?", "\u2044": "/"}
+    | dict.fromkeys("\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff")
+)
+_QUOTED = re.compile(r"""(?P<mark>["'])(?P<text>[^"].*)(?P=mark)""")
+_NUMBER = re.compile(r"[0-9]+")
+_SUM_TERMS = rf"\d{{2}}(?: [+-] \d{{2}}){{1,{_MAX_TERMS - 1}}}"
+_KNOWN = re.compile(
+    rf"(?:(?:{'|'.join(map(_exactly, WORDINGS))})(?:{re.escape(INSTRUCTIONS.removeprefix('{question}').rstrip())})?"
+    rf"|{re.escape(SUM_WORDING).replace(re.escape('{terms}'), _SUM_TERMS)})\s*",
+    re.ASCII,
+)
+_LOOSE_WORDINGS = tuple(map(_loosely, WORDINGS))
+_LOOSE_SUM = re.compile(
+    r"(?:(?:state the final answer to the following arithmetic problem|(?:what|how much) is|what's|what does|calculate"
+    r"|compute|evaluate|solve)(?: ?: ?| ))?"
+    rf"(?P<terms>\d{{2}}(?: ?[+-] ?\d{{2}}){{1,{_MAX_TERMS - 1}}})(?: equals?)? ?=? ?[?.!]*",
+    re.IGNORECASE | re.ASCII,
+)
+_LOOSE_INSTRUCTIONS = re.compile(
+    " "
+    + re.escape(" ".join(INSTRUCTIONS.removeprefix("{question}").split()).rstrip(".")).replace(r"\ a\ ", r"\ an?\ ")
+    + r" ?\.?",
+    re.IGNORECASE | re.ASCII,
+)
+
+
 def draw(rng: random.Random, counts: tuple[int, int] = COUNTS) -> tuple[tuple[int, ...], int] | None:
     """Draw numbers and the result of a random chain over them. Return None if it is not a valid target."""
     numbers = tuple(rng.randint(*VALUES) for _ in range(rng.randint(*counts)))
@@ -129,6 +201,18 @@ def demo_puzzle(seed: int) -> Puzzle:
             continue
         if len(solutions(*drawn)) >= MIN_SOLUTIONS:
             return Puzzle(ask(*drawn, rng.randrange(len(WORDINGS)), rng.random() < 0.5), *drawn)
+
+
+def demo_sum(seed: int) -> str:
+    """Return the question of a held-out sum of 8 to 10 terms, more than the embedded model writes in one trace."""
+    rng = random.Random(f"demo sum {seed}")
+    while True:
+        terms = [str(rng.randint(10, 99))]
+        for _ in range(rng.randint(8, 10) - 1):
+            terms += [rng.choice("+-"), str(rng.randint(10, 99))]
+        expression = " ".join(terms)
+        if is_sum_held_out(expression):
+            return SUM_WORDING.format(terms=expression)
 
 
 def evaluate(node: ast.expr) -> Fraction:
