@@ -28,6 +28,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("tail_tokens", "Full", 'or "full"'),
     ("tail_tokens", 16_001, "at most thinking_tokens, 16000"),
     ("final_tokens", 0, WHOLE),
+    ("answer_tokens", -1, "or unset"),
+    ("answer_tokens", "16", "or unset"),
     ("final_candidates", -1, "or unset"),
     ("final_candidates", 3, "at most the population, 2"),
     ("temperature", -0.1, "a number from 0 to 10"),
@@ -47,8 +49,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("seed", 2**63, "or unset"),
     ("carry", "tails", "tail | answer | summary"),
     ("carry", None, "tail | answer | summary"),
-    ("template", " ", "zaya_v1 or the path"),
-    ("template", 1, "zaya_v1 or the path"),
+    ("template", " ", "zaya_v1, rsa_v1, open_v1 or the path"),
+    ("template", 1, "zaya_v1, rsa_v1, open_v1 or the path"),
     ("summary_prompt", " ", "or unset"),
     ("enable_thinking", 1, "true or false"),
     ("answer_selection", "vote", "single | majority | final_aggregation"),
@@ -61,6 +63,16 @@ BAD: list[tuple[str, Any, str]] = [
     ("token_budget", 0, "or unset"),
     ("time_budget_s", 0, "or unset"),
     ("time_budget_s", float("inf"), "or unset"),
+    ("tail_order", "random", "drawn | shared"),
+    ("kv_bits", 4, "8, or unset"),
+    ("early_stop", True, "off | agreement | posterior"),
+    ("stop_confidence", 0.4, "a number from 0.5 to 1"),
+    ("response_schema", "{}", "a JSON Schema"),
+    ("response_schema", [{}], "50 levels deep, or unset"),
+    ("trace_confidence", 1, "true or false"),
+    ("aggregation_adapter", " ", "or unset"),
+    ("thinking_marks", ("<hmm>",), "or unset"),
+    ("thinking_marks", ("<hmm>", "<hmm>"), "two different texts"),
 ]
 
 
@@ -79,7 +91,7 @@ def test_every_setting_has_a_value_that_is_refused() -> None:
     assert {name for name, _, _ in BAD} == set(FIELD_NAMES)
 
 
-@pytest.mark.parametrize("value", [[], {}, [1], object(), b"1"])
+@pytest.mark.parametrize("value", [[], {1: {2}}, [1], object(), b"1"])
 def test_a_value_of_any_type_is_refused_politely(value: Any) -> None:
     for name in FIELD_NAMES:
         with pytest.raises(ConfigError, match=f"^{name} must be "):
@@ -203,7 +215,7 @@ def test_toml_without_a_profile_goes_over_the_base(tmp_path: Path) -> None:
     ("content", "complaint"),
     [
         (b"rounds = ", "not valid TOML"),
-        (b"\xff\xfe", "not valid TOML"),
+        (b"\xff", "not UTF-8 text"),
         (b"round = 3", "Did you mean rounds"),
         (b"[rsa]\nrounds = 3", "'rsa' is not a setting"),
         (b"profile = 'nosuch'", "'nosuch' is not a profile"),
@@ -231,3 +243,37 @@ def test_settings_survive_json() -> None:
 def test_settings_cannot_be_changed_in_place() -> None:
     with pytest.raises(AttributeError):
         RSAConfig().rounds = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("final_tokens", "answer_tokens", "kept"),
+    [
+        (40, None, 16),
+        (52, None, 16),
+        (400, None, 100),
+        (16_000, None, 1_024),
+        (20, None, 10),
+        (1, None, 0),
+        (40, 16, 16),
+        (40, 0, 0),
+        (40, 30, 20),
+        (16_000, 5_000, 5_000),
+    ],
+)
+def test_answer_tokens_are_kept_back_and_never_more_than_half(
+    final_tokens: int, answer_tokens: int | None, kept: int
+) -> None:
+    config = RSAConfig(final_tokens=final_tokens, answer_tokens=answer_tokens)
+    assert config.answer_reserve == kept
+    limits = [config.close_thinking_at(t, closing_tokens=3) for t in range(4)]
+    expected = final_tokens - kept if kept > 3 else None
+    assert limits == [None, None, expected, expected]
+    assert any("answer_tokens" in warning for warning in config.warnings()) == (answer_tokens == 30)
+
+
+def test_settings_of_an_older_file_keep_no_answer_tokens() -> None:
+    recorded = RSAConfig().to_dict()
+    del recorded["answer_tokens"]
+    assert RSAConfig.from_recorded(recorded | {"of_a_newer_version": 1}).answer_tokens == 0
+    assert RSAConfig.from_mapping(recorded).answer_tokens == 0
+    assert RSAConfig.from_mapping({"final_tokens": 100}).answer_tokens is None

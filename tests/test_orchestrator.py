@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from markovian_rsa_mlx import reasoner
 from markovian_rsa_mlx.audit.events import (
     AggregationPromptEvent,
     ErrorEvent,
@@ -193,7 +194,13 @@ def test_prefill_and_decode_are_bounded_whatever_t_and_beta(beta: int, tau: int,
     longest: dict[str, int] = Counter()
     backend = FakeEngine(lambda request, rng: "endless " * 100)
     config = small(
-        rounds=5, aggregation_size=size, thinking_tokens=beta, tail_tokens=tau, final_tokens=70, final_candidates=0
+        rounds=5,
+        aggregation_size=size,
+        thinking_tokens=beta,
+        tail_tokens=tau,
+        final_tokens=70,
+        answer_tokens=0,
+        final_candidates=0,
     )
     result = run(backend, config)
     (setup,) = of(result.events, RunSetupEvent)
@@ -419,7 +426,7 @@ def answering(answers: dict[str, str]) -> FakeEngine:
     return FakeEngine(model)
 
 
-FINALS = {"final_candidates": 0, "rounds": 1}
+FINALS = {"final_candidates": 0, "rounds": 1, "answer_tokens": 0}
 
 
 def test_a_cut_trace_has_no_answer_whatever_box_it_holds() -> None:
@@ -588,7 +595,7 @@ def test_the_context_check_is_exact_for_aggregation_prompts() -> None:
 
 def test_lone_surrogates_in_prompt_and_text_do_not_crash(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
-    result = run(FakeEngine(lambda r, g: boxed("\udc80")), small(), path, prompt="caf\udce9?")
+    result = run(FakeEngine(lambda r, g: boxed("4\udc80")), small(), path, prompt="caf\udce9?")
     assert result.answer
     again = run(FakeEngine(), small(), path, prompt="caf\udce9?")  # the same question, and no other
     assert again.run_id == result.run_id
@@ -703,6 +710,31 @@ def test_the_memory_limit_reaches_the_engine_and_the_run_records_the_engine() ->
     assert backend.limits == [1_500_000_000]
     assert of(events, RunStartEvent)[0].quantization == "4-bit"
     assert of(events, RunSetupEvent)[0].dtype == "bfloat16"
+
+
+def test_the_embedded_reasoner_refuses_other_questions_and_words_its_own_as_trained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend = FakeEngine()
+    embedded = replace(backend.info, model_id=reasoner.MODEL_ID)
+    monkeypatch.setattr(FakeEngine, "info", embedded)
+    asked = orchestrator(backend)
+    with pytest.raises(PromptError, match="It accepts, for example"):
+        asked.run(QUESTION, small())
+    assert backend.requests == []
+    start = of(asked.run("what is 12+30?", small()).events, RunStartEvent)[0]
+    assert start.prompt == "State the final answer to the following arithmetic problem: 12 + 30 ="
+    asked.any_question = True
+    assert of(asked.run(QUESTION, small()).events, RunStartEvent)[0].prompt == QUESTION
+
+
+def test_the_embedded_reasoner_reads_the_last_question_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = FakeEngine()
+    monkeypatch.setattr(FakeEngine, "info", replace(backend.info, model_id=reasoner.MODEL_ID))
+    turns = [("system", "Be brief."), ("user", "what is 1+1?"), ("assistant", "2"), ("user", "what is 12+30?")]
+    orchestrator(backend).run([ChatMessage(role=role, content=text) for role, text in turns], small())
+    (message,) = backend.requests[0].messages
+    assert message["content"] == "State the final answer to the following arithmetic problem: 12 + 30 ="
 
 
 def test_closing_closes_the_engine() -> None:

@@ -27,6 +27,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from pydantic import BaseModel
 
 from markovian_rsa_mlx.audit import AuditWriter, read_events
 from markovian_rsa_mlx.audit.verify import verify_file
@@ -34,6 +35,8 @@ from markovian_rsa_mlx.backends.openai import TimeLimits
 from markovian_rsa_mlx.bench import results as bench_results
 from markovian_rsa_mlx.config import PROFILES, RSAConfig
 from markovian_rsa_mlx.errors import ConfigError, RunStoppedError
+from markovian_rsa_mlx.serve.request import RequestModel
+from markovian_rsa_mlx.serve.schemas import ResponseModel
 from markovian_rsa_mlx.viewer import live_page, runs_page
 
 TESTS = Path(__file__).parent
@@ -96,7 +99,7 @@ def broken_calls(recorded: inspect.Signature, actual: inspect.Signature) -> list
         elif old.kind in positional and order.index(name) != index:
             found.append(f"{name} is at another position")
         elif old.default is not old.empty and new.default is new.empty:
-            found.append(f"{name} has no default any more")
+            found.append(f"{name} has lost its default")
         elif old.default not in (old.empty, ...) and literal(old.default) != literal(new.default):
             found.append(f"the default of {name} is {new.default!r}, was {old.default!r}")
     for name, new in actual.parameters.items():
@@ -379,11 +382,11 @@ def test_error_of_a_command_is_one_line_and_mrsa_debug_raises_it(home: Path, mon
 
 
 def test_runs_are_kept_in_the_folder_that_mrsa_home_names(home: Path) -> None:
-    asked = mrsa(
+    result = mrsa(
         "solve", PUZZLE, "--seed", 3, "--rounds", 1, "--population", 2, "--aggregation-size", 2, "--json", "-q"
     )
-    assert asked.code == 0
-    solved = json.loads(asked.out)
+    assert result.code == 0
+    solved = json.loads(result.out)
     assert not lost(RECORDED["json"]["solve"], solved)
     (trail,) = (home / "runs").iterdir()
     assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{12}\.jsonl", trail.name)
@@ -478,6 +481,7 @@ class Server:
     def __init__(self, home: Path, *options: str, **variables: str) -> None:
         command = [sys.executable, "-m", "markovian_rsa_mlx", "serve", "--port", "0", "--grace", "0", *options]
         environment = {**os.environ, "MRSA_HOME": str(home), **variables}
+        self.runs = home / "runs"
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
         assert self.process.stderr is not None
         self.log: list[str] = []
@@ -584,6 +588,19 @@ def test_openapi_document_keeps_operations_and_components(server: Server) -> Non
     assert document["components"]["schemas"]["ChatRequest"]["required"] == ["messages"]
 
 
+def test_requests_and_responses_share_no_name_of_a_type() -> None:
+    """Their types are merged by name in the OpenAPI document."""
+    importlib.import_module("markovian_rsa_mlx.serve.app")
+
+    def types(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+        yield model
+        for part in model.__subclasses__():
+            yield from types(part)
+
+    names = {model.__name__ for model in types(RequestModel)} & {model.__name__ for model in types(ResponseModel)}
+    assert not names
+
+
 @pytest.mark.parametrize("key", RECORDED["http"]["openapi"]["components"]["ChatRequest"]["properties"])
 def test_bad_value_of_a_body_key_is_400_and_the_key_is_known(key: str, server: Server) -> None:
     reply = server.ask(**{key: [[]]})
@@ -602,9 +619,8 @@ def test_alias_of_a_body_key_that_contradicts_it_is_400(alias: str, server: Serv
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, alias)
 
 
-def test_unknown_body_key_is_400(server: Server) -> None:
-    reply = server.ask(no_such_key=1)
-    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "unknown_key")
+def test_unknown_body_key_is_ignored(server: Server) -> None:
+    assert server.ask(no_such_key=1, seed=1).json()["choices"] == server.ask(seed=1).json()["choices"]
 
 
 @pytest.mark.parametrize("keys", [RSA, SUMMARIES], ids=["tails", "summaries"])
@@ -623,14 +639,14 @@ def test_aliases_of_body_keys_mean_the_same(keys: dict[str, Any], server: Server
     assert metadata[0]["rsa_summarize"] == keys["rsa_summarize"]
 
 
-def test_completion_keeps_its_keys(completion: httpx2.Response) -> None:
+def test_completion_keeps_its_keys(server: Server, completion: httpx2.Response) -> None:
     assert completion.status_code == 200
     body = completion.json()
     assert not lost(RECORDED["http"]["completion"], body)
     assert completion.headers["X-MRSA-Run-Id"] == body["rsa_metadata"]["run_id"]
     assert [choice["index"] for choice in body["choices"]] == [0, 1]
     assert (body["rsa_metadata"]["short_resp_len"], body["rsa_metadata"]["seed"]) == (20, 5)
-    verify_file(body["rsa_metadata"]["trail"])
+    verify_file(server.runs / body["rsa_metadata"]["trail"])
 
 
 def test_ordinary_completion_has_no_metadata(server: Server) -> None:
@@ -665,7 +681,7 @@ def test_stored_run_is_served(server: Server, completion: httpx2.Response) -> No
     assert (run["id"], run["state"], run["trail"]) == (metadata["run_id"], "finished", metadata["trail"])
     trail = server.client.get(f"/v1/runs/{run['id']}/trail")
     assert trail.headers["content-type"].split(";")[0] == "application/jsonl"
-    assert trail.content == Path(run["trail"]).read_bytes()
+    assert trail.content == (server.runs / run["trail"]).read_bytes()
     events = server.client.get(f"/v1/runs/{run['id']}/events", headers={"Last-Event-ID": "1"})
     assert events.headers["content-type"].startswith("text/event-stream")
     ids = re.findall(r"^id: (\d+)\r?$", events.text, re.MULTILINE)

@@ -1,6 +1,6 @@
 """Audit files of an earlier version still verify, show, open and resume, and their seeds still give their traces.
 
-The files in `trails/` were recorded on the embedded model before the redesign; `vllm.jsonl` on another model behind a
+The files in `trails/` were recorded on the embedded model before the redesign; `vllm.jsonl` on another model of a
 vLLM server. They must never be written again: a change that breaks one of them breaks the files of users.
 """
 
@@ -22,8 +22,10 @@ import mlx.core as mx
 import pytest
 
 from markovian_rsa_mlx import MarkovianRSAOrchestrator, RSAConfig
+from markovian_rsa_mlx.audit.log_file import OPTIONAL_FIELDS
 from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.cli import main
+from markovian_rsa_mlx.config import ADDED_SETTINGS
 from markovian_rsa_mlx.errors import ResumeError, VerificationError
 
 FOLDER = Path(__file__).parent / "trails"
@@ -74,11 +76,17 @@ def recorded_question(events: list[Event]) -> tuple[str, RSAConfig]:
 
 
 def comparable(events: list[Event]) -> list[str]:
-    """Return what the seed determines of a run, in an order that does not depend on time."""
+    """Return what the seed determines of a run, in an order that does not depend on time.
+
+    Fields that were added later are left out: the recorded files lack them.
+    """
     found = []
     for event in events:
         if event["event"] != "trace_clock":
-            content = {key: value for key, value in event.items() if key not in VARIABLE}
+            added = OPTIONAL_FIELDS[event["event"]]
+            content = {key: value for key, value in event.items() if key not in VARIABLE and key not in added}
+            if "config" in content:
+                content["config"] = {k: v for k, v in content["config"].items() if k not in ADDED_SETTINGS}
             found.append(json.dumps(content, ensure_ascii=False))
     return sorted(found)
 
@@ -95,6 +103,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def orchestrator() -> Iterator[MarkovianRSAOrchestrator]:
     """The embedded model."""
     with MarkovianRSAOrchestrator.from_pretrained() as opened:
+        opened.any_question = True
         yield opened
 
 
@@ -110,8 +119,19 @@ def test_recorded_run_verifies(name: str) -> None:
     assert report.traces == len(named(events, "trace_complete"))
 
 
-def test_recorded_runs_verified_on_the_command_line_exit_with_0() -> None:
-    assert mrsa("runs", "verify", *map(path_of, ALL)).code == 0
+def test_recorded_runs_of_the_embedded_model_verify_with_its_tokenizer() -> None:
+    verified = mrsa("runs", "verify", "--json", *map(path_of, EMBEDDED))
+    assert verified.code == 0
+    for report in json.loads(verified.out):
+        assert (report["valid"], report["texts_checked"], report["unchecked"]) == (True, True, [])
+
+
+def test_recorded_run_without_its_tokenizer_exits_with_3() -> None:
+    verified = mrsa("runs", "verify", "--json", path_of("finished"), path_of("vllm"))
+    assert verified.code == 3
+    assert [report["texts_checked"] for report in json.loads(verified.out)] == [True, False]
+    assert mrsa("runs", "verify", "--allow-unchecked-text", path_of("vllm")).code == 0
+    assert mrsa("runs", "verify", path_of("vllm"), FOLDER / "none.jsonl").code == 1
 
 
 def test_recorded_runs_verified_with_their_tokenizer_exit_with_0() -> None:

@@ -28,8 +28,8 @@ def main() -> None:
         with browser() as chrome:
             for name, route, width, height, scheme in (
                 ("view-overview", "#/", 1180, 1080, "light"),
-                ("view-trace", "#/trace/r1-04", 1180, 1500, "light"),
-                ("view-compare", "#/compare/r0-05/r1-04", 1180, 420, "dark"),
+                ("view-trace", "#/trace/r2-05", 1180, 1500, "light"),
+                ("view-compare", "#/compare/r1-02/r2-05", 1180, 420, "dark"),
                 ("view-phone", "#/", 390, 800, "dark"),
             ):
                 context = chrome.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)

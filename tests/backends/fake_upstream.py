@@ -41,7 +41,9 @@ def letters(prompt: str, rng: random.Random) -> str:
 
 @dataclass
 class FakeUpstream:
-    """A server of a `kind`: mlx, vllm, llama.cpp, text, chat, or chat with separate reasoning (split, split_content).
+    """A server of a `kind`: mlx, vllm, llama.cpp, sglang, ollama, text, chat, split or split_content.
+
+    The last two are chats with separate reasoning.
 
     `calls` has the bodies of generation requests, without the trial requests of a probe, and `ids` their generated ids.
     `tokenizer_calls` has the paths of calls to the tokenizer, which take faults from `tokenizer_script`. `pause` is the
@@ -90,12 +92,21 @@ class FakeUpstream:
             ]
         if self.kind == "vllm":
             routes.append(Route("/version", lambda _: JSONResponse({"version": "9.9"})))
+        if self.kind == "sglang":
+            routes.append(Route("/get_model_info", lambda _: JSONResponse({"model_path": "/no/folder"})))
+            routes.append(Route("/generate", self.complete, methods=["POST"]))
+        if self.kind == "ollama":
+            routes.append(Route("/api/version", lambda _: JSONResponse({"version": "9.9"})))
+            loaded = {"models": [{"name": self.model, "context_length": self.context}]}
+            routes.append(Route("/api/ps", lambda _: JSONResponse(loaded)))
+            routes.append(Route("/api/generate", self.complete, methods=["POST"]))
         return Starlette(routes=routes)
 
     async def models(self, request: Request) -> Response:
         if refusal := self.refusal(request):
             return refusal
-        return JSONResponse({"data": [{"id": self.model, "max_model_len": self.context}]})
+        entry = {"id": self.model, "max_model_len": self.context, "owned_by": self.kind}
+        return JSONResponse({"data": [entry]})
 
     async def health(self, request: Request) -> Response:
         while self.hung:  # noqa: ASYNC110  set by another thread
@@ -152,6 +163,8 @@ class FakeUpstream:
         ids = self.generate(body, letters if is_trial else self.answer)
         if not is_trial:
             self.ids.append(ids)
+        if self.kind == "ollama":
+            return StreamingResponse(self.lines(body, ids), media_type="application/x-ndjson")
         if body.get("stream"):
             return StreamingResponse(self.stream(body, ids, fault), media_type="text/event-stream")
         return await self.whole_reply(request, body, ids, fault)
@@ -166,6 +179,8 @@ class FakeUpstream:
         chats = self.kind in ("chat", "split", "split_content")
         if path.endswith("/chat/completions") != chats:
             return JSONResponse({"detail": "Not Found"}, 404)
+        if self.kind in ("sglang", "ollama") and path.startswith("/v1"):
+            return JSONResponse({"error": "not the native route"}, 400)
         if isinstance(body.get("prompt"), list) and self.kind not in ("vllm", "llama.cpp"):
             return JSONResponse({"error": "prompt must be a string"}, 400)
         return None
@@ -197,12 +212,13 @@ class FakeUpstream:
     def prompt_of(self, body: dict[str, Any]) -> str:
         if "messages" in body:
             return str(body["messages"][-1]["content"])
-        prompt = body["prompt"]
+        prompt = body["input_ids"] if self.kind == "sglang" else body["prompt"]
         return prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt)
 
     def generate(self, body: dict[str, Any], answer: Answer) -> list[int]:
         """Return the ids that the model generates: a function of the seed, if there is one."""
-        seed, prompt = body.get("seed"), body.get("prompt")
+        options = body.get("sampling_params") or body.get("options") or body
+        seed, prompt = options.get("seed"), body.get("prompt", body.get("input_ids"))
         rng = random.Random(self.entropy.random() if seed is None else seed)
         ids = [*self.tokenizer.encode(answer(self.prompt_of(body), rng)), EOS]
         if isinstance(prompt, list):
@@ -210,7 +226,8 @@ class FakeUpstream:
             end_of_chat = self.tokenizer.encode("<assistant>")[0]
             known = prompt[len(prompt) - prompt[::-1].index(end_of_chat) :]
             ids = ids[len(known) :] if ids[: len(known)] == known else ids
-        return ids[: body.get("n_predict") or body["max_tokens"]]
+        names = ("n_predict", "max_new_tokens", "num_predict", "max_tokens")
+        return ids[: next(options[name] for name in names if name in options)]
 
     async def whole_reply(self, request: Request, body: dict[str, Any], ids: list[int], fault: str) -> Response:
         with self.serving():
@@ -232,10 +249,22 @@ class FakeUpstream:
             stop_type = "eos" if ids[-1] == EOS else "limit"
             reply = {"tokens": ids, "tokens_predicted": len(ids), "stop_type": stop_type}
             return JSONResponse(reply | {"completion_probabilities": chances})
+        if self.kind == "sglang":
+            kept = ids[:-1] if ids[-1] == EOS else ids
+            reason = {"type": "stop", "matched": EOS} if ids[-1] == EOS else {"type": "length", "length": len(ids)}
+            facts = {"finish_reason": reason, "prompt_tokens": 1, "completion_tokens": len(ids)}
+            return JSONResponse({"text": self.tokenizer.decode(kept), "output_ids": kept, "meta_info": facts})
         choice: dict[str, Any] = {"text": self.tokenizer.decode(ids)}
         if self.kind == "mlx":
             choice["logprobs"] = {"content": [{"id": token, "logprob": -5.0} for token in ids]}
         return JSONResponse(self.finished(body, ids, choice))
+
+    async def lines(self, body: dict[str, Any], ids: list[int]) -> AsyncIterator[str]:
+        for token in ids:
+            yield json.dumps({"model": self.model, "response": self.tokenizer.decode([token]), "done": False}) + "\n"
+        reason = "stop" if ids[-1] == EOS else "length"
+        counts = {"prompt_eval_count": len(self.tokenizer.encode(body["prompt"])), "eval_count": len(ids)}
+        yield json.dumps({"model": self.model, "response": "", "done": True, "done_reason": reason, **counts}) + "\n"
 
     async def stream(self, body: dict[str, Any], ids: list[int], fault: str) -> AsyncIterator[str]:
         done = False
@@ -296,6 +325,36 @@ class FakeUpstream:
         else:
             prompt = body["prompt"] if isinstance(body["prompt"], list) else self.tokenizer.encode(body["prompt"])
         return {"prompt_tokens": len(prompt), "completion_tokens": len(ids)}
+
+
+class CallingUpstream(FakeUpstream):
+    """A chat server whose replies have the calls of its model as such, with arguments in pieces."""
+
+    def prompt_of(self, body: dict[str, Any]) -> str:
+        return json.dumps(body["messages"]) if "messages" in body else super().prompt_of(body)
+
+    async def stream(self, body: dict[str, Any], ids: list[int], fault: str) -> AsyncIterator[str]:
+        end = self.tokenizer.end_of_thinking[0][0]
+        text = self.tokenizer.decode(ids[ids.index(end) + 1 :]) if body.get("tools") and end in ids else ""
+        if "<tool_call>" not in text:
+            async for event in super().stream(body, ids, fault):
+                yield event
+            return
+        content, _, rest = text.partition("<tool_call>")
+        call = json.loads(rest.partition("</tool_call>")[0])
+        arguments = json.dumps(call["arguments"])
+        functions = [
+            {"name": call["name"], "arguments": ""},
+            {"arguments": arguments[:5]},
+            {"arguments": arguments[5:]},
+        ]
+        thought = self.tokenizer.decode(ids[: ids.index(end) + 1])
+        deltas: list[dict[str, Any]] = [{"content": thought}, {"content": content}]
+        deltas += [{"tool_calls": [{"index": 0, "id": "x", "function": function}]} for function in functions]
+        for delta in deltas:
+            yield f"data: {json.dumps({'choices': [{'delta': delta, 'finish_reason': None}]})}\n\n"
+        last = {"choices": [{"delta": {}, "finish_reason": "tool_calls"}], "usage": self.usage(body, ids)}
+        yield f"data: {json.dumps(last)}\n\ndata: [DONE]\n\n"
 
 
 class Running:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from markovian_rsa_mlx.backends.base import GenerationRequest, GenerationResult
+from markovian_rsa_mlx.backends.base import GenerationRequest, GenerationResult, ThinkingLimit
 from markovian_rsa_mlx.backends.mlx import MLXEngine, batch
 from markovian_rsa_mlx.backends.mlx.sequence import Sequence as EngineSequence
 from markovian_rsa_mlx.config import Sampling
@@ -25,6 +25,7 @@ class RecordingListener:
     ids: list[int] = field(default_factory=list)
     calls: int = 0
     warnings: list[str] = field(default_factory=list)
+    closed_at: list[int] = field(default_factory=list)
     first: asyncio.Event = field(default_factory=asyncio.Event)
 
     def started(self) -> None:
@@ -36,6 +37,10 @@ class RecordingListener:
         self.ids.extend(ids)
         self.first.set()
 
+    def thinking_closed(self, closing_ids: Sequence[int]) -> None:
+        self.closed_at.append(len(self.ids))
+        self.ids.extend(closing_ids)
+
     def warning(self, message: str) -> None:
         self.warnings.append(message)
 
@@ -46,10 +51,18 @@ def request(
     max_tokens: int = 24,
     sampling: Sampling | None = None,
     generated: Sequence[int] = (),
+    thinking_limit: ThinkingLimit | None = None,
 ) -> GenerationRequest:
     """A request with defaults that suit the small models."""
     return GenerationRequest(
-        f"r0-{seed:02d}", (), tuple(prompt), max_tokens, seed, sampling or Sampling(), tuple(generated)
+        f"r0-{seed:02d}",
+        (),
+        tuple(prompt),
+        max_tokens,
+        seed,
+        sampling or Sampling(),
+        tuple(generated),
+        thinking_limit=thinking_limit,
     )
 
 

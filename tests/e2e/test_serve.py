@@ -52,21 +52,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MRSAServer]:
     assert "Traceback" not in process.output
 
 
-def check(answer: Any) -> None:
+def check(answer: Any, server: MRSAServer) -> None:
     message = answer["choices"][0]["message"]
     assert message["reasoning"] == message["reasoning_content"]
     assert message["reasoning"]
     assert answer["aggregation_prompt"].startswith(PUZZLE.question)
     assert answer["usage"]["total_tokens"] == answer["usage"]["prompt_tokens"] + answer["usage"]["completion_tokens"]
     assert len(answer["rsa_metadata"]["rsa_token_count_history"]) == 3
-    verify_file(answer["rsa_metadata"]["trail"], equivalent=equal_text)
+    verify_file(server.home / "runs" / answer["rsa_metadata"]["trail"], equivalent=equal_text)
 
 
 def test_openai_client_gets_answer_and_stream(server: MRSAServer) -> None:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
         assert client.models.list().data[0].id == "embedded-reasoner-v1"
         answer = client.chat.completions.create(model="embedded-reasoner-v1", messages=CHAT, extra_body=EXAMPLE)
-        check(answer.model_dump())
+        check(answer.model_dump(), server)
         pieces = client.chat.completions.create(
             model="embedded-reasoner-v1",
             messages=CHAT,
@@ -87,7 +87,7 @@ def test_asynchronous_openai_client_gets_answer_and_stream(server: MRSAServer) -
                     model="embedded-reasoner-v1", messages=CHAT, stream=True, extra_body=EXAMPLE
                 ),
             )
-            check(whole.model_dump())
+            check(whole.model_dump(), server)
             text = [piece.choices[0].delta.content or "" async for piece in stream if piece.choices]
             assert "".join(text)
 
@@ -98,7 +98,7 @@ def test_asynchronous_openai_client_gets_answer_and_stream(server: MRSAServer) -
 def test_curl_gets_answer_and_stream(server: MRSAServer) -> None:
     body = json.dumps({"messages": CHAT, **EXAMPLE})
     command = ["curl", "-sS", f"{server.url}/v1/chat/completions", "-H", "Content-Type: application/json", "-d", body]
-    check(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    check(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout), server)
     body = json.dumps({"messages": CHAT, "stream": True, **EXAMPLE})
     streamed = subprocess.run([*command[:-1], body, "-N"], capture_output=True, text=True, check=True).stdout
     assert streamed.rstrip().endswith("data: [DONE]")
@@ -141,7 +141,7 @@ def test_stopped_run_is_resumed_by_a_new_server(tmp_path: Path) -> None:
     item = httpx2.get(f"{second.url}/v1/runs/{run_id}").json()
     assert item["state"] == "finished"
     assert second.stop(signal.SIGINT) == 0
-    verify_file(item["trail"], equivalent=equal_text)
+    verify_file(tmp_path / "runs" / item["trail"], equivalent=equal_text)
 
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "serve.md"

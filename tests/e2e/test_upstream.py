@@ -42,6 +42,21 @@ def test_puzzle_is_solved_over_a_real_server(server: MLXServer, tmp_path: Path) 
     assert any(_solves(server, seed, tmp_path / f"{seed}.jsonl") for seed in (11, 12, 13))
 
 
+def test_another_server_of_this_package_needs_no_tokenizer(tmp_path: Path) -> None:
+    running, path = MRSAServer(tmp_path), tmp_path / "run.jsonl"
+    try:
+        line = ("solve", demo_puzzle(3).question, "--upstream", f"{running.url}/v1", "--profile", "embedded")
+        done = mrsa(*line, "--seed", "11", "--audit", str(path), "--json", "--quiet")
+    finally:
+        running.stop()
+    assert done.returncode == 0, done.stderr
+    checked = mrsa("runs", "verify", str(path))
+    assert checked.returncode == 0, checked.stdout
+    tokenizer = load_tokenizer(MODEL)
+    for trace in of(read_events(path), TraceCompleteEvent):
+        assert tokenizer.encode(trace.text) == [token for token in trace.token_ids if token not in tokenizer.eos_ids]
+
+
 def _solves(server: MLXServer, seed: int, path: Path) -> bool:
     """Return whether a run solves its puzzle. Assert what must hold for every run."""
     puzzle = demo_puzzle(3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import time
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from urllib.parse import quote
 
 import pytest
 
+from markovian_rsa_mlx.backends.base import GenerationRequest
+from tests.support.fakes import boxed
 from tests.viewer.trails import FIXED, lines_of, small_run, write_lines
 
 from .viewer_browser import Watched, watch, write_page
@@ -66,6 +69,21 @@ def test_overview_shows_the_run(shown: Watched, trail: Path) -> None:
     assert page.locator("#traces tbody tr").count() == len(started)
     assert page.locator(".node.right").count() + page.locator(".node.wrong").count() == len(started)
     assert "aggregation_size (C)" in page.locator("#settings").inner_text() or page.locator("#settings details").count()
+
+
+def test_trace_page_shows_the_comparison_that_denied_an_inheritance(chrome: Browser, tmp_path: Path) -> None:
+    answers = r"\sin(x)^2", r"1-\cos(x)^2", r"\tan(x)", r"\sin(x)/\cos(x)"
+
+    def rare(request: GenerationRequest, rng: random.Random) -> str:
+        return boxed(answers[int(request.trace_id[-2:])])
+
+    small_run(tmp_path / "run.jsonl", rare, rounds=1, early_stop="agreement")
+    compared = event(tmp_path / "run.jsonl", "answers_compared")
+    shown = watch(chrome.new_context(), write_page(tmp_path / "run.jsonl", tmp_path / "run.html"))
+    shown.go(f"#/trace/{compared['trace_id']}")
+    ((one, other, verdict),) = compared["verdicts"]  # type: ignore[misc]
+    assert f"{one} and {other}: {verdict}" in shown.page.locator(".facts").first.inner_text()
+    shown.check()
 
 
 def test_pointing_at_a_box_highlights_its_family(shown: Watched, trail: Path) -> None:
@@ -137,7 +155,7 @@ def test_kept_text_is_marked_in_tail_and_trace(shown: Watched, trail: Path) -> N
     shown.go(f"#/trace/{child}")
     tail = page.locator("#prompt figure", has_text=parent).first
     tail.locator("mark").first.wait_for()
-    kept = tail.locator("mark.kept-0, mark.kept-1").all_text_contents()
+    kept = tail.locator("mark.kept").all_text_contents()
     assert kept
     text = event(trail, "trace_complete", child)["text"]
     for run in kept:
@@ -150,6 +168,8 @@ def test_text_in_two_tails_has_both_colours(chrome: Browser, trail: Path, tmp_pa
     for line in lines:
         if line["event"] == "tail_extracted" and line["trace_id"] in reader["selected_tail_trace_ids"]:
             line["tail_text"] = f"{line['trace_id']} alone generate this; seven times six is forty-two"
+        if line["event"] == "trace_complete" and line["trace_id"] in reader["selected_tail_trace_ids"]:
+            line["text"] = f"so</think>\\boxed{{{line['trace_id']}}}"  # each has an answer, and so a colour, of its own
         if line["event"] == "trace_complete" and line["trace_id"] == reader["trace_id"]:
             line["text"] = (
                 f"{reader['selected_tail_trace_ids'][0]} alone generate this; seven times six is forty-two</think>42"
@@ -161,7 +181,8 @@ def test_text_in_two_tails_has_both_colours(chrome: Browser, trail: Path, tmp_pa
         "marks => marks.map((m) => [m.className, getComputedStyle(m).backgroundImage.split('rgb').length - 1, m.title])"
     )
     (alone, both) = colours[:2]
-    assert (alone[0], alone[1]) == ("kept kept-0", 0)
+    assert re.fullmatch(r"kept class-[0-5] slot-0", alone[0])
+    assert alone[1] == 0
     assert both[1] == 4  # each of two colours has two stops
     assert all(parent in both[2] for parent in reader["selected_tail_trace_ids"])
     shown.check()
@@ -173,6 +194,7 @@ def test_carried_answer_is_marked_in_the_answer(chrome: Browser, tmp_path: Path)
     )
     shown = watch(chrome.new_context(), write_page(path, tmp_path / "run.html"))
     shown.go(f"#/trace/{event(path, 'tail_extracted')['trace_id']}")
+    shown.page.locator("#answer mark.carried").wait_for()
     assert shown.page.locator("#answer mark.carried").all_text_contents() == [r"\boxed{42}"]
     assert shown.page.locator("#reasoning .text mark.carried").count() == 0
     assert "this is the tail, in the answer below" in shown.page.locator("#reasoning .key").inner_text()
@@ -303,6 +325,7 @@ def test_typed_reference_answer_marks_traces(shown: Watched, trail: Path) -> Non
     right = sum(found[-1:] == ["2"] for found in answers.values())
     page.wait_for_function(f"() => document.querySelectorAll('.node.right').length === {right}")
     assert page.locator(".node.wrong").count() == len(answers) - right
+    assert page.locator(".node.is-truncated").count() == 0
 
 
 def test_maths_is_rendered_only_when_switched_on(shown: Watched) -> None:
@@ -341,6 +364,18 @@ def test_page_fits_on_a_phone_and_prints(chrome: Browser, trail: Path, tmp_path:
     assert not shown.page.locator("header").is_visible()
     assert len(shown.page.pdf()) > 10_000
     shown.check()
+    context.close()
+
+
+def test_long_names_do_not_widen_a_page(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    long, lines = "n" * 10_000, trail.read_text(encoding="utf-8")
+    named = tmp_path / "long.jsonl"
+    named.write_text(lines.replace('"r0-00"', f'"r0-00{long}"').replace('"fake"', f'"{long}"'), encoding="utf-8")
+    context = chrome.new_context(viewport={"width": 390, "height": 740})
+    shown = watch(context, write_page(named, tmp_path / "long.html"))
+    for route in ("#/", "#/trace/r0-01", f"#/trace/r0-00{long}", f"#/compare/r0-01/r0-00{long}"):
+        shown.go(route)
+        assert shown.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), route[:20]
     context.close()
 
 
@@ -503,6 +538,20 @@ def test_large_population_is_counted_fully_and_drawn_partly(chrome: Browser, tra
     shown.check()
 
 
+def test_population_by_round_is_drawn_by_round(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    lines = lines_of(trail)[:2]
+    lines[0]["config"] |= {"population": [30, 9, 4], "final_candidates": None, "answer_selection": "single"}
+    shown = open_lines(chrome, tmp_path, lines)
+    needed = {r: shown.page.locator(f'.node[data-id^="r{r}-"]').count() for r in range(3)}
+    labels = shown.page.locator(".label").all_text_contents()
+    assert labels == [f"Round 0{needed[0]} of 30", f"Round 1{needed[1]} of 9", "Round 21 trace"]
+    assert shown.page.locator(".pruned").count() == 30 + 9 - needed[0] - needed[1]
+    figures = shown.page.locator("#figures").inner_text()
+    assert f"{30 + 9 + 1 - sum(needed.values())} more were not needed" in figures
+    assert "[30,9,4]" in str(shown.page.locator("#settings").text_content())
+    shown.check()
+
+
 @pytest.mark.parametrize(
     "large",
     [
@@ -557,3 +606,144 @@ def test_large_seed_is_shown_exactly(chrome: Browser, trail: Path, tmp_path: Pat
         shown = open_lines(chrome, tmp_path, content)
         listed = shown.page.locator("#settings details").text_content()
         assert f"seed{seed}" in str(listed)
+
+
+# ---------------------------------------------------------------- widths, colours, figures
+
+
+def some_cut_off(request: GenerationRequest, rng: random.Random) -> str:
+    """One trace in six does not end within its tokens."""
+    return "for ever " * 60 if rng.random() < 1 / 6 else boxed(rng.choice([3, 3, 7, 12]), "hm so it is ")
+
+
+@pytest.fixture(scope="module", params=[16, 32])
+def wide_trail(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("wide") / "run.jsonl"
+    return small_run(path, some_cut_off, population=request.param, rounds=4, aggregation_size=4)
+
+
+OVERFLOW = "document.documentElement.scrollWidth - innerWidth"
+BOXES = """() => [...document.querySelectorAll('.node .box')].map((box) => {
+  const { left, right, width } = box.getBoundingClientRect();
+  return [left, right, width];
+})"""
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light"), (1920, "dark")])
+def test_lineage_of_many_traces_fits_the_window(
+    chrome: Browser, wide_trail: Path, tmp_path: Path, width: int, scheme: str
+) -> None:
+    context = chrome.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+    shown = watch(context, write_page(wide_trail, tmp_path / "run.html", judge=lambda answer: answer == "3"))
+    page = shown.page
+    for route in ("#/", "#/trace/r1-01"):
+        shown.go(route)
+        assert page.evaluate(OVERFLOW) <= 0, route
+    shown.go("#/")
+    boxes, cue = page.evaluate(BOXES), page.locator("#lineage .pan-cue")
+    assert min(box[2] for box in boxes) > 25  # it is readable
+    if width >= 1280:
+        assert all(0 <= left < right <= width for left, right, _ in boxes)
+        assert not cue.is_visible()
+    else:
+        page.wait_for_selector("#lineage .pans")
+        assert cue.is_visible()
+        page.locator("#lineage .scroller").evaluate("(part) => part.scrollTo(part.scrollWidth, 0)")
+        page.wait_for_selector("#lineage .pans-back.at-end")
+        assert max(right for _, right, _ in page.evaluate(BOXES)) <= width
+    shown.check()
+    context.close()
+
+
+def test_wide_window_is_used(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    context = chrome.new_context(viewport={"width": 1920, "height": 1080})
+    shown = watch(context, write_page(trail, tmp_path / "run.html"))
+    place = "(name) => (({ left, right }) => [left, right])(document.querySelector(name).getBoundingClientRect())"
+    assert shown.page.evaluate(place, "#question")[1] <= shown.page.evaluate(place, "#answer")[0]
+    assert shown.page.evaluate(place, "#answer")[1] > 1800
+    shown.go("#/trace/r1-01")
+    assert shown.page.evaluate(place, "#prompt")[1] <= shown.page.evaluate(place, "#reasoning")[0]
+    context.close()
+
+
+def test_colour_stands_for_one_answer_everywhere(chrome: Browser, wide_trail: Path, tmp_path: Path) -> None:
+    shown = watch(chrome.new_context(), write_page(wide_trail, tmp_path / "run.html"))
+    used = shown.page.evaluate(
+        """() => {
+          const colour = (one) => getComputedStyle(one).getPropertyValue("--this");
+          const idOf = (link) => link.getAttribute("href").replace("#/trace/", "");
+          const found = {};
+          for (const link of document.querySelectorAll(".node, .span")) {
+            const key = mrsa.run.trace(idOf(link)).key;
+            (found[key] ??= []).push(colour(link));
+          }
+          for (const item of document.querySelectorAll(".legend li")) {
+            const answer = item.textContent.replace(" (the answer of the run)", "");
+            (found[answer === "no answer" ? "" : answer] ??= []).push(colour(item.querySelector(".swatch")));
+          }
+          found[mrsa.run.winner.key].push(colour(document.querySelector(".how")));
+          return Object.fromEntries(Object.entries(found).map(([key, all]) => [key, [...new Set(all)]]));
+        }"""
+    )
+    assert set(used) == {"3", "7", "12", ""}
+    assert all(len(colours) == 1 for colours in used.values())
+    assert len({colours[0] for colours in used.values()}) == 4
+    shown.go("#/trace/r1-01")
+    parents = event(wide_trail, "aggregation_prompt", "r1-01")["selected_tail_trace_ids"]
+    for figure, parent in zip(shown.page.locator("#prompt figure").all(), parents, strict=True):  # type: ignore[arg-type]
+        colour = figure.evaluate("(one) => getComputedStyle(one).getPropertyValue('--this')")
+        assert [colour] == used[shown.page.evaluate("(id) => mrsa.run.trace(id).key", parent)]
+    shown.check()
+
+
+def test_trace_that_was_cut_off_is_not_wrong(chrome: Browser, wide_trail: Path, tmp_path: Path) -> None:
+    shown = watch(
+        chrome.new_context(), write_page(wide_trail, tmp_path / "run.html", judge=lambda answer: answer == "3")
+    )
+    cut_off = shown.page.locator(".node.is-truncated")
+    assert cut_off.count() > 0
+    assert shown.page.locator(".node.is-truncated.wrong").count() == 0
+    assert "cut off" in str(cut_off.first.get_attribute("aria-label"))
+    assert shown.page.locator(".node.wrong").count() > 0
+
+
+def test_text_is_the_answer_where_none_can_be_found(chrome: Browser, tmp_path: Path) -> None:
+    path = small_run(tmp_path / "run.jsonl", lambda request, rng: "hm</think>I <b>cannot</b> say.", answer_kind="math")
+    shown = watch(chrome.new_context(), write_page(path, tmp_path / "run.html"))
+    assert event(path, "selection")["answer"] == ""
+    assert shown.page.locator(".chosen .text").inner_text() == "I <b>cannot</b> say."
+    assert "No answer could be found" in shown.page.locator("#answer").inner_text()
+
+
+def test_title_has_the_question(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    lines = lines_of(trail)
+    lines[0]["prompt"] = "How many \u202e<b>primes</b> " + "are there " * 20
+    shown = open_lines(chrome, tmp_path, lines)
+    assert shown.page.title().startswith("How many ⟨202E⟩<b>primes</b> are there")
+    assert len(shown.page.title()) < 100
+    shown.go("#/trace/r1-01")
+    assert shown.page.title().startswith("Trace r1-01 – How many")
+
+
+def test_took_is_time_in_the_engine(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    """r0-00 runs for 2 s after 5 s of waiting, is tried again after 3 s more, and then runs for 4 s."""
+    lines = lines_of(trail)
+    complete = next(x for x in lines if x["event"] == "trace_complete" and x["trace_id"] == "r0-00")
+    clock = next(x for x in lines if x["event"] == "trace_clock") | {
+        "trace_id": "r0-00",
+        "round": 0,
+        "purpose": "trace",
+    }
+    times = [
+        clock | {"phase": phase, "attempt": attempt, "elapsed_s": at}
+        for phase, attempt, at in (("started", 0, 5.0), ("ended", 0, 7.0), ("started", 1, 10.0), ("ended", 1, 14.0))
+    ]
+    shown = open_lines(chrome, tmp_path, [*lines[:2], *times, complete])
+    shown.go("#/trace/r0-00")
+    facts = shown.page.locator("main > .facts").inner_text().split("\n")
+    assert facts[facts.index("Took") + 1] == "6.0 s"
+    assert facts[facts.index("Waited") + 1] == "8.0 s"
+    shown.go("#/")
+    figures = shown.page.locator("#figures").inner_text().split("\n")
+    assert figures[figures.index("Took") + 1] == "6.0 s"
+    assert figures[figures.index("Waited") + 1] == "8.0 s"

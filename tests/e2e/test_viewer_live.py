@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +16,10 @@ import pytest
 
 from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.method.answers import equal_text
-from markovian_rsa_mlx.reasoner import demo_puzzle
 from tests.viewer.trails import lines_of, small_run, write_lines
 
-from ..backends.fake_upstream import free_port
+from ..backends.fake_upstream import FakeUpstream, Running, free_port, guess
+from ..support.fakes import WithEOS
 from .servers import MRSAServer
 from .viewer_browser import Watched, watch, write_page
 from .viewer_server import served
@@ -451,32 +453,72 @@ def test_list_shows_older_runs_and_links_only_to_trails(chrome: Browser, trail: 
         shown.check()
 
 
+@contextmanager
+def held_upstream() -> Iterator[tuple[Running, threading.Event]]:
+    """Yield a server that answers two requests, and further ones only once the event is set."""
+    released = threading.Event()
+
+    def answer(prompt: str, rng: random.Random) -> str:
+        if len(fake.ids) >= 2 and not released.is_set():
+            fake.pause = 3600.0
+        return guess(prompt, rng)
+
+    template = "<system> <user> <assistant> </think>"
+    props = {"chat_template": template, "eos_token": "<eos>", "bos_token": ""}
+    fake = FakeUpstream("llama.cpp", answer, WithEOS(), extra_props=props)
+    running = Running(fake)
+    try:
+        yield running, released
+    finally:
+        running.stop()
+
+
 def test_live_page_survives_a_restart_of_the_server(chrome: Browser, tmp_path: Path) -> None:
-    port = free_port()
     body = {
-        "messages": [{"role": "user", "content": demo_puzzle(3).question}],
+        "messages": [{"role": "user", "content": "Guess a number."}],
         "rsa_t": 2,
         "rsa_n": 6,
         "rsa_k": 2,
         "rsa_final_n": 3,
         "stream": True,
     }
-    first = MRSAServer(tmp_path, "--grace", "0", "--concurrency", "1", port=port)
-    with httpx2.Client(timeout=60) as client:
+    port = free_port()
+    with held_upstream() as (upstream, released), httpx2.Client(timeout=60) as client:
+        options = ("--upstream", upstream.url, "--grace", "0", "--concurrency", "1")
+        first = MRSAServer(tmp_path, *options, port=port)
         with client.stream("POST", f"{first.url}/v1/chat/completions", json=body) as answer:
             run_id = answer.headers["X-MRSA-Run-Id"]
             shown = watch(chrome.new_context(), f"{first.url}/runs/{run_id}", first.url)
             page = shown.page
-            page.wait_for_function("() => mrsa.run.all().some((t) => t.state === 'done' || t.state === 'truncated')")
+            page.wait_for_function("() => mrsa.run.all().filter((t) => t.state === 'done').length === 2")
             assert page.locator(".state").inner_text() == "running"
             assert first.stop() == 0
         page.wait_for_function("() => document.querySelector('.state').textContent !== 'running'")
-        second = MRSAServer(tmp_path, port=port)
+        released.set()
+        upstream.fake.pause = 0.0
+        second = MRSAServer(tmp_path, *options, port=port)
         assert client.post(f"{second.url}/v1/runs/{run_id}/resume").status_code == 202
-    page.wait_for_function("() => document.querySelector('.state').textContent === 'finished'")
-    (trail,) = (tmp_path / "runs").glob("*.jsonl")
-    verify_file(trail, equivalent=equal_text)
-    from_file = watch(chrome.new_context(), write_page(trail, tmp_path / "run.html"))
-    assert json.loads(page.evaluate(MODEL)) == json.loads(from_file.page.evaluate(MODEL))
-    assert sections(shown) == sections(from_file)
-    assert second.stop() == 0
+        page.wait_for_function("() => document.querySelector('.state').textContent === 'finished'")
+        (trail,) = (tmp_path / "runs").glob("*.jsonl")
+        verify_file(trail, equivalent=equal_text)
+        from_file = watch(chrome.new_context(), write_page(trail, tmp_path / "run.html"))
+        assert json.loads(page.evaluate(MODEL)) == json.loads(from_file.page.evaluate(MODEL))
+        assert sections(shown) == sections(from_file)
+        assert second.stop() == 0
+
+
+def test_colours_stay_with_their_answers(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+    """The answer that comes first keeps its colour, also when another one is chosen."""
+    colours = "() => Object.fromEntries(mrsa.view.colours)"
+    whole = trail.read_bytes().splitlines(keepends=True)
+    with growing_run(chrome, trail, tmp_path, 8) as run:
+        seen: dict[str, int] = {}
+        for lines in range(12, len(whole) + 1, 8):
+            run.grow(lines)
+            now = run.page.evaluate(colours)
+            assert seen.items() <= now.items()
+            seen = now
+        run.grow(len(whole))
+        assert len(seen) > 1
+        assert seen.items() <= run.page.evaluate(colours).items()
+        run.shown.check()

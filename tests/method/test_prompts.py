@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,10 @@ from tests.support.fakes import ByteTokenizer, CharacterTokenizer
 
 CODEC = CharacterTokenizer()
 BYTES = ByteTokenizer()
+ROOT = Path(__file__).parents[2]
 ZAYA = PromptTemplate.load("zaya_v1")
+RSA = PromptTemplate.load("rsa_v1")
+OPEN = PromptTemplate.load("open_v1")
 FRAME = ChatFrame("<user>", "\n<assistant>")
 
 
@@ -206,7 +210,7 @@ SHOW = "{% for a in attempts %}<{{ a.number }}>{{ a.text }}{% endfor %}"
 @pytest.mark.parametrize(
     ("source", "complaint"),
     [
-        ("{{ problm }}" + SHOW, r"unknown variable 'problm'.*attempts, carry, problem"),
+        ("{{ problm }}" + SHOW, r"unknown variable 'problm'.*attempts, carry, newline, problem"),
         ("{{ problem " + SHOW, "not valid Jinja2"),
         ("{% for a in attempts %}{{ a.text }}", "not valid Jinja2"),
         ("{{ problem | nosuchfilter }}" + SHOW, "not valid Jinja2"),
@@ -311,3 +315,51 @@ def test_a_chat_that_asks_nothing_is_refused(messages: Any, complaint: str) -> N
 def test_a_template_without_the_problem_is_refused() -> None:
     with pytest.raises(TemplateError, match="does not show the problem"):
         PromptTemplate("{% for a in attempts %}{{ a.text }}{% endfor %}", "mine")
+
+
+def test_the_open_template_differs_only_in_asking_for_no_box() -> None:
+    assert "boxed" in ZAYA.source
+    assert "boxed" not in OPEN.source
+    assert OPEN.source.rpartition(", in the form")[0] == ZAYA.source.rpartition(", its final answer")[0]
+
+
+def test_rsa_v1_says_first_what_the_attempts_are() -> None:
+    instruction = ZAYA.source.rstrip("\n").rpartition("\n")[2]
+    several = prompter(template=RSA, problem="Why?\nThen").build([tail("one\n"), tail("two")])
+    assert several.content == (
+        "A problem and earlier solutions of it follow. Any of them may be wrong or cut off.\n"
+        "[[ Problem ]]\nWhy?\nThen\n\n"
+        "---- Solution 1 ----\none\n\n---- Solution 2 ----\ntwo\n\nWrite one improved solution of the problem.\n"
+        + instruction
+    )
+    single = prompter(template=RSA).build([tail("one")])
+    assert single.content == (
+        "A problem and an earlier solution of it follow. The solution may be wrong or cut off.\n[[ Problem ]]\nWhy?\n\n"
+        "---- Candidate ----\none\n\nWrite one improved solution of the problem.\n" + instruction
+    )
+
+
+RSA_MARKERS = ["---- Solution 1 ----", "---- Solution 2 ----", "Write one improved solution of the problem."]
+rsa_lines = st.lists(st.sampled_from([*RSA_MARKERS, f" {RSA_MARKERS[1]}\t", "", "text"]), max_size=8)
+
+
+@given(first=rsa_lines, second=rsa_lines)
+def test_a_tail_cannot_begin_another_solution_of_rsa_v1(first: list[str], second: list[str]) -> None:
+    prompt = prompter(template=RSA).build([tail("\n".join(first)), tail("\n".join(second))])
+    assert [line.strip() for line in prompt.text.split("\n") if line.strip() in RSA_MARKERS] == RSA_MARKERS
+    assert list(prompt.token_ids) == CODEC.encode(prompt.text)
+
+
+def test_the_documented_template_of_a_models_maker_is_exact() -> None:
+    text = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```jinja\n(.*?)```", text, re.DOTALL)
+    (expected,) = re.findall(r"exactly this text.*?```text\n(.*?)```", text, re.DOTALL)
+    template = PromptTemplate(source, "maker.j2")
+    prompt = prompter(template=template, problem=" What is 1 + 1?\n").build([tail("It is 3."), tail("It is 2.")])
+    assert prompt.content == expected
+
+
+@pytest.mark.parametrize(("end", "kept"), [("\n\n", ""), ("{{ newline }}", "\n"), ("{{ newline }}\n\n", "\n\n")])
+def test_line_breaks_at_the_end_are_kept_where_a_template_uses_newline(end: str, kept: str) -> None:
+    prompt = custom("{{ problem }}" + SHOW + end).build([tail("a")])
+    assert prompt.content == "Why?<1>a" + kept

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from markovian_rsa_mlx.method.answers import equal_text
-from markovian_rsa_mlx.method.selection import Candidate, choose, first_with_answer, vote
+from markovian_rsa_mlx.method.answers import FoundAnswer, equal_text
+from markovian_rsa_mlx.method.selection import Candidate, RecordedEquivalence, choose, first_with_answer, vote
 
 
 def candidates(*answers: str) -> list[Candidate]:
@@ -59,6 +59,22 @@ def test_an_empty_answer_is_no_class_and_never_wins(nothing: str) -> None:
     chosen, tally = choose("majority", candidates(nothing, nothing, nothing, "5"), None, equal_text)
     assert chosen.answer == "5"
     assert tally.tally == (1,)
+
+
+def test_only_the_strongest_level_votes() -> None:
+    found = [("7", "weak"), ("7", "weak"), ("", "none"), ("5", "boxed"), ("7", "announced")]
+    marked = [Candidate.of(f"r0-{i:02d}", FoundAnswer(text, level)) for i, (text, level) in enumerate(found)]
+    assert vote(marked, equal_text).classes == ((marked[3],),)
+    assert vote(marked[:3], equal_text).tally == (2,)
+    assert choose("single", marked, None, equal_text)[0] == marked[0]
+
+
+def test_recorded_equivalence_keeps_the_verdicts_that_no_rule_gives() -> None:
+    recorded = RecordedEquivalence(lambda first, second: (first, second) == ("x/2", "0.5x"))
+    assert not recorded("1", "2")
+    assert recorded("x/2", "0.5x")
+    assert not recorded("x/2", "0.5y")
+    assert recorded.verdicts == {("x/2", "0.5x"): "same", ("x/2", "0.5y"): "different"}
 
 
 def test_a_vote_without_answers_falls_back_to_the_first() -> None:

@@ -15,6 +15,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import load as load_with_mlx_lm
 
 from markovian_rsa_mlx.backends.mlx.loading import load_model
+from markovian_rsa_mlx.backends.mlx.memory import footprint_from_config, footprint_of
 from markovian_rsa_mlx.cli import main
 from markovian_rsa_mlx.convert import convert
 from markovian_rsa_mlx.convert import folder as folder_module
@@ -79,6 +80,65 @@ def test_small_and_sensitive_weights_are_not_quantized(tmp_path: Path, bits: int
     assert loaded.quantization == f"{bits}-bit"
     assert loaded.model.model.embed_tokens.bits == 8
     assert loaded.model.layers[0].mlp.experts.down_proj.bits == bits
+
+
+def parts_of(folder: Path) -> dict[str, tuple[str, int]]:
+    """The mode and the bits of one module of each part, as loaded."""
+    model = load_model(folder).model
+    layer = model.layers[1]
+    modules = {"expert": layer.mlp.experts.down_proj, "attention": layer.self_attn.o_proj}
+    modules["embedding"] = model.model.embed_tokens
+    return {
+        part: (module.mode, module.bits) if hasattr(module, "bits") else ("whole", 0)
+        for part, module in modules.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"mode": "mxfp4"}, {"expert": ("mxfp4", 4), "attention": ("mxfp4", 4), "embedding": ("affine", 8)}),
+        (
+            {"mode": "mxfp4", "attention_bits": 8},
+            {"expert": ("mxfp4", 4), "attention": ("affine", 8), "embedding": ("affine", 8)},
+        ),
+        (
+            {"expert_bits": 4, "attention_bits": 8, "embedding_bits": 8},
+            {"expert": ("affine", 4), "attention": ("affine", 8), "embedding": ("affine", 8)},
+        ),
+        ({"expert_bits": 8}, {"expert": ("affine", 8), "attention": ("whole", 0), "embedding": ("whole", 0)}),
+        (
+            {"bits": 8, "embedding_bits": 4},
+            {"expert": ("affine", 8), "attention": ("affine", 8), "embedding": ("affine", 4)},
+        ),
+    ],
+)
+def test_parts_have_their_own_widths(
+    tmp_path: Path, settings: dict[str, Any], expected: dict[str, tuple[str, int]]
+) -> None:
+    source = folders.write(tmp_path / "source")
+    out = convert(source, tmp_path / "out", **settings)
+    assert parts_of(out) == expected
+    assert same(weights(out), weights(convert(out, tmp_path / "again")))
+    config = json.loads((out / "config.json").read_text())
+    assert footprint_from_config(config) == footprint_of(load_model(out).model)
+    mlx_lm_model = load_with_mlx_lm(str(out))[0]
+    assert np.array_equal(np.array(mlx_lm_model(mx.array(TOKENS)).astype(mx.float32)), logits(out))
+
+
+def test_mxfp4_equals_the_format_of_mlx(tmp_path: Path) -> None:
+    source = folders.write(tmp_path / "source")
+    packed = weights(convert(source, tmp_path / "out", mode="mxfp4"))
+    name = "model.layers.1.mlp.experts.gate_up_proj"
+    weight, scales = mx.quantize(weights(source)[f"{name}.weight"], group_size=32, bits=4, mode="mxfp4")
+    assert mx.array_equal(packed[f"{name}.weight"], weight)
+    assert mx.array_equal(packed[f"{name}.scales"], scales)
+
+
+def test_a_width_for_a_part_that_a_model_lacks_is_refused(tmp_path: Path) -> None:
+    source = tiny_models.write(tmp_path / "source", "qwen3")
+    with pytest.raises(ModelError, match="expert_bits"):
+        convert(source, tmp_path / "out", expert_bits=4)
 
 
 def test_dtype_sets_the_type_of_the_weights(tmp_path: Path) -> None:
@@ -146,7 +206,16 @@ def test_a_missing_weight_is_named(tmp_path: Path) -> None:
         convert(source, tmp_path / "out")
 
 
-@pytest.mark.parametrize(("settings", "setting"), [({"bits": 3}, "bits"), ({"dtype": "int8"}, "dtype")])
+@pytest.mark.parametrize(
+    ("settings", "setting"),
+    [
+        ({"bits": 3}, "bits"),
+        ({"dtype": "int8"}, "dtype"),
+        ({"mode": "nf4"}, "mode"),
+        ({"mode": "mxfp4", "bits": 8}, "mxfp4"),
+        ({"expert_bits": 2}, "expert_bits"),
+    ],
+)
 def test_invalid_settings_raise_before_the_source_is_read(
     tmp_path: Path, settings: dict[str, Any], setting: str
 ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -14,13 +13,11 @@ from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache, save_prompt_cache
 
 from markovian_rsa_mlx.models import cca
-from markovian_rsa_mlx.models.zaya import Model
 
 from .tiny_zaya import BASE
-from .zaya_models import greedy, of_case
+from .zaya_models import NEW_TOKENS, batched, greedy, of_case
 
 CLOSE = 1e-5
-NEW_TOKENS = 9
 LENGTHS = [1, 50, 2, 17, 33, 3, 8, 41, 5]
 MODELS = ["skips", "wide-kernels", "sliding", "sliding-wide-odd"]
 
@@ -28,31 +25,6 @@ MODELS = ["skips", "wide-kernels", "sliding", "sliding-wide-odd"]
 def prompts() -> list[list[int]]:
     random = np.random.RandomState(3)
     return [random.randint(0, BASE["vocab_size"], length).tolist() for length in LENGTHS]
-
-
-def batched(model: Model, waves: list[list[list[int]]], step: int, **settings: Any) -> list[tuple[list[int], Any]]:
-    """Greedy tokens and log-probabilities of all prompts; each wave joins three steps after the one before."""
-    generator = BatchGenerator(
-        model,
-        max_tokens=NEW_TOKENS,
-        prefill_step_size=step,
-        **{"completion_batch_size": 16, "prefill_batch_size": 4} | settings,
-    )
-    found: dict[int, tuple[list[int], list[Any]]] = {}
-    order: list[int] = []
-    waiting = list(waves)
-    steps = 0
-    while waiting or any(len(tokens) < NEW_TOKENS for tokens, _ in found.values()):
-        if waiting and steps % 3 == 0:
-            uids = generator.insert(waiting.pop(0))
-            order += uids
-            found |= {uid: ([], []) for uid in uids}
-        for response in generator.next()[1]:
-            found[response.uid][0].append(int(response.token))
-            found[response.uid][1].append(np.array(response.logprobs.astype(mx.float32)))
-        steps += 1
-    generator.close()
-    return [(found[uid][0], np.stack(found[uid][1])) for uid in order]
 
 
 @cache

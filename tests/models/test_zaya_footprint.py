@@ -38,6 +38,14 @@ def test_quantized_weights_are_predicted(bits: int, gigabytes: float) -> None:
     assert footprint.kv_bytes_per_token == 40 * KIB
 
 
+def test_the_74b_is_read_from_its_sizes() -> None:
+    """60 layers, 24 experts of 4096: the sizes that other programs report for ZAYA1-74B-preview."""
+    sizes = {"hidden_size": 4096, "num_hidden_layers": 60, "num_attention_heads": 16, "num_experts": 24}
+    layers = ["hybrid_sliding", "hybrid"] * 30
+    sizes |= {"moe_intermediate_size": 4096, "layer_types": layers, "sliding_window": 4097}
+    assert footprint_from_config({**HUB_8B, **sizes}).weight_bytes / GIGA == pytest.approx(2 * 74.8, rel=0.01)
+
+
 def test_sliding_layers_are_bounded() -> None:
     layers = ["hybrid_sliding", "hybrid"] * 20
     footprint = footprint_from_config({**HUB_8B, "layer_types": layers, "sliding_window": 4097})

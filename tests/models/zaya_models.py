@@ -8,10 +8,14 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_map_with_path
+from mlx_lm.generate import BatchGenerator
 
 from markovian_rsa_mlx.models.zaya import Model, ModelArgs
 
 from .tiny_zaya import Arrays, config_of, weights_of
+
+#: Tokens that `batched` generates for each prompt.
+NEW_TOKENS = 9
 
 
 def load(config: dict[str, Any], weights: Arrays) -> Model:
@@ -58,3 +62,28 @@ def greedy(model: Model, prompt: Sequence[int], length: int) -> tuple[list[int],
         out.append(int(logprobs[-1].argmax()))
         step = mx.array([[out[-1]]])
     return out, np.stack(logprobs)
+
+
+def batched(model: Model, waves: list[list[list[int]]], step: int, **settings: Any) -> list[tuple[list[int], Any]]:
+    """Greedy tokens and log-probabilities of all prompts; each wave joins three steps after the one before."""
+    generator = BatchGenerator(
+        model,
+        max_tokens=NEW_TOKENS,
+        prefill_step_size=step,
+        **{"completion_batch_size": 16, "prefill_batch_size": 4} | settings,
+    )
+    found: dict[int, tuple[list[int], list[Any]]] = {}
+    order: list[int] = []
+    waiting = list(waves)
+    steps = 0
+    while waiting or any(len(tokens) < NEW_TOKENS for tokens, _ in found.values()):
+        if waiting and steps % 3 == 0:
+            uids = generator.insert(waiting.pop(0))
+            order += uids
+            found |= {uid: ([], []) for uid in uids}
+        for response in generator.next()[1]:
+            found[response.uid][0].append(int(response.token))
+            found[response.uid][1].append(np.array(response.logprobs.astype(mx.float32)))
+        steps += 1
+    generator.close()
+    return [(found[uid][0], np.stack(found[uid][1])) for uid in order]

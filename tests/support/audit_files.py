@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.config import RSAConfig
-from markovian_rsa_mlx.errors import RunFailedError
+from markovian_rsa_mlx.errors import RunFailedError, VerificationError
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 from tests.support.fakes import FakeEngine, boxed
 
@@ -58,3 +61,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+
+
+def assert_lie_refused(lie: Callable[[list[dict[str, Any]]], int], honest: Path, path: Path) -> None:
+    """Write a file to `path` with a lie, which returns the index of its line, and assert that this line is refused."""
+    lines = read_lines(honest)
+    index = lie(lines)
+    write_lines(path, lines)
+    with pytest.raises(VerificationError, match=rf"line {index + 1} "):
+        verify_file(path)

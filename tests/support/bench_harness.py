@@ -94,6 +94,8 @@ def run_bench(
     spec = spec or make_spec()
     with ExperimentDir(path, spec.identity) as folder:
         benchmark = Benchmark.open(spec, folder)
+        if benchmark.outdated is not None:
+            benchmark.rescore(equal_text)
         units = benchmark.missing(only_failed=only_failed)
         try:
             if units:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from markovian_rsa_mlx.backends.base import EngineInfo, GenerationListener, GenerationRequest, GenerationResult
 from markovian_rsa_mlx.config import Sampling
+from markovian_rsa_mlx.errors import SchemaError
+from markovian_rsa_mlx.marks import ThinkingMarks, find_marks
 from markovian_rsa_mlx.tokenizer import ChatMessage
 
 EOS, USER, ASSISTANT, SYSTEM, THINK_END = 0, 1, 2, 3, 4
@@ -26,6 +28,20 @@ class CharacterTokenizer:
     @property
     def end_of_thinking(self) -> tuple[tuple[int, ...], ...]:
         return ((THINK_END,),) if self.thinking else ()
+
+    @property
+    def closing_ids(self) -> tuple[int, ...]:
+        marks = self.find_marks()
+        return tuple(self.encode(marks.closing)) if marks else ()
+
+    def find_marks(self, named: Sequence[str] | None = None) -> ThinkingMarks | None:
+        return find_marks("" if self.end_of_thinking == () else "</think>", self.reserved.get, named)
+
+    template = ""
+
+    @property
+    def reserved(self) -> dict[str, int]:
+        return {name: token for token, name in _NAMES.items() if self.encode(name) == [token]}
 
     @property
     def eos_ids(self) -> frozenset[int]:
@@ -56,6 +72,14 @@ class CharacterTokenizer:
     def render_chat(self, messages: Sequence[ChatMessage], enable_thinking: bool) -> str:
         turns = "".join(f"<{m['role']}>{m['content']}\n" for m in messages)
         return turns + ("<assistant>" if enable_thinking else "<assistant>-")
+
+
+class WithEOS(CharacterTokenizer):
+    """Accepts its EOS as text, as real tokenizers do."""
+
+    def encode(self, text: str) -> list[int]:
+        first, *rest = (super(WithEOS, self).encode(part) for part in text.split("<eos>"))
+        return [*first, *(token for part in rest for token in (EOS, *part))]
 
 
 class ByteTokenizer(CharacterTokenizer):
@@ -92,8 +116,8 @@ class FakeEngine:
     """An engine whose random stream is a function of the seed; one token a step, `chunk` tokens a callback.
 
     `model` writes the trace's text from the request and `random.Random(request.seed)`; the result is cut at
-    `max_tokens`. `fail` may raise for a request. `rows` records how many traces ran at once. `stats` is what the
-    model counted.
+    `max_tokens`. `fail` may raise for a request. `rows` records how many traces ran at once. `stats` is what the model
+    counted. `unusable` is the reason against every JSON Schema.
     """
 
     model: Model = guesser
@@ -106,10 +130,22 @@ class FakeEngine:
     rows: int = 0
     on_step: Callable[[GenerationRequest, int], None] | None = None
     stats: dict[str, Any] | None = None
+    closes_thinking: bool | None = True
+    kv_bits: int | None = None
+    binds_answers: bool = False
+    unusable: str = ""
+    name: str = "fake"
 
     @property
     def info(self) -> EngineInfo:
-        return EngineInfo("fake", "none", "fake", "1", "none", self.context_length, None, None)
+        return EngineInfo(
+            "fake", "none", self.name, "1", "none", self.context_length, None, None,
+            closes_thinking=self.closes_thinking, kv_bits=self.kv_bits, binds_answers=self.binds_answers,
+        )  # fmt: skip
+
+    def check_schema(self, schema: Mapping[str, Any]) -> None:
+        if self.unusable:
+            raise SchemaError(f"response_schema cannot be used: {self.unusable}.")
 
     async def generate(self, request: GenerationRequest, listener: GenerationListener) -> GenerationResult:
         self.requests.append(request)
@@ -117,14 +153,28 @@ class FakeEngine:
         self.rows = max(self.rows, self.running)
         try:
             listener.started()
-            ids = [*self.tokenizer.encode(self.model(request, random.Random(request.seed))), EOS][: request.max_tokens]
-            for start in range(len(request.generated_ids), len(ids), self.chunk):
+            ids = [*self.tokenizer.encode(self.model(request, random.Random(request.seed))), EOS]
+            closing, limit = range(0), request.thinking_limit
+            if limit is not None and len(ids) > limit.position and limit.is_open(ids[: limit.position]):
+                closing = range(limit.position, limit.position + len(limit.closing_ids))
+                answer = ids[ids.index(THINK_END) + 1 :] if THINK_END in ids else ids[limit.position :]
+                ids = [*ids[: limit.position], *limit.closing_ids, *answer]
+            ids = ids[: request.max_tokens]
+            start = len(request.generated_ids)
+            while start < len(ids):
                 await asyncio.sleep(0)
                 if self.on_step is not None:
                     self.on_step(request, start)
                 if self.fail is not None:
                     self.fail(request)
-                listener.tokens(ids[start : start + self.chunk])
+                end = min(start + self.chunk, len(ids))
+                if start in closing:
+                    end = closing.stop
+                    listener.thinking_closed(ids[start:end])
+                else:
+                    end = min(end, closing.start) if start < closing.start else end
+                    listener.tokens(ids[start:end])
+                start = end
             return GenerationResult(tuple(ids), "eos" if ids[-1] == EOS else "max_tokens")
         finally:
             self.running -= 1

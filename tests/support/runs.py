@@ -12,7 +12,7 @@ from markovian_rsa_mlx.audit.events import Event
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.method.answers import equal_text
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator, RunResult
-from markovian_rsa_mlx.tokenizer import ChatMessage
+from markovian_rsa_mlx.tools import Prompt
 from tests.support.fakes import FakeEngine
 
 QUESTION = "What is it?"
@@ -41,7 +41,7 @@ def run(
     backend: FakeEngine,
     config: RSAConfig | None = None,
     path: Path | None = None,
-    prompt: str | Sequence[ChatMessage] = QUESTION,
+    prompt: Prompt = QUESTION,
     **callbacks: Any,
 ) -> RunResult:
     """A whole run; a deadlock fails the test instead of hanging it."""

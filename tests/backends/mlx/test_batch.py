@@ -9,7 +9,7 @@ import mlx.core as mx
 import pytest
 from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 
-from markovian_rsa_mlx.backends.mlx.batch import draw_tokens, filter_logprobs, gumbel
+from markovian_rsa_mlx.backends.mlx.sampling import draw_tokens, filter_logits, gumbel
 from markovian_rsa_mlx.config import Sampling
 
 from ..traces import sequence
@@ -40,14 +40,28 @@ def test_filters_equal_those_of_mlx_lm(sampling: Sampling) -> None:
         theirs = apply_min_p(theirs, sampling.min_p)
     if sampling.top_k:
         theirs = apply_top_k(theirs, sampling.top_k)
-    ours = filter_logprobs(given, sampling)
+    ours = filter_logits(given, sampling)
     assert mx.array_equal(ours, theirs).item()
     assert (ours == -mx.inf).any().item()
 
 
+@pytest.mark.parametrize(
+    "sampling", [Sampling(top_p=0.8), Sampling(top_p=0.8, min_p=0.02, top_k=20), Sampling(top_k=7)]
+)
+def test_a_constant_added_to_a_row_changes_no_filter(sampling: Sampling) -> None:
+    given = logprobs(6, 101)
+    shifted = filter_logits(given + mx.array([[0.0], [1.0], [-30.0], [90.0], [200.0], [-500.0]]), sampling)
+    assert mx.array_equal(mx.isinf(filter_logits(given, sampling)), mx.isinf(shifted)).item()
+
+
+def test_tokens_as_likely_as_the_last_one_kept_stay() -> None:
+    given = mx.array([[3.0, 1.0, 2.0, 2.0, 2.0]])
+    assert filter_logits(given, Sampling(top_k=2)).tolist() == [[3.0, -math.inf, 2.0, 2.0, 2.0]]
+
+
 def test_a_top_k_above_the_vocabulary_filters_nothing() -> None:
     given = logprobs(2, 11)
-    assert mx.array_equal(filter_logprobs(given, Sampling(top_k=500)), given).item()
+    assert mx.array_equal(filter_logits(given, Sampling(top_k=500)), given).item()
 
 
 def test_noise_of_a_row_depends_on_its_key_alone() -> None:

@@ -28,12 +28,12 @@ GREEDY = Sampling(temperature=0)
 def rows_seen(engine: MLXEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of sequences in the engine at every step from now on."""
     seen: list[int] = []
-    batch = engine._scheduler._batch
+    batch = engine._scheduler._runs.batch
     step = batch.step
 
-    def recorded() -> Any:
-        seen.append(len(batch.sequences) + len(engine._scheduler._prefilling))
-        return step()
+    def recorded(max_positions: int) -> Any:
+        seen.append(len(batch.sequences) + len(engine._scheduler._runs.prefilling))
+        return step(max_positions)
 
     monkeypatch.setattr(batch, "step", recorded)
     return seen
@@ -67,7 +67,7 @@ class TestEnds:
 
     def test_progress_is_reported_at_least_every_16_steps(self, engine: MLXEngine) -> None:
         listener = RecordingListener()
-        asyncio.run(engine.generate(request(max_tokens=100), listener))
+        asyncio.run(engine.generate(request(seed=78, max_tokens=100), listener))
         assert listener.calls >= 100 // 16
 
 
@@ -116,7 +116,7 @@ class TestCapacity:
         async def scenario() -> None:
             engine.limit(1, None)
             first = RecordingListener()
-            running = asyncio.create_task(engine.generate(request(max_tokens=60), first))
+            running = asyncio.create_task(engine.generate(request(seed=77, max_tokens=60), first))
             waiting = asyncio.create_task(engine.generate(request(seed=2, max_tokens=900), RecordingListener()))
             await first.first.wait()
             engine.limit(1, engine.memory_estimate_bytes(1, 256))
@@ -207,7 +207,7 @@ class FailingModel:
 
 class TestErrors:
     def break_steps(self, engine: MLXEngine, monkeypatch: pytest.MonkeyPatch, fails: Callable[[Any], bool]) -> None:
-        batch = engine._scheduler._batch
+        batch = engine._scheduler._runs.batch
         monkeypatch.setattr(batch, "_model", FailingModel(batch._model, fails))
 
     def test_a_step_that_fails_is_repeated_with_fewer_rows(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -73,6 +74,22 @@ def test_later_prompts_reuse_the_common_beginning(
         run(engine, [request(seed=i, prompt=prompt, max_tokens=3)])
     suffixes = sum(len(prompt) - 1 - len(SHARED) for prompt in AGGREGATION)
     assert read.total == suffixes + 2 * len(SHARED)
+
+
+def test_a_beginning_that_later_prompts_need_is_stored_at_once(
+    fresh: Callable[[str], MLXEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two beginnings, one within the other, known from the first prompt alone."""
+    engine = fresh("llama")
+    longer = SHARED + PROMPT
+    prompts = [longer + (1,) * 9, longer + (2,) * 9, SHARED + (3,) * 9]
+    expected = (len(longer), len(SHARED), len(SHARED) + 900)  # the last one is longer than the prompt itself
+    read = ReadTokens(engine, monkeypatch)
+    for i, prompt in enumerate(prompts):
+        first = replace(request(seed=i, prompt=prompt, max_tokens=3), shared_lengths=() if i else expected[:2])
+        run(engine, [first])
+    assert read.total == len(longer) + 3 * 8
+    run(fresh("llama"), [replace(request(prompt=prompts[0], max_tokens=3), shared_lengths=expected)])
 
 
 def test_a_cache_without_memory_changes_no_token(fresh: Callable[[str], MLXEngine]) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
 from markovian_rsa_mlx.backends.mlx import MLXEngine
 from markovian_rsa_mlx.backends.mlx.batch import DecodeBatch
+from markovian_rsa_mlx.backends.mlx.ragged_cache import RaggedKVCache
 
 from ..traces import request, run
 
@@ -56,3 +59,21 @@ def test_profiling_changes_no_trace(engine: MLXEngine) -> None:
     with_profiler(engine, lambda profiler: profiler.decode(2, 40, 2))
     assert run(engine, [request(seed=3)]) == before
     assert engine.admission.max_rows == 32
+
+
+def test_steps_with_guesses_differ_from_single_ones_by_rounding(engine: MLXEngine) -> None:
+    difference = with_profiler(engine, lambda profiler: profiler.guess_difference((40, 23, 31), 4))
+    assert 0 <= difference < 1e-4
+
+
+def test_a_mask_that_shows_too_much_is_noticed(engine: MLXEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unmasked(self: RaggedKVCache, N: int, *_: Any, **__: Any) -> mx.array:
+        return mx.ones((len(self.ends), 1, N, self._idx + N), dtype=mx.bool_)
+
+    monkeypatch.setattr(RaggedKVCache, "make_mask", unmasked)
+    assert with_profiler(engine, lambda profiler: profiler.guess_difference((40, 23, 31), 4)) > 1e-2
+
+
+def test_models_that_cannot_take_back_tokens_have_no_difference(engine_of: Callable[[str], MLXEngine]) -> None:
+    engine = engine_of("gemma3_text")
+    assert with_profiler(engine, lambda profiler: profiler.guess_difference((40, 23), 4)) is None

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.backends.mlx import MLXEngine
-from markovian_rsa_mlx.backends.mlx.scheduler import FairQueue
+from markovian_rsa_mlx.backends.mlx.lane import FairQueue
 from markovian_rsa_mlx.backends.mlx.sequence import Sequence
 
 from ..traces import PROMPT, RecordingListener, request, sequence

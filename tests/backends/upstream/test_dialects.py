@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,16 @@ from markovian_rsa_mlx.backends.upstream.generation import UpstreamGeneration
 from markovian_rsa_mlx.backends.upstream.probe import ServerInfo
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import ModelError
+from markovian_rsa_mlx.marks import MarkScanner
 from markovian_rsa_mlx.orchestrator import RunResult
 
-from ...support.fakes import EOS, THINK_END, CharacterTokenizer
+from ...support.fakes import EOS, THINK_END, CharacterTokenizer, boxed
 from ...support.runs import of, small
 from ..conftest import Serve
 from ..fake_upstream import FakeUpstream
 from ..upstreams import TOKENIZER, RecordingListener, connect, solve, trace_request, with_timeout
 
-KINDS = ("mlx", "vllm", "llama.cpp", "text", "chat", "split", "split_content")
+KINDS = ("mlx", "vllm", "llama.cpp", "sglang", "ollama", "text", "chat", "split", "split_content")
 
 
 def run_over(url: str, path: Path | None = None, config: RSAConfig | None = None, **settings: Any) -> RunResult:
@@ -53,16 +55,18 @@ def test_run_over_any_kind_of_server_verifies_and_records_the_generated_ids(
     assert all(THINK_END in ids for ids in traces)
 
 
-@pytest.mark.parametrize("kind", ["vllm", "llama.cpp"])
+@pytest.mark.parametrize("kind", ["vllm", "llama.cpp", "sglang"])
 def test_server_that_takes_ids_gets_the_exact_spliced_prompts(serve: Serve, kind: str) -> None:
     server = serve(FakeUpstream(kind))
     events = run_over(server.url).events
     recorded = [e.prompt_token_ids for e in of(events, AggregationPromptEvent)]
     recorded += [of(events, RunSetupEvent)[0].prompt_token_ids]
-    assert {tuple(body["prompt"]) for body in server.fake.calls} == {tuple(ids) for ids in recorded}
+    assert {tuple(body.get("prompt") or body["input_ids"]) for body in server.fake.calls} == {
+        tuple(ids) for ids in recorded
+    }
 
 
-@pytest.mark.parametrize("kind", ["mlx", "text"])
+@pytest.mark.parametrize("kind", ["mlx", "ollama", "text"])
 def test_server_that_takes_texts_gets_the_recorded_prompts(serve: Serve, kind: str) -> None:
     server = serve(FakeUpstream(kind))
     events = run_over(server.url).events
@@ -113,13 +117,14 @@ def test_all_sampling_settings_reach_the_server(serve: Serve, kind: str) -> None
     server = serve(FakeUpstream(kind))
     run_over(server.url, config=small(rounds=0, temperature=0.7, top_p=0.9, top_k=11, min_p=0.05))
     for body in server.fake.calls:
+        body = body.get("sampling_params") or body.get("options") or body
         assert (body["temperature"], body["top_p"], body["top_k"], body["min_p"]) == (0.7, 0.9, 11, 0.05)
         assert body.get("repeat_penalty", body.get("repetition_penalty", 1.0)) == 1.0
 
 
 def test_truncated_trace_has_exactly_max_tokens(serve: Serve, tmp_path: Path) -> None:
     server = serve(FakeUpstream("vllm"))
-    config = small(thinking_tokens=15, tail_tokens=10, final_tokens=15)
+    config = small(thinking_tokens=15, tail_tokens=10, final_tokens=15, answer_tokens=0)
     events = run_over(server.url, tmp_path / "run.jsonl", config).events
     cut = [e for e in of(events, TraceCompleteEvent) if e.finish_reason == "max_tokens"]
     assert cut
@@ -131,7 +136,7 @@ def test_chunks_continue_each_other_with_seeds_of_their_own(serve: Serve, monkey
     monkeypatch.setattr(probe, "LlamaCppDialect", lambda: LlamaCppDialect(chunk_tokens=16))
     letters = FakeUpstream("llama.cpp", answer=lambda prompt, rng: "".join(rng.choices("abcdefgh", k=100)))
     server = serve(letters)
-    events = run_over(server.url, config=small(rounds=0, population=2, final_tokens=60)).events
+    events = run_over(server.url, config=small(rounds=0, population=2, final_tokens=60, answer_tokens=0)).events
     replies: dict[tuple[int, ...], list[int]] = {}
     for body, ids in zip(server.fake.calls, server.fake.ids, strict=True):
         assert body["n_predict"] <= 16
@@ -156,8 +161,35 @@ def test_separate_reasoning_needs_an_end_of_thinking_mark() -> None:
         trace.finish_call(reply, request, info)
 
 
+@pytest.mark.parametrize(
+    ("thinking", "begin"), [(True, ""), (False, "<hm>")], ids=["thinking is on", "thinks nevertheless"]
+)
+@pytest.mark.parametrize("content", ["42", "both </think> and </hm>"])
+def test_separate_reasoning_gets_the_marks_that_the_run_names(thinking: bool, begin: str, content: str) -> None:
+    info, named = ServerInfo("m", "server", "", ChatDialect()), ("<hm>", "</hm>")
+    named_request = replace(trace_request(), thinking_marks=named, enable_thinking=thinking)
+    trace = UpstreamGeneration(named_request, RecordingListener(), tokenizer=TOKENIZER, eos=EOS)
+    request = trace.next_request(info)
+    reasoning = "one more step. " * 8
+    reply = CompletionReply(request.sampling, reasoning=reasoning, pieces=[content], finish="stop")
+    trace.finish_call(reply, request, info)
+    assert TOKENIZER.decode(trace.ids) == f"{begin}{reasoning}</hm>{content}"
+    marks = TOKENIZER.find_marks(named)
+    assert marks is not None
+    spans = MarkScanner(marks, opened=False, thinking=thinking).feed(TOKENIZER.decode(trace.ids) + " ")
+    assert "".join(span.text for span in spans if span.section == "answer") == content + " "
+
+
+def test_separate_reasoning_of_a_model_that_was_not_asked_to_think_is_reasoning(serve: Serve, tmp_path: Path) -> None:
+    server = serve(FakeUpstream("split", answer=lambda prompt, rng: boxed(42, "one more step. " * 8)))
+    result = run_over(server.url, tmp_path / "run.jsonl", small(rounds=0, enable_thinking=False))
+    assert result.text == "\\boxed{42}"
+    verify_file(tmp_path / "run.jsonl", codec=TOKENIZER)
+
+
 def test_kind_of_server_is_recorded(serve: Serve, tmp_path: Path) -> None:
-    for kind, engine in (("vllm", "upstream/vLLM"), ("text", "upstream-text/OpenAI-compatible server")):
+    kinds = {"vllm": "upstream/vLLM", "sglang": "upstream/SGLang", "ollama": "upstream-text/Ollama"}
+    for kind, engine in (*kinds.items(), ("text", "upstream-text/OpenAI-compatible server")):
         server = serve(FakeUpstream(kind))
         run_over(server.url, tmp_path / f"{kind}.jsonl")
         setup = of(read_events(tmp_path / f"{kind}.jsonl"), RunSetupEvent)[0]

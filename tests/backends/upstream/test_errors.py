@@ -239,7 +239,8 @@ def test_another_model_on_the_same_port_is_refused(serve: Serve) -> None:
 
 
 def test_size_of_replies_is_bounded(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "_MAX_REPLY_BYTES", 100_000)
+    monkeypatch.setattr(transport, "_MAX_DOCUMENT_BYTES", 100_000)
+    monkeypatch.setattr(transport, "_MAX_BYTES_PER_TOKEN", 0)
     server = serve(FakeUpstream("mlx"))
     server.fake.script = deque(["huge"])
     listener = RecordingListener()
@@ -388,7 +389,7 @@ def test_interrupted_run_continues_from_its_checkpoint_if_the_server_takes_ids(s
 
 def test_checkpoint_that_a_server_cannot_continue_costs_a_recorded_attempt(serve: Serve, tmp_path: Path) -> None:
     ids, texts = serve(FakeUpstream("vllm", pause=0.002)), serve(FakeUpstream("text"))
-    path, config = tmp_path / "run.jsonl", small(rounds=0, population=2)
+    path, config = tmp_path / "run.jsonl", small(rounds=0, population=2, answer_tokens=0)
 
     async def run(url: str, stop: bool) -> None:
         work = asyncio.create_task(solve(await connect(url), path, config))

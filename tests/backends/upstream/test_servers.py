@@ -83,6 +83,25 @@ def test_waiting_runs_take_turns() -> None:
     assert order == ["a", "b", "c", "a", "b", "a", "a"]
 
 
+def test_chats_go_before_runs_in_their_own_order() -> None:
+    order: list[str] = []
+
+    async def visit(pool: ServerPool, run_id: str) -> None:
+        async with pool.acquire(run_id, interactive=run_id.isupper()):
+            order.append(run_id)
+            await asyncio.sleep(0)
+
+    async def all_visit() -> None:
+        pool = ServerPool([server(1)])
+        async with pool.acquire("first"):
+            tasks = [asyncio.create_task(visit(pool, run_id)) for run_id in "aabCDCa"]
+            await asyncio.sleep(0)
+        await asyncio.gather(*tasks)
+
+    run_in_time(all_visit)
+    assert order == ["C", "D", "C", "a", "b", "a", "a"]
+
+
 def test_cancelled_waiter_holds_no_server() -> None:
     async def cancel() -> None:
         pool = ServerPool([server(1)])
@@ -441,6 +460,12 @@ def test_server_that_was_left_out_is_probed_again(serve: Serve, monkeypatch: pyt
         "http://x/v1?key=secret",
         "http://x:y/",
         "http://[",
+        "http://a b",
+        "http://x/ v1",
+        "http://x..y",
+        "http://%2e",
+        "http://:80",
+        "http://x:70000",
     ],
 )
 def test_invalid_url_is_refused_without_showing_secrets(url: str) -> None:
@@ -463,6 +488,9 @@ def test_key_that_no_header_can_hold_is_refused_without_showing_it(key: str) -> 
         ("http://x:1/", "http://x:1/v1"),
         ("https://x/api/v1/", "https://x/api/v1"),
         ("http://x/v1/chat/completions", "http://x/v1"),
+        ("http://[::1]:80", "http://[::1]:80/v1"),
+        ("http://localhost.", "http://localhost./v1"),
+        ("http://bücher.example", "http://bücher.example/v1"),
     ],
 )
 def test_url_may_be_given_in_several_forms(given: str, root: str) -> None:

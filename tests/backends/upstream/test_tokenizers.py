@@ -22,7 +22,7 @@ from markovian_rsa_mlx.backends.upstream.transport import HTTPClient
 from markovian_rsa_mlx.errors import ModelError, UpstreamError
 from markovian_rsa_mlx.tokenizer import ChatMessage
 
-from ...support.fakes import ASSISTANT, EOS, SYSTEM, THINK_END, USER, ByteTokenizer, CharacterTokenizer
+from ...support.fakes import ASSISTANT, EOS, SYSTEM, THINK_END, USER, ByteTokenizer, WithEOS
 from ..fake_upstream import FakeUpstream, Running, free_port
 from ..upstreams import TIMES, TOKENIZER, RecordingListener, connect, solve, trace_request, with_timeout
 
@@ -32,12 +32,6 @@ TEMPLATE = "<system> <user> <assistant> </think>"
 
 #: A restart may take longer than the timeouts of the engine's tests.
 TOKENIZER_TIMES = TimeLimits(unreachable_timeout_s=3.0)
-
-
-class WithEOS(CharacterTokenizer):
-    def encode(self, text: str) -> list[int]:
-        first, *rest = (super(WithEOS, self).encode(part) for part in text.split("<eos>"))
-        return [*first, *(token for part in rest for token in (EOS, *part))]
 
 
 @pytest.fixture
@@ -53,7 +47,7 @@ second = server
 
 
 def remote_tokenizer(server: Running) -> RemoteTokenizer:
-    return RemoteTokenizer(HTTPClient(server.url, None, TOKENIZER_TIMES), server.fake.extra_props, None)
+    return RemoteTokenizer(HTTPClient(server.url, None, TOKENIZER_TIMES), server.fake.extra_props)
 
 
 def test_remote_tokenizer_agrees_with_the_server(server: Running) -> None:
@@ -61,7 +55,7 @@ def test_remote_tokenizer_agrees_with_the_server(server: Running) -> None:
     assert tokenizer.eos_ids == {EOS}
     assert tokenizer.end_of_thinking == ((THINK_END,),)
     assert tokenizer.control_ids == {EOS, USER, ASSISTANT, SYSTEM}
-    text = "<user>Say 12 + 3 = ?\n\tça va, 你好 🙂</think>"
+    text = "<user>Add 12 + 3 = ?\n\tça va, 你好 🙂</think>"
     assert tokenizer.encode(text) == TOKENIZER.encode(text)
     assert tokenizer.decode(tokenizer.encode(text)) == TOKENIZER.decode(TOKENIZER.encode(text))
     chat = [ChatMessage(role="user", content="Hi")]
@@ -106,10 +100,11 @@ def test_folder_of_the_model_provides_its_tokenizer() -> None:
         assert tokenizer.decode(tokenizer.encode("1 + 1")) == "1 + 1"
 
 
-def test_missing_tokenizer_is_an_error() -> None:
+@pytest.mark.parametrize("name", ["some model", "", "x" * 5_000, "a\0b", "/" + "y" * 300, "a/b c", "a/" + "z" * 300])
+def test_missing_tokenizer_is_an_error(name: str) -> None:
     client = HTTPClient(f"http://127.0.0.1:{free_port()}/v1", None, TimeLimits())
     with pytest.raises(ModelError, match="--tokenizer"):
-        choose_tokenizer(Upstream((client.url,)), "some model", client=client, props={})
+        choose_tokenizer(Upstream((client.url,)), name, client=client, props={})
 
 
 def test_gguf_file_needs_llama_cpp_python(tmp_path: Path) -> None:

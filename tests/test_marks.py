@@ -1,0 +1,212 @@
+"""The table of thinking marks, their detection, and the division of a trace at them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from markovian_rsa_mlx.marks import TABLE, Alphabet, MarkScanner, ThinkingMarks, find_marks, is_open, unknown_mark
+
+ROWS = [pytest.param(row, id=row.begin) for row in TABLE]
+
+
+def ids_of(row: ThinkingMarks) -> dict[str, int]:
+    """A vocabulary in which every part of the row's marks is a token of its own."""
+    return {part: 1000 + index for index, part in enumerate(sorted(replace(row, wrappers=()).parts))}
+
+
+def model_with(row: ThinkingMarks, *, tokens: bool) -> ThinkingMarks:
+    marks = find_marks(row.begin + row.end, ids_of(row).get if tokens else {}.get)
+    assert marks is not None
+    return marks
+
+
+def divide(
+    marks: ThinkingMarks, text: str, *pieces: int, opened: bool = False, thinking: bool = True
+) -> dict[str, str]:
+    """Return the text of each section. `pieces` are the lengths of the pieces that arrive."""
+    alphabet = Alphabet(marks)
+    marked = alphabet.mark(text)
+    scanner = MarkScanner(marks, opened=opened, thinking=thinking)
+    spans, at = [], 0
+    for size in pieces:
+        spans += scanner.feed(marked[at : at + size])
+        at += size
+    spans += [*scanner.feed(marked[at:]), *scanner.end()]
+    found = defaultdict[str, str](str)
+    for span in spans:
+        assert marked[span.start : span.end] == span.text
+        found[span.section] += alphabet.show(span.text)
+    return found
+
+
+def answered(marks: ThinkingMarks, answer: str) -> str:
+    """The end of a trace from the end of its thinking on."""
+    return (marks.closing if marks.channels else marks.end) + answer
+
+
+@pytest.mark.parametrize("tokens", [True, False], ids=["tokens", "text"])
+@pytest.mark.parametrize("row", ROWS)
+class TestEveryRow:
+    def test_it_is_found_in_a_template(self, row: ThinkingMarks, tokens: bool) -> None:
+        marks = model_with(row, tokens=tokens)
+        assert (marks.begin, marks.end, marks.expected) == (row.begin, row.end, True)
+        assert bool(marks.tokens) == (tokens and bool(ids_of(row)))
+
+    def test_it_is_found_in_a_vocabulary(self, row: ThinkingMarks, tokens: bool) -> None:
+        marks = find_marks("{{ messages }}", ids_of(row).get if tokens else {}.get)
+        if tokens and ids_of(row):
+            assert marks is not None
+            assert (marks.begin, marks.expected) == (row.begin, False)
+        else:
+            assert marks is None
+
+    @pytest.mark.parametrize("thinking", [True, False])
+    def test_the_model_writes_both_marks(self, row: ThinkingMarks, tokens: bool, thinking: bool) -> None:
+        marks = model_with(row, tokens=tokens)
+        found = divide(marks, f"{row.begin}\nhm, five{answered(marks, ' four')}", thinking=thinking)
+        assert (found["thinking"], found["answer"]) == ("\nhm, five", " four")
+
+    def test_the_prompt_has_the_begin_mark(self, row: ThinkingMarks, tokens: bool) -> None:
+        marks = model_with(row, tokens=tokens)
+        assert is_open(marks, f"assistant {row.begin}\n")
+        assert not is_open(marks, f"{row.begin}\n\n{row.end}\n\n")
+        found = divide(marks, "hm" + answered(marks, "four"), opened=True, thinking=False)
+        assert (found["thinking"], found["answer"]) == ("hm", "four")
+        assert not divide(marks, "hm, five", opened=True)["answer"]
+
+    def test_a_truncated_thought_has_no_answer(self, row: ThinkingMarks, tokens: bool) -> None:
+        marks = model_with(row, tokens=tokens)
+        assert divide(marks, f"{row.begin}hm, five", thinking=False) == {"thinking": "hm, five"}
+
+    def test_several_blocks(self, row: ThinkingMarks, tokens: bool) -> None:
+        marks = model_with(row, tokens=tokens)
+        between = "<|end|><|start|>assistant" if marks.channels else f"{row.end}\n"
+        found = divide(marks, f"{row.begin}one{between}{row.begin}two{answered(marks, 'four')}")
+        assert (found["thinking"], found["answer"].strip()) == ("onetwo", "four")
+
+    def test_the_closing_text_ends_the_thinking(self, row: ThinkingMarks, tokens: bool) -> None:
+        marks = model_with(row, tokens=tokens)
+        found = divide(marks, f"{row.begin}hm{marks.closing}four")
+        assert (found["thinking"].strip(), found["answer"].strip()) == ("hm", "four")
+
+
+CHANNELS = model_with(TABLE[0], tokens=True)
+HARMONY = (
+    "<|channel|>analysis<|message|>one<|end|><|start|>assistant<|channel|>commentary to=functions.f "
+    "<|constrain|>json<|message|>{}<|call|><|start|>assistant<|channel|>analysis<|message|>two<|end|>"
+    "<|start|>assistant<|channel|>final<|message|>four"
+)
+THINK = model_with(ThinkingMarks("<think>", "</think>"), tokens=True)
+PLAIN = model_with(ThinkingMarks("<think>", "</think>"), tokens=False)
+UNEXPECTED = replace(THINK, expected=False)
+
+
+def test_only_analysis_and_final_are_thinking_and_answer() -> None:
+    found = divide(CHANNELS, HARMONY)
+    assert (found["thinking"], found["answer"]) == ("onetwo", "four")
+
+
+@pytest.mark.parametrize(
+    ("marks", "text"),
+    [
+        (CHANNELS, HARMONY),
+        (CHANNELS, "no channels at all"),
+        (CHANNELS, "no channels" * 10 + HARMONY),
+        (UNEXPECTED, " a<think>hm</think>b</think>c"),
+        (PLAIN, "\n" + "hm" * 48 + "<think>hmm</think>four</think><response>"),
+        (THINK, "<think>hm</think>a<think>hm</think><response>b</response>c</think>"),
+        (PLAIN, "<think>hm</think> \n<response>a</think> <think> b</response>"),
+        (PLAIN, "hm </thin </think></think><think>x"),
+    ],
+)
+@given(sizes=st.lists(st.integers(1, 9), max_size=40), opened=st.booleans(), thinking=st.booleans())
+def test_pieces_do_not_change_the_sections(
+    marks: ThinkingMarks, text: str, sizes: list[int], opened: bool, thinking: bool
+) -> None:
+    assert divide(marks, text, *sizes, opened=opened, thinking=thinking) == divide(
+        marks, text, opened=opened, thinking=thinking
+    )
+
+
+@pytest.mark.parametrize("opens", ["<response>", "<|begin_of_solution|>"])
+def test_marks_around_the_answer_are_removed(opens: str) -> None:
+    closes = opens.replace("<", "</", 1) if opens == "<response>" else "<|end_of_solution|>"
+    assert divide(PLAIN, f"hm</think>\n{opens}\nfour\n{closes}")["answer"].split() == ["four"]
+    assert divide(PLAIN, f"hm</think>write {opens}")["answer"] == f"write {opens}"
+
+
+def test_the_characters_of_a_mark_end_nothing_where_the_mark_is_a_token() -> None:
+    alphabet = Alphabet(THINK)
+    scanner = MarkScanner(THINK, opened=True, thinking=True)
+    spans = [*scanner.feed("what does </think> mean?" + alphabet.mark("</think>") + "four </think>"), *scanner.end()]
+    assert [(span.section, span.text) for span in spans] == [
+        ("thinking", "what does </think> mean?"),
+        ("answer", "four </think>"),
+    ]
+
+
+def test_a_second_end_in_the_answer_ends_nothing() -> None:
+    assert divide(PLAIN, "hm</think>write </think> and <think>", opened=True)["answer"] == "write </think> and <think>"
+
+
+@pytest.mark.parametrize("marks", [THINK, PLAIN], ids=["tokens", "text"])
+def test_an_end_mark_alone_ends_a_short_thinking_only(marks: ThinkingMarks) -> None:
+    assert divide(marks, "hm, four", thinking=False) == {"answer": "hm, four"}
+    short, long = "h" * 100, "h" * 101
+    assert divide(marks, f"\n\n{short}</think>four", thinking=False) == {"thinking": f"\n\n{short}", "answer": "four"}
+    late = divide(marks, f"{long}</think>four", thinking=False)
+    assert (late["thinking"], late["answer"].replace("</think>", "")) == ("", long + "four")
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_without_a_begin_mark_the_answer_begins_where_only_the_vocabulary_has_marks(thinking: bool) -> None:
+    assert divide(UNEXPECTED, "four", thinking=thinking) == {"answer": "four"}
+    scanner = MarkScanner(UNEXPECTED, opened=False, thinking=thinking)
+    assert scanner.feed("\n ") == []
+    assert [(span.section, span.text.strip()) for span in scanner.feed("f")] == [("answer", ""), ("answer", "f")]
+    assert divide(UNEXPECTED, "\n<think>hm</think>four", thinking=thinking) == {"thinking": "hm", "answer": "four"}
+
+
+def test_characters_of_a_mark_after_the_undecided_text_are_text() -> None:
+    long = "h" * 101
+    assert divide(PLAIN, f"{long}<think>hm", thinking=False) == {"answer": f"{long}<think>hm"}
+
+
+@pytest.mark.parametrize(
+    ("template", "closing"),
+    [
+        ("{{ '<think>\\n' }}{{ '<think>\\n\\n</think>\\n\\n' }}", "\n</think>\n\n"),
+        ("{{ '<|bot|>\\n<think>\\n' }}{{ '</think>\\n' }}", "\n</think>\n"),
+        ("<think>{{ c.split('</think>')[-1] }}", "</think>"),
+        ("<think>\n{{ c }}\n</think>\n\n<response>", "\n</think>\n\n<response>"),
+    ],
+)
+def test_the_closing_text_has_the_line_breaks_of_the_template(template: str, closing: str) -> None:
+    marks = find_marks(template, {}.get)
+    assert marks is not None
+    assert marks.closing == closing
+
+
+def test_named_marks_come_before_the_table() -> None:
+    marks = find_marks("<think></think>", {"<hmm>": 7}.get, ("<hmm>", "</hmm>"))
+    assert marks is not None
+    assert (marks.begin, marks.end, marks.tokens, marks.expected) == ("<hmm>", "</hmm>", {"<hmm>": 7}, True)
+
+
+def test_recorded_marks_come_back() -> None:
+    assert ThinkingMarks.from_dict(CHANNELS.to_dict()) == CHANNELS
+    assert ThinkingMarks.from_dict({}) is None
+
+
+@pytest.mark.parametrize("mark", ["<my_think>", "[MYTHOUGHT]", "<|deep:reasoning|>", "◁reason▷"])
+def test_an_unknown_mark_at_the_beginning_of_most_traces_is_found(mark: str) -> None:
+    texts = [f"{mark} hm", f"\n{mark}hm", "something else"]
+    assert unknown_mark(None, texts) == mark
+    assert unknown_mark(ThinkingMarks(mark, "</x>"), texts) is None
+    assert unknown_mark(None, [*texts, "one", "two"]) is None
+    assert unknown_mark(None, ["I think", "<table>", ""]) is None
