@@ -5,12 +5,69 @@ An engine deals with tokens, seeds and memory. Rounds, answers and the audit tra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
 
+from ..confidence import Confidence
 from ..config import Sampling
 from ..tokenizer import ChatMessage, Tokenizer
+from ..tools import Tools
+
+
+@dataclass(frozen=True)
+class ThinkingLimit:
+    """Where an engine closes the thinking of a trace.
+
+    If the first `position` ids of the trace are all thinking (`is_open`, a pure function), `closing_ids` follow them
+    without a draw, and the engine continues after them. They count as ids of the trace: the next draw is that of
+    position `position + len(closing_ids)`, and `max_tokens` includes them.
+    """
+
+    position: int
+    closing_ids: tuple[int, ...]
+    is_open: Callable[[Sequence[int]], bool] = field(compare=False)
+
+
+class AnswerWatch(Protocol):
+    """Follows the ids of one trace to the beginning of its answer, after the thinking.
+
+    `begun`: the answer begins with the next id, unless that is white space, one of the `alternatives`, which begin a
+    thinking, or part of a mark.
+    """
+
+    begun: bool
+    alternatives: frozenset[int]
+
+    def add(self, token: int) -> str:
+        """Add the next id. Return the text that it adds to the answer, without marks."""
+        ...
+
+
+@dataclass(frozen=True)
+class CallGrammar:
+    """A call of a tool as an answer. It begins with `begin_ids`, and the first usable one of `schemas` binds the rest.
+
+    Without `schemas` the rest is free. `required`: the answer is a call, and nothing else.
+    """
+
+    begin_ids: tuple[int, ...]
+    schemas: tuple[Mapping[str, Any], ...] = ()
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class AnswerSchema:
+    """The JSON Schema of the answer of a trace. `watch` makes what finds the answer's beginning, once a generation.
+
+    The thinking is free. A trace does not end before its answer is a JSON value that the schema allows, other than by
+    `max_tokens`. With `call` the answer may also be a call of a tool, which an engine with `info.binds_calls` honours.
+    The schema is None only where a call is required.
+    """
+
+    schema: Mapping[str, Any] | None
+    watch: Callable[[], AnswerWatch]
+    call: CallGrammar | None = None
 
 
 @dataclass(frozen=True)
@@ -21,7 +78,16 @@ class GenerationRequest:
     The engine continues after them, at position `len(generated_ids)`, within the same `max_tokens` (which counts them).
     `messages` is the same prompt as a chat, for engines that take no ids. `prompt_text` is the same prompt as text,
     chat frame included (if it is "", the engine renders the messages with `enable_thinking`). `run_id` is the run of
-    the trace: an engine that several runs share admits them round-robin.
+    the trace: an engine that several runs share admits them round-robin. `thinking_limit` is None unless the engine's
+    `info.closes_thinking` is True. `thinking_marks` are those that the run names, for servers that return text.
+    `tools` are those that the answer may call; the prompt describes them, too.
+    `answer_schema` is None unless the engine's `info.binds_answers` is True. With `top_logprobs`, from 0 on, the
+    listener is a `LogProbListener` and gets the values of each id and of so many likeliest ones (None unless
+    `info.gives_logprobs`).
+    `shared_lengths` are the tokens that later requests of the run will have in common with this prompt, one for each.
+    With `wants_confidence`, the result has the confidence of the trace, if the engine knows log-probabilities.
+    `adapter` is the digest of the engine's aggregation adapter if the trace uses it, else "".
+    `interactive`: a person waits for these tokens, so the engine puts them before those of other requests.
     """
 
     trace_id: str
@@ -34,14 +100,52 @@ class GenerationRequest:
     run_id: str = ""
     prompt_text: str = ""
     enable_thinking: bool = True
+    thinking_limit: ThinkingLimit | None = None
+    thinking_marks: tuple[str, str] | None = None
+    answer_schema: AnswerSchema | None = None
+    tools: Tools | None = None
+    top_logprobs: int | None = None
+    wants_confidence: bool = False
+    adapter: str = ""
+    interactive: bool = False
+    shared_lengths: tuple[int, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True)
+class DecodingCounts:
+    """The decode steps of a generation, the tokens that were guessed for them, and those of them that were right.
+
+    A step gives one token and the right guesses before it.
+    """
+
+    steps: int
+    drafted: int
+    accepted: int
+
+
+class TokenLogProbs(NamedTuple):
+    """The natural log-probability of an id, and the likeliest ids with theirs, the most likely first.
+
+    They are those of the model's own distribution: before the temperature, the filters and a grammar.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """A finished trace: all its ids, those of `generated_ids` and the EOS included."""
+    """A finished trace: all its ids, those of `generated_ids`, closing ids and the EOS included.
+
+    `decoding` is None if the engine does not count its steps. `confidence` covers all drawn ids, those of
+    `generated_ids` included; it is None unless the request wants it and the engine knows them all.
+    """
 
     token_ids: tuple[int, ...]
     finish_reason: Literal["eos", "max_tokens"]
+    decoding: DecodingCounts | None = None
+    confidence: Confidence | None = None
 
 
 class GenerationListener(Protocol):
@@ -56,13 +160,33 @@ class GenerationListener(Protocol):
     def tokens(self, ids: Sequence[int]) -> None:
         """Receive the ids generated since the last call."""
 
+    def thinking_closed(self, closing_ids: Sequence[int]) -> None:
+        """Receive the closing ids of the trace's `thinking_limit`, after all ids before them."""
+
     def warning(self, message: str) -> None:
         """Receive a problem that the engine recovered from within this attempt, such as a repeated call."""
 
 
+class LogProbListener(GenerationListener, Protocol):
+    """The listener of a request with `top_logprobs`."""
+
+    def log_probabilities(self, values: Sequence[TokenLogProbs]) -> None:
+        """Receive the values of the ids of the next call."""
+
+
 @dataclass(frozen=True)
 class EngineInfo:
-    """Facts of an engine that a run records. `quantization` is "none" or like "4-bit"; sizes in tokens and bytes."""
+    """Facts of an engine that a run records. `quantization` is "none" or like "4-bit"; sizes in tokens and bytes.
+
+    `tokenizer` is where the tokenizer was read, `tokenizer_digest` its digest (`backends.tokenizers.files_digest`).
+    `model_digest` identifies the weights (`hub.model_digest`; "": unknown, as on a server).
+    `closes_thinking`: whether the engine honours the `thinking_limit` of a request (None: it does not know of any).
+    `binds_answers`, `binds_calls` and `gives_logprobs`: whether it honours `answer_schema`, its `call`, and
+    `top_logprobs`. `writes_calls`: whether it takes the `tools` of a request as such, and writes the calls that it gets
+    into the trace in the generic form.
+    `kv_bits`: the width of a number in a quantized KV cache (None: not quantized, or unknown).
+    `adapter_folder` and `adapter_digest`: where the aggregation adapter was read, and its digest ("": there is none).
+    """
 
     model_id: str
     quantization: str
@@ -72,6 +196,17 @@ class EngineInfo:
     context_length: int | None
     max_rows: int | None
     memory_limit_bytes: int | None
+    tokenizer: str = ""
+    tokenizer_digest: str = ""
+    model_digest: str = ""
+    closes_thinking: bool | None = None
+    binds_answers: bool = False
+    binds_calls: bool = False
+    writes_calls: bool = False
+    gives_logprobs: bool = False
+    kv_bits: int | None = None
+    adapter_folder: str = ""
+    adapter_digest: str = ""
 
 
 class Engine(Protocol):
@@ -89,6 +224,10 @@ class Engine(Protocol):
         Cancelling the awaiting task stops the trace within one step. Raise `BackendError` if this trace failed and
         `MemoryLimitError` if it can never fit.
         """
+        ...
+
+    def check_schema(self, schema: Mapping[str, Any]) -> None:
+        """Raise `SchemaError` if answers cannot be bound to the schema. Blocks, for seconds at most."""
         ...
 
     async def log_probability(

@@ -9,28 +9,31 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten, tree_map_with_path
+from mlx.utils import tree_map_with_path
 
+from ..backends.mlx.loading import loading_error
+from ..backends.mlx.memory import named_parameters, parameters
+from ..backends.mlx.weight_files import INDEX, corruption, weight_files
 from ..errors import ConfigError, ModelError
 from ..hub import download, local_folder, read_config
-from ..models import register
+from ..models import loader_config, register
 from ..models.zaya_config import native_config
-from .shards import INDEX, corruption, weight_files
+from .recipe import Recipe, table_of
 
 Progress = Callable[[str], None]
 
-BITS = (4, 8)
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
-GROUP_SIZE = 64
 #: The size of a file of weights. A conversion holds one of them in memory, and the largest weight.
 SHARD_BYTES = 2 * 2**30
 #: Disk space left free next to the converted model.
 _SPARE_BYTES = 200 * 2**20
 #: Files of a model's folder that the converted one keeps, in addition to weights, config and index.
 _AUXILIARY_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "LICENSE*", "README.md")
+#: Keys that describe the layout of the source.
+_LAYOUT_KEYS = ("weight_format", "zaya_expert_layout", "jang", "capabilities", "cache_subtype", "compression_config")
 
 
 def convert(
@@ -38,20 +41,24 @@ def convert(
     out: str | Path,
     *,
     bits: int | None = None,
+    mode: str = "affine",
+    expert_bits: int | None = None,
+    attention_bits: int | None = None,
+    embedding_bits: int | None = None,
     dtype: str | None = None,
     revision: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Convert `source` (a hub id or a folder) into the new folder `out`, which mlx-lm and the engine read.
 
-    `bits` quantizes the large matrices (4 or 8; embeddings keep 8). `dtype` is the type of the other weights. None
-    keeps that of the source. Returns `out`. Raises `ConfigError` for invalid settings, and `ModelError` for a missing
-    or corrupt weights file, an architecture that cannot be run, and a full disk.
+    `bits` quantizes the large matrices (4 or 8; ZAYA's embeddings keep 8), `mode` "mxfp4" makes 4 bits MXFP4, and the
+    other widths are for parts of the model (see `Recipe`). `dtype` is the type of the other weights. None keeps that of
+    the source. Returns `out`. Raises `ConfigError` for invalid settings, and `ModelError` for a missing or damaged
+    weights file, an architecture that cannot be run, and a full disk.
     """
     report = progress or (lambda _: None)
     target = Path(out).expanduser()
-    if bits is not None and bits not in BITS:
-        raise ConfigError(f"bits must be {' or '.join(map(str, BITS))} (got {bits}).")
+    recipe = Recipe(bits, mode, expert_bits, attention_bits, embedding_bits)
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype must be one of {', '.join(DTYPES)} (got {dtype!r}).")
     if target.exists():
@@ -60,9 +67,9 @@ def convert(
     weight_files(folder)
     config = read_config(folder)
     report("Reading the weights")
-    model, config = _load_lazily(folder, config, bits, dtype)
+    model, config = _load_lazily(folder, config, recipe, dtype)
     target.parent.mkdir(parents=True, exist_ok=True)
-    needed = sum(array.nbytes for array in _parameters(model).values())
+    needed = sum(array.nbytes for array in parameters(model))
     free = shutil.disk_usage(target.parent).free
     if needed + _SPARE_BYTES > free:
         raise ModelError(
@@ -83,20 +90,22 @@ def convert(
     return target
 
 
-def _load_lazily(
-    folder: Path, config: dict[str, Any], bits: int | None, dtype: str | None
-) -> tuple[Any, dict[str, Any]]:
+def _load_lazily(folder: Path, config: dict[str, Any], recipe: Recipe, dtype: str | None) -> tuple[Any, dict[str, Any]]:
     """Return the converted model, not evaluated yet, and its new config."""
     from mlx_lm.utils import load_model, quantize_model
 
     register()
-    if bits is not None and (config.get("quantization") or config.get("quantization_config")):
-        raise ModelError(f"The model in {str(folder)!r} is quantized already. Convert the original instead.")
     try:
-        model, config = load_model(folder, lazy=True)
+        changes = loader_config(config)
+        packed = config | changes
+        if recipe.quantizes and (packed.get("quantization") or packed.get("quantization_config")):
+            raise ModelError(f"The model in {str(folder)!r} is quantized already. Convert the original instead.")
+        model, loaded_config = load_model(folder, lazy=True, model_config=changes)
+    except ModelError:
+        raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"The model in {str(folder)!r} cannot be converted ({reason}).") from error
+        raise loading_error(folder, config, error) from error
+    config = loaded_config
     if dtype is not None:
         may_cast = getattr(model, "cast_predicate", lambda _: True)
 
@@ -107,20 +116,20 @@ def _load_lazily(
         model.update(tree_map_with_path(cast_weight, model.parameters()))
         config.pop("torch_dtype", None)
         config["dtype"] = dtype
-    if bits is not None:
-        predicate = getattr(model, "quant_predicate", None)
+    if recipe.quantizes:
+        predicate, default = recipe.predicate(model), recipe.default
         with contextlib.redirect_stdout(io.StringIO()):  # mlx-lm prints the bits per weight
-            model, config = quantize_model(model, config, GROUP_SIZE, bits, quant_predicate=predicate)
+            model, config = quantize_model(model, config, **default, quant_predicate=predicate)
+    for key in ("quantization", "quantization_config"):
+        config.pop(key, None)
+        if table := table_of(model):
+            config[key] = table
     return model, config
-
-
-def _parameters(model: Any) -> dict[str, mx.array]:
-    return dict(cast(list[tuple[str, mx.array]], tree_flatten(model.parameters())))
 
 
 def _write_weights(draft: Path, model: Any, report: Progress) -> None:
     """Write the weights in the order of their names. Each shard is computed, written and freed before the next."""
-    weights = _parameters(model)
+    weights = dict(named_parameters(model))
     model.update(tree_map_with_path(lambda _name, _array: mx.array([]), model.parameters()))
     total = sum(array.nbytes for array in weights.values())
     shards: list[list[str]] = []
@@ -155,10 +164,11 @@ def _write_auxiliary_files(draft: Path, folder: Path, config: dict[str, Any]) ->
     """Copy tokenizer, chat template and the like, and write the config in the native format."""
     for pattern in _AUXILIARY_FILES:
         for file in folder.glob(pattern):
-            if file.is_file() and file.name not in ("config.json", INDEX):
+            if file.is_file() and file.name not in ("config.json", "jang_config.json", INDEX):
                 shutil.copyfile(file, draft / file.name)
     if config.get("model_type") == "zaya":
         # transformers reads the tokenizer, and cannot read legacy configs.
-        config = {**native_config(config), "architectures": ["ZayaForCausalLM"]}
+        native = {key: value for key, value in native_config(config).items() if key not in _LAYOUT_KEYS}
+        config = native | {"architectures": ["ZayaForCausalLM"]}
     text = json.dumps(dict(sorted(config.items())), indent=2)
     (draft / "config.json").write_text(text + "\n", encoding="utf-8")

@@ -6,6 +6,7 @@ compiler for every new signature, which takes seconds and is not installed every
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ def fused(function: Function) -> Function:
     """Return `function`, compiled at its first call on a GPU."""
     compiled = mx.compile(function, shapeless=True)
 
+    @functools.wraps(function)
     def call(*arrays: mx.array | list[mx.array]) -> mx.array:
         return (function if mx.default_device() == mx.cpu else compiled)(*arrays)
 

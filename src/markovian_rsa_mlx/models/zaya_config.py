@@ -10,6 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+#: A checkpoint that every version of this package reads, for messages about others.
+WORKING_CHECKPOINT = "Zyphra/ZAYA1-8B"
+JANGTQ = (
+    f"JANGTQ checkpoints have codebooks that MLX cannot read; use {WORKING_CHECKPOINT} or OsaurusAI/ZAYA1-8B-MXFP4."
+)
+
 FULL, SLIDING = "hybrid", "hybrid_sliding"
 
 #: Keys that only legacy configs have.
@@ -17,13 +23,41 @@ _LEGACY_KEYS = frozenset(
     {"zaya_layers", "cca_num_q_heads", "ffn_hidden_size", "ffn_hidden_size_list", "num_query_groups"}
     | {"num_query_groups_list", "zaya_mlp_expansion", "kv_channels"}
 )
+#: Keys of native configs that are read or checked.
+_NATIVE_KEYS = frozenset({
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "cca_time0", "cca_time1", "num_experts", "num_experts_per_tok", "moe_intermediate_size", "router_hidden_size",
+    "rms_norm_eps", "max_position_embeddings", "tie_word_embeddings", "sliding_window", "layer_types", "hidden_act",
+    "rope_parameters", "rope_theta", "rope_scaling", "rope_pct", "rotary_base", "partial_rotary_factor",
+    "swa_layers", "swa_rotary_base", "moe_router_topk", "norm_epsilon", "activation_func", "normalization",
+})  # fmt: skip
+#: Keys that describe training, another program's kernels, the tokenizer or the packing of the file.
+_OTHER_KEYS = frozenset({
+    "model_type", "architectures", "auto_map", "transformers_version", "dtype", "torch_dtype", "use_cache", "name",
+    "tokenizer_class", "pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "sep_token_id",
+    "cls_token_id", "mask_token_id", "decoder_start_token_id", "attention_dropout", "hidden_dropout",
+    "initializer_range", "output_router_logits", "router_aux_loss_coef", "output_attentions",
+    "output_hidden_states", "return_dict", "use_return_dict", "chunk_size_feed_forward", "is_encoder_decoder",
+    "is_decoder", "problem_type", "id2label", "label2id", "attn_implementation", "experts_implementation",
+    "tie_encoder_decoder", "torchscript", "use_bfloat16", "generation_config", "max_length", "min_length",
+    "do_sample", "temperature", "top_k", "top_p", "num_beams", "repetition_penalty", "zaya_high_prec",
+    "fused_add_norm", "residual_in_fp32", "apply_rope_fusion", "bias_activation_fusion",
+    "activation_func_fp8_input_store", "quantization", "quantization_config", "compression_config", "weight_format",
+    "zaya_expert_layout", "capabilities", "jang", "jang_config", "cache_subtype", "license", "tags", "base_model",
+    "library_name", "mlx_lm_version", "unsloth_version", "unsloth_fixed",
+})  # fmt: skip
 #: Parts of every published ZAYA. A config that turns one off describes another architecture.
 _ALWAYS_ON = ("cca", "zaya_use_eda", "zaya_use_mod", "scale_residual_merge", "gated_linear_unit")
 _ALWAYS_OFF = ("attention_bias", "lm_head_bias", "add_bias_linear", "clamp_temp")
+_ALWAYS = {"hidden_act": "silu", "activation_func": "swiglu", "normalization": "RMSNorm"}
 _ROPE: dict[str, dict[str, Any]] = {
     FULL: {"rope_type": "default", "rope_theta": 5_000_000.0, "partial_rotary_factor": 0.5},
     SLIDING: {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5},
 }
+
+
+class UnsupportedCheckpointError(ValueError):
+    """The config.json describes a checkpoint of the ZAYA family that cannot be read. The message is a sentence."""
 
 
 def is_legacy(config: Mapping[str, Any]) -> bool:
@@ -34,16 +68,19 @@ def is_legacy(config: Mapping[str, Any]) -> bool:
 def native_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return `config` with native keys only, and complete `layer_types` and `rope_parameters`.
 
-    Raises `ValueError` for a variant of the architecture that is not implemented.
+    Raises `ValueError` for a variant of the architecture that is not implemented, and `UnsupportedCheckpointError`, a
+    kind of it, for a format of weights or a key that is not known.
     """
+    _refuse_other_checkpoints(config)
     for key in _ALWAYS_ON:
         if config.get(key) is False:
             raise ValueError(f"a ZAYA model with {key} false is not supported")
     for key in _ALWAYS_OFF:
         if config.get(key) is True:
             raise ValueError(f"a ZAYA model with {key} true is not supported")
-    if config.get("hidden_act", "silu") != "silu":
-        raise ValueError(f"a ZAYA model with hidden_act {config['hidden_act']!r} is not supported")
+    for key, value in _ALWAYS.items():
+        if config.get(key, value) != value:
+            raise ValueError(f"a ZAYA model with {key} {config[key]!r} is not supported")
     native = _from_legacy(config) if is_legacy(config) else dict(config)
     count = int(native.get("num_hidden_layers", 40))
     native["num_hidden_layers"] = count
@@ -58,6 +95,44 @@ def native_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if native.get("num_experts_per_tok", 1) != 1:
         raise ValueError("ZAYA routes each token to one expert; num_experts_per_tok must be 1")
     return native
+
+
+def loader_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a config.json that mlx-lm's loader must see differently, with their values.
+
+    The loader infers the quantization of each module from its arrays. A table by module is left out, because in legacy
+    checkpoints it has the names of half-layers. Raises `UnsupportedCheckpointError` for compressed weights that are
+    neither MXFP4 nor FP8.
+    """
+    given = config.get("quantization")
+    if isinstance(given, Mapping):
+        scalars = {key: value for key, value in given.items() if not isinstance(value, Mapping | bool)}
+        return {"quantization": {"group_size": 64, "bits": 4} | scalars}
+    other = config.get("quantization_config")
+    if not isinstance(other, Mapping) or other.get("quant_method") != "compressed-tensors":
+        return {}
+    if other.get("format") == "mxfp4-pack-quantized":
+        return {"quantization": {"group_size": 32, "bits": 4, "mode": "mxfp4"}}
+    if other.get("format") in ("float-quantized", "naive-quantized"):
+        return {"quantization_config": None}  # these weights are expanded when they are read
+    raise UnsupportedCheckpointError(
+        f"This ZAYA model has weights in the compressed format {other.get('format')!r}, and only mxfp4-pack-quantized "
+        f"and float-quantized are supported; use {WORKING_CHECKPOINT} or its conversion."
+    )
+
+
+def _refuse_other_checkpoints(config: Mapping[str, Any]) -> None:
+    """Raise `UnsupportedCheckpointError` for codebooks of JANGTQ, vision models, and keys that may change the model."""
+    if config.get("weight_format") == "mxtq" or "mxtq_bits" in config:
+        raise UnsupportedCheckpointError(JANGTQ)
+    known = _NATIVE_KEYS | _LEGACY_KEYS | _OTHER_KEYS | {*_ALWAYS_ON, *_ALWAYS_OFF}
+    # Absent, zero and empty are the same for a switch, and the names of private attributes begin with "_".
+    unknown = sorted(key for key, value in config.items() if value and key not in known and not key.startswith("_"))
+    if unknown:
+        raise UnsupportedCheckpointError(
+            f"The config.json of this ZAYA model has keys that are not supported ({', '.join(unknown)}); use "
+            f"{WORKING_CHECKPOINT}, or remove a key that changes neither weights nor outputs."
+        )
 
 
 def _from_legacy(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,15 +15,22 @@ import mlx.core as mx
 
 from ...errors import ModelError
 from ...hub import download, local_folder, read_config
-from ...models import register, tokenizer_options
+from ...models import UnsupportedCheckpointError, loader_config, parameter_of, register, tokenizer_options
+from ...models.lean_llama import lean
+from .adapter import add_adapter, keep_switch
 from .memory import parameters
+from .quantized_cache import quantize_kv_cache
+from .weight_files import origin, tensors
 
 Progress = Callable[[str], None]
 
 
 @dataclass
 class LoadedModel:
-    """A loaded model. `quantization` is "none" or like "4-bit", `dtype` is the type of its activations."""
+    """A loaded model. `quantization` is "none" or like "4-bit", `dtype` is the type of its activations.
+
+    `kv_bits` is the width of a number in its KV caches, if they are quantized.
+    """
 
     model: Any
     tokenizer: Any
@@ -32,6 +39,9 @@ class LoadedModel:
     path: Path
     quantization: str
     dtype: str
+    kv_bits: int | None = None
+    adapter_folder: str = ""
+    adapter_digest: str = ""
 
 
 def load_model(
@@ -40,22 +50,40 @@ def load_model(
     revision: str | None = None,
     adapter_path: str | Path | None = None,
     model_id: str | None = None,
+    kv_bits: int | None = None,
+    aggregation_adapter: str | Path | None = None,
     progress: Progress | None = None,
 ) -> LoadedModel:
-    """Load `model` on the calling thread, which must be the one that runs it. Raises `ModelError`."""
+    """Load `model` on the calling thread, which must be the one that runs it.
+
+    `aggregation_adapter` is the folder of a LoRA that is switched by row. Raises `ModelError`, and `ConfigError` for
+    other `kv_bits` than 8 or None.
+    """
     report = progress or (lambda _: None)
     if adapter_path is not None and not (Path(adapter_path) / "adapter_config.json").is_file():
         raise ModelError(
             f"There is no adapter_config.json in the adapter folder {str(adapter_path)!r}. Check --adapter."
         )
+    if adapter_path is not None and aggregation_adapter is not None:
+        raise ModelError(
+            "A model takes --adapter or an aggregation adapter, not both. Fuse the first with mlx_lm.fuse."
+        )
     path = local_folder(model) or download(str(model), revision, report)
     config = read_config(path)
     report(f"Loading {model}")
     built, tokenizer = _load(path, adapter_path)
-    # The floating type that most weight arrays have. Quantized layers count by their scales.
+    # The floating type that most weight arrays have, without an adapter. Quantized layers count by their scales.
     types = Counter(array.dtype for array in parameters(built) if mx.issubdtype(array.dtype, mx.floating))
     dtype = str(types.most_common(1)[0][0]).removeprefix("mlx.core.") if types else "unknown"
-    return LoadedModel(built, tokenizer, config, model_id or str(model), path, quantization_of(config), dtype)
+    folder = None if aggregation_adapter is None else Path(aggregation_adapter).expanduser().resolve()
+    digest = "" if folder is None else add_adapter(built, folder)
+    built = keep_switch(built, lean(built))
+    if kv_bits is not None:
+        quantize_kv_cache(built, kv_bits)
+    quantization = quantization_of({**config, **loader_config(config)})
+    loaded = LoadedModel(built, tokenizer, config, model_id or str(model), path, quantization, dtype, kv_bits)
+    loaded.adapter_folder, loaded.adapter_digest = str(folder or ""), digest
+    return loaded
 
 
 def quantization_of(config: Mapping[str, Any]) -> str:
@@ -68,30 +96,41 @@ def quantization_of(config: Mapping[str, Any]) -> str:
 
 
 def _load(path: Path, adapter_path: str | Path | None) -> tuple[Any, Any]:
-    from mlx_lm.utils import load, load_config
+    from mlx_lm.utils import load
 
     register()
+    tensors(path)
+    config = read_config(path)
     try:
         result = load(
             str(path),
-            tokenizer_config=tokenizer_options(load_config(path)),
+            tokenizer_config=tokenizer_options(config),
+            model_config=loader_config(config),
             adapter_path=None if adapter_path is None else str(adapter_path),
         )
         return result[0], result[1]
-    except FileNotFoundError as error:
-        raise ModelError(
-            f"The model in {str(path)!r} is incomplete ({error}). It needs model*.safetensors and a tokenizer."
-        ) from error
     except Exception as error:
-        message = " ".join(str(error).split())
-        if "not supported" in message and "Model type" in message:
-            kind = load_config(path).get("model_type")
-            raise ModelError(
-                f"mlx-lm cannot run the architecture {kind!r} of {str(path)!r}. Use a model of a supported one."
-            ) from error
-        if "safetensors" in message.lower() or "load_safetensors" in message:
-            raise ModelError(
-                f"A weights file in {str(path)!r} is damaged ({message}). Delete it and download the model again."
-            ) from error
-        short = message if len(message) <= 300 else message[:300] + "..."
-        raise ModelError(f"The model in {str(path)!r} cannot be loaded ({type(error).__name__}: {short}).") from error
+        raise loading_error(path, config, error) from error
+
+
+def loading_error(path: Path, config: Mapping[str, Any], error: Exception) -> ModelError:
+    """Return the error for a model that mlx-lm refused, with the tensors and files that the original one is about."""
+    message = " ".join(str(error).split())
+    if isinstance(error, UnsupportedCheckpointError):
+        return ModelError(f"The model in {str(path)!r} cannot be loaded. {message}")
+    if isinstance(error, FileNotFoundError):
+        return ModelError(
+            f"The model in {str(path)!r} is incomplete ({error}). It needs model*.safetensors and a tokenizer."
+        )
+    if "not supported" in message and "Model type" in message:
+        return ModelError(
+            f"mlx-lm cannot run the architecture {config.get('model_type')!r} of {str(path)!r}. Use a model of a "
+            "supported one."
+        )
+    if "safetensors" in message.lower():
+        return ModelError(
+            f"A weights file in {str(path)!r} is damaged ({message}). Delete it and download the model again."
+        )
+    short = message if len(message) <= 300 else message[:300] + "..."
+    where = origin(path, message, lambda name: parameter_of(name, config))
+    return ModelError(f"The model in {str(path)!r} cannot be loaded ({type(error).__name__}: {short}).{where}")

@@ -1,4 +1,4 @@
-"""Time the engine's parts: reading a prompt, a decode step, rows that join and leave.
+"""Time the engine's parts: reading a prompt, a decode step, rows that join and leave. Check batches and caches.
 
 The timing uses the engine's batch and caches on its worker thread, while no trace is in the engine. Rows differ by
 their seeds from the first step on. They ignore EOS, so that each lasts as long as it is needed.
@@ -23,6 +23,9 @@ from mlx_lm.models.cache import make_prompt_cache
 from ...config import Sampling
 from ..base import GenerationRequest
 from .batch import DecodeBatch
+from .distribution import log_softmax
+from .quantized_cache import read_tokens
+from .ragged_cache import are_ragged, ragged
 from .sequence import Sequence
 from .worker_thread import WorkerThread
 
@@ -89,6 +92,83 @@ class EngineProfiler:
 
         return await self._on_worker(decode)
 
+    async def cache_bytes(self, rows: int, context: int) -> int:
+        """Return the size of the caches of `rows` rows with `context` tokens each, after they were merged."""
+
+        def measure() -> int:
+            batch = DecodeBatch(self._model, batchable=self._batchable)
+            batch.join([self._sequence(seed, self._context(context)) for seed in range(rows)])
+            for _ in range(2):
+                batch.step()
+            return batch.cache_bytes
+
+        return await self._on_worker(measure)
+
+    async def batch_difference(self, lengths: Iterable[int]) -> float:
+        """Return how far log-probabilities of one step differ between prompts in a batch and each alone, at most.
+
+        The prompts have these lengths. Only tokens with a probability above one in ten thousand count.
+        """
+
+        def compare() -> float:
+            prompts = [random.Random(length).choices(self._ids, k=length) for length in lengths]
+            caches = [self._read_ids(prompt[:-1]) for prompt in prompts]
+            last = [prompt[-1] for prompt in prompts]
+            alone = mx.concatenate(
+                [
+                    self._log_probabilities([token], copy.deepcopy(cache))
+                    for token, cache in zip(last, caches, strict=True)
+                ]
+            )
+            merged = [layer[0].merge(list(layer)) for layer in zip(*caches, strict=True)]
+            together = self._log_probabilities(last, merged)
+            return float(mx.max(mx.where(mx.exp(alone) > 1e-4, mx.abs(together - alone), 0.0)))
+
+        return await self._on_worker(compare)
+
+    async def guess_difference(self, lengths: Iterable[int], width: int) -> float | None:
+        """Return how far log-probabilities of a step of `width` positions differ from those of single steps, at most.
+
+        The rows have these lengths, and take back a different number of tokens before. As in `batch_difference`, only
+        tokens with a probability above one in ten thousand count. None if the model's caches cannot take tokens back.
+        """
+
+        def compare() -> float | None:
+            prompts = [random.Random(length).choices(self._ids, k=length) for length in lengths]
+            guesses = [random.Random(-length).choices(self._ids, k=2 * width) for length in lengths]
+            read = [self._read_ids(prompt) for prompt in prompts]
+            batch = ragged([layer[0].merge(list(layer)) for layer in zip(*copy.deepcopy(read), strict=True)])
+            if not are_ragged(batch):
+                return None
+            kept = [row % width for row in range(len(prompts))]
+            self._model(mx.array([ids[:width] for ids in guesses]), cache=batch)
+            for cache in batch:
+                cache.take_back([width - count for count in kept])
+            steps = [ids[count : count + width] for ids, count in zip(guesses, kept, strict=True)]
+            together = log_softmax(self._model(mx.array(steps), cache=batch).astype(mx.float32))
+            worst = 0.0
+            for row, (ids, count) in enumerate(zip(guesses, kept, strict=True)):
+                for place, token in enumerate(ids[: count + width]):
+                    alone = self._log_probabilities([token], read[row])[0]
+                    if place >= count:
+                        apart = mx.abs(together[row, place - count] - alone)
+                        worst = max(worst, float(mx.max(mx.where(mx.exp(alone) > 1e-4, apart, 0.0))))
+            return worst
+
+        return await self._on_worker(compare)
+
+    async def fork_difference(self, shared: int, rest: int) -> float:
+        """Return how far log-probabilities differ between a prompt and its fork from a copied prefix. 0 is right."""
+
+        def compare() -> float:
+            caches = self._read_ids(random.Random(shared).choices(self._ids, k=shared))
+            fork = copy.deepcopy(caches)
+            ids = mx.array([random.Random(rest).choices(self._ids, k=rest)])
+            first, second = (self._model(ids, cache=each)[:, -1].astype(mx.float32) for each in (fork, caches))
+            return float(mx.max(mx.abs(first - second)))
+
+        return await self._on_worker(compare)
+
     async def close(self) -> None:
         """Free the prompts that were kept."""
 
@@ -115,10 +195,17 @@ class EngineProfiler:
         if len(self._contexts) > MAX_CONTEXTS:
             self._contexts.popitem(last=False)
 
+    def _read_ids(self, ids: list[int]) -> list[Any]:
+        caches: list[Any] = make_prompt_cache(self._model)
+        read_tokens(self._model, ids, caches)
+        return caches
+
+    def _log_probabilities(self, last: list[int], caches: list[Any]) -> mx.array:
+        """Return the log-probabilities [rows, vocabulary] of the next token, each row after one more id."""
+        return log_softmax(self._model(mx.array(last)[:, None], cache=caches)[:, -1].astype(mx.float32))
+
     def _prefill(self, caches: list[Any], tokens: int) -> None:
-        prompt = random.Random(tokens).choices(self._ids, k=tokens)
-        self._model(mx.array([prompt]), cache=caches)
-        mx.eval([cache.state for cache in caches])
+        read_tokens(self._model, random.Random(tokens).choices(self._ids, k=tokens), caches)
 
     def _sequence(self, seed: int, caches: list[Any]) -> Sequence:
         last = self._ids[seed % len(self._ids)]

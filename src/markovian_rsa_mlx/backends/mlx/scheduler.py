@@ -1,163 +1,289 @@
 """Schedule all sequences of the engine on the worker thread: admit, prefill a little, decode one step, report.
 
+Chats and runs have a lane each, with a batch of its own, and take turns while both have work (`policy.TimeShare`). A
+chat that does not fit into memory displaces sequences of runs, which continue later from their tokens.
+
 mlx-lm's `BatchGenerator` has the same loop and does not fit for three reasons. This engine draws once per batch, keyed
 by seed and position, instead of calling a sampler per row. It admits sequences by memory. It recovers from a failed
-step by halving the batch. `python -m benchmarks.engine --only d` compares both.
+step by halving the batch. `python -m benchmarks.engine --only d` compares both: this engine takes 0.73 of the processor
+time of a loop over `BatchGenerator` with the same draws (embedded model, 16 rows, 2 Linux cores, median of 3 runs).
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
+import math
+import time
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from ...errors import BackendError, MemoryLimitError
 from ...models.routing import drop_pending
-from ..policy import PREFILL_TOKENS, MemoryBudget, evict_until_fits
-from .batch import DecodeBatch
-from .prefix_cache import Prefill, PrefixCache
+from ..policy import MAX_POSITIONS, PREFILL_TOKENS, MemoryBudget, ReadingSpeed, TimeShare, evict_until_fits
+from .device import set_allocator_limits
+from .lane import FairQueue, Lane
+from .prefix_cache import Prefill, PrefixCache, TurnCache
 from .sequence import ProgressDispatcher, Sequence
+from .speculation import Speculator
+
+#: Seconds without work after which the caches of chats are freed.
+TURN_SECONDS = 600.0
+#: Seconds of a step above which the time between two steps hardly counts.
+LONG_STEP_S = 0.05
 
 
 class Scheduler:
-    """All sequences of one engine: waiting, then prefilling, then in the batch.
+    """All sequences of one engine, in a lane for chats and one for runs.
 
-    The first waiting sequence stays first until it fits, so that others cannot overtake a large one. `admission` may be
-    replaced at any time and binds the sequences that come after. A sequence whose event loop was closed is dropped.
+    `admission` may be replaced at any time and binds the sequences that come after. Its rows are those of each lane,
+    its memory is that of both. A sequence whose event loop was closed is dropped. `called` returns whether a call waits
+    for the thread: once chats are expected, prompts are read in short chunks, and a call is served between two of them.
+    `speculator` guesses tokens, if it is enabled.
     """
 
-    def __init__(self, model: Any, admission: MemoryBudget, dispatcher: ProgressDispatcher, *, batchable: bool) -> None:
+    def __init__(
+        self,
+        model: Any,
+        admission: MemoryBudget,
+        dispatcher: ProgressDispatcher,
+        *,
+        batchable: bool,
+        called: Callable[[], bool] = lambda: False,
+        speculate: bool = False,
+    ) -> None:
         self.model = model
         self.admission = admission
-        self._dispatcher = dispatcher
-        self._prefixes = PrefixCache()
-        self._waiting = FairQueue()
-        self._prefilling: deque[Sequence] = deque()
-        self._batch = DecodeBatch(model, batchable=batchable)
-        self._row_cap: int | None = None  # while the cause of a failure is narrowed down
-        self._old_wired_limit = maybe_set_recommended_wired_limit()
+        self._dispatcher, self._called = dispatcher, called
+        self._prefixes, self._turns = PrefixCache(), TurnCache()
+        self.speculator = Speculator(enabled=speculate)
+        self._chats, self._runs = (Lane(model, self.speculator, batchable=batchable) for _ in range(2))
+        self._lanes = (self._chats, self._runs)
+        self._share, self._speed, self._expects_chats = TimeShare(), ReadingSpeed(), False
+        self._steps_are_long = False
+        self._restore_limits = set_allocator_limits(admission.footprint.weight_bytes)
 
     @property
     def idle(self) -> bool:
-        return not (self._waiting or self._prefilling or self._batch.sequences)
+        return all(lane.idle for lane in self._lanes)
+
+    def expect_chats(self) -> None:
+        """Read prompts in short chunks from now on."""
+        self._expects_chats = True
 
     def add(self, sequence: Sequence) -> None:
-        self._waiting.add(sequence)
+        self._expects_chats |= sequence.request.interactive
+        self._lane_of(sequence).waiting.add(sequence)
 
     def cancel(self, sequence: Sequence) -> None:
         """Forget a sequence, wherever it is. Its row is free immediately."""
-        self._waiting.remove(sequence)
-        if sequence in self._prefilling:
-            self._prefilling.remove(sequence)
-        self._batch.leave([sequence])
+        self._lane_of(sequence).remove(sequence)
+
+    def _lane_of(self, sequence: Sequence) -> Lane:
+        return self._chats if sequence.request.interactive else self._runs
 
     def fail_all(self, error: Exception) -> None:
         """End every sequence with this error."""
-        sequences = [*self._waiting, *self._prefilling, *self._batch.sequences]
-        self._free_caches()
-        self._waiting = FairQueue()
-        self._prefilling.clear()
-        for sequence in sequences:
-            self._dispatcher.failed(sequence, error)
+        for lane in self._lanes:
+            sequences = [*lane.waiting, *lane.admitted]
+            self._free_caches(lane)
+            lane.waiting = FairQueue()
+            lane.prefilling.clear()
+            for sequence in sequences:
+                self._dispatcher.failed(sequence, error)
         self._dispatcher.flush()
 
-    def on_idle(self) -> None:
-        """Give memory back."""
+    def on_idle(self, seconds: float = math.inf) -> None:
+        """Give memory back after `seconds` without work. The next turn of a chat may take a person some minutes."""
         self._prefixes.clear()
+        if seconds >= TURN_SECONDS:
+            self._turns.clear()
+        self.speculator.clear()
         mx.clear_cache()
 
     def close(self) -> None:
         """Fail what is left and free the model."""
         self.fail_all(BackendError("The MLX engine was closed."))
-        del self.model, self._batch
+        del self.model, self._chats, self._runs, self._lanes
         mx.synchronize()
-        if self._old_wired_limit is not None:
-            mx.set_wired_limit(self._old_wired_limit)
+        self._restore_limits()
         mx.clear_cache()
 
     def step(self) -> None:
         """Admit sequences, read prompts, decode one token per row. An error ends sequences, never the engine."""
         try:
-            while self._waiting and self._fits(self._waiting.next):
-                sequence = self._waiting.pop()
-                self._dispatcher.started(sequence)
-                self._prefilling.append(sequence)
-            if self._waiting and not self._prefilling and not self._batch.sequences:
-                sequence = self._waiting.pop()
-                self._dispatcher.failed(sequence, memory_error(self.admission, sequence.final_length))
-            self._read_prompts()
-            self._decode()
+            for lane in self._lanes:
+                self._admit(lane)
+            if self._chats.busy and self._runs.busy:
+                self._take_turn()
+            else:
+                self._advance_alone(self._chats if self._chats.busy else self._runs)
         except Exception as error:
             self.fail_all(_failure(error))
-        for orphan in self._dispatcher.flush_if_due(self._batch.sequences):
+
+    def _advance_alone(self, lane: Lane) -> None:
+        """Advance the only lane with work.
+
+        A chat that arrives waits for all steps that have begun, so long ones of many rows do not run ahead of it.
+        """
+        begun = time.monotonic()
+        self._advance(lane, PREFILL_TOKENS)
+        many_rows = len(lane.batch.sequences) > MAX_POSITIONS // 2  # too many for guesses, whose steps are timed
+        if self._expects_chats and self._steps_are_long and many_rows and lane is self._runs:
+            self._settle(lane)
+        seconds = time.monotonic() - begun
+        self._steps_are_long = seconds > LONG_STEP_S
+        self._share.add_alone(seconds)
+
+    def _take_turn(self) -> None:
+        """Advance the chats or the runs, and wait for the end of the step, so that its time can be counted."""
+        awaited, begun = self._chats.awaits_first_token, time.monotonic()
+        lane = self._chats if self._share.chats_are_next(awaited) else self._runs
+        self._advance(lane, self._speed.short_chunk)
+        self._settle(lane)
+        self._share.add(time.monotonic() - begun, chats=lane is self._chats, first_token=awaited)
+
+    def _settle(self, lane: Lane) -> None:
+        try:
+            lane.batch.settle()
+        except Exception as error:
+            self._start_over(lane, error)
+
+    def _advance(self, lane: Lane, prefill_tokens: int) -> None:
+        self._read_prompts(lane, prefill_tokens)
+        self._decode(lane)
+        decoding = [sequence for each in self._lanes for sequence in each.batch.sequences]
+        for orphan in self._dispatcher.flush_if_due(decoding):
             self.cancel(orphan)
 
-    def _fits(self, newcomer: Sequence) -> bool:
-        lengths = [sequence.final_length for sequence in (*self._prefilling, *self._batch.sequences)]
-        if self._row_cap is not None and len(lengths) >= self._row_cap:
-            return False
-        return evict_until_fits(self.admission, lengths, newcomer.final_length, self._prefixes)
+    def _admit(self, lane: Lane) -> None:
+        while lane.waiting and (self._fits(lane, lane.waiting.next) or self._displace_runs(lane, lane.waiting.next)):
+            sequence = lane.waiting.pop()
+            self._dispatcher.started(sequence)
+            lane.prefilling.append(sequence)
+        if lane.waiting and not any(each.busy for each in self._lanes):
+            sequence = lane.waiting.pop()
+            self._dispatcher.failed(sequence, memory_error(self.admission, sequence.final_length))
 
-    def _read_prompts(self) -> None:
-        """Read up to PREFILL_TOKENS tokens. Completed prompts join together: a join copies the caches of all rows."""
-        budget, ready = PREFILL_TOKENS, []
-        while self._prefilling and budget > 0:
-            sequence = self._prefilling[0]
+    def _fits(self, lane: Lane, newcomer: Sequence) -> bool:
+        if lane.is_capped:
+            return False
+        runs_bytes, least = self.admission.cache_bytes(self._runs.lengths), self._least_for_runs()
+        others = max(runs_bytes, least) if lane is self._chats else self.admission.cache_bytes(self._chats.lengths)
+        for store in (self._turns, self._prefixes):
+            kept = others + self._turns.nbytes + self._prefixes.nbytes - store.nbytes
+            if evict_until_fits(self.admission, lane.lengths, newcomer.final_length, store, kept):
+                return True
+        return False
+
+    def _least_for_runs(self) -> int:
+        """Return the bytes that chats leave to runs. One chat alone may take all."""
+        return 0 if self._runs.idle or not self._chats.busy else self.admission.free_bytes // 2
+
+    def _displace_runs(self, lane: Lane, newcomer: Sequence) -> bool:
+        """Displace sequences of runs until a chat fits. Return False if that would not help, or it is not a chat."""
+        least = self._least_for_runs()
+        if (
+            lane is not self._chats
+            or lane.is_capped
+            or not self.admission.fits(lane.lengths, newcomer.final_length, least)
+        ):
+            return False
+        while self._runs.busy and not self._fits(lane, newcomer):
+            self._runs.displace()
+        return self._fits(lane, newcomer)
+
+    def _read_prompts(self, lane: Lane, most: int) -> None:
+        """Read up to `most` tokens. Completed prompts join together: a join copies the caches of all rows."""
+        ready = []
+        while lane.prefilling and most > 0:
+            sequence = lane.prefilling[0]
             try:
                 if sequence.prefill is None:
-                    others = (*self._prefilling, *self._waiting)
-                    queued = [other.context for other in others if other is not sequence]
-                    self._prefixes.max_bytes = self.admission.prefix_bytes
-                    sequence.prefill = Prefill(self.model, sequence.context, self._prefixes, queued)
-                budget -= sequence.prefill.advance(budget)
+                    others = (each for any_lane in self._lanes for each in (*any_lane.prefilling, *any_lane.waiting))
+                    queued = [other.prefix_key for other in others if other is not sequence]
+                    self._prefixes.max_bytes = self._turns.max_bytes = self.admission.prefix_bytes
+                    turns = self._turns if lane is self._chats else None
+                    sequence.prefill = Prefill(
+                        self.model,
+                        sequence.context,
+                        self._prefixes,
+                        queued,
+                        turns,
+                        sequence.request.shared_lengths,
+                        sequence.score_from,
+                        bool(sequence.request.adapter),
+                    )
+                begun = time.monotonic()
+                count = sequence.prefill.advance(min(most, self._speed.short_chunk) if self._expects_chats else most)
+                self._speed.add(count, time.monotonic() - begun)
+                most -= count
             except Exception as error:
-                self._prefilling.popleft()
+                lane.prefilling.popleft()
                 sequence.prefill = None
                 drop_pending(self.model)
                 self._dispatcher.failed(sequence, _failure(error))
                 continue
             if sequence.prefill.remaining == 0:
+                if sequence.score_from is not None:
+                    sequence.measure(sequence.prefill.logprobs)
                 sequence.caches, sequence.prefill = sequence.prefill.caches, None
-                ready.append(self._prefilling.popleft())
-        self._batch.join(ready)
+                ready.append(lane.prefilling.popleft())
+            if self._expects_chats and self._called():
+                break
+        lane.batch.join(ready)
 
-    def _decode(self) -> None:
+    def _decode(self, lane: Lane) -> None:
         try:
-            drawn = self._batch.step()
+            drawn = lane.batch.step(self._max_positions(lane))
         except Exception as error:
-            # Start over from the tokens of all rows, with half as many rows. This helps if memory ran out. If one
-            # sequence causes the error, it is alone in the end and fails.
-            sequences = self._batch.sequences
-            self._free_caches()
-            if len(sequences) == 1:
-                self._row_cap = None
-                self._dispatcher.failed(sequences[0], _failure(error))
-            else:
-                self._row_cap = max(1, len(sequences) // 2)
-                self._waiting.requeue(sequences)
+            self._start_over(lane, error)
             return
         ended = []
-        for sequence, token in drawn:
-            sequence.tokens.append(token)
-            if sequence.finish_reason is not None:
+        for sequence, tokens, logprobs in drawn:
+            if sequence.extend(tokens, logprobs) is not None or sequence.failure:
                 ended.append(sequence)
+            elif lane is self._chats and not sequence.reported:
+                self._dispatcher.first_token(sequence)
         if ended:
-            self._batch.leave(ended)
+            lane.batch.leave(ended)
             for sequence in ended:
-                self._dispatcher.finished(sequence)
-        if not self._batch.sequences:
-            self._row_cap = None
+                if sequence.failure:
+                    self._dispatcher.failed(sequence, BackendError(sequence.failure))
+                else:
+                    self._dispatcher.finished(sequence)
+        if not lane.batch.sequences:
+            lane.row_cap = None
 
-    def _free_caches(self) -> None:
-        self._batch.clear()
+    def _max_positions(self, lane: Lane) -> int:
+        """Return how many positions a step may have that checks guesses. 0: guess nothing."""
+        if not self.speculator.enabled or lane.row_cap is not None:
+            return 0
+        others = self._chats if lane is self._runs else self._runs
+        other_bytes = self.admission.cache_bytes(others.lengths) + self._prefixes.nbytes + self._turns.nbytes
+        return min(MAX_POSITIONS, self.admission.max_positions(lane.lengths, other_bytes))
+
+    def _start_over(self, lane: Lane, error: Exception) -> None:
+        """Start over from the tokens of all rows, with half as many rows.
+
+        This helps if memory ran out. If one sequence causes the error, it is alone in the end and fails.
+        """
+        sequences = self._free_caches(lane)
+        if len(sequences) == 1:
+            lane.row_cap = None
+            self._dispatcher.failed(sequences[0], _failure(error))
+        else:
+            lane.row_cap = max(1, len(sequences) // 2)
+            lane.waiting.requeue(sequences)
+
+    def _free_caches(self, lane: Lane) -> list[Sequence]:
+        """Free all caches of a lane and return its sequences that decoded."""
+        sequences = lane.clear()
         self._prefixes.clear()
-        for sequence in self._prefilling:
-            sequence.prefill = None
+        self._turns.clear()
         drop_pending(self.model)
         mx.clear_cache()
+        return sequences
 
 
 def memory_error(admission: MemoryBudget, length: int) -> MemoryLimitError:
@@ -172,56 +298,3 @@ def memory_error(admission: MemoryBudget, length: int) -> MemoryLimitError:
 
 def _failure(error: Exception) -> BackendError:
     return BackendError(f"The MLX engine failed on this trace ({type(error).__name__}: {error}).")
-
-
-class FairQueue:
-    """Waiting sequences. Runs take turns, and each run is served in order.
-
-    Sequences that were in the batch before come back by `requeue` and precede all others.
-    """
-
-    def __init__(self) -> None:
-        self._requeued: deque[Sequence] = deque()
-        self._by_run: dict[str, deque[Sequence]] = {}  # the run whose turn it is first
-
-    def __len__(self) -> int:
-        return len(self._requeued) + sum(map(len, self._by_run.values()))
-
-    def __iter__(self) -> Iterator[Sequence]:
-        yield from self._requeued
-        for queue in self._by_run.values():
-            yield from queue
-
-    @property
-    def next(self) -> Sequence:
-        """The sequence that `pop` would return. Raises StopIteration if the queue is empty."""
-        return next(iter(self))
-
-    def add(self, sequence: Sequence) -> None:
-        """Append to the queue of the run. A run that was not waiting has its turn after the others."""
-        self._by_run.setdefault(sequence.request.run_id, deque()).append(sequence)
-
-    def requeue(self, sequences: Iterable[Sequence]) -> None:
-        """Put sequences back in front, in this order."""
-        self._requeued.extendleft(reversed(list(sequences)))
-
-    def pop(self) -> Sequence:
-        """Remove and return the next sequence. The next turn is another run's, if one waits."""
-        sequence = self.next
-        if self._requeued:
-            return self._requeued.popleft()
-        queue = self._by_run.pop(sequence.request.run_id)
-        queue.popleft()
-        if queue:
-            self._by_run[sequence.request.run_id] = queue
-        return sequence
-
-    def remove(self, sequence: Sequence) -> None:
-        """Remove a sequence if it waits here."""
-        if sequence in self._requeued:
-            self._requeued.remove(sequence)
-        queue = self._by_run.get(sequence.request.run_id)
-        if queue is not None and sequence in queue:
-            queue.remove(sequence)
-            if not queue:
-                del self._by_run[sequence.request.run_id]

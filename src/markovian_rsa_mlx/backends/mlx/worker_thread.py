@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import queue
 import threading
 from collections.abc import Callable
@@ -45,6 +46,10 @@ class WorkerThread:
             if not self._stopping:
                 self._calls.put(call)
             return not self._stopping
+
+    def called(self) -> bool:
+        """Return whether a call waits for the thread."""
+        return not self._calls.empty()
 
     def call(self, function: Callable[[], T]) -> Future[T]:
         """Run `function` on the worker. The future gets its result or exception (RuntimeError after `stop`)."""
@@ -87,16 +92,19 @@ class WorkerThread:
             if self.scheduler is not None and not self.scheduler.idle:
                 self.scheduler.step()
 
+    def _wait_for_call(self) -> Callable[[], None]:
+        """Return the next call. Call the scheduler's `on_idle` every IDLE_SECONDS until there is one."""
+        for turn in itertools.count(1):
+            with contextlib.suppress(queue.Empty):
+                return self._calls.get(timeout=IDLE_SECONDS)
+            if self.scheduler is not None:
+                self.scheduler.on_idle(turn * IDLE_SECONDS)
+        raise AssertionError("unreachable")
+
     def _run_calls(self) -> None:
         """Run the queued calls. If the scheduler is idle, wait for one first."""
         with contextlib.suppress(queue.Empty):
             if self.scheduler is None or self.scheduler.idle:
-                try:
-                    call = self._calls.get(timeout=IDLE_SECONDS)
-                except queue.Empty:
-                    if self.scheduler is not None:
-                        self.scheduler.on_idle()
-                    call = self._calls.get()
-                call()
+                self._wait_for_call()()
             while not self._ended:
                 self._calls.get_nowait()()

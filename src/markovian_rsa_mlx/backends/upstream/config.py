@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
+import httpx2
+
 from ...errors import ConfigError
+from ...redact import protect
 
 Seeds = Literal["auto", "always", "never"]
+_HOST_NAME = re.compile(r"""[^\s%*<>"|^`{}\\.]{1,63}(\.[^\s%*<>"|^`{}\\.]{1,63})*\.?""")
 SEED_CHOICES: tuple[Seeds, ...] = ("auto", "always", "never")
 
 
@@ -71,6 +76,7 @@ class Upstream:
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
             # The error of the HTTP library would quote the header, and with it the key.
             raise ConfigError("The upstream key must consist of printable ASCII characters to be sent in a header.")
+        protect(self.api_key)
         if self.seeds not in SEED_CHOICES:
             raise ConfigError(f"The upstream seeds must be one of {' | '.join(SEED_CHOICES)} (got {self.seeds!r}).")
         if self.limit is not None and not 1 <= self.limit <= 10_000:
@@ -81,17 +87,29 @@ def base_url(url: str) -> str:
     """Return the root of the API, such as http://127.0.0.1:8080/v1, without a trailing slash. Raises `ConfigError`."""
     try:
         parts = urlsplit(url.strip())
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError as error:
-        raise ConfigError(f"An upstream URL is invalid: {error}. Give one such as http://127.0.0.1:8080/v1.") from error
+        host = parts.hostname or ""
+        valid = parts.scheme in ("http", "https") and parts.port != 0 and not re.search(r"\s", url.strip())
+        valid = valid and bool(":" in host or _HOST_NAME.fullmatch(host))  # an IPv6 address has colons
+        httpx2.URL(url.strip())  # has further rules for host names
+    except (ValueError, httpx2.InvalidURL):
+        # The error of the library would quote the URL, and with it a password.
+        raise ConfigError(
+            f"The upstream URL {_without_user(url)!r} has a bad address or port. Give one such as "
+            "http://127.0.0.1:8080/v1."
+        ) from None
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError(
             f"The upstream URL of host {parts.hostname} must not contain a user name, password, query or fragment. "
             "Give the key in an environment variable (--upstream-key-env NAME)."
         )
     if not valid:
-        raise ConfigError(f"{url!r} is not an upstream URL. Give one such as http://127.0.0.1:8080/v1.")
+        raise ConfigError(f"{_without_user(url)!r} is not an upstream URL. Give one such as http://127.0.0.1:8080/v1.")
     path = parts.path.rstrip("/")
     for endpoint in ("/chat/completions", "/completions"):
         path = path.removesuffix(endpoint)
     return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
+
+
+def _without_user(url: str) -> str:
+    """Return a URL without the part before its host, which may be a password."""
+    return url.rpartition("@")[2][:200]

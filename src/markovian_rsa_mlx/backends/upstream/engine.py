@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -13,9 +13,11 @@ import stamina
 
 from ...config import Sampling
 from ...errors import BackendError, ContextLengthError, RefusedError, UpstreamError
+from ...redact import redact
 from ..base import EngineInfo, GenerationListener, GenerationRequest, GenerationResult
+from ..tokenizers import MLXTokenizer
 from .config import TimeLimits, Upstream
-from .errors import Throttled, TransientError, Unreachable, UnsupportedRequest
+from .errors import Crashed, Throttled, TransientError, Unreachable, UnsupportedRequest
 from .generation import UpstreamGeneration, end_of_turn
 from .probe import ServerInfo
 from .servers import Server, ServerGroup, ServerPool
@@ -28,6 +30,8 @@ logging.getLogger("stamina").addHandler(logging.NullHandler())
 _FIRST_WAIT_S, _MAX_WAIT_S, _JITTER_S = 0.2, 5.0, 0.3
 #: Failed calls in a row without a new token until the attempt at a trace fails.
 _MAX_FAILURES = 6
+#: Crashes of a server in a row, each right after calls with seeds, until the run ends.
+_MAX_SEEDED_CRASHES = 2
 _MAX_KNOWN_CHANCES = 10_000
 #: More tokens than an incomplete character can have.
 _MAX_TOKENS_PER_CHARACTER = 8
@@ -53,7 +57,7 @@ class UpstreamEngine:
         server = self._group.info
         prompts = f"prompts as {server.dialect.prompt_format}, {'seeded' if server.seeded else 'not seeded'}"
         return EngineInfo(
-            model_id=server.model,
+            model_id=redact(server.model),
             quantization="unknown",
             engine=f"{'upstream' if server.dialect.returns_token_ids else 'upstream-text'}/{server.name}",
             engine_version=f"{server.version} {prompts}".strip(),
@@ -61,6 +65,11 @@ class UpstreamEngine:
             context_length=server.context_length,
             max_rows=self._pool.capacity,
             memory_limit_bytes=None,
+            tokenizer=self.upstream.tokenizer or redact(server.model),
+            tokenizer_digest=self.tokenizer.digest if isinstance(self.tokenizer, MLXTokenizer) else "",
+            closes_thinking=server.dialect.prompt_format == "ids",
+            binds_answers=server.dialect.binds_answers,
+            writes_calls=server.dialect.prompt_format == "chat",
         )
 
     async def generate(self, request: GenerationRequest, listener: GenerationListener) -> GenerationResult:
@@ -95,18 +104,24 @@ class UpstreamEngine:
         except UnsupportedRequest as error:
             kind = RefusedError if error.of_request else UpstreamError
             raise kind(f"{error}; the server would refuse the same request again.") from error
-        if trace.log_chance is not None:
-            self._chances[hash((request.prompt_token_ids, tuple(trace.ids)))] = trace.log_chance
-            if len(self._chances) > _MAX_KNOWN_CHANCES:
-                self._chances.popitem(last=False)
-        return GenerationResult(tuple(trace.ids), trace.finish_reason or "max_tokens")
+        trace.note_chance()
+        for drawn, chance in trace.chances.items():
+            if chance is not None:
+                self._chances[hash(drawn)] = chance
+                if len(self._chances) > _MAX_KNOWN_CHANCES:
+                    self._chances.popitem(last=False)
+        return GenerationResult(tuple(trace.ids), trace.finish_reason or "max_tokens", confidence=trace.confidence)
+
+    def check_schema(self, schema: Mapping[str, Any]) -> None:
+        """Accept every schema: the servers check them."""
 
     async def log_probability(
         self, prompt_token_ids: Sequence[int], token_ids: Sequence[int], sampling: Sampling
     ) -> float | None:
         """Return the log of the probability that the server reported with this trace, or an upper bound of it.
 
-        Return None for a trace that it did not generate or without a report. `sampling` must be that of the trace.
+        Return None for a trace that it did not generate or without a report. `sampling` must be that of the trace. The
+        ids before and after closing ids are known by themselves.
         """
         return self._chances.get(hash((tuple(prompt_token_ids), tuple(token_ids))))
 
@@ -133,7 +148,8 @@ class UpstreamEngine:
 
     async def _complete_at_one_server(self, trace: UpstreamGeneration) -> None:
         """Generate the rest of a trace at one server, in as many calls as its dialect needs."""
-        async with self._pool.acquire(trace.request.run_id) as server:
+        request = trace.request
+        async with self._pool.acquire(request.run_id, interactive=request.interactive) as server:
             try:
                 info = await self._group.info_of(server)
                 if not trace.started:
@@ -149,18 +165,26 @@ class UpstreamEngine:
 
     async def _call(self, server: Server, info: ServerInfo, trace: UpstreamGeneration) -> None:
         request = trace.next_request(info)
-        start, seen = time.monotonic(), 0
+        start, seen, refused = time.monotonic(), 0, set(server.client.refused_fields)
         replies = request_completion(server.client, info.dialect, request, token_s=server.token_s)
         async with aclosing(replies):
             async for reply in replies:
                 server.on_alive()
+                info.check_model(reply.model)
                 new = reply.ids[seen:]
                 if isinstance(self.tokenizer, RemoteTokenizer):
                     ids = [*trace.ids[-_MAX_TOKENS_PER_CHARACTER:], *new]
                     await self.tokenizer.prefetch(server.client, ids, known=reply.token_texts)
                 trace.append(new)
                 seen = len(reply.ids)
-        trace.finish_call(reply, request, info)
+                if trace.must_interrupt and info.dialect.streams:
+                    break
+        for field in sorted(server.client.refused_fields - refused):
+            trace.listener.warning(f"{server.client.url} refuses the field {field!r}, which is left out from now on")
+        if (trace.must_close_thinking and info.dialect.streams) or trace.must_bind_answer:
+            trace.leave_reply()
+        else:
+            trace.finish_call(reply, request, info)
         server.on_success((time.monotonic() - start) / seen if seen and not info.dialect.streams else None)
 
 
@@ -182,6 +206,8 @@ class RetryPolicy:
             return False
         if len(self._trace.ids) > self._known_ids:
             self._failures, self._known_ids, self._waiting_since = 0, len(self._trace.ids), None
+        if max(server.seeded_crashes for server in self._pool.servers) >= _MAX_SEEDED_CRASHES:
+            return False
         if isinstance(error, Unreachable | Throttled):
             self._waiting_since = self._waiting_since or time.monotonic()
             times, reachable = self._times, self._pool.any_reachable
@@ -201,10 +227,28 @@ class RetryPolicy:
 
     def final_error(self, error: TransientError) -> UpstreamError | BackendError:
         """Return the error that ends the attempt, or the run if no server accepts requests."""
+        server = max(self._pool.servers, key=lambda server: server.seeded_crashes)
+        advice = ""
+        if server.seeded_crashes:
+            times = "once" if server.seeded_crashes == 1 else f"{server.seeded_crashes} times in a row"
+            advice = (
+                f" It went down {times} right after calls with seeds, as some versions of vLLM do on a CPU; "
+                "--upstream-seeds never sends none."
+            )
+        if server.seeded_crashes >= _MAX_SEEDED_CRASHES:
+            return UpstreamError(
+                f"{server.client.url} cannot be used (last error: {error}).{advice} Restart it, then resume with that "
+                "option, the same command and --audit FILE."
+            )
         if not isinstance(error, Unreachable | Throttled):
-            return BackendError(f"{error}, {self._failures} times in a row.")
+            if isinstance(error, Crashed) and not advice and server.info is not None and server.info.seeded:
+                advice = (
+                    " If calls with seeds end the server, as in some versions of vLLM on a CPU, use "
+                    "--upstream-seeds never."
+                )
+            return BackendError(f"{error}, {self._failures} times in a row.{advice}")
         cure = "Wait until it is less busy" if self._pool.any_reachable else "Restart it"
         return UpstreamError(
-            f"No upstream server has accepted a request for {self._timeout_s:g} s (last error: {error}). {cure}, then "
-            "resume with the same command and --audit FILE."
+            f"No upstream server has accepted a request for {self._timeout_s:g} s (last error: {error}).{advice} "
+            f"{cure}, then resume with the same command and --audit FILE."
         )

@@ -10,9 +10,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from ...errors import ModelError, UpstreamError
+from ...network import proxy_for
 from ...tokenizer import Tokenizer
 from .config import Upstream
-from .errors import Throttled, TransientError, Unreachable, UnsupportedRequest
+from .errors import Throttled, TransientError, Unreachable, UnsupportedRequest, shortened
 from .probe import ServerInfo, check_independence, identify
 from .tokenizers import RemoteTokenizer
 from .transport import MAX_TOKEN_S, HTTPClient
@@ -27,6 +28,8 @@ _LEFT_OUT_S = 60.0
 _ROUNDS_PER_STEP = 2
 #: A token may take this many times as long as in the trial (a small batch), and as in a reply (a full batch).
 _TRIAL_SLACK, _REPLY_SLACK, _MIN_TOKEN_S = 16, 4, 0.05
+#: Seconds within which a failed call and a failed connection are one crash of the server.
+_CRASH_S = 60.0
 
 
 @dataclass(eq=False)
@@ -36,7 +39,8 @@ class Server:
     `info` is None until the server has been probed, and again after it was unreachable. `limit` is the most requests
     that it can have in flight. `down_since` (monotonic seconds) is the time since which it accepts no requests, because
     it is `unreachable` or throttles all of them; None while it accepts them. `token_s` is the time limit per token of a
-    reply that is not streamed.
+    reply that is not streamed. `seeded_crashes` counts how often in a row it broke off calls with seeds and could then
+    not be reached.
     """
 
     client: HTTPClient
@@ -47,6 +51,8 @@ class Server:
     unreachable: bool = False
     down_since: float | None = None
     token_s: float = MAX_TOKEN_S
+    seeded_crashes: int = 0
+    _failed_at: float = float("-inf")
     _throttled_limit: float = float("inf")
     _paused_until: float = 0.0
     _requested_pause_until: float = 0.0
@@ -76,6 +82,8 @@ class Server:
         if isinstance(error, Unreachable):
             if self.down_since is None or not self.unreachable:
                 self.down_since = now
+            if self.info is not None and self.info.seeded and now - self._failed_at < _CRASH_S:
+                self.seeded_crashes += 1
             # Another server may answer at the URL later.
             self.info, self.unreachable, self._throttled_limit = None, True, float("inf")
             self.back_off()
@@ -91,6 +99,8 @@ class Server:
             self.back_off(error.retry_after_s)
         else:
             self.failures += 1
+        if not isinstance(error, Unreachable | Throttled):
+            self._failed_at = now
 
     def on_alive(self) -> None:
         """Note that it accepts requests."""
@@ -102,7 +112,7 @@ class Server:
         `token_s` is the seconds per token of a reply that was not streamed. The time limit rises with it.
         """
         self.on_alive()
-        self.failures, self._paused_until = 0, 0.0
+        self.failures, self.seeded_crashes, self._paused_until = 0, 0, 0.0
         self._throttled_limit += 1 / (_ROUNDS_PER_STEP * max(1.0, min(self._throttled_limit, self.limit)))
         self.token_s = max(self.token_s, _REPLY_SLACK * (token_s or 0.0))
 
@@ -120,7 +130,8 @@ class ServerPool:
     def __init__(self, servers: Sequence[Server]) -> None:
         self.servers = list(servers)
         self.limit: int | None = None  #: requests in flight at all servers together
-        self._waiting: OrderedDict[str, deque[asyncio.Future[Server]]] = OrderedDict()
+        self._chats: OrderedDict[str, deque[asyncio.Future[Server]]] = OrderedDict()  #: interactive, before all runs
+        self._runs: OrderedDict[str, deque[asyncio.Future[Server]]] = OrderedDict()
         self._alarm: asyncio.TimerHandle | None = None
 
     @property
@@ -145,10 +156,13 @@ class ServerPool:
         return max(now if server.down_since is None else server.down_since for server in self.servers)
 
     @asynccontextmanager
-    async def acquire(self, run_id: str) -> AsyncIterator[Server]:
-        """Wait for the least loaded server that is ready, and hold it for one request. Waiting runs take turns."""
+    async def acquire(self, run_id: str, *, interactive: bool = False) -> AsyncIterator[Server]:
+        """Wait for the least loaded server that is ready, and hold it for one request.
+
+        Interactive requests go first. Waiting runs take turns.
+        """
         waiter: asyncio.Future[Server] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(run_id, deque()).append(waiter)
+        (self._chats if interactive else self._runs).setdefault(run_id, deque()).append(waiter)
         self._dispatch()
         try:
             yield await waiter
@@ -162,7 +176,7 @@ class ServerPool:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        while self._waiting and (self.limit is None or self.in_flight < self.limit):
+        while (waiting := self._chats or self._runs) and (self.limit is None or self.in_flight < self.limit):
             # An unreachable server is tried by one request at a time while there are others.
             any_reachable, now = self.any_reachable, time.monotonic()
             free = [
@@ -176,14 +190,32 @@ class ServerPool:
                     pause = min(server.ready_at for server in free) - now
                     self._alarm = asyncio.get_running_loop().call_later(pause, self._dispatch)
                 return
-            run_id, waiters = self._waiting.popitem(last=False)
+            run_id, waiters = waiting.popitem(last=False)
             waiter = waiters.popleft()
             if waiters:
-                self._waiting[run_id] = waiters  # after the other runs
+                waiting[run_id] = waiters  # after the other runs
             if not waiter.done():  # otherwise it was cancelled
                 server = min(ready, key=lambda server: server.in_flight / server.limit)
                 server.in_flight += 1
                 waiter.set_result(server)
+
+
+def describe(client: HTTPClient, info: ServerInfo, tokenizer: Tokenizer) -> str:
+    """Return the result of a server's probe, on one line."""
+    kind = f"{info.name} {info.version}".strip()
+    source = "the server" if info.dialect.returns_token_ids else "the texts of its replies"
+    facts = [
+        f"{client.url} serves {shortened(info.model)!r} with {kind}",
+        f"prompts as {info.dialect.prompt_format}, token ids from {source}",
+        f"{'its own' if isinstance(tokenizer, RemoteTokenizer) else 'a local'} tokenizer",
+        "context unknown" if info.context_length is None else f"context of {info.context_length:,} tokens",
+        "seeds sent" if info.seeded else "no seeds sent",
+    ]
+    if client.refused_fields:
+        facts.append(f"refuses {', '.join(sorted(client.refused_fields))}")
+    if proxy := proxy_for(client.url):
+        facts.append(f"through {proxy}")
+    return "; ".join(facts)
 
 
 @dataclass
@@ -223,6 +255,7 @@ class ServerGroup:
             server.token_s = min(MAX_TOKEN_S, max(_MIN_TOKEN_S, _TRIAL_SLACK * token_s))
             group = group or cls(upstream, servers, info, tokenizer)
             group._admit(server, info, check_context=False)
+            progress(describe(server.client, info, tokenizer))
         if group is None:
             raise UpstreamError(f"No upstream server can be used: {'; '.join(failures)}. Check --upstream.")
         for failure in failures:

@@ -6,57 +6,101 @@ import asyncio
 import functools
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx2
-import jinja2
-import jinja2.sandbox
-
 from ...errors import ModelError, PromptError, UpstreamError
+from ...marks import TABLE, ThinkingMarks, find_marks
 from ...tokenizer import ChatMessage, Tokenizer
+from ..chat_template import render
+from ..tokenizers import marked_ids
 from .config import Upstream
 from .dialects import token_bytes, token_ids
-from .errors import ProtocolError, TransientError, UnsupportedRequest, error_from_response
-from .transport import HTTPClient, ssl_context
+from .errors import ProtocolError, TransientError, UnsupportedRequest, WrongTokenizer
+from .transport import HTTPClient
 
 #: Names of tokens at which llama.cpp ends a generation.
-_EOS_NAMES = (
+EOS_NAMES = (
     "<|eot_id|>", "<|im_end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>",
     "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>",
 )  # fmt: skip
-_END_OF_THINKING, _START_OF_THINKING = "</think>", "<think>"
+#: The parts of thinking marks that may be tokens of their own.
+PARTS = {part for row in TABLE for part in row.parts}
+#: Digits, several scripts and unusual spacing distinguish tokenizers.
+TEST_TEXT = "Say  yes: 12345 + 0.5 = ?\n\tça va, 你好 🙂"
 _MARKS = re.compile(r"<[^<>\s'\"]{1,40}>|\[/?[A-Z_]{2,20}\]")
 #: Seconds: the limit of a call, and the first and the longest pause before it is retried.
 _CALL_S, _FIRST_PAUSE_S, _MAX_PAUSE_S = 10.0, 0.1, 1.0
 #: Seconds for which calls on an event loop's thread are retried. They block the event loop.
 _EVENT_LOOP_TIMEOUT_S = 5.0
 _CACHE_SIZE = 1_024
-_environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
+#: Bounds of a reply: without, and per character or token of the request.
+_MAX_REPLY_BYTES, _MAX_BYTES_PER_ITEM = 2**20, 1_024
 
 
-def choose_tokenizer(upstream: Upstream, model: str, *, client: HTTPClient, props: dict[str, Any]) -> Tokenizer:
-    """Return the configured tokenizer, or the one that the server offers, or that of the model's folder or hub id.
+def choose_tokenizer(
+    upstream: Upstream, model: str, *, client: HTTPClient, props: dict[str, Any], sources: Sequence[str] = ()
+) -> Tokenizer:
+    """Return the configured tokenizer, or that of the model's folder or hub id, or the one that the server offers.
 
-    `props` is the document of llama.cpp's server, and {} for other servers. Raises `ModelError` if there is none.
+    `props` is the document of llama.cpp's server, and {} for other servers. `sources` are folders and hub ids that the
+    server names. A local tokenizer must make the server's ids of a test text, if the server can be asked for them.
+    Raises `ModelError` if there is no tokenizer.
     """
     if upstream.tokenizer is not None:
-        return local_tokenizer(upstream.tokenizer)
+        tokenizer = local_tokenizer(upstream.tokenizer)
+        if not _agrees(tokenizer, client, model, is_llama_cpp=bool(props)):
+            raise WrongTokenizer(
+                f"The tokenizer of {upstream.tokenizer!r} makes other tokens of a test text than {client.url}. Name "
+                "the model's own tokenizer with --tokenizer."
+            )
+        return tokenizer
     if props:
-        return RemoteTokenizer(client, props, upstream.api_key)
-    failure: ModelError | None = None
-    is_hub_id = model.count("/") == 1 and not model.startswith((".", "/", "~"))
-    if is_hub_id or (Path(model) / "config.json").is_file():
+        return RemoteTokenizer(client, props)
+    failures: list[str] = []
+    for name in dict.fromkeys([*sources, model]):
+        is_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
+        if not is_hub_id and not _is_model_folder(name):
+            continue
         try:
-            return local_tokenizer(model)
+            tokenizer = local_tokenizer(name)
         except ModelError as error:
-            failure = error
-    cause = f" ({str(failure).rstrip('.')})" if failure else ""
-    raise ModelError(
-        f"The server offers no tokenizer, and none is known for its model {model!r}{cause}. Name the model's folder or "
-        "hub id with --tokenizer."
-    ) from failure
+            failures.append(str(error).rstrip("."))
+            continue
+        if _agrees(tokenizer, client, model):
+            return tokenizer
+        failures.append(f"the tokenizer of {name!r} is not the server's")
+    try:
+        from .vllm_tokenizer import VLLMTokenizer
+
+        return VLLMTokenizer(client, model)
+    except ModelError as error:
+        cause = "; ".join([*failures, str(error).rstrip(".")])
+        raise ModelError(
+            f"No tokenizer is known for the model {model!r} of {client.url} ({cause}). Name the model's folder or hub "
+            "id with --tokenizer."
+        ) from error
+
+
+def _is_model_folder(name: str) -> bool:
+    try:
+        return (Path(name) / "config.json").is_file()
+    except (OSError, ValueError):  # a name that no file can have, or a folder that is not the user's
+        return False
+
+
+def _agrees(tokenizer: Tokenizer, client: HTTPClient, model: str, *, is_llama_cpp: bool = False) -> bool:
+    """Return False if the server makes other ids of a test text than `tokenizer`."""
+    body = {"model": model, "prompt": TEST_TEXT, "add_special_tokens": False}
+    if is_llama_cpp:
+        body = {"content": TEST_TEXT}
+    try:
+        answer = client.fetch_blocking(f"{client.root}/tokenize", body, _CALL_S, _MAX_REPLY_BYTES)
+    except (TransientError, UnsupportedRequest, UpstreamError):
+        return True
+    ids = answer.get("tokens") if isinstance(answer, dict) else None
+    return not ids or ids == tokenizer.encode(TEST_TEXT)
 
 
 def local_tokenizer(name: str) -> Tokenizer:
@@ -78,27 +122,57 @@ class RemoteTokenizer:
     does for `unreachable_timeout_s`, or for 5 s on the thread of an event loop.
     """
 
-    def __init__(self, client: HTTPClient, props: dict[str, Any], api_key: str | None) -> None:
+    def __init__(self, client: HTTPClient, props: dict[str, Any]) -> None:
+        self._client = client
         self._roots: tuple[str, ...] = (client.root,)
         self._timeout_s = client.times.unreachable_timeout_s
-        self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._bytes: dict[int, bytes] = {}
         self._encoded = functools.lru_cache(_CACHE_SIZE)(self._tokenize)
         self._decoded = functools.lru_cache(_CACHE_SIZE)(
-            lambda ids: _text(self._call("/detokenize", {"tokens": list(ids)}))
+            lambda ids: self._text_of(self._call("/detokenize", self._detokenize_body(ids)))
         )
         self._rendered = functools.lru_cache(_CACHE_SIZE)(self._apply_template)
+        # Words are ordinary tokens.
+        self._named_tokens = functools.lru_cache(8)(
+            lambda begin, end: self._find_marks_among(
+                {part for part in ThinkingMarks(begin, end, wrappers=()).parts if not part[0].isalnum()}
+            )
+        )
+        template, eos, special = self._read_facts(props)
+        self.eos_ids = self._find_eos_ids(eos, special)
+        self.template, self._special = template, special
+        self.end_of_thinking, self.closing_ids, self.control_ids = marked_ids(
+            self.find_marks(), self.encode, special.values()
+        )
+        self.reserved = special
+
+    def _find_eos_ids(self, eos: str, special: dict[str, int]) -> frozenset[int]:
+        return frozenset(special[mark] for mark in (eos, *EOS_NAMES) if mark in special)
+
+    def _read_facts(self, props: dict[str, Any]) -> tuple[str, str, dict[str, int]]:
+        """Return the chat template, the EOS mark, and the special tokens by their texts."""
         template = str(props.get("chat_template", ""))
         adds_bos = len(self._tokenize("a", add_special=True)) > len(self._tokenize("a"))
         self._bos = str(props.get("bos_token", "")) if adds_bos else ""
         eos = str(props.get("eos_token", ""))
-        special: dict[str, int] = {}
-        for mark in {*_MARKS.findall(template), *_EOS_NAMES, eos, self._bos} - {""}:
-            ids = self._encoded(mark)
-            if len(ids) == 1 and ids != self._encoded(mark, parse_special=False):  # otherwise it is ordinary text
-                special[mark] = ids[0]
-        self.eos_ids = frozenset(special[mark] for mark in (eos, *_EOS_NAMES) if mark in special)
-        self.end_of_thinking, self.control_ids = _thinking_marks(self.encode, template, frozenset(special.values()))
+        # One call shows which marks of the table are tokens.
+        known = {self._bytes.get(token, b"").decode(errors="replace") for token in self._tokenize("\n".join(PARTS))}
+        names = {*_MARKS.findall(template), *EOS_NAMES, eos, self._bos, *known & PARTS} - {""}
+        return template, eos, self._find_marks_among(names)
+
+    def _find_marks_among(self, names: set[str]) -> dict[str, int]:
+        """Return the ids of the names that are tokens of their own."""
+        encoded = {name: self._encoded(name) for name in names}
+        return {
+            name: ids[0]
+            for name, ids in encoded.items()
+            if len(ids) == 1 and ids != self._encoded(name, parse_special=False)  # otherwise it is ordinary text
+        }
+
+    def find_marks(self, named: Sequence[str] | None = None) -> ThinkingMarks | None:
+        """Return the marks around the model's thinking: the ones that a user named, or those of its template."""
+        tokens = self._special | (self._named_tokens(*named) if named else {})
+        return find_marks(self.template, tokens.get, named)
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`, without adding special tokens. Marks in the text become their ids."""
@@ -130,12 +204,12 @@ class RemoteTokenizer:
         if not unknown:
             return
         try:
-            text = _text(await client.fetch(f"{client.root}/detokenize", {"tokens": list(ids)}))
-            body = {"content": text, "parse_special": True, "with_pieces": True}
-            self._keep_pieces(await client.fetch(f"{client.root}/tokenize", body))
+            text = self._text_of(await client.fetch(f"{client.root}/detokenize", self._detokenize_body(ids)))
+            self._keep_pieces(await client.fetch(f"{client.root}/tokenize", self._tokenize_body(text)))
             for token in unknown:
                 if token not in self._bytes:
-                    text = _text(await client.fetch(f"{client.root}/detokenize", {"tokens": [token]}))
+                    body = self._detokenize_body([token])
+                    text = self._text_of(await client.fetch(f"{client.root}/detokenize", body))
                     if "\ufffd" not in text:
                         self._bytes[token] = text.encode()
         except UnsupportedRequest:
@@ -144,8 +218,21 @@ class RemoteTokenizer:
     def _tokenize(self, text: str, *, parse_special: bool = True, add_special: bool = False) -> tuple[int, ...]:
         if not text:
             return ()
-        options = {"parse_special": parse_special, "add_special": add_special, "with_pieces": True}
-        return self._keep_pieces(self._call("/tokenize", {"content": text, **options}))
+        body = self._tokenize_body(text) | {"parse_special": parse_special, "add_special": add_special}
+        return self._keep_pieces(self._call("/tokenize", body))
+
+    def _tokenize_body(self, text: str) -> dict[str, Any]:
+        return {"content": text, "parse_special": True, "with_pieces": True}
+
+    def _detokenize_body(self, ids: Sequence[int]) -> dict[str, Any]:
+        return {"tokens": list(ids)}
+
+    def _text_of(self, answer: Any) -> str:
+        """Return the text in an answer of `/detokenize`."""
+        text = answer.get("content") if isinstance(answer, dict) else None
+        if not isinstance(text, str):
+            raise ProtocolError("the server's tokenizer returned no text")
+        return text
 
     def _apply_template(self, messages: tuple[tuple[str, str], ...], enable_thinking: bool) -> str:
         chat = [{"role": role, "content": content} for role, content in messages]
@@ -190,16 +277,8 @@ class RemoteTokenizer:
             pause = min(2 * pause, _MAX_PAUSE_S)
 
     def _post(self, url: str, body: dict[str, Any], limit_s: float) -> dict[str, Any]:
-        try:
-            with httpx2.Client(verify=ssl_context(), headers=self._headers, timeout=limit_s) as client:
-                response = client.post(url, json=body)
-            answer = response.json()
-        except httpx2.ConnectError as error:
-            raise TransientError(f"{url} cannot be reached") from error
-        except (httpx2.RequestError, ValueError) as error:
-            raise TransientError(f"{url}: {type(error).__name__}") from error
-        if response.status_code >= 300:
-            raise error_from_response(url, response.status_code, body=answer, headers=response.headers)
+        size = sum(len(value) for value in body.values() if isinstance(value, str | list))
+        answer = self._client.fetch_blocking(url, body, limit_s, _MAX_REPLY_BYTES + size * _MAX_BYTES_PER_ITEM)
         if not isinstance(answer, dict) or not {"tokens", "content", "prompt"} & answer.keys():
             raise TransientError(f"{url} returned an unknown document")
         return answer
@@ -225,10 +304,25 @@ class GGUFTokenizer:
             raise ModelError(f"The tokenizer in {str(path)!r} cannot be loaded: {error}.") from error
         vocabulary = self._model._model.vocab
         tokens = range(self._model.n_vocab())
-        self._template = str(self._model.metadata.get("tokenizer.chat_template", ""))
+        self.template = str(self._model.metadata.get("tokenizer.chat_template", ""))
         self.eos_ids = frozenset(i for i in tokens if llama_cpp.llama_vocab_is_eog(vocabulary, i))
         control = frozenset(i for i in tokens if llama_cpp.llama_vocab_is_control(vocabulary, i))
-        self.end_of_thinking, self.control_ids = _thinking_marks(self.encode, self._template, control | self.eos_ids)
+        marks = self.find_marks()
+        self.end_of_thinking, self.closing_ids, self.control_ids = marked_ids(
+            marks, self.encode, control | self.eos_ids
+        )
+        self.reserved: dict[str, int] = {self._raw_text([index]): index for index in control | self.eos_ids}
+        self.reserved |= marks.tokens if marks else {}
+
+    def find_marks(self, named: Sequence[str] | None = None) -> ThinkingMarks | None:
+        """Return the marks around the model's thinking: the ones that a user named, or those of its template."""
+        return find_marks(self.template, self._token_id, named)
+
+    def _token_id(self, text: str) -> int | None:
+        """Return the id of a text that is a token of its own, which its characters are not."""
+        ids = self.encode(text)
+        is_token = len(ids) == 1 and self._model.tokenize(text.encode(), add_bos=False, special=False) != ids
+        return ids[0] if is_token else None
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`, without adding special tokens. Marks in the text become their ids."""
@@ -240,23 +334,19 @@ class GGUFTokenizer:
 
     def render_chat(self, messages: Sequence[ChatMessage], enable_thinking: bool) -> str:
         """Return the chat in the file's template. Without a template, return the contents in order."""
-
-        def refuse(message: str) -> None:
-            raise jinja2.TemplateError(message)
-
         specials = (self._model.token_bos(), self._model.token_eos())
         bos, eos = (self._raw_text([token]) if token >= 0 else "" for token in specials)
         first = bos if self._model.metadata.get("tokenizer.ggml.add_bos_token") == "true" else ""
-        if not self._template:
+        if not self.template:
             return first + "\n\n".join(message["content"] for message in messages)
         try:
-            text = _environment.from_string(self._template).render(
+            text = render(
+                self.template,
                 messages=list(messages),
                 add_generation_prompt=True,
                 enable_thinking=enable_thinking,
                 bos_token=bos,
                 eos_token=eos,
-                raise_exception=refuse,
             )
         except Exception as error:  # templates are third-party code, and many refuse a system message
             raise PromptError(f"The model's chat template refuses this chat: {error}.") from error
@@ -265,20 +355,3 @@ class GGUFTokenizer:
     def _raw_text(self, ids: list[int]) -> str:
         # A previous token keeps the leading space of the first one.
         return bytes(self._model.detokenize(ids, prev_tokens=[0], special=True)).decode("utf-8", "replace")
-
-
-def _thinking_marks(
-    encode: Callable[[str], list[int]], template: str, special_ids: frozenset[int]
-) -> tuple[tuple[tuple[int, ...], ...], frozenset[int]]:
-    """Return the end-of-thinking marks, and the special ids plus a start mark and minus an end mark."""
-    start, end = encode(_START_OF_THINKING), encode(_END_OF_THINKING)
-    thinks = len(end) == 1 or _END_OF_THINKING in template
-    control_ids = special_ids | (frozenset(start) if len(start) == 1 else frozenset())
-    return ((tuple(end),) if thinks else ()), control_ids - (frozenset(end) if len(end) == 1 else frozenset())
-
-
-def _text(answer: Any) -> str:
-    text = answer.get("content") if isinstance(answer, dict) else None
-    if not isinstance(text, str):
-        raise ProtocolError("the server's tokenizer returned no text")
-    return text
