@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
 
+from . import blas
 from .config import RSAConfig
 from .errors import MarkovianRSAError, RunStoppedError
 
@@ -11,8 +13,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .orchestrator import MarkovianRSAOrchestrator, RunResult
+    from .tools import Chat
 
 __all__ = ["MarkovianRSAError", "MarkovianRSAOrchestrator", "RSAConfig", "RunResult", "RunStoppedError"]
+
+
+blas.install()
 
 
 class ModelDefaults(NamedTuple):
@@ -22,6 +28,20 @@ class ModelDefaults(NamedTuple):
     model_id: str
     config: RSAConfig
     is_embedded: bool
+
+    def worded(self, chat: Chat, any_question: bool) -> Chat:
+        """Return the chat as the model was trained to read it.
+
+        The embedded reasoner was trained for one question: it gets that in its own wording, without earlier messages.
+        Raise `PromptError` for a question that the embedded reasoner was not trained for, unless `any_question`.
+        """
+        from . import reasoner
+
+        last = chat.messages[-1]
+        if not self.is_embedded or (any_question and not reasoner.can_answer(last["content"])):
+            return chat
+        last = {**last, "content": reasoner.as_trained(last["content"])}
+        return dataclasses.replace(chat, messages=(last,))
 
 
 def choose_model(model: str | None = None) -> ModelDefaults:

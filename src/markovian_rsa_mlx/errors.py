@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .redact import redact
+
 if TYPE_CHECKING:
     from .run.result import RunResult
 
 
 class MarkovianRSAError(Exception):
-    """Base of all errors that are raised on purpose."""
+    """Base of all errors that are raised on purpose. Secrets of the user are struck out of its message."""
 
     exit_code = 1
     kind = "error"
+
+    def __init__(self, *values: object) -> None:
+        super().__init__(*(redact(value) if isinstance(value, str) else value for value in values))
 
 
 class ConfigError(MarkovianRSAError):
@@ -24,6 +29,12 @@ class ConfigError(MarkovianRSAError):
 
     exit_code = 2
     kind = "invalid_setting"
+
+
+class SchemaError(ConfigError):
+    """The JSON Schema of an answer cannot be used."""
+
+    kind = "invalid_schema"
 
 
 class PromptError(MarkovianRSAError):

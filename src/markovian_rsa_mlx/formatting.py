@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 #: The symbols of settings in the literature.
 SYMBOLS = {
     "rounds": "T",
@@ -20,6 +23,11 @@ def count(number: float) -> str:
     if abs(number) >= _LIMIT:
         return "over 10^18" if number > 0 else "under -10^18"
     return f"{number:,.0f}"
+
+
+def population(numbers: int | Sequence[int]) -> str:
+    """Return a population as "8", or one by round as "32,8,4"."""
+    return str(numbers) if isinstance(numbers, int) else ",".join(map(str, numbers))
 
 
 def amount(number: int, noun: str) -> str:
@@ -63,3 +71,11 @@ def shortened(text: str, width: int) -> str:
     """Return `text` on one line of at most `width` characters, with an ellipsis if it was cut."""
     flat = " ".join(text.split())
     return flat if len(flat) <= width else flat[: max(width - 1, 0)] + "…"
+
+
+def model_name(model_id: str) -> str:
+    """Return a hub id as it is, and the name of a folder without the folders above it."""
+    if not model_id.startswith(("/", ".", "~")):
+        return model_id
+    path = Path(model_id)
+    return path.name if path.name not in ("", "..") else path.resolve().name

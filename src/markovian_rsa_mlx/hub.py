@@ -5,13 +5,18 @@ Heavy imports (huggingface_hub, mlx_lm) happen inside the functions: the command
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from .errors import ConfigError, MarkovianRSAError, ModelError, TaskError
+from .network import hub_client, names_network, proxy_for
+from .redact import protect
 
 #: Everything that mlx-lm loads of a model.
 MODEL_FILES: Final = (
@@ -35,6 +40,20 @@ TOKENIZER_FILES: Final = (
     "merges.txt",
     "*.tiktoken",
 )
+#: The files of an adapter, as mlx-lm writes them.
+ADAPTER_FILES: Final = ("adapter_config.json", "adapters.safetensors")
+#: The files of a model that shape what an engine computes.
+_DIGESTED_FILES: Final = (
+    *TOKENIZER_FILES,
+    "generation_config.json",
+    "chat_template*",
+    "*.model",
+    "model*.safetensors",
+    "*.gguf",
+)
+#: Files up to this size are read completely; of larger ones the start (with the list of tensors) and samples.
+_WHOLE_BYTES, _HEAD_BYTES = 16 * 2**20, 2**20
+_SAMPLES, _SAMPLE_BYTES = 512, 4096
 #: Disk space left free next to a download.
 _SPARE_BYTES: Final = 10**9
 #: Seconds to wait for the hub's first response. Downloads have their own, longer timeout.
@@ -65,7 +84,7 @@ def read_config(path: Path) -> dict[str, Any]:
         config: dict[str, Any] = load_config(path)
     except FileNotFoundError as error:
         raise ModelError(f"There is no config.json in {str(path)!r}; it is not a model's folder.") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise ModelError(f"The config.json in {str(path)!r} cannot be read: {error}.") from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise ModelError(f"The config.json in {str(path)!r} names no model_type, so its architecture is unknown.")
@@ -100,7 +119,8 @@ def download(model: str, revision: str | None, progress: Callable[[str], None]) 
                 f"{model} needs {missing / 1e9:.1f} GB and {str(folder)!r} has {free / 1e9:.1f} GB free; free some "
                 "space, or set HF_HOME to a folder on a larger disk."
             )
-        progress(f"Downloading {model} ({missing / 1e9:.1f} GB)")
+        proxy = proxy_for(constants.ENDPOINT)
+        progress(f"Downloading {model} ({missing / 1e9:.1f} GB){f' through {proxy}' if proxy else ''}")
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(MODEL_FILES)))
     except (errors.RepositoryNotFoundError, errors.GatedRepoError) as error:
@@ -118,13 +138,11 @@ def fetch_files(model: str, revision: str | None, patterns: Sequence[str]) -> Pa
     """
     from huggingface_hub import HfApi, snapshot_download
 
+    _use_environment()
     wanted = list(patterns)
-    try:
-        cached = Path(snapshot_download(model, revision=revision, allow_patterns=wanted, local_files_only=True))
-        if all(any(cached.glob(pattern)) for pattern in wanted[:2]):
-            return cached
-    except Exception:  # not cached: ask the hub
-        pass
+    cached = _cached_snapshot(model, revision, wanted)
+    if cached is not None:
+        return cached
     try:
         # Fails immediately without a network, where a download would retry.
         HfApi().model_info(model, revision=revision, timeout=HUB_TIMEOUT_S)
@@ -134,6 +152,106 @@ def fetch_files(model: str, revision: str | None, patterns: Sequence[str]) -> Pa
             f"{model} is not on this machine, and the hub does not provide its files ({cause_of(error)}); check the "
             "name and the network, or give the folder of a downloaded model."
         ) from error
+
+
+def weight_headers(model: str, revision: str | None) -> dict[str, bytes]:
+    """Return the safetensors headers of a hub model's weight files by file name, or none if the hub gives none."""
+    from huggingface_hub import HfApi
+
+    _use_environment()
+    try:
+        found = HfApi().get_safetensors_metadata(model, revision=revision, timeout=HUB_TIMEOUT_S)
+        return {
+            file: json.dumps(
+                {
+                    name: {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": tensor.data_offsets}
+                    for name, tensor in header.tensors.items()
+                }
+            ).encode()
+            for file, header in found.files_metadata.items()
+        }
+    except Exception:  # no network, or no safetensors files
+        return {}
+
+
+class CachedModel(NamedTuple):
+    """A model in the hub's local cache: its id, the folder of its latest revision, and its size in bytes."""
+
+    model_id: str
+    folder: Path
+    size_bytes: int
+
+
+def model_digest(folder: Path) -> str:
+    """Identify the content of a model's folder quickly, in 16 hex digits: small files completely, weights by samples.
+
+    A copied folder has the same digest; a converted or retrained one has another, whatever its name and dates. Raises
+    `ModelError` if a file cannot be read.
+    """
+    return _digest(folder, _DIGESTED_FILES)
+
+
+def adapter_digest(folder: Path) -> str:
+    """Identify the content of the folder of a LoRA adapter in the same way."""
+    return _digest(folder, ADAPTER_FILES)
+
+
+def _digest(folder: Path, patterns: tuple[str, ...]) -> str:
+    digest = hashlib.sha256()
+    try:
+        for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
+            size = path.stat().st_size
+            digest.update(f"{path.name}|{size}|".encode(errors="surrogateescape"))
+            with path.open("rb") as file:
+                if size <= _WHOLE_BYTES:
+                    digest.update(file.read())
+                    continue
+                digest.update(file.read(_HEAD_BYTES))
+                for number in range(1, _SAMPLES + 1):  # the last sample ends with the file
+                    file.seek((size - _SAMPLE_BYTES) * number // _SAMPLES)
+                    digest.update(file.read(_SAMPLE_BYTES))
+    except OSError as error:
+        raise ModelError(
+            f"A file in {str(folder)!r} cannot be read: {error.strerror}; check its permissions."
+        ) from error
+    return digest.hexdigest()[:16]
+
+
+def cached_models() -> list[CachedModel]:
+    """Return the models in the hub's local cache by id. Uses no network."""
+    from huggingface_hub import errors, scan_cache_dir
+
+    try:
+        repositories = scan_cache_dir().repos
+    except errors.CacheNotFound:
+        return []
+    found = []
+    for repository in repositories:
+        if repository.repo_type == "model" and repository.revisions:
+            latest = max(repository.revisions, key=lambda revision: ("main" in revision.refs, revision.last_modified))
+            found.append(CachedModel(repository.repo_id, latest.snapshot_path, repository.size_on_disk))
+    return sorted(found)
+
+
+def cached_folder(model: str, patterns: Sequence[str]) -> Path | None:
+    """Return the folder of a model that is on this machine, or None. Uses no network.
+
+    `model` is a folder, or a hub id whose first two patterns are cached.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    return _cached_snapshot(model, None, list(patterns)) if model.count("/") == 1 else None
+
+
+def _cached_snapshot(model: str, revision: str | None, patterns: list[str]) -> Path | None:
+    from huggingface_hub import snapshot_download
+
+    try:
+        cached = Path(snapshot_download(model, revision=revision, allow_patterns=patterns, local_files_only=True))
+    except Exception:  # an id that is invalid or not cached
+        return None
+    return cached if all(any(cached.glob(pattern)) for pattern in patterns[:2]) else None
 
 
 def dataset_files(
@@ -181,9 +299,21 @@ def fetch_dataset_file(repo: str, revision: str | None, file: str) -> Path:
 
 
 def cause_of(error: Exception) -> str:
-    """Return the type of an exception and the first line of its message."""
+    """Return the type of an exception and the first line of its message, or all of it if it is for the user."""
+    if isinstance(error, MarkovianRSAError):
+        return str(error).rstrip(".")
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200].rstrip('.')}" if lines else type(error).__name__
+
+
+@functools.cache
+def _use_environment() -> None:
+    """Let the hub's library use proxies and certificates as upstream servers do, and strike out the hub's token."""
+    from huggingface_hub import get_token, set_client_factory
+
+    protect(get_token())
+    if names_network():
+        set_client_factory(hub_client)
 
 
 class _UnreachableError(Exception):
@@ -202,6 +332,7 @@ def _repository_info(repo: str, revision: str | None, *, dataset: bool) -> Any:
     """
     from huggingface_hub import HfApi, errors
 
+    _use_environment()
     kind = "dataset" if dataset else "model"
     try:
         return HfApi().repo_info(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -13,9 +14,26 @@ class NotJSONError(ValueError):
     """A line that is not a JSON object, for instance a torn one."""
 
 
+#: Lists and objects within each other. Deeper values could exhaust the stack of any code that walks them.
+_MAX_DEPTH = 64
+
+
 def loads(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] = dict) -> Any:
-    """Parse JSON without NaN and infinity, also as the value of a large number. Raises ValueError, RecursionError."""
-    return json.loads(text, object_pairs_hook=pairs, parse_constant=_refuse, parse_float=_finite)
+    """Parse JSON without NaN and infinity, also as the value of a large number, and not nested deeply.
+
+    Raises ValueError.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=pairs, parse_constant=_refuse, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    level = [value] if text.count("[") + text.count("{") > _MAX_DEPTH else []
+    for _ in range(_MAX_DEPTH):
+        items = (item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer))
+        level = [item for item in items if isinstance(item, dict | list)]
+    if level:
+        raise ValueError("it is nested too deeply")
+    return value
 
 
 def parse_line(line: bytes) -> dict[str, Any]:
@@ -26,11 +44,43 @@ def parse_line(line: bytes) -> dict[str, Any]:
             json.dumps(raw, ensure_ascii=False).encode()
     except DuplicateKeyError:
         raise
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise NotJSONError(f"not a JSON object in UTF-8 ({error})") from error
     if not isinstance(raw, dict):
         raise NotJSONError("not a JSON object")
     return raw
+
+
+_STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*'
+_TOKEN = re.compile(
+    _STRING + rb'"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?(?=[ ,\]}])|true|false|null|[ \t\r{}\[\]:,]', re.DOTALL
+)
+_TORN_TOKEN = re.compile(_STRING + rb"\\?|-?(?:\d+(?:\.\d*)?(?:[eE][+-]?\d*)?)?", re.DOTALL)
+
+
+def is_torn_object(line: bytes) -> bool:
+    """Return True if a crash can have torn this line from a JSON object: more could follow, and nothing in it is wrong.
+
+    Some file systems fill the rest of a torn line with NUL bytes.
+    """
+    line, depth, position = line.rstrip(b"\0"), 0, 0
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(line)
+    except UnicodeDecodeError:
+        return False
+    if line and not line.startswith(b"{"):
+        return False
+    while position < len(line):
+        token = _TOKEN.match(line, position)
+        if token is None:
+            rest = line[position:]
+            is_torn = _TORN_TOKEN.fullmatch(rest) or any(word.startswith(rest) for word in (b"true", b"false", b"null"))
+            return depth > 0 and bool(is_torn)
+        depth += (token[0] in b"{[") - (token[0] in b"}]")
+        if not 0 < depth <= _MAX_DEPTH:
+            return False
+        position = token.end()
+    return True
 
 
 class DuplicateKeyError(ValueError):

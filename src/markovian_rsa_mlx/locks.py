@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import stat
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 try:
     import fcntl
@@ -31,6 +35,16 @@ def unlock(fd: int) -> None:
             fcntl.flock(fd, fcntl.LOCK_UN)
 
 
+def open_regular(path: Path | str) -> BinaryIO:
+    """Open a regular file to read it. Raises OSError for a pipe, which would block, and for anything else."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = os.fdopen(os.open(path, flags), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return file
+
+
 def is_locked(path: Path) -> bool:
     """Return True if a process holds the exclusive lock of a file.
 
@@ -38,7 +52,7 @@ def is_locked(path: Path) -> bool:
     """
     if fcntl is None:
         return False
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:

@@ -1,14 +1,14 @@
 """Answer one question with Markovian RSA: open a run, run its traces, select the answer, record the end.
 
-`run.session` owns the audit file, `run.runner` runs the traces, `run.result` selects the answer. Nothing of a run is
-kept on the orchestrator, so concurrent calls do not see each other.
+`run.session` owns the audit file, `run.runner` runs the traces, `run.result` selects the answer. Runs share no state.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,8 @@ from .backends.base import Engine
 from .config import RSAConfig
 from .equivalence import MathEquivalence, equivalence_for
 from .errors import RunStoppedError
-from .method.prompts import check_messages
-from .method.selection import Equivalent
+from .method.prompts import check_chat
+from .method.selection import Equivalent, for_one_run
 from .run.audit_log import OnEvent
 from .run.generation import Progress
 from .run.limits import LimitReached
@@ -27,29 +27,27 @@ from .run.result import RunResult, recorded_result
 from .run.runner import Runner
 from .run.session import RunSession
 from .run.sync import run_sync
-from .tokenizer import ChatMessage
+from .tools import Chat, Prompt
 
 if TYPE_CHECKING:
     from .backends.upstream import Upstream
 
 __all__ = ["MarkovianRSAOrchestrator", "RunResult"]
 
-Prompt = str | Sequence[ChatMessage]
 Stopped = Callable[[], RunStoppedError]
 
 
 class MarkovianRSAOrchestrator(contextlib.AbstractContextManager["MarkovianRSAOrchestrator"]):
     """Answers questions with one engine. Close it (or use it as a context manager) to free the model.
 
-    `equivalent` decides whether two answers are equal. The default is math-verify in a worker process, or plain text if
-    `answer_kind` is "text". If `shared`, other runs use the engine at the same time. Its limits and counters are then
-    left to its owner, and the `memory_limit_gb` of a run has no effect.
+    `equivalent` decides whether answers are equal (default: math-verify, or plain text if `answer_kind` is "text"). If
+    `shared`, other runs use the engine too: limits and counters are its owner's, and `memory_limit_gb` has no effect.
     """
 
     def __init__(self, backend: Engine, *, equivalent: Equivalent | None = None, shared: bool = False) -> None:
         self.backend = self.engine = backend
-        self.shared = shared
-        self._equivalent, self._math = equivalent, MathEquivalence()
+        self.any_question = False  #: send the embedded reasoner questions that it was not trained for, too
+        self.shared, self._equivalent, self._math = shared, equivalent, MathEquivalence()
 
     @classmethod
     def from_pretrained(
@@ -58,20 +56,23 @@ class MarkovianRSAOrchestrator(contextlib.AbstractContextManager["MarkovianRSAOr
         *,
         revision: str | None = None,
         adapter_path: str | None = None,
+        kv_bits: int | None = None,
         progress: Callable[[str], None] | None = None,
         shared: bool = False,
+        speculate: bool = True,
+        aggregation_adapter: str | None = None,
     ) -> MarkovianRSAOrchestrator:
         """Load a model into the MLX engine: a hub id, a local folder, or None for the embedded reasoner.
 
-        `progress` receives messages about slow steps. Raise `ModelError` if the model cannot be found, read or run.
+        `progress` gets messages on slow steps, the rest is as in `MLXEngine`. Raise `ModelError`.
         """
         from .backends.mlx import MLXEngine
 
-        choice, load = choose_model(model), MLXEngine.from_pretrained
+        load = partial(MLXEngine.from_pretrained, kv_bits=kv_bits, aggregation_adapter=aggregation_adapter)
+        choice, load = choose_model(model), partial(load, speculate=speculate)
         if choice.is_embedded:
             return cls(load(choice.source, model_id=choice.model_id), shared=shared)
-        engine = load(choice.source, revision=revision, adapter_path=adapter_path, progress=progress)
-        return cls(engine, shared=shared)
+        return cls(load(choice.source, revision=revision, adapter_path=adapter_path, progress=progress), shared=shared)
 
     @classmethod
     def from_upstream(
@@ -86,9 +87,7 @@ class MarkovianRSAOrchestrator(contextlib.AbstractContextManager["MarkovianRSAOr
     ) -> MarkovianRSAOrchestrator:
         """Use an OpenAI-compatible server as the engine, or several that serve the same model.
 
-        `urls` are API roots like http://127.0.0.1:8080/v1. `model` is needed only if a server has several.
-        `tokenizer` is a folder, a hub id or a GGUF file, for servers that provide none. `options` are further fields of
-        `backends.upstream.Upstream` (`seeds`, `limit`, `times`). Raise `ConfigError`, `UpstreamError`, `ModelError`.
+        `urls` are like http://127.0.0.1:8080/v1, `options` are fields of `Upstream`. Raise `ConfigError`, `ModelError`.
         """
         from .backends.upstream import Upstream
 
@@ -116,8 +115,8 @@ class MarkovianRSAOrchestrator(contextlib.AbstractContextManager["MarkovianRSAOr
     ) -> str | tuple[str, list[Event]]:
         """Return the text of the answer (the part after the thinking), with the list of events if `return_audit`.
 
-        `prompt` is the question, or a chat that ends with it. With `audit_path` the run is recorded in that file. An
-        unfinished run there is resumed, and a finished one gives its recorded answer. Raise `MarkovianRSAError`s.
+        `prompt` is a question, a chat that ends with it, or a `Chat` with tools. With `audit_path` the run is recorded
+        in that file. An unfinished run there is resumed, a finished one gives its answer. Raise `MarkovianRSAError`s.
         """
         result = self.run(prompt, config, audit_path=audit_path, on_event=on_event)
         return (result.text or "", result.events) if return_audit else result.text or ""
@@ -165,26 +164,28 @@ class MarkovianRSAOrchestrator(contextlib.AbstractContextManager["MarkovianRSAOr
         audit_path: Path | str | None = None,
         on_event: OnEvent | None = None,
         on_progress: Progress | None = None,
+        interactive: bool = False,
     ) -> RunResult:
-        """Do the same as `run` in asynchronous code. Cancelling it raises CancelledError as usual."""
-        return await self._execute(prompt, config, on_progress, [], audit_path=audit_path, on_event=on_event)
+        """Do the same as `run` in asynchronous code. An `interactive` run goes before others on a shared engine."""
+        options = {"audit_path": audit_path, "on_event": on_event, "interactive": interactive}
+        return await self._execute(prompt, config, on_progress, [], **options)
 
     async def _execute(
-        self, prompt: Prompt, config: RSAConfig | None, on_progress: Progress | None, begun: list[Stopped], **file: Any
+        self, prompt: Prompt, config: RSAConfig | None, on_progress: Progress | None, begun: list[Stopped], **open_: Any
     ) -> RunResult:
-        """Run. `file` is `audit_path` and `on_event`. Append to `begun` a call that makes the error of Ctrl-C."""
-        messages = [ChatMessage(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
-        check_messages(messages)
-        config = config or choose_model(self.engine.info.model_id).config
+        """Run. `open_` are options of `RunSession.open`. Append to `begun` a call that makes the error of Ctrl-C."""
+        check_chat(chat := Chat.of(prompt))
+        defaults = choose_model(self.engine.info.model_id)
+        chat, config = defaults.worded(chat, self.any_question), config or defaults.config.for_any_question()
         if not self.shared:
             self.engine.limit(None, config.engine_limits().memory_limit_bytes)
             self.engine.reset_peak_memory()
-        async with RunSession.open(self.engine, messages, config, **file) as session:
-            log = session.log
+        async with RunSession.open(self.engine, chat, config, **open_) as session:
+            log, rules = session.log, session.setup.answer_rules
             if log.history.finished:
                 return recorded_result(log.history, log.events, log.path)
-            equivalent = self._equivalent or equivalence_for(session.config.answer_kind, self._math)
-            runner = Runner(session, on_progress)
+            equivalent = self._equivalent or equivalence_for(session.config.answer_kind, self._math, rules)
+            runner = Runner(session, equivalent := for_one_run(equivalent, rules), on_progress)
             begun.append(lambda: session.stopped("interrupted", runner.traces(), equivalent))
             try:
                 return await session.finish(await runner.run(), equivalent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 import time
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -57,15 +58,19 @@ def run_paths() -> list[Path]:
     """Return all run files, the newest first."""
     found = []
     for path in runs_folder().glob("*.jsonl"):
-        with contextlib.suppress(FileNotFoundError):  # removed meanwhile: its run never started
-            found.append((path.stat().st_mtime, path.name, path))
+        with contextlib.suppress(OSError):  # removed meanwhile: its run never started
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):  # a pipe would block its reader
+                found.append((status.st_mtime, path.name, path))
     return [path for _, _, path in sorted(found, reverse=True)]
 
 
 def find_run(name: str | None) -> Path:
     """Return the file of a run by path or by the start of its id or file name. None stands for the newest run."""
-    if name is not None and (os.sep in name or Path(name).is_file()):
-        return Path(name)
+    if name is not None:
+        with contextlib.suppress(OSError):  # a text that is too long for a file's name
+            if os.sep in name or Path(name).is_file():
+                return Path(name)
     paths = run_paths()
     if name is None and paths:
         return paths[0]
@@ -109,6 +114,22 @@ def describe(path: Path) -> RunEntry:
         return RunEntry(str(path), "damaged", problem=f"it cannot be read: {error.strerror}")
     except (ValueError, TypeError) as error:
         return RunEntry(str(path), "damaged", problem=f"a field has an invalid value: {error}")
+
+
+def measured_speed(model_id: str) -> float | None:
+    """Return the tokens/s of the newest finished run of this model on this machine's MLX engine, or None."""
+    from .audit.log_file import iter_events, last_events
+
+    for path in run_paths():
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            if start_field(path, "model_id") != model_id:
+                continue
+            setup = next(iter_events(path, ("run_setup",)), {})
+            end = next((raw for raw in last_events(path, _LAST_LINES) if raw["event"] == "run_end"), {})
+            tokens, seconds = end.get("total_generated_tokens", 0), end.get("elapsed_s", 0.0)
+            if tokens > 0 and seconds > 0 and not str(setup.get("engine", "")).startswith("upstream"):
+                return float(tokens / seconds)
+    return None
 
 
 def start_field(path: Path, name: str) -> str:

@@ -1,71 +1,484 @@
-r"""Extract the answer of a trace from its answer section, and compare answers as text.
+r"""Find the answer of a trace in its answer section, and compare answers as text.
 
-Whether 1/2 equals 0.5 is decided by the equivalence that a caller passes (see `selection`).
+`find_answer` reads the text after the thinking and returns the answer with its level: `boxed` (`\boxed{...}`),
+`announced` ("Final answer: ...", `<answer>...</answer>`) or `weak` (the value that the last sentence states). A box
+that was cut off and an announcement of nothing give no answer.
+
+Whether 1/2 equals 0.5 is decided elsewhere (see `equality`). Every function takes time linear in the text.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
 
-#: "math": equal values are equal answers. "text": a puzzle's free text, compared as it stands.
-AnswerKind = Literal["math", "text"]
+from .canonical_json import canonical_json
 
-_BOXED = re.compile(r"\\boxed\s*\{")
-_FINAL_LINE = re.compile(  # no two neighbours match the same white space, or text full of it would take forever
+#: "math": equal values are equal answers. "text": a puzzle's free text, compared as it stands. "open": the whole text
+#: is the answer, and nothing is compared. "json": the whole text is a JSON value, compared in its canonical form.
+AnswerKind = Literal["math", "text", "open", "json"]
+AnswerLevel = Literal["call", "boxed", "announced", "weak", "none"]
+#: The levels of answers in texts, the strongest first. Tool calls are apart from them.
+LEVELS: Final[tuple[AnswerLevel, ...]] = ("boxed", "announced", "weak")
+#: Added to a question that asks for a number or a formula.
+BOX_INSTRUCTION: Final = "\n\nPut your final answer within \\boxed{}."
+#: Version of the rules by which answers are found and compared. A run records it; runs without it have version 1.
+ANSWER_RULES: Final = 2
+
+
+@dataclass(frozen=True)
+class FoundAnswer:
+    """An answer and how the text marks it. The answer is "" where the level is "none"."""
+
+    text: str
+    level: AnswerLevel
+
+
+NO_ANSWER: Final = FoundAnswer("", "none")
+
+# What marks an answer.
+
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
+#: The content of a box without braces: a number, a command with its arguments, or one letter before a delimiter.
+_PLAIN_BOX = re.compile(
+    r"[-+\u2212]?\d[\d,]*(?:\.\d+)?|\\(?!text|mbox)[a-zA-Z]+(?:\{[^{}]{0,100}\}){0,2}|[a-zA-Z](?=[\s$.,;)]*(?:$|\n|\$))"
+)
+#: Text that may be between the boxes of one list.
+_BETWEEN_BOXES = re.compile(
+    r"(?:[\s$,;&]|\\[,;:!() ]|\\q?quad|\\text\s?\{|\}|\band\b|\bor\b|[a-zA-Z](?:_\{?\w{1,3}\}?)?\s{0,3}=)*"
+)
+#: Introduces the line with the answer. No two neighbours match the same white space, or long runs of it take for ever.
+_ANNOUNCEMENT = re.compile(
+    r"(?:^|(?<=[.!?:]\s))[ \t\r\f\v>*_#-]*"
+    r"(?:(?:so|thus|hence|therefore|then|and|finally|in\ conclusion|as\ a\ result|this\ means|we\ see)\b"
+    r"(?:\ that)?,?\ (?:\*\*|__)?)?"
+    r"(?:the\s+|my\s+|our\s+)?(?:(?:(?:final|correct|best|right)\s+)?answer|(?:correct|best|right)\s+(?:option|choice))"
+    r"(?:\ (?:to|of|for)\ (?:the|this|your|that)\ (?:whole\ |original\ |given\ )?(?:question|problem|puzzle|sum))?"
+    r"[ \t]*(?:(?:\*\*|__)[ \t]*)?(?::|=|\bis\b:?|s[ \t]+are\b:?|$)",
+    re.IGNORECASE | re.MULTILINE,
+)
+#: The last line of a solution in the style of GSM8K.
+_MARKED_LINE = re.compile(r"(?:^|\n)####[ \t]+(\S[^\n]*)\s*$")
+_TAG_OPEN, _TAG_CLOSE = re.compile(r"<answer>", re.IGNORECASE), re.compile(r"</answer>", re.IGNORECASE)
+#: Ends the clause with an announced value.
+_CLAUSE_END = re.compile(
+    r"[.!?](?=[\s*_]|$)|;|\n|,?\ (?:because|since|which|where|so|but|as\ (?:we|it|the|shown|required))\b", re.IGNORECASE
+)
+#: Begins half a sentence, not an answer.
+_NO_ANSWER_WORDS = re.compile(
+    "also|always|an|and|as|asked|at|based|be|because|below|boxed|by|calculated|computed|correct|expected|"
+    "expressed|for|formatted|found|from|given|going|he|here|how|i|in|incorrect|it|just|left|not|now|obtained|of|"
+    "off|on|only|or|presented|put|required|right|shown|she|simply|so|still|that|the|then|there|they|this|to|"
+    "unknown|we|what|when|where|which|who|within|written|wrong|you|your|answer|final",
+    re.IGNORECASE,
+)
+#: Those of them that can be an answer alone, as choices or directions.
+_LONE_ANSWERS = re.compile("a|i|he|unknown|left|right", re.IGNORECASE)
+#: Announcements that are tried, from the last one on, and characters that are read after each.
+_MAX_ANNOUNCEMENTS, _MAX_ANNOUNCED = 20, 2_000
+#: Contents of a box that repeat the instruction.
+_PLACEHOLDER = re.compile(
+    "(?:your |the |my |final |numerical |correct )*(?:answer|number|result|value|solution)(?: here| goes here)?"
+)
+
+# What states a value, for weak answers.
+
+_SIGN = r"(?:(?<![\w)}\]])[-\u2212\u2013+])?"
+_NUMBER = re.compile(
+    _SIGN + r"(?:\\?\$)?(?:\d*\\[dt]?frac\{[^{}]{1,60}\}\{[^{}]{1,60}\}|\d*\\sqrt\{[^{}]{1,60}\}"
+    r"|\d{1,2}:\d{2}(?!\d)|\d[\d,]*\d(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:/\d+)?(?:\\?%)?"
+)
+#: A word or unit after a number.
+_UNIT = re.compile(r"\s*(?:\\(?:text|mathrm)\s?\{\s*)?([a-zA-Z\u00b0]+(?:/[a-zA-Z]+)?(?:\^\{?\d\}?)?)\}?")
+_NOT_UNITS = re.compile(
+    "and|or|is|are|was|were|in|on|at|as|by|of|to|for|from|so|because|since|with|which|that|than|then|when|now|"
+    "total|altogether|left|each|per|times|more|less|plus|minus|the|this|these|those|it|he|she|they|we|you|i|all|"
+    "both|if|but|respectively|also|again|only|too|after|before|an?|every|exactly|here|there|today|would|will|can",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"[.!?](?=[\s*$\\)]|$)|\n")
+#: Ends a text that was cut off.
+_CUT_OFF = re.compile(
+    r"(?:[-+*/=^(,:\[{<>\u2212]|\\(?:times|cdot|frac|div|left)|\b(?:and|or|is|the|a|of|by|to|equals))$"
+)
+_FAREWELL = re.compile(r"(?:I hope|hope this|let me know|feel free|good luck|thank)\b[^\d=]*$", re.IGNORECASE)
+_CALCULATION = re.compile(
+    r"[\d\s.,+*/()\[\]^%$xX\u00d7\u00f7\u2212-]+|\\(?:times|cdot|div|frac|left|right|[$,;!( )])|[{}]"
+)
+#: Mathematics that is more than a number, with no other number after it.
+_TERM = r"(?=[^$\s]*[\\^_+*/a-zA-Z\u03c0])(?![^$]*(?<![\\a-zA-Z])[a-zA-Z]{3})(?=[^$]*\d)[^$\s](?:[^$]{0,98}[^$\s])?"
+_LAST_TERM = re.compile(rf"\$({_TERM})\$(?=[^\d$]*$)|\\\(\s?((?:(?!\\\))[^$]){{1,100}})\\\)(?=[^\d$]*$)")
+_MATH_DELIMITERS = re.compile(r"\\[()\[\]]|\$|\*\*|__|`")
+#: A closing sentence about the answer that gives none, and the step of a calculation that may precede it.
+_ABOUT_ANSWER = re.compile(r"(?:the|this|your)\ (?:final\ |correct\ )?answer\b[^\d=]*", re.IGNORECASE)
+_STEP = re.compile(r"[\d\s.,+*/()^%$×÷−-]+=\s*[-−]?\$?\d[\d,.]*")
+_EMPTY_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{\s*\}")
+
+
+def find_answer(text: str, kind: AnswerKind = "math", *, rules: int = ANSWER_RULES, calls: str = "") -> FoundAnswer:
+    r"""Return the answer in the text after the thinking, and its level.
+
+    `calls` are the tool calls in it, as text that is the same for equal calls. They are the answer of such a text.
+
+    The strongest mark decides: the last box that is not empty (the boxes of one closing list together), the last line
+    that announces an answer, the last `<answer>` element. Without a mark the answer is weak: for `math` the value that
+    the last sentence states, for `text` the whole text. If the last box was cut off, there is no answer.
+    """
+    if kind == "open":
+        return FoundAnswer(text.strip(), "weak") if text.strip() else NO_ANSWER
+    if calls:
+        return FoundAnswer(calls, "call")
+    if kind == "json":
+        canonical = canonical_json(text)
+        return FoundAnswer(canonical, "announced") if canonical else NO_ANSWER
+    if rules == 1:
+        return _find_by_rules_1(text, kind)
+    boxes = list(_boxes(text))
+    if boxes and boxes[-1].content is None:
+        return NO_ANSWER
+    boxed = _boxed_answer(text, [box for box in boxes if box.content], kind)
+    if boxed:
+        return FoundAnswer(boxed, "boxed")
+    announced = _announced_answer(text, kind) or _tagged_answer(text) or _marked_answer(text)
+    if announced:
+        return FoundAnswer(announced, "announced")
+    weak = _stated_value(text) if kind == "math" else _plain_text(text)
+    return FoundAnswer(weak, "weak") if weak else NO_ANSWER
+
+
+def marks_answer(text: str, calls: str = "") -> bool:
+    """Return True if the text after the thinking calls tools, has a box or announces its answer."""
+    return find_answer(text, calls=calls).level in ("call", "boxed", "announced")
+
+
+def resolve_kind(kind: str, marked: Sequence[bool]) -> AnswerKind:
+    """Return the kind of answers that a run compares. `marked` is True for each candidate that marks its answer.
+
+    "auto" is "math" where most candidates do, and otherwise "open".
+    """
+    if kind == "auto":
+        return "math" if 2 * sum(marked) > len(marked) else "open"
+    return kind if kind in ("text", "open", "json") else "math"  # type: ignore[return-value]
+
+
+def voting_levels(levels: Sequence[AnswerLevel]) -> set[AnswerLevel]:
+    """Return the levels that vote: the strongest one of the texts, and calls."""
+    return {strongest_level(levels), "call"}
+
+
+def strongest_level(levels: Sequence[AnswerLevel]) -> AnswerLevel:
+    """Return the strongest level that occurs, "none" if there is no answer."""
+    return next((level for level in LEVELS if level in levels), "none")
+
+
+# Boxes
+
+
+@dataclass(frozen=True)
+class _Box:
+    """A box from its command to its end. The content is None if the box was cut off."""
+
+    start: int
+    end: int
+    content: str | None
+
+
+def _boxes(text: str) -> Iterator[_Box]:
+    """Yield the boxes in the order of their commands. Of nested boxes only the innermost ones count."""
+    commands = list(_BOX.finditer(text))
+    closed = _closing_braces(text, [match.end() for match in commands])
+    for match in commands:
+        start, opened = match.start(), match.end()
+        if text.startswith("{", opened):
+            end = closed.get(opened)
+            if end is None:
+                yield _Box(start, len(text), None)
+            else:
+                yield _Box(start, end + 1, text[opened + 1 : end].strip())
+        elif opened == len(text):
+            yield _Box(start, opened, None)
+        elif plain := _PLAIN_BOX.match(text, opened):
+            yield _Box(start, plain.end(), plain[0].rstrip(","))
+
+
+def _closing_braces(text: str, starts: Sequence[int]) -> dict[int, int]:
+    """Return where the braces that open at `starts` are closed, in one pass. An escaped brace is text."""
+    wanted = {start for start in starts if text.startswith("{", start)}
+    closed: dict[int, int] = {}
+    opened: list[int] = []
+    position = min(wanted, default=len(text))
+    while position < len(text):
+        character = text[position]
+        if character == "\\":
+            position += 1
+        elif character == "{":
+            opened.append(position)
+        elif character == "}" and opened:
+            closed[opened.pop()] = position
+        position += 1
+    return {start: end for start, end in closed.items() if start in wanted}
+
+
+def _boxed_answer(text: str, boxes: Sequence[_Box], kind: AnswerKind) -> str:
+    """Return the content of the last box, or of the boxes that form a list with it, separated by commas."""
+    contents: list[str] = []
+    following: int | None = None
+    for box in reversed(boxes):
+        if following is not None and not (box.end <= following and _BETWEEN_BOXES.fullmatch(text, box.end, following)):
+            break
+        content = box.content or ""
+        if kind == "math" and not _can_be_boxed(content):
+            continue
+        if content not in contents:
+            contents.append(content)
+        following = box.start
+    return ", ".join(reversed(contents))
+
+
+def _can_be_boxed(content: str) -> bool:
+    """Return whether a box holds more than dots, blanks or the words of the instruction."""
+    plain = re.sub(r"\\(?:text|mathrm|textbf|mbox|l?dots|cdots|quad|[,;! ])|[{}]", " ", content)
+    return any(c.isalnum() or unicodedata.category(c) == "Sm" for c in plain) and not _PLACEHOLDER.fullmatch(
+        " ".join(plain.lower().split())
+    )
+
+
+# Announced answers
+
+
+def _announced_answer(text: str, kind: AnswerKind) -> str:
+    """Return the text after the last announcement, passing over announcements without a possible answer."""
+    announcements = list(_ANNOUNCEMENT.finditer(text))
+    for match in reversed(announcements[-_MAX_ANNOUNCEMENTS:]):
+        rest = text[match.end() : match.end() + _MAX_ANNOUNCED]
+        line = rest.partition("\n")[0]
+        if not _stripped(line):
+            line = rest.strip() if kind == "text" else _first_line(rest)
+        answer = _puzzle_answer(line) if kind == "text" else _clause_answer(line)
+        if answer:
+            return answer
+    return ""
+
+
+def _first_line(text: str) -> str:
+    """Return the first line that is more than a delimiter of mathematics."""
+    return next((line for line in text.split("\n") if _stripped(line)), "")
+
+
+def _tagged_answer(text: str) -> str:
+    """Return the content of the last complete `<answer>` element."""
+    closing = max((match.start() for match in _TAG_CLOSE.finditer(text)), default=-1)
+    opening = max((match.end() for match in _TAG_OPEN.finditer(text, 0, max(closing, 0))), default=-1)
+    return _stripped(text[opening:closing]) if opening >= 0 else ""
+
+
+def _marked_answer(text: str) -> str:
+    """Return the value on a last line like "#### 42". A heading without a value does not count."""
+    marked = _MARKED_LINE.search(text, max(len(text) - _MAX_ANNOUNCED, 0))
+    return marked[1].strip() if marked and re.search(r"\d|\\", marked[1]) and _can_be_announced(marked[1]) else ""
+
+
+def _puzzle_answer(content: str) -> str:
+    """Return an announced text without emphasis and full stop, "" if it cannot be an answer."""
+    content = _stripped(_EMPTY_BOX.sub("", content))
+    words = content.split()
+    if len(words) > 2 and _NO_ANSWER_WORDS.fullmatch(words[0].strip(",")):
+        return ""
+    return _stripped(content[:-1]) if re.search(r"[\w$*`)\]}]\.$", content) and "\n" not in content else content
+
+
+def _clause_answer(content: str) -> str:
+    """Return the value that the clause after an announcement gives, "" if it gives none."""
+    content = _EMPTY_BOX.sub("", content)
+    if _BOX.search(content):
+        return ""  # a box that holds no answer
+    span = re.match(r"[\s*_:]*(?:\$\$?([^$]{1,500})\$\$?|\\\(([^\n]{1,500}?)\\\)|\\\[([^\n]{1,500}?)\\\])", content)
+    if span is not None:
+        unit = re.match(r"\s*(?:\\?%|[a-zA-Z\u00b0]+\b(?=[\s.*]*$))", content[span.end() :])
+        inside = next(group for group in span.groups() if group is not None)
+        return _last_side(_stripped(inside + (unit[0] if unit else "")))
+    end = _CLAUSE_END.search(content)
+    clause = _stripped(content[: end.start()] if end else content)
+    if quoted := re.fullmatch(r"[\"“]([^\"“”]+)[\"”]", clause):
+        clause = quoted[1].strip()
+    return _last_side(clause) if _can_be_announced(clause) else ""
+
+
+def _can_be_announced(clause: str) -> bool:
+    """Return whether a clause is a value or a short phrase, not half a sentence."""
+    words = re.findall(r"(?<![\\\w])[^\W\d_]{2,}", clause)
+    if not any(c.isalnum() or unicodedata.category(c) == "Sm" for c in clause):
+        return False
+    if _CUT_OFF.search(clause):
+        return False
+    first, *others = clause.split()
+    if _NO_ANSWER_WORDS.fullmatch(first.strip(",:")) and (others or not _LONE_ANSWERS.fullmatch(first)):
+        return False
+    return len(words) <= (4 if any(c.isdigit() for c in clause) else 5)
+
+
+def _last_side(clause: str) -> str:
+    """Return the right side of a calculation such as "9 + 5 = 14 apples", and anything else as it is."""
+    sides = re.split(r"(?<![<>!\\:])=(?!=)", clause)
+    if len(sides) > 1 and all(not _CALCULATION.sub("", side) and re.search(r"\d", side) for side in sides[:-1]):
+        return sides[-1].strip()
+    return clause
+
+
+def _stripped(text: str) -> str:
+    """Return the text without white space, emphasis and delimiters of mathematics around it."""
+    text = text.strip()
+    while True:
+        shorter = text.strip("*_`: \t\r\n")
+        for opening, closing in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
+            has_both = shorter.startswith(opening) and shorter.endswith(closing)
+            if has_both and len(shorter) >= len(opening) + len(closing) and opening not in shorter[1:-1]:
+                shorter = shorter[len(opening) : -len(closing)]
+                break
+            if shorter in (opening, closing):
+                shorter = ""
+                break
+        if shorter == text:
+            return text
+        text = shorter
+
+
+# Weak answers
+
+
+def _stated_value(text: str) -> str:
+    """Return the value that the last sentence states: the right side of its last equation, otherwise its last number.
+
+    A sentence about the answer that gives none ("The answer is within \\boxed{}.") is passed over after a calculation.
+    """
+    text = text[-4_000:]
+    passed_over = False
+    for sentence in reversed(_sentences(text)):
+        plain = _MATH_DELIMITERS.sub(" ", _EMPTY_BOX.sub(" ", sentence))
+        plain = re.sub(r"\\(?:text|mathrm|textbf)\s?\{([^{}]*)\}", r" \1 ", plain).strip(" \t\r,;:")
+        announced = _ANNOUNCEMENT.match(plain)
+        rest = plain[announced.end() :] if announced else plain
+        if not any(c.isalnum() for c in rest) or _FAREWELL.match(plain):
+            continue  # only a mark, the announcement of nothing, or a polite end
+        if not passed_over and _ABOUT_ANSWER.fullmatch(plain):
+            passed_over = True
+            continue
+        if passed_over and not _STEP.fullmatch(plain):
+            return ""
+        if announced and re.match(r"\s*not\b", rest):
+            return ""
+        if _CUT_OFF.search(plain) or plain.count("(") > plain.count(")") or plain.endswith("?"):
+            return ""
+        _, equals, right = plain.rpartition("=")
+        term = None if equals else _LAST_TERM.search(sentence)
+        if term is not None:
+            return (term[1] or term[2]).strip()
+        value = _value_at_start(right.strip()) if equals else ""
+        return value or _last_number(right if equals else plain)
+    return ""
+
+
+def _sentences(text: str) -> list[str]:
+    """Split a text at line breaks and at full stops. A question keeps its mark."""
+    sentences, start = [], 0
+    for end in _SENTENCE_END.finditer(text):
+        sentences.append(text[start : end.end() if end[0] == "?" else end.start()].strip())
+        start = end.end()
+    return [sentence for sentence in (*sentences, text[start:].strip()) if sentence]
+
+
+def _value_at_start(right: str) -> str:
+    """Return the value at the start of the right side of an equation: a number with its unit, or a short term."""
+    number = _NUMBER.match(right)
+    if number is not None and re.match(r"\s*(?:$|[,;)]|[a-zA-Z\u00b0\\]*[a-zA-Z]{2})", right[number.end() :]):
+        return _with_unit(right, number)
+    term = re.split(r"[,;]|\s(?=[a-zA-Z]{3,})", right, maxsplit=1)[0].strip()
+    return term if term and not re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}", term) else ""
+
+
+def _last_number(sentence: str) -> str:
+    """Return the last number of a sentence with its unit. Digits within a name (x1) do not count."""
+    numbers = [
+        match
+        for match in _NUMBER.finditer(sentence)
+        if not re.match(r"[a-zA-Z_]", sentence[max(match.start() - 1, 0) : match.start()])
+    ]
+    return _with_unit(sentence, numbers[-1]) if numbers else ""
+
+
+def _with_unit(text: str, number: re.Match[str]) -> str:
+    """Return a number with the word or unit after it."""
+    unit = _UNIT.match(text, number.end())
+    if unit is None or _NOT_UNITS.fullmatch(unit[1]):
+        return number[0]
+    attached = unit.start(1) == number.end()
+    return number[0] + ("" if attached else " ") + unit[1]
+
+
+def _plain_text(text: str) -> str:
+    """Return a puzzle's text without emphasis, dollar signs and a leading "answer:"."""
+    text = _stripped(_EMPTY_BOX.sub("", text))
+    if re.fullmatch(r"\S*[\w$*`)\]}]\.", text):  # one word and a full stop
+        text = text[:-1]
+    return _stripped(re.sub(r"^(?:(?:the|my)\s)?(?:final\s)?answer\s?:", "", text, flags=re.IGNORECASE))
+
+
+# Comparison as text
+
+
+def normalise(answer: str) -> str:
+    """Return one form for texts that differ only in white space, dollar signs, Unicode form or a full stop.
+
+    The form keeps what a text means: full-width digits become digits, and superscripts and fractions stay.
+    """
+    text = unicodedata.normalize("NFC", answer)
+    if not text.isascii():
+        text = "".join(map(_plain_character, text))
+    return " ".join(text.replace("$", " ").split()).rstrip(". ")
+
+
+def equal_text(first: str, second: str) -> bool:
+    """Return whether two answers are the same normalised text."""
+    return normalise(first) == normalise(second)
+
+
+def _plain_character(character: str) -> str:
+    """Return the ordinary form of a character that has another width or style."""
+    kind = unicodedata.decomposition(character).partition(" ")[0]
+    return (
+        unicodedata.normalize("NFKC", character) if kind in ("<wide>", "<narrow>", "<noBreak>", "<font>") else character
+    )
+
+
+# The rules of version 1, for runs recorded by earlier versions of the package.
+
+_BOXED_1 = re.compile(r"\\boxed\s*\{")
+_FINAL_LINE_1 = re.compile(
     r"^[ \t\r\f\v>*_#-]*(?:the\s+|my\s+)?(?:final\s+)?answer\s*(?:(?:\*\*|__)\s*)?(?::|=|\bis\b:?)"
     r"\s*(?:(?:\*\*|__)\s*)?(\S.*)$",
     re.IGNORECASE | re.MULTILINE,
 )
 
 
-def extract_answer(text: str, kind: AnswerKind = "math") -> str:
-    r"""Return the answer in the text after the thinking, "" for none.
-
-    It is the last balanced `\boxed{...}` that is not empty. Without one, it is for `math` the last line that announces
-    an answer ("Final answer: ..."), and for `text` the whole text.
-    """
-    boxed = last_boxed(text)
-    if boxed:
-        return boxed
+def _find_by_rules_1(text: str, kind: AnswerKind) -> FoundAnswer:
+    """Return the answer by the rules of version 1, which have one level."""
+    starts = [match.end() - 1 for match in _BOXED_1.finditer(text)]
+    closed = _closing_braces(text, starts)
+    boxed = [text[start + 1 : closed[start]].strip() for start in starts if start in closed]
+    if any(boxed):
+        return FoundAnswer(next(content for content in reversed(boxed) if content), "announced")
     if kind == "text":
-        return "" if _BOXED.search(text) else text.strip()  # a truncated box is not an answer
-    lines = _FINAL_LINE.findall(text)
-    return lines[-1].strip().strip("*_").strip() if lines else ""
+        whole = "" if starts else text.strip()
+        return FoundAnswer(whole, "announced") if whole else NO_ANSWER
+    lines = _FINAL_LINE_1.findall(text)
+    last = lines[-1].strip().strip("*_").strip() if lines else ""
+    return FoundAnswer(last, "announced") if last else NO_ANSWER
 
 
-def last_boxed(text: str) -> str:
-    r"""Return the content of the last balanced, non-empty `\boxed{...}`, "" for none."""
-    found = max(_boxes(text), default=None)
-    return text[slice(*found)].strip() if found else ""
-
-
-def normalise(answer: str) -> str:
-    """Return one form for texts that differ only in white space, dollar signs, Unicode form or a full stop."""
-    text = unicodedata.normalize("NFKC", answer).replace("$", " ")
-    return " ".join(text.split()).rstrip(". ")
-
-
-def equal_text(first: str, second: str) -> bool:
-    """Whether two answers are the same normalised text."""
-    return normalise(first) == normalise(second)
-
-
-def _boxes(text: str) -> Iterator[tuple[int, int]]:
-    """Yield where the contents of balanced, non-empty boxes begin and end. One pass, however many stay open."""
-    starts = {match.end() for match in _BOXED.finditer(text)}
-    opened: list[int] = []
-    position = min(starts, default=len(text) + 1) - 1
-    while position < len(text):
-        character = text[position]
-        if character == "\\":  # an escaped brace
-            position += 1
-        elif character == "{":
-            opened.append(position + 1)
-        elif character == "}" and opened:
-            start = opened.pop()
-            if start in starts and text[start:position].strip():
-                yield start, position
-        position += 1
+def equal_text_1(first: str, second: str) -> bool:
+    """Compare two answers as text by the rules of version 1."""
+    forms = [" ".join(unicodedata.normalize("NFKC", a).replace("$", " ").split()).rstrip(". ") for a in (first, second)]
+    return forms[0] == forms[1]

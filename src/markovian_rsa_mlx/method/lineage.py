@@ -10,17 +10,22 @@ summaries of a run share a seed.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ..config import RSAConfig
+from .tail_order import order_to_share
 
 LINEAGE_VERSION = 1
 SEED_LIMIT = 2**31
 #: Places that fit below 2^31: rounds 0..1001, indices 0..9999, attempts 0..106, trace or summary.
 _ROUNDS, _INDICES, MAX_ATTEMPTS = 1_002, 10_000, 107
+#: The attempts whose seeds belong to judgements, in a run that has any (see `method.tournament`).
+JUDGEMENT_ATTEMPTS = range(101, MAX_ATTEMPTS)
 #: A reader of an audit file does not derive the traces of a larger run: only those that the file mentions are listed.
 MAX_LISTED_TRACES = 4_000
 #: Nor those of a run with more parents to draw. One draw takes about a microsecond.
@@ -28,6 +33,7 @@ _MAX_LISTED_DRAWS = 50 * MAX_LISTED_TRACES
 _TRACE_ID = re.compile(r"r(\d+)-(\d{2,})")
 
 Purpose = Literal["trace", "summary"]
+TailOrder = Literal["drawn", "shared"]
 
 
 @dataclass(frozen=True, order=True)
@@ -62,6 +68,11 @@ def trace_seed(run_seed: int, key: TraceKey, attempt: int = 0, purpose: Purpose 
             return place
 
 
+def attempts_per_trace(config: RSAConfig) -> int:
+    """Return the number of attempts at one trace over all sessions whose seeds nothing else of the run has."""
+    return JUDGEMENT_ATTEMPTS.start if config.answer_selection == "tournament" else MAX_ATTEMPTS
+
+
 def draw_parents(run_seed: int, key: TraceKey, population: int, count: int) -> tuple[TraceKey, ...]:
     """Draw the ordered parents of a trace of round t >= 1: `count` distinct traces of round t - 1, uniformly.
 
@@ -69,24 +80,45 @@ def draw_parents(run_seed: int, key: TraceKey, population: int, count: int) -> t
     """
     if count == 1:
         return (TraceKey(key.round - 1, key.index),)
-    pool = list(range(population))
+    pool: dict[int, int] = {}  # the places of range(population) whose number changed
     for place in range(count):  # the first steps of a Fisher-Yates shuffle
         word = _hash64(f"parents|{run_seed}|{key.round}|{key.index}|{place}")
         other = place + word % (population - place)
-        pool[place], pool[other] = pool[other], pool[place]
-    return tuple(TraceKey(key.round - 1, index) for index in pool[:count])
+        pool[place], pool[other] = pool.get(other, other), pool.get(place, place)
+    return tuple(TraceKey(key.round - 1, pool[place]) for place in range(count))
+
+
+@functools.lru_cache(maxsize=64)
+def _parents_in_shared_order(
+    run_seed: int, round_index: int, readers: int, population: int, count: int
+) -> tuple[tuple[TraceKey, ...], ...]:
+    """Return the drawn parents of all traces of a round, each in the order that shares prefixes with the others.
+
+    The round has `readers` traces, the one before it `population`.
+    """
+    keys = [TraceKey(round_index, index) for index in range(readers)]
+    draws = [[parent.index for parent in draw_parents(run_seed, key, population, count)] for key in keys]
+    return tuple(tuple(TraceKey(round_index - 1, index) for index in order) for order in order_to_share(draws))
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """The parents of every trace of one run. `population` is N, `finals` F, `rounds` T, `aggregation_size` C."""
+    """The parents of every trace of one run. `population` is N, `finals` F, `rounds` T, `aggregation_size` C.
+
+    N may be one number or T + 1 of them, which do not increase: the parents of a trace are drawn from the N of the
+    round before its own.
+
+    With `tail_order` "shared", the parents of a trace are the drawn ones in the order of `order_to_share` over all N
+    traces of its round, so that it does not depend on F either.
+    """
 
     seed: int
-    population: int
+    population: int | tuple[int, ...]
     aggregation_size: int
     rounds: int
     final_count: int
     final_aggregation: bool = False
+    tail_order: TailOrder = "drawn"
 
     @classmethod
     def of(cls, config: RSAConfig, seed: int) -> Lineage:
@@ -98,7 +130,12 @@ class Lineage:
             config.rounds,
             config.final_count,
             config.answer_selection == "final_aggregation",
+            config.tail_order,
         )
+
+    def population_at(self, round_index: int) -> int:
+        """Return N of a round from 0 to T."""
+        return self.population[round_index] if isinstance(self.population, tuple) else self.population
 
     @property
     def finals(self) -> tuple[TraceKey, ...]:
@@ -122,15 +159,19 @@ class Lineage:
             return self.finals[: min(self.aggregation_size, self.final_count)]
         if key.round == 0:
             return ()
-        return draw_parents(self.seed, key, self.population, self.aggregation_size)
+        population = self.population_at(key.round - 1)
+        if self.tail_order == "drawn":
+            return draw_parents(self.seed, key, population, self.aggregation_size)
+        readers = self.population_at(key.round)
+        return _parents_in_shared_order(self.seed, key.round, readers, population, self.aggregation_size)[key.index]
 
     def max_traces_and_draws(self) -> tuple[int, int]:
         """Return upper bounds of the needed traces and of the parents drawn for them, without drawing."""
         wanted, draws = self.final_count, 0
         traces = wanted + (self.aggregator is not None)
-        for _ in range(self.rounds):
-            draws += wanted * self.aggregation_size
-            wanted = min(wanted * self.aggregation_size, self.population)
+        for t in range(self.rounds, 0, -1):
+            draws += (wanted if self.tail_order == "drawn" else self.population_at(t)) * self.aggregation_size
+            wanted = min(wanted * self.aggregation_size, self.population_at(t - 1))
             traces += wanted
         return traces, draws
 
@@ -148,6 +189,19 @@ class Lineage:
         if self.aggregator is not None:
             wanted[self.rounds + 1] = {self.aggregator}
         return {t: tuple(sorted(wanted[t])) for t in sorted(wanted)}
+
+    def common_parents(self, parents: Sequence[TraceKey], other: TraceKey) -> int:
+        """Return with how many of these ordered parents those of another trace begin."""
+        pairs = enumerate(zip(parents, self.parents(other), strict=False))
+        return next((place for place, (one, two) in pairs if one != two), min(len(parents), len(self.parents(other))))
+
+    def children(self, needed: Mapping[int, Sequence[TraceKey]]) -> dict[TraceKey, list[TraceKey]]:
+        """Return for each of the `needed` traces those that read it, in index order."""
+        children: dict[TraceKey, list[TraceKey]] = {key: [] for keys in needed.values() for key in keys}
+        for key in list(children):
+            for parent in self.parents(key):
+                children[parent].append(key)
+        return children
 
 
 def _hash64(text: str) -> int:

@@ -7,28 +7,49 @@ with the run) and the tails alone.
 
 from __future__ import annotations
 
+import json
+import re
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from itertools import chain
 from pathlib import Path
+from typing import Any, Protocol, cast
 
 import jinja2
 import jinja2.meta
 import jinja2.sandbox
 
 from ..errors import PromptError, TemplateError
-from ..tokenizer import ChatMessage, Tokenizer
+from ..text_files import NotTextError, read_text
+from ..tokenizer import ChatMessage, TextPart, Tokenizer, encode_parts, encode_text
+from ..tools import (
+    Chat,
+    ends_with_question,
+    is_call,
+    is_tool,
+    model_form,
+    question_of,
+    render_chat,
+    render_form,
+)
 from .tails import Tail
 
 #: Variables an aggregation template may use; `attempts` holds objects with `.number` and `.text`.
-TEMPLATE_VARIABLES = frozenset({"problem", "attempts", "carry"})
+#: `newline` is a line break; a template that uses it keeps the line breaks at its beginning and end.
+TEMPLATE_VARIABLES = frozenset({"problem", "attempts", "carry", "newline"})
 SUMMARY_VARIABLES = frozenset({"problem", "notes"})
+#: The aggregation templates of the package, for messages.
+BUILT_IN_TEMPLATES = "zaya_v1, rsa_v1, open_v1"
+JUDGE_VARIABLES = frozenset({"problem", "a", "b"})
+#: The template of judgements. Its name holds a version, so its text never changes.
+JUDGE_TEMPLATE = "judge_v1"
 #: Put before a line of a tail that equals one of the template's markers.
 QUOTE = "> "
 
 _SLOT = "\ue000{}\ue001"
+#: The assistant's words between results of tools and a further message of the user, where a template needs some.
+_AFTER_RESULTS = "I have the results."
 _environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
 )
@@ -44,11 +65,19 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt: the content of its last user message, the whole text, and the token ids that the model reads."""
+    """A prompt: the content of its last user message, the whole text, and the token ids that the model reads.
+
+    `tail_starts` are the places of its tails in the ids, if it was built from tails.
+    """
 
     content: str
     text: str
     token_ids: tuple[int, ...]
+    tail_starts: tuple[int, ...] = ()
+
+
+#: The beginnings and ends of parts of a text.
+Places = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -57,37 +86,218 @@ class ChatFrame:
 
     prefix: str
     suffix: str
+    #: Where texts of other messages are in the prefix and in the suffix. None: an older version did not record it.
+    texts: tuple[Places, Places] | None = ((), ())
 
     def content_of(self, text: str) -> str:
         """Return the content of the last user message of a prompt's text."""
         return text.removeprefix(self.prefix).removesuffix(self.suffix)
 
 
+def check_chat(chat: Chat) -> None:
+    """Raise `PromptError` unless this is a chat in plain text with valid tools.
+
+    It ends with a user message that is not empty, or with results of calls after one.
+    """
+    messages = list(chat.messages)
+    for tool in chat.tools:
+        if not is_tool(tool):
+            raise PromptError(f'A tool must be of the form {{"type": "function", "function": ...}} (got {tool!r}).')
+    for message in messages:
+        _check_message(message)
+        if not all(map(is_call, message.get("tool_calls") or ())):
+            raise PromptError(f"The calls of a message need a name and an object of arguments (got {message!r}).")
+    ends_with_result = bool(messages) and messages[-1]["role"] == "tool"
+    while ends_with_result and messages and (messages[-1]["role"] == "tool" or messages[-1].get("tool_calls")):
+        messages.pop()
+    check_messages(messages)
+
+
 def check_messages(messages: Sequence[ChatMessage]) -> None:
     """Raise `PromptError` unless this is a chat in plain text that ends with a non-empty user message."""
     for message in messages:
-        if not (isinstance(message, Mapping) and isinstance(message.get("role"), str)):
-            raise PromptError(f"A message needs a role and a content, both text (got {message!r}).")
-        if not isinstance(message.get("content"), str):
-            raise PromptError(f"The content of a {message['role']} message must be plain text.")
+        _check_message(message)
     if not messages or messages[-1]["role"] != "user":
         raise PromptError("The chat must end with a user message. Add the question as its last message.")
     if not messages[-1]["content"].strip():
         raise PromptError("The prompt is empty. Give the question as text.")
 
 
-def chat_frame(tokenizer: Tokenizer, messages: Sequence[ChatMessage], enable_thinking: bool) -> ChatFrame:
-    """Render the chat with a placeholder for the last user message, and split the text there."""
+def _check_message(message: ChatMessage) -> None:
+    if not (isinstance(message, Mapping) and isinstance(message.get("role"), str)):
+        raise PromptError(f"A message needs a role and a content, both text (got {message!r}).")
+    if not isinstance(message.get("content"), str):
+        raise PromptError(f"The content of a {message['role']} message must be plain text.")
+
+
+#: Words, which template code may compare, and which cannot be marks.
+_WORDS = re.compile(r"[\w ./:$#-]*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class _Wrapper:
+    """Finds the texts of messages and tools in a rendered chat, by a sign before and one after each of them."""
+
+    begin: str
+    end: str
+    reserved: re.Pattern[str]
+
+    @classmethod
+    def unlike(cls, text: str, reserved: Collection[str]) -> _Wrapper:
+        """Take characters for private use that are not in `text`."""
+        unused = (character for character in map(chr, range(0xF0000, 0xFFFFE)) if character not in text)
+        names = "|".join(map(re.escape, sorted(reserved, key=len, reverse=True))) or "(?!)"
+        return cls(next(unused), next(unused), re.compile(f"({names})"))
+
+    def wrap(self, content: str) -> str:
+        """Put signs around the text without white space at its edges, and around each reserved text in it."""
+        core = content.strip()
+        pieces = "".join(f"{self.begin}{piece}{self.end}" for piece in self.reserved.split(core) if piece)
+        return content.replace(core, pieces, 1) if core else content
+
+    def wrap_around(self, content: str, slot: str) -> str:
+        """Wrap the text before and after a slot."""
+        return slot.join(map(self.wrap, content.split(slot)))
+
+    def wrap_all(self, value: Any) -> Any:
+        """Wrap the texts in a JSON value, names of keys among them. Words without a reserved text stay as they are."""
+        if isinstance(value, Mapping):
+            return {self.wrap_all(key): self.wrap_all(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.wrap_all(item) for item in value]
+        if not isinstance(value, str) or (_WORDS.fullmatch(value) and not self.reserved.search(value)):
+            return value
+        return self.wrap(value)
+
+    def wrap_message(self, message: ChatMessage, slot: str) -> ChatMessage:
+        """Wrap the texts of a message."""
+        rest = {name: self.wrap_all(value) for name, value in message.items() if name not in ("role", "content")}
+        content = self.wrap_around(message["content"], slot)
+        return cast(ChatMessage, {"role": message["role"], "content": content, **rest})
+
+    def read(self, wrapped: str) -> tuple[str, Places]:
+        """Return the text without signs, and where the wrapped parts are in it."""
+        for sign in (self.begin, self.end):
+            wrapped = wrapped.replace(json.dumps(sign)[1:-1], sign)  # as a template that escapes them writes them
+        places = []
+        for part in re.finditer(f"{self.begin}([^{self.begin}{self.end}]*){self.end}", wrapped):
+            before = wrapped[: part.start()]
+            at = part.start() - before.count(self.begin) - before.count(self.end)
+            places.append((at, at + len(part[1])))
+        return wrapped.replace(self.begin, "").replace(self.end, ""), places
+
+
+def chat_frame(
+    tokenizer: Tokenizer,
+    messages: Sequence[ChatMessage],
+    enable_thinking: bool,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> ChatFrame:
+    """Render the chat with a placeholder for the last user message, and split the text there.
+
+    Calls and results after the question stay in place, and the placeholder is one more user message after them.
+    """
     placeholder = _SLOT.format("message")
-    chat = [*messages[:-1], ChatMessage(role="user", content=placeholder)]
-    rendered = tokenizer.render_chat(chat, enable_thinking)
-    if rendered.count(placeholder) != 1:
+    chat = [*earlier_messages(messages), user_message(messages, placeholder)]
+    try:
+        sides = _render_apart(tokenizer, chat, enable_thinking, tools, placeholder)
+    except PromptError:
+        if ends_with_question(messages):
+            raise
+        # Some templates require an answer between two messages of the user.
+        chat.insert(-1, ChatMessage(role="assistant", content=_AFTER_RESULTS))
+        sides = _render_apart(tokenizer, chat, enable_thinking, tools, placeholder)
+    (before, places_before), (after, places_after) = sides
+    return ChatFrame(before, after, (places_before, places_after))
+
+
+def earlier_messages(messages: Sequence[ChatMessage]) -> Sequence[ChatMessage]:
+    """Return the messages before the last user message of a prompt: all of a chat that ends with results of calls."""
+    return messages[:-1] if ends_with_question(messages) else messages
+
+
+def user_message(messages: Sequence[ChatMessage], content: str) -> ChatMessage:
+    """Return the last user message of a prompt with this content. It has the name of the question's author."""
+    message = ChatMessage(role="user", content=content)
+    if ends_with_question(messages) and "name" in messages[-1]:
+        message["name"] = messages[-1]["name"]
+    return message
+
+
+def round_zero_frame(
+    tokenizer: Tokenizer,
+    messages: Sequence[ChatMessage],
+    enable_thinking: bool,
+    tools: Sequence[Mapping[str, Any]],
+) -> ChatFrame:
+    """Render a chat that ends with results of calls. All of it is the prefix of the frame, which encloses nothing."""
+    ((text, places),) = _render_apart(tokenizer, messages, enable_thinking, tools, "")
+    return ChatFrame(text, "", (places, ()))
+
+
+def _render_apart(
+    tokenizer: Tokenizer,
+    messages: Sequence[ChatMessage],
+    enable_thinking: bool,
+    tools: Sequence[Mapping[str, Any]],
+    slot: str,
+) -> list[tuple[str, Places]]:
+    """Render a chat. Return the text on each side of the slot, and where texts of messages and tools are in it."""
+    chat, rendered_tools = model_form(tokenizer, messages, enable_thinking, tools)
+    rendered = render_form(tokenizer, chat, rendered_tools, enable_thinking)
+    if slot and rendered.count(slot) != 1:
         raise TemplateError(
             "The model's chat template must show the last user message exactly once "
-            f"(it shows it {rendered.count(placeholder)} times)."
+            f"(it shows it {rendered.count(slot)} times)."
         )
-    prefix, suffix = rendered.split(placeholder)
-    return ChatFrame(prefix, suffix)
+    if not rendered_tools and [message["content"] for message in chat] == [slot] and "name" not in chat[0]:
+        return [(text, ()) for text in rendered.split(slot)]
+    texts = json.dumps([chat, list(rendered_tools)], ensure_ascii=False)
+    wrapper = _Wrapper.unlike(texts + rendered, tokenizer.reserved)
+    # A template that looks at the beginning of a message does not find a mark there: messages are text.
+    wrapped_chat = [wrapper.wrap_message(message, slot or "\0") for message in chat]
+    wrapped = render_form(tokenizer, wrapped_chat, wrapper.wrap_all(rendered_tools), enable_thinking)
+    sides = wrapped.partition(slot)[::2] if slot else (wrapped,)
+    return [wrapper.read(side) for side in sides]
+
+
+def question_in_frame(
+    tokenizer: Tokenizer,
+    messages: Sequence[ChatMessage],
+    enable_thinking: bool,
+    frame: ChatFrame,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """Return the last user message as the model's chat template shows it, which may strip it."""
+    content = messages[-1]["content"]
+    if content == content.strip():
+        return content
+    rendered = render_chat(tokenizer, messages, enable_thinking, tools)
+    inner = frame.content_of(rendered)
+    # A template that reads the clock may make another frame than before.
+    return inner if frame.prefix + inner + frame.suffix == rendered and inner.strip() == content.strip() else content
+
+
+def encode_framed(tokenizer: Tokenizer, segments: Sequence[str], frame: ChatFrame) -> list[list[int]]:
+    """Return the ids of segments with the frame around them. Only the frame is parsed for reserved tokens."""
+    if frame.texts is None:
+        return [tokenizer.encode(text) for text in framed(list(segments), frame)]
+    before, after = (
+        _template_parts(text, places) for text, places in zip((frame.prefix, frame.suffix), frame.texts, strict=True)
+    )
+    last = len(segments) - 1
+    return [
+        encode_parts(tokenizer, [*before * (index == 0), TextPart(segment), *after * (index == last)])
+        for index, segment in enumerate(segments)
+    ]
+
+
+def _template_parts(text: str, places: Places) -> list[TextPart]:
+    parts, at = [], 0
+    for start, end in places:
+        parts += [TextPart(text[at:start], is_template=True), TextPart(text[start:end])]
+        at = end
+    return [*parts, TextPart(text[at:], is_template=True)]
 
 
 class PromptTemplate:
@@ -107,24 +317,36 @@ class PromptTemplate:
             )
         if "problem" not in used:
             raise TemplateError(f"The template {name} does not show the problem. Add {{{{ problem }}}} to it.")
+        self._keeps_ends = "newline" in used
+
+    @classmethod
+    def built_in(cls, name: str, variables: frozenset[str] = TEMPLATE_VARIABLES) -> PromptTemplate | None:
+        """Return the built-in template of this name, or None if there is none."""
+        file = resources.files(__package__).joinpath("templates", f"{name}.j2")
+        if "/" in name or "\0" in name or not file.is_file():
+            return None
+        return cls(file.read_text(encoding="utf-8"), name, variables)
 
     @classmethod
     def load(cls, name: str, variables: frozenset[str] = TEMPLATE_VARIABLES) -> PromptTemplate:
-        """Load a built-in template by its name (`zaya_v1`), or a Jinja2 file by its path."""
-        built_in = resources.files(__package__).joinpath("templates", f"{name}.j2")
-        if "/" not in name and built_in.is_file():
-            return cls(built_in.read_text(encoding="utf-8"), name, variables)
+        """Load a built-in template by name, or a Jinja2 file by its path.
+
+        `zaya_v1` shows attempts after the problem, `rsa_v1` says first what they are, and `open_v1` asks for no box.
+        """
+        if (built_in := cls.built_in(name, variables)) is not None:
+            return built_in
         try:
-            return cls(Path(name).read_text(encoding="utf-8"), name, variables)
-        except (OSError, UnicodeDecodeError) as error:
+            return cls(read_text(Path(name)), name, variables)
+        except (OSError, NotTextError) as error:
             raise TemplateError(
-                f"The template {name!r} is neither built in (zaya_v1) nor a readable UTF-8 file: {error}."
+                f"The template {name!r} is neither built in ({BUILT_IN_TEMPLATES}) nor a readable UTF-8 file: {error}."
             ) from error
 
     def render(self, **values: object) -> str:
-        """Return the rendered text without blank lines around it."""
+        """Return the rendered text, without blank lines around it unless the template uses `newline`."""
         try:
-            return self._template.render(**values).strip("\n")
+            text = self._template.render(**values, newline="\n")
+            return text if self._keeps_ends else text.strip("\n")
         except Exception as error:  # a template is the user's code and may raise anything
             raise TemplateError(f"The template {self.name} cannot be rendered: {error}.") from error
 
@@ -164,9 +386,59 @@ def summary_segments(template: PromptTemplate, problem: str) -> list[str]:
     return pieces
 
 
+def judge_segments(problem: str) -> list[str]:
+    """Return the three pieces of text around the two attempts of a judgement."""
+    template = PromptTemplate.load(JUDGE_TEMPLATE, JUDGE_VARIABLES)
+    a, b = _SLOT.format("a"), _SLOT.format("b")
+    before, rest = template.render(problem=problem, a=a, b=b).split(a)
+    between, after = rest.split(b)
+    return [before, between, after]
+
+
+class RecordedFrames(Protocol):
+    """The facts of `run_setup` about the chat frames of its prompts."""
+
+    messages: list[dict[str, str]]
+    prompt_text: str
+    chat_prefix: str
+    chat_suffix: str
+    summary_source: str
+    summary_segments: list[str]
+    frame_texts: dict[str, list[list[list[int]]]]
+
+
+def recorded_frame(setup: RecordedFrames) -> ChatFrame:
+    """Return the recorded chat frame of the run's prompts. It is never rendered again."""
+    return ChatFrame(setup.chat_prefix, setup.chat_suffix, _recorded_places(setup, "chat"))
+
+
+def recorded_round_zero(setup: RecordedFrames) -> ChatFrame:
+    """Return the recorded frame of round 0's prompt. After results of calls it is the whole prompt."""
+    if ends_with_question(setup.messages):
+        return recorded_frame(setup)
+    return ChatFrame(setup.prompt_text, "", _recorded_places(setup, "round_zero"))
+
+
+def summary_frame(setup: RecordedFrames) -> ChatFrame:
+    """Return the chat frame of the recorded summary prompts: their text outside the template."""
+    if not setup.summary_segments:
+        return ChatFrame("", "")
+    template = PromptTemplate(setup.summary_source, "summary", SUMMARY_VARIABLES)
+    inner = summary_segments(template, question_of(setup.messages))
+    first, last = setup.summary_segments
+    return ChatFrame(first.removesuffix(inner[0]), last.removeprefix(inner[1]), _recorded_places(setup, "summary"))
+
+
+def _recorded_places(setup: RecordedFrames, name: str) -> tuple[Places, Places] | None:
+    pair = setup.frame_texts.get(name)
+    return None if pair is None else (pair[0], pair[1])
+
+
 def framed(segments: list[str], frame: ChatFrame) -> list[str]:
     """Return `segments` with the chat frame before the first and after the last."""
-    return [frame.prefix + segments[0], *segments[1:-1], segments[-1] + frame.suffix]
+    first, *rest = segments
+    *middle, last = [frame.prefix + first, *rest]
+    return [*middle, last + frame.suffix]
 
 
 def marker_lines(segments: Sequence[str]) -> frozenset[str]:
@@ -200,14 +472,32 @@ class Segments:
     quote_ids: Sequence[int]
 
 
+def pair_segments(texts: Sequence[str], token_ids: Sequence[Sequence[int]], quote_ids: Sequence[int]) -> Segments:
+    """Return the segments of judgements, which show two attempts and never one."""
+    return Segments([[], texts], [[], token_ids], quote_ids)
+
+
 def build_segments(
     tokenizer: Tokenizer, template: PromptTemplate, frame: ChatFrame, *, problem: str, carry: str, max_parents: int
 ) -> Segments:
     """Render and tokenise the segments for 1 to `max_parents` tails. Raise `TemplateError` for an unusable template."""
-    texts = [framed(static_segments(template, problem, carry, n), frame) for n in range(1, max_parents + 1)]
-    encoded = {piece: tokenizer.encode(piece) for piece in dict.fromkeys(chain.from_iterable(texts))}
-    token_ids = [[encoded[piece] for piece in pieces] for pieces in texts]
-    return Segments(texts, token_ids, tokenizer.encode(QUOTE))
+    inner = [static_segments(template, problem, carry, n) for n in range(1, max_parents + 1)]
+    texts = [framed(segments, frame) for segments in inner]
+    token_ids = encode_segments(tokenizer, inner, frame)
+    return Segments(texts, token_ids, encode_text(tokenizer, QUOTE))
+
+
+def encode_segments(tokenizer: Tokenizer, inner: Sequence[list[str]], frame: ChatFrame) -> list[list[list[int]]]:
+    """Return the ids of the segments of prompts with 1, 2, ... attempts. Each text is encoded once."""
+    known: dict[tuple[str, str], list[int]] = {}
+    found = []
+    for segments in inner:
+        places = ["first", *["middle"] * (len(segments) - 2), "last"]
+        keys = list(zip(places, segments, strict=True))
+        if any(key not in known for key in keys):
+            known |= dict(zip(keys, encode_framed(tokenizer, segments, frame), strict=True))
+        found.append([known[key] for key in keys])
+    return found
 
 
 class PromptBuilder:
@@ -221,12 +511,13 @@ class PromptBuilder:
         """Return the prompt that shows `tails` in this order. There are segments for 1 to `max_parents` of them."""
         index = len(tails) - 1
         pieces, ids = self._segments.texts[index], self._segments.token_ids[index]
-        text, token_ids = pieces[0], list(ids[0])
+        text, token_ids, tail_starts = pieces[0], list(ids[0]), list[int]()
         for tail, piece, piece_ids in zip(tails, pieces[1:], ids[1:], strict=True):
+            tail_starts.append(len(token_ids))
             quoted = self._quote(tail, self._markers[index])
             text += quoted.text + piece
             token_ids += [*quoted.token_ids, *piece_ids]
-        return Prompt(self._frame.content_of(text), text, tuple(token_ids))
+        return Prompt(self._frame.content_of(text), text, tuple(token_ids), tuple(tail_starts))
 
     def _quote(self, tail: Tail, markers: frozenset[str]) -> Tail:
         """Put the ids of `QUOTE` before the first id of each line that equals a marker."""

@@ -1,0 +1,323 @@
+r"""Decide by rules whether two answers are equal, and write the terms that only a computer algebra engine can compare.
+
+`compare(first, second, ask)` reads both texts as values: exact numbers with units, terms, lists, tuples, intervals,
+sets, matrices, equations, choices, words. Numbers are compared as fractions, structures part by part. The engine is
+asked about two terms only if both are plain mathematics, in a form that has one meaning: it never sees units, words,
+names of points, or numbers too large to compute. This is the place that keeps its false positives out.
+
+A text that cannot be read is compared as words. Nothing here takes more than linear time in the texts, apart from sets
+and lists without order, whose lengths are limited.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Final, Literal
+
+from .answers import equal_text, normalise
+from .notation import in_base_units
+from .values import (
+    VARIABLE,
+    Choice,
+    Equation,
+    Group,
+    Quantity,
+    Term,
+    Value,
+    Words,
+    compact_form,
+    read_cleaned,
+    readings,
+)
+
+#: "undecided": too slow, too long, too large or not readable. It counts as different.
+Verdict = Literal["same", "different", "undecided"]
+#: How two terms are compared: by value, or as left sides of equations with the right side 0.
+Relation = Literal["equal", "proportional"]
+#: The engine: decides about two terms in LaTeX.
+Ask = Callable[[str, str, Relation], Verdict]
+
+_MAX_LENGTH: Final = 2_000
+#: A decimal of this number of digits may stand for a value that it approximates.
+_MIN_DIGITS: Final = 6
+
+
+def compare(first: str, second: str, ask: Ask) -> Verdict:
+    """Compare two answers by value, asking the engine where the rules do not decide. Symmetric if `ask` is."""
+    if equal_text(first, second):
+        return "same"
+    if not (normalise(first) and normalise(second)):
+        return "different"
+    if max(len(first), len(second)) > _MAX_LENGTH:
+        return "undecided"
+    verdict: Verdict = "different"
+    for one, other in readings(first, second):
+        verdict = _compare(one, other, ask)
+        if verdict == "same":
+            break
+    return verdict
+
+
+def no_engine(first: str, second: str, relation: Relation) -> Verdict:
+    """Return "undecided", in the place of an engine."""
+    return "undecided"
+
+
+def _compare(first: Value, second: Value, ask: Ask) -> Verdict:
+    if first == second:
+        return "same"
+    pairs = ((first, second), (second, first))
+    for one, other in pairs:
+        if isinstance(one, Equation) and not isinstance(other, Equation):
+            is_named = one.sign == "=" and VARIABLE.fullmatch(one.left)
+            return _compare(read_cleaned(one.right), other, ask) if is_named else "different"
+    for one, other in pairs:
+        if isinstance(one, Choice) and not isinstance(other, Choice):
+            variable = Term(one.letter) if one.rest is None else Term(one.letter.lower())
+            return "same" if other == variable and one.rest in (None, variable) else "different"
+    for one, other in pairs:
+        if isinstance(one, Group) and not isinstance(other, Group):
+            alone = one.items[0] if len(one.items) == 1 and one.kind in ("{}", ",") else None
+            return "different" if alone is None else _compare(alone, other, ask)
+    match first, second:
+        case Quantity(), Quantity():
+            return _compare_quantities(first, second)
+        case ((Quantity() | Term()), (Quantity() | Term())):
+            return _compare_terms(first, second, ask)
+        case Choice(), Choice():
+            one_text, other_text = first.rest, second.rest
+            if first.letter != second.letter:
+                return "different"
+            if one_text is None or other_text is None or Term(first.letter.lower()) in (one_text, other_text):
+                return "same"
+            return _compare(one_text, other_text, ask)
+        case Group(), Group():
+            return _compare_groups(first, second, ask)
+        case Equation(), Equation():
+            return _compare_equations(first, second, ask)
+        case Words(), Words():
+            return "same" if first.text == second.text else "different"
+    return "different"
+
+
+def _compare_quantities(first: Quantity, second: Quantity) -> Verdict:
+    one, other = in_base_units(first.unit), in_base_units(second.unit)
+    if first.unit and second.unit:
+        if one[0] != other[0]:
+            return "different"
+        return "same" if _equal_numbers(first, second, one[1], other[1]) else "different"
+    if _equal_numbers(first, second, Fraction(1), Fraction(1)):
+        return "same"  # the unit is left out on one side
+    if "%^1" in (first.unit, second.unit):
+        hundredth = Fraction(1, 100)
+        factors = [hundredth if unit else Fraction(1) for unit in (first.unit, second.unit)]
+        return "same" if _equal_numbers(first, second, *factors) else "different"
+    return "different"
+
+
+def _equal_numbers(first: Quantity, second: Quantity, factor: Fraction, other_factor: Fraction) -> bool:
+    """Compare exactly. A decimal of at least six digits also equals the value that it rounds."""
+    one, other = first.value * factor, second.value * other_factor
+    if one == other:
+        return True
+    rough = [
+        (quantity.digits, quantity.ulp * abs(size))
+        for quantity, size in ((first, factor), (second, other_factor))
+        if quantity.digits >= _MIN_DIGITS
+    ]
+    if not rough or (
+        first.digits and second.digits and len(rough) < 2 and min(first.digits, second.digits) < _MIN_DIGITS
+    ):
+        return False
+    if not (first.digits and second.digits):  # a fraction and a decimal: rounded or cut off
+        exact, decimal = (first, second) if not first.digits else (second, first)
+        difference = abs(exact.value - decimal.value)
+        near = 2 * difference <= decimal.ulp or (difference < decimal.ulp and abs(decimal.value) < abs(exact.value))
+        return exact.value.denominator > 1 and factor == other_factor == 1 and near
+    return abs(one - other) <= max(ulp for _, ulp in rough) / 2
+
+
+def _compare_terms(first: Quantity | Term, second: Quantity | Term, ask: Ask) -> Verdict:
+    if first.unit and second.unit and first.unit != second.unit:
+        return "different"
+    for one, other in ((first, second), (second, first)):
+        is_angle = isinstance(one, Quantity) and one.unit == "°^1" and isinstance(other, Term) and r"\pi" in other.text
+        if is_angle and not other.unit and isinstance(one, Quantity):
+            return _compare_terms(Term(rf"{_written(one.value / 180)} \cdot \pi"), other, ask)
+    texts = [value.text if isinstance(value, Term) else _written(value.value) for value in (first, second)]
+    if compact_form(texts[0]) == compact_form(texts[1]):
+        return "same"
+    if any(isinstance(value, Term) and value.is_huge for value in (first, second)):
+        return "undecided"
+    forms = [
+        engine_form(value.text) if isinstance(value, Term) else _written(value.value, value.digits)
+        for value in (first, second)
+    ]
+    if None in forms:
+        return "different"
+    return _ask_in_order(ask, [form for form in forms if form is not None], "equal")
+
+
+def _ask_in_order(ask: Ask, forms: Sequence[str], relation: Relation) -> Verdict:
+    """Ask the engine in one order, so that the verdict is symmetric."""
+    first, second = sorted(forms)
+    return "same" if first == second else ask(first, second, relation)
+
+
+def _written(value: Fraction, digits: int = 0) -> str:
+    """Return a number in LaTeX: as a decimal if it was one, as a fraction otherwise."""
+    if digits:
+        scale = 0
+        while (value * 10**scale).denominator != 1:
+            scale += 1
+        whole = str(abs(int(value * 10**scale))).rjust(scale + 1, "0")
+        return f"{'-' * (value < 0)}{whole[: len(whole) - scale]}.{whole[len(whole) - scale :] or '0'}"
+    sign = "-" * (value < 0)
+    return (
+        f"{sign}{abs(value)}"
+        if value.denominator == 1
+        else rf"{sign}\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
+    )
+
+
+_ORDERED: Final = frozenset(("()", "[]", "(]", "[)"))
+
+
+def _compare_groups(first: Group, second: Group, ask: Ask) -> Verdict:
+    if first.name and second.name and first.name != second.name:
+        return "different"
+    kinds = {first.kind, second.kind}
+    if len(kinds) == 1 and (first.kind in _ORDERED or first.kind[0] in "md"):
+        return _compare_in_order(first.items, second.items, ask)
+    if kinds == {"()", "[]"} and len(first.items) > 2:
+        return _compare_in_order(first.items, second.items, ask)
+    if "," in kinds and kinds & {"()", "[]"}:
+        return _compare_in_order(first.items, second.items, ask)
+    if "m1" in kinds and kinds & {"()"}:
+        return _compare_in_order(first.items, second.items, ask)
+    if kinds <= {",", "{}"} or kinds == {"u"}:
+        return _compare_in_any_order(first.items, second.items, ask)
+    return "different"
+
+
+def _compare_in_order(first: Sequence[Value], second: Sequence[Value], ask: Ask) -> Verdict:
+    if len(first) != len(second):
+        return "different"
+    verdict: Verdict = "same"
+    for one, other in zip(first, second, strict=True):
+        found = _compare(one, other, ask)
+        if found == "different":
+            return "different"
+        verdict = found if found != "same" else verdict
+    return verdict
+
+
+def _compare_in_any_order(first: Sequence[Value], second: Sequence[Value], ask: Ask) -> Verdict:
+    """Compare as sets: each value of one side has an equal one on the other."""
+    verdict: Verdict = "same"
+    for values, others in ((first, second), (second, first)):
+        for value in values:
+            found = {_compare(value, other, no_engine) for other in others}
+            if "same" in found:
+                continue
+            found = {_compare(value, other, ask) for other in others} if "undecided" in found else found
+            if found == {"different"}:
+                return "different"
+            verdict = verdict if "same" in found else "undecided"
+    return verdict
+
+
+def _compare_equations(first: Equation, second: Equation, ask: Ask) -> Verdict:
+    if first.sign != second.sign:
+        return "different"
+    sides = ((first.left, second.left), (first.right, second.right))
+    flipped = ((first.left, second.right), (first.right, second.left))
+    for pairs in (sides, flipped) if first.sign in ("=", "!=") else (sides,):
+        if all(compact_form(one) == compact_form(other) for one, other in pairs):
+            return "same"
+    names = [compact_form(equation.left) for equation in (first, second) if VARIABLE.fullmatch(equation.left)]
+    if len(names) == 2 and (names[0] == names[1] or first.sign != "="):
+        if names[0] != names[1]:
+            return "different"
+        return _compare(read_cleaned(first.right), read_cleaned(second.right), ask)
+    forms = []
+    for equation in (first, second):
+        left, right = engine_form(equation.left), engine_form(equation.right)
+        if left is None or right is None:
+            return "different"
+        forms.append(f"({left})-({right})")
+    if first.sign == "=":
+        return _ask_in_order(ask, forms, "proportional")
+    return _ask_in_order(ask, forms, "equal") if first.sign.startswith("<") else "different"
+
+
+# The form for the engine
+
+_ENGINE_COMMANDS = re.compile(
+    r"\\(?:frac|sqrt|cdot|times|div|pi|binom|infty|sum|prod|int|"
+    r"sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|sinh|cosh|tanh|log|ln|exp|"
+    r"lfloor|rfloor|lceil|rceil|overline|hat|vec|bar|quad|"
+    r"alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|upsilon|phi|chi|psi|omega|"
+    r"Gamma|Delta|Theta|Lambda|Xi|Pi|Sigma|Upsilon|Phi|Psi|Omega|varphi|degree)"
+)
+_FUNCTIONS = re.compile(r"(?:sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|sinh|cosh|tanh|log|ln|exp|pi)")
+_MIXED_COEFFICIENT = re.compile(r"(?<![\d.^_])(\d{1,9})\s?\\frac\s?\{(\d{1,9})\}\s?\{(\d{1,9})\}")
+_ENGINE_TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|[a-zA-Z]+|\d+(?:\.\d+)?|.", re.DOTALL)
+
+
+def engine_form(text: str) -> str | None:
+    """Return a term in LaTeX that the engine reads as a person does, None if it is not plain mathematics.
+
+    The engine ignores the case of letters, so A becomes a_{U}; names of points become one symbol; degrees are
+    converted.
+    """
+    if re.search(r"!\s*!|[%$&#~\"?;:']|\d\s+\d|\\infty", text):
+        return None
+    text = _MIXED_COEFFICIENT.sub(_as_sum, text)
+    written: list[str] = []
+    for token in _ENGINE_TOKEN.findall(text):
+        if token.startswith("\\"):
+            if not _ENGINE_COMMANDS.fullmatch(token):
+                return None
+            written.append(r"\cdot \frac{\pi}{180}" if token == r"\degree" else token + " ")
+        elif token.isalpha():
+            letters = _engine_letters(token)
+            if letters is None:
+                return None
+            if written and re.search(r"[a-zA-Z}]$", written[-1]) and written[-1][-1] != "}":
+                written.append(r"\cdot ")
+            written.append(letters)
+        elif token.isascii():
+            written.append(token)
+        else:
+            return None
+    form = re.sub(
+        r"(\d+(?:\.\d+)?|\([^()]{1,40}\))\s*\\cdot \\frac\{\\pi\}\{180\}",
+        r"(\1 \\cdot \\frac{\\pi}{180})",
+        "".join(written),
+    )
+    form = re.sub(r"_\{U\}\s*_\s*(?:\{([^{}]*)\}|(\w))", r"_{U\1\2}", form)
+    return " ".join(form.split())
+
+
+def _as_sum(mixed: re.Match[str]) -> str:
+    """Write a mixed number as a sum: the engine would read a product."""
+    is_proper = 0 < int(mixed[2]) < int(mixed[3])
+    return rf"({mixed[1]}+\frac{{{mixed[2]}}}{{{mixed[3]}}})" if is_proper else mixed[0]
+
+
+def _engine_letters(letters: str) -> str | None:
+    """Write adjacent letters: a function, a product of variables, or a name."""
+    function = _FUNCTIONS.match(letters)
+    if function is not None and (function.end() == len(letters) or function[0] != "pi"):
+        rest = letters[function.end() :]
+        if len(rest) <= 1:
+            return f"\\{function[0]} " + (_engine_letters(rest) or "" if rest else "")
+    if len(letters) > 1 and letters.isupper():
+        return f"x_{{N{letters}}}"
+    if len(letters) > 3 or (len(letters) > 1 and not letters.islower()):
+        return None
+    symbols = [f"{letter.lower()}_{{U}}" if letter.isupper() else letter for letter in letters]
+    return r" \cdot ".join(symbols)

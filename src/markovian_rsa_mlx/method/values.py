@@ -1,0 +1,525 @@
+"""Read the text of an answer as a value: a number with its unit, a term, a list, a set, an equation, a choice, words.
+
+Numbers are exact fractions. A text that cannot be read is words. Nothing here takes more than linear time in the text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from itertools import pairwise
+from typing import Final
+
+from .arithmetic import Arithmetic, NotArithmeticError, TooLargeError, repeating
+from .notation import COMMA_THOUSANDS, clean, in_base_units, unit_name, unit_of
+
+_MAX_DEPTH: Final = 40
+_MAX_ITEMS: Final = 200
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """An exact number. `digits` counts those of a decimal, 0 for an exact value; `unit` is "" for none."""
+
+    value: Fraction
+    digits: int = 0
+    ulp: Fraction = Fraction(0)  #: the weight of the last digit of a decimal
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Term:
+    """Mathematics that is not a plain number, as cleaned LaTeX. `is_huge`: too large to compute with."""
+
+    text: str
+    unit: str = ""
+    is_huge: bool = False
+
+
+@dataclass(frozen=True)
+class Words:
+    """Text other than mathematics, in its form for comparison."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An option of a multiple choice, with its text if that is given."""
+
+    letter: str
+    rest: Value | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Several values: "," is a list, "()" a tuple or open interval, "[]", "[)", "(]", "{}" a set, "u" a union.
+
+    A matrix has the kind "m2", with its number of columns.
+    """
+
+    kind: str
+    items: tuple[Value, ...]
+    name: str = ""  #: the variable of an inequality
+
+
+@dataclass(frozen=True)
+class Equation:
+    """A relation between two sides: "=", "!=", "<" or "<=" (never ">": the sides are swapped)."""
+
+    sign: str
+    left: str
+    right: str
+
+
+Value = Quantity | Term | Words | Choice | Group | Equation
+
+
+# Reading
+
+
+def readings(first: str, second: str) -> Iterator[tuple[Value, Value]]:
+    """Yield the pairs of values that two texts can be: 100,200,300 is a number and a list."""
+    yield _read(first, True), _read(second, True)
+    if re.search(r"\d,\d{3}", first) or re.search(r"\d,\d{3}", second):
+        yield _read(first, False), _read(second, False)
+
+
+@lru_cache(maxsize=4_096)
+def _read(text: str, comma_groups_digits: bool) -> Value:
+    """Read an answer. With `comma_groups_digits`, 1,000 is a number, otherwise a list."""
+    cleaned = clean(text)
+    if comma_groups_digits:
+        cleaned = COMMA_THOUSANDS.sub(lambda match: match[0].replace(",", ""), cleaned)
+    try:
+        return read_cleaned(cleaned, 0)
+    except (RecursionError, _TooDeepError):
+        return Words(_folded(cleaned))
+
+
+class _TooDeepError(ValueError):
+    """A text is nested too deeply to be read."""
+
+
+_CHOICE = re.compile(r"(?:(?:option|choice|answer)\s)?\(?([A-H])\)?|\(([A-J])\)", re.IGNORECASE)
+_CHOICE_WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])(?:[:)]|\.\s))\s*(?=\S)(.+)", re.DOTALL)
+#: Names on the left of an equation: x, x_1, f(x), (x, y), AB, P(A), \angle A, \vec{v}, dy/dx.
+VARIABLE = re.compile(
+    r"(?:[a-zA-Z]|\\(?:vec|hat|bar|overline|overrightarrow)\s?\{[a-zA-Z]{1,2}\}|\\[a-zA-Z]+)"
+    r"(?:_(?:\w|\{\w{1,10}\}))?'?(?:\s?\((?:[a-z](?:_\w)?(?:\s?,\s?[a-z])*)\))?"
+    r"|\([a-z](?:_\w)?(?:\s?,\s?[a-z](?:_\w)?)+\)"
+    r"|[A-Z]{2}|P\s?\([A-Z][^()]{0,20}\)|m?\\angle\s?[A-Z]{1,3}|\\text\s?\{[a-zA-Z ]{1,30}\}|\\frac\{d[a-z]\}\{d[a-z]\}"
+)
+_RELATION = re.compile(r"\\(?:le|ge|ne|in|notin|approx|equiv|sim|to|mapsto|subseteq?)(?![a-zA-Z])|<=|>=|!=|[<>=]")
+_RELATION_SIGNS: Final = {r"\le": "<=", r"\ge": ">=", r"\ne": "!=", r"\in": "in", r"\approx": "="}
+_MATRIX = re.compile(r"\\begin\{([pbBvV]?matrix|array|smallmatrix)\}(?:\{[clr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
+_OR = re.compile(r"\\text\s?\{\s*or\s*\}|(?<![a-zA-Z\\])or(?![a-zA-Z])")
+_INEQUALITY = re.compile(r"[<>]|\\[lg]e(?![a-zA-Z])")
+_NAMED: Final = {
+    "all real numbers": r"(-\infty, \infty)",
+    r"\mathbb{R}": r"(-\infty, \infty)",
+    "infinity": r"\infty",
+    "+\\infty": r"\infty",
+    "+infinity": r"\infty",
+    "-infinity": r"-\infty",
+    "empty set": r"\emptyset",
+    r"\{\}": r"\emptyset",
+    r"\{ \}": r"\emptyset",
+    "dne": "does not exist",
+    "no solutions": "no solution",
+    "no real solutions": "no real solution",
+}
+
+
+def read_cleaned(text: str, depth: int = 0) -> Value:
+    """Read a text from `notation.clean` that is nested `depth` levels deep in an answer."""
+    if depth > _MAX_DEPTH:
+        raise _TooDeepError
+    text = _unwrapped(text.strip())
+    text = _NAMED.get(text.lower() if text.isascii() and "\\" not in text else text, text)
+    if r"\ldots" in text or "..." in text:
+        return _periodic(text) or Words(_folded(text))
+    known = _choice(text, depth) or _date(text) or _sum_of_units(text)
+    if known is not None:
+        return known
+    if re.fullmatch(r"\][^\[\]]*\[", text):  # ]1, 2[ is open
+        return _bracketed("()", text[1:-1], depth)
+    matrix = _MATRIX.fullmatch(text)
+    if matrix is not None and r"\begin" not in matrix[2]:
+        rows = [row.split("&") for row in re.split(r"\\\\|\\cr", matrix[2]) if row.strip()]
+        if rows and len({len(row) for row in rows}) == 1:
+            kind = "d" if matrix[1] in ("vmatrix", "Vmatrix") else "m"  # a determinant or norm is not the matrix
+            return Group(f"{kind}{len(rows[0])}", tuple(read_cleaned(cell, depth + 1) for row in rows for cell in row))
+    parts = _split(text, r"\cup")
+    if len(parts) > 1:
+        return Group("u", tuple(read_cleaned(part, depth + 1) for part in parts))
+    parts = _OR.split(text)
+    if len(parts) > 1 and all(_INEQUALITY.search(part) for part in parts):
+        return Group("u", _items(parts, depth))
+    parts = _list_parts(text)
+    if len(parts) > 1:
+        return Group(",", _items(parts, depth))
+    brackets = _brackets(text)
+    if brackets is not None:
+        return _bracketed(*brackets, depth)
+    relation = _relation(text, depth)
+    if relation is not None:
+        return relation
+    if text.count(r"\pm") == 1 and not re.search(r"[\^({]\s*\\pm", text):
+        return Group(",", tuple(read_cleaned(text.replace(r"\pm", sign).lstrip("+ "), depth + 1) for sign in "+-"))
+    return _leaf(text)
+
+
+def _unwrapped(text: str) -> str:
+    """Return the content of a text command or of braces around the whole text."""
+    while True:
+        match = re.match(r"(?:\\text\s*)?\{", text)
+        if match is None or _closing(text, match.end() - 1) != len(text) - 1:
+            return text
+        text = text[match.end() : -1].strip()
+
+
+def _choice(text: str, depth: int) -> Choice | None:
+    plain = re.sub(r"\\text\s?\{([^{}]*)\}", r"\1", text).strip()
+    alone = _CHOICE.fullmatch(plain)
+    if alone is not None:
+        letter = alone[1] or alone[2]
+        if letter.islower():  # (d) is a choice or a variable
+            return Choice(letter.upper(), Term(letter)) if re.fullmatch(r"\(\w\)", plain) else None
+        return Choice(letter)
+    option = _CHOICE_WITH_TEXT.fullmatch(plain)
+    return Choice(option[1] or option[2], read_cleaned(option[3], depth + 1)) if option is not None else None
+
+
+_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MONTH = rf"(?P<name>(?:{'|'.join(_MONTHS)})[a-z]*)\.?"
+_DATE = tuple(
+    re.compile(form, re.IGNORECASE)
+    for form in (
+        _MONTH + r"\s+(?P<day>\d{1,2})(?:st|nd|rd|th)?\s?,?\s+(?P<year>\d{4})",
+        r"(?P<day>\d{1,2})(?:st|nd|rd|th)?\.?\s+(?:of\s+)?" + _MONTH + r",?\s+(?P<year>\d{4})",
+        r"(?P<year>\d{4})-(?P<month>0\d|1[0-2])-(?P<day>\d{2})",
+    )
+)
+
+
+def _date(text: str) -> Words | None:
+    """Read a date with a year. Which of two numbers is the month in 3/4/2015 is not guessed."""
+    plain = _without_text_commands(text)
+    if re.fullmatch(r"\d{1,2}/\d{1,2}/\d{4}", plain):
+        return Words(plain)
+    found = next((match for form in _DATE if (match := form.fullmatch(plain))), None)
+    if found is None:
+        return None
+    parts = found.groupdict()
+    month = parts.get("month") or _MONTHS.index(parts["name"][:3].lower()) + 1
+    return Words(f"{parts['year']}-{int(month):02}-{int(parts['day']):02}")
+
+
+_PART = re.compile(r"(and\s+)?(\d{1,9}(?:\.\d{1,9})?)\s?([a-zA-Z]{1,12})\.?(?:\s+|$)")
+
+
+def _sum_of_units(text: str) -> Quantity | None:
+    """Read 1 hour 30 minutes, or 5 feet 6 inches. A time may contain "and"; 3 m and 5 cm are two lengths."""
+    plain = _without_text_commands(text)
+    parts = list(_PART.finditer(plain))
+    if not 2 <= len(parts) <= 4 or "".join(part[0] for part in parts) != plain:
+        return None
+    units = [unit_of(" " + part[3]) for part in parts]
+    sizes = [in_base_units(unit) if unit else ((), Fraction(0)) for unit in units]
+    kind = sizes[0][0]
+    is_sum = kind in (("length^1",), ("mass^1",), ("time^1",)) and {size[0] for size in sizes} == {kind}
+    falls = all(one[1] > other[1] for one, other in pairwise(sizes))
+    if not (is_sum and falls) or (kind != ("time^1",) and any(part[1] for part in parts)):
+        return None
+    total = sum(Fraction(part[2]) * size[1] for part, size in zip(parts, sizes, strict=True))
+    return Quantity(total / sizes[-1][1], unit=units[-1] or "")
+
+
+def _without_text_commands(text: str) -> str:
+    return " ".join(re.sub(r"\\text\s?\{([^{}]*)\}", r" \1 ", text).split())
+
+
+def _items(parts: Sequence[str], depth: int) -> tuple[Value, ...]:
+    """Read the items of a list. In "x = 1, 2" the name belongs to all of them."""
+    if len(parts) > _MAX_ITEMS:
+        raise _TooDeepError
+    values = [read_cleaned(part, depth + 1) for part in parts]
+    first = values[0]
+    named = isinstance(first, Equation) and first.sign == "=" and VARIABLE.fullmatch(first.left)
+    if named and isinstance(first, Equation) and not any(isinstance(value, Equation) for value in values[1:]):
+        values[0] = read_cleaned(first.right, depth + 1)
+    return tuple(values)
+
+
+def _list_parts(text: str) -> list[str]:
+    """Split at commas, semicolons, "and", "or" outside brackets."""
+    text = re.sub(r",?\s*(?:\\text\s?\{\s*(?:and|or)\s*\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z]))\s*", ",", text)
+    return [part.strip() for part in _split(text, ",;") if part.strip()]
+
+
+def _split(text: str, separators: str) -> list[str]:
+    """Split a text at a command, or at any of several characters, outside brackets."""
+    parts, start, depth, position = [], 0, 0, 0
+    while position < len(text):
+        if separators.startswith("\\") and text.startswith(separators, position):
+            if depth == 0:
+                parts.append(text[start:position])
+                start = position + len(separators)
+            position += len(separators)
+            continue
+        character = text[position]
+        if character == "\\" and text[position + 1 : position + 2] in ("{", "}"):
+            position += 1
+            character = text[position]
+        if character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth = max(depth - 1, 0)
+        elif character in separators and character != "\\" and depth == 0 and not separators.startswith("\\"):
+            parts.append(text[start:position])
+            start = position + 1
+        position += 1
+    return [*parts, text[start:]]
+
+
+def _closing(text: str, opening: int) -> int:
+    """Return where the bracket at `opening` is closed, -1 if it is not. Intervals may mix round and square ones."""
+    depth = 0
+    for position in range(opening, len(text)):
+        if text[position] in "([{":
+            depth += 1
+        elif text[position] in ")]}":
+            depth -= 1
+            if depth == 0:
+                return position
+    return -1
+
+
+def _brackets(text: str) -> tuple[str, str] | None:
+    """Return the kind and the content of brackets around the whole text."""
+    opening = 1 if text.startswith(r"\{") else 0
+    if text[opening : opening + 1] not in ("(", "[", "{") or _closing(text, opening) != len(text) - 1:
+        return None
+    kind = text[opening] + text[-1]
+    if kind == "{}" and opening != text.endswith(r"\}"):
+        return None
+    return kind, text[opening + 1 : len(text) - 1 - opening]
+
+
+def _bracketed(kind: str, content: str, depth: int) -> Value:
+    if kind == "{}":
+        builder = re.match(r"\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?[|:](.*)", content, re.DOTALL)
+        if builder is not None:
+            return read_cleaned(builder[1], depth + 1)
+    parts = [part.strip() for part in _split(content, ",;") if part.strip()]
+    if len(parts) > 1:
+        return Group(kind, _items(parts, depth))
+    return Group(kind, (read_cleaned(content, depth + 1),)) if kind == "{}" else read_cleaned(content, depth + 1)
+
+
+def _relation(text: str, depth: int) -> Value | None:
+    """Read an equation, an inequality (of one variable as an interval), or a membership. Return None for others."""
+    signs = list(_RELATION.finditer(text))
+    signs = [sign for sign in signs if _depth(text, sign.start()) == 0]
+    if not signs or len(signs) > 10:
+        return None
+    if signs[-1][0] == r"\approx" and not VARIABLE.fullmatch(text[: signs[-1].start()].strip()):
+        return read_cleaned(text[: signs[-1].start()], depth + 1)  # the exact value precedes its approximation
+    names = [_RELATION_SIGNS.get(match[0], match[0]) for match in signs]
+    bounds = [0, *(edge for match in signs for edge in match.span()), len(text)]
+    sides = [text[start:end].strip() for start, end in zip(bounds[::2], bounds[1::2], strict=True)]
+    if not all(sides):
+        return None
+    if names == ["in"]:
+        return read_cleaned(sides[1], depth + 1) if VARIABLE.fullmatch(sides[0]) else None
+    if set(names) == {"="}:
+        left, right = sides[0], sides[-1]
+        if VARIABLE.fullmatch(right) and not VARIABLE.fullmatch(left) and len(sides) == 2:
+            left, right = right, left
+        return Equation("=", left, right)
+    if set(names) <= {"<", "<=", ">", ">="}:
+        return _inequality(names, sides, depth)
+    return Equation(names[0], sides[0], sides[1]) if names == ["!="] else None
+
+
+def _depth(text: str, position: int) -> int:
+    """Return how many brackets are open at a position."""
+    before = text[:position]
+    return sum(before.count(opening) - before.count(closing) for opening, closing in ("()", "[]", "{}"))
+
+
+def _inequality(names: Sequence[str], sides: Sequence[str], depth: int) -> Value | None:
+    """Read x > 2 and 1 < x <= 3 as intervals, and other inequalities with the smaller side on the left."""
+    if all(name.startswith(">") for name in names):
+        names, sides = [name.replace(">", "<") for name in reversed(names)], list(reversed(sides))
+    if not all(name.startswith("<") for name in names):
+        return None
+    if len(sides) == 3 and VARIABLE.fullmatch(sides[1]):
+        low, high = read_cleaned(sides[0], depth + 1), read_cleaned(sides[2], depth + 1)
+        return Group(
+            ("[" if names[0] == "<=" else "(") + ("]" if names[1] == "<=" else ")"), (low, high), compact_form(sides[1])
+        )
+    if len(sides) != 2:
+        return None
+    closed = names[0] == "<="
+    for variable, bound in (sides, sides[::-1]):
+        if VARIABLE.fullmatch(variable):
+            limit, is_upper = read_cleaned(bound, depth + 1), variable == sides[0]
+            items = (Term(r"-\infty"), limit) if is_upper else (limit, Term(r"\infty"))
+            return Group(("(]" if is_upper else "[)") if closed else "()", items, compact_form(variable))
+    return Equation(names[0], sides[0], sides[1])
+
+
+# Terms
+
+_BASED = re.compile(r"(-?)\(?([0-9A-F]+)\)?\s?_\s?\{?(?:\\text\s?\{)?\s*(\d{1,2}|[a-z]+)\s*\}{0,2}")
+_BASES: Final = {
+    **{str(base): base for base in range(2, 37)},
+    **{
+        "two": 2,
+        "three": 3,
+        "four": 4,
+        "five": 5,
+        "six": 6,
+        "seven": 7,
+        "eight": 8,
+        "nine": 9,
+        "ten": 10,
+        "sixteen": 16,
+    },
+}
+_ORDINAL = re.compile(r"(\d+)(?:\^\s?\{?)?(?:\\text\s?\{\s*)?\s?(st|nd|rd|th)\s*\}{0,2}")
+_ORDINAL_WORDS: Final = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+_CARDINAL_WORDS: Final = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
+)
+_RATIO = re.compile(r"(\d+)\s?(?::|to|\\text\s?\{\s*to\s*\})\s?(\d+)")
+_REMAINDER = re.compile(r"(\d+)\s?(?:,\s)?(?:[rR]|\\text\s?\{\s*(?:[rR]|remainder)\s*\}|remainder)\s?(\d+)")
+_CURRENCY = re.compile(r"(-?)\s?(?:\\text\s?\{\s*)?(\\\$|[€£¥])\s*\}?\s*")
+_WORD_LIKE = re.compile(r"[^\d\\^_=+*/<>|!\[\](){}&]+")
+
+
+def _leaf(text: str) -> Value:
+    """Read a number with its unit, a term, or words."""
+    based = _BASED.fullmatch(text)
+    if based is not None and based[3] in _BASES:
+        try:
+            return Quantity(Fraction(int(based[1] + based[2], _BASES[based[3]])))
+        except ValueError:  # a digit that the base lacks
+            return Words(_folded(text))
+    ordinal = _ORDINAL.fullmatch(text)
+    if ordinal is not None:
+        return Quantity(Fraction(int(ordinal[1])), unit="th^1")
+    if text.lower() in _ORDINAL_WORDS:
+        return Quantity(Fraction(_ORDINAL_WORDS.index(text.lower()) + 1), unit="th^1")
+    if text.lower() in _CARDINAL_WORDS:
+        return Quantity(Fraction(_CARDINAL_WORDS.index(text.lower())))
+    if ratio := _RATIO.fullmatch(text):
+        return Words(f"{ratio[1]}:{ratio[2]}")
+    if division := _REMAINDER.fullmatch(text):
+        return Words(f"{division[1]} r {division[2]}")
+    currency = _CURRENCY.match(text)
+    if currency is not None:
+        amount = _leaf(currency[1] + text[currency.end() :])
+        if isinstance(amount, Quantity | Term) and not amount.unit:
+            name = unit_name(currency[2], False, True)
+            if isinstance(amount, Quantity):
+                return Quantity(amount.value, amount.digits, amount.ulp, f"{name}^1")
+            return Term(amount.text, f"{name}^1", amount.is_huge)
+    reader = Arithmetic(text)
+    try:
+        value = reader.sum(0)
+        rest = text[reader.end :]
+        unit = unit_of(rest) if reader.end else None
+    except TooLargeError:
+        return Term(compact_form(text), is_huge=True)
+    except (NotArithmeticError, ZeroDivisionError):
+        value, unit = None, None
+    if value is not None and unit is not None:
+        return Quantity(value, *reader.precision, unit)
+    if _is_words(text):
+        return Words(_folded(text))
+    return _term(text)
+
+
+def _term(text: str) -> Term | Words:
+    """Read mathematics with variables, roots or functions, and the unit in a text command after it."""
+    cut = re.search(
+        r"\s*(?:\\text\s?\{[^{}]*\}\s?(?:\^\s?\{?\d\}?)?|(?<=[\d}])\s+[a-z]{2,}(?:\^\{\d\})?|\\degree|\\%)$", text
+    )
+    is_function = cut is not None and cut[0].strip() == r"\degree" and re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text)
+    unit = unit_of(" " + cut[0].strip()) if cut and cut.start() and not is_function else ""
+    body = text[: cut.start()].strip() if cut and unit else text
+    if r"\text" in body:
+        return Words(_folded(text))
+    try:
+        Arithmetic(body, symbolic=True).check()
+    except TooLargeError:
+        return Term(compact_form(body), unit or "", is_huge=True)
+    return Term(body, unit or "")
+
+
+def _periodic(text: str) -> Value | None:
+    """Read a decimal whose digits repeat, like 0.333... or 0.1666..."""
+    match = re.fullmatch(r"(-?\d+)\.(\d{3,60})(?:\.\.\.|\\ldots)", text.replace(" ", ""))
+    if match is None:
+        return None
+    digits = match[2]
+    for start in range(len(digits)):
+        tail = digits[start:]
+        for length in range(1, len(tail) // 2 + 1):
+            repeats = len(tail) / length
+            if tail == (tail[:length] * len(tail))[: len(tail)] and repeats >= (3 if length == 1 else 2):
+                return Quantity(repeating(match[1], digits[:start], tail[:length]))
+    return None
+
+
+def _is_words(text: str) -> bool:
+    """Return whether a text is words or a name rather than a product of variables: cat, ABC, no solution."""
+    plain = re.sub(r"\\text\s?\{([^{}]*)\}", r" \1 ", text)
+    if re.search(r"\d\s?:\s?\d", plain):
+        return True  # a time or a ratio
+    if (
+        not _WORD_LIKE.fullmatch(plain)
+        or re.search(r"(?<!\w\w)-|-(?!\w\w)", plain)
+        or not any(c.isalpha() for c in plain)
+    ):
+        return False
+    letters = re.sub(r"[^\w]", "", plain)
+    return len(letters) > 1 and not _is_product(plain.strip())
+
+
+#: Letters that are variables side by side.
+_PRODUCTS = re.compile(
+    r"[xyzw]{2,4}|[abc]{2,3}|[mn]{2}|[pqr]{2,3}|[rst]{2,3}|[uv]{2}|[kn]{2}|[hk]{2}|(?:pi|[a-z])(?:\s[a-z])+"
+)
+
+
+def _is_product(text: str) -> bool:
+    return _PRODUCTS.fullmatch(text) is not None and len(set(text.replace(" ", ""))) == len(text.replace(" ", ""))
+
+
+def _folded(text: str) -> str:
+    """Return a text in its form for comparison: words in lower case, without commands, marks and articles."""
+    text = re.sub(r"\\text\s?\{([^{}]*)\}", r" \1 ", text)
+    text = re.sub(r"\\ldots", "...", text)
+    if any(c in text for c in r"\^_=+<>|") or re.search(r"\.\.\.", text):
+        return compact_form(text)
+    words = re.sub(r"(?<=[a-zA-Z])\.(?=[a-zA-Z\s]|$)", "", text)
+    words = re.sub(r"(?<=\d)(?=[ap]m\b)", " ", re.sub(r"[\"'`]", "", words), flags=re.IGNORECASE)
+    words = " ".join(re.sub(r"\s*([:,;/()\-])\s*", r"\1", words).split()).strip(" .,!")
+    words = re.sub(r"^(?:the|an?)\s+(?=\w)", "", words, flags=re.IGNORECASE)
+    short_name = words.isalpha() and len(words) <= 3 and words.lower() not in ("yes", "no")
+    return words if short_name else words.lower()
+
+
+def compact_form(text: str) -> str:
+    """Return a term without the spaces and braces that mean nothing."""
+    text = re.sub(r"(\d)\s+(?=\d)", r"\1_", re.sub(r"\\([a-zA-Z]+)\s+(?=[a-zA-Z])", r"\\\1_", text))
+    text = re.sub(r"\s+", "", text.replace(r"\cdot", "*").replace(r"\times", "*"))
+    return re.sub(r"\{(\w)\}", r"\1", text)
