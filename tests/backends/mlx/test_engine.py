@@ -23,6 +23,8 @@ from .. import tiny_models
 from ..traces import PROMPT, RecordingListener, gather, request, run, wait_until
 
 GREEDY = Sampling(temperature=0)
+#: Seconds after which a test that waits for the engine fails.
+SECONDS = 60
 
 
 def rows_seen(engine: MLXEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -37,6 +39,38 @@ def rows_seen(engine: MLXEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(batch, "step", recorded)
     return seen
+
+
+class HeldSteps:
+    """The steps of the engine, each of which waits for the test until `release`. `rows` has the rows of each."""
+
+    def __init__(self, engine: MLXEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rows: list[int] = []
+        self._begun, self._next = threading.Semaphore(0), threading.Semaphore(0)
+        self._released = False
+        batch = engine._scheduler._runs.batch
+        step = batch.step
+
+        def held(max_positions: int) -> Any:
+            self.rows.append(len(batch.sequences))
+            if not self._released:
+                self._begun.release()
+                assert self._next.acquire(timeout=SECONDS)
+            return step(max_positions)
+
+        monkeypatch.setattr(batch, "step", held)
+
+    async def begin_with(self, rows: int) -> None:
+        """Run the engine up to the beginning of a step with so many rows."""
+        while True:
+            assert await asyncio.to_thread(self._begun.acquire, timeout=SECONDS)
+            if self.rows[-1] == rows:
+                return
+            self._next.release()
+
+    def release(self) -> None:
+        self._released = True
+        self._next.release()
 
 
 class TestEnds:
@@ -112,14 +146,19 @@ class TestCapacity:
             run(engine, [request(max_tokens=1000)])
         assert len(run(engine, [request(max_tokens=20)])[0]) == 20
 
-    def test_a_limit_lowered_while_a_trace_waits_fails_it(self, engine: MLXEngine) -> None:
+    def test_a_limit_lowered_while_a_trace_waits_fails_it(
+        self, engine: MLXEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        steps = HeldSteps(engine, monkeypatch)
+
         async def scenario() -> None:
             engine.limit(1, None)
-            first = RecordingListener()
-            running = asyncio.create_task(engine.generate(request(seed=77, max_tokens=60), first))
+            running = asyncio.create_task(engine.generate(request(seed=77, max_tokens=60), RecordingListener()))
             waiting = asyncio.create_task(engine.generate(request(seed=2, max_tokens=900), RecordingListener()))
-            await first.first.wait()
+            await steps.begin_with(1)
+            await wait_until(lambda: bool(engine._scheduler._runs.waiting) or engine._worker.called())
             engine.limit(1, engine.memory_estimate_bytes(1, 256))
+            steps.release()
             await running
             with pytest.raises(MemoryLimitError):
                 await waiting
@@ -138,24 +177,25 @@ class TestCapacity:
 
 class TestCancellation:
     def test_cancelling_frees_the_row_within_one_step(self, engine: MLXEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-        seen = rows_seen(engine, monkeypatch)
+        steps = HeldSteps(engine, monkeypatch)
 
         async def scenario() -> int:
-            listeners = [RecordingListener(), RecordingListener()]
             tasks = [
-                asyncio.create_task(engine.generate(request(seed=i, max_tokens=400), listeners[i])) for i in range(2)
+                asyncio.create_task(engine.generate(request(seed=i, max_tokens=400), RecordingListener()))
+                for i in range(2)
             ]
-            await listeners[1].first.wait()
+            await steps.begin_with(2)
             tasks[0].cancel()
-            at = len(seen)
             with pytest.raises(asyncio.CancelledError):
                 await tasks[0]
+            begun = len(steps.rows)
+            steps.release()
             await tasks[1]
-            return at
+            return begun
 
-        at = asyncio.run(scenario())
-        assert seen[at - 1] == 2
-        assert set(seen[at + 2 :]) == {1}  # the step under way may still hold it
+        begun = asyncio.run(scenario())
+        assert steps.rows[begun - 1] == 2  # the step under way still holds it
+        assert set(steps.rows[begun:]) == {1}
 
     def test_cancelling_changes_no_other_trace(self, engine: MLXEngine) -> None:
         (alone,) = run(engine, [request(seed=3, max_tokens=60)])
@@ -347,7 +387,7 @@ class TestClosing:
         """
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(program)],
-            capture_output=True, text=True, timeout=60, check=False, cwd=Path(__file__).parents[3],
+            capture_output=True, text=True, timeout=SECONDS * 2, check=False, cwd=Path(__file__).parents[3],
         )  # fmt: skip
         assert "end of program" in done.stdout
         assert done.returncode == 0, done.stderr
