@@ -118,6 +118,17 @@ def test_short_help_flag_prints_the_same_text(mrsa: Run, command: str) -> None:
     assert ran.out == mrsa(*command.split(), "--help").out
 
 
+def test_short_help_flag_works_after_a_command_was_parsed_without_its_group() -> None:
+    """As when a benchmark reads the words that another one recorded."""
+    program = """
+from markovian_rsa_mlx.cli import main
+from markovian_rsa_mlx.cli.bench import bench
+bench.commands["run"].make_context("run", ["countdown"])
+assert main(["bench", "run", "-h"]) == 0
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
 def test_text_that_looks_like_an_option_names_the_way_to_pass_it(mrsa: Run) -> None:
     ran = mrsa("solve", "-3 + 5")
     assert ran.code == 2

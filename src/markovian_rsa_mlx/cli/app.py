@@ -38,7 +38,7 @@ _SYSTEM_FAULTS = frozenset(
 
 @click.group(
     cls=Group,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True},
+    context_settings={"max_content_width": 100, "show_default": True},
     epilog="Exit codes: 0 done, 1 failure, 2 usage, 3 texts not checked (runs verify), 130 interrupted. "
     "MRSA_DEBUG=1 shows tracebacks; "
     "MRSA_HOME moves the folder that runs are kept in.",

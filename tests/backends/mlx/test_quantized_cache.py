@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import mlx.core as mx
@@ -29,6 +30,8 @@ from ..traces import request, run
 
 HEAD = {"head_dim": 32}
 KINDS = ["llama", "qwen3"]
+#: A value between two of 8 bits rounds either way, as a BLAS adds up: some 1e-5. 8 bits instead of 32 make over 1e-3.
+ROUNDING = 1e-4
 TEXT = (
     "When the first locomotives appeared, the owners of the canals feared for their trade, and they were right to do "
     "so. Within a few decades the new lines connected all large towns of the country. People who had never left their "
@@ -89,16 +92,20 @@ def test_an_edited_turn_of_a_chat_continues_from_the_last_one(engine: MLXEngine)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_chunks_and_prefixes_change_nothing(kind: str) -> None:
-    model, tokens = quantized(kind), ids(90)
-    whole = model(mx.array([tokens]), cache=make_prompt_cache(model))[0, -1]
-    caches: list[Any] = make_prompt_cache(model)
-    for start, end in [(0, 1), (1, 40), (40, 89)]:
-        read_tokens(model, tokens[start:end], caches)
-    fork = copy.deepcopy(caches)
-    read_tokens(model, ids(7, seed=3), fork)
-    assert distance(model(mx.array([tokens[-1:]]), cache=caches)[0, -1], whole) < 1e-5
-    assert caches[0].offset == 90
-    assert isinstance(caches[0], BatchQuantizedKVCache)
+    model, distances = quantized(kind), []
+    for seed in range(7):
+        tokens = ids(90, seed)
+        whole = model(mx.array([tokens]), cache=make_prompt_cache(model))[0, -1]
+        caches: list[Any] = make_prompt_cache(model)
+        for start, end in [(0, 1), (1, 40), (40, 89)]:
+            read_tokens(model, tokens[start:end], caches)
+        fork = copy.deepcopy(caches)
+        read_tokens(model, ids(7, seed=30), fork)
+        distances.append(distance(model(mx.array([tokens[-1:]]), cache=caches)[0, -1], whole))
+        assert caches[0].offset == 90
+        assert isinstance(caches[0], BatchQuantizedKVCache)
+    assert median(distances) < 3e-6
+    assert max(distances) < ROUNDING
 
 
 def test_attention_within_a_chunk_reads_quantized_values() -> None:
@@ -139,11 +146,11 @@ def test_rows_are_trimmed_padded_and_extracted() -> None:
     together = model(last, cache=batch)[:, -1]
     for row, tokens in enumerate([[*first, *more[0][:3]], [*second, *more[1][:1]]]):
         alone = model(mx.array([[9]]), cache=read(model, tokens))[0, -1]
-        assert distance(together[row], alone) < 1e-5
+        assert distance(together[row], alone) < ROUNDING
         single = [cache.extract(row) for cache in batch]
         assert single[0].offset == len(tokens) + 1
         again = model(mx.array([[8]]), cache=single)[0, -1]
-        assert distance(again, model(mx.array([[8]]), cache=read(model, [*tokens, 9]))[0, -1]) < 1e-5
+        assert distance(again, model(mx.array([[8]]), cache=read(model, [*tokens, 9]))[0, -1]) < ROUNDING
 
 
 def test_a_row_that_leaves_takes_its_padding_along() -> None:
@@ -155,7 +162,7 @@ def test_a_row_that_leaves_takes_its_padding_along() -> None:
         cache.filter([1])
     assert batch[0].nbytes < before / 10
     alone = model(mx.array([[9]]), cache=read(model, short))[0, -1]
-    assert distance(model(mx.array([[9]]), cache=batch)[0, -1], alone) < 1e-5
+    assert distance(model(mx.array([[9]]), cache=batch)[0, -1], alone) < ROUNDING
 
 
 @pytest.mark.parametrize("kind", KINDS)
