@@ -177,6 +177,7 @@ ALLOWED = {
         *GROUND,
     },
     "bench": {
+        "viewer",
         "orchestrator",
         "run",
         "audit",

@@ -19,6 +19,7 @@ from markovian_rsa_mlx.bench.tasks.base import Problem
 from markovian_rsa_mlx.cli.bench_output import problem_line, status_line, table_text, view_lines
 from markovian_rsa_mlx.errors import BackendError, UpstreamError
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
+from markovian_rsa_mlx.viewer import file_page
 
 from ..support.fakes import FakeBackend, boxed
 from .conftest import Run, by_index
@@ -113,6 +114,74 @@ def test_rescore_needs_the_folder_and_the_task_alone(
     assert again["changes"] == []
     (tmp_path / "out" / "bench.json").unlink()
     assert mrsa("bench", "rescore", out, "--task", str(moved)).code == 1
+
+
+def pages(folder: Path) -> int:
+    """Return the number of pages, each of which the report links to."""
+    found = [page.relative_to(folder).as_posix() for page in folder.glob("pages/*/*.html")]
+    report = (folder / "report.html").read_text()
+    assert report.count('href="./pages/') == len(found)
+    assert all(f'href="./{page}"' in report for page in found)
+    return len(found)
+
+
+def test_report_links_to_a_page_for_each_run_unless_refused(bench: Run, mrsa: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert bench("--methods", "single,vote", "--no-pages").code == 0
+    assert pages(out) == 0
+    assert "pages" not in results(tmp_path)["command"]
+    assert bench("--methods", "single,vote", "--limit", "2").code == 0
+    assert pages(out) == 2
+    assert bench("--methods", "single,vote").code == 0
+    assert pages(out) == 3
+    assert mrsa("bench", "report", str(tmp_path / "gone")).code == 1
+
+
+def test_bench_report_adds_pages_to_a_finished_benchmark(
+    bench: Run, mrsa: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr("markovian_rsa_mlx.cli.bench_report.MAX_LOG_BYTES", 100)
+    ran = bench("--methods", "single,vote")
+    assert (ran.code, pages(out)) == (0, 0)
+    assert f"mrsa bench report {out} --pages" in ran.err
+    before = (out / "results.json").read_bytes()
+    assert mrsa("bench", "report", str(out)).code == 0
+    assert pages(out) == 0
+    ran = mrsa("bench", "report", str(out), "--pages")
+    assert (ran.code, ran.out) == (0, f"{out / 'report.html'}\n")
+    assert pages(out) == 3
+    assert (out / "results.json").read_bytes() == before
+    assert bench("--methods", "single,vote", "--fresh", "--no-pages").code == 0
+    assert pages(out) == 0
+
+
+def test_ctrl_c_while_pages_are_written_keeps_those_so_far(
+    bench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = file_page
+
+    def stop(*arguments: Any, **options: Any) -> str:
+        if options["path"].endswith("00003-1.jsonl"):
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("markovian_rsa_mlx.bench.report.pages.file_page", stop)
+        assert bench("--methods", "single,vote").code == 130
+    assert pages(tmp_path / "out") == 2
+    assert bench("--methods", "single,vote").code == 0
+    assert pages(tmp_path / "out") == 3
+
+
+def test_results_are_printed_if_pages_cannot_be_written(bench: Run, mrsa: Run, tmp_path: Path) -> None:
+    assert bench("--methods", "single,vote", "--no-pages").code == 0
+    (tmp_path / "out" / "pages").write_text("in the way")
+    ran = bench("--methods", "single,vote")
+    assert ran.code == 0
+    assert ran.out.startswith("method")
+    assert "warning: The page" in ran.err
+    assert mrsa("bench", "report", str(tmp_path / "out")).code == 1
 
 
 def test_same_command_without_out_uses_the_same_folder(mrsa: Run, fake_model: Any, task: str, home: Path) -> None:

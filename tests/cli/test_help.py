@@ -157,7 +157,12 @@ def commands(group: click.Group, *names: str) -> Iterator[tuple[tuple[str, ...],
 
 
 def test_help_lists_all_commands() -> None:
-    assert {" ".join(names) for names, _ in commands(app.mrsa)} == {*COMMANDS, "bench rescore", "bench recommend"}
+    assert {" ".join(names) for names, _ in commands(app.mrsa)} == {
+        *COMMANDS,
+        "bench report",
+        "bench rescore",
+        "bench recommend",
+    }
 
 
 @pytest.mark.parametrize(("names", "command"), [*commands(app.mrsa)], ids=lambda value: str(value))

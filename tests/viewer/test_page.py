@@ -14,7 +14,7 @@ import pytest
 
 from markovian_rsa_mlx.audit import read_lenient
 from markovian_rsa_mlx.errors import AuditError
-from markovian_rsa_mlx.viewer import file_page, live_page, runs_page
+from markovian_rsa_mlx.viewer import Links, file_page, live_page, runs_page, shared_script
 from markovian_rsa_mlx.viewer.assets import asset, bundle
 from markovian_rsa_mlx.viewer.view_model import find_tail, utf16_length
 
@@ -169,6 +169,30 @@ def test_policy_allows_only_the_scripts_of_the_page(path: Path) -> None:
         assert attributes.get("href") in (None, "data:,", "#main")
 
 
+def test_page_with_links_shares_its_scripts(path: Path) -> None:
+    links = Links(scripts="../", trail="../../trails/a/00001-1.jsonl", home="../../report.html")
+    alone, page = page_of(path), file_page(read_lenient(path), links=links)
+    assert texts(page) == texts(alone)
+    assert data(page)["lines"] == data(alone)["lines"]
+    assert data(page)["about"]["links"] == {"trail": links.trail, "home": links.home}
+    assert "trail" not in blocks(page)
+    name, script = shared_script()
+    assert len(alone) > len(script) > 10 * len(page)
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    assert policy
+    rules = dict(rule.strip().split(" ", 1) for rule in policy[1].split(";"))
+    (loader,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert f'"../{name}"' in loader
+    digest = base64.b64encode(hashlib.sha256(loader.encode()).digest()).decode()
+    assert rules["script-src"] == f"'strict-dynamic' 'sha256-{digest}'"
+    assert rules["trusted-types"] == "mrsa-shared"
+    assert rules["default-src"] == rules["connect-src"] == "'none'"
+    assert rules["require-trusted-types-for"] == "'script'"
+    reader = Reader()
+    reader.feed(page)
+    assert not [attributes for _, attributes in reader.found if "src" in attributes or "style" in attributes]
+
+
 def test_live_pages_connect_only_to_their_server() -> None:
     for page, policy in (live_page("4f2a</script>"), runs_page()):
         assert "connect-src 'self'" in policy.header
@@ -191,6 +215,11 @@ def test_scripts_neither_end_early_nor_write_markup() -> None:
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", script)
         assert not re.search(r"^(import|export) ", script, re.MULTILINE)
     assert "</script" not in asset("vendor/temml.min.js")
+
+
+def test_verdicts_of_a_caller_are_kept(path: Path) -> None:
+    page = file_page(read_lenient(path), reference="1", verdicts={"r0-00": True, "r0-01": False})
+    assert data(page)["about"]["verdicts"] == {"r0-00": True, "r0-01": False}
 
 
 def test_judge_marks_right_and_wrong_traces(path: Path) -> None:

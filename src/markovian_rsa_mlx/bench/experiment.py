@@ -2,6 +2,7 @@
 
     bench.json         settings that must not change between sessions
     trails/CELL/...    an audit log per run, from which everything else can be derived
+    pages/CELL/...     a page per run, see `report.pages`
     results.json ...   see `results` and `export`
 
 Every file is replaced as a whole, so that a kill at any moment loses nothing.
@@ -112,7 +113,8 @@ class ExperimentDir:
                     f"The folder {path} is being written by another benchmark; wait for it, or choose another --out."
                 )
             if fresh:
-                shutil.rmtree(path / "trails", ignore_errors=True)
+                for name in ("trails", "pages"):
+                    shutil.rmtree(path / name, ignore_errors=True)
                 for name in (*_RESULTS, "bench.json"):
                     (path / name).unlink(missing_ok=True)
             self.check(identity)

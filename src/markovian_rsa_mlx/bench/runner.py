@@ -242,12 +242,19 @@ class Benchmark:
 
 def write_files(folder: ExperimentDir, results: Results) -> None:
     """Write all files of results. Raises `TaskError` if a library for them is missing."""
-    from .report import render
-
     folder.write("results.json", json_bytes(results.to_dict()))
     folder.write("results.csv", to_csv(results))
-    folder.write("report.html", replace_surrogates(render(results)).encode())
+    write_report(folder, results)
     folder.write("results.parquet", to_parquet(results))
+
+
+def write_report(folder: ExperimentDir, results: Results) -> None:
+    """Write the report, with links to the pages of runs that exist."""
+    from .report import render
+    from .report.pages import linked_pages
+
+    page = render(results, linked_pages(folder.path, results))
+    folder.write("report.html", replace_surrogates(page).encode())
 
 
 class Runner:

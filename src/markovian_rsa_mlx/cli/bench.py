@@ -64,6 +64,15 @@ def _task_options() -> Decorator:
     return option_group("task_options", options, _read_task_options)
 
 
+def _pages_option(panel: str = "Options") -> Decorator:
+    return option(
+        "--pages/--no-pages",
+        default=None,
+        help="Write a page for each run, to which the report links; unset: if the audit logs are small.",
+        panel=panel,
+    )
+
+
 @bench.command(
     "run",
     examples=(
@@ -134,6 +143,7 @@ def _task_options() -> Decorator:
     help="Repeat only the problems that failed or could not be scored.",
     panel=OUTPUT,
 )
+@_pages_option(OUTPUT)
 @json_option("Print the table as one JSON object.", OUTPUT)
 @option("--quiet", "-q", is_flag=True, help="Print only errors and warnings on standard error.", panel=OUTPUT)
 @settings_options(without=_SETTLED)
@@ -188,6 +198,19 @@ def rescore(folder: Path, task: str | None, json_output: bool) -> None:
     options = _read_task_options(**{each.name: given[each.name] for each in OPTIONS})
     embedded = not given["upstream"] and choose_model(given["model"]).embedded
     rescore_folder(folder, recorded, task or given["task"], options, embedded=embedded, json_output=json_output)
+
+
+@bench.command("report", examples=("mrsa bench report results", "mrsa bench report results --pages"))
+@click.argument("folder", type=PATH, metavar="DIR", help=_FOLDER)
+@_pages_option()
+def report(folder: Path, pages: bool | None) -> int:
+    """Write the report of a benchmark again, with a page for each run.
+
+    Only pages of new and changed runs are written. Needs neither a model nor a server.
+    """
+    from .bench_report import report_folder
+
+    return report_folder(folder, pages)
 
 
 @bench.command("recommend", examples=("mrsa bench recommend results", "mrsa bench recommend results --json"))

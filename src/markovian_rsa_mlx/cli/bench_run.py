@@ -18,10 +18,11 @@ from ..bench.runner import QUESTION_TOKENS, Benchmark, BenchmarkSpec, Unit
 from ..bench.tasks.options import PLAIN_WORDING
 from ..bench.utils import require_extra
 from ..config import RSAConfig
-from ..errors import ConfigError, MarkovianRSAError, PromptError, TaskError, UpstreamError
+from ..errors import AuditError, ConfigError, MarkovianRSAError, PromptError, TaskError, UpstreamError
 from ..json_strict import replace_surrogates
 from ..run_store import runs_folder
 from .bench_output import changes_text, table_text, to_json, watch
+from .bench_report import INTERRUPTED, add_pages
 from .options import ModelChoice
 from .terminal import amount, clean, print_lines, print_status
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from ..bench.tasks.base import Problem, Task
     from ..orchestrator import MarkovianRSAOrchestrator
 
-INTERRUPTED = 130
 #: The tasks that the embedded reasoner was trained for, by the names that users write.
 _EMBEDDED_TASKS = {"countdown": "embedded-countdown", "chain_sum": "embedded-chain-sum"}
 #: Settings that a benchmark decides, the values that do not contradict it, and the reason.
@@ -63,6 +63,7 @@ class BenchOptions:
     fresh: bool
     only_failed: bool
     recommend: bool
+    pages: bool | None
     json_output: bool
     quiet: bool
 
@@ -105,6 +106,10 @@ def run_benchmark(options: BenchOptions) -> int:
                         _report(options, benchmark.finish(), path, stopped=False)
                 raise
             results = benchmark.finish()
+            try:
+                stopped = stopped or add_pages(folder, results, options.pages, quiet=options.quiet)
+            except AuditError as error:  # the results are complete without pages
+                print_status(f"warning: {error}")
     return _report(options, results, path, stopped)
 
 
@@ -181,6 +186,7 @@ def rescore_folder(
         problems = task.problems((min(indices) + 1, max(indices) + 1))
         results = rescore(recorded, path, task, problems, equivalence_for(task.answer_kind, math))
         write_files(folder, results)
+        add_pages(folder, results, None)
     if json_output:
         print_json({**to_json(results, path), "changes": [asdict(change) for change in results.changes]})
         return
@@ -259,7 +265,7 @@ def _parse_limit(text: str) -> tuple[int, int] | None:
 def _command(words: Sequence[str]) -> str:
     """Return the command line without the options that do not change the results: output, display and resuming."""
     kept = list(words)
-    for flag in ("--fresh", "--resume-only-failed", "--json", "--quiet", "-q"):
+    for flag in ("--fresh", "--resume-only-failed", "--pages", "--no-pages", "--json", "--quiet", "-q"):
         kept = [word for word in kept if word != flag]
     for place in [i for i, word in enumerate(kept) if word == "--out"][::-1]:
         del kept[place : place + 2]

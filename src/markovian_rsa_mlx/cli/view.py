@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import webbrowser
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -86,14 +85,10 @@ def _judge(question: str, reference: str | None) -> Iterator[Callable[[str], boo
 
 
 def _write(target: Path, page: str) -> None:
-    """Write the page completely or not at all, readable by its owner only, like the trail."""
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    from ..viewer import write_page
+
     try:
-        draft.touch(mode=0o600)
-        draft.write_text(page, encoding="utf-8")
-        draft.replace(target)
+        write_page(target, page)
     except OSError as error:
-        with suppress(OSError):
-            draft.unlink()
         message = f"The page {target} cannot be written ({error.strerror}). Choose another file with --out."
         raise AuditError(message) from error

@@ -1,4 +1,4 @@
-"""Render the results of a benchmark as one HTML page, from `results.json` alone.
+"""Render the results of a benchmark as one HTML page, from `results.json` alone, with links to the pages of runs.
 
 The page has no script and loads nothing: its policy forbids both. All text of models, tasks and files is escaped.
 Charts are inline SVG in the page's own colours, light and dark. `ranking` compares methods on their common problems,
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -30,8 +30,8 @@ from .labels import interval, points
 _MAX_NAMES = 4
 
 
-def render(results: Results) -> str:
-    """Return the complete page."""
+def render(results: Results, pages: Mapping[str, str] = {}) -> str:
+    """Return the complete page. `pages` are the pages of runs to link to, by audit log."""
     style = _read("report.css")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return _template().render(
@@ -42,7 +42,8 @@ def render(results: Results) -> str:
         comparisons=by_importance(results),
         plots={"wide": curves(results, WIDE), "narrow": curves(results, NARROW)},
         heat=heat_map(results),
-        problems=problem_rows(results),
+        problems=problem_rows(results, pages),
+        has_pages=bool(pages),
         labels=labels,
         summary=summary,
         few=summary.few_problems({row.method: row.problems for row in results.table}),

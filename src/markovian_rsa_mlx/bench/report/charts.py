@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
@@ -278,7 +278,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Trail:
+    """The links of a run: to its audit log, and to its page ("" without one)."""
+
     href: str
+    page: str
     label: str
     title: str
 
@@ -329,13 +332,24 @@ def heat_map(results: Results) -> HeatMap | None:
     return HeatMap(tuple(rows), left, left + across * len(groups), y - gap, across, down, size)
 
 
-def problem_rows(results: Results) -> tuple[ProblemRow, ...]:
-    """Return a row for each problem, in the task's order."""
+def shown_records(results: Results) -> Iterator[RunRecord]:
+    """Yield the runs in the table of problems."""
+    shown = set(_shown_problems(results))
+    for cell in results.cells:
+        yield from (record for record in _sorted(cell) if record.index in shown)
+
+
+def _shown_problems(results: Results) -> list[int]:
+    return sorted({record.index for cell in results.cells for record in cell.records})[:MAX_ROWS]
+
+
+def problem_rows(results: Results, pages: Mapping[str, str] = {}) -> tuple[ProblemRow, ...]:
+    """Return a row for each problem, in the task's order. `pages` are the pages of runs by audit log."""
     by_cell = [
         {key: list(found) for key, found in groupby(_sorted(cell), attrgetter("index"))} for cell in results.cells
     ]
     rows = []
-    for index in sorted({index for found in by_cell for index in found})[:MAX_ROWS]:
+    for index in _shown_problems(results):
         per_cell = [found.get(index, []) for found in by_cell]
         records = [record for of_cell in per_cell for record in of_cell]
         badges = dict.fromkeys(BADGES[badge][0] for record in records for badge in record.badges)
@@ -345,7 +359,7 @@ def problem_rows(results: Results) -> tuple[ProblemRow, ...]:
         rows.append(
             ProblemRow(
                 records[0].problem_id,
-                tuple(_cell(cell, of_cell) for cell, of_cell in zip(results.cells, per_cell, strict=True)),
+                tuple(_cell(cell, of_cell, pages) for cell, of_cell in zip(results.cells, per_cell, strict=True)),
                 ", ".join([*badges, *([f"{failed} failed"] if failed else [])]),
                 f"{shortened(notes[0], 160)}{more}" if notes else "",
             )
@@ -353,7 +367,7 @@ def problem_rows(results: Results) -> tuple[ProblemRow, ...]:
     return tuple(rows)
 
 
-def _cell(cell: Variant, records: Sequence[RunRecord]) -> CellOfProblem:
+def _cell(cell: Variant, records: Sequence[RunRecord], pages: Mapping[str, str]) -> CellOfProblem:
     done = [record for record in records if not record.error]
     values, trails = [], []
     for number in range(_rounds(cell)):
@@ -364,8 +378,10 @@ def _cell(cell: Variant, records: Sequence[RunRecord]) -> CellOfProblem:
         values.append(Value(shade(value), percent(value, 0)[:-1], f"{cell.name}, round {number}: {percent(value)}"))
     for record in records:
         answer = shortened(record.answer, 60) or "none"
-        title = f"trail of {record.problem_id}, {cell.name}, epoch {record.epoch}; answer: {answer}"
-        trails.append(Trail(link(record.trail), "trail" if len(records) == 1 else str(record.epoch), title))
+        title = f"{record.problem_id}, {cell.name}, epoch {record.epoch}; answer: {answer}"
+        page = link(pages[record.trail]) if record.trail in pages else ""
+        label = str(record.epoch) if len(records) > 1 else "page" if page else "trail"
+        trails.append(Trail(link(record.trail), page, label, title))
     return CellOfProblem(tuple(values), tuple(trails))
 
 

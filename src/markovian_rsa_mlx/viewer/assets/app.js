@@ -53,7 +53,7 @@ class App {
   }
 
   makeHeader() {
-    const { base } = this.view.about;
+    const { base, links } = this.view.about;
     const label = "Search in all texts";
     const placeholder = "Search all texts ( / )";
     const search = h("input", { type: "search", name: "search", "aria-label": label, placeholder });
@@ -73,7 +73,9 @@ class App {
     const save = (event) => this.saveTrail(event.target);
     const trail = this.trail
       ? h("button", { type: "button", onclick: save }, "Download trail")
-      : h("span", { class: "minor" }, "The trail is too large for this page. The settings have its path.");
+      : links
+        ? h("a", { href: links.trail }, "Trail (JSON lines)")
+        : h("span", { class: "minor" }, "The trail is too large for this page. The settings have its path.");
     this.state = h("span", { class: "state" });
     const menu = h(
       "div",
@@ -83,7 +85,11 @@ class App {
       themeSwitch(),
       trail,
     );
-    const all = base === undefined ? [] : [h("a", { href: `${base}/` }, "All runs")];
+    const all = links
+      ? [h("a", { href: links.home }, "Report")]
+      : base === undefined
+        ? []
+        : [h("a", { href: `${base}/` }, "All runs")];
     document
       .getElementById("header")
       .replaceChildren(
