@@ -15,7 +15,8 @@ import pytest
 
 from benchmarks import doctor_tables
 from markovian_rsa_mlx import reasoner
-from markovian_rsa_mlx.backends.mlx import device, memory, sampling
+from markovian_rsa_mlx.backends.mlx import device, engine, memory, sampling
+from markovian_rsa_mlx.backends.mlx.loading import load_model
 from markovian_rsa_mlx.backends.policy import ModelFootprint
 from markovian_rsa_mlx.backends.upstream import probe
 from markovian_rsa_mlx.cli import doctor_report
@@ -118,15 +119,21 @@ def plan_twice(**sizes: int) -> Change:
 
 
 def mix_rows(_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlx_lm.models.llama import Model
+    read = load_model
 
-    forward = Model.__call__
+    def leaky(*arguments: Any, **named: Any) -> Any:
+        loaded = read(*arguments, **named)
+        kind = type(loaded.model)
+        forward = kind.__call__
 
-    def leaking(self: Any, inputs: mx.array, *arguments: Any, **named: Any) -> mx.array:
-        logits = forward(self, inputs, *arguments, **named)
-        return logits if inputs.shape[0] == 1 else 0.9 * logits + 0.1 * logits[::-1]
+        def leaking(self: Any, inputs: mx.array, *arguments: Any, **named: Any) -> mx.array:
+            logits = forward(self, inputs, *arguments, **named)
+            return logits if inputs.shape[0] == 1 else 0.9 * logits + 0.1 * logits[::-1]
 
-    monkeypatch.setattr(Model, "__call__", leaking)
+        monkeypatch.setattr(kind, "__call__", leaking)
+        return loaded
+
+    monkeypatch.setattr(engine, "load_model", leaky)
 
 
 @pytest.mark.slow

@@ -91,6 +91,12 @@ def test_slow_head_does_not_extend_its_time(serve: Serve) -> None:
     raise AssertionError("the connection is still open")
 
 
+def test_idle_connection_is_kept_for_longer_than_clients_use_it(server: Running) -> None:
+    expiry = httpx2.Limits().keepalive_expiry
+    assert expiry is not None
+    assert expiry + 2 < server.server.config.timeout_keep_alive < ConnectionLimits().head_s
+
+
 def test_new_connections_are_refused_if_all_others_have_requests(serve: Serve) -> None:
     server = serve(PausedBackend(), ConnectionLimits(connections=1))
     body = json.dumps({"messages": CHAT}).encode()

@@ -20,16 +20,10 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 class _WithExamples(click.Command):
     """A command whose help shows `examples`, each on a line of its own so that it can be copied and run."""
 
-    def __init__(
-        self,
-        *arguments: Any,
-        examples: Sequence[str] = (),
-        context_settings: Mapping[str, Any] | None = None,
-        **values: Any,
-    ) -> None:
+    def __init__(self, *arguments: Any, examples: Sequence[str] = (), **values: Any) -> None:
         # Not only on the outermost group: click keeps the help option of the first context, which may lack that group.
-        settings = {"help_option_names": ["-h", "--help"]} | dict(context_settings or {})
-        super().__init__(*arguments, context_settings=settings, **values)
+        values["context_settings"] = {"help_option_names": ["-h", "--help"]} | values.get("context_settings", {})
+        super().__init__(*arguments, **values)
         self.examples = tuple(examples)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -31,6 +31,8 @@ from .run_manager import RunManager
 
 #: Seconds for connections to close after their runs ended, and after a second signal.
 _CLOSING_S, _HURRIED_S = 5, 2
+#: Seconds until an idle connection is closed. Common clients use one for up to 5, and lose a request on a closed one.
+_KEEP_ALIVE_S = 8
 #: Connections that may wait to be accepted.
 _BACKLOG = 4_096
 #: The slowest body that is accepted, in bytes per second.
@@ -99,6 +101,7 @@ class GracefulServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=int(self.manager.settings.grace_s) + _CLOSING_S,
             )
         )
