@@ -12,6 +12,7 @@ import pytest
 
 from markovian_rsa_mlx.backends.base import GenerationRequest, ThinkingLimit
 from markovian_rsa_mlx.backends.mlx import MLXEngine, batch
+from markovian_rsa_mlx.backends.mlx.distribution import DrawnLogProbs, log_softmax
 from markovian_rsa_mlx.backends.mlx.prefix_cache import SCORED_TOKENS
 from markovian_rsa_mlx.backends.mlx.speculation import StepTimes
 from markovian_rsa_mlx.confidence import Confidence, confidence_of
@@ -58,6 +59,18 @@ def test_it_is_the_models_own_distribution(engine: MLXEngine) -> None:
     for each, (ids, found) in zip(requests, generate(engine, requests), strict=True):
         assert close(found, by_hand(engine, each.prompt_token_ids, ids))
     assert generate(engine, [request(3)])[0][1] is None
+
+
+@pytest.mark.parametrize("shift", [0.0, 200.0, -200.0])
+def test_both_devices_have_the_same_values(shift: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = 9 * mx.random.normal((3, 50), key=mx.random.key(1)) + shift
+    kept = mx.array([0, 2])
+    expected = log_softmax(logits)[kept, mx.array([4, 49])]
+    for device in (mx.cpu, mx.gpu):
+        monkeypatch.setattr(mx, "default_device", lambda device=device: device)
+        values = DrawnLogProbs(logits, mx.array([4, 1, 49]))
+        values.keep([0, 2])
+        assert values.read([4, 49]) == pytest.approx(expected.tolist(), abs=1e-4)
 
 
 def test_windows_of_a_long_trace(engine: MLXEngine) -> None:

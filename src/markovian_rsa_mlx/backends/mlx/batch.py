@@ -11,6 +11,7 @@ and so does the grammar of a row (`AnswerSchema`).
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
@@ -20,7 +21,7 @@ import numpy as np
 
 from ..policy import MAX_POSITIONS
 from .adapter import adapter_on
-from .distribution import log_softmax, token_logprobs
+from .distribution import DrawnLogProbs, log_softmax
 from .logprobs import StepLogProbs
 from .ragged_cache import are_ragged, ragged
 from .sampling import draw_tokens
@@ -51,7 +52,7 @@ class DecodeBatch:
         self._joining: list[Sequence] = []
         self._caches: list[Any] = []
         self._next: mx.array | None = None
-        self._logprobs: mx.array | None = None  # of `_next` while it is ahead, [B]
+        self._logprobs: DrawnLogProbs | None = None  # of `_next` while it is ahead
         self._is_ahead = False  # whether `_next` are tokens that were not returned yet
         self._values: StepLogProbs | None = None  # of the step under way
         self._steps = 0
@@ -96,7 +97,8 @@ class DecodeBatch:
             assert self._next is not None
             self._rows = [self._rows[index] for index in keep]
             self._next = self._next[mx.array(keep)]
-            self._logprobs = None if self._logprobs is None else self._logprobs[mx.array(keep)]
+            if self._logprobs is not None:
+                self._logprobs.keep(keep)
             for cache in self._caches:
                 cache.filter(keep)
         self._clock = None
@@ -142,8 +144,8 @@ class DecodeBatch:
             wants_logprobs = any(row.request.top_logprobs is not None for row in self._rows)
             values = StepLogProbs(log_softmax(logits), self._rows) if wants_logprobs else None
             self._next = draw_tokens(self._bind_answers(logits, tokens), self._rows)
-            self._logprobs = token_logprobs(logits, self._next) if self._wants_confidence else None
-            mx.async_eval(self._next, *([] if self._logprobs is None else [self._logprobs]))  # type: ignore[no-untyped-call]
+            self._logprobs = DrawnLogProbs(logits, self._next) if self._wants_confidence else None
+            mx.async_eval(self._next, *([] if self._logprobs is None else [self._logprobs.array]))  # type: ignore[no-untyped-call]
             self._close_thinking(tokens)
             self._deliver_logprobs(values)
             for row in self._rows:
@@ -164,7 +166,8 @@ class DecodeBatch:
         """Return the tokens that are under way without a further step."""
         assert self._next is not None
         self._is_ahead, self._clock = False, None
-        return _drawn(self._rows, self._next, self._logprobs)
+        logprobs, self._logprobs = self._logprobs, None
+        return _drawn(self._rows, self._next, logprobs)
 
     def _check(self, width: int, drafts: list[Draft]) -> list[Drawn]:
         """Draw at `width` positions of each row, and return the right guesses and the draw that follows them."""
@@ -174,9 +177,10 @@ class DecodeBatch:
         padded = mx.array([known + [0] * (width - len(known)) for known in ids])
         logits = self._logits(padded)
         chosen = draw_tokens(logits, rows)
-        values = token_logprobs(logits, chosen) if self._wants_confidence else mx.zeros(chosen.shape)
-        mx.eval(chosen, values)
-        draws, logprobs = cast(list[list[int]], chosen.tolist()), cast(list[list[float]], values.tolist())
+        values = DrawnLogProbs(logits.flatten(0, 1), chosen.flatten()) if self._wants_confidence else None
+        mx.eval(chosen, *([] if values is None else [values.array]))
+        draws = cast(list[list[int]], chosen.tolist())
+        chances = [0.0] * chosen.size if values is None else values.read(list(itertools.chain(*draws)))
         right = [_equal_beginning(draft.ids, drawn) for draft, drawn in zip(drafts, draws, strict=True)]
         self._take_back([width - 1 - count for count in right])
         self._next = mx.array([drawn[count] for drawn, count in zip(draws, right, strict=True)], dtype=mx.uint32)
@@ -188,10 +192,10 @@ class DecodeBatch:
         for row in rows:
             row.position += 1
         self._count_step()
-        last = cast(list[int], self._next.tolist())
+        last, starts = cast(list[int], self._next.tolist()), range(0, chosen.size, width)
         return [
-            Drawn(row, [*draft.ids[:count], token], chances[: count + 1])
-            for row, draft, count, token, chances in zip(rows, drafts, right, last, logprobs, strict=True)
+            Drawn(row, [*draft.ids[:count], token], chances[start : start + count + 1])
+            for row, draft, count, token, start in zip(rows, drafts, right, last, starts, strict=True)
         ]
 
     def _can_guess(self) -> bool:
@@ -326,10 +330,10 @@ def _equal_beginning(guessed: tuple[int, ...], drawn: list[int]) -> int:
     return next((index for index, token in enumerate(guessed) if token != drawn[index]), len(guessed))
 
 
-def _drawn(rows: list[Sequence], tokens: mx.array | None, logprobs: mx.array | None) -> list[Drawn]:
+def _drawn(rows: list[Sequence], tokens: mx.array | None, logprobs: DrawnLogProbs | None) -> list[Drawn]:
     """Return the tokens of a step that is no longer under way, for its rows."""
     if tokens is None:
         return []
-    values = [0.0] * len(rows) if logprobs is None else cast(list[float], logprobs.tolist())
-    drawn = zip(rows, cast(list[int], tokens.tolist()), values, strict=True)
-    return [Drawn(row, [token], [logprob]) for row, token, logprob in drawn]
+    ids = cast(list[int], tokens.tolist())
+    values = [0.0] * len(rows) if logprobs is None else logprobs.read(ids)
+    return [Drawn(row, [token], [value]) for row, token, value in zip(rows, ids, values, strict=True)]

@@ -13,14 +13,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from operator import itemgetter
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from ..policy import MAX_TURNS, MIN_TURN_TOKENS, PrefixStore, PromptProgress
 from .adapter import adapter_on
-from .distribution import token_logprobs
+from .distribution import DrawnLogProbs
 from .quantized_cache import read_tokens
 
 #: Tokens of a chunk whose logits are needed: those of one chunk are in memory together.
@@ -144,8 +144,8 @@ class Prefill(PromptProgress):
         following = self._context[self.done + 1 : self.done + count + 1]
 
         def score(start: int, logits: mx.array) -> None:
-            tokens = mx.array(following[start : start + len(logits)])
-            self.logprobs += cast(list[float], token_logprobs(logits.astype(mx.float32), tokens).tolist())
+            tokens = following[start : start + len(logits)]
+            self.logprobs += DrawnLogProbs(logits.astype(mx.float32), mx.array(tokens)).read(tokens)
 
         read_tokens(self._model, self._tokens[self.done : self.done + count], self.caches, score)
         return count
