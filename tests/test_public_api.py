@@ -458,6 +458,7 @@ def test_benchmark_keeps_its_files_and_keys(home: Path, tmp_path: Path) -> None:
     pytest.importorskip("reasoning_gym")
     folder = tmp_path / "bench"
     command = ["bench", "countdown", "--limit", 1, "--methods", "single,markovian", "--population", 2]
+    command.append("--trace-confidence")
     ran = mrsa(*command, "--aggregation-size", 2, "--rounds", 1, "--json", "-q", "--out", folder)
     assert ran.code == 0
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
@@ -466,6 +467,7 @@ def test_benchmark_keeps_its_files_and_keys(home: Path, tmp_path: Path) -> None:
         ("bench", ran.out),
         ("bench.json", (folder / "bench.json").read_text(encoding="utf-8")),
         ("bench compare", mrsa("bench", "compare", folder, folder, "--json").out),
+        ("bench votes", mrsa("bench", "votes", folder, "--json").out),
     ):
         assert not lost(RECORDED["json"][name], json.loads(text)), name
     assert not lost(RECORDED["results.json"], json.loads((folder / "results.json").read_text(encoding="utf-8")))

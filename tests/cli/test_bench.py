@@ -17,11 +17,12 @@ from markovian_rsa_mlx.bench.results import Method, RoundRecord, RunRecord, resu
 from markovian_rsa_mlx.bench.scoring import measure
 from markovian_rsa_mlx.bench.tasks.base import Problem
 from markovian_rsa_mlx.cli.bench_output import problem_line, status_line, table_text, view_lines
+from markovian_rsa_mlx.confidence import Confidence
 from markovian_rsa_mlx.errors import BackendError, UpstreamError
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 from markovian_rsa_mlx.viewer import file_page
 
-from ..support.fakes import FakeBackend, boxed
+from ..support.fakes import CharacterTokenizer, FakeBackend, SureEngine, boxed
 from .conftest import Run, by_index
 
 METHOD = (
@@ -429,6 +430,42 @@ def test_recommendation_ends_the_table_and_needs_no_model_afterwards(
     found = json.loads(mrsa("bench", "recommend", str(tmp_path / "out"), "--json").out)
     assert (found["sure"], found["problems"]) == (False, 3)
     assert mrsa("bench", "recommend", str(tmp_path)).code == 1
+
+
+def test_votes_are_weighted_without_a_model(
+    bench: Run, mrsa: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def by_answer(request: Any, ids: Any) -> Confidence:
+        return Confidence(-0.1, -0.1) if "{3}" in CharacterTokenizer().decode(ids) else Confidence(-2.0, -2.0)
+
+    out = str(tmp_path / "out")
+    assert bench("--methods", "vote").code == 0
+    without = mrsa("bench", "votes", out)
+    assert (without.code, without.out, without.err.count("\n")) == (2, "", 1)
+    assert "--trace-confidence" in without.err
+
+    engine = SureEngine(by_index(boxed(2), boxed(3), boxed(2)), sureness=by_answer)
+    monkeypatch.setattr(
+        "markovian_rsa_mlx.cli.run.load_orchestrator", lambda *_, **__: MarkovianRSAOrchestrator(engine)
+    )
+    assert bench("--methods", "vote,markovian", "--trace-confidence", "--fresh").code == 0
+    monkeypatch.setattr("markovian_rsa_mlx.cli.run.load_orchestrator", lambda *_, **__: pytest.fail("no model needed"))
+    found = json.loads(mrsa("bench", "votes", out, "--json").out)
+    vote, markovian = found["methods"]
+    assert (vote["method"], vote["vote"]["mean"], markovian["method"]) == ("vote", pytest.approx(2 / 3), "markovian")
+    assert {each["rule"]: each["score"]["mean"] for each in vote["weighted"]} == {
+        "mean_logprob": pytest.approx(1 / 3),
+        "lowest_window_logprob": pytest.approx(1 / 3),
+        "top_half": pytest.approx(2 / 3),  # one trace with each answer is left, and the earlier one wins
+    }
+    shown = mrsa("bench", "votes", str(tmp_path / "out" / "results.json"))
+    assert (shown.code, shown.err) == (0, "")
+    assert [line.split()[:2] for line in shown.out.splitlines()[2:5]] == [
+        *(["mean", "33.3%"], ["lowest", "window"], ["top", "half"]),
+    ]
+    (Path(out) / "trails" / "parallel" / "00001-1.jsonl").unlink()
+    assert "1 run without a readable audit log" in mrsa("bench", "votes", out).err
+    assert mrsa("bench", "votes", str(tmp_path / "nowhere")).code == 1
 
 
 def test_long_trace_is_left_out_where_the_context_is_too_short(

@@ -162,6 +162,7 @@ def test_help_lists_all_commands() -> None:
         "bench report",
         "bench rescore",
         "bench recommend",
+        "bench votes",
     }
 
 

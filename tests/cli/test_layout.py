@@ -16,7 +16,12 @@ from syrupy.assertion import SnapshotAssertion
 
 from markovian_rsa_mlx import hub, reasoner
 from markovian_rsa_mlx.audit import read_lenient
+from markovian_rsa_mlx.bench.stats import difference, interval
+from markovian_rsa_mlx.bench.summary import comparison
+from markovian_rsa_mlx.bench.vote_rules import RULES
+from markovian_rsa_mlx.bench.weighted_votes import MethodVotes, WeightedScore, WeightedVotes
 from markovian_rsa_mlx.cli import bench_output, main
+from markovian_rsa_mlx.cli.bench_votes import votes_text
 from markovian_rsa_mlx.cli.doctor_checks import Line
 from markovian_rsa_mlx.cli.options import ModelChoice
 from markovian_rsa_mlx.cli.terminal import print_lines
@@ -43,6 +48,7 @@ COMMANDS = [
     ["solve", "-3 + 5"],
     ["convert", "no/such/folder", "--out", "new"],
     ["bench", "compare", "first", "second"],
+    ["bench", "votes", "first"],
     ["export", "no-such-run", "--format", "otel"],
     ["export", "finished.jsonl", "--format", "jsonl", "--out", "rows.jsonl"],
     ["view", "finished.jsonl", "--out", "page-of-a-run.html"],
@@ -177,3 +183,30 @@ def test_benchmarks_fit_the_terminal(
     assert shown == snapshot
     check_lines(shown, table(1_000))
     assert all(row.method in text for row in results.table for text in shown.values())
+
+
+def weighted(wins: int, problems: int = 40) -> MethodVotes:
+    """Return made-up votes of a method whose weights win on `wins` problems, and lose on two."""
+    plain = [0.0] * wins + [1.0] * (problems - wins)
+    rows = []
+    for rule in RULES:
+        scores = [1.0] * (problems - 2) + [0.0] * 2
+        found = comparison("vote", "weighted vote", difference(plain, scores, comparisons=6), 0.012)
+        rows.append(WeightedScore(rule, interval(scores), found))
+    method = "markovian:majority C=4 beta=8000" if wins > 10 else "vote"
+    return MethodVotes(method, "", problems, problems, 3, 8 * problems, 7 * problems, interval(plain), tuple(rows))
+
+
+def test_weighted_votes_fit_the_terminal(monkeypatch: pytest.MonkeyPatch, snapshot: SnapshotAssertion) -> None:
+    found = WeightedVotes("countdown", "fake", 40, (weighted(4), weighted(20)), same_windows=True)
+
+    def text(width: int) -> str:
+        monkeypatch.setenv("COLUMNS", str(width))
+        terminal = Terminal()
+        with contextlib.redirect_stdout(terminal):
+            print_lines(votes_text(found, width))
+        return terminal.getvalue()
+
+    shown = {width: text(width) for width in WIDTHS}
+    assert shown == snapshot
+    check_lines(shown, text(1_000))

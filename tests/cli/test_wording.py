@@ -15,6 +15,7 @@ HELP += [
     "models",
     "completion",
     "export",
+    "bench votes",
     "runs",
     "runs list",
     "runs show",

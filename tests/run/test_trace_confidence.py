@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +13,25 @@ from markovian_rsa_mlx.audit import read_events
 from markovian_rsa_mlx.audit.events import TraceCompleteEvent, TraceConfidenceEvent
 from markovian_rsa_mlx.audit.state import RunState
 from markovian_rsa_mlx.audit.verify import verify_file
-from markovian_rsa_mlx.backends.base import GenerationListener, GenerationRequest, GenerationResult
 from markovian_rsa_mlx.confidence import confidence_of
 from markovian_rsa_mlx.errors import VerificationError
 from markovian_rsa_mlx.export.rows import rows
 from tests.support.audit_files import read_lines, write_lines
-from tests.support.fakes import FakeEngine
+from tests.support.fakes import FakeEngine, SureEngine
 from tests.support.runs import cut, line_ends, of_file, run, small
 
 CONFIG = small(rounds=1, population=3, trace_confidence=True)
 
 
-class SureEngine(FakeEngine):
-    """A fake engine that is surest of small ids."""
-
-    async def generate(self, request: GenerationRequest, listener: GenerationListener) -> GenerationResult:
-        result = await super().generate(request, listener)
-        found = confidence_of(-token / 64 for token in result.token_ids)
-        return replace(result, confidence=found if request.wants_confidence else None)
+def sure_engine() -> SureEngine:
+    """Return a fake engine that is surest of small ids."""
+    return SureEngine(sureness=lambda request, ids: confidence_of(-token / 64 for token in ids))
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("whole") / "run.jsonl"
-    run(SureEngine(), CONFIG, path)
+    run(sure_engine(), CONFIG, path)
     return path
 
 
@@ -55,7 +49,7 @@ def test_each_trace_has_its_figures(whole: Path) -> None:
 
 def test_it_is_off_by_default_and_in_older_files(tmp_path: Path) -> None:
     assert not RSAConfig().trace_confidence
-    engine, path = SureEngine(), tmp_path / "run.jsonl"
+    engine, path = sure_engine(), tmp_path / "run.jsonl"
     run(engine, CONFIG.replace(trace_confidence=False), path)
     assert not of_file(path, TraceConfidenceEvent)
     lines = read_lines(path)
@@ -74,7 +68,7 @@ def test_a_run_resumes_after_each_line(whole: Path, tmp_path: Path) -> None:
     expected = {event.trace_id: event.mean_logprob for event in of_file(whole, TraceConfidenceEvent)}
     for end in line_ends(whole)[2::3]:
         path = cut(whole, end, tmp_path / f"{end}.jsonl")
-        run(SureEngine(), CONFIG, path)
+        run(sure_engine(), CONFIG, path)
         verify_file(path)
         found = {event.trace_id: event.mean_logprob for event in of_file(path, TraceConfidenceEvent)}
         assert found.items() <= expected.items()

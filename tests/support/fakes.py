@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from markovian_rsa_mlx.backends.base import EngineInfo, GenerationListener, GenerationRequest, GenerationResult
+from markovian_rsa_mlx.confidence import Confidence
 from markovian_rsa_mlx.config import Sampling
 from markovian_rsa_mlx.errors import SchemaError
 from markovian_rsa_mlx.marks import ThinkingMarks, find_marks
@@ -204,3 +205,15 @@ class FakeEngine:
 
 
 FakeBackend = FakeEngine  #: the former name
+
+
+@dataclass
+class SureEngine(FakeEngine):
+    """A fake engine that reports the confidence of a trace, if it is asked for: a function of its request and ids."""
+
+    sureness: Callable[[GenerationRequest, Sequence[int]], Confidence | None] = lambda request, ids: None
+
+    async def generate(self, request: GenerationRequest, listener: GenerationListener) -> GenerationResult:
+        result = await super().generate(request, listener)
+        found = self.sureness(request, result.token_ids) if request.wants_confidence else None
+        return replace(result, confidence=found)

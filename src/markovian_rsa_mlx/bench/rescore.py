@@ -49,7 +49,7 @@ def rescore(results: Results, folder: Path, task: Task, problems: Sequence[Probl
             place = (variant.name, index, epoch)
             if place in found and not found[place].error:
                 try:
-                    runs[place] = found[place], _finished(folder / found[place].trail)
+                    runs[place] = found[place], read_finished(folder / found[place].trail)
                 except AuditError as error:
                     unread.append(error)
         scores = ProblemScores(problem, task, equivalent)
@@ -83,7 +83,7 @@ def rescore(results: Results, folder: Path, task: Task, problems: Sequence[Probl
     )
 
 
-def _finished(trail: Path) -> RunState:
+def read_finished(trail: Path) -> RunState:
     """Read the audit log of a finished run. Raises `AuditError`."""
     state = RunState(read_events(trail))
     if not state.finished:

@@ -124,6 +124,11 @@ def measure(
     )
 
 
+def candidate_of(state: RunState, key: TraceKey, kind: AnswerKind) -> Candidate:
+    """Return a finished trace with its whole answer, by today's rules for answers of this kind."""
+    return Candidate.of(str(key), find_answer(state.answer_text(state.trace(key)), kind))
+
+
 def _with_judgements(last: RoundRecord, state: RunState, times: Mapping[str, RowTime | None]) -> RoundRecord:
     """Return the last round of a run with the costs of its judgements."""
     if not state.judgements:
@@ -147,21 +152,21 @@ def _trace(
     trace = state.trace(key)
     complete, summary = trace.complete, trace.summary
     assert complete is not None
-    answer = find_answer(state.answer_text(trace), kind)
-    correct = scorer.is_correct(answer.text)
+    candidate = candidate_of(state, key, kind)
+    correct = scorer.is_correct(candidate.answer)
     prompt_tokens = sum(event.prompt_token_count for event in trace.starts)
     return _Trace(
         key=key,
         record=TraceRecord(
             trace_id=str(key),
-            answer=answer.text[:MAX_ANSWER],
-            level=answer.level,
+            answer=candidate.answer[:MAX_ANSWER],
+            level=candidate.level,
             correct=float(correct),
-            undecided=answer.text in scorer.failures,
+            undecided=candidate.answer in scorer.failures,
         ),
-        candidate=Candidate.of(str(key), answer),
+        candidate=candidate,
         # A text answer without a mark is the whole text, which is an answer only if it is right.
-        found=bool(answer.text) and (kind != "text" or answer.level != "weak" or correct),
+        found=bool(candidate.answer) and (kind != "text" or candidate.level != "weak" or correct),
         finish_reason=complete.finish_reason,
         generated_tokens=complete.generated_tokens + (summary.generated_tokens if summary else 0),
         prefill_tokens=prompt_tokens + (len(summary.prompt_token_ids) if summary else 0),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from itertools import combinations
 from operator import attrgetter
 from statistics import fmean
+from typing import Protocol, TypeVar
 
 from ..formatting import amount
 from ..method.answers import LEVELS
@@ -22,6 +23,16 @@ from .results import (
     method_scores,
 )
 from .stats import MIN_RESAMPLED, MIN_TRUSTED, Difference, Interval, difference, holm_adjust, interval, paired
+
+
+class _OfProblem(Protocol):
+    """Something of the problem at the place `index` in the task."""
+
+    @property
+    def index(self) -> int: ...
+
+
+R = TypeVar("R", bound=_OfProblem)
 
 
 def summarize(methods: Sequence[Method], variants: Sequence[Variant]) -> tuple[MethodSummary, ...]:
@@ -70,7 +81,7 @@ def _answer_counts(finals: Sequence[RoundRecord]) -> dict[str, int]:
 
 def _summarize_round(number: int, records: Sequence[RunRecord]) -> RoundSummary:
     def estimate(read: Callable[[RoundRecord], float]) -> Interval:
-        return interval(_by_problem(records, lambda record: read(record.rounds[number])))
+        return interval(by_problem(records, lambda record: read(record.rounds[number])))
 
     def mean(name: str) -> float:
         return _mean(records, lambda record: getattr(record.rounds[number], name))
@@ -94,8 +105,8 @@ def _cost_share(method: Method, variant: Variant, records: Sequence[RunRecord]) 
     return 1 / records[0].rounds[variant.final_round].traces if method.one_trace else 1.0
 
 
-def _by_problem(records: Sequence[RunRecord], read: Callable[[RunRecord], float]) -> list[float]:
-    """Return the value for each problem, averaged over its epochs."""
+def by_problem(records: Sequence[R], read: Callable[[R], float]) -> list[float]:
+    """Return the value for each problem, in order, averaged over its epochs."""
     values: dict[int, list[float]] = defaultdict(list)
     for record in records:
         values[record.index].append(read(record))
@@ -103,7 +114,7 @@ def _by_problem(records: Sequence[RunRecord], read: Callable[[RunRecord], float]
 
 
 def _mean(records: Sequence[RunRecord], read: Callable[[RunRecord], float]) -> float:
-    return fmean(_by_problem(records, read))
+    return fmean(by_problem(records, read))
 
 
 def _known_mean(records: Sequence[RunRecord], read: Callable[[RunRecord], float]) -> float:

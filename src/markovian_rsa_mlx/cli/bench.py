@@ -234,6 +234,20 @@ def recommend(folder: Path, json_output: bool) -> None:
         print_lines(clean(found.sentence))
 
 
+@bench.command("votes", examples=("mrsa bench votes results", "mrsa bench votes results --json"))
+@click.argument("folder", type=PATH, metavar="DIR", help=_FOLDER)
+@json_option("Print the scores and the comparisons as one JSON object.")
+def votes(folder: Path, json_output: bool) -> None:
+    """Compare votes weighted by the confidence of traces with plain votes.
+
+    Replays the votes of a benchmark that ran with --trace-confidence: weighted by the mean and by the lowest windowed
+    log-probability of each trace, and plain among the surer half of the traces. Needs neither a model nor a server.
+    """
+    from .bench_votes import compare_votes
+
+    compare_votes(folder, json_output=json_output)
+
+
 @bench.command("compare", examples=("mrsa bench compare first second", "mrsa bench compare first second --json"))
 @click.argument("first", type=PATH, metavar="A", help=_FOLDER)
 @click.argument("second", type=PATH, metavar="B", help=_FOLDER)
