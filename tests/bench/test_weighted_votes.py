@@ -160,6 +160,11 @@ def test_traces_without_an_answer_do_not_vote_and_need_no_confidence() -> None:
     assert winners(["", ""], [-1.0, -1.0]) == ["", "", ""]
 
 
+def test_two_votes_weigh_more_than_one_that_is_somewhat_surer() -> None:
+    assert winners(["b", "a", "a"], [-0.5, -1.0, -1.0])[:2] == ["r0-01"] * 2  # 0.61 and 2 * 0.37
+    assert winners(["b", "a", "a"], [-0.2, -1.0, -1.0])[:2] == ["r0-00"] * 2  # 0.82
+
+
 def test_lowest_window_and_mean_can_disagree() -> None:
     assert winners(["a", "b"], [-0.1, -0.5], [-3.0, -1.0]) == ["r0-00", "r0-01", "r0-01"]
 

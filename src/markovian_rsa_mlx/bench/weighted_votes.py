@@ -85,7 +85,7 @@ def weighted_votes(results: Results, folder: Path, equivalence: Callable[[Answer
     for cell in results.cells:
         replays[cell.name] = []
         for record in cell.records:
-            if record.error or len(_final_scores(record, cell)) < 2:
+            if len(_final_scores(record, cell)) < 2:  # a failed run has none
                 continue
             try:
                 replay = _replay(record, cell, read_finished(folder / record.trail), equivalence)
