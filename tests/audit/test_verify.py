@@ -18,6 +18,7 @@ from markovian_rsa_mlx.errors import AuditError, VerificationError
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 from tests.support.audit_files import QUESTION, SMALL, failing, read_lines, record, same, wordy, write_lines
 from tests.support.fakes import THINK_END, CharacterTokenizer, FakeBackend, boxed
+from tests.support.sizes import places, sizes
 
 KINDS: dict[str, dict[str, Any]] = {
     "tail": {},
@@ -134,11 +135,11 @@ def test_run_with_retried_and_failed_traces_is_verified(seed: int, carry: str, t
     assert any(line["event"] == "trace_retry" for line in read_lines(path))
 
 
-def cuts(path: Path, every: int, offset: int, **changes: Any) -> int:
-    """Cut a copy after each `every`-th line and in mid-line, resume it and check it. Return how many."""
+def cuts(path: Path, step: int, **changes: Any) -> int:
+    """Cut a copy within each of `places`, resume it and check it. Return the number of lines."""
     lines = path.read_bytes().split(b"\n")[:-1]
     copy = path.with_name("copy.jsonl")
-    for size in range(2 + offset, len(lines), every):
+    for size in places(path, step)[2:]:
         shutil.copy(path, copy)
         copy.write_bytes(b"\n".join(lines[:size]) + b"\n" + lines[size][: size * 7 % len(lines[size])])
         record(copy, **changes)
@@ -146,11 +147,11 @@ def cuts(path: Path, every: int, offset: int, **changes: Any) -> int:
     return len(lines)
 
 
-@pytest.mark.parametrize("offset", range(3))
+@sizes("step", 8, 1)
 @pytest.mark.parametrize("kind", ["tail", "summary", "aggregated", "thinking closed"])
-def test_run_resumed_after_a_cut_at_any_line_is_verified(kind: str, offset: int, tmp_path: Path) -> None:
+def test_run_resumed_after_a_cut_at_any_line_is_verified(kind: str, step: int, tmp_path: Path) -> None:
     path = record(tmp_path / "run.jsonl", **KINDS[kind])
-    assert cuts(path, 3, offset, **KINDS[kind]) > 30
+    assert cuts(path, step, **KINDS[kind]) > 30
 
 
 def refusing(*trace_ids: str) -> FakeBackend:
@@ -203,12 +204,14 @@ def test_failing_run_resumed_after_a_cut_at_any_line_is_verified(kind: str, seed
     backend = FakeBackend(wordy, fail=failing(seed, 0.2))
     changes: dict[str, Any] = {**KINDS[kind], "max_retries": 1}
     path = record(tmp_path / "run.jsonl", backend, **changes)
-    cuts(path, 1, 0, backend=FakeBackend(wordy, fail=failing(seed + 100, 0.2)), **changes)
+    cuts(path, 1, backend=FakeBackend(wordy, fail=failing(seed + 100, 0.2)), **changes)
 
 
-def test_unfinished_run_is_consistent_so_far(trail: list[dict[str, Any]], tmp_path: Path) -> None:
+@sizes("step", 4, 1)
+def test_unfinished_run_is_consistent_so_far(step: int, trail: list[dict[str, Any]], tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
-    for size in range(1, len(trail)):
+    write_lines(path, trail)
+    for size in places(path, step)[1:]:
         write_lines(path, trail[:size])
         report = check(path)
         assert not report.finished

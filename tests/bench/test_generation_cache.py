@@ -19,6 +19,7 @@ from markovian_rsa_mlx.bench.results import Results, RunRecord
 from tests.support.fakes import FakeBackend, boxed
 
 from ..support.bench_harness import SMALL, FakeTask, coin, make_spec, run_bench, settled
+from ..support.sizes import sizes
 
 ALL = [*METHODS, "markovian:final_aggregation", "pacore:final_aggregation"]
 
@@ -58,8 +59,9 @@ def test_final_aggregation_costs_one_more_trace(tmp_path: Path) -> None:
     assert aggregated.new_tokens == last > 0
 
 
-def test_tokens_match_an_independent_count_over_the_audit_logs(tmp_path: Path) -> None:
-    results = run_bench(tmp_path, make_spec(FakeTask(2), ALL, epochs=2))
+@sizes("problems", 1, 2)
+def test_tokens_match_an_independent_count_over_the_audit_logs(problems: int, tmp_path: Path) -> None:
+    results = run_bench(tmp_path, make_spec(FakeTask(problems), ALL, epochs=2))
     seen: set[tuple[Any, ...]] = set()
     once = 0
     for cell in results.cells:

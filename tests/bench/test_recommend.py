@@ -18,6 +18,7 @@ from markovian_rsa_mlx.config import RSAConfig
 from tests.support.fakes import CharacterTokenizer, FakeBackend, boxed
 
 from ..support.bench_harness import FakeTask, make_spec, run_bench
+from ..support.sizes import sizes
 from .sample_results import sample_results
 
 CONFIG = RSAConfig(
@@ -55,8 +56,9 @@ def names(comparisons: object) -> set[str]:
     return {each.first for each in comparisons}  # type: ignore[attr-defined]
 
 
-def test_random_copies_lose_to_a_vote(tmp_path: Path) -> None:
-    found = recommend(benchmark(tmp_path, copier, 60, tuple(name for name in COMPARED if name != "long")))
+@sizes("problems", 25, 60)
+def test_random_copies_lose_to_a_vote(problems: int, tmp_path: Path) -> None:
+    found = recommend(benchmark(tmp_path, copier, problems, tuple(name for name in COMPARED if name != "long")))
     assert found.sure
     assert (found.kind, found.method) == ("vote", "vote-equal")
     assert names(found.beaten) >= {"single", "delethink", "delethink:majority", "markovian", "markovian:majority"}

@@ -24,6 +24,7 @@ from markovian_rsa_mlx.method.tournament import (
     read_verdict,
     swiss_rounds,
 )
+from tests.support.sizes import sizes
 
 #: Returns the winner's id, or None for a verdict that names nobody.
 Judge = Callable[[Question], str | None]
@@ -75,7 +76,6 @@ def test_a_judge_that_is_always_right_finds_the_best(count: int, rounds: int) ->
         assert sum(tournament.points.values()) == count * max((q.round for q in asked), default=0) / 2
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     answers=st.lists(st.sampled_from("abcdefghijk"), max_size=17),
     seed=st.integers(0, 2**63 - 1),
@@ -83,9 +83,7 @@ def test_a_judge_that_is_always_right_finds_the_best(count: int, rounds: int) ->
     more=st.booleans(),
     luck=st.randoms(use_true_random=False),
 )
-def test_any_tournament_ends_without_a_pair_met_twice(
-    answers: list[str], seed: int, kind: AnswerKind, more: bool, luck: random.Random
-) -> None:
+def check_tournament(answers: list[str], seed: int, kind: AnswerKind, more: bool, luck: random.Random) -> None:
     field = candidates(*answers)
     tournament = Tournament(seed, field, kind)
     asked = hold(tournament, lambda question: luck.choice([None, *question.pair]), more=more)
@@ -108,6 +106,11 @@ def test_any_tournament_ends_without_a_pair_met_twice(
     seeds = [question.seed(seed, attempt) for question in asked for attempt in range(MAX_JUDGE_ATTEMPTS)]
     traces = [trace_seed(seed, TraceKey(t, i), attempt) for t in range(3) for i in range(17) for attempt in range(101)]
     assert len({*seeds, *traces}) == len(seeds) + len(traces)
+
+
+@sizes("examples", 20, 150)
+def test_any_tournament_ends_without_a_pair_met_twice(examples: int) -> None:
+    settings(max_examples=examples, deadline=None)(check_tournament)()
 
 
 def test_seeds_stay_apart_in_the_largest_tournament() -> None:

@@ -26,6 +26,7 @@ from markovian_rsa_mlx.marks import ThinkingMarks
 from tests.support.audit_files import read_lines, write_lines
 from tests.support.fakes import THINK_END, CharacterTokenizer, FakeEngine, boxed
 from tests.support.runs import cut, line_ends, of, of_file, run, small
+from tests.support.sizes import sizes
 
 
 class LineBreaking(CharacterTokenizer):
@@ -124,11 +125,17 @@ def test_an_engine_that_cannot_close_thinking_is_reported(tmp_path: Path) -> Non
     verify_file(path)
 
 
-def test_a_run_cut_anywhere_resumes_to_the_same_tokens(whole: Path, tmp_path: Path) -> None:
+@sizes("step", 20, 5)
+def test_a_run_cut_anywhere_resumes_to_the_same_tokens(step: int, whole: Path, tmp_path: Path) -> None:
     content = whole.read_bytes()
     ends = line_ends(whole)
     places = [i for i, end in enumerate(ends) if b"thinking_closed" in content[:end].splitlines()[-1]]
-    for place in [*range(2, len(ends), 5), *places, *(place + 1 for place in places), *(place - 1 for place in places)]:
+    for place in [
+        *range(2, len(ends), step),
+        *places,
+        *(place + 1 for place in places),
+        *(place - 1 for place in places),
+    ]:
         path = cut(whole, ends[place], tmp_path / "cut.jsonl")
         run(engine(), CONFIG, path)
         again, before = completed(path), completed(whole)

@@ -29,6 +29,7 @@ from markovian_rsa_mlx.viewer.view_model import build_view
 from tests.support.audit_files import assert_lie_refused, read_lines, write_lines
 from tests.support.fakes import CharacterTokenizer, FakeEngine, boxed
 from tests.support.runs import QUESTION, cut, line_ends, of_file, run, small
+from tests.support.sizes import places, sizes
 
 VOTE = small(
     rounds=0, population=16, aggregation_size=1, early_stop="posterior", answer_selection="majority", concurrency=4
@@ -86,11 +87,12 @@ def test_a_decided_vote_ends_the_run(whole: Path) -> None:
     assert verify_file(whole, codec=CODEC).finished
 
 
-def test_a_run_cut_at_every_line_stops_at_the_same_answers(whole: Path, tmp_path: Path) -> None:
+@sizes("share", 8, 1)
+def test_a_run_cut_at_every_line_stops_at_the_same_answers(share: int, whole: Path, tmp_path: Path) -> None:
     ends, expected = line_ends(whole), outcome(whole)
     lines = read_lines(whole)
     config, stop = (VOTE if lines[0]["config"]["rounds"] == 0 else ROUNDS), first(lines, "stopped_early")
-    for place in range(1, len(ends), 1 if config is VOTE else 5):
+    for place in places(whole, share if config is VOTE else 5 * share)[1:]:
         path, engine = cut(whole, ends[place], tmp_path / "cut.jsonl"), FakeEngine(model)
         run(engine, config, path)
         assert outcome(path) == expected

@@ -37,6 +37,7 @@ from markovian_rsa_mlx.tokenizer import ChatMessage
 from tests.run.test_failures import failing
 from tests.support.fakes import FakeEngine, boxed
 from tests.support.runs import QUESTION, cut, line_ends, of, of_file, run, small
+from tests.support.sizes import places, sizes
 
 
 def long_trace(request: GenerationRequest, rng: random.Random) -> str:
@@ -111,8 +112,10 @@ def check_resumed(whole: Path, path: Path) -> None:
         assert request.generated_ids == held.get(request.trace_id, ())
 
 
-def test_resume_after_every_line(whole: Path, tmp_path: Path) -> None:
-    for index, end in enumerate([0, *line_ends(whole)]):
+@sizes("step", 6, 1)
+def test_resume_after_every_line(step: int, whole: Path, tmp_path: Path) -> None:
+    ends = line_ends(whole)
+    for index, end in enumerate([0, *(ends[place] for place in places(whole, step))]):
         check_resumed(whole, cut(whole, end, tmp_path / f"{index}.jsonl"))
 
 

@@ -221,6 +221,7 @@ def test_log_probabilities_of_smollm2() -> None:
     assert 1e-3 < float(mx.mean(difference)) < 2e-2
 
 
+@pytest.mark.slow  # fills caches of a gigabyte
 def test_rows_of_smollm2_in_the_same_memory() -> None:
     """1.7 times the rows of a 16-bit cache for traces of 4,096 tokens: as admission counts, and in measured bytes."""
     config = json.loads((smollm2_folder("float16") / "config.json").read_text())
