@@ -1,7 +1,9 @@
-"""Audit files of an earlier version still verify, show, open and resume, and their seeds still give their traces.
+"""Audit files of earlier versions still verify, show, open and resume, and seeds still give the recorded traces.
 
-The files in `trails/` were recorded on the embedded model before the redesign; `vllm.jsonl` on another model of a
-vLLM server. They must never be written again: a change that breaks one of them breaks the files of users.
+The files in `trails/` were recorded on earlier weights of the embedded model before the redesign; `vllm.jsonl` on
+another model of a vLLM server. They must never be written again: a change that breaks one of them breaks the files
+of users. `seeds.json` has digests of runs of the same questions and settings on the present weights. With new
+weights, and only then, `python -m tests.test_recorded_runs` writes it.
 """
 
 from __future__ import annotations
@@ -9,10 +11,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import gzip
+import hashlib
 import io
 import json
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +33,7 @@ from markovian_rsa_mlx.config import ADDED_SETTINGS
 from markovian_rsa_mlx.errors import ResumeError, VerificationError
 
 FOLDER = Path(__file__).parent / "trails"
+SEEDS = FOLDER / "seeds.json"
 EMBEDDED = ["answer", "final_aggregation", "finished", "killed", "paired", "stopped", "summary"]
 UNFINISHED = ["killed", "stopped"]
 ALL = [*EMBEDDED, "vllm"]
@@ -295,14 +300,40 @@ def test_unfinished_run_resumes_to_the_end(name: str, orchestrator: MarkovianRSA
 def test_recorded_seed_gives_the_recorded_traces(
     name: str, orchestrator: MarkovianRSAOrchestrator, tmp_path: Path
 ) -> None:
-    recorded = read(path_of(name))
-    question, config = recorded_question(recorded)
-    orchestrator.run(question, config, audit_path=tmp_path / "run.jsonl")
-    repeated = read(tmp_path / "run.jsonl")
+    recorded = json.loads(SEEDS.read_text("utf-8"))
+    events = repeat(name, orchestrator, tmp_path / "run.jsonl")
+    (setup,) = named(events, "run_setup")
+    assert setup["model_digest"] == recorded["model_digest"], "new weights: python -m tests.test_recorded_runs"
+    assert digests(events) == recorded["runs"][name]
 
-    def token_ids(events: list[Event]) -> dict[tuple[str, str], list[int]]:
-        completed = named(events, "trace_complete") + named(events, "summary_complete")
-        return {(event["event"], event["trace_id"]): event["token_ids"] for event in completed}
 
-    assert token_ids(repeated) == token_ids(recorded)
-    assert comparable(repeated) == comparable(recorded)
+def repeat(name: str, orchestrator: MarkovianRSAOrchestrator, path: Path) -> list[Event]:
+    """Run the question of a recorded file with its settings and its seed."""
+    question, config = recorded_question(read(path_of(name)))
+    orchestrator.run(question, config, audit_path=path)
+    return read(path)
+
+
+def digests(events: list[Event]) -> dict[str, str]:
+    """Return digests of the token ids of every trace and summary, and of all that the seed determines."""
+
+    def digest(value: object) -> str:
+        return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+    completed = named(events, "trace_complete") + named(events, "summary_complete")
+    found = {f"{event['event']} {event['trace_id']}": digest(event["token_ids"]) for event in completed}
+    return {**dict(sorted(found.items())), "run": digest(comparable(events))}
+
+
+def record() -> None:
+    """Write the digests of the present weights."""
+    with MarkovianRSAOrchestrator.from_pretrained() as opened, tempfile.TemporaryDirectory() as folder:
+        opened.any_question = True
+        runs = {name: repeat(name, opened, Path(folder) / f"{name}.jsonl") for name in EMBEDDED if name in FINISHED}
+    (setup,) = named(runs["finished"], "run_setup")
+    values = {"model_digest": setup["model_digest"], "runs": {name: digests(events) for name, events in runs.items()}}
+    SEEDS.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    record()

@@ -30,20 +30,26 @@ from training.traces import Chain, Pieces
 
 TEMPLATES = {name: PromptTemplate.load(name) for name in ("zaya_v1", "rsa_v1")}
 JUDGE = jinja2.Template(files("markovian_rsa_mlx.method.templates").joinpath("judge_v1.j2").read_text("utf-8"))
-#: How often each kind of example is drawn.
-MIX = {"search": 0.33, "aggregate": 0.36, "sum": 0.12, "continue": 0.15, "judge": 0.04}
+#: How often each kind of example is drawn, by stage of the training.
+MIXES = {
+    "main": {"search": 0.38, "aggregate": 0.38, "sum": 0.06, "continue": 0.13, "judge": 0.05},
+    "sums": {"search": 0.26, "aggregate": 0.3, "sum": 0.19, "continue": 0.21, "judge": 0.04},
+}
 #: How often an aggregation prompt has the layout `rsa_v1` instead of `zaya_v1`.
 OTHER_LAYOUT = 0.1
 #: How often a puzzle with three numbers, or with a target above 50, is kept.
-KEEP_THREE, KEEP_LARGE = 0.15, 0.25
+KEEP_THREE, KEEP_LARGE = 0.1, 0.25
 #: How many numbers the puzzles of the training have.
 COUNTS = (3, 4)
 #: Side branches of a search: right attempts, attempts that hit the target with wrong numbers; of a sum: other values.
-HITS = 6
+HITS = 9
 MISUSES = 2
 DRILLS = 7
 #: How often the model's own traces are used, where there are any: in aggregation prompts, in searches.
 HARVESTED_TAILS, HARVESTED_ATTEMPTS = 0.65, 0.5
+
+#: A tail's number, the chain that it claims, and the value that it claims for it.
+Claim = tuple[int, Chain, int]
 
 
 def text_of(pieces: Pieces) -> str:
@@ -54,8 +60,10 @@ def text_of(pieces: Pieces) -> str:
 class Drawer:
     """Draws examples with one random stream and one tokenizer."""
 
-    def __init__(self, tokenizer: Tokenizer, rng: random.Random, records: Sequence[Record] = ()) -> None:
-        self.records = records
+    def __init__(
+        self, tokenizer: Tokenizer, rng: random.Random, records: Sequence[Record] = (), mix: str = "main"
+    ) -> None:
+        self.records, self.mix = records, MIXES[mix]
         self.rng, self.vocabulary, self.tokenizer = rng, tokenizer, ReasonerTokenizer(tokenizer)
         message = ChatMessage(role="user", content="?")
         self.frame = chat_frame(self.tokenizer, [message], enable_thinking=True)
@@ -90,7 +98,7 @@ class Drawer:
             numbers, target = drawn
             if self.rng.random() >= (KEEP_THREE if len(numbers) == 3 else 1) * (KEEP_LARGE if target > 50 else 1):
                 continue
-            if found := traces.solutions(numbers, target):
+            if found := puzzles.solutions(numbers, target):
                 return numbers, target, found
 
     def question(self, numbers: tuple[int, ...], target: int) -> str:
@@ -101,7 +109,7 @@ class Drawer:
 
     def search(self) -> Example:
         """A trace from the bare question: wrong attempts, a right one, its conclusion."""
-        record = self.rng.choice(self.records) if self.records and self.rng.random() < HARVESTED_ATTEMPTS else None
+        record = self.record() if self.records and self.rng.random() < HARVESTED_ATTEMPTS else None
         numbers, target, found = (record.numbers, record.target, record.solutions) if record else self.puzzle()
         builder = Builder(self.vocabulary, self.prompt(self.question(numbers, target)))
         self.search_on(builder, numbers, target, found, record.failed if record else [])
@@ -119,10 +127,11 @@ class Drawer:
         boundaries = [len(builder.trunk)]
         drawn = rng.sample(failed, min(count, len(failed))) or traces.wrong_attempts(rng, numbers, target, count)
         for chain in drawn:
-            builder.extend(traces.failure(chain, numbers))
+            builder.extend(traces.attempt(chain, "no", 0.0))
             boundaries.append(len(builder.trunk))
-        for chain in rng.sample(found, min(HITS, len(found))):
-            builder.fork(traces.attempt(chain, "ok", 1.0), rng.choice(boundaries))
+        # With replacement: a puzzle with one solution counts as much as one with twenty.
+        for chain, boundary in dict.fromkeys((rng.choice(found), rng.choice(boundaries)) for _ in range(HITS)):
+            builder.fork(traces.attempt(chain, "ok", 1.0), boundary)
         hits = [chain for chain in failed if traces.value_of(chain) == target]
         for _ in range(MISUSES):
             if chain := rng.choice(hits) if hits and rng.random() < 0.7 else traces.misuse(rng, numbers, target):
@@ -139,27 +148,36 @@ class Drawer:
         text = "".join(text_of(traces.attempt(chain, "no", 0.0)) for chain in failed)
         if right is None:
             return text
-        return text + text_of(traces.attempt(right, "ok", 1.0)) + claim + traces.CLOSE
+        shown = text_of(traces.attempt(right, "ok", 1.0))
+        if rng.random() < 0.45:  # a trace of a later round: it took the claim from a tail
+            text, shown = (text if rng.random() < 0.2 else ""), f"take {rng.randint(1, 4)}: {claim[7:]}{shown}"
+        return text + shown + claim + traces.CLOSE
 
     def aggregate(self) -> Example:
-        """An aggregation prompt and a response that checks what is claimed, or searches."""
+        """An aggregation prompt and a response that takes a claim, checks it, or searches."""
         rng = self.rng
         numbers, target, found = self.puzzle()
         beta, tau = rng.choice((44, 52, 52, 52, 64, 80, 110)), rng.choice((24, 28, 32, 32, 32, 32, 40))
-        rate = rng.choice((0.0, 0.0, 0.15, 0.3, 0.6, 0.9))
+        rate = rng.choice((0.0, 0.0, 0.2, 0.4, 0.6, 0.9))
         tails: list[Tail] = []
-        claims: list[tuple[Chain, int]] = []
         for _ in range(rng.choice((1, 1, 2, 3, 4, 4, 4, 4))):
             right: Chain | None = rng.choice(found) if rng.random() < rate else None
             value = target
-            if rng.random() < 0.08:
+            if rng.random() < 0.1:
                 right, value = traces.false_claim(rng, numbers, target, rng.choice(found))
             claim = traces.solved(right, value) if right is not None else ""
             tails.append(self.tail(self.search_text(numbers, target, right, claim), beta, tau))
-            claims += reading.claims(tails[-1].text)
         builder = Builder(self.vocabulary, self.aggregation(self.question(numbers, target), tails))
-        self.respond(builder, numbers, target, found, claims, [])
+        self.respond(builder, numbers, target, found, self.claims(tails), [])
         return builder.build()
+
+    @staticmethod
+    def claims(tails: Sequence[Tail]) -> list[Claim]:
+        """What the tails claim, each chain of a tail once."""
+        found: list[Claim] = []
+        for number, tail in enumerate(tails, start=1):
+            found += dict.fromkeys((number, chain, value) for chain, value in reading.claims(tail.text))
+        return found
 
     def respond(
         self,
@@ -167,27 +185,25 @@ class Drawer:
         numbers: Sequence[int],
         target: int,
         found: list[Chain],
-        claims: list[tuple[Chain, int]],
+        claims: list[Claim],
         failed: list[Chain],
     ) -> None:
-        """Check claimed solutions until one is correct, or search."""
+        """Take claims until one is correct, or search."""
         rng, start = self.rng, len(builder.trunk)
-        different = list(dict.fromkeys(chain for chain, _ in claims))
-        checks = [(chain, self.is_right(chain, numbers, target)) for chain in rng.sample(different, len(different))]
-        # Any claim may be checked first: the others become side branches.
-        for chain, right in checks[1:4]:
-            builder.fork(traces.attempt(chain, "ok" if right else "no", 1.0), start)
-        for chain, right in checks:
-            builder.extend(traces.attempt(chain, "ok" if right else "no", 1.0))
+        taken: dict[Chain, tuple[Pieces, bool]] = {}
+        for number, chain, value in rng.sample(claims, len(claims)):
+            right = value == target and traces.is_right(chain, numbers, target)
+            line = f"take {number}: {traces.expression(chain)} = {value}\n"
+            taken.setdefault(chain, ([(line, 2.0), *traces.attempt(chain, "ok" if right else "no", 1.0)], right))
+        # Any claim may be taken first: the others become side branches.
+        for pieces, _ in list(taken.values())[1:4]:
+            builder.fork(pieces, start)
+        for chain, (pieces, right) in taken.items():
+            builder.extend(pieces)
             if right:
                 builder.extend(traces.conclusion(chain, target))
                 return
         self.search_on(builder, numbers, target, found, failed)
-
-    @staticmethod
-    def is_right(chain: Chain, numbers: Sequence[int], target: int) -> bool:
-        """Whether a chain solves the puzzle."""
-        return traces.value_of(chain) == target and sorted(traces.numbers_of(chain)) == sorted(numbers)
 
     def judge(self) -> Example:
         """A prompt that shows the tails of two attempts, and which is right after both are checked."""
@@ -204,9 +220,9 @@ class Drawer:
         prompt = JUDGE.render(problem=self.question(numbers, target).strip(), a=tails[0].text, b=tails[1].text)
         builder = Builder(self.vocabulary, self.prompt(prompt))
         for chain, _ in (claim for both in claims for claim in both):
-            verdict = "ok" if self.is_right(chain, numbers, target) else "no"
+            verdict = "ok" if traces.is_right(chain, numbers, target) else "no"
             builder.extend(traces.attempt(chain, verdict, 1.0))
-        worth = [bool(c) + 2 * any(self.is_right(chain, numbers, target) for chain, _ in c) for c in claims]
+        worth = [bool(c) + 2 * any(traces.is_right(chain, numbers, target) for chain, _ in c) for c in claims]
         builder.extend([(traces.CLOSE, 1.0)])
         choice = "A" if worth[0] > worth[1] else "B" if worth[1] > worth[0] else rng.choice("AB")
         builder.extend([(f"\\boxed{{{choice}}}{traces.END}", 1.0 if worth[0] == worth[1] else 2.0)])
@@ -214,16 +230,20 @@ class Drawer:
 
     def aggregate_harvested(self) -> Example:
         """As `aggregate`, with real tails of the model's own traces."""
-        rng, record = self.rng, self.rng.choice(self.records)
+        rng, record = self.rng, self.record()
         tau, count = rng.choice((28, 32, 32, 32, 40)), rng.choice((1, 1, 2, 3, 4, 4, 4, 4))
         traces_shown = rng.sample(rng.choice(record.rounds), count)
         if rng.random() < 0.4:  # a puzzle that is mostly solved shows few searches: hide the claims
             traces_shown = [self.before_claim(trace) for trace in traces_shown]
         tails = [self.cut(trace, tau) for trace in traces_shown]
-        claims = [claim for tail in tails for claim in reading.claims(tail.text)]
         builder = Builder(self.vocabulary, self.aggregation(self.question(record.numbers, record.target), tails))
-        self.respond(builder, record.numbers, record.target, record.solutions, claims, record.failed)
+        self.respond(builder, record.numbers, record.target, record.solutions, self.claims(tails), record.failed)
         return builder.build()
+
+    def record(self) -> Record:
+        """A record; of two drawn, the one with fewer solutions, since the search learns most from hard puzzles."""
+        one, other = self.rng.choice(self.records), self.rng.choice(self.records)
+        return one if len(one.solutions) <= len(other.solutions) else other
 
     def before_claim(self, trace: list[int]) -> list[int]:
         """A trace cut before its first attempt that it calls right."""
@@ -313,10 +333,10 @@ class Drawer:
             "continue": self.continue_sum,
             "judge": self.judge,
         }
-        return kinds[self.rng.choices(list(MIX), list(MIX.values()))[0]]()
+        return kinds[self.rng.choices(list(self.mix), list(self.mix.values()))[0]]()
 
 
-def write_shards(tokenizer_file: Path, folder: Path, size: int, ahead: int, first: int, seed: int) -> None:
+def write_shards(tokenizer_file: Path, folder: Path, size: int, ahead: int, first: int, seed: int, mix: str) -> None:
     """Keep `ahead` shards of `size` examples in `folder` until the trainer's `stop` file appears."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
@@ -326,7 +346,7 @@ def write_shards(tokenizer_file: Path, folder: Path, size: int, ahead: int, firs
             time.sleep(1.0)
             continue
         records = load_records(folder.parent / "harvest")
-        drawer = Drawer(tokenizer, random.Random(f"{seed} {number}"), records)
+        drawer = Drawer(tokenizer, random.Random(f"{seed} {number}"), records, mix)
         examples = [drawer.example() for _ in range(size)]
         part = folder / f"{number:06d}.part"
         part.write_bytes(pickle.dumps(examples))
@@ -342,9 +362,10 @@ def main() -> None:
     parser.add_argument("--ahead", type=int, default=6)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--mix", choices=list(MIXES), default="main")
     options = parser.parse_args()
     run = partial(write_shards, options.tokenizer, options.folder, options.size, options.ahead)
-    run(options.first, options.seed)
+    run(options.first, options.seed, options.mix)
 
 
 if __name__ == "__main__":

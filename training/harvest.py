@@ -19,7 +19,7 @@ from training import reading
 from training.evaluate import Evaluator, Problem, Setting, load
 from training.model import Llama
 from training.records import Record
-from training.traces import is_dead
+from training.traces import is_right
 
 
 def harvest(evaluator: Evaluator, count: int, setting: Setting) -> list[Record]:
@@ -34,7 +34,7 @@ def harvest(evaluator: Evaluator, count: int, setting: Setting) -> list[Record]:
         own = [outputs[index * setting.population : (index + 1) * setting.population] for outputs in rounds]
         texts = [evaluator.tokenizer.decode(trace) for trace in own[0]]
         tried = {chain for text in texts for chain in reading.attempts(text)}
-        failed = {chain for chain in tried if is_dead(chain, numbers, target)}
+        failed = {chain for chain in tried if not is_right(chain, numbers, target)}
         records.append(Record(numbers, target, found, own, sorted(failed)))
     return records
 

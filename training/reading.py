@@ -24,7 +24,7 @@ def attempts(text: str) -> list[Chain]:
 
 def first_success(text: str) -> int:
     """Where the first attempt that the trace calls right begins; the length of the text if there is none."""
-    found = re.search(r"^\d\S* ok$|^solved ", text, re.MULTILINE)
+    found = re.search(r"^\d\S* ok$|^solved |^take ", text, re.MULTILINE)
     return found.start() if found else len(text)
 
 

@@ -1,7 +1,7 @@
 """Makes the embedded reasoner from scratch: `python -m training.run`. Run again, it continues.
 
-Order: training, beside which one process draws examples and another samples traces of the latest checkpoint
-on training puzzles, to be shown in later examples; export into the package; evaluation.
+Order: the stages of the training, beside which one process draws examples and another samples traces of the
+latest checkpoint on training puzzles, to be shown in later examples; export into the package; evaluation.
 """
 
 from __future__ import annotations
@@ -13,14 +13,30 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "src" / "markovian_rsa_mlx" / "reasoner" / "model"
-#: Planned tokens of the training, and the part of them before the rate is annealed.
-TOKENS, HOLD = 19_000_000, 0.55
 #: The tokenizer stays as it is, so that audit files of earlier versions of the model can be verified.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training: its mix of examples, planned tokens, the part of them before annealing, and rates."""
+
+    mix: str
+    tokens: int
+    hold: float
+    muon: float
+    adam: float
+
+    def arguments(self) -> list[object]:
+        return ["--tokens", self.tokens, "--hold", self.hold, "--muon", self.muon, "--adam", self.adam]
+
+
+STAGES = (Stage("main", 32_000_000, 0.6, 0.02, 0.004), Stage("sums", 4_500_000, 0.15, 0.007, 0.0014))
 
 
 def python(module: str, *arguments: object) -> list[str]:
@@ -41,15 +57,29 @@ def beside(*commands: list[str]) -> Iterator[None]:
             process.wait()
 
 
-def data(work: Path) -> list[str]:
+def data(work: Path, mix: str) -> list[str]:
     """The command line of the process that writes shards. Their numbers follow those of earlier runs."""
     folder = work / "shards"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     stamp = work / "runs.txt"
     runs = len(stamp.read_text().splitlines()) if stamp.exists() else 0
     stamp.write_text("run\n" * (runs + 1))
-    command = python("data", "--tokenizer", work / "model" / "tokenizer.json", "--folder", folder)
+    command = python("data", "--tokenizer", work / "model" / "tokenizer.json", "--folder", folder, "--mix", mix)
     return [*command, "--first", str(runs * 10_000)]
+
+
+def train(stage: Stage, work: Path, before: Path | None) -> None:
+    """Run a stage in the folder `work`, or what is left of it. It begins with the weights of the stage in `before`."""
+    (work / "model").mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        shutil.copy(MODEL / name, work / "model" / name)
+    words = python("train", "--work", work, "--assistant", *stage.arguments())
+    if before is not None:
+        words += ["--begin-with", str(before / "checkpoint.pt")]
+        if not (work / "harvest").exists():
+            shutil.copytree(before / "harvest", work / "harvest")
+    with beside(data(work, stage.mix), python("harvest", "--work", work)):
+        subprocess.run(words, check=True)
 
 
 def main() -> None:
@@ -57,18 +87,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "training" / "work")
     parser.add_argument("--to", type=Path, default=MODEL, help="the model folder to write")
     options = parser.parse_args()
-    work = options.work
     # Spinning threads would fight the data process for its core.
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "src")])
-    (work / "model").mkdir(parents=True, exist_ok=True)
-    for name in TOKENIZER_FILES:
-        shutil.copy(MODEL / name, work / "model" / name)
-    train = python("train", "--work", work, "--assistant", "--tokens", TOKENS, "--hold", HOLD)
-    with beside(data(work), python("harvest", "--work", work)):
-        subprocess.run(train, check=True)
-    subprocess.run(python("export", "--work", work, "--to", options.to), check=True)
-    subprocess.run(python("evaluate", "--work", work, "--puzzles", 200, "--sums", 100), check=True)
+    before = None
+    for stage in STAGES:
+        train(stage, options.work / stage.mix, before)
+        before = options.work / stage.mix
+    subprocess.run(python("export", "--work", before, "--to", options.to), check=True)
+    subprocess.run(python("evaluate", "--work", before, "--puzzles", 200, "--sums", 100), check=True)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,11 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from markovian_rsa_mlx.reasoner.puzzles import LARGEST, Chain, Step, apply, chains
-from markovian_rsa_mlx.reasoner.puzzles import solutions as every_solution
+from markovian_rsa_mlx.reasoner.puzzles import LARGEST, Chain, apply, chains
 
 Pieces = list[tuple[str, float]]
-#: A verdict is one token of fifteen, and the one that matters. To give up early is worth less than to be wrong then.
-VERDICT, GIVEN_UP = 3.0, 0.5
+#: A verdict is one token of fifteen, and the one that matters.
+VERDICT = 3.0
 CLOSE = "</think>\n"
 END = "<|end|>"
 
@@ -32,49 +31,9 @@ def numbers_of(chain: Chain) -> list[int]:
     return [chain[0], *(number for _, number in chain[1])]
 
 
-def canonical(chain: Chain) -> Chain:
-    """The chain with the steps of each run of `+ -` or of `* /` in one order: `+` (`*`) first, the larger number first.
-
-    Chains that differ only in such an order are one attempt, so only this form is taught. A chain whose ordered form
-    has no result is returned as it is.
-    """
-    first, steps = chain
-    runs: list[list[Step]] = []
-    for op, number in steps:
-        if not runs or (runs[-1][0][0] in "+-") != (op in "+-"):
-            runs.append([])
-        runs[-1].append((op, number))
-    joining = "+" if runs and runs[0][0][0] in "+-" else "*"
-    if runs:
-        runs[0].append((joining, first))
-    ordered = [step for run in runs for step in sorted(run, key=lambda step: (step[0] in "-/", -step[1]))]
-    changed = (ordered[0][1], tuple(ordered[1:])) if ordered else chain
-    return changed if value_of(changed) == value_of(chain) else chain
-
-
-def solutions(numbers: Sequence[int], target: int) -> list[Chain]:
-    """The different chains that solve a puzzle, in canonical form."""
-    return sorted({canonical(chain) for chain in every_solution(numbers, target)})
-
-
-def is_dead(chain: Chain, numbers: Sequence[int], target: int) -> bool:
-    """Whether a chain over all the numbers, or all but one, cannot lead to the target."""
-    rest, value = list(numbers), value_of(chain)
-    for number in numbers_of(chain):
-        if number not in rest:
-            return True
-        rest.remove(number)
-    if value is None or not rest:
-        return value != target
-    return len(rest) == 1 and all(apply(value, op, rest[0]) != target for op in "+-*/")
-
-
-def given_up(chain: Chain, numbers: Sequence[int], target: int) -> Chain:
-    """A failing chain as an attempt shows it: without its last number, if no step with that number helps."""
-    short = (chain[0], chain[1][:-1])
-    if sorted(numbers_of(chain)) == sorted(numbers) and len(chain[1]) > 1 and is_dead(short, numbers, target):
-        return short
-    return chain
+def is_right(chain: Chain, numbers: Sequence[int], target: int) -> bool:
+    """Whether a chain solves the puzzle."""
+    return value_of(chain) == target and sorted(numbers_of(chain)) == sorted(numbers)
 
 
 def expression(chain: Chain) -> str:
@@ -86,26 +45,15 @@ def expression(chain: Chain) -> str:
     return text
 
 
-def attempt(chain: Chain, verdict: str, choices: float, last: float | None = None) -> Pieces:
-    """`13-7=6*18=108-8=100 ok` and a line break; `18+7=25-13=12 no` where the last number cannot help.
-
-    `choices` weighs the numbers and operations, `last` the last number, which the others leave no choice for.
-    """
+def attempt(chain: Chain, verdict: str, choices: float) -> Pieces:
+    """`13-7=6*18=108-8=100 no` and a line break; `choices` weighs the numbers and operations."""
     pieces: Pieces = [(str(chain[0]), choices)]
     value: int | None = chain[0]
-    for index, (op, number) in enumerate(chain[1], start=1):
-        is_last = index == len(chain[1]) and last is not None
-        pieces += [(op, choices), (str(number), last if is_last else choices)]  # type: ignore[list-item]
+    for op, number in chain[1]:
+        pieces.append((f"{op}{number}", choices))
         value = apply(value, op, number) if value is not None else None
         pieces.append((f"={value}", 1.0))
     return [*pieces, (f" {verdict}\n", VERDICT)]
-
-
-def failure(chain: Chain, numbers: Sequence[int]) -> Pieces:
-    """A failing attempt. The last of all the numbers is learned: else it would be whatever hits the target."""
-    whole = sorted(numbers_of(chain)) == sorted(numbers)
-    *pieces, (verdict, weight) = attempt(chain, "no", 0.0, 1.0 if whole else 0.0)
-    return [*pieces, (verdict, weight if len(chain[1]) >= len(numbers) - 1 else GIVEN_UP)]
 
 
 def solved(chain: Chain, target: int) -> str:
@@ -172,12 +120,9 @@ def wrong_attempts(rng: random.Random, numbers: Sequence[int], target: int, coun
     """Up to `count` different attempts that fail, a few of them for their numbers only."""
     found: list[Chain] = []
     for _ in range(count):
-        chain = misuse(rng, numbers, target) if rng.random() < 0.2 else None
+        chain = misuse(rng, numbers, target) if rng.random() < 0.3 else None
         chain = chain or near_miss(rng, numbers, target, rng.choice((1, 2, 4)))
-        if chain is None:
-            continue
-        chain = canonical(chain) if rng.random() < 0.6 else given_up(canonical(chain), numbers, target)
-        if chain not in found and is_dead(chain, numbers, target):
+        if chain is not None and chain not in found:
             found.append(chain)
     return found
 

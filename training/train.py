@@ -177,6 +177,8 @@ def assist(
 ) -> None:
     """The assistant's loop: copy the weights, compute one batch's gradients, wait until they are taken."""
     os.nice(19)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
     if options.assistant_core is not None:
         os.sched_setaffinity(0, {options.assistant_core})
     torch.set_num_threads(1)
@@ -193,6 +195,8 @@ def assist(
         tokens.value = sum(map(len, batch))
         ready.set()
         while ready.is_set():
+            if not parent.is_alive():  # the training was killed
+                return
             time.sleep(0.005)
 
 

@@ -38,36 +38,36 @@ def test_an_attempt_and_its_conclusion_read_as_specified() -> None:
     assert puzzles.check(traces.expression(CHAIN), puzzle)
 
 
-def test_chains_that_differ_in_the_order_of_equal_operations_are_one_attempt() -> None:
-    same = [
-        (3, (("+", 9), ("-", 2), ("+", 5))),
-        (9, (("-", 2), ("+", 3), ("+", 5))),
-        (5, (("+", 9), ("+", 3), ("-", 2))),
-    ]
-    assert {traces.canonical(chain) for chain in same} == {(9, (("+", 5), ("+", 3), ("-", 2)))}
-    assert traces.canonical((4, (("/", 2), ("*", 9), ("+", 1)))) == (9, (("*", 4), ("/", 2), ("+", 1)))
+def test_a_response_takes_claims_until_one_is_right(drawer: Drawer) -> None:
+    false = (18, (("+", 13), ("*", 7), ("-", 8)))
+    for first in range(20):
+        drawer.rng = random.Random(first)
+        builder = Builder(drawer.vocabulary, [0])
+        claims = [(2, false, 100), (3, CHAIN, 100), (4, CHAIN, 100)]
+        drawer.respond(builder, (7, 8, 13, 18), 100, [CHAIN], claims, [])
+        text = drawer.vocabulary.decode(builder.build().ids[1 : len(builder.trunk)].tolist(), skip_special_tokens=False)
+        taken = [line for line in text.splitlines() if line.startswith("take")]
+        assert taken[-1] in {f"take {number}: ((13 - 7) * 18) - 8 = 100" for number in (3, 4)}
+        assert taken[:-1] in ([], ["take 2: ((18 + 13) * 7) - 8 = 100"])
+        assert text.count(" no\n") == len(taken) - 1
+        assert text.endswith("\n</think>\n\\boxed{((13 - 7) * 18) - 8}<|end|>")
 
 
-def test_canonical_form_keeps_numbers_and_value() -> None:
-    rng = random.Random(2)
-    for _ in range(500):
-        chain = traces.random_chain(rng, [rng.randint(1, 20) for _ in range(4)])
-        if chain is not None:
-            changed = traces.canonical(chain)
-            assert traces.value_of(changed) == traces.value_of(chain)
-            assert sorted(traces.numbers_of(changed)) == sorted(traces.numbers_of(chain))
-            assert traces.canonical(changed) == changed
-
-
-def test_attempt_is_given_up_only_where_its_last_number_cannot_help() -> None:
-    numbers, target = (7, 8, 13, 18), 100
-    assert traces.given_up((18, (("+", 7), ("-", 13), ("*", 8))), numbers, target) == (18, (("+", 7), ("-", 13)))
-    hopeful = (13, (("-", 7), ("*", 18), ("+", 8)))  # 108 + 8, where 108 - 8 is right
-    assert traces.given_up(hopeful, numbers, target) == hopeful
-    assert not traces.is_dead((*hopeful[:1], hopeful[1][:-1]), numbers, target)
-    misused = (13, (("-", 7), ("*", 18), ("-", 7)))
-    assert traces.is_dead(misused, numbers, target)
-    assert traces.given_up(misused, numbers, target) == misused
+def test_a_search_teaches_a_lone_solution_as_often_as_many(drawer: Drawer) -> None:
+    question = drawer.prompt("?")
+    for _ in range(20):
+        builder = Builder(drawer.vocabulary, question)
+        drawer.search_on(builder, (7, 8, 13, 18), 100, [CHAIN], [])
+        example = builder.build()
+        forks = []
+        for number in range(1, int(example.branch.max()) + 1):
+            of_branch = example.branch == number
+            text = drawer.vocabulary.decode(example.ids[of_branch].tolist())
+            if text.endswith(" ok\n"):
+                assert text == "13-7=6*18=108-8=100 ok\n"
+                forks.append(int(example.fork[of_branch][0]))
+        assert forks
+        assert len(forks) == len(set(forks))
 
 
 def test_claims_are_whole_attempts_called_right_and_solved_lines() -> None:
