@@ -23,9 +23,10 @@ from mlx_lm.utils import quantize_model
 from markovian_rsa_mlx.backends.mlx.device import default_limit_bytes, wired_limit_bytes
 from markovian_rsa_mlx.backends.mlx.memory import build_lazily, footprint_of
 from markovian_rsa_mlx.backends.policy import DEFAULT_MAX_ROWS, MemoryBudget
-from markovian_rsa_mlx.cli.plan import decode_work, longest_sequence
+from markovian_rsa_mlx.cli.plan import decode_work
 from markovian_rsa_mlx.config import PROFILES
 from markovian_rsa_mlx.convert.recipe import Recipe
+from markovian_rsa_mlx.method.context import PromptLengths, longest_sequence
 from markovian_rsa_mlx.predict.expected import Prospect
 from markovian_rsa_mlx.predict.length_data import PUBLISHED
 
@@ -75,7 +76,7 @@ def cell(memory_gib: int, chip: str, share: float, weights: str, profile: str) -
     limit, config, model = default_limit_bytes(working_set_of(memory_gib, share)), PROFILES[profile], model_of(weights)
     most = min(DEFAULT_MAX_ROWS, decode_work(config).all_traces)
     budget = MemoryBudget(footprint_of(model), most, limit)
-    longest = longest_sequence(config, QUESTION_TOKENS)
+    longest = longest_sequence(config, PromptLengths.without_template(config, QUESTION_TOKENS)).tokens
     rows = next((rows for rows in range(most, 0, -1) if budget.required_bytes(rows, longest) <= limit), 0)
     if rows == 0:
         return Cell(0, 0, None)

@@ -578,7 +578,7 @@ def test_a_bad_template_is_refused_before_anything_is_generated(tmp_path: Path) 
 def test_a_run_that_cannot_fit_the_context_is_refused_before_it_starts() -> None:
     needs = len(SINGLE_PROMPT) + 200
     assert run(FakeEngine(context_length=needs), small(rounds=0)).text
-    with pytest.raises(ContextLengthError, match="Lower thinking_tokens, tail_tokens"):
+    with pytest.raises(ContextLengthError, match="Lower final_tokens to"):
         run(FakeEngine(context_length=needs - 1), small(rounds=0))
     with pytest.raises(ContextLengthError):
         run(FakeEngine(context_length=needs), small(rounds=1))

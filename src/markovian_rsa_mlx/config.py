@@ -21,6 +21,8 @@ from .text_files import read_text
 #: `tail_tokens` as a user writes it for full-chain RSA: the tail is the whole trace (tau = beta).
 FULL: Final = "full"
 _MAX_TOKENS = 10_000_000
+#: `thinking_tokens` of the paper's recommended deployment.
+_RECOMMENDED_THINKING: Final = 16_000
 #: Limits of a JSON Schema, in characters of JSON and in levels.
 MAX_SCHEMA_LENGTH: Final = 64_000
 MAX_SCHEMA_DEPTH: Final = 50
@@ -260,17 +262,20 @@ class RSAConfig:
         """Return plain values by field name, for JSON."""
         return dataclasses.asdict(self)
 
-    def warnings(self, *, published_model: bool = True) -> list[str]:
+    def warnings(self, *, published_model: bool = True, context_length: int | None = None) -> list[str]:
         """Return warnings about these settings, a sentence each.
 
         Without `published_model`, leave out those that apply only to models like the published one (the token limits of
-        the embedded reasoner are a thousandth of theirs).
+        the embedded reasoner are a thousandth of theirs). Also leave out a recommendation that a model with this
+        `context_length` cannot follow.
         """
         found = []
-        if self.rounds and self.thinking_tokens <= 8_000 and published_model:
+        may_think_longer = context_length is None or context_length > _RECOMMENDED_THINKING
+        if self.rounds and self.thinking_tokens <= 8_000 and published_model and may_think_longer:
             found.append(
                 f"thinking_tokens is {self.thinking_tokens}: in the published runs 8,000 did worse than one long "
-                "trace (86.5 against 88.3 on AIME'25); 16,000 is recommended where memory and time allow."
+                f"trace (86.5 against 88.3 on AIME'25); {_RECOMMENDED_THINKING:,} is recommended where "
+                "memory and time allow."
             )
         if self.rounds and self.tail_tokens != FULL and self.tail_limit == self.thinking_tokens:
             found.append(

@@ -6,6 +6,7 @@ Each class is one kind of error. Its message is for the user: what failed, the v
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from .redact import redact
@@ -52,10 +53,18 @@ class TemplateError(MarkovianRSAError):
 
 
 class ContextLengthError(MarkovianRSAError):
-    """The run would need more context than the model has."""
+    """The run would need more context than the model has.
+
+    `settings` has lower values of settings with which it would fit, if any are known, and `facts` the message without
+    this remedy.
+    """
 
     exit_code = 2
     kind = "context_length_exceeded"
+
+    def __init__(self, message: str, *, facts: str = "", settings: Mapping[str, int] | None = None) -> None:
+        super().__init__(message)
+        self.facts, self.settings = facts or message, dict(settings or {})
 
 
 class ModelError(MarkovianRSAError):

@@ -136,21 +136,22 @@ def fetch_files(model: str, revision: str | None, patterns: Sequence[str]) -> Pa
 
     Downloads them if one of the first two patterns is not cached. Raises `ModelError`.
     """
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    _use_environment()
     wanted = list(patterns)
     cached = _cached_snapshot(model, revision, wanted)
     if cached is not None:
         return cached
     try:
         # Fails immediately without a network, where a download would retry.
-        HfApi().model_info(model, revision=revision, timeout=HUB_TIMEOUT_S)
+        _repository_info(model, revision, dataset=False)
+    except _UnreachableError as error:
+        raise _unreachable(model, error.reason) from error
+    try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=wanted))
     except Exception as error:
         raise ModelError(
-            f"{model} is not on this machine, and the hub does not provide its files ({cause_of(error)}); check the "
-            "name and the network, or give the folder of a downloaded model."
+            f"The download of {model} broke off ({cause_of(error)}); run it again to continue it."
         ) from error
 
 
@@ -233,7 +234,7 @@ def cached_models() -> list[CachedModel]:
     return sorted(found)
 
 
-def cached_folder(model: str, patterns: Sequence[str]) -> Path | None:
+def cached_folder(model: str, patterns: Sequence[str], revision: str | None = None) -> Path | None:
     """Return the folder of a model that is on this machine, or None. Uses no network.
 
     `model` is a folder, or a hub id whose first two patterns are cached.
@@ -241,7 +242,7 @@ def cached_folder(model: str, patterns: Sequence[str]) -> Path | None:
     path = Path(model).expanduser()
     if path.is_dir():
         return path
-    return _cached_snapshot(model, None, list(patterns)) if model.count("/") == 1 else None
+    return _cached_snapshot(model, revision, list(patterns)) if model.count("/") == 1 else None
 
 
 def _cached_snapshot(model: str, revision: str | None, patterns: list[str]) -> Path | None:
@@ -362,6 +363,13 @@ def _refused(repo: str, revision: str | None, error: Exception, *, dataset: bool
     )
 
 
+def _unreachable(model: str, reason: str) -> ModelError:
+    return ModelError(
+        f"{model} is not on this machine and the hub cannot be reached ({reason}); "
+        "check the network, or give the folder of a downloaded model."
+    )
+
+
 def _cached_model(model: str, revision: str | None, reason: str) -> Path:
     from huggingface_hub import snapshot_download
 
@@ -370,10 +378,7 @@ def _cached_model(model: str, revision: str | None, reason: str) -> Path:
             snapshot_download(model, revision=revision, allow_patterns=list(MODEL_FILES), local_files_only=True)
         )
     except Exception as error:
-        raise ModelError(
-            f"{model} is not on this machine and the hub cannot be reached ({reason}); "
-            "check the network, or give the folder of a downloaded model."
-        ) from error
+        raise _unreachable(model, reason) from error
     if not (path / "config.json").exists() or not any(path.glob("model*.safetensors")):
         raise ModelError(
             f"{model} is only partly on this machine and the hub cannot be reached ({reason}); "

@@ -170,6 +170,18 @@ def test_view_fits_the_terminal(width: int, height: int, setup: RunSetupEvent, c
     assert any("round 2" in line for line in lines) or height == 40 or width < 40
 
 
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_a_long_answer_leaves_the_other_columns_whole(width: int, setup: RunSetupEvent, clock: Clock) -> None:
+    progress = begun(CONFIG.replace(answer_kind="open"), setup, clock)
+    progress.event(complete("r0-00", "so</think>" + "The capital of France is Colmar. " * 20))
+    lines = render(progress, width).split("\n")
+    assert lines[1].split() == ["trace", "state", "tokens", "tok/s", "reads", "answer"]
+    row = next(line for line in lines if "Colmar" in line)
+    assert row.split()[:2] == ["r0-00", "done"]
+    assert row.rstrip().endswith("…")
+    assert next(line for line in lines if line.startswith("r1-00")).split()[3:] != []
+
+
 def test_text_of_a_model_cannot_control_the_terminal(progress: RunProgress) -> None:
     progress.event(complete("r0-00", "so</think>\\boxed{" + HOSTILE + "}"))
     console = Console(file=io.StringIO(), width=100, height=30, force_terminal=True, color_system=None)

@@ -8,7 +8,8 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import mlx.core as mx
 import pytest
@@ -19,13 +20,15 @@ from markovian_rsa_mlx.backends.mlx import device, engine, memory, sampling
 from markovian_rsa_mlx.backends.mlx.loading import load_model
 from markovian_rsa_mlx.backends.policy import ModelFootprint
 from markovian_rsa_mlx.backends.upstream import probe
-from markovian_rsa_mlx.cli import doctor_report
+from markovian_rsa_mlx.cli import doctor, doctor_report
+from markovian_rsa_mlx.cli.doctor_checks import Line
+from markovian_rsa_mlx.cli.options import ModelChoice
 from markovian_rsa_mlx.method import prompts
 from markovian_rsa_mlx.tokenizer import TextPart, Tokenizer
 
 from ..backends.fake_upstream import FakeUpstream, Running, free_port, letters
 from ..models import folders
-from ..support.fakes import CharacterTokenizer, boxed
+from ..support.fakes import CharacterTokenizer, FakeBackend, boxed
 from ..support.smollm2 import smollm2_folder
 from .conftest import Run
 
@@ -50,6 +53,25 @@ def test_the_embedded_model_passes_every_check(mrsa: Run) -> None:
     states = [line.split()[:2] for line in ran.out.splitlines() if line[0] != " "]
     assert {int(kind) for _, kind in states} == {1, 2, 3, 4, 5, 6, 7, 8, 10}
     assert {state for state, _ in states} <= {"ok", "warn"}
+    assert all("tolerance" in line for line in ran.out.splitlines() if "planned" in line)
+    assert "--final-tokens" not in ran.out
+
+
+def test_a_context_without_room_for_a_profile_is_a_warning() -> None:
+    def found(context: int) -> Line:
+        engine = FakeBackend(context_length=context)
+        subject = SimpleNamespace(engine=engine, tokenizer=engine.tokenizer, choice=ModelChoice("x"))
+        (line,) = doctor._profiles(cast(Any, subject))
+        return line
+
+    short = found(8_192)
+    assert (short.kind, short.state) == (2, "warn")
+    assert "8,192" in short.seen
+    assert "--thinking-tokens " in short.advice
+    roomy = found(40_000)
+    assert (roomy.kind, roomy.state) == (2, "ok")
+    assert "default-16gb" in roomy.seen
+    assert "paper-headline-40k" not in roomy.seen
 
 
 def edit(file: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from markovian_rsa_mlx import reasoner, run_store
 from markovian_rsa_mlx.audit.events import RunEndEvent
 from markovian_rsa_mlx.cli import plan
-from markovian_rsa_mlx.cli.plan import decode_work, longest_sequence
+from markovian_rsa_mlx.cli.plan import decode_work
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.method.lineage import Lineage
 from tests.support.fakes import FakeEngine
@@ -84,8 +86,31 @@ def test_solve_shows_its_plan_before_the_model_is_loaded(mrsa: Run, monkeypatch:
     plan = next(line for line in ran.err.splitlines() if line.startswith("Plan: "))
     assert all(part in plan for part in ("weights 5.8 MB", "traces at once", "at most 300 tokens", "time unknown"))
     assert "Plan:" not in mrsa("solve", "1+1?", "--model", folder, "--profile", "embedded").err
-    too_small = mrsa("solve", "1+1?", "--model", folder, "--memory-limit-gb", "0.001")
+    limits = ("--thinking-tokens", "60", "--tail-tokens", "20", "--final-tokens", "60", "--memory-limit-gb", "0.001")
+    too_small = mrsa("solve", "1+1?", "--model", folder, *limits)
     assert "does not fit: not even one trace" in too_small.err
+
+
+def test_solve_stops_before_loading_with_a_command_that_works(mrsa: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("markovian_rsa_mlx.cli.run.load_orchestrator", load)
+    ran = mrsa("solve", "--model", str(reasoner.model_path()), "--final-tokens", "9000", "What is -1 + 2?")
+    assert (ran.code, ran.out) == (2, "")
+    assert "Plan:" not in ran.err
+    error, command = ran.err.splitlines()
+    assert error.startswith("error: ")
+    words = shlex.split(command)
+    assert words[-6::2] == ["--thinking-tokens", "--tail-tokens", "--final-tokens"]
+    repeated = mrsa(*words[words.index("solve") :])
+    assert repeated.code == 130  # the model would be loaded
+    assert "Plan:" in repeated.err
+    # The figure is that of the run itself, for the same question.
+    monkeypatch.undo()
+    tokens = re.findall(r"can need ([\d,]+) tokens", error)
+    inside = mrsa("solve", "--force", "--final-tokens", "9000", "--profile", "default-16gb", "What is -1 + 2?")
+    assert re.findall(r"can need ([\d,]+) tokens", inside.err) == tokens
 
 
 def test_time_of_a_plan_follows_from_the_last_run_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,12 +177,29 @@ def test_memory_limit_reduces_concurrent_traces(model: str, mrsa: Run) -> None:
     assert json.loads(mrsa(*line, "--concurrency", "2").out)["traces_at_once"] == 2
 
 
-def test_text_output_has_figures_and_warnings(model: str, mrsa: Run) -> None:
+def test_text_output_has_figures_and_the_refusal(model: str, mrsa: Run) -> None:
     ran = mrsa("plan", "--model", model, "--profile", "paper-light-8k")
     assert ran.code == 1
-    assert "more than the model's context holds" in ran.out
+    assert "more than the model's context" in ran.out
     assert "57,000 tokens" in ran.out
-    assert "warning: thinking_tokens is 8000" in ran.err
+
+
+def test_a_refusal_names_options_with_which_the_plan_fits(model: str, mrsa: Run) -> None:
+    line = ("plan", "--model", model, "--profile", "paper-16k")
+    ran = mrsa(*line)
+    refused = next(text for text in ran.out.splitlines() if text.startswith("refused"))
+    options = re.findall(r"--[a-z]+-tokens \d+", refused)
+    assert len(options) == 3
+    fitting = mrsa(*line, *" ".join(options).split(), "--json")
+    assert fitting.code == 0
+    assert json.loads(fitting.out)["fitting_settings"] is None
+
+
+def test_a_model_that_cannot_think_longer_is_not_told_to(model: str, tmp_path: Path, mrsa: Run) -> None:
+    line = ("plan", "--thinking-tokens", "300", "--tail-tokens", "75", "--final-tokens", "300", "--model")
+    assert "warning" not in mrsa(*line, model).err
+    (tmp_path / "config.json").write_text(json.dumps({**LLAMA, "max_position_embeddings": 40_000}))
+    assert "warning: thinking_tokens is 300" in mrsa(*line, str(tmp_path)).err
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"model_type": "no_such_model"}', "{}"])
@@ -176,7 +218,7 @@ def test_unknown_model_exits_1_with_the_cause(mrsa: Run, monkeypatch: pytest.Mon
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", refuse)
     ran = mrsa("plan", "--model", "no-such/model")
     assert (ran.code, ran.out) == (1, "")
-    assert "ConnectionError: no network)" in ran.err
+    assert "the hub cannot be reached (ConnectionError: no network)" in ran.err
 
 
 def test_folder_without_config_exits_1(tmp_path: Path, mrsa: Run) -> None:
@@ -202,8 +244,3 @@ def test_decode_work_of_a_population_by_round() -> None:
     assert work.traces == sum(map(len, needed.values()))
     assert work.tokens == (len(needed[0]) + len(needed[1])) * 16_000 + 3 * 99
     assert (work.all_traces, work.all_tokens) == (16, 13 * 16_000 + 3 * 99)
-
-
-def test_longest_sequence_without_rounds_has_no_tails() -> None:
-    assert longest_sequence(RSAConfig(rounds=0), 1_000) == 1_000 + 16_000
-    assert longest_sequence(RSAConfig(), 1_000) == 1_000 + 2 * 4_000 + 16_000

@@ -46,6 +46,21 @@ def test_default_settings_depend_on_the_model(mrsa: Run, served: list[ServerSett
     assert served[2].base == RSAConfig.paper_16k().replace(population=20, answer_kind="auto")
 
 
+def test_options_are_named_if_no_profile_suits(
+    mrsa: Run, served: list[ServerSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def choose_profile(*_: Any, **__: Any) -> default_profile.DefaultProfile:
+        return default_profile.DefaultProfile("default-16gb", "it is long", suits=False, settings={"final_tokens": 7})
+
+    monkeypatch.setattr(FakeBackend, "timer", None, raising=False)
+    monkeypatch.setattr(default_profile, "choose_profile", choose_profile)
+    ran = mrsa(*FAKE)
+    assert "No profile suits this model" in ran.err
+    assert "--final-tokens 7" in ran.err
+    assert "--profile NAME" not in ran.err
+    assert served[0].base.final_tokens == RSAConfig().final_tokens
+
+
 def test_profile_of_this_machine_is_chosen_unless_one_is_named(
     mrsa: Run, served: list[ServerSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from markovian_rsa_mlx import run_store
+from markovian_rsa_mlx.errors import ModelError
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 from tests.backends import tiny_models
 from tests.predict.engines import TimedFake
@@ -138,8 +140,36 @@ def test_profile_that_does_not_fit_is_refused_with_the_reason(mrsa: Run) -> None
     assert "paper-16k: a trace of" in ran.out
     assert "does not fit into 40.0 GB" in ran.out
     assert "\ndefault-16gb " in ran.out
+
+
+def test_nothing_is_measured_if_no_profile_runs_here(
+    mrsa: Run, engine: TimedFake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "timer", lambda: pytest.fail("was measured"))
     nothing = mrsa(*TUNE, *GIVEN, "--memory-limit-gb", "1.5", "--minutes", "5")
-    assert "None of the profiles runs here." in nothing.out
+    assert (nothing.code, nothing.out) == (1, "")
+    assert "None of the profiles runs here." in nothing.err
+    assert "Measuring" not in nothing.err
+
+
+def test_a_context_that_is_too_short_is_named_with_settings_that_fit(
+    mrsa: Run, engine: TimedFake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(engine, "context_length", 8_192)
+    refused = mrsa(*TUNE, *GIVEN, "--profile", "paper-16k")
+    assert (refused.code, refused.out) == (2, "")
+    settings = re.findall(r"\w+_tokens = \d+", refused.err)
+    assert len(settings) == 3
+    (tmp_path / "fits.toml").write_text("\n".join(['profile = "paper-16k"', *settings]))
+    assert mrsa(*TUNE, *GIVEN, "--config", str(tmp_path / "fits.toml"), "--seconds", "1").code == 0
+
+
+def test_a_model_that_cannot_be_loaded_prints_the_error_alone(mrsa: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise ModelError("No hub.")
+
+    monkeypatch.setattr("markovian_rsa_mlx.cli.run.load_orchestrator", load)
+    assert mrsa(*TUNE, *GIVEN).err.splitlines() == ["error: No hub."]
 
 
 def _text(content: str) -> Callable[[Path], list[str]]:

@@ -14,6 +14,7 @@ from markovian_rsa_mlx.config import PROFILES, RSAConfig
 from markovian_rsa_mlx.predict import default_profile
 from markovian_rsa_mlx.predict.default_profile import ELIGIBLE, SMALLEST, choose_profile
 from markovian_rsa_mlx.predict.measure import DecodePoint, Speeds
+from markovian_rsa_mlx.predict.predict import candidate
 from tests.backends import tiny_models
 
 
@@ -127,6 +128,19 @@ def test_a_profile_must_fit_the_context(tmp_path: Path, measured: list[float]) -
             assert choose(made)[0] == name
         finally:
             made.close()
+
+
+def test_without_a_suitable_profile_settings_are_named(tmp_path: Path) -> None:
+    made = MLXEngine.from_pretrained(tiny_models.write(tmp_path / "model", max_position_embeddings=8_192))
+    configs = {name: PROFILES[name] for name in ELIGIBLE}
+    try:
+        chosen = asyncio.run(choose_profile(made, configs, question_tokens=1_000, report=print))
+        assert (chosen.name, chosen.suits) == (SMALLEST, False)
+        lower: RSAConfig = PROFILES[SMALLEST].replace(**chosen.settings)
+        found = candidate("lower", lower, made, question_tokens=1_000, prompt_tokens=None)
+        assert found.refused == ""
+    finally:
+        made.close()
 
 
 @pytest.mark.slow

@@ -24,9 +24,9 @@ from ..method.answers import (
     resolve_kind,
     voting_levels,
 )
+from ..method.context import PromptLengths
 from ..method.lineage import Lineage, TraceKey
 from ..method.tails import TraceParser
-from ..method.tournament import longest_shown
 from ..tools import Tools
 from .events import (
     EVENT_TYPES,
@@ -476,18 +476,14 @@ class RunState:
             trace.tail = replace(source.tail, **own)
 
 
-def longest_sequence(config: RSAConfig, setup: RunSetupEvent) -> int:
-    """Return the length of the longest sequence that the run can need, prompt and generation, in tokens."""
-    limits = [config.max_tokens(t) for t in range(config.rounds + 1)]
-    needs = [len(setup.prompt_token_ids) + limits[0]]
-    for count, pieces in enumerate(setup.segment_token_ids, start=1):
-        needs.append(sum(map(len, pieces)) + count * config.tail_limit + max(limits[1:], default=config.final_tokens))
-    if setup.judge_segment_token_ids:
-        shown = longest_shown(config.tail_limit, config.final_tokens)
-        needs.append(sum(map(len, setup.judge_segment_token_ids)) + shown + config.final_tokens)
-    if setup.summary_segment_token_ids:
-        needs.append(sum(map(len, setup.summary_segment_token_ids)) + config.thinking_tokens + config.tail_limit)
-    return max(needs)
+def prompt_lengths(setup: RunSetupEvent) -> PromptLengths:
+    """Return the lengths of the prompts that a run builds from its setup, without tails."""
+    return PromptLengths(
+        len(setup.prompt_token_ids),
+        tuple(sum(map(len, pieces)) for pieces in setup.segment_token_ids),
+        sum(map(len, setup.judge_segment_token_ids)),
+        sum(map(len, setup.summary_segment_token_ids)),
+    )
 
 
 def read_lenient(path: Path) -> LogFile:

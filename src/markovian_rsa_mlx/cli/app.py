@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
 import click
 
-from ..errors import MarkovianRSAError
+from ..errors import ContextLengthError, MarkovianRSAError
 from ..redact import redact
 from .bench import bench
 from .command import Group
@@ -19,6 +20,7 @@ from .demo import demo
 from .doctor import doctor
 from .export import export
 from .models import models
+from .options import as_options
 from .plan import plan
 from .profiles import profiles
 from .resume import resume
@@ -30,6 +32,8 @@ from .tune import tune
 from .view import view
 
 INTERRUPTED = 130
+#: A longer command is not printed again with further options.
+_LONGEST_COMMAND = 500
 #: Faults of the machine that any read or write may meet: a full device, a quota, a broken disk, too many open files.
 _SYSTEM_FAULTS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EBADF}
@@ -77,6 +81,22 @@ for command in (
     mrsa.add_command(command)
 
 
+def _message(error: MarkovianRSAError, words: Sequence[str]) -> str:
+    """Return the message of an error, with a remedy in options where the command has them."""
+    command = mrsa.commands.get(words[0]) if words else None
+    if not isinstance(error, ContextLengthError) or not error.settings or command is None:
+        return str(error)
+    if not error.settings.keys() <= {parameter.name for parameter in command.params}:
+        return str(error)
+    given, end = [*words], "--"
+    place = given.index(end) if end in given else len(given)  # of options that are given twice the last one counts
+    given[place:place] = as_options(error.settings).split()
+    line = shlex.join(["mrsa", *given])
+    if "\n" in line or len(line) > _LONGEST_COMMAND:
+        return f"{error.facts} With {as_options(error.settings)} it fits."
+    return f"{error.facts} With these options it fits:\n  {line}"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and run a command line. Print an expected error as one sentence and return its exit code."""
     prepare_streams()
@@ -107,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("MRSA_DEBUG", "") not in ("", "0"):
             raise
         if isinstance(error, MarkovianRSAError):
-            print_status(f"error: {clean(str(error))}")
+            print_status(f"error: {clean(_message(error, sys.argv[1:] if arguments is None else arguments))}")
             return error.exit_code
         if isinstance(error, OSError) and error.errno in _SYSTEM_FAULTS:
             drop_output()

@@ -24,6 +24,7 @@ from ..run_store import runs_folder
 from .bench_output import changes_text, table_text, to_json, watch
 from .bench_report import INTERRUPTED, add_pages
 from .options import ModelChoice
+from .plan import known_context
 from .terminal import amount, clean, print_lines, print_status
 
 if TYPE_CHECKING:
@@ -320,7 +321,10 @@ def _print_plan(options: BenchOptions, spec: BenchmarkSpec, path: Path) -> None:
         print_status(f"{spec.task.name}: {problems}, {amount(runs, 'run')}, seed {spec.seed}.")
         print_status(f"Model {spec.model}; methods: {', '.join(method.name for method in spec.plan.methods)}.")
         print_status(f"Results: {path}")
-    for warning in (*spec.plan.notes, *options.config.warnings(published_model=not options.choice.embedded)):
+    warnings = options.config.warnings(
+        published_model=not options.choice.embedded, context_length=known_context(options.choice)
+    )
+    for warning in (*spec.plan.notes, *warnings):
         print_status(f"warning: {warning}")
 
 

@@ -141,7 +141,8 @@ class RunView:
                 yield line(self.state.last_error, "yellow")
 
     def _table(self, width: int, height: int) -> Table:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+        # Only an expanded table gives its last column the space that the others leave; it would shrink them otherwise.
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False, expand=True)
         numbers = ["tokens", "tok/s"] if width >= _MEDIUM else ["tokens"]
         columns = ["trace", "state", *numbers, *(["reads"] if width >= _WIDE else [])]
         for name in columns:

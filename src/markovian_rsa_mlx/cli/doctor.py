@@ -17,14 +17,16 @@ from typing import Any
 
 import click
 
-from ..errors import ConfigError, MarkovianRSAError
+from ..config import PROFILES
+from ..errors import ConfigError, ContextLengthError, MarkovianRSAError
 from ..hub import TOKENIZER_FILES, cached_folder, read_config
+from ..method.context import context_error
 from . import doctor_checks as checks
 from .command import PATH, Command, json_option, option
 from .doctor_checks import Line, Subject
 from .doctor_report import DEFAULT_NAME, write_report
 from .invocation import as_started
-from .options import ModelChoice, engine_options
+from .options import ModelChoice, as_options, engine_options
 from .terminal import count, one_line, print_lines, print_status, size, width_of
 
 NAMES = {
@@ -196,12 +198,14 @@ def _model(subject: Subject) -> Iterator[Line]:
         yield Line(2, "ok", f"{info.model_id} on {info.engine} {info.engine_version}, {context}")
         if info.engine.startswith("upstream-text/"):
             yield Line(2, "warn", "the server returns texts, not token ids", "vLLM and llama.cpp return exact ids.")
+        yield from _profiles(subject)
         return
     config = read_config(folder)
     slow = info.dtype in ("float16", "bfloat16") and info.quantization == "none" and _on_linux_cpu()
     advice = "CPUs multiply 16-bit weights slowly; mrsa convert --dtype float32 makes a faster copy." if slow else ""
     facts = f"{config.get('model_type')}, quantization {info.quantization}, {info.dtype}, {context}"
     yield Line(2, "warn" if slow else "ok", facts, advice)
+    yield from _profiles(subject)
     files = sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
     loaded = engine.admission.footprint.weight_bytes
     seen = f"weights {size(loaded)} in memory, {size(files)} in files"
@@ -213,6 +217,28 @@ def _model(subject: Subject) -> Iterator[Line]:
         advice = f"{part}; if that is a surprise, compare config.json with the original's."
         yield Line(2, "warn", seen, advice, figures)
     yield from _wired(loaded)
+
+
+def _profiles(subject: Subject) -> Iterator[Line]:
+    """Name the profiles whose runs fit into the context, if it is known and the model is not the embedded one."""
+    from ..run.setup import ANY_QUESTION, lengths_for_question, make_setup
+    from .plan import QUESTION_TOKENS
+
+    context = subject.engine.info.context_length
+    if context is None or subject.choice.embedded:
+        return
+    errors: dict[str, ContextLengthError | None] = {}
+    for name, config in PROFILES.items():
+        if name != "embedded":
+            setup = make_setup("doctor", 1, ANY_QUESTION, config, subject.engine)
+            lengths = lengths_for_question(setup, subject.tokenizer, QUESTION_TOKENS)
+            errors[name] = context_error(config, lengths, context, name)
+    if fitting := [name for name, error in errors.items() if error is None]:
+        yield Line(2, "ok", f"the context holds the profiles {', '.join(fitting)}")
+    elif (error := errors[ModelChoice("").default_profile]) is not None:
+        settings = as_options(error.settings)
+        advice = f"In mrsa solve, serve and plan, these options fit: {settings}."
+        yield Line(2, "warn", f"no profile fits. {error.facts}", advice if settings else "")
 
 
 def _recipe(config: Mapping[str, Any], width: str) -> str:

@@ -425,7 +425,7 @@ def _memory(subject: Subject, engine: MLXEngine, rows: int) -> Iterator[Line]:
         ("weights", plan.weight_bytes, engine.admission.footprint.weight_bytes),
         (f"caches of {rows} rows", plan.cache_bytes(rows, context), caches),
     ):
-        seen = f"{name}: {size(measured)}, planned {size(planned)}"
+        seen = f"{name}: {size(measured)}, planned {size(planned)} (tolerance {_SHARE:.0%})"
         wrong = abs(planned - measured) > _SHARE * measured
         figures = {"part": name, "planned_bytes": planned, "measured_bytes": measured}
         yield Line(7, "FAIL" if wrong else "ok", seen, _PLAN_ADVICE if wrong else "", figures)
@@ -443,7 +443,8 @@ def _memory(subject: Subject, engine: MLXEngine, rows: int) -> Iterator[Line]:
     peak, longest = engine.peak_memory_bytes(), length + new
     planned = MemoryBudget(plan, rows, 0).required_bytes(rows, longest)
     wrong = abs(peak - planned) > _SHARE * planned + _BUFFERS
-    seen = f"peak of {rows} rows of {longest} tokens: {size(peak)}, planned {size(planned)}"
+    tolerance = f"{_SHARE:.0%} and {size(_BUFFERS)}"
+    seen = f"peak of {rows} rows of {longest} tokens: {size(peak)}, planned {size(planned)} (tolerance {tolerance})"
     figures = {"part": f"peak of {rows} rows", "planned_bytes": planned, "measured_bytes": peak}
     yield Line(7, "FAIL" if wrong else "ok", seen, _PLAN_ADVICE if wrong else "", figures)
 
@@ -471,7 +472,10 @@ def check_question(subject: Subject) -> Iterator[Line]:
     result = subject.orchestrator.run(question, config)
     checker = reasoner.answer_checker(question) or (lambda answer: answer.strip().strip("$") == "42")
     if not result.answer:
-        advice = "The trace was cut off in its thinking, or has no box; give it more --final-tokens."
+        more = (
+            "without --quick it has more tokens" if subject.quick else "mrsa solve --final-tokens gives it more tokens"
+        )
+        advice = f"The trace was cut off in its thinking, or has no box; {more}."
         yield Line(
             8, "warn", f"no answer in {count(result.generated_tokens)} tokens: {result.text or 'no text'}", advice
         )

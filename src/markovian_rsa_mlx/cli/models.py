@@ -14,9 +14,6 @@ from .command import Command, json_option
 from .options import ModelChoice, choose_model, profile_options, resolve
 from .terminal import amount, clean, one_line, print_status, size, table, width_of
 
-#: The question of the estimate, in tokens, and the traces that may run at once.
-_PROMPT_TOKENS, _ROWS = 1_000, 32
-
 
 @click.command("models", cls=Command, examples=("mrsa models", "mrsa models --profile paper-16k --json"))
 @profile_options("Options")
@@ -24,7 +21,8 @@ _PROMPT_TOKENS, _ROWS = 1_000, 32
 def models(profile: str | None, config: Any, json_output: bool) -> None:
     """List the models in the hub's cache, with their size and whether they fit.
 
-    A model fits if its weights and the caches of at least one trace of the profile fit into memory. No network is used.
+    A model fits if mrsa plan says so of it with the same profile: its weights and the caches of at least one trace fit
+    into memory, and the longest trace into its context. No network is used.
     """
     from ..hub import cached_models
 
@@ -44,19 +42,19 @@ def models(profile: str | None, config: Any, json_output: bool) -> None:
 
 def _row(choice: ModelChoice, size_bytes: int | None, config: RSAConfig) -> dict[str, Any]:
     """Return what is printed about a model; `problem` says why it cannot be estimated."""
-    from .plan import estimate, fits
+    from .plan import QUESTION_TOKENS, estimate, fits
 
-    row: dict[str, Any] = {"model": choice.model_id, "size_bytes": size_bytes or 0, "fits": None, "rows": 0}
+    row: dict[str, Any] = {"model": choice.model_id, "size_bytes": size_bytes or 0, "fits": None, "traces_at_once": 0}
     try:
-        facts = estimate(choice, config.replace(population=max(config.populations[0], _ROWS)), _PROMPT_TOKENS)
+        facts = estimate(choice, config, QUESTION_TOKENS)
     except MarkovianRSAError as error:
         return row | {"problem": one_line(str(error).split(";")[0], 80)}
     if size_bytes is None:
         row["size_bytes"] = facts["weight_bytes"]
-    return row | {"fits": fits(facts), "rows": facts["traces_at_once"], "problem": ""}
+    return row | {"fits": fits(facts), "traces_at_once": facts["traces_at_once"], "problem": ""}
 
 
 def _verdict(row: dict[str, Any]) -> str:
     if row["fits"] is None:
         return f"unknown: {row['problem']}"
-    return f"yes, {amount(row['rows'], 'row')}" if row["fits"] else "no"
+    return f"yes, {amount(row['traces_at_once'], 'trace')} at once" if row["fits"] else "no"

@@ -155,6 +155,11 @@ def _setting_option(name: str, panel: str, metavar: str, meaning: str) -> Decora
     return option(flag, metavar=metavar, help=f"{meaning} ({allowed}).", panel=panel)
 
 
+def as_options(settings: Mapping[str, object]) -> str:
+    """Return settings as words of a command line, like "--thinking-tokens 4000"."""
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items())
+
+
 def read_value(name: str, raw: str | bool | Path | tuple[str, str]) -> object:
     """Convert an option's text, or read its file.
 

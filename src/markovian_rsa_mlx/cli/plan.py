@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,8 @@ import click
 
 from ..config import RSAConfig
 from ..errors import ConfigError, MarkovianRSAError, ModelError
-from ..hub import CONFIG_FILES, fetch_files, local_folder, read_config, weight_headers
+from ..hub import CONFIG_FILES, TOKENIZER_FILES, cached_folder, fetch_files, local_folder, read_config, weight_headers
+from ..method.context import LongestSequence, PromptLengths, context_error, longest_sequence
 from ..run_store import measured_speed
 from .command import Command, json_option, option
 from .options import (
@@ -20,6 +22,7 @@ from .options import (
     MODEL_OPTION,
     REVISION_OPTION,
     ModelChoice,
+    as_options,
     choose_model,
     profile_options,
     resolve,
@@ -29,6 +32,10 @@ from .terminal import amount, count, duration, print_lines, print_status, size
 
 if TYPE_CHECKING:
     from ..backends.policy import MemoryBudget
+    from ..tokenizer import ChatMessage, Tokenizer
+
+#: The length of a question that is not known yet, in tokens.
+QUESTION_TOKENS = 1_000
 
 #: Lineages for the mean number of needed traces, and the largest number of traces to draw for them.
 _MAX_SEEDS, _MAX_DRAWS = 200, 60_000
@@ -58,9 +65,9 @@ class Decode:
 @option(
     "--prompt-tokens",
     type=click.IntRange(min=1),
-    default=1_000,
+    default=QUESTION_TOKENS,
     metavar="TOKENS",
-    help="Length of the question.",
+    help="Length of the question, at most.",
 )
 @option(
     "--chip",
@@ -81,9 +88,9 @@ def plan(
 ) -> int:
     """Estimate the memory and tokens of a run.
 
-    Reads the model's config.json and the headers of its weight files; no weights are downloaded. The exit code is 1 if
-    the run does not fit into memory or into the model's context. For an Apple chip it bounds the speed and the time;
-    mrsa tune measures them.
+    Reads the model's config and tokenizer and the headers of its weight files; no weights are downloaded. The exit
+    code is 1 if the run does not fit into memory or into the model's context. For an Apple chip it bounds the speed and
+    the time; mrsa tune measures them.
     """
     choice = choose_model(model, revision)
     run_config = resolve(profile, config, settings, choice.default_profile)
@@ -92,13 +99,17 @@ def plan(
         print(json.dumps(facts, indent=2))
     else:
         print_lines(_describe(facts))
-        for warning in run_config.warnings(published_model=not choice.embedded):
+        for warning in run_config.warnings(published_model=not choice.embedded, context_length=facts["context_length"]):
             print_status(f"warning: {warning}")
     return 0 if fits(facts) else 1
 
 
-def estimate(choice: ModelChoice, config: RSAConfig, prompt_tokens: int, chip: str | None = None) -> dict[str, Any]:
+def estimate(
+    choice: ModelChoice, config: RSAConfig, question: int | Sequence[ChatMessage], chip: str | None = None
+) -> dict[str, Any]:
     """Return the figures of `plan --json`, those of speed and time for an Apple `chip` only.
+
+    `question` is a chat, or the length of an unknown question.
 
     Raise `ModelError` if the model's config cannot be found or read.
     """
@@ -107,29 +118,27 @@ def estimate(choice: ModelChoice, config: RSAConfig, prompt_tokens: int, chip: s
     headers: dict[str, bytes] = {}
     folder = reasoner.model_path() if choice.embedded else local_folder(choice.model_id)
     if folder is None:
-        folder = fetch_files(choice.model_id, choice.revision, CONFIG_FILES)
+        folder = fetch_files(choice.model_id, choice.revision, TOKENIZER_FILES)
         if not any(folder.glob("model*.safetensors")):
             headers = weight_headers(choice.model_id, choice.revision)
-    return _facts(choice.model_id, folder, headers, config, prompt_tokens, chip)
+    return _facts(choice.model_id, folder, headers, config, question, chip)
 
 
-#: Characters per token of a question.
-_CHARACTERS_PER_TOKEN = 4
-
-
-def announce(choice: ModelChoice, config: RSAConfig, question: str) -> None:
+def announce(choice: ModelChoice, config: RSAConfig, chat: Sequence[ChatMessage]) -> None:
     """Print what a run will take before anything is downloaded or loaded, so that Ctrl-C still costs nothing.
 
-    Prints nothing for a model that cannot be estimated: loading it reports why.
+    Prints nothing for a model that cannot be estimated, since loading it reports why, or whose context is too short,
+    since `check_context` does.
     """
     try:
-        facts = estimate(choice, config, len(question) // _CHARACTERS_PER_TOKEN + 1, _chip(None))
+        facts = estimate(choice, config, chat, _chip(None))
     except MarkovianRSAError:
         return
     rows, tokens = facts["traces_at_once"], facts["decode_tokens_at_most"]
-    if not fits(facts):
-        reason = "its context is too short" if rows else _describe_rows(facts)
-        print_status(f"Plan: {choice.model_id} does not fit: {reason}.")
+    if _exceeds_context(facts):
+        return
+    if not rows:
+        print_status(f"Plan: {choice.model_id} does not fit: {_describe_rows(facts)}.")
         return
     if expected := facts["expected"]:
         time = f"at least {duration(expected['seconds_per_problem']['bound'])} (a bound for the {expected['chip']})"
@@ -141,6 +150,77 @@ def announce(choice: ModelChoice, config: RSAConfig, question: str) -> None:
         f"Plan: weights {size(facts['weight_bytes'])}, {amount(rows, 'trace')} at once, at most "
         f"{amount(tokens, 'token')}, {time}. Nothing runs yet; Ctrl-C stops here at no cost."
     )
+
+
+def check_context(choice: ModelChoice, config: RSAConfig, question: int | Sequence[ChatMessage]) -> None:
+    """Raise `ContextLengthError` before the model is loaded if the run can exceed its context.
+
+    Does nothing for a model that is not on this machine, or that cannot be read: loading it reports more.
+    """
+    folder = cached_folder(choice.model_id, TOKENIZER_FILES, choice.revision)
+    if folder is None or choice.upstream is not None:
+        return
+    from ..backends.mlx.memory import context_length_of
+
+    try:
+        context, tokenizer = context_length_of(read_config(folder)), _tokenizer(folder)
+        lengths = None if tokenizer is None else _prompt_lengths(tokenizer, config, question)
+    except MarkovianRSAError:
+        return
+    if lengths is not None and (error := context_error(config, lengths, context)) is not None:
+        raise error
+
+
+def known_context(choice: ModelChoice) -> int | None:
+    """Return the context length of a model on this machine, or None if it is not known."""
+    folder = None if choice.upstream is not None else cached_folder(choice.model_id, CONFIG_FILES, choice.revision)
+    try:
+        if folder is None:
+            return None
+        from ..backends.mlx.memory import context_length_of
+
+        return context_length_of(read_config(folder))
+    except (MarkovianRSAError, ImportError):
+        return None
+
+
+def _prompt_lengths(
+    tokenizer: Tokenizer | None, config: RSAConfig, question: int | Sequence[ChatMessage]
+) -> PromptLengths:
+    """Return the lengths of a run's prompts before there is an engine, without the template if no tokenizer is known.
+
+    Raise `MarkovianRSAError` for a chat or a template that cannot be used.
+    """
+    from ..audit.state import prompt_lengths
+    from ..run.setup import ANY_QUESTION, lengths_for_question, setup_without_engine
+
+    if tokenizer is None:
+        tokens = question if isinstance(question, int) else _estimated_tokens(question)
+        return PromptLengths.without_template(config, tokens)
+    if isinstance(question, int):
+        return lengths_for_question(setup_without_engine(ANY_QUESTION, config, tokenizer), tokenizer, question)
+    return prompt_lengths(setup_without_engine(question, config, tokenizer))
+
+
+#: Characters per token of a question.
+_CHARACTERS_PER_TOKEN = 4
+
+
+def _estimated_tokens(chat: Sequence[ChatMessage]) -> int:
+    return len(chat[-1]["content"]) // _CHARACTERS_PER_TOKEN + 1
+
+
+@functools.cache
+def _tokenizer(folder: Path) -> Tokenizer | None:
+    """Return the tokenizer in a model's folder, or None if it has none."""
+    from ..backends.tokenizers import load_tokenizer
+    from .run import quieten_libraries
+
+    quieten_libraries()
+    try:
+        return load_tokenizer(folder)
+    except ModelError:
+        return None
 
 
 #: Small models for any question, the better one first: hub id, bytes of the weights, bytes of cache per token.
@@ -160,7 +240,7 @@ def suggested_model() -> str:
         return _SMALL_MODELS[0][0]
     from ..backends.policy import MemoryBudget, ModelFootprint
 
-    longest = longest_sequence(RSAConfig(), prompt_tokens=1_000)
+    longest = longest_sequence(RSAConfig(), PromptLengths.without_template(RSAConfig(), QUESTION_TOKENS)).tokens
     for name, weight_bytes, cache_bytes in _SMALL_MODELS:
         budget = MemoryBudget(ModelFootprint(weight_bytes, cache_bytes, state_bytes=0), 1, limit)
         if budget.required_bytes(1, longest) <= limit:
@@ -171,24 +251,6 @@ def suggested_model() -> str:
 def fits(facts: Mapping[str, Any]) -> bool:
     """Return whether the run of these figures fits into memory and into the model's context."""
     return facts["traces_at_once"] > 0 and not _exceeds_context(facts)
-
-
-def longest_sequence(config: RSAConfig, prompt_tokens: int) -> int:
-    """Return the tokens of the longest sequence, |q| + C tau + max_tokens, without the words of the template."""
-    first = max(prompt_tokens + config.max_tokens(0), _judged_sequence(config, prompt_tokens))
-    if config.rounds == 0:
-        return first
-    later = max(config.max_tokens(t) for t in range(1, config.rounds + 1))
-    return max(first, prompt_tokens + config.aggregation_size * config.tail_limit + later)
-
-
-def _judged_sequence(config: RSAConfig, prompt_tokens: int) -> int:
-    """Return the tokens of the longest judgement, 0 without a tournament."""
-    from ..method.tournament import longest_shown
-
-    if config.answer_selection != "tournament":
-        return 0
-    return prompt_tokens + longest_shown(config.tail_limit, config.final_tokens) + config.final_tokens
 
 
 def decode_work(config: RSAConfig) -> Decode:
@@ -220,7 +282,7 @@ def _facts(
     folder: Path,
     headers: Mapping[str, bytes],
     config: RSAConfig,
-    prompt_tokens: int,
+    question: int | Sequence[ChatMessage],
     chip: str | None,
 ) -> dict[str, Any]:
     from ..backends.mlx.adapter import adapter_bytes
@@ -237,7 +299,9 @@ def _facts(
     limit = available_memory_bytes() if given is None else given
     work = decode_work(config)
     most = min(DEFAULT_MAX_ROWS if max_rows is None else max_rows, work.all_traces)
-    longest = longest_sequence(config, prompt_tokens)
+    context, lengths = context_length_of(read_config(folder)), _prompt_lengths(_tokenizer(folder), config, question)
+    sequence, too_long = longest_sequence(config, lengths), context_error(config, lengths, context)
+    longest, prompt_tokens = sequence.tokens, question if isinstance(question, int) else lengths.first
     admission = MemoryBudget(footprint, most, limit)
     at_once = next((rows for rows in range(most, 0, -1) if admission.required_bytes(rows, longest) <= limit), 0)
     expected = None
@@ -245,7 +309,7 @@ def _facts(
         expected = _expected(chip, model_id, model, config, prompt_tokens, admission)
     return {
         "model": model_id,
-        "context_length": context_length_of(read_config(folder)),
+        "context_length": context,
         "weight_bytes": footprint.weight_bytes,
         "kv_bytes_per_token": footprint.kv_bytes_per_token,
         "state_bytes_per_trace": footprint.state_bytes,
@@ -253,6 +317,8 @@ def _facts(
         "config": config.to_dict(),
         "prompt_tokens": prompt_tokens,
         "longest_sequence_tokens": longest,
+        "longest_sequence": sequence._asdict(),
+        "fitting_settings": None if too_long is None else too_long.settings,
         "bytes_per_trace": footprint.cache_bytes(1, longest),
         "memory_limit_bytes": limit,
         "memory_limit_from": "memory_limit_gb" if given is not None else "this machine",
@@ -302,9 +368,8 @@ def _describe(facts: dict[str, Any]) -> str:
     extra += f", + {size(facts['state_bytes_per_trace'])} per trace" if facts["state_bytes_per_trace"] else ""
 
     width = f" ({config.kv_bits} bits)" if config.kv_bits else ""
-    question, longest = facts["prompt_tokens"], facts["longest_sequence_tokens"]
-    has_tails = config.rounds and longest > question + max(config.thinking_tokens, config.final_tokens)
-    tails = f" + tails {count(config.aggregation_size * config.tail_limit)}" if has_tails else ""
+    longest = LongestSequence(**facts["longest_sequence"])
+    rest = " without the template's words (no tokenizer here)" if longest.prompt == longest.question else ""
 
     mean = "" if config.seed is not None else " (mean over seeds)"
     lines = [
@@ -314,8 +379,7 @@ def _describe(facts: dict[str, Any]) -> str:
         ("KV cache", f"{size(facts['kv_bytes_per_token'])} per token{extra}{width}"),
         (
             "longest",
-            f"{amount(longest, 'token')} (question {count(question)}{tails} + max_tokens), "
-            f"{size(facts['bytes_per_trace'])} of cache",
+            f"{amount(longest.tokens, 'token')}{rest} ({longest.parts}), {size(facts['bytes_per_trace'])} of cache",
         ),
         ("at once", _describe_rows(facts)),
         (
@@ -333,8 +397,13 @@ def _describe(facts: dict[str, Any]) -> str:
     if config.early_stop != "off":
         lines.append(("not in it", f"early_stop {config.early_stop}: what it saves depends on the answers"))
     if _exceeds_context(facts):
-        lines.append(("refused", f"{count(longest)} tokens are more than the model's context holds"))
+        lines.append(("refused", f"{count(longest.tokens)} tokens are more than the model's context; {_remedy(facts)}"))
     return "\n".join(f"{name:<9} {value}" for name, value in lines)
+
+
+def _remedy(facts: Mapping[str, Any]) -> str:
+    settings = facts["fitting_settings"]
+    return f"{as_options(settings)} fit" if settings else "shorten the question, or use a model with a longer context"
 
 
 def _describe_rows(facts: Mapping[str, Any]) -> str:

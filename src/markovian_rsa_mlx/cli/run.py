@@ -91,7 +91,9 @@ def answer_question(
     quiet: bool,
 ) -> int:
     """Run the question, print its warnings, summary and answer, and return the exit code."""
-    warnings = config.warnings(published_model=not choice.embedded)
+    from .plan import known_context
+
+    warnings = config.warnings(published_model=not choice.embedded, context_length=known_context(choice))
     for warning in warnings:
         print_status(f"warning: {warning}")
     outcome = run_question(choice, chat, config, audit_path, quiet=quiet)

@@ -16,7 +16,16 @@ from ..config import read_toml
 from ..errors import ConfigError, ModelError
 from ..redact import protect
 from .command import Command, FiniteFloat, option
-from .options import FORCE_OPTION, MODEL, ModelChoice, engine_options, profile_options, resolve, settings_options
+from .options import (
+    FORCE_OPTION,
+    MODEL,
+    ModelChoice,
+    as_options,
+    engine_options,
+    profile_options,
+    resolve,
+    settings_options,
+)
 from .terminal import print_status
 
 ACCESS, LIMITS = "Access", "Limits of the server"
@@ -219,7 +228,7 @@ def _default_profile(engine: Any, choice: ModelChoice, config: Path | None, sett
     """Choose a profile for this machine, and report it with the reason."""
     from ..predict.default_profile import ELIGIBLE, DefaultProfile, choose_profile
     from ..run.sync import run_sync
-    from .tune import QUESTION_TOKENS
+    from .plan import QUESTION_TOKENS
 
     if choice.embedded:
         chosen = DefaultProfile(choice.default_profile, "the one of the embedded reasoner")
@@ -231,7 +240,11 @@ def _default_profile(engine: Any, choice: ModelChoice, config: Path | None, sett
             with contextlib.suppress(ConfigError):  # settings that do not suit this profile, such as a small population
                 configs[name] = resolve(name, config, settings, name, any_question=True)
         chosen = run_sync(choose_profile(engine, configs, question_tokens=QUESTION_TOKENS, report=print_status))
-    print_status(f"Profile {chosen.name}: {chosen.reason}. --profile NAME names another.")
+    if chosen.suits:
+        print_status(f"Profile {chosen.name}: {chosen.reason}. --profile NAME names another.")
+    else:
+        remedy = f" {as_options(chosen.settings)} fit." if chosen.settings else ""
+        print_status(f"No profile suits this model: {chosen.name} does not, since {chosen.reason}.{remedy}")
     return chosen.name
 
 

@@ -75,7 +75,7 @@ def solve(
     Ctrl-C stops the run within a step and prints the best answer so far. The same command with --audit FILE resumes
     the run.
     """
-    from .plan import announce
+    from .plan import announce, check_context
     from .run import answer_question
 
     if no_audit and audit is not None:
@@ -91,7 +91,9 @@ def solve(
     if choice.embedded and not force:
         _require_supported(chat, quiet)
     if not (choice.embedded or choice.upstream or profile or config or quiet):
-        announce(choice, run_config, chat[-1]["content"])
+        announce(choice, run_config, chat)
+    if not choice.embedded:
+        check_context(choice, run_config, chat)
     path = _audit_path(audit, no_audit, chat)
     return answer_question(choice, chat, run_config, path, json_output=json_output, quiet=quiet)
 

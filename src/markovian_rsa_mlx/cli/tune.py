@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..config import PROFILES, RSAConfig
-from ..errors import BackendError, ConfigError
+from ..errors import BackendError, ConfigError, ContextLengthError, MemoryLimitError
 from ..hub import CONFIG_FILES, cached_folder
 from ..json_strict import loads
 from ..text_files import read_text
@@ -26,6 +26,7 @@ from .options import (
     choose_model,
     load_settings_files,
 )
+from .plan import QUESTION_TOKENS
 from .terminal import count, duration, print_lines, print_status, size, table, width_of
 
 if TYPE_CHECKING:
@@ -33,11 +34,11 @@ if TYPE_CHECKING:
     from ..predict.guesses import Guesses
     from ..predict.length_data import LengthModel
     from ..predict.measure import Speeds
-    from ..predict.predict import Prediction
+    from ..predict.predict import Prediction, ProfileOnEngine
 
 LENGTHS = "Lengths of traces"
-#: Length of the question without recorded runs, as in `mrsa plan`.
-QUESTION_TOKENS, EMBEDDED_QUESTION_TOKENS = 1_000, 50
+#: Length of a question to the embedded reasoner without recorded runs.
+EMBEDDED_QUESTION_TOKENS = 50
 #: Columns of the table of speeds.
 _MAX_COLUMNS = 8
 
@@ -160,12 +161,12 @@ def tune(
     width = _kv_bits(kv_bits, configs)
     known = None if speeds is None else _speeds_of(speeds, choice.model_id, width)
     lengths = _length_model(choice.model_id, lengths_from, length_mean, length_sigma)
-    print_status(f"Lengths of traces: {lengths.sentence}.")
-    if any(each.early_stop != "off" for each in configs.values()):
-        print_status("early_stop is not counted: what it saves depends on the answers.")
     orchestrator = load_orchestrator(choice, kv_bits=width)
     try:
         engine = _timed_engine(orchestrator.backend)
+        print_status(f"Lengths of traces: {lengths.sentence}.")
+        if any(each.early_stop != "off" for each in configs.values()):
+            print_status("early_stop is not counted: what it saves depends on the answers.")
         engine.limit(None, RSAConfig(memory_limit_gb=memory_limit_gb).engine_limits().memory_limit_bytes)
         question = prompt_tokens
         if question is None and lengths.prompt_tokens is None:
@@ -174,6 +175,7 @@ def tune(
             candidate(name, each, engine, question_tokens=question, prompt_tokens=lengths.prompt_tokens)
             for name, each in configs.items()
         ]
+        _check_one_runs(candidates)
         prospect = _prospect(choice)
         if known is None:
             print_status(f"Measuring for about {seconds:.0f} s ...")
@@ -188,6 +190,22 @@ def tune(
         print(json.dumps(report.to_dict(), indent=2))
     else:
         print_lines(report.to_text())
+
+
+def _check_one_runs(candidates: Sequence[ProfileOnEngine]) -> None:
+    """Raise the error of candidates of which none would run here, before anything is measured."""
+    if not all(each.refused for each in candidates):
+        return
+    reasons = "\n".join(f"{each.name}: {each.refused}{_remedy(each)}." for each in candidates)
+    error = ContextLengthError if all(each.too_long for each in candidates) else MemoryLimitError
+    raise error(f"None of the profiles runs here.\n{reasons}")
+
+
+def _remedy(refused: ProfileOnEngine) -> str:
+    """Return which lines of a settings file would fit, as the rest of a sentence."""
+    settings = refused.too_long.settings if refused.too_long is not None else {}
+    lines = ", ".join(f"{name} = {value}" for name, value in settings.items())
+    return f"; a --config FILE.toml with {lines} fits" if lines else ""
 
 
 def _kv_bits(given: int | None, configs: Mapping[str, RSAConfig]) -> int | None:

@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import platformdirs
@@ -42,10 +43,16 @@ _RUNS = 20
 
 
 class DefaultProfile(NamedTuple):
-    """The name of a profile and the reason for it, as the rest of a sentence."""
+    """The name of a profile and the reason for it, as the rest of a sentence.
+
+    Without `suits`, its runs would be refused for this reason. `settings` are lower ones with which they would not be,
+    if any are known.
+    """
 
     name: str
     reason: str
+    suits: bool = True
+    settings: Mapping[str, int] = MappingProxyType({})
 
 
 async def choose_profile(
@@ -64,7 +71,7 @@ async def choose_profile(
     ]
     usable = [each for each in all_of_them if not each.refused]
     if not usable:
-        return DefaultProfile(SMALLEST, f"none suits the model as it is: {all_of_them[0].refused}")
+        return _unsuitable(all_of_them)
     if len(usable) == 1:
         return DefaultProfile(usable[0].name, "the only one that fits the model's context and memory")
     speeds = await _speeds(engine, usable, lengths.lengths, report)
@@ -78,9 +85,16 @@ async def choose_profile(
         )
     runnable = [each for each in predictions if not each.refused]
     if not runnable:
-        return DefaultProfile(SMALLEST, f"none suits the model as it is: {predictions[0].refused}")
+        return DefaultProfile(SMALLEST, predictions[0].refused, suits=False)
     quickest = min(runnable, key=lambda each: each.seconds_p90)
     return DefaultProfile(quickest.profile, f"the quickest; a question takes {_time(quickest)}")
+
+
+def _unsuitable(candidates: Sequence[ProfileOnEngine]) -> DefaultProfile:
+    """Return SMALLEST with the reason why it does not suit, and settings with which it would."""
+    smallest = next((each for each in candidates if each.name == SMALLEST), candidates[0])
+    settings = smallest.too_long.settings if smallest.too_long is not None else {}
+    return DefaultProfile(smallest.name, smallest.refused, suits=False, settings=settings)
 
 
 def _time(prediction: Prediction) -> str:

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..audit.state import longest_sequence
+from ..audit.state import prompt_lengths
 from ..backends.policy import Capacity
 from ..config import RSAConfig
-from ..errors import MarkovianRSAError
-from ..run.setup import make_setup
-from ..tokenizer import ChatMessage
+from ..errors import ContextLengthError, MarkovianRSAError
+from ..method.context import context_error, longest_sequence
+from ..run.setup import ANY_QUESTION, lengths_for_question, make_setup
 from .costs import Costs, LinearCosts
 from .guesses import Guesses
 from .lengths import Lengths
@@ -99,7 +99,10 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True)
 class ProfileOnEngine:
-    """One profile on an engine. `refused` says why it would not run ("" if it would)."""
+    """One profile on an engine. `refused` says why it would not run ("" if it would).
+
+    `too_long` is the error of one that exceeds the context, with settings that would fit.
+    """
 
     name: str
     config: RSAConfig
@@ -107,6 +110,7 @@ class ProfileOnEngine:
     longest: int
     capacity: Capacity
     refused: str = ""
+    too_long: ContextLengthError | None = None
 
     def predict(self, lengths: Lengths, costs: Costs, guesses: Guesses | None = None) -> Prediction:
         if self.refused:
@@ -121,30 +125,31 @@ def candidate(
     name: str, config: RSAConfig, engine: MLXEngine, *, question_tokens: int | None, prompt_tokens: int | None
 ) -> ProfileOnEngine:
     """Put a profile on this engine, for a question of `question_tokens` or a whole prompt of `prompt_tokens`."""
-    question = [ChatMessage(role="user", content="x")]
-    setup = make_setup("tune", 0, question, config, engine)
+    setup = make_setup("tune", 0, ANY_QUESTION, config, engine)
     if question_tokens is not None:
-        more = question_tokens - len(engine.tokenizer.encode("x"))
+        lengths = lengths_for_question(setup, engine.tokenizer, question_tokens)
     else:
         assert prompt_tokens is not None
-        more = prompt_tokens - len(setup.prompt_token_ids)
+        lengths = prompt_lengths(setup).longer(prompt_tokens - len(setup.prompt_token_ids))
+    more = lengths.first - len(setup.prompt_token_ids)
     shape = PromptShape.of_ids(
         setup.prompt_token_ids,
         setup.segment_token_ids,
         setup.summary_segment_token_ids,
         setup.judge_segment_token_ids,
     )
-    longest, context = longest_sequence(config, setup) + more, engine.info.context_length
+    longest = longest_sequence(config, lengths).tokens
+    too_long = context_error(config, lengths, engine.info.context_length, "it")
     capacity = engine.admission
     limit = config.engine_limits().memory_limit_bytes
     if limit is not None:
         capacity = dataclasses.replace(capacity, memory_limit_bytes=limit)
     refused = ""
-    if context is not None and longest > context:
-        refused = f"it can need {longest:,} tokens of context and the model has {context:,}"
+    if too_long is not None:
+        refused = too_long.facts.rstrip(".")
     elif not capacity.fits((), longest):
         refused = f"a trace of {longest:,} tokens does not fit into {capacity.memory_limit_bytes / 1e9:.1f} GB"
-    return ProfileOnEngine(name, config, shape.with_question(more), longest, capacity, refused)
+    return ProfileOnEngine(name, config, shape.with_question(more), longest, capacity, refused, too_long)
 
 
 async def measure_for(

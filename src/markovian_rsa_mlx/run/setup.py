@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from ..audit.events import RunSetupEvent
-from ..audit.state import longest_sequence
-from ..backends.base import CallGrammar, Engine
+from ..audit.state import prompt_lengths
+from ..backends.base import CallGrammar, Engine, EngineInfo
 from ..config import RSAConfig
-from ..errors import ContextLengthError, MemoryLimitError, SchemaError
+from ..errors import MemoryLimitError, SchemaError
 from ..method.answers import ANSWER_RULES
+from ..method.context import PromptLengths, context_error, longest_sequence
 from ..method.lineage import LINEAGE_VERSION, Lineage
 from ..method.prompts import (
     Places,
@@ -126,6 +128,23 @@ def make_setup(
     )
 
 
+#: A question for setups of which only the lengths count.
+ANY_QUESTION = (ChatMessage(role="user", content="x"),)
+
+
+def setup_without_engine(
+    prompt: Chat | Sequence[ChatMessage], config: RSAConfig, tokenizer: Tokenizer
+) -> RunSetupEvent:
+    """Make the setup of a run for its lengths, before an engine is loaded. Facts of the engine are empty."""
+    info = EngineInfo("", "none", "", "", "none", context_length=None, max_rows=None, memory_limit_bytes=None)
+    return make_setup("", 0, prompt, config, cast(Engine, SimpleNamespace(info=info, tokenizer=tokenizer)))
+
+
+def lengths_for_question(setup: RunSetupEvent, tokenizer: Tokenizer, tokens: int) -> PromptLengths:
+    """Return the lengths for an unknown question of so many tokens, from a setup for `ANY_QUESTION`."""
+    return prompt_lengths(setup).longer(tokens - len(tokenizer.encode(ANY_QUESTION[0]["content"])), tokens)
+
+
 def _summary_fields(
     tokenizer: Tokenizer, messages: Sequence[ChatMessage], config: RSAConfig
 ) -> tuple[dict[str, Any], tuple[Places, Places] | None]:
@@ -178,14 +197,10 @@ def offered_tools(chat: Chat, engine: Engine) -> Tools | None:
 
 def check_fits(config: RSAConfig, setup: RunSetupEvent, engine: Engine) -> None:
     """Raise `ContextLengthError` or `MemoryLimitError` if a sequence of the run could be too long for the engine."""
-    longest = longest_sequence(config, setup)
-    context_length = engine.info.context_length
-    if context_length is not None and longest > context_length:
-        raise ContextLengthError(
-            f"The run can need {longest:,} tokens of context (prompt {len(setup.prompt_token_ids):,}, "
-            f"{config.parents_per_trace} tails of {config.tail_limit:,}, generation {config.final_tokens:,}), and the "
-            f"model has {context_length:,}. Lower thinking_tokens, tail_tokens, final_tokens or aggregation_size."
-        )
+    lengths = prompt_lengths(setup)
+    if (error := context_error(config, lengths, engine.info.context_length)) is not None:
+        raise error
+    longest = longest_sequence(config, lengths).tokens
     needed, limit = engine.memory_estimate_bytes(1, longest), engine.info.memory_limit_bytes
     if limit is not None and needed > limit:
         raise MemoryLimitError(

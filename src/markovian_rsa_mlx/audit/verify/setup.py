@@ -13,6 +13,7 @@ from dataclasses import replace
 from ...errors import MarkovianRSAError, TemplateError
 from ...marks import TABLE, ThinkingMarks
 from ...method.answers import ANSWER_RULES
+from ...method.context import longest_sequence
 from ...method.lineage import LINEAGE_VERSION, Lineage
 from ...method.prompts import (
     QUOTE,
@@ -51,7 +52,7 @@ from ...tools import (
     recorded_message,
 )
 from ..events import AggregationPromptEvent, RunSetupEvent
-from ..state import longest_sequence
+from ..state import prompt_lengths
 from .state import LIMIT, VerifierState, Violation, check
 
 #: The work that the settings of a short file may cause, in traces and draws of parents, and what each line adds to it.
@@ -154,7 +155,7 @@ def _check_bounds(state: VerifierState, event: RunSetupEvent) -> None:
     traces, draws = Lineage.of(config, event.seed).max_traces_and_draws()
     is_derivable = traces + draws <= _FREE_DRAWS + _DRAWS_PER_LINE * state.lines
     check(is_derivable, f"its settings allow {traces} traces, too many to derive for a file of {state.lines} lines")
-    longest = longest_sequence(config, event)
+    longest = longest_sequence(config, prompt_lengths(event)).tokens
     fits = event.context_length is None or longest <= event.context_length
     check(fits, f"context_length is {event.context_length}, and the run can need {longest} tokens")
 
