@@ -96,7 +96,7 @@ def longest_sequence(config: RSAConfig, lengths: PromptLengths) -> LongestSequen
     if lengths.judge:
         shown = longest_shown(config.tail_limit, final) // 2
         found.append(LongestSequence(lengths.judge, 2, shown, "attempt", final, question))
-    if lengths.summary:
+    if lengths.summary and config.rounds:
         found.append(LongestSequence(lengths.summary, 1, config.thinking_tokens, "trace", config.tail_limit, question))
     return max(found, key=lambda each: each.tokens)
 
