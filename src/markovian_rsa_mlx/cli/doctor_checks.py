@@ -43,6 +43,8 @@ _MARK = re.compile(r"<\|?[^<>\s]{1,40}>|\[/?[A-Z_]{2,20}\]")
 _MAX_MARKS = 200
 #: A model has at most so many times the tokens of its tokenizer; vocabularies are padded, but not to several times.
 _MAX_PADDING = 4
+#: Ordinary text costs less than this part of what random tokens cost. With a wrong tokenizer it is about as much.
+_EXPECTED = 0.75
 #: The largest difference of the log-probabilities of one step between a batch and a single row.
 _BOUNDS = {"float32": 1e-3}
 _BOUND_16_BITS = 0.25
@@ -288,7 +290,7 @@ def _expected_text(subject: Subject) -> Iterator[Line]:
     )
     loss_of_noise = loss_of(start, [draw.randrange(vocabulary) for _ in range(60)])
     seen = f"ordinary text costs {loss:.1f} nats per token, random tokens {loss_of_noise:.1f}"
-    if loss < loss_of_noise - 1:
+    if loss < _EXPECTED * loss_of_noise:
         yield Line(4, "ok", seen)
     elif abs(loss_of_noise - math.log(vocabulary)) < 1:
         yield Line(4, "warn", f"{seen}: the model expects nothing", "Its weights may be untrained or damaged.")
