@@ -26,7 +26,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("thinking_tokens", None, WHOLE),
     ("tail_tokens", 0, 'or "full"'),
     ("tail_tokens", "Full", 'or "full"'),
-    ("tail_tokens", 16_001, "at most thinking_tokens, 16000"),
+    ("tail_tokens", 16_001, "at most thinking_tokens, 16,000"),
     ("final_tokens", 0, WHOLE),
     ("answer_tokens", -1, "or unset"),
     ("answer_tokens", "16", "or unset"),

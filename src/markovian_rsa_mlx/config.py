@@ -108,7 +108,7 @@ class RSAConfig:
         self._check_population()
         if self.rounds >= 1 and self.tail_tokens != FULL and self.tail_tokens > self.thinking_tokens:
             raise ConfigError(
-                f"tail_tokens must be at most thinking_tokens, {self.thinking_tokens} (got {self.tail_tokens}). "
+                f"tail_tokens must be at most thinking_tokens, {self.thinking_tokens:,} (got {self.tail_tokens}). "
                 f'Write "{FULL}" for full-chain RSA.'
             )
 
@@ -273,13 +273,13 @@ class RSAConfig:
         may_think_longer = context_length is None or context_length > _RECOMMENDED_THINKING
         if self.rounds and self.thinking_tokens <= 8_000 and published_model and may_think_longer:
             found.append(
-                f"thinking_tokens is {self.thinking_tokens}: in the published runs 8,000 did worse than one long "
+                f"thinking_tokens is {self.thinking_tokens:,}: in the published runs 8,000 did worse than one long "
                 f"trace (86.5 against 88.3 on AIME'25); {_RECOMMENDED_THINKING:,} is recommended where "
                 "memory and time allow."
             )
         if self.rounds and self.tail_tokens != FULL and self.tail_limit == self.thinking_tokens:
             found.append(
-                f"tail_tokens equals thinking_tokens ({self.tail_limit}): this is full-chain RSA and its prompts "
+                f"tail_tokens equals thinking_tokens ({self.tail_limit:,}): this is full-chain RSA and its prompts "
                 f'are long; write tail_tokens = "{FULL}" if it is meant.'
             )
         if self.populations[0] > 1 and self.temperature == 0:
@@ -287,8 +287,8 @@ class RSAConfig:
             found.append(f"temperature is 0 with a population of {largest}: all traces of a round are clones.")
         if self.answer_tokens is not None and self.answer_tokens > self.answer_reserve:
             found.append(
-                f"answer_tokens is {self.answer_tokens}: at most half of final_tokens, {self.answer_reserve}, is kept "
-                "for the answer."
+                f"answer_tokens is {self.answer_tokens:,}: at most half of final_tokens, {self.answer_reserve:,}, is "
+                "kept for the answer."
             )
         if self.early_stop == "agreement" and not any(map(self.may_inherit, range(1, self.rounds + 1))):
             found.append(
@@ -397,11 +397,11 @@ def _is_int(value: Any) -> bool:
 
 
 def _whole(low: int, high: int) -> _Rule:
-    return _Rule(f"a whole number from {low} to {high}", lambda v: _is_int(v) and low <= v <= high)
+    return _Rule(f"a whole number from {low:,} to {high:,}", lambda v: _is_int(v) and low <= v <= high)
 
 
 def _real(low: float, high: float, above: bool = False) -> _Rule:
-    text = f"a number {'above' if above else 'from'} {low:g} {'and up' if above else ''} to {high:g}"
+    text = f"a number {'above' if above else 'from'} {low:g} {'and up' if above else ''} to {high:,g}"
     return _Rule(
         " ".join(text.split()),
         lambda v: (_is_int(v) or isinstance(v, float)) and (low < v if above else low <= v) and v <= high,
@@ -457,7 +457,7 @@ _SAMPLING = {
 }
 _RULES: dict[str, _Rule] = {
     "rounds": _whole(0, 1_000),
-    "population": _Rule("a whole number from 1 to 10000, or rounds + 1 of them that do not increase", _is_population),
+    "population": _Rule("a whole number from 1 to 10,000, or rounds + 1 of them that do not increase", _is_population),
     "aggregation_size": _whole(1, 10_000),
     "thinking_tokens": _whole(1, _MAX_TOKENS),
     "tail_tokens": _or_word(_whole(1, _MAX_TOKENS), FULL),

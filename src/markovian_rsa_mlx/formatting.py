@@ -47,6 +47,13 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def time_left(seconds: float, *, at_most: bool = False) -> str:
+    """Return "about 4.2 s left", "at most 4.2 s left", or "under 1 s left"."""
+    if seconds < 1:
+        return "under 1 s left"
+    return f"{'at most' if at_most else 'about'} {duration(seconds)} left"
+
+
 def size(byte_count: float) -> str:
     """Return a number of bytes in decimal units, like those of `memory_limit_gb`."""
     if abs(byte_count) >= _LIMIT:

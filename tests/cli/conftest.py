@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,8 @@ def _announce(choice: ModelChoice, *arguments: object) -> None:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep the runs of each test in a folder of its own."""
     monkeypatch.setenv("MRSA_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr("os.get_terminal_size", lambda *_: os.terminal_size((100, 30)))
     monkeypatch.delenv("MRSA_DEBUG", raising=False)
     monkeypatch.setattr("markovian_rsa_mlx.cli.plan.announce", _announce)
     return tmp_path / "home"

@@ -370,6 +370,10 @@ def test_progress_has_time_left_and_mean_scores() -> None:
     assert state.time_left_s() == pytest.approx(30.0)
     assert "1 of 4 problems · 2 of 8 runs" in status_line(state)
     assert "about 30.0 s left" in status_line(state)
+    narrow = status_line(state, 40)
+    assert len(narrow) <= 40
+    assert narrow.startswith("1 of 4 problems")
+    assert "about 30.0 s left" in narrow
     assert [line.split() for line in view_lines(state)[1:]] == [["single", "25.0%"], ["markovian", "75.0%"]]
 
 

@@ -22,7 +22,7 @@ from markovian_rsa_mlx.audit import (
     read_events,
 )
 from markovian_rsa_mlx.cli.display import RunProgress, RunView
-from markovian_rsa_mlx.cli.terminal import clean, one_line, show
+from markovian_rsa_mlx.cli.terminal import clean, one_line, show, time_left
 from markovian_rsa_mlx.config import RSAConfig
 
 from ..support.fakes import CharacterTokenizer
@@ -141,6 +141,14 @@ def test_retry_starts_at_zero_and_resume_at_the_checkpoint(progress: RunProgress
     assert states(progress, "r0-00") == ["queued"]
     progress.event(start("r0-00", seed=2))
     assert progress.state.traces["r0-00"].tokens == 12
+
+
+def test_less_than_a_second_is_not_zero_seconds() -> None:
+    assert [time_left(0.04), time_left(1.2), time_left(9, at_most=True)] == [
+        "under 1 s left",
+        "about 1.2 s left",
+        "at most 9.0 s left",
+    ]
 
 
 def test_time_left_is_an_upper_bound_until_a_trace_has_ended(progress: RunProgress, clock: Clock) -> None:

@@ -209,3 +209,17 @@ def test_shell_completion_offers_commands_and_options(words: str, expected: str)
     command = [sys.executable, "-m", "markovian_rsa_mlx"]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     assert done.stdout.split() == [f"plain,{expected}"]
+
+
+def test_help_breaks_lines_after_it_names_the_program_as_started(monkeypatch: pytest.MonkeyPatch, mrsa: Run) -> None:
+    monkeypatch.setattr("markovian_rsa_mlx.cli.invocation.program", lambda: "some/folder/bin/mrsa")
+    monkeypatch.setenv("COLUMNS", "80")
+    ran = mrsa()
+    assert "some/folder/bin/mrsa bench" in ran.err
+    assert max(map(len, ran.err.splitlines())) <= 80
+
+
+def test_missing_choice_and_number_without_bounds_read_as_text(mrsa: Run) -> None:
+    assert "Choose from: inspect, otel, jsonl" in " ".join(mrsa("export").err.split())
+    assert "\t" not in mrsa("export").err
+    assert "None" not in mrsa("tune", "--help").out

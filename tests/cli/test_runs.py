@@ -16,7 +16,10 @@ from markovian_rsa_mlx import reasoner
 from markovian_rsa_mlx.audit import AuditWriter
 from markovian_rsa_mlx.backends.tokenizers import files_digest
 from markovian_rsa_mlx.cli import runs as check
+from markovian_rsa_mlx.cli.runs_table import runs_table
 from markovian_rsa_mlx.models.routing_report import summary
+from markovian_rsa_mlx.reasoner import puzzles
+from markovian_rsa_mlx.run_store import RunEntry
 
 from ..support.fakes import CharacterTokenizer, boxed
 from .conftest import SMALL, Run
@@ -112,6 +115,35 @@ def test_other_things_in_the_folder_do_not_stop_the_commands(mrsa: Run, trail: P
             ran = mrsa("runs", command, str(trail.with_name(name)))
             assert (ran.code, "bug" in ran.err) == (1, False)
     assert mrsa("runs", "show", "x" * 10_000).code == 1
+
+
+def test_list_shows_what_tells_questions_apart() -> None:
+    def entry(prompt: str) -> RunEntry:
+        return RunEntry("a.jsonl", "finished", "12345678", "2026-11-29T19:05:00+00:00", "model", prompt, "25", 1_000)
+
+    alike = [f"Answer the following question of the second chapter: {name} how?" for name in ("who", "why")]
+    sums = [puzzles.SUM_WORDING.format(terms=terms) for terms in ("12 + 30 - 17", "98 - 11 + 40")]
+    shown = runs_table([entry(prompt) for prompt in (*alike, *sums)], 80).splitlines()
+    assert max(map(len, shown)) <= 80
+    for line, part in zip(shown[1:], ("…who how?", "…why how?", "12 + 30 - 17", "98 - 11 + 40"), strict=True):
+        assert line.endswith(part)
+    (_, one) = runs_table([entry(alike[0])], 80).splitlines()
+    assert "Answer the" in one
+
+
+@pytest.mark.parametrize("arguments", [("runs", "list"), ("profiles",)], ids=" ".join)
+def test_a_pipe_has_the_columns_that_columns_names(
+    arguments: tuple[str, ...], mrsa: Run, trail: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert max(map(len, mrsa(*arguments).out.splitlines())) > 70
+    monkeypatch.setenv("COLUMNS", "70")
+    assert max(map(len, mrsa(*arguments).out.splitlines())) <= 70
+
+
+def test_legend_of_profiles_explains_the_shown_columns(mrsa: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mrsa("profiles").out.count("kept") == 2
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "kept" not in mrsa("profiles").out
 
 
 def test_show_prints_settings_rounds_lineage_and_answer(mrsa: Run, trail: Path) -> None:

@@ -44,7 +44,7 @@ def test_fixed_events_alone_show_rounds_answer_and_lineage(show: Show, trail: Pa
     assert "round 1: 1 of 1 trace, " in out
     assert "reads r0-00 r0-02  answer 2" in out
     assert "answer     2, of r1-00 (single)" in out
-    assert "tally      not recorded" in out
+    assert "votes      not recorded" in out
     assert "\\boxed{2}" in out
     assert "r1-00 read r0-00 (2), r0-02 (2)" in out
     assert "tail of r0-02" in out
@@ -114,6 +114,20 @@ def test_rounds_and_answer_are_shown_if_a_line_is_lost(lost: int, show: Show, tr
     assert "round 1: 1 of 1 trace, " in out
     assert "answer     2, of r1-00 (single)" in out
     assert ("What is 1+1?" in out) == (lost != 0)
+
+
+def test_a_run_without_an_answer_has_no_winner(show: Show, trail: Path) -> None:
+    assert "lineage of the winner" in show(lines_of(trail))
+    lines = [{**line, "answer": ""} if line["event"] == "selection" else line for line in lines_of(trail)]
+    out = show(lines)
+    assert "lineage of r1-00" in out
+    assert "winner" not in out
+
+
+def test_one_hidden_line_is_in_the_singular(show: Show, trail: Path) -> None:
+    lines = lines_of(trail)
+    lines[0]["prompt"] = "\n".join("1234567")
+    assert "... 1 more line (--full)" in show(lines)
 
 
 def test_run_without_its_start_is_shown(show: Show, trail: Path) -> None:
@@ -205,7 +219,7 @@ def test_huge_counts_of_guesses_are_shown_as_bounds(show: Show, trail: Path) -> 
     for line in lines:
         if line["event"] == "trace_clock" and line["phase"] == "ended":
             line.update(dict.fromkeys(("steps", "drafted", "accepted"), 10**400))
-    assert "over 10^18 of over 10^18 guessed tokens kept" in show(lines)
+    assert "over 10^18 of over 10^18 guessed tokens accepted" in show(lines)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello\n", b"\x00\xff" * 99, b'{"event": "run_sta', b"[" * 99_999])

@@ -75,6 +75,28 @@ def test_question_is_read_from_each_source(how: str, tmp_path: Path, mrsa: Run, 
     assert read_events(trail)[0].to_dict()["prompt"] == question
 
 
+def test_a_final_trace_without_an_answer_says_where_it_was_cut_off(mrsa: Run, fake_model: Install) -> None:
+    fake_model("hm " * 40)
+    cut = mrsa("solve", "1+1?", *SMALL, "--final-tokens", "52", "--answer-tokens", "0")
+    assert cut.code == 1
+    assert "r1-00 was cut off at 52 tokens" in cut.err
+    assert "raise --final-tokens" in cut.err
+    fake_model("hm</think>")
+    empty = mrsa("solve", "1+1?", *SMALL)
+    assert empty.code == 1
+    assert "no text after its thinking" in empty.err
+    assert "--final-tokens" not in empty.err
+
+
+def test_an_open_answer_that_was_cut_off_says_so(mrsa: Run, fake_model: Install) -> None:
+    fake_model("hm</think>" + "Well, " * 20)
+    arguments = ("--final-tokens", "30", "--answer-kind", "open", "--answer-tokens", "0")
+    assert (
+        "r1-00, which was cut off at 30 tokens; no final candidate finished"
+        in mrsa("solve", "Why?", *SMALL, *arguments).err
+    )
+
+
 def test_system_option_adds_a_system_message(tmp_path: Path, mrsa: Run, fake_model: Install) -> None:
     trail = tmp_path / "run.jsonl"
     mrsa("solve", "1+1?", *SMALL, "--system", "Be brief.", "--audit", str(trail))

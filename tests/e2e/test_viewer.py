@@ -707,6 +707,21 @@ def test_trace_that_was_cut_off_is_not_wrong(chrome: Browser, wide_trail: Path, 
     assert shown.page.locator(".node.wrong").count() > 0
 
 
+def test_an_answer_that_was_cut_off_is_marked_in_lineage_and_answer(chrome: Browser, tmp_path: Path) -> None:
+    path = small_run(
+        tmp_path / "run.jsonl",
+        lambda request, rng: "hm</think>" + "Well " * 99,
+        answer_kind="open",
+        final_tokens=40,
+        answer_selection="single",
+    )
+    shown = watch(chrome.new_context(), write_page(path, tmp_path / "run.html"))
+    assert shown.page.locator(".node.winner .sign").inner_text() == "★ ✂"
+    assert "was cut off at 40 tokens" in shown.page.locator("#answer").inner_text()
+    weight = "(text) => getComputedStyle(text).fontWeight"
+    assert shown.page.locator(".chosen .text").first.evaluate(weight) == "400"
+
+
 def test_text_is_the_answer_where_none_can_be_found(chrome: Browser, tmp_path: Path) -> None:
     path = small_run(tmp_path / "run.jsonl", lambda request, rng: "hm</think>I <b>cannot</b> say.", answer_kind="math")
     shown = watch(chrome.new_context(), write_page(path, tmp_path / "run.html"))
@@ -725,7 +740,9 @@ def test_title_has_the_question(chrome: Browser, trail: Path, tmp_path: Path) ->
     assert shown.page.title().startswith("Trace r1-01 – How many")
 
 
-def test_took_is_time_in_the_engine(chrome: Browser, trail: Path, tmp_path: Path) -> None:
+def test_generating_is_time_in_the_engine_and_adds_up_with_waiting(
+    chrome: Browser, trail: Path, tmp_path: Path
+) -> None:
     """r0-00 runs for 2 s after 5 s of waiting, is tried again after 3 s more, and then runs for 4 s."""
     lines = lines_of(trail)
     complete = next(x for x in lines if x["event"] == "trace_complete" and x["trace_id"] == "r0-00")
@@ -741,9 +758,9 @@ def test_took_is_time_in_the_engine(chrome: Browser, trail: Path, tmp_path: Path
     shown = open_lines(chrome, tmp_path, [*lines[:2], *times, complete])
     shown.go("#/trace/r0-00")
     facts = shown.page.locator("main > .facts").inner_text().split("\n")
-    assert facts[facts.index("Took") + 1] == "6.0 s"
-    assert facts[facts.index("Waited") + 1] == "8.0 s"
+    assert facts[facts.index("Generating") + 1] == "6.0 s"
+    assert facts[facts.index("Waiting") + 1] == "8.0 s"
     shown.go("#/")
     figures = shown.page.locator("#figures").inner_text().split("\n")
-    assert figures[figures.index("Took") + 1] == "6.0 s"
-    assert figures[figures.index("Waited") + 1] == "8.0 s"
+    times = {name: figures[figures.index(name) + 1] for name in ("Generating", "Waiting", "Total time")}
+    assert times == {"Generating": "6.0 s", "Waiting": "8.0 s", "Total time": "14.0 s"}

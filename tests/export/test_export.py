@@ -52,6 +52,12 @@ def test_rows_are_the_traces_with_their_parents_tokens_and_answer(name: str) -> 
         assert all(order[parent]["round"] < row["round"] for parent in row["parents"])
 
 
+def test_rows_are_sorted_by_round_and_index() -> None:
+    state, rows = state_of("finished"), rows_of("finished")
+    assert list(state.traces) != sorted(state.traces)  # the traces began in another order
+    assert [row["trace_id"] for row in rows] == sorted(state.traces)
+
+
 def request_of(name: str) -> Any:
     """Return the exported spans as the message that a collector reads."""
     service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
@@ -142,7 +148,7 @@ def test_a_collector_reads_the_spans(name: str) -> None:
 def test_log_has_a_model_event_per_trace() -> None:
     log = json.loads(export(state_of("finished"), "inspect"))
     events = [event for event in log["samples"][0]["events"] if event["event"] == "model"]
-    assert [event["metadata"]["trace_id"] for event in events] == [row["trace_id"] for row in rows_of("finished")]
+    assert sorted(event["metadata"]["trace_id"] for event in events) == [row["trace_id"] for row in rows_of("finished")]
     assert log["samples"][0]["metadata"]["answer"] == "((12 + 9) + 17) - 3"
 
 

@@ -101,7 +101,7 @@ def test_an_engine_that_counts_has_its_steps_and_guesses_recorded(tmp_path: Path
     assert (state.drafted, state.accepted) == (7 * len(ends), 2 * len(ends))
     assert state.steps + state.accepted == state.generated_tokens
     assert verify_file(path, equivalent=equal_text).finished
-    kept = f"{2 * len(ends)} of {7 * len(ends)} guessed tokens kept"
+    kept = f"{2 * len(ends)} of {7 * len(ends)} guessed tokens accepted"
     assert kept in format_run(path, scan_file(path), full=False)
 
 

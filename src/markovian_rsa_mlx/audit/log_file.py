@@ -355,7 +355,7 @@ def _lines_of_one_run(lines: list[Line], problems: list[LineProblem], path: Path
 
 def foreign_lines(count: int) -> LineProblem:
     """Return the problem of a file with `count` lines of other runs."""
-    amount = "1 line belongs" if count == 1 else f"{count} lines belong"
+    amount = "1 line belongs" if count == 1 else f"{count:,} lines belong"
     return LineProblem(0, f"{amount} to another run", shown=False)
 
 

@@ -149,6 +149,14 @@ class TraceState:
         return list(self.starts[-1].parent_trace_ids) if self.starts else []
 
 
+def by_index(trace: TraceState) -> tuple[int, bool, int]:
+    """Sort by round and index. Ids of another form come last in their round, in the order of the file."""
+    try:
+        return trace.round, False, TraceKey.parse(trace.trace_id).index
+    except ValueError:
+        return trace.round, True, 0
+
+
 class RunState:
     """The state of a run after the events so far.
 

@@ -15,5 +15,6 @@ def require_extra(name: str) -> ModuleType:
     except ImportError as error:
         package = name.partition(".")[0].replace("_", "-")
         raise TaskError(
-            f"{package} is not installed here ({error}); install it with pip install 'markovian-rsa-mlx[bench]'."
+            f"{package} is not installed here ({error}). It belongs to the extra bench: "
+            "pip install 'markovian-rsa-mlx[bench]', or [bench,serve] in place of [serve] where that was installed."
         ) from error

@@ -110,7 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_status(error.format_message())
         return error.exit_code
     except click.ClickException as error:
-        print_status(f"error: {clean(error.format_message())}")
+        message = error.format_message().replace("\n\t", " ")  # click lists the choices of a missing option with tabs
+        print_status(f"error: {clean(message)}")
         if isinstance(error, click.NoSuchOption) and not error.option_name.startswith("--"):
             print_status('Text that begins with - goes after --, as in mrsa solve -- "-3 + 5".')
         if isinstance(error, click.UsageError) and error.ctx is not None:

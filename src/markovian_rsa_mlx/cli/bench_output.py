@@ -16,7 +16,19 @@ from ..bench.results import Change, Comparison, Method, MethodSummary, Results, 
 from ..bench.runner import Benchmark, Unit
 from ..bench.summary import caveats, few_problems, incomplete, problems_label, whole_problems
 from ..bench.tasks.base import Problem
-from .terminal import amount, clean, count, duration, one_line, percent, percent_range, print_status, table, width_of
+from .terminal import (
+    amount,
+    clean,
+    count,
+    duration,
+    one_line,
+    percent,
+    percent_range,
+    print_status,
+    table,
+    time_left,
+    width_of,
+)
 
 if TYPE_CHECKING:
     from ..bench.compare import BenchmarkComparison
@@ -37,7 +49,7 @@ def table_text(results: Results, width: int | None = None) -> str:
     parts += [
         _fitted_table(results, width),
         f"{problems_label(results)} x {amount(results.epochs, 'epoch')}; 95% intervals over problems; "
-        "tokens as the paper counts them.\n"
+        "tokens: generated per problem; prompts are not counted.\n"
         f"{amount(results.generated_once, 'token')} generated in total; generations that methods share count once."
         + (f"\n{few}" if few else ""),
     ]
@@ -186,7 +198,7 @@ def watch(benchmark: Benchmark, units: Sequence[Unit], quiet: bool) -> Iterator[
         yield progress
         return
     if progress.before:
-        print_status(f"{progress.before} of {amount(progress.total, 'problem')} are already done.")
+        print_status(f"{count(progress.before)} of {amount(progress.total, 'problem')} are already done.")
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.live import Live
@@ -209,36 +221,45 @@ class _View:
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
         from rich.text import Text
 
-        for line in view_lines(self._progress)[: max(console.size.height - 1, 1)]:
+        for line in view_lines(self._progress, options.max_width)[: max(console.size.height - 1, 1)]:
             yield Text(clean(line), no_wrap=True, overflow="ellipsis")
 
 
-def view_lines(progress: BenchProgress) -> list[str]:
+def view_lines(progress: BenchProgress, columns: int | None = None) -> list[str]:
     """Return the status line and the mean score of each method so far."""
     scores = [(method.name, progress.score(method.name)) for method in progress.methods]
     width = max((len(name) for name, _ in scores), default=0)
-    return [status_line(progress), *(f"  {name.ljust(width)}  {percent(score)}" for name, score in scores)]
+    return [status_line(progress, columns), *(f"  {name.ljust(width)}  {percent(score)}" for name, score in scores)]
 
 
-def status_line(progress: BenchProgress) -> str:
-    """Return problems done, speed, tokens, and the time spent and left."""
+#: Parts of the status that a narrow terminal leaves out, the first one first.
+_OPTIONAL_PARTS = ("tokens", "runs", "speed", "elapsed", "left", "failed")
+
+
+def status_line(progress: BenchProgress, columns: int | None = None) -> str:
+    """Return problems done, speed, tokens, and the time spent and left: the parts that fit into `columns`."""
     left = progress.time_left_s()
-    parts = [
-        f"{count(progress.finished)} of {amount(progress.total, 'problem')}",
-        f"{count(progress.runs)} of {amount(progress.all_runs, 'run')}",
-        f"{count(progress.tokens_per_s)} tok/s",
-        amount(progress.generated_tokens, "token"),
-        duration(progress.elapsed_s),
-        *([f"about {duration(left)} left"] if left else []),
-        *([f"{progress.failed} failed"] if progress.failed else []),
-    ]
-    return " · ".join(parts)
+    parts = {
+        "problems": f"{count(progress.finished)} of {amount(progress.total, 'problem')}",
+        "runs": f"{count(progress.runs)} of {amount(progress.all_runs, 'run')}",
+        "speed": f"{count(progress.tokens_per_s)} tok/s",
+        "tokens": amount(progress.generated_tokens, "token"),
+        "elapsed": duration(progress.elapsed_s),
+        "left": time_left(left) if left else "",
+        "failed": f"{count(progress.failed)} failed" if progress.failed else "",
+    }
+    for dropped in ("", *_OPTIONAL_PARTS):
+        parts.pop(dropped, None)
+        line = " · ".join(filter(None, parts.values()))
+        if columns is None or len(line) <= columns:
+            break
+    return line
 
 
 def problem_line(progress: BenchProgress, problem: Problem, epoch: int, records: Sequence[RunRecord]) -> str:
     """Return the line for a problem that is done: its correct runs or its error, and the status."""
     correct = sum(record.correct > 0 for record in records)
     error = next((f"failed: {one_line(r.error, 120)}" for r in records if r.error), "")
-    outcome = error or f"{correct} of {len(records)} runs correct"
+    outcome = error or f"{count(correct)} of {count(len(records))} runs correct"
     repetition = f", epoch {epoch}" if epoch > 1 else ""
     return f"problem {one_line(problem.problem_id, 40)}{repetition}: {outcome} ({status_line(progress)})"

@@ -309,7 +309,7 @@ def check_embedded(problems: Sequence[Problem]) -> str:
     missed = len(problems) - able
     if not missed:
         return ""
-    return f"the embedded reasoner was not trained for {amount(missed, 'problem')} of {len(problems)}"
+    return f"the embedded reasoner was not trained for {amount(missed, 'problem')} of {len(problems):,}"
 
 
 def _print_plan(options: BenchOptions, spec: BenchmarkSpec, path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,24 @@ PATH = click.Path(path_type=Path)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
+class _Formatter(click.HelpFormatter):
+    """Writes the commands in a help text as the user started this program, before it breaks the lines."""
+
+    def write_text(self, text: str) -> None:
+        super().write_text(as_started(text))
+
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        super().write_dl([(name, as_started(text)) for name, text in rows], col_max, col_spacing)
+
+
+class _Context(click.Context):
+    formatter_class = _Formatter
+
+
 class _WithExamples(click.Command):
     """A command whose help shows `examples`, each on a line of its own so that it can be copied and run."""
+
+    context_class = _Context
 
     def __init__(self, *arguments: Any, examples: Sequence[str] = (), **values: Any) -> None:
         # Not only on the outermost group: click keeps the help option of the first context, which may lack that group.
@@ -71,6 +87,10 @@ class _Option(click.Option):
 
 class FiniteFloat(click.FloatRange):
     """A number that is neither nan nor infinite; a range alone accepts nan."""
+
+    def _describe_range(self) -> str:
+        """Return the range for the help, without click's "x<=None" for a number without bounds."""
+        return "" if self.min is None and self.max is None else super()._describe_range()
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)

@@ -29,7 +29,7 @@ from ..audit.events import (
     TraceRetryEvent,
 )
 from ..audit.state import ENDED, RunState, TraceState, TraceStatus
-from .terminal import amount, count, duration, one_line, print_status, size
+from .terminal import amount, count, duration, one_line, print_status, size, time_left
 
 _STYLES: dict[TraceStatus, str] = {
     "waiting": "dim",
@@ -202,7 +202,7 @@ class RunView:
         parts = [f"{count(progress.tokens_per_s)} tok/s", amount(self.state.total_tokens, "token")]
         parts.append(duration(progress.elapsed_s))
         if (left := progress.time_left_s()) is not None:
-            parts.append(f"{'at most' if left[1] else 'about'} {duration(left[0])} left")
+            parts.append(time_left(left[0], at_most=left[1]))
         if progress.peak_memory_bytes:
             parts.append(f"peak {size(progress.peak_memory_bytes)}")
         return " · ".join(parts)
@@ -265,7 +265,7 @@ class PlainWatcher:
                 answer = one_line(state.answer(trace))
                 self._print(
                     f"{trace.trace_id} {WORDS.get(trace.status, trace.status)}, {amount(trace.tokens, 'token')}"
-                    f"{f', answer {answer}' if answer else ''} ({ended} of {len(traces)} traces)"
+                    f"{f', answer {answer}' if answer else ''} ({count(ended)} of {count(len(traces))} traces)"
                 )
             case TraceInheritedEvent():
                 answer = one_line(event.answer, 200)

@@ -45,7 +45,7 @@ def export(run: str | None, format_name: str, out: Path | None) -> None:
     if state.start is None:
         raise AuditError(f"{path} has no run_start, so it cannot be exported.")
     if log.problems:
-        print_status(f"warning: {path} is damaged; {len(log.problems)} of its lines are left out or read in part.")
+        print_status(f"warning: {path} is damaged; {len(log.problems):,} of its lines are left out or read in part.")
     text = export_run(state, format_name)
     if out is None:
         sys.stdout.write(clean(text) if sys.stdout.isatty() else text)

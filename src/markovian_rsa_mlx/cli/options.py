@@ -146,8 +146,7 @@ def _setting_option(name: str, panel: str, metavar: str, meaning: str) -> Decora
         return option("--json-schema", name, type=PATH, metavar=metavar, help=f"{meaning}.", panel=panel)
     if name == "thinking_marks":
         return option(flag, nargs=2, metavar=metavar, help=meaning[0].upper() + meaning[1:] + ".", panel=panel)
-    allowed = re.sub(r"\d{4,}", lambda match: f"{int(match[0]):,}", allowed_values(name))
-    allowed = re.sub(r"^a (?:whole )?number (?:from )?", "", allowed).replace(", or unset", " or unset")
+    allowed = re.sub(r"^a (?:whole )?number (?:from )?", "", allowed_values(name)).replace(", or unset", " or unset")
     if not meaning.startswith(("beta", "tau")):
         meaning = meaning[0].upper() + meaning[1:]
     if default is not None:

@@ -70,11 +70,13 @@ def _overview() -> str:
     same = dataclasses.asdict(RSAConfig())
     shared = [field for field in ("top_p", "top_k", "carry", "answer_selection") if field not in differing]
     rest = ", ".join(f"{field} {_cell(same[field])}" for field in shared)
+    text = table(heads, rows, frozenset(heads[1:]), width=width_of(sys.stdout), optional=_OPTIONAL)
+    shown = set(text.split())
+    kept = "kept: those of final for the answer. " if "kept" in shown else ""
+    starred = "* of the final round; -: as before. " if any(head in shown for head in heads if head[-1] == "*") else ""
     return (
-        f"{table(heads, rows, frozenset(heads[1:]), width=width_of(sys.stdout), optional=_OPTIONAL)}\n\n"
-        "T aggregation rounds, N traces per round, C tails per prompt. In tokens: beta, tau, final, and kept "
-        "(of final, for the answer).\n"
-        f"* of the final round; -: as before. The same in all profiles: {rest}.\n"
+        f"{text}\n\nT aggregation rounds, N traces per round, C tails per prompt; beta, tau and final in tokens.\n"
+        f"{kept}{starred}The same in all profiles: {rest}.\n"
         "`mrsa profiles NAME` prints one in full, `mrsa plan --profile NAME` estimates its costs."
     )
 

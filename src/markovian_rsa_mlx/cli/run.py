@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import PROFILES, RSAConfig
 from ..errors import ConfigError, RunStoppedError
-from ..formatting import population
+from ..formatting import count, population
 from ..method.plain_text import plain_text
 from ..run_store import runs_folder
 from ..tools import Prompt
@@ -103,15 +103,33 @@ def answer_question(
     if not quiet:
         print_result(outcome)
     if not outcome.stopped and not outcome.result.text:
-        print_status(
-            f"error: The final trace {outcome.result.final_trace_id} has no text after its thinking. "
-            "If it was cut off, raise --final-tokens."
-        )
+        print_status(f"error: {_no_text(outcome.result)}")
     if json_output:
         print(json.dumps(result_json(outcome), ensure_ascii=False, indent=2))
     elif outcome.result.text:
         show(plain_text(outcome.result.text) if sys.stdout.isatty() else outcome.result.text)
     return outcome.exit_code
+
+
+def _no_text(result: RunResult) -> str:
+    """Say why a finished run has no text."""
+    limit = _cut_off(result)
+    if limit is None:
+        return f"The final trace {result.final_trace_id} has no text after its thinking."
+    return (
+        f"The final trace {result.final_trace_id} was cut off at {limit}, before it began to answer; "
+        "raise --final-tokens."
+    )
+
+
+def _cut_off(result: RunResult) -> str | None:
+    """Return the number of tokens at which the final trace was cut off, or None if it was not."""
+    from ..audit.events import TraceCompleteEvent
+
+    for event in result.events:
+        if isinstance(event, TraceCompleteEvent) and event.trace_id == result.final_trace_id:
+            return amount(event.generated_tokens, "token") if event.finish_reason == "max_tokens" else None
+    return None
 
 
 def _experience(outcome: Outcome, warning: str) -> str:
@@ -184,7 +202,7 @@ def _title(model_id: str, config: RSAConfig) -> str:
     )
     symbols = (
         f"T={config.rounds} N={population(config.population)} C={config.aggregation_size} "
-        f"beta={config.thinking_tokens} tau={config.tail_limit} F={config.final_count}"
+        f"beta={count(config.thinking_tokens)} tau={count(config.tail_limit)} F={count(config.final_count)}"
     )
     return " · ".join(part for part in (Path(model_id).name, profile, symbols) if part)
 
@@ -224,7 +242,6 @@ _HOW = {
     "unjudged": "the first final candidate that finished, since there was nothing to judge",
     "fallback": "the first final candidate that has an answer, since the aggregating trace has none",
     "open": "the first final candidate that finished",
-    "open_unfinished": "the first final candidate with a text, since none finished",
     "open_fallback": "a final candidate, since the aggregating trace did not finish with a text",
 }
 _STOPPED = {"interrupted": "interrupted", "token_budget": "out of tokens", "time_budget": "out of time"}
@@ -270,7 +287,7 @@ def print_result(outcome: Outcome) -> None:
         print_status(_choice_line(result))
     if len(result.tally) > 1 or any(votes > 1 for _, votes in result.tally):
         ranked = sorted(result.tally, key=lambda pair: -pair[1])[:6]
-        votes_text = ", ".join(f"{one_line(answer)} ×{votes}" for answer, votes in ranked)
+        votes_text = ", ".join(f"{one_line(answer)} ×{count(votes)}" for answer, votes in ranked)
         print_status(f"{'Answers so far' if outcome.stopped else 'Final candidates'}: {votes_text}.")
     if result.answer_kind != "open":
         print_status(_baseline_line(result.round_zero))
@@ -287,7 +304,7 @@ def print_result(outcome: Outcome) -> None:
 
 def _choice_line(result: RunResult) -> str:
     """Describe which trace gave the answer of a finished run, and why."""
-    from ..audit.events import JudgementEvent, SelectionEvent, TraceCompleteEvent
+    from ..audit.events import JudgementEvent, SelectionEvent
 
     if not result.answer:
         return f"No final candidate has an answer that can be read. The text is that of {result.final_trace_id}."
@@ -298,8 +315,10 @@ def _choice_line(result: RunResult) -> str:
     if how == "tournament" and not any(isinstance(event, JudgementEvent) for event in result.events):
         how = "unjudged"
     if result.answer_kind == "open" and how == "single":
-        ends = {e.trace_id: e.finish_reason for e in result.events if isinstance(e, TraceCompleteEvent)}
-        how = "open_unfinished" if ends.get(result.final_trace_id or "") == "max_tokens" else "open"
+        if limit := _cut_off(result):
+            cut = f"which was cut off at {limit}; no final candidate finished"
+            return f"The answer is from {result.final_trace_id}, {cut}."
+        how = "open"
     elif result.answer_kind == "open" and how == "fallback":
         how = "open_fallback"
     return f"The answer is from {result.final_trace_id}: {_HOW[how]}."
@@ -318,4 +337,6 @@ def _baseline_line(round_zero: dict[str, Any]) -> str:
         return "Round 0: no trace was finished."
     if not answer:
         return f"Round 0 alone, {amount(traces, 'trace')}: no answer."
-    return f"Round 0 alone would have answered {one_line(str(answer))} ({votes} of {amount(traces, 'trace')})."
+    return (
+        f"Round 0 alone would have answered {one_line(str(answer))} ({count(votes or 0)} of {amount(traces, 'trace')})."
+    )

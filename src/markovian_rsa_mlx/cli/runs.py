@@ -8,7 +8,6 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -20,7 +19,8 @@ from ..errors import AuditError, ConfigError, MarkovianRSAError, ModelError
 from ..locks import is_locked
 from ..tokenizer import Tokenizer
 from .command import Group, json_option, option
-from .terminal import amount, clean, count, local_time, one_line, print_lines, print_status, table, width_of
+from .runs_table import runs_table
+from .terminal import amount, clean, one_line, print_lines, print_status, width_of
 
 if TYPE_CHECKING:
     from ..audit.verify import Report
@@ -54,12 +54,9 @@ def list_runs(limit: int | None, state: str | None, model: str | None, since: st
         none = "No run matches" if filtered and run_store.run_paths() else "There are no runs yet"
         print_status(f"{none} in {run_store.runs_folder()}.")
         return
-    print(_overview(entries, width_of(sys.stdout)))
+    print(runs_table(entries, width_of(sys.stdout)))
 
 
-#: Columns up to which a question fills a list that goes to a file or a pipe.
-_PIPE_WIDTH = 120
-_MIN_QUESTION = 20
 _AGES = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -84,26 +81,6 @@ def _matches(entry: run_store.RunEntry, state: str | None, model: str | None, si
         return False
 
 
-def _overview(entries: Sequence[run_store.RunEntry], width: int | None) -> str:
-    head = ("run", "state", "answer", "started", "tokens", "model")
-    rows, questions = [], []
-    for entry in entries:
-        if entry.state == "damaged":
-            rows.append((Path(entry.path).stem, "damaged", "", "", "", ""))
-            questions.append(entry.problem)
-            continue
-        model, answer = one_line(Path(entry.model_id).name, 24), one_line(entry.answer, 16)
-        started, tokens = local_time(entry.created_at), count(entry.generated_tokens)
-        rows.append((clean(entry.run_id)[:8], entry.state, answer, started, tokens, model))
-        questions.append(entry.prompt)
-    used = max(map(len, table(head, rows).split("\n")))
-    columns = max((width or _PIPE_WIDTH) - used - 2, _MIN_QUESTION)
-    lines = [(*row, one_line(question, columns)) for row, question in zip(rows, questions, strict=True)]
-    return table(
-        (*head, "question"), lines, frozenset({"tokens"}), width=width, optional=("model", "tokens", "started")
-    )
-
-
 @runs.command("show", examples=("mrsa runs show", "mrsa runs show my-run.jsonl --full"))
 @click.argument("run", required=False, help=RUN_HELP)
 @option("--full", is_flag=True, help="Show every trace and every tail in full.")
@@ -111,7 +88,7 @@ def _overview(entries: Sequence[run_store.RunEntry], width: int | None) -> str:
 def show(run: str | None, full: bool, model_stats: bool) -> None:
     """Show how a run found its answer.
 
-    Prints the settings, the rounds with their votes, the lineage of the winner, the tails it read, and errors. The file
+    Prints the settings, the rounds with their votes, the lineage of the answer, the tails it read, and errors. The file
     may be unfinished or damaged.
     """
     from ..audit import read_lenient

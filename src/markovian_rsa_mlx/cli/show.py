@@ -22,7 +22,7 @@ from ..audit.events import (
     SelectionEvent,
 )
 from ..audit.log_file import LogFile, Raw, UnknownEvent
-from ..audit.state import ENDED, RunState, TraceState
+from ..audit.state import ENDED, RunState, TraceState, by_index
 from ..audit.verify import stats_problem
 from ..config import FIELD_NAMES
 from ..formatting import SYMBOLS, population
@@ -89,13 +89,7 @@ def summarize(log: LogFile) -> RunSummary:
     for event in log.events:
         for trace_id, number in _mentioned_traces(event):
             state.traces.setdefault(trace_id, TraceState(trace_id, number))
-
-    def position(trace: TraceState) -> tuple[int, bool, int]:
-        """Sort by index. Ids of another form come last, in the order of the file."""
-        key = _parse_key(trace.trace_id)
-        return trace.round, key is None, key.index if key is not None else 0
-
-    state.traces = {trace.trace_id: trace for trace in sorted(state.traces.values(), key=position)}
+    state.traces = {trace.trace_id: trace for trace in sorted(state.traces.values(), key=by_index)}
     is_unlisted = has_plan and state.setup is not None and max_traces > len(state.traces)
     return RunSummary(
         state=state,
@@ -190,8 +184,8 @@ class _RunText:
         tokens = end.total_generated_tokens if end else self.state.generated_tokens
         yield f"cost       {amount(tokens, 'token')} in {duration(self.state.elapsed_s)}{memory}"
         if self.state.drafted:
-            kept = f"{count(self.state.accepted)} of {amount(self.state.drafted, 'guessed token')} kept"
-            yield f"guesses    {kept}, in {amount(self.state.steps, 'decode step')}"
+            accepted = f"{count(self.state.accepted)} of {amount(self.state.drafted, 'guessed token')} accepted"
+            yield f"guesses    {accepted}, which saved as many decode steps; {count(self.state.steps)} were run"
         if start is not None:
             yield "question"
             yield from self._block(start.prompt)
@@ -228,15 +222,17 @@ class _RunText:
     def rounds(self) -> Iterator[str]:
         for number, traces in self.state.rounds():
             ended = sum(map(self.run.has_ended, traces))
-            votes = ", ".join(f"{one_line(answer, 30)} ×{members}" for answer, members in self.state.tally(traces)[:6])
+            tally = self.state.tally(traces)[:6]
+            votes = ", ".join(f"{one_line(answer, 30)} ×{count(members)}" for answer, members in tally)
             tokens = amount(sum(trace.tokens for trace in traces), "token")
             if not votes and (self.state.answer_kind == "open" or self.state.config.requested_kind == "auto"):
                 votes = amount(sum(bool(self.state.answer(trace)) for trace in traces), "text")
-            yield f"\nround {number}: {ended} of {amount(len(traces), 'trace')}, {tokens}; {votes or 'no answers'}"
+            done = f"{count(ended)} of {amount(len(traces), 'trace')}"
+            yield f"\nround {number}: {done}, {tokens}; {votes or 'no answers'}"
             shown = traces if self.full else traces[:_MAX_TRACES]
             yield from map(self._trace, shown)
             if len(shown) < len(traces):
-                yield f"  ... and {len(traces) - len(shown)} more (--full)"
+                yield f"  ... and {count(len(traces) - len(shown))} more (--full)"
 
     def _trace(self, trace: TraceState) -> str:
         status, tokens = _STATES.get(trace.status, trace.status), count(trace.tokens)
@@ -265,7 +261,7 @@ class _RunText:
         if selection is not None:
             answers = dict(zip(selection.candidate_trace_ids, selection.answers, strict=False))
             votes = ", ".join(
-                f"{one_line(answers.get(members[0], '?'), 30)} ×{votes}"
+                f"{one_line(answers.get(members[0], '?'), 30)} ×{count(votes)}"
                 for members, votes in zip(selection.classes, selection.tally, strict=False)
                 if members
             )
@@ -279,12 +275,13 @@ class _RunText:
             if self.state.answer_kind == "open":
                 yield from self._final_text()
                 return
-            yield f"tally      {votes or 'no answers'}{', a tie' if selection.tie else ''}"
+            finals = amount(len(selection.candidate_trace_ids), "final candidate")
+            yield f"votes      of {finals}: {votes or 'no answers'}{', a tie' if selection.tie else ''}"
             if (stop := self.state.stopped_early) is not None:
                 late = amount(len(self.state.late_finals), "candidate")
                 yield f"stopped    {late} early: the leader would stay with probability {stop.probability:.1%}"
             # The figures of round 0 have no fixed types.
-            zero = {name: one_line(str(v)) for name, v in selection.round_zero.items() if isinstance(v, str | int)}
+            zero = {name: _figure(v) for name, v in selection.round_zero.items() if isinstance(v, str | int)}
             votes = f"{zero.get('votes', '0')} of {zero.get('traces', '0')} traces"
             yield f"round 0    {zero.get('answer') or 'no answer'}, {votes} (baseline vote)"
             if agreement_warning(selection):
@@ -295,7 +292,7 @@ class _RunText:
             answer = find_answer(final.final_text, self.state.answer_kind, rules=rules).text or recorded
             chosen = f"of {one_line(final.final_trace_id)} ({final.answer_selection})"
             yield f"\nanswer     {one_line(answer) or 'none'}, {chosen}"
-            yield f"tally      {_NOT_RECORDED}: there is no selection in the file"
+            yield f"votes      {_NOT_RECORDED}: there is no selection in the file"
         else:
             yield "\nThe file does not name an answer." if self.state.finished else "\nNo answer has been chosen yet."
         yield from self._final_text()
@@ -348,7 +345,7 @@ class _RunText:
         chosen = self.run.chosen
         if not self.state.trace(chosen).parent_ids:
             return
-        yield "\nlineage of the winner"
+        yield f"\nlineage of {self._chosen_name()}"
         generation, seen = [chosen], {chosen}
         while generation:
             parents: dict[str, None] = {}
@@ -360,6 +357,11 @@ class _RunText:
             generation = [parent for parent in parents if parent not in seen]
             seen.update(generation)
 
+    def _chosen_name(self) -> str:
+        """Return "the winner", or the id of the chosen trace if the run found no answer."""
+        selection = self.state.selection
+        return one_line(self.run.chosen) if selection is not None and not selection.answer else "the winner"
+
     def _with_answer(self, trace_id: str) -> str:
         answer = one_line(self.state.answer(self.state.trace(trace_id)), 12)
         none = "no text" if self.state.answer_kind == "open" else "no answer"
@@ -369,7 +371,8 @@ class _RunText:
         winner = self.state.trace(self.state.origin(self.run.chosen))
         for parent in winner.parent_ids:
             if (tail := self.state.trace(parent).tail) is not None:
-                yield f"\ntail of {one_line(parent)}, {amount(tail.tail_tokens, 'token')}, as the winner read it"
+                length, reader = amount(tail.tail_tokens, "token"), self._chosen_name()
+                yield f"\ntail of {one_line(parent)}, {length}, as {reader} read it"
                 yield from self._block(tail.tail_text, at_end=True)
 
     def errors(self) -> Iterator[str]:
@@ -436,12 +439,16 @@ class _RunText:
         """Indent a text. Without --full, show only its first lines, or its last ones if `at_end`."""
         lines = clean(text).strip("\n").split("\n")
         hidden = 0 if self.full else max(len(lines) - _MAX_LINES, 0)
-        note = f"  ... {hidden} more lines (--full)"
+        note = f"  ... {amount(hidden, 'more line')} (--full)"
         if hidden and at_end:
             yield note
         yield from (f"  | {line}" for line in (lines[hidden:] if at_end else lines[: len(lines) - hidden]))
         if hidden and not at_end:
             yield note
+
+
+def _figure(value: str | int) -> str:
+    return count(value) if isinstance(value, int) else one_line(value)
 
 
 def _name(text: str) -> str:

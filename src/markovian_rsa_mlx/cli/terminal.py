@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TextIO
 
-from ..formatting import amount, count, duration, percent, percent_range, shortened, size
+from ..formatting import amount, count, duration, percent, percent_range, shortened, size, time_left
 from ..text_files import decode_text
 from .invocation import as_started, program
 
@@ -37,6 +37,7 @@ __all__ = [
     "show",
     "size",
     "table",
+    "time_left",
     "width_of",
     "wrapped",
 ]
@@ -93,8 +94,14 @@ def drop_output() -> None:
 
 
 def width_of(stream: TextIO) -> int | None:
-    """Return the columns of a terminal, or None for a file or a pipe, which take lines of any length."""
-    return shutil.get_terminal_size().columns if stream.isatty() else None
+    """Return the columns of a terminal. For a file or a pipe, return those of the variable COLUMNS, or None.
+
+    None means lines of any length.
+    """
+    if stream.isatty():
+        return shutil.get_terminal_size().columns
+    columns = os.environ.get("COLUMNS", "")
+    return int(columns) or None if columns.isdecimal() else None
 
 
 def print_status(message: str = "") -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ..audit.state import ENDED, RunState, TraceState
+from ..audit.state import ENDED, RunState, TraceState, by_index
 
 #: Bounds of recorded seconds: files are only as true as their writers.
 _MAX_SECONDS = 10**9
@@ -22,10 +22,12 @@ class Times:
 
 
 def rows(state: RunState) -> Iterator[dict[str, Any]]:
-    """Yield a row per trace that began or inherited, in the order of rounds. Unknown values are null."""
+    """Yield a row per trace that began or inherited, by round and index. Unknown values are null."""
     assert state.start is not None
     chosen = state.selection.chosen_trace_id if state.selection is not None else None
-    for trace in (trace for _, traces in state.rounds() for trace in traces if trace.starts or trace.inherited):
+    for trace in sorted(state.traces.values(), key=by_index):
+        if not (trace.starts or trace.inherited):
+            continue
         times = times_of(state, trace) if trace.starts else None
         complete, found, confidence = trace.complete, state.found(trace), trace.confidence
         yield {
@@ -56,8 +58,8 @@ def rows(state: RunState) -> Iterator[dict[str, Any]]:
 
 
 def begun(state: RunState) -> list[TraceState]:
-    """Return the traces that began, in the order of rounds."""
-    return [trace for _, traces in state.rounds() for trace in traces if trace.starts]
+    """Return the traces that began, by round and index."""
+    return [trace for trace in sorted(state.traces.values(), key=by_index) if trace.starts]
 
 
 def times_of(state: RunState, trace: TraceState) -> Times:

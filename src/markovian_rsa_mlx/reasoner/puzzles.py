@@ -136,6 +136,13 @@ def trained_wording(question: str) -> str | None:
     return None
 
 
+def plain_sum(question: str) -> str:
+    """Return the terms of a sum in the wording of training, as in "12 + 30 - 17", and other questions as they are."""
+    before, after = SUM_WORDING.split("{terms}")
+    is_sum = question.startswith(before) and question.endswith(after)
+    return question[len(before) : len(question) - len(after)] if is_sum else question
+
+
 def _exactly(wording: str) -> str:
     return re.escape(wording).replace(r"\{numbers\}", r"\d{1,2}(?:, \d{1,2}){2,3}").replace(r"\{target\}", r"\d{2}")
 

@@ -141,8 +141,9 @@ def agreement_warning(selection: SelectionEvent) -> str:
     if selection.equivalence == "open" or finals < 2 or first_votes < 2 or votes * first >= first_votes * finals:
         return ""
     return (
-        f"The final candidates agree less than round 0 did: {votes} of {finals} have the most frequent answer, and "
-        f"{first_votes} of {first} had it. This model may lose by reading attempts; mrsa bench --recommend measures it."
+        f"The final candidates agree less than round 0 did: {votes:,} of {finals:,} have the most frequent answer, and "
+        f"{first_votes:,} of {first:,} had it. This model may lose by reading attempts; mrsa bench --recommend "
+        "measures it."
     )
 
 

@@ -97,9 +97,9 @@ class Report:
         if self.texts_checked and self.assumed:
             unchecked = f"; not checked {' and '.join(self.assumed)}"
         if not self.finished:
-            return f"unfinished, consistent so far{unchecked}{rules}: {self.lines} lines follow from each other"
+            return f"unfinished, consistent so far{unchecked}{rules}: {self.lines:,} lines follow from each other"
         verified = "structure verified" if unchecked else "verified"
-        return f"{verified}{unchecked}{rules}: all {self.lines} lines follow from each other"
+        return f"{verified}{unchecked}{rules}: all {self.lines:,} lines follow from each other"
 
     @property
     def is_complete(self) -> bool:

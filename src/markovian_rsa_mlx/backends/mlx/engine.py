@@ -180,9 +180,9 @@ class MLXEngine:
         length = len(request.prompt_token_ids) + request.max_tokens
         if self.info.context_length is not None and length > self.info.context_length:
             raise ContextLengthError(
-                f"Trace {request.trace_id} may grow to {length} tokens (a prompt of {len(request.prompt_token_ids)} "
-                f"and max_tokens of {request.max_tokens}), and the model's context length is "
-                f"{self.info.context_length}. Lower thinking_tokens, final_tokens or tail_tokens."
+                f"Trace {request.trace_id} may grow to {length:,} tokens (a prompt of "
+                f"{len(request.prompt_token_ids):,} and max_tokens of {request.max_tokens:,}), and the model's "
+                f"context length is {self.info.context_length:,}. Lower thinking_tokens, final_tokens or tail_tokens."
             )
         if not self.admission.fits((), length):
             raise memory_error(self.admission, length)

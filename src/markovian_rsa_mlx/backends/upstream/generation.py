@@ -173,8 +173,8 @@ class UpstreamGeneration:
         """Add the ids of a text reply and the end of the trace. Check that no ids are missing."""
         if info.dialect.prompt_format == "text" and reply.prompt_tokens not in (None, len(call.prompt_ids)):
             self.listener.warning(
-                f"{info.name} read the text of the prompt as {reply.prompt_tokens} tokens, and the audit file records "
-                f"{len(call.prompt_ids)}, because the server tokenizes texts by itself"
+                f"{info.name} read the text of the prompt as {reply.prompt_tokens:,} tokens, and the audit file "
+                f"records {len(call.prompt_ids):,}, because the server tokenizes texts by itself"
             )
         if not info.dialect.returns_token_ids:
             reply.write_calls()
@@ -192,11 +192,11 @@ class UpstreamGeneration:
             self.append([self._eos])
         elif reply.truncated:
             raise ContextLengthError(
-                f"{info.name} truncated trace {self.request.trace_id} after {len(self.ids)} tokens because its context "
-                "is full; lower thinking_tokens, tail_tokens or final_tokens, or start it with a longer one."
+                f"{info.name} truncated trace {self.request.trace_id} after {len(self.ids):,} tokens because its "
+                "context is full; lower thinking_tokens, tail_tokens or final_tokens, or start it with a longer one."
             )
         elif info.dialect.returns_token_ids and len(reply.ids) < call.max_tokens:
-            raise TransientError(f"{info.name} ended the trace after {len(reply.ids)} of {call.max_tokens} tokens")
+            raise TransientError(f"{info.name} ended the trace after {len(reply.ids):,} of {call.max_tokens:,} tokens")
 
     @property
     def confidence(self) -> Confidence | None:

@@ -1,6 +1,6 @@
 // The answer of a run: the trace that gave it, the rule that chose it, and the path it took through the tails.
 
-import { amount, h, listed, modelText, separated } from "./dom.js";
+import { amount, count, h, listed, modelText, separated } from "./dom.js";
 import { traceLink, verdictSign } from "./table.js";
 import { textView } from "./text.js";
 
@@ -12,7 +12,7 @@ const RULES = {
   unjudged: "the first final candidate that finished, since there was nothing to judge",
   fallback: "the first final candidate that has an answer, since the aggregating trace has none",
   open: "the first final candidate that finished; open answers are not compared",
-  openUnfinished: "the first final candidate with a text, since none finished; open answers are not compared",
+  openUnfinished: "the first one with a text, as no final candidate finished; open answers are not compared",
   openFallback: "a final candidate, since the aggregating trace did not finish with a text",
 };
 const MAX_NAMED = 8;
@@ -29,8 +29,10 @@ export function answerSection(view) {
     ? ["Given by ", giver, ": ", ruleOf(run), "."]
     : ["No answer could be found in the final candidates. This is the text of ", giver, "."];
   const text = answer || (final?.final_text ?? "").trim();
+  const isCut = winner?.state === "truncated";
   return [
-    h("p", { class: answer ? "chosen" : "chosen whole" }, text ? textView(text) : "no answer", winner?.weak ? " (weak)" : null, verdict),
+    h("p", { class: answer && !isCut ? "chosen" : "chosen whole" }, text ? textView(text) : "no answer", winner?.weak ? " (weak)" : null, verdict),
+    isCut ? h("p", { class: "truncated" }, `✂ ${winner.id} was cut off at ${amount(winner.tokens, "token")}.`) : null,
     h("p", {}, reason),
     selection && !run.isOpen ? tally(run) : null,
     tournament(run),
@@ -79,7 +81,7 @@ function tournament({ judgements }) {
   const table = h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, sorted.slice(0, MAX_PAIRS).map(row)));
   const rest = sorted.length - MAX_PAIRS;
   const summary = h("summary", {}, `The tournament: ${amount(judgements.length, "judgement")} by the model, in both orders of a pair`);
-  return h("details", {}, summary, table, rest > 0 ? h("p", { class: "minor" }, `and ${rest} more`) : null);
+  return h("details", {}, summary, table, rest > 0 ? h("p", { class: "minor" }, `and ${count(rest)} more`) : null);
 }
 
 function provisionalAnswer({ run, running }) {
@@ -107,7 +109,7 @@ function tally({ selection }) {
   const weaker = candidates.filter((id) => answers.get(id) && !voters.has(id)); // a stronger level votes
   const without = candidates.length - classes.reduce((sum, { votes }) => sum + votes, 0) - weaker.length;
   const row = (name, votes, members) =>
-    h("tr", {}, h("th", { scope: "row" }, name), h("td", { class: "number" }, `${votes} ×`), h("td", {}, members));
+    h("tr", {}, h("th", { scope: "row" }, name), h("td", { class: "number" }, `${count(votes)} ×`), h("td", {}, members));
   const caption = `The final candidates: ${amount(candidates.length, "trace")}${selection.tie ? ", a tie" : ""}`;
   const rows = classes.map(({ members, votes }) =>
     row(modelText(answers.get(members[0]) ?? "?", 60), votes, separated(members.map((id) => traceLink(id)))),
@@ -124,7 +126,7 @@ function tally({ selection }) {
 
 function baselineVote({ traces, answer, votes }) {
   if (!traces) return null;
-  const result = answer ? [modelText(String(answer)), ` (${votes} of ${amount(traces, "trace")}).`] : "no answer.";
+  const result = answer ? [modelText(String(answer)), ` (${count(votes)} of ${amount(traces, "trace")}).`] : "no answer.";
   return h("p", { class: "minor" }, "Result of a baseline vote over round 0: ", result);
 }
 
@@ -152,7 +154,7 @@ function provenance(view) {
     h(
       "p",
       {},
-      `In round ${first.round}, ${equal} of ${amount(finished, "finished trace")} gave this answer.`,
+      `In round ${first.round}, ${count(equal)} of ${amount(finished, "finished trace")} gave this answer.`,
       independent.length ? [" It was also found independently by ", independent, "."] : "",
     ),
     path.dropped.length ? h("p", {}, dropped(view, path.dropped)) : null,
@@ -165,6 +167,6 @@ function dropped(view, ids) {
     const answer = trace.answer ? modelText(trace.answer, 24) : "no answer";
     return [traceLink(id), " (", answer, view.verdict(trace) ? ", also right)" : ")"];
   });
-  const others = ids.length > MAX_NAMED ? ` and ${ids.length - MAX_NAMED} more` : "";
+  const others = ids.length > MAX_NAMED ? ` and ${count(ids.length - MAX_NAMED)} more` : "";
   return ["Dropped by ", listed(named), others, ", which read it in a tail and answered otherwise."];
 }

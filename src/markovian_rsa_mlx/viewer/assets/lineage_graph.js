@@ -129,7 +129,7 @@ function drawNode(view, { trace, x }, { box: width, y }) {
     verdict === true && "right",
     verdict === false && "wrong",
   ];
-  const signs = [isWinner ? "★" : STATE_SIGNS[view.state(trace)], verdict && "✓", verdict === false && "✗"];
+  const signs = [isWinner && "★", STATE_SIGNS[view.state(trace)], verdict && "✓", verdict === false && "✗"];
   const share = trace.maxTokens ? Math.min(view.tokens(trace) / trace.maxTokens, 1) : 0;
   const words = describeTrace(view, trace);
   const inset = width < 60 ? 8 : 11;

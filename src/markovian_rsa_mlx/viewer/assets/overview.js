@@ -83,16 +83,30 @@ function figures(view) {
   return definitions("facts", [
     ["Tokens", count(run.tokens + run.all().reduce((sum, trace) => sum + view.tokens(trace) - trace.tokens, 0))],
     progress && ["Speed", `${progress.speed.toFixed(1)} tokens/s`],
-    progress && progress.left_s !== null && ["Time left", `${progress.is_limit ? "at most" : "about"} ${duration(progress.left_s)}`],
-    ["Took", duration(Math.max(run.elapsed - run.waitedWhole, 0) || longest)],
-    run.waitedWhole >= 0.05 ? ["Waited", duration(run.waitedWhole)] : null,
-    run.drafted ? ["Guessed tokens", `${count(run.accepted)} of ${count(run.drafted)} kept`] : null,
+    progress && progress.left_s !== null && ["Time left", timeLeft(progress)],
+    ...times(run, longest),
+    run.drafted ? ["Guessed tokens", `${count(run.accepted)} of ${count(run.drafted)} accepted`] : null,
     ["Peak memory", run.end ? size(run.end.peak_memory_bytes) : "not known yet"],
-    ["Traces", `${ended.length} of ${run.traces.size}${pruned > 0 ? `; ${count(pruned)} more were not needed` : ""}`],
+    ["Traces", `${count(ended.length)} of ${count(run.traces.size)}${pruned > 0 ? `; ${count(pruned)} more were not needed` : ""}`],
     run.stopped ? ["Stopped early", `the leader would stay with probability ${percent(run.stopped.probability)}`] : null,
     ["Cut off", count(run.all().filter((trace) => trace.state === "truncated").length)],
-    view.hasVerdicts() ? ["Right", `${right} of ${ended.length}`] : null,
+    view.hasVerdicts() ? ["Right", `${count(right)} of ${count(ended.length)}`] : null,
   ]);
+}
+
+// The time of the run, and its parts where it waited. All three are rounded from the total so that they add up.
+function times(run, longest) {
+  const total = run.elapsed || longest;
+  const waiting = Math.min(run.waitedWhole, total);
+  if (waiting < 0.05) return [["Total time", duration(total)]];
+  const steps = total < 60 ? 10 : 1; // per second, as the total is shown
+  const [whole, part] = [total, waiting].map((s) => Math.round(steps * s));
+  const shown = (n) => (total < 60 ? duration(n / steps) : duration(n).replace(".0 s", " s"));
+  return [["Generating", shown(whole - part)], ["Waiting", shown(part)], ["Total time", duration(total)]];
+}
+
+function timeLeft({ left_s, is_limit }) {
+  return left_s < 1 ? "under 1 s" : `${is_limit ? "at most" : "about"} ${duration(left_s)}`;
 }
 
 function legend(view) {

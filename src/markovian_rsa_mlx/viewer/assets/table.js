@@ -35,7 +35,7 @@ export function runningTable(view) {
   return [table("cards running-traces", ["Trace", "Tokens", "Tokens/s", "Last lines"], rows), isOurs ? null : h("p", { class: "minor" }, words)];
 }
 
-const share = (kept) => (kept === undefined ? "" : ` (${percent(kept)})`);
+const share = (kept) => (kept === undefined ? "" : ` (${percent(kept)} of it kept)`);
 
 // Write the share of a tail that was kept into the page, once it is known.
 export function fillShare(page, edge, kept) {
@@ -52,7 +52,7 @@ export function traceTable(view) {
   const { run } = view;
   const hasVerdicts = view.hasVerdicts();
   const names = ["Trace", "State", "Tokens", "Answer", hasVerdicts && "Verdict"];
-  const head = [...names, "Read the tails of (kept)", "Was read by", "Started", "Took", "Waited"].filter(Boolean);
+  const head = [...names, "Read the tails of", "Was read by", "Started", "Generating", "Waiting"].filter(Boolean);
   const rows = run.all().map((trace) => {
     const first = trace.spans.find((span) => span.purpose === "trace");
     const waited = run.waited(trace);
@@ -72,8 +72,8 @@ export function traceTable(view) {
       cell("read", {}, separated(parents)),
       cell("read by", {}, separated(run.children(trace.id).map((child) => traceLink(child.id)))),
       cell("started", { class: "number" }, first ? `${first.start.toFixed(1)} s` : ""),
-      cell("took", { class: "number" }, trace.took === null ? "" : duration(trace.took)),
-      cell("waited", { class: "number" }, waited === null ? "" : duration(waited)),
+      cell("generating", { class: "number" }, trace.took === null ? "" : duration(trace.took)),
+      cell("waiting", { class: "number" }, waited === null ? "" : duration(waited)),
     );
   });
   return scroller("Table of the traces", table("cards", head, rows));
