@@ -96,11 +96,11 @@ def drop_output() -> None:
 def width_of(stream: TextIO) -> int | None:
     """Return the columns of a terminal. For a file or a pipe, return those of the variable COLUMNS, or None.
 
-    None means lines of any length.
+    None means lines of any length, as messages in a file always have, so that each is one line of a log.
     """
     if stream.isatty():
         return shutil.get_terminal_size().columns
-    columns = os.environ.get("COLUMNS", "")
+    columns = os.environ.get("COLUMNS", "") if stream is sys.stdout else ""
     return int(columns) or None if columns.isdecimal() else None
 
 
