@@ -110,8 +110,13 @@ def test_max_tokens_above_the_context_is_400(serve: Serve, stream: bool) -> None
     server = serve(FakeBackend(context_length=500))
     error = error_of(server.post(**RSA | {"max_tokens": 600, "stream": stream}), 400)
     assert error["code"] == "context_length_exceeded"
-    assert "short_resp_len" in error["message"]
-    assert "thinking_tokens" not in error["message"]
+    # The prompt alone is longer than the context, so that no limit of tokens helps.
+    assert "rsa_k" in error["message"]
+    assert "aggregation_size" not in error["message"]
+    larger = serve(FakeBackend(context_length=900))
+    message = error_of(larger.post(**RSA | {"max_tokens": 600, "stream": stream}), 400)["message"]
+    assert "max_tokens to " in message
+    assert "final_tokens" not in message
     assert server.get("/v1/runs").json()["data"] == []
     error_of(server.post(messages=CHAT, max_tokens=600, stream=stream), 400)
     long = [{"role": "user", "content": "x" * 700}]

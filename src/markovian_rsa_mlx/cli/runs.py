@@ -95,7 +95,7 @@ def show(run: str | None, full: bool, model_stats: bool) -> None:
     from .show import format_run
 
     path = run_store.find_run(run)
-    print_lines(format_run(path, read_lenient(path), full=full, model_stats=model_stats))
+    print_lines(format_run(path, read_lenient(path), full=full, model_stats=model_stats), has_texts=True)
 
 
 @runs.command("verify", examples=("mrsa runs verify", "mrsa runs verify my-run.jsonl --json"))

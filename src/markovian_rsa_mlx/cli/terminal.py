@@ -109,9 +109,10 @@ def print_status(message: str = "") -> None:
     print(wrapped(as_started(message), width_of(sys.stderr)), file=sys.stderr, flush=True)
 
 
-def print_lines(text: str) -> None:
-    """Print a description on standard output, wrapped between words on a terminal."""
-    print(wrapped(clean(text), width_of(sys.stdout)), flush=True)
+def print_lines(text: str, *, has_texts: bool = False) -> None:
+    """Print a description on standard output, wrapped between words. With texts of models, a pipe gets whole lines."""
+    width = None if has_texts and not sys.stdout.isatty() else width_of(sys.stdout)
+    print(wrapped(clean(text), width), flush=True)
 
 
 def show(text: str, stream: TextIO | None = None) -> None:

@@ -167,7 +167,7 @@ class TestCapacity:
 
     def test_a_trace_longer_than_the_context_raises(self, engine: MLXEngine) -> None:
         assert engine.info.context_length == 4096
-        with pytest.raises(ContextLengthError, match=r"5025 tokens.*4096"):
+        with pytest.raises(ContextLengthError, match=r"5,025 tokens.*4,096"):
             run(engine, [request(max_tokens=5000)])
 
     def test_an_empty_prompt_raises(self, engine: MLXEngine) -> None:
