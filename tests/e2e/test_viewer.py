@@ -716,7 +716,7 @@ def test_an_answer_that_was_cut_off_is_marked_in_lineage_and_answer(chrome: Brow
         answer_selection="single",
     )
     shown = watch(chrome.new_context(), write_page(path, tmp_path / "run.html"))
-    assert shown.page.locator(".node.winner .sign").inner_text() == "★ ✂"
+    assert shown.page.locator(".node.winner .sign").text_content() == "★ ✂"
     assert "was cut off at 40 tokens" in shown.page.locator("#answer").inner_text()
     weight = "(text) => getComputedStyle(text).fontWeight"
     assert shown.page.locator(".chosen .text").first.evaluate(weight) == "400"

@@ -35,7 +35,7 @@ export function runningTable(view) {
   return [table("cards running-traces", ["Trace", "Tokens", "Tokens/s", "Last lines"], rows), isOurs ? null : h("p", { class: "minor" }, words)];
 }
 
-const share = (kept) => (kept === undefined ? "" : ` (${percent(kept)} of it kept)`);
+const share = (kept) => (kept === undefined ? "" : ` (${percent(kept)})`);
 
 // Write the share of a tail that was kept into the page, once it is known.
 export function fillShare(page, edge, kept) {
@@ -52,7 +52,7 @@ export function traceTable(view) {
   const { run } = view;
   const hasVerdicts = view.hasVerdicts();
   const names = ["Trace", "State", "Tokens", "Answer", hasVerdicts && "Verdict"];
-  const head = [...names, "Read the tails of", "Was read by", "Started", "Generating", "Waiting"].filter(Boolean);
+  const head = [...names, "Read the tails of (part kept)", "Was read by", "Started", "Generating", "Waiting"].filter(Boolean);
   const rows = run.all().map((trace) => {
     const first = trace.spans.find((span) => span.purpose === "trace");
     const waited = run.waited(trace);
