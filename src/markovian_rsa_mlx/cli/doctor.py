@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from ..config import PROFILES
-from ..errors import ConfigError, ContextLengthError, MarkovianRSAError
+from ..errors import ConfigError, ContextLengthError, MarkovianRSAError, PromptError
 from ..hub import TOKENIZER_FILES, cached_folder, read_config
 from ..method.context import context_error
 from . import doctor_checks as checks
@@ -230,7 +230,10 @@ def _profiles(subject: Subject) -> Iterator[Line]:
     errors: dict[str, ContextLengthError | None] = {}
     for name, config in PROFILES.items():
         if name != "embedded":
-            setup = make_setup("doctor", 1, ANY_QUESTION, config, subject.engine)
+            try:
+                setup = make_setup("doctor", 1, ANY_QUESTION, config, subject.engine)
+            except PromptError:  # a chat template that refuses a plain question; its own check says so
+                return
             lengths = lengths_for_question(setup, subject.tokenizer, QUESTION_TOKENS)
             errors[name] = context_error(config, lengths, context, name)
     if fitting := [name for name, error in errors.items() if error is None]:
