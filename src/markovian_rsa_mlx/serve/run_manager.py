@@ -25,6 +25,7 @@ from ..config import PROFILES, RSAConfig
 from ..errors import AuditError, MarkovianRSAError, PromptError, RunStoppedError
 from ..formatting import model_name, shortened
 from ..locks import is_locked
+from ..method.context import PromptLengths, longest_sequence
 from ..method.prompts import check_chat
 from ..orchestrator import MarkovianRSAOrchestrator
 from ..run.result import RunResult
@@ -191,11 +192,11 @@ class RunManager:
     def fitting_profiles(self) -> list[str]:
         """Return the names of the profiles that fit the model's context."""
         context = self.engine.info.context_length
-        needs = {
-            name: config.parents_per_trace * config.tail_limit + max(config.final_tokens, config.thinking_tokens)
-            for name, config in PROFILES.items()
-        }
-        return [name for name, need in needs.items() if context is None or need < context]
+
+        def need(config: RSAConfig) -> int:
+            return longest_sequence(config, PromptLengths.without_template(config, 0)).tokens
+
+        return [name for name, config in PROFILES.items() if context is None or need(config) < context]
 
     def prompt_tokens(self, plan: Plan) -> int:
         """Tokenize the prompt that the first traces of a run get, and return its length. Raise `PromptError`."""
