@@ -14,7 +14,7 @@ CHAT: Any = [{"role": "user", "content": PUZZLE}]
 SCHEMA: Any = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 
 
-class Colour(BaseModel):
+class Colour(BaseModel, extra="forbid"):
     colour: Literal["red", "green"]
     warm: bool
 

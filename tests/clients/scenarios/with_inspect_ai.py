@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from steps import CALLER, PUZZLE, RUN, SERVER, WEATHER_ANSWER, WEATHER_QUESTION, main, step
 
 
-class Answer(BaseModel):
+class Answer(BaseModel, extra="forbid"):
     warm: bool
 
 

@@ -14,7 +14,7 @@ KEYS: dict[str, Any] = {"model": RUN, "messages": CHAT, "max_retries": 0}
 CALLER_KEYS: dict[str, Any] = {"model": "scripted-rsa", "messages": CHAT, "max_retries": 0}
 
 
-class Colour(BaseModel):
+class Colour(BaseModel, extra="forbid"):
     colour: Literal["red", "green"]
     warm: bool
 

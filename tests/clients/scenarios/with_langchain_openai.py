@@ -14,7 +14,7 @@ chat = ChatOpenAI(model=RUN, base_url=f"{SERVER}/v1", api_key="none", max_retrie
 caller = ChatOpenAI(model="scripted-rsa", base_url=f"{CALLER}/v1", api_key="none", max_retries=0)
 
 
-class Colour(BaseModel):
+class Colour(BaseModel, extra="forbid"):
     """A colour."""
 
     colour: Literal["red", "green"]

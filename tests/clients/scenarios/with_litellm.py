@@ -16,7 +16,7 @@ TOOL: Any = {"type": "function", "function": {"name": "weather", "parameters": P
 CHAT: list[Any] = [{"role": "user", "content": PUZZLE}]
 
 
-class Colour(BaseModel):
+class Colour(BaseModel, extra="forbid"):
     colour: Literal["red", "green"]
     warm: bool
 

@@ -21,7 +21,8 @@ SETTINGS = f"""
   supports_tools: true
 """
 FUNCTION = 'def weather(city: str) -> str:\n    "The weather of a city."\n    return "21 degrees"'
-SCHEMA = {"type": "object", "properties": {"warm": {"type": "boolean"}}, "required": ["warm"]}
+PROPERTIES = {"warm": {"type": "boolean"}}
+SCHEMA = {"type": "object", "properties": PROPERTIES, "required": ["warm"], "additionalProperties": False}
 
 
 def llm(*arguments: str) -> str:

@@ -16,7 +16,7 @@ PARAMETERS: Any = {"type": "object", "properties": {"city": {"type": "string"}},
 FUNCTION: Any = {"name": "weather", "description": "The weather of a city.", "parameters": PARAMETERS}
 
 
-class Colour(BaseModel):
+class Colour(BaseModel, extra="forbid"):
     colour: Literal["red", "green"]
     warm: bool
 

@@ -14,7 +14,7 @@ HERE, AT_CALLER = (
 )
 
 
-class Colour(BaseModel):
+class Colour(BaseModel, extra="forbid"):
     colour: Literal["red", "green"]
     warm: bool
 

@@ -18,7 +18,7 @@ CALLERS: list[Any] = [
 ]
 
 
-class Colour(BaseModel):
+class Colour(BaseModel, extra="forbid"):
     colour: Literal["red", "green"]
     warm: bool
 
