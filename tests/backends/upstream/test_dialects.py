@@ -18,7 +18,13 @@ from markovian_rsa_mlx.audit import (
 )
 from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.backends.upstream import probe
-from markovian_rsa_mlx.backends.upstream.dialects import ChatDialect, CompletionReply, LlamaCppDialect
+from markovian_rsa_mlx.backends.upstream.dialects import (
+    ChatDialect,
+    CompletionReply,
+    Dialect,
+    LlamaCppDialect,
+    TextDialect,
+)
 from markovian_rsa_mlx.backends.upstream.generation import UpstreamGeneration
 from markovian_rsa_mlx.backends.upstream.probe import ServerInfo
 from markovian_rsa_mlx.config import RSAConfig
@@ -178,6 +184,50 @@ def test_separate_reasoning_gets_the_marks_that_the_run_names(thinking: bool, be
     assert marks is not None
     spans = MarkScanner(marks, opened=False, thinking=thinking).feed(TOKENIZER.decode(trace.ids) + " ")
     assert "".join(span.text for span in spans if span.section == "answer") == content + " "
+
+
+ANSWER = "The answer is 4."
+
+
+@pytest.mark.parametrize(
+    ("content", "finish", "change", "written"),
+    [
+        (ANSWER, "stop", {}, f"</think>{ANSWER}"),
+        (ANSWER, "length", {}, ANSWER),
+        ("", "stop", {}, ""),
+        (f"hm</think>{ANSWER}", "stop", {}, f"hm</think>{ANSWER}"),
+        ("<think>hm", "stop", {}, "<think>hm"),
+        (ANSWER, "stop", {"enable_thinking": False}, ANSWER),
+        (ANSWER, "stop", {"enable_thinking": False, "prompt_text": "<user>?<assistant><think>\n"}, f"</think>{ANSWER}"),
+        (ANSWER, "stop", {"prompt_text": "<user>?<assistant><think>\n\n</think>\n\n"}, ANSWER),
+        (ANSWER, "stop", {"thinking_marks": ("<hm>", "</hm>")}, f"</hm>{ANSWER}"),
+        (ANSWER, "stop", {"thinking_marks": ("<|channel|>analysis<|message|>", "<|end|>")}, ANSWER),
+    ],
+)
+def test_chat_reply_without_reasoning_is_an_answer_where_no_marks_say_otherwise(
+    content: str, finish: Any, change: dict[str, Any], written: str
+) -> None:
+    ids = ids_of_reply(ChatDialect(), content, finish, **change)
+    assert TOKENIZER.decode(ids) == written
+
+
+def test_text_without_marks_stays_thinking_where_the_server_continues_the_prompt() -> None:
+    assert TOKENIZER.decode(ids_of_reply(TextDialect(), ANSWER, "stop")) == ANSWER
+
+
+def ids_of_reply(dialect: Dialect, content: str, finish: Any, **change: Any) -> tuple[int, ...]:
+    info = ServerInfo("m", "server", "", dialect)
+    trace = UpstreamGeneration(replace(trace_request(), **change), RecordingListener(), tokenizer=TOKENIZER, eos=EOS)
+    request = trace.next_request(info)
+    trace.finish_call(CompletionReply(request.sampling, pieces=[content] * bool(content), finish=finish), request, info)
+    return tuple(trace.ids)
+
+
+def test_run_over_a_server_that_returns_no_reasoning_has_the_answers(serve: Serve, tmp_path: Path) -> None:
+    server = serve(FakeUpstream("chat", answer=lambda prompt, rng: f"It is \\boxed{{{rng.randrange(10**6)}}}"))
+    result = run_over(server.url, tmp_path / "run.jsonl")
+    assert result.answer.isdigit()
+    verify_file(tmp_path / "run.jsonl", codec=TOKENIZER)
 
 
 def test_separate_reasoning_of_a_model_that_was_not_asked_to_think_is_reasoning(serve: Serve, tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ class UpstreamGeneration:
             )
         if not info.dialect.returns_token_ids:
             reply.write_calls()
-            self.append(self._encode_reply(reply, info.name))
+            self.append(self._encode_reply(reply, info))
         elif reply.generated_tokens not in (None, len(reply.ids)):
             raise BackendError(
                 f"{info.name} generated {reply.generated_tokens} tokens and returned the ids of {len(reply.ids)}."
@@ -212,7 +212,7 @@ class UpstreamGeneration:
         for logprob in logprobs:
             self._confidence.add(logprob)
 
-    def _encode_reply(self, reply: CompletionReply, server_name: str) -> list[int]:
+    def _encode_reply(self, reply: CompletionReply, info: ServerInfo) -> list[int]:
         """Return the tokenizer's ids of a text reply, with the marks of thinking around a separate reasoning."""
         # A piece of a stream is a token, so encoding the pieces gives the sampled ids. If these do not make the same
         # text, because a piece was part of a character or of a mark, encode the whole.
@@ -226,24 +226,38 @@ class UpstreamGeneration:
         counts = [sum(token in tokens.values() for token in ids) for ids in (content, whole)]
         if counts[0] != counts[1] or tokenizer.decode(content) != tokenizer.decode(whole):
             content = whole
-        if not reply.reasoning:
-            return content
         if marks is None:
+            if not reply.reasoning:
+                return content
             raise ModelError(
-                f"{server_name} returns the reasoning separately, and the tokenizer has no end-of-thinking mark; name "
+                f"{info.name} returns the reasoning separately, and the tokenizer has no end-of-thinking mark; name "
                 "the model's own tokenizer (--tokenizer)."
             )
-        ids = tokenizer.encode(marks.begin) if self._must_write_begin(marks) else []
+        closing = tokenizer.encode(marks.closing if marks.channels else marks.end)
+        if not reply.reasoning:
+            is_answer = info.dialect.prompt_format == "chat" and self._is_answer(reply, marks)
+            return [*closing, *content] if is_answer else content
+        # Without the begin mark, the reasoning would be read as the answer.
+        ids = [] if self._begins_in_thinking(marks) else tokenizer.encode(marks.begin)
         ids += encode_text(tokenizer, replace_surrogates(reply.reasoning))
         if not reply.content and reply.finish != "stop":
             return ids  # the thinking is not over
-        return [*ids, *tokenizer.encode(marks.closing if marks.channels else marks.end), *content]
+        return [*ids, *closing, *content]
 
-    def _must_write_begin(self, marks: ThinkingMarks) -> bool:
-        """Return True if a reasoning without the begin mark would be read as the answer."""
-        request = self.request
+    def _is_answer(self, reply: CompletionReply, marks: ThinkingMarks) -> bool:
+        """Return True if a chat's whole reply without reasoning is an answer, and would be read as thinking.
+
+        A server that separates the reasoning writes no marks, also where the model did not think.
+        """
+        written = reply.finish == "stop" and bool(reply.content.strip())
+        has_marks = marks.begin in reply.content or marks.end in reply.content
+        return written and not has_marks and self._begins_in_thinking(marks)
+
+    def _begins_in_thinking(self, marks: ThinkingMarks) -> bool:
+        """Return True if text without marks is read as thinking."""
+        request, prompt = self.request, self.request.prompt_text.rstrip()
         expected = request.enable_thinking and marks.expected and not marks.channels
-        return not (expected or request.prompt_text.rstrip().endswith(marks.begin))
+        return prompt.endswith(marks.begin) or (expected and not prompt.endswith(marks.end))
 
 
 def _encode_marked(tokenizer: Tokenizer, pieces: Sequence[str], tokens: Mapping[str, int], end: str) -> list[int]:
