@@ -115,7 +115,7 @@ def test_content_parts(content: Any, reasoning: str, text: str) -> None:
     assert read_parts(content) == (reasoning, text)
 
 
-@pytest.mark.parametrize("kind", ["image_url", "audio", "tool_use", "input_audio"])
+@pytest.mark.parametrize("kind", ["image_url", "audio", "tool_use", "input_audio", "reasoning.encrypted"])
 def test_other_parts_are_refused_by_their_type(kind: str) -> None:
     with pytest.raises(UpstreamError, match=kind):
         read(event([{"type": "text", "text": "a"}, {"type": kind, kind: "?"}]))
@@ -145,6 +145,32 @@ def test_keys_of_separate_reasoning(key: str) -> None:
 
 def test_reasoning_in_two_fields_counts_once() -> None:
     assert read(event(None, reasoning="hm", reasoning_content="hm")).reasoning == "hm"
+
+
+ENCRYPTED = {"type": "reasoning.encrypted", "data": "gAAA", "id": "rs_1", "format": "openai-responses-v1", "index": 0}
+
+
+@pytest.mark.parametrize(
+    ("fields", "reasoning"),
+    [
+        ({"reasoning": None, "reasoning_details": [ENCRYPTED]}, ""),
+        ({"reasoning_details": [{"type": "reasoning.summary", "summary": "hm"}, ENCRYPTED]}, "hm"),
+        ({"reasoning_details": [ENCRYPTED, {"type": "reasoning.text", "text": "hm", "signature": "s"}]}, "hm"),
+        ({"reasoning_details": [{"type": "reasoning.novel", "text": "hm"}]}, "hm"),
+        ({"thinking": [{"type": "redacted_thinking", "data": "gAAA"}, {"type": "thinking", "thinking": "hm"}]}, "hm"),
+        ({"reasoning": [ENCRYPTED], "reasoning_content": "hm"}, "hm"),
+        ({"reasoning": ENCRYPTED}, ""),
+    ],
+)
+def test_encrypted_reasoning_is_passed_over(fields: dict[str, Any], reasoning: str) -> None:
+    reply = read(event(None, **fields), event("4", "stop", **fields))
+    assert (reply.reasoning, reply.content) == (2 * reasoning, "4")
+
+
+@pytest.mark.parametrize("value", [3, [3], True])
+def test_reasoning_that_is_no_text_is_refused(value: Any) -> None:
+    with pytest.raises(UpstreamError):
+        read(event(None, reasoning=value))
 
 
 def test_refusal_is_an_error_and_not_an_empty_answer() -> None:

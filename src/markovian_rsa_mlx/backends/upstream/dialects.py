@@ -541,9 +541,9 @@ class ChatDialect(TextDialect):
             raise ProtocolError(f"the server refuses to answer ({shortened(refusal)})")
         # Servers with several of these fields repeat the same text in them.
         keys = ("reasoning", "reasoning_content", "thinking", "reasoning_details")
-        separate = next((message[key] for key in keys if message.get(key)), None)
+        separate = next(filter(None, (_read_reasoning(message.get(key)) for key in keys)), "")
         reasoning, content = read_parts(message.get("content"))
-        reply.add_text("".join(read_parts(separate)) + reasoning, content)
+        reply.add_text(separate + reasoning, content)
         reply.add_calls(message.get("tool_calls"))
 
 
@@ -556,6 +556,13 @@ def _wire_message(message: ChatMessage) -> dict[str, Any]:
         arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
         calls.append({**call, "function": {**call["function"], "arguments": arguments}})
     return {**message, "content": message["content"] or None, "tool_calls": calls}
+
+
+def _read_reasoning(value: Any) -> str:
+    """Return the text of a field that has nothing but reasoning. Its parts may be encrypted, and then have no text."""
+    parts = value if isinstance(value, list) else [value]
+    pairs = (read_parts({**part, "type": "reasoning"} if isinstance(part, dict) else part) for part in parts)
+    return "".join(map("".join, pairs))
 
 
 def read_parts(value: Any, depth: int = 0) -> tuple[str, str]:
