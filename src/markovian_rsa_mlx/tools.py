@@ -57,9 +57,9 @@ class ToolCall:
 class Chat:
     """A chat to answer, and the tools that the answer may call.
 
-    The question is the last message of the user. Calls and results may follow it. `tools` are objects of OpenAI's form,
-    `{"type": "function", "function": {"name": ..., "description": ..., "parameters": ...}}`. `tool_choice` "required"
-    asks for a call, and `parallel_tool_calls` False for one at most.
+    The question is the last message of the user. Calls, results and texts may follow it. `tools` are objects of
+    OpenAI's form, `{"type": "function", "function": {"name": ..., "description": ..., "parameters": ...}}`.
+    `tool_choice` "required" asks for a call, and `parallel_tool_calls` False for one at most.
     """
 
     messages: tuple[ChatMessage, ...]
@@ -91,6 +91,13 @@ def question_of(messages: Sequence[Mapping[str, Any]]) -> str:
 def ends_with_question(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Return True if the question is the last message, without calls and results after it."""
     return bool(messages) and messages[-1]["role"] == "user"
+
+
+def waits_for_answer(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Return True if a chat ends with its question, or with the result of a call somewhere after it."""
+    return ends_with_question(messages) or (
+        bool(messages) and messages[-1]["role"] == "tool" and any(message["role"] == "user" for message in messages)
+    )
 
 
 def record_message(message: ChatMessage) -> dict[str, str]:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from markovian_rsa_mlx import tools
 from markovian_rsa_mlx.errors import PromptError, TemplateError
 from markovian_rsa_mlx.method.prompts import (
     QUOTE,
@@ -19,7 +20,7 @@ from markovian_rsa_mlx.method.prompts import (
     PromptTemplate,
     build_segments,
     chat_frame,
-    check_messages,
+    check_chat,
     quote_markers,
 )
 from markovian_rsa_mlx.method.tails import Tail
@@ -298,6 +299,9 @@ def test_a_chat_template_that_drops_or_doubles_the_question_is_refused(template:
     [
         ([], "must end with a user message"),
         ([user("q"), ChatMessage(role="assistant", content="a")], "must end with a user message"),
+        ([user("q"), ChatMessage(role="system", content="s")], "must end with a user message"),
+        ([ChatMessage(role="tool", content="r")], "must end with a user message"),
+        ([user(" "), ChatMessage(role="tool", content="r")], "empty"),
         ([user("")], "empty"),
         ([user(" \n\t")], "empty"),
         ([{"content": "q"}], "a role and a content"),
@@ -309,7 +313,7 @@ def test_a_chat_template_that_drops_or_doubles_the_question_is_refused(template:
 )
 def test_a_chat_that_asks_nothing_is_refused(messages: Any, complaint: str) -> None:
     with pytest.raises(PromptError, match=complaint):
-        check_messages(messages)
+        check_chat(tools.Chat(tuple(messages)))
 
 
 def test_a_template_without_the_problem_is_refused() -> None:

@@ -298,7 +298,7 @@ class TestRequests:
         assert (body["type"], body["error"]["type"]) == ("error", "invalid_request_error")
         assert param in body["error"]["message"]
 
-    @pytest.mark.parametrize("chat", [[{"role": "assistant", "content": "x"}], [{"role": "system", "content": "x"}]])
+    @pytest.mark.parametrize("chat", [[{"role": "assistant", "content": "x"}], [{"role": "user", "content": ""}]])
     def test_chat_without_a_question_is_400(self, server: Running, chat: list[Any]) -> None:
         for path in (PATH, f"{PATH}/count_tokens"):
             answer = server.post(path, messages=chat, max_tokens=9)

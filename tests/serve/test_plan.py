@@ -8,6 +8,7 @@ import pytest
 
 from markovian_rsa_mlx.config import PROFILES, RSAConfig
 from markovian_rsa_mlx.errors import ConfigError
+from markovian_rsa_mlx.method.prompts import check_chat
 from markovian_rsa_mlx.serve.errors import RequestError, to_request_error
 from markovian_rsa_mlx.serve.plan import Plan, RemainingTokens, Target, build_plan
 from markovian_rsa_mlx.serve.request import ALIASES, RSA_KEYS, ChatRequest, parse
@@ -178,6 +179,42 @@ def content(part: dict[str, Any]) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": [part]}]}
 
 
+#: Messages by letters: of the user (u), the system (s, d), an answer (a), a call (c) and its result (r).
+LETTERS = {
+    "u": {"role": "user"}, "s": {"role": "system"}, "d": {"role": "developer"}, "a": {"role": "assistant"},
+    "c": {"role": "assistant", "tool_calls": [CALL]}, "r": {"role": "tool", "tool_call_id": "1"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("u0 s1", "s1 u0"),
+        ("u0 d1 s2", "s12 u0"),
+        ("s0 u1 s2", "s02 u1"),
+        ("u0 a1 u2 d3", "u0 a1 s3 u2"),
+        ("u0 c1 r2 s3", "s3 u0 c1 r2"),
+        ("u0 c1 r2 a3 c4 r5", "u0 c1 r2 a3 c4 r5"),
+        ("u0 c1 r2 s3 c4 r5", "u0 c1 r2 s3 c4 r5"),
+        ("u0 c1 a2 r3", "u0 c1 a2 r3"),
+        ("s0", "u0"),
+        ("s0 d1", "s0 u1"),
+        ("s0 c1 r2", "u0 c1 r2"),
+        ("u0 a1 s2", "u0 a1 u2"),
+    ],
+)
+def test_question_and_what_follows_it_in_any_order(given: str, expected: str) -> None:
+    messages = [LETTERS[word[0]] | {"content": word[1:]} for word in given.split()]
+    chat = plan(messages=messages).chat
+    check_chat(chat)
+    letters = {"user": "u", "system": "s", "tool": "r"}
+    shown = [
+        letters.get(message["role"], "c" if message.get("tool_calls") else "a") + message["content"].replace("\n\n", "")
+        for message in chat.messages
+    ]
+    assert " ".join(shown) == expected
+
+
 @pytest.mark.parametrize(
     ("keys", "code", "param"),
     [
@@ -216,6 +253,7 @@ def content(part: dict[str, Any]) -> dict[str, Any]:
         ({"messages": [{"role": "robot", "content": "x"}]}, "invalid_value", "messages.0.role"),
         (content({"type": "image_url", "image_url": {}}), "unsupported_content", "messages.0.content"),
         ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "invalid_value", "messages"),
+        ({"messages": [*CHAT, {"role": "assistant", "content": "x"}]}, "invalid_prompt", "messages"),
         ({"messages": [{"role": "function", "content": "x"}]}, "unsupported_tools", "messages.0.role"),
         (
             {"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}]},

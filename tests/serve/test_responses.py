@@ -246,6 +246,23 @@ class TestRequests:
             ("user", "Two?"),
         ]
 
+    def test_text_beside_calls_is_part_of_their_message(self, server: Running) -> None:
+        call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+        result = {"type": "function_call_output", "call_id": "c", "output": "3"}
+        text = {"role": "assistant", "content": [{"type": "output_text", "text": "I look."}]}
+        for order in ([text, call], [call, text]):
+            items = [{"role": "user", "content": "One?"}, *order, result, {"role": "developer", "content": "Be brief."}]
+            assert server.post(PATH, input=items).status_code == 200
+            system, question, message, answer = server.backend.requests[-1].messages
+            assert [system["content"], question["content"]] == ["Be brief.", "One?"]
+            assert (message["role"], message["content"].partition("\n")[0]) == ("assistant", "I look.")
+            assert "3" in answer["content"]
+
+    def test_instruction_alone_is_the_question(self, server: Running) -> None:
+        items = [{"role": "system", "content": "Be exact."}, {"role": "developer", "content": "Say hi."}]
+        assert server.post(PATH, input=items, instructions="Be brief.").status_code == 200
+        assert seen_by(server.backend) == [("system", "Be brief.\n\nBe exact."), ("user", "Say hi.")]
+
     def test_sampling_keys_reach_the_engine(self, server: Running) -> None:
         keys = {"temperature": 0.3, "top_p": 0.9, "top_k": 7, "seed": 5, "metadata": {"a": "b"}}
         answer = server.post(PATH, input="x", **keys).json()
@@ -261,6 +278,7 @@ class TestRequests:
         [
             ({"input": []}, "input"),
             ({"input": 5}, "input"),
+            ({"input": [{"role": "assistant", "content": "x"}]}, "input"),
             ({"input": [{"type": "web_search_call"}]}, "input.0.type"),
             ({"input": [{"content": "x"}]}, "input.0.role"),
             ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input.0.content.0.type"),
@@ -290,6 +308,7 @@ class TestRequests:
         assert answer.status_code == 400
         error = answer.json()["error"]
         assert param in (error["param"] or error["message"])
+        assert "messages" not in error["message"]  # the chat's name of the input
 
     def test_unknown_keys_are_ignored_or_refused(self, serve: Serve) -> None:
         items = [{"role": "user", "content": "x", "no_such_key": 1}]

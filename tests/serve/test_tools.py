@@ -149,6 +149,19 @@ def test_run_with_results_is_recorded_verified_and_votes_over_calls(tools_server
     assert setup.prompt_token_ids.count(1) == sum(m["role"] != "assistant" for m in setup.messages)
 
 
+def test_run_whose_assistant_speaks_between_results_is_verified(tools_server: Running) -> None:
+    keys = RUN | {"tools": [WEATHER], "max_tokens": 400}
+    message = tools_server.post(messages=[QUESTION], **keys).json()["choices"][0]["message"]
+    result = result_of(message["tool_calls"][0]["id"])
+    words, late = {"role": "assistant", "content": "Once more."}, {"role": "system", "content": "Be brief."}
+    answer = tools_server.post(messages=[QUESTION, message, result, words, message, result, late], **keys)
+    assert answer.status_code == 200
+    path = runs_folder() / answer.json()["rsa_metadata"]["trail"]
+    assert verify_file(path, codec=tools_server.backend.tokenizer).finished
+    roles = [record["role"] for record in of(read_events(path), RunSetupEvent)[0].messages]
+    assert roles == ["system", "user", "assistant", "tool", "assistant", "assistant", "tool"]
+
+
 def test_streamed_call_has_index_id_name_and_arguments(tools_server: Running) -> None:
     chunks = chunks_of(tools_server.post(messages=[QUESTION], tools=[WEATHER], stream=True, seed=1))
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]

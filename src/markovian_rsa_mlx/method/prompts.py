@@ -32,6 +32,7 @@ from ..tools import (
     question_of,
     render_chat,
     render_form,
+    waits_for_answer,
 )
 from .tails import Tail
 
@@ -97,29 +98,18 @@ class ChatFrame:
 def check_chat(chat: Chat) -> None:
     """Raise `PromptError` unless this is a chat in plain text with valid tools.
 
-    It ends with a user message that is not empty, or with results of calls after one.
+    It ends with a user message that is not empty, or with the result of a call somewhere after one.
     """
-    messages = list(chat.messages)
     for tool in chat.tools:
         if not is_tool(tool):
             raise PromptError(f'A tool must be of the form {{"type": "function", "function": ...}} (got {tool!r}).')
-    for message in messages:
+    for message in chat.messages:
         _check_message(message)
         if not all(map(is_call, message.get("tool_calls") or ())):
             raise PromptError(f"The calls of a message need a name and an object of arguments (got {message!r}).")
-    ends_with_result = bool(messages) and messages[-1]["role"] == "tool"
-    while ends_with_result and messages and (messages[-1]["role"] == "tool" or messages[-1].get("tool_calls")):
-        messages.pop()
-    check_messages(messages)
-
-
-def check_messages(messages: Sequence[ChatMessage]) -> None:
-    """Raise `PromptError` unless this is a chat in plain text that ends with a non-empty user message."""
-    for message in messages:
-        _check_message(message)
-    if not messages or messages[-1]["role"] != "user":
+    if not waits_for_answer(chat.messages):
         raise PromptError("The chat must end with a user message. Add the question as its last message.")
-    if not messages[-1]["content"].strip():
+    if not chat.question.strip():
         raise PromptError("The prompt is empty. Give the question as text.")
 
 

@@ -12,10 +12,10 @@ from typing import Any, Final, NamedTuple
 
 from ..backends.base import Engine
 from ..config import FULL, RSAConfig
-from ..errors import ConfigError, ContextLengthError, MemoryLimitError
+from ..errors import ConfigError, ContextLengthError, MemoryLimitError, PromptError
 from ..formatting import shortened
 from ..tokenizer import ChatMessage, Tokenizer
-from ..tools import Chat, ToolChoice, render_chat
+from ..tools import Chat, ToolChoice, render_chat, waits_for_answer
 from .errors import RequestError
 from .request import RSA_KEYS, ChatRequest, Effort, Message, NamedTool, SamplingRequest
 
@@ -254,7 +254,7 @@ def reject_unsupported(request: SamplingRequest) -> None:
 
 def to_chat(request: ChatRequest) -> Chat:
     """Return the chat of a request, with the tools that it may call. Raise `RequestError` for an invalid one."""
-    messages = to_messages(request.messages)
+    messages = _with_question(to_messages(request.messages))
     tools, choice = request.tools or [], request.tool_choice
     names = [tool.function.name for tool in tools]
     if len({*names}) < len(names):
@@ -265,11 +265,39 @@ def to_chat(request: ChatRequest) -> Chat:
     if not tools and choice not in (None, "auto", "none"):
         name = f" a function {choice.function.name!r}" if isinstance(choice, NamedTool) else " at least one function"
         raise RequestError(400, f"tool_choice needs{name} in tools.", param="tool_choice")
-    if messages[-1]["role"] == "tool" and not any(message["role"] == "user" for message in messages):
-        raise RequestError(400, "messages has no message of the user.", param="messages")
     offered = () if choice == "none" else tuple(tool.to_dict() for tool in tools)
     mode: ToolChoice = "required" if choice not in (None, "auto", "none") else "auto"
     return Chat(tuple(messages), offered, mode, request.parallel_tool_calls is not False)
+
+
+def _with_question(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """Return the chat with system messages at its end in front of the question.
+
+    Where no message of the user is open, the last system message becomes the question. Raise `RequestError` if there is
+    none, or if the assistant has the last word.
+    """
+    roles = [message["role"] for message in messages]
+    end = next((index for index in range(len(roles), 0, -1) if roles[index - 1] != "system"), 0)
+    if waits_for_answer(messages[:end]):
+        question = max(index for index in range(end) if roles[index] == "user")
+        return [*_joined_at_end([*messages[:question]], messages[end:]), *messages[question:end]]
+    if roles[-1] == "assistant":
+        message = "messages ends with a message of the assistant. It cannot be continued: add one of the user."
+        raise RequestError(400, message, PromptError.kind, "messages")
+    if "system" not in roles:
+        raise RequestError(400, "messages has no message of the user.", param="messages")
+    instruction = max(index for index, role in enumerate(roles) if role == "system")
+    asked: ChatMessage = {**messages[instruction], "role": "user"}
+    return [*messages[:instruction], asked, *messages[instruction + 1 :]]
+
+
+def _joined_at_end(chat: list[ChatMessage], system: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """Append system messages to a chat as one, since many chat templates accept no second one in a row."""
+    if not system:
+        return chat
+    before = [chat.pop()] if chat and chat[-1]["role"] == "system" else []
+    content = "\n\n".join(message["content"] for message in [*before, *system])
+    return [*chat, ChatMessage(role="system", content=content)]
 
 
 def to_messages(messages: Sequence[Message]) -> list[ChatMessage]:

@@ -22,9 +22,10 @@ def to_chat_request(values: Mapping[str, Any], run_options: Mapping[str, Any]) -
 def with_one_system_message(messages: Sequence[dict[str, Any]], instructions: str | None) -> list[dict[str, Any]]:
     """Return the chat with one system message in front, of the instructions and the first system messages.
 
-    Many chat templates accept no second one.
+    Many chat templates accept no second one. The last message of a chat stays apart: it may be the question.
     """
-    first = next((i for i, message in enumerate(messages) if message["role"] not in _SYSTEM_ROLES), len(messages))
+    last = len(messages) - 1
+    first = next((i for i, message in enumerate(messages) if message["role"] not in _SYSTEM_ROLES), last)
     texts = [instructions, *(message["content"] for message in messages[:first])]
     system = "\n\n".join(text for text in texts if text)
     return [*([{"role": "system", "content": system}] if system else []), *messages[first:]]
@@ -35,10 +36,10 @@ def renamed(error: RequestError | MarkovianRSAError, names: Mapping[str, str]) -
     if isinstance(error, MarkovianRSAError):
         error = to_request_error(error)
     longest_first = sorted(names, key=len, reverse=True)
-    # A key that is an ordinary word, too, may be that word in the text.
-    texts, params = (_pattern(keys) for keys in ([key for key in longest_first if "_" in key], longest_first))
-    message = re.sub(rf"\b{texts}", lambda match: names[match[0]], error.message)
-    param = error.param and re.sub(rf"^{params}", lambda match: names[match[0]], error.param)
+    # A key that is an ordinary word, too, may be that word in the text, except at its beginning.
+    inner, first = (_pattern(keys) for keys in ([key for key in longest_first if "_" in key], longest_first))
+    message = re.sub(rf"^{first}|\b{inner}", lambda match: names[match[0]], error.message)
+    param = error.param and re.sub(rf"^{first}", lambda match: names[match[0]], error.param)
     # Other protocols have no object `function` within a tool.
     function = re.compile(r"^(tools\.\d+)\.function\b")
     message, param = function.sub(r"\1", message), param and function.sub(r"\1", param)

@@ -47,9 +47,9 @@ from ...tools import (
     Tools,
     ends_with_question,
     form_of,
-    has_tool_parts,
     question_of,
     recorded_message,
+    waits_for_answer,
 )
 from ..events import AggregationPromptEvent, RunSetupEvent
 from ..state import prompt_lengths
@@ -100,18 +100,13 @@ def check_setup(state: VerifierState, event: RunSetupEvent) -> None:
 
 
 def _check_messages(event: RunSetupEvent) -> str:
-    """Check that the messages are a chat that ends with a question, or with calls and results. Return the question."""
+    """Check that the messages are a chat that ends with a question, or with results after it. Return the question."""
     try:
         messages = list(map(recorded_message, event.messages))
     except ValueError as error:
         raise Violation(f"messages are not a chat: {error}") from error
-    check(messages, "messages are not a chat")
-    while messages and messages[-1]["role"] in ("assistant", "tool"):
-        message = messages.pop()
-        check(has_tool_parts([message]), "the chat ends with an answer")
-    check(messages and messages[-1]["role"] == "user", "messages have no question")
-    check(event.messages[-1]["role"] in ("user", "tool"), "the chat ends with a call")
-    return messages[-1]["content"]
+    check(waits_for_answer(messages), "messages do not end with a question, or with results of calls after it")
+    return question_of(messages)
 
 
 def _check_tools(event: RunSetupEvent) -> None:

@@ -216,12 +216,16 @@ def chat_request(body: ResponsesRequest, messages: Sequence[dict[str, Any]]) -> 
 
 
 def _add(messages: list[dict[str, Any]], item: InputItem, path: str) -> None:
-    """Append an item to the messages. The calls of functions belong to the assistant's message before them."""
+    """Append an item to the messages. The calls of functions belong to the assistant's message around them."""
     match item.type or "message":
         case "message":
             if item.role is None:
                 raise missing(f"{path}.role")
-            messages.append({"role": item.role, "content": _text(item.content, f"{path}.content")})
+            text = _text(item.content, f"{path}.content")
+            if item.role == "assistant" and messages and "tool_calls" in messages[-1]:
+                messages[-1]["content"] = "\n\n".join(filter(None, (messages[-1]["content"], text)))
+            else:
+                messages.append({"role": item.role, "content": text})
         case "function_call":
             for key in ("call_id", "name", "arguments"):
                 if getattr(item, key) is None:
