@@ -104,8 +104,22 @@ class _TooDeepError(ValueError):
     """A text is nested too deeply to be read."""
 
 
-_CHOICE = re.compile(r"(?:(?:option|choice|answer)\s)?\(?([A-H])\)?|\(([A-J])\)", re.IGNORECASE)
-_CHOICE_WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])(?:[:)]|\.\s))\s*(?=\S)(.+)", re.DOTALL)
+_CHOICE = re.compile(
+    r"(?:(?:both|only|options?|choices?|answers?)\s)?(?:\(?([A-H])\)?|\(([A-J])\))(?:\s(?:only|alone))?", re.IGNORECASE
+)
+_CHOICE_WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])(?:[)]|:(?!\w$)|\.\s))\s*(?=\S)(.+)", re.DOTALL)
+#: The labels of several options side by side: (A)(C).
+_LABELS = re.compile(r"(?:\(?[A-J]\)\s*){2,10}")
+_LABEL = re.compile(r"\((?:[A-J]|[IVX]{1,4})\)|[A-J](?:[):]|\.\s)")
+_LABEL_WITHIN = re.compile(r"(?<=[\s,;&/])\([A-J]\)")
+#: Words in the text of an option that mentions others: both (A) and (B).
+_ABOUT_OPTIONS = re.compile(
+    r"\b(?:both|all|none|neither|either|statements?|options?|choices?|assertions?|reasons?)\b", re.IGNORECASE
+)
+#: Follows a label that is a factor, a set or an operand.
+_OPERATION = re.compile(
+    r"[\^_*/!']|\+(?!\d)|\\(?:cup|cap|cdot|times|div|pm|setminus|subset|subseteq)(?![a-zA-Z])|(?<=\))[-+(]|-\s*\([A-J]\)"
+)
 #: Names on the left of an equation: x, x_1, f(x), (x, y), AB, P(A), \angle A, \vec{v}, dy/dx.
 VARIABLE = re.compile(
     r"(?:[a-zA-Z]|\\(?:vec|hat|bar|overline|overrightarrow)\s?\{[a-zA-Z]{1,2}\}|\\[a-zA-Z]+)"
@@ -182,16 +196,32 @@ def _unwrapped(text: str) -> str:
         text = text[match.end() : -1].strip()
 
 
-def _choice(text: str, depth: int) -> Choice | None:
+def _choice(text: str, depth: int) -> Choice | Group | None:
+    """Read an option of a multiple choice, or the labels of several side by side. Other lists are split elsewhere."""
     plain = re.sub(r"\\text\s?\{([^{}]*)\}", r"\1", text).strip()
     alone = _CHOICE.fullmatch(plain)
     if alone is not None:
         letter = alone[1] or alone[2]
         if letter.islower():  # (d) is a choice or a variable
-            return Choice(letter.upper(), Term(letter)) if re.fullmatch(r"\(\w\)", plain) else None
+            return Choice(letter.upper(), Term(letter)) if re.fullmatch(r"\(?\w\)", plain) else None
         return Choice(letter)
+    if _LABELS.fullmatch(plain):
+        return Group(",", tuple(Choice(letter) for letter in plain if letter.isalpha()))
     option = _CHOICE_WITH_TEXT.fullmatch(plain)
-    return Choice(option[1] or option[2], read_cleaned(option[3], depth + 1)) if option is not None else None
+    if option is None or _names_several(plain, option.start(3)):
+        return None
+    if _OPERATION.match(plain, option.start(3)) and not text.startswith(r"\text"):
+        return None
+    return Choice(option[1] or option[2], read_cleaned(option[3], depth + 1))
+
+
+def _names_several(text: str, start: int) -> bool:
+    """Return whether an option whose own text begins at `start` is followed by others: (A) and (C), (A) 5, (C) 7."""
+    first, *others = _list_parts(text)
+    if len(first) <= start:  # a separator follows the label
+        return True
+    is_text = _ABOUT_OPTIONS.search(text, start) is not None
+    return not is_text and bool(_LABEL_WITHIN.search(text, start) or any(map(_LABEL.match, others)))
 
 
 _MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -258,6 +288,7 @@ def _items(parts: Sequence[str], depth: int) -> tuple[Value, ...]:
 def _list_parts(text: str) -> list[str]:
     """Split at commas, semicolons, "and", "or" outside brackets."""
     text = re.sub(r",?\s*(?:\\text\s?\{\s*(?:and|or)\s*\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z]))\s*", ",", text)
+    text = re.sub(r"\s\\?&\s", ",", text)
     return [part.strip() for part in _split(text, ",;") if part.strip()]
 
 
