@@ -63,9 +63,41 @@ _ANNOUNCEMENT = re.compile(
 #: The last line of a solution in the style of GSM8K.
 _MARKED_LINE = re.compile(r"(?:^|\n)####[ \t]+(\S[^\n]*)\s*$")
 _TAG_OPEN, _TAG_CLOSE = re.compile(r"<answer>", re.IGNORECASE), re.compile(r"</answer>", re.IGNORECASE)
-#: Ends the clause with an announced value.
+#: Ends the clause with an announced value. The sign of a factorial, an abbreviation and the semicolon of a list do not.
 _CLAUSE_END = re.compile(
-    r"[.!?](?=[\s*_]|$)|;|\n|,?\ (?:because|since|which|where|so|but|as\ (?:we|it|the|shown|required))\b", re.IGNORECASE
+    r"""
+    (?: (?<!\bapprox)(?<!\bMrs)(?<!\b(?:Mr|Ms|Dr|St|Mt|sq|cu|vs)) \. | \? | ! (?!\ ?[-+*/=^<>\\]) ) (?=[\s*_]|$)
+    | ; (?=\s*(?:[a-z]{2}|$))
+    | \n
+    | ,?\ (?:because|since|which|where|so|but|rather\ than|instead\ of|as\ (?:we|it|the|shown|required))\b
+    | ,\ not\b
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+#: Mathematics between delimiters. No white space is beside the dollar signs, and no digit follows: $5 or $6 is money.
+_MATH = re.compile(
+    r"\$\$?(?=\S)((?:\\.|[^$\\\n]){1,500})(?<=\S)\$\$?(?!\d)|\\\(([^\n]{1,500}?)\\\)|\\\[([^\n]{1,500}?)\\\]"
+)
+_MATH_AT_START = re.compile(rf"[\s*_:]*(?:{_MATH.pattern})")
+#: Between mathematics and more of the same answer: $3$ and $-3$, $3$ apples or $4$ pears, $12$ cm$^2$, $3$:$4$.
+_CONTINUED = re.compile(
+    r"""
+    (?: [ \t]? [a-zA-Z\u00b0]{1,20} ){0,2}
+    (?:
+        \s* (?: [,;:&/+=<>\u00d7\u00b7-] | ,?\s(?:and|or|to|by|with)\b | \\text\s?\{\s*(?:and|or)\s*\} )
+        \s* (?: [a-zA-Z] (?:_\w)? \s?=\s? )?
+        (?= \$ | \\[(\[] | [-\u2212]?\d[\d.,/]* (?: $ | [.,;]?\s*(?:$|(?:and|or)\b) | \s*[$\\] ) )
+    | (?=\$\^)
+    )
+    """,
+    re.VERBOSE,
+)
+#: Emphasis around a part of a clause, unlike the sign of a power in 2**10.
+_EMPHASIS = re.compile(r"(?:(?<=[\s(,])|^)(?:\*\*|__)(?=[^\s*_])|(?<=[^\s*_])(?:\*\*|__)(?=[\s.,;:!?)]|$)")
+_NUMERAL = r"\(?(?:I{1,3}|IV|VI{0,3}|IX|X)\)?"
+#: A list of Roman numerals, or one that "only" follows.
+_NUMERALS = re.compile(
+    rf"(?:{_NUMERAL}(?:,\s?(?:(?:and|or)\s)?|\s(?:and|or|&)\s)){{1,9}}{_NUMERAL}(?:\sonly)?|{_NUMERAL}\sonly"
 )
 #: Begins half a sentence, not an answer.
 _NO_ANSWER_WORDS = re.compile(
@@ -100,10 +132,9 @@ _NOT_UNITS = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[.!?](?=[\s*$\\)]|$)|\n")
-#: Ends a text that was cut off.
-_CUT_OFF = re.compile(
-    r"(?:[-+*/=^(,:\[{<>\u2212]|\\(?:times|cdot|frac|div|left)|\b(?:and|or|is|the|a|of|by|to|equals))$"
-)
+#: Ends mathematics that was cut off, and a sentence.
+_OPEN_END = re.compile(r"(?:[-+*/=^(,:\[{<>\u2212]|\\(?:times|cdot|frac|div|left))$")
+_CUT_OFF = re.compile(rf"{_OPEN_END.pattern}|\b(?:and|or|is|the|of|by|to|equals)$|(?:^|(?<=[a-zA-Z]{{2}}\s))a$")
 _FAREWELL = re.compile(r"(?:I hope|hope this|let me know|feel free|good luck|thank)\b[^\d=]*$", re.IGNORECASE)
 _CALCULATION = re.compile(
     r"[\d\s.,+*/()\[\]^%$xX\u00d7\u00f7\u2212-]+|\\(?:times|cdot|div|frac|left|right|[$,;!( )])|[{}]"
@@ -295,11 +326,14 @@ def _clause_answer(content: str) -> str:
     content = _EMPTY_BOX.sub("", content)
     if _BOX.search(content):
         return ""  # a box that holds no answer
-    span = re.match(r"[\s*_:]*(?:\$\$?([^$]{1,500})\$\$?|\\\(([^\n]{1,500}?)\\\)|\\\[([^\n]{1,500}?)\\\])", content)
-    if span is not None:
+    content = _EMPHASIS.sub("", content)
+    span = _MATH_AT_START.match(content)
+    if span is not None and _ends_with(content, span):
         unit = re.match(r"\s*(?:\\?%|[a-zA-Z\u00b0]+\b(?=[\s.*]*$))", content[span.end() :])
-        inside = next(group for group in span.groups() if group is not None)
-        return _last_side(_stripped(inside + (unit[0] if unit else "")))
+        value = _stripped(_inside(span) + (unit[0] if unit else ""))
+        return _last_side(value) if _is_complete(value) else ""
+    if span is not None:
+        content = _MATH.sub(_inside, content)
     end = _CLAUSE_END.search(content)
     clause = _stripped(content[: end.start()] if end else content)
     if quoted := re.fullmatch(r"[\"“]([^\"“”]+)[\"”]", clause):
@@ -307,16 +341,33 @@ def _clause_answer(content: str) -> str:
     return _last_side(clause) if _can_be_announced(clause) else ""
 
 
+def _ends_with(clause: str, span: re.Match[str]) -> bool:
+    """Return whether mathematics at the start of a clause is the whole answer, apart from a unit."""
+    joined = re.match(r"[-\w/]", clause[span.end() :]) and not re.match(r"\w+[\s.]*$", clause[span.end() :])
+    return not joined and not _CONTINUED.match(clause, span.end())
+
+
+def _inside(span: re.Match[str]) -> str:
+    """Return the mathematics between delimiters."""
+    return next(group for group in span.groups() if group is not None)
+
+
+def _is_complete(value: str) -> bool:
+    """Return whether mathematics has a letter, a digit or a sign, and does not end with an operator."""
+    return any(c.isalnum() or unicodedata.category(c) == "Sm" for c in value) and not _OPEN_END.search(value)
+
+
 def _can_be_announced(clause: str) -> bool:
     """Return whether a clause is a value or a short phrase, not half a sentence."""
-    words = re.findall(r"(?<![\\\w])[^\W\d_]{2,}", clause)
-    if not any(c.isalnum() or unicodedata.category(c) == "Sm" for c in clause):
+    if not _is_complete(clause) or _CUT_OFF.search(clause):
         return False
-    if _CUT_OFF.search(clause):
-        return False
+    if _NUMERALS.fullmatch(clause):
+        return True
     first, *others = clause.split()
+    is_operand = bool(others) and others[0][0] in "-+*/^=<>"  # i + 1
     if _NO_ANSWER_WORDS.fullmatch(first.strip(",:")) and (others or not _LONE_ANSWERS.fullmatch(first)):
-        return False
+        return is_operand and len(first) == 1
+    words = re.findall(r"(?<![\\\w])[^\W\d_]{2,}", clause)
     return len(words) <= (4 if any(c.isdigit() for c in clause) else 5)
 
 
