@@ -41,7 +41,7 @@ def letters(prompt: str, rng: random.Random) -> str:
 
 @dataclass
 class FakeUpstream:
-    """A server of a `kind`: mlx, vllm, llama.cpp, sglang, ollama, text, chat, split or split_content.
+    """A server of a `kind`: mlx, vllm, llama.cpp, sglang, ollama, koboldcpp, text, chat, split or split_content.
 
     The last two are chats with separate reasoning.
 
@@ -89,6 +89,12 @@ class FakeUpstream:
                 Route("/tokenize", self.tokenize, methods=["POST"]),
                 Route("/detokenize", self.detokenize, methods=["POST"]),
                 Route("/apply-template", self.apply_template, methods=["POST"]),
+            ]
+        if self.kind == "koboldcpp":
+            routes += [
+                Route("/props", self.props),
+                Route("/api/version", lambda _: JSONResponse({"version": "0.7.0"})),
+                Route("/api/extra/version", lambda _: JSONResponse({"result": "KoboldCpp", "version": "9.9"})),
             ]
         if self.kind == "vllm":
             routes.append(Route("/version", lambda _: JSONResponse({"version": "9.9"})))
@@ -304,7 +310,7 @@ class FakeUpstream:
         text = self.tokenizer.decode([token])
         if self.kind == "vllm":
             return {"text": text, "token_ids": [token], "finish_reason": None}
-        if self.kind == "text":
+        if self.kind in ("text", "koboldcpp"):
             return {"text": text, "finish_reason": None}
         delta = {"content": text}
         if self.kind.startswith("split"):

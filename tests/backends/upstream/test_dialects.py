@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.responses import Response
 
 from markovian_rsa_mlx.audit import (
     AggregationPromptEvent,
@@ -38,7 +39,7 @@ from ..conftest import Serve
 from ..fake_upstream import FakeUpstream
 from ..upstreams import TOKENIZER, RecordingListener, connect, solve, trace_request, with_timeout
 
-KINDS = ("mlx", "vllm", "llama.cpp", "sglang", "ollama", "text", "chat", "split", "split_content")
+KINDS = ("mlx", "vllm", "llama.cpp", "sglang", "ollama", "koboldcpp", "text", "chat", "split", "split_content")
 
 
 def run_over(url: str, path: Path | None = None, config: RSAConfig | None = None, **settings: Any) -> RunResult:
@@ -72,7 +73,7 @@ def test_server_that_takes_ids_gets_the_exact_spliced_prompts(serve: Serve, kind
     }
 
 
-@pytest.mark.parametrize("kind", ["mlx", "ollama", "text"])
+@pytest.mark.parametrize("kind", ["mlx", "ollama", "koboldcpp", "text"])
 def test_server_that_takes_texts_gets_the_recorded_prompts(serve: Serve, kind: str) -> None:
     server = serve(FakeUpstream(kind))
     events = run_over(server.url).events
@@ -238,10 +239,39 @@ def test_separate_reasoning_of_a_model_that_was_not_asked_to_think_is_reasoning(
 
 
 def test_kind_of_server_is_recorded(serve: Serve, tmp_path: Path) -> None:
-    kinds = {"vllm": "upstream/vLLM", "sglang": "upstream/SGLang", "ollama": "upstream-text/Ollama"}
-    for kind, engine in (*kinds.items(), ("text", "upstream-text/OpenAI-compatible server")):
+    kinds = {
+        "vllm": "upstream/vLLM",
+        "sglang": "upstream/SGLang",
+        "ollama": "upstream-text/Ollama",
+        "koboldcpp": "upstream-text/KoboldCpp",
+        "text": "upstream-text/OpenAI-compatible server",
+    }
+    for kind, engine in kinds.items():
         server = serve(FakeUpstream(kind))
         run_over(server.url, tmp_path / f"{kind}.jsonl")
         setup = of(read_events(tmp_path / f"{kind}.jsonl"), RunSetupEvent)[0]
         assert setup.engine == engine
         assert setup.context_length == 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "is_older", "context", "rows"),
+    [(None, False, 100_000, 4), ("a name that it does not list", False, 100_000, 4), (None, True, None, 1)],
+)
+def test_koboldcpp_is_not_taken_for_the_servers_that_it_imitates(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, name: str | None, is_older: bool, context: int | None, rows: int
+) -> None:
+    async def not_found(*_: Any) -> Response:
+        return Response(status_code=404)
+
+    def choose(*_: Any, props: Any, sources: Any, **__: Any) -> CharacterTokenizer:
+        assert (props, sources) == ({}, [])
+        return TOKENIZER
+
+    if is_older:
+        monkeypatch.setattr(FakeUpstream, "props", not_found)
+    server = serve(FakeUpstream("koboldcpp"))
+    monkeypatch.setattr(probe, "choose_tokenizer", choose)
+    info = asyncio.run(connect(server.url, model=name)).info
+    assert (info.engine, info.engine_version) == ("upstream-text/KoboldCpp", "9.9 prompts as text, seeded")
+    assert (info.context_length, info.max_rows) == (context, rows)

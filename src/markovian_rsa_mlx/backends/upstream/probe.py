@@ -232,12 +232,18 @@ async def _read_documents(
     info = ServerInfo(str(entry["id"]), "OpenAI-compatible server", context_length=size(entry.get("max_model_len")))
     sources = texts(entry.get("root"))
     props = await document("/props")
-    if "default_generation_settings" in props:
-        settings, version = props["default_generation_settings"], shortened(str(props.get("build_info", "")))
+    is_kobold = entry.get("owned_by") == "koboldcpp"
+    if "default_generation_settings" in props or is_kobold:
+        settings, slots = props.get("default_generation_settings"), size(props.get("total_slots"))
         context_length = size(settings.get("n_ctx")) if isinstance(settings, dict) else None
-        slots = size(props.get("total_slots"))
-        info = ServerInfo(info.model, "llama.cpp", version, context_length=context_length, max_requests=slots)
-        return info, [LlamaCppDialect()], props, []
+        info = ServerInfo(info.model, "llama.cpp", context_length=context_length, max_requests=slots)
+        # KoboldCpp imitates documents of llama.cpp and of Ollama, and has the routes of neither.
+        own = await document("/api/extra/version")
+        if is_kobold or own.get("result") == "KoboldCpp":
+            version = shortened(str(own.get("version", "")))
+            info = replace(info, name="KoboldCpp", version=version, max_requests=slots or 1)
+            return info, [TextDialect(), ChatDialect()], {}, []
+        return replace(info, version=shortened(str(props.get("build_info", "")))), [LlamaCppDialect()], props, []
     version = shortened(str((await document("/version")).get("version", "")))
     if version:
         return replace(info, name="vLLM", version=version), GENERAL_DIALECTS, {}, sources
