@@ -31,7 +31,7 @@ def divide(
     """Return the text of each section. `pieces` are the lengths of the pieces that arrive."""
     alphabet = Alphabet(marks)
     marked = alphabet.mark(text)
-    scanner = MarkScanner(marks, opened=opened, thinking=thinking)
+    scanner = MarkScanner(marks, marks.begin if opened else "", thinking=thinking)
     spans, at = [], 0
     for size in pieces:
         spans += scanner.feed(marked[at : at + size])
@@ -142,7 +142,7 @@ def test_marks_around_the_answer_are_removed(opens: str) -> None:
 
 def test_the_characters_of_a_mark_end_nothing_where_the_mark_is_a_token() -> None:
     alphabet = Alphabet(THINK)
-    scanner = MarkScanner(THINK, opened=True, thinking=True)
+    scanner = MarkScanner(THINK, THINK.begin, thinking=True)
     spans = [*scanner.feed("what does </think> mean?" + alphabet.mark("</think>") + "four </think>"), *scanner.end()]
     assert [(span.section, span.text) for span in spans] == [
         ("thinking", "what does </think> mean?"),
@@ -166,10 +166,27 @@ def test_an_end_mark_alone_ends_a_short_thinking_only(marks: ThinkingMarks) -> N
 @pytest.mark.parametrize("thinking", [True, False])
 def test_without_a_begin_mark_the_answer_begins_where_only_the_vocabulary_has_marks(thinking: bool) -> None:
     assert divide(UNEXPECTED, "four", thinking=thinking) == {"answer": "four"}
-    scanner = MarkScanner(UNEXPECTED, opened=False, thinking=thinking)
+    scanner = MarkScanner(UNEXPECTED, "", thinking=thinking)
     assert scanner.feed("\n ") == []
     assert [(span.section, span.text.strip()) for span in scanner.feed("f")] == [("answer", ""), ("answer", "f")]
     assert divide(UNEXPECTED, "\n<think>hm</think>four", thinking=thinking) == {"thinking": "hm", "answer": "four"}
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_a_template_that_only_removes_old_thinking_expects_none(thinking: bool) -> None:
+    marks = find_marks("{% if '</think>' in c %}{% set c = c.split('</think>')[-1] %}{% endif %}", {}.get)
+    assert marks is not None
+    assert divide(marks, "four", thinking=thinking) == {"answer": "four"}
+    assert divide(marks, "<think>hm</think>four", thinking=thinking) == {"thinking": "hm", "answer": "four"}
+
+
+@pytest.mark.parametrize("suffix", ["<|bot|></think>", "<|bot|><think>\n\n</think>\n\n"])
+@pytest.mark.parametrize("row", [row for row in ROWS if not row.values[0].channels])
+def test_a_prompt_that_ends_the_thinking_begins_the_answer(row: ThinkingMarks, suffix: str) -> None:
+    marks = model_with(row, tokens=False)
+    scanner = MarkScanner(marks, suffix.replace("<think>", row.begin).replace("</think>", row.end), thinking=True)
+    spans = [*scanner.feed("four"), *scanner.end()]
+    assert [(span.section, span.text) for span in spans] == [("answer", "four")]
 
 
 def test_characters_of_a_mark_after_the_undecided_text_are_text() -> None:

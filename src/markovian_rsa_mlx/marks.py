@@ -45,7 +45,7 @@ class ThinkingMarks:
 
     With `channels` (the harmony format) `begin` and `end` are those of the analysis channel, and the text of all other
     channels but `final` is neither thinking nor answer. `tokens` are the ids of the parts that are tokens of their own.
-    `expected` is False if only the vocabulary has the marks: such a model may also answer without thinking.
+    `expected` is False if the template never begins a thinking. Such a model writes the begin mark itself if it thinks.
     `closing` is the text that ends the thinking with the line breaks of the chat template and begins the answer.
     """
 
@@ -139,7 +139,7 @@ def find_marks(
     rows = [row for row in in_template if row in in_vocabulary] or in_template or in_vocabulary
     if not rows:
         return None
-    return _of_model(replace(rows[0], expected=rows[0] in in_template), template, token_id)
+    return _of_model(replace(rows[0], expected=rows[0].begin in template), template, token_id)
 
 
 def _of_model(row: ThinkingMarks, template: str, token_id: Callable[[str], int | None]) -> ThinkingMarks:
@@ -231,14 +231,15 @@ def clean(text: str) -> str:
 class MarkScanner:
     """Divide marked text into sections while it grows. However it is cut into pieces, the result is the same.
 
-    `opened` is True if the prompt ends within the thinking. `thinking` is True if the model was asked to think; if it
-    also is expected to, text without marks is thinking. Otherwise the first characters are undecided until a mark shows
-    what they are, and with `_UNOPENED` characters the answer has begun. A model whose prompts never begin the thinking
+    `suffix` is the end of the prompt, after its last message. It may begin the thinking, or begin and end it, which
+    some templates do for a word in the question. `thinking` is True if the model was asked to think; if it also is
+    expected to, text without marks is thinking. Otherwise the first characters are undecided until a mark shows what
+    they are, and with `_UNOPENED` characters the answer has begun. A model whose prompts never begin the thinking
     writes the begin mark first, so there the answer begins with any other text. The first end mark ends the thinking.
     Further ones, and those within an answer, end nothing.
     """
 
-    def __init__(self, marks: ThinkingMarks, *, opened: bool, thinking: bool) -> None:
+    def __init__(self, marks: ThinkingMarks, suffix: str, *, thinking: bool) -> None:
         alphabet = Alphabet(marks)
         self._channels = marks.channels
         self._roles: dict[str, str] = {}
@@ -260,7 +261,7 @@ class MarkScanner:
         self._buffer, self._at = "", 0  # the text that is not divided yet, and where it begins
         self._undecided: list[Span] = []
         self._left = _UNOPENED if marks.expected or marks.channels else 0  # characters that may stay undecided
-        expected = opened or (thinking and marks.expected and not marks.channels)
+        expected = is_open(marks, suffix) or (thinking and expects_thinking(marks, suffix))
         self._state: str = "thinking" if expected else _UNDECIDED
         self._header = ""  # of the channel that begins
         self._blank = True  # since the last mark that counts, no text
@@ -408,3 +409,8 @@ def unknown_mark(marks: ThinkingMarks | None, texts: Sequence[str]) -> str | Non
 def is_open(marks: ThinkingMarks, prompt: str) -> bool:
     """Return True if a prompt, or its end after the last message, ends within the thinking."""
     return prompt.rfind(marks.begin) > prompt.rfind(marks.end)
+
+
+def expects_thinking(marks: ThinkingMarks, suffix: str) -> bool:
+    """Return True if text without marks is thinking after a prompt with this end, where the model is asked to think."""
+    return marks.expected and not marks.channels and suffix.rfind(marks.end) <= suffix.rfind(marks.begin)

@@ -27,6 +27,11 @@ class ChatMessage(TypedDict):
     name: NotRequired[str]
 
 
+def thinking_switches(enable_thinking: bool) -> dict[str, bool]:
+    """Return the variables that turn the thinking on or off in chat templates: each template uses one, or none."""
+    return {"enable_thinking": enable_thinking, "thinking": enable_thinking}
+
+
 class Tokenizer(Protocol):
     """Text to token ids and back, and the marks that structure a trace.
 

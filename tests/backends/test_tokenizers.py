@@ -60,6 +60,13 @@ def test_the_chat_template_receives_enable_thinking(plain: MLXTokenizer, thinkin
     assert plain.encode(rendered)[0] == tiny_models.BOT
 
 
+@pytest.mark.parametrize("thinking", [True, False])
+def test_a_template_may_name_the_switch_thinking(tmp_path: Path, thinking: bool) -> None:
+    switch = "{% if thinking is not defined %}{% set thinking = false %}{% endif %}"
+    own = tokenizer(tmp_path, chat_template=f"{switch}{{{{ '<think>' if thinking else '</think>' }}}}")
+    assert own.render_chat([{"role": "user", "content": "hi"}], thinking) == ("<think>" if thinking else "</think>")
+
+
 def test_without_a_template_the_prompt_is_the_text(tmp_path: Path) -> None:
     untemplated = tokenizer(tmp_path, chat_template=None)
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]

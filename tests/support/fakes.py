@@ -36,7 +36,7 @@ class CharacterTokenizer:
         return tuple(self.encode(marks.closing)) if marks else ()
 
     def find_marks(self, named: Sequence[str] | None = None) -> ThinkingMarks | None:
-        return find_marks("" if self.end_of_thinking == () else "</think>", self.reserved.get, named)
+        return find_marks("" if self.end_of_thinking == () else "<think></think>", self.reserved.get, named)
 
     template = ""
 

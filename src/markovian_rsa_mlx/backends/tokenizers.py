@@ -15,7 +15,7 @@ from ..errors import ModelError, PromptError
 from ..hub import TOKENIZER_FILES, cached_folder, fetch_files, local_folder, read_config
 from ..marks import ThinkingMarks, find_marks
 from ..models import tokenizer_options
-from ..tokenizer import ChatMessage
+from ..tokenizer import ChatMessage, thinking_switches
 from ..tools import find_form
 
 #: The forms of marks of turns and tools, which not all tokenizers flag as special.
@@ -127,7 +127,8 @@ class MLXTokenizer:
                     tools=list(tools) or None,
                     tokenize=False,
                     add_generation_prompt=True,
-                    enable_thinking=enable_thinking,
+                    # mlx-lm has templates that are functions, and these know one of the switches.
+                    **(thinking_switches(enable_thinking) if self.template else {"enable_thinking": enable_thinking}),
                 )
             )
         except Exception as error:  # templates are code of the model's maker, and many refuse a system message

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from ..marks import Alphabet, MarkScanner, Section, ThinkingMarks, clean, is_open
+from ..marks import Alphabet, MarkScanner, Section, ThinkingMarks, clean
 from ..tools import ToolForm, show_marks
 from .live_text import MAX_TORN_IDS, LiveText
 
@@ -129,7 +129,7 @@ class TraceParser:
         if self.marks is None or self._alphabet is None:
             return not parse_trace(token_ids, self._setup.end_of_thinking if self._setup else []).has_answer
         tokens = self._alphabet.of_id
-        scanner = MarkScanner(self.marks, opened=is_open(self.marks, self._suffixes["trace"]), thinking=True)
+        scanner = MarkScanner(self.marks, self._suffixes["trace"], thinking=True)
         if self._decode is not None:
             scanner.feed(_MarkedIds(token_ids, tokens, self._decode).text)
         else:  # any text in the place of the other ids
@@ -165,7 +165,7 @@ class TraceParser:
             marked = _MarkedIds(ids, tokens, self._decode)
         else:
             marked = _MarkedText(ids, tokens, self._alphabet, text or "")
-        scanner = MarkScanner(self.marks, opened=is_open(self.marks, self._suffixes[purpose]), thinking=thinking)
+        scanner = MarkScanner(self.marks, self._suffixes[purpose], thinking=thinking)
         spans = [*scanner.feed(marked.text), *scanner.end()]
         parts: dict[Section, list[int]] = {"thinking": [], "answer": [], "other": []}
         texts: dict[Section, str] = {"thinking": "", "answer": "", "other": ""}
@@ -214,7 +214,7 @@ class AnswerStart:
     ) -> None:
         self._decode, self._text = decode, LiveText(decode)
         self._alphabet = Alphabet(marks) if marks else None
-        self._scanner = MarkScanner(marks, opened=is_open(marks, suffix), thinking=thinking) if marks else None
+        self._scanner = MarkScanner(marks, suffix, thinking=thinking) if marks else None
         self.begun = self._scanner is None or self._scanner.undecided
         self.alternatives = marks.beginning_ids if marks and thinking and self.begun else frozenset[int]()
 

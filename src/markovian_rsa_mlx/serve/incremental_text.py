@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..marks import Alphabet, MarkScanner, Span, ThinkingMarks, clean, is_open
+from ..marks import Alphabet, MarkScanner, Span, ThinkingMarks, clean
 from ..method.live_text import LiveText
 
 __all__ = ["LiveText", "LiveTrace", "Trimmer"]
@@ -46,7 +46,7 @@ class LiveTrace:
     ) -> None:
         self._decode, self._text = decode, LiveText(decode)
         self._alphabet = Alphabet(marks) if marks else None
-        self._scanner = MarkScanner(marks, opened=is_open(marks, suffix), thinking=thinking) if marks else None
+        self._scanner = MarkScanner(marks, suffix, thinking=thinking) if marks else None
         self._sections = {"thinking": Trimmer(), "answer": Trimmer()}
         self.answered = False  #: whether a piece of the answer was given out
 

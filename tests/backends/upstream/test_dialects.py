@@ -32,6 +32,7 @@ from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import ModelError
 from markovian_rsa_mlx.marks import MarkScanner
 from markovian_rsa_mlx.orchestrator import RunResult
+from markovian_rsa_mlx.tokenizer import thinking_switches
 
 from ...support.fakes import EOS, THINK_END, CharacterTokenizer, boxed
 from ...support.runs import of, small
@@ -88,14 +89,14 @@ def test_chat_server_gets_the_recorded_prompts_without_the_chat_frame(serve: Ser
     read = {TOKENIZER.render_chat(body["messages"], True) for body in server.fake.calls}
     recorded = {e.prompt_text for e in of(events, AggregationPromptEvent)}
     assert read == recorded | {of(events, RunSetupEvent)[0].prompt_text}
-    assert all(body["chat_template_kwargs"] == {"enable_thinking": True} for body in server.fake.calls)
+    assert all(body["chat_template_kwargs"] == thinking_switches(True) for body in server.fake.calls)
 
 
 def test_chat_server_gets_summary_prompts_without_the_chat_frame(serve: Serve, tmp_path: Path) -> None:
     server = serve(FakeUpstream("chat"))
     run_over(server.url, tmp_path / "run.jsonl", small(carry="summary"))
     verify_file(tmp_path / "run.jsonl", codec=TOKENIZER)
-    summaries = [b for b in server.fake.calls if b["chat_template_kwargs"] == {"enable_thinking": False}]
+    summaries = [b for b in server.fake.calls if b["chat_template_kwargs"] == thinking_switches(False)]
     assert summaries
     assert not [b for b in summaries if "assistant" in b["messages"][-1]["content"]]
 
@@ -183,7 +184,7 @@ def test_separate_reasoning_gets_the_marks_that_the_run_names(thinking: bool, be
     assert TOKENIZER.decode(trace.ids) == f"{begin}{reasoning}</hm>{content}"
     marks = TOKENIZER.find_marks(named)
     assert marks is not None
-    spans = MarkScanner(marks, opened=False, thinking=thinking).feed(TOKENIZER.decode(trace.ids) + " ")
+    spans = MarkScanner(marks, "", thinking=thinking).feed(TOKENIZER.decode(trace.ids) + " ")
     assert "".join(span.text for span in spans if span.section == "answer") == content + " "
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 
 from ...config import Sampling
 from ...errors import UpstreamError
-from ...tokenizer import ChatMessage
+from ...tokenizer import ChatMessage, thinking_switches
 from ...tools import MAX_CALLS, Tools, write_call
 from .errors import ProtocolError, shortened
 
@@ -530,7 +530,7 @@ class ChatDialect(TextDialect):
             body |= {} if request.tools.parallel else {"parallel_tool_calls": False}
         return body | {
             "messages": list(map(_wire_message, request.messages)),
-            "chat_template_kwargs": {"enable_thinking": request.enable_thinking},
+            "chat_template_kwargs": thinking_switches(request.enable_thinking),
         }
 
     def read_choice(self, choice: dict[str, Any], reply: CompletionReply) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...errors import ModelError, PromptError, UpstreamError
 from ...marks import TABLE, ThinkingMarks, find_marks
-from ...tokenizer import ChatMessage, Tokenizer
+from ...tokenizer import ChatMessage, Tokenizer, thinking_switches
 from ..chat_template import render
 from ..tokenizers import marked_ids
 from .config import Upstream
@@ -236,7 +236,7 @@ class RemoteTokenizer:
 
     def _apply_template(self, messages: tuple[tuple[str, str], ...], enable_thinking: bool) -> str:
         chat = [{"role": role, "content": content} for role, content in messages]
-        body = {"messages": chat, "chat_template_kwargs": {"enable_thinking": enable_thinking}}
+        body = {"messages": chat, "chat_template_kwargs": thinking_switches(enable_thinking)}
         try:
             text = str(self._call("/apply-template", body)["prompt"])
         except UnsupportedRequest as error:
@@ -344,7 +344,7 @@ class GGUFTokenizer:
                 self.template,
                 messages=list(messages),
                 add_generation_prompt=True,
-                enable_thinking=enable_thinking,
+                **thinking_switches(enable_thinking),
                 bos_token=bos,
                 eos_token=eos,
             )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...errors import ModelError, PromptError
-from ...tokenizer import ChatMessage, encode_text
+from ...tokenizer import ChatMessage, encode_text, thinking_switches
 from .dialects import token_ids
 from .errors import ProtocolError, TransientError, UnsupportedRequest
 from .tokenizers import EOS_NAMES, PARTS, TEST_TEXT, RemoteTokenizer
@@ -149,7 +149,7 @@ class VLLMTokenizer(RemoteTokenizer):
         return {
             "model": self._model,
             "messages": [{"role": role, "content": content} for role, content in messages],
-            "chat_template_kwargs": {"enable_thinking": enable_thinking},
+            "chat_template_kwargs": thinking_switches(enable_thinking),
         }
 
     def _text_of(self, answer: Any) -> str:
