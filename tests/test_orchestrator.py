@@ -35,10 +35,10 @@ from markovian_rsa_mlx.config import RSAConfig, Sampling
 from markovian_rsa_mlx.errors import ContextLengthError, PromptError, TemplateError
 from markovian_rsa_mlx.method.answers import equal_text
 from markovian_rsa_mlx.method.lineage import Lineage
-from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
+from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator, RunResult
 from markovian_rsa_mlx.tokenizer import ChatMessage
 from tests.support.fakes import EOS, ByteTokenizer, CharacterTokenizer, FakeEngine, boxed
-from tests.support.runs import QUESTION, of, of_file, orchestrator, run, small
+from tests.support.runs import QUESTION, cut, line_ends, of, of_file, orchestrator, run, small
 
 CODEC = CharacterTokenizer()
 SINGLE_PROMPT = tuple(CODEC.encode(CODEC.render_chat([ChatMessage(role="user", content=QUESTION)], True)))
@@ -629,6 +629,22 @@ def test_identical_traces_alarm_where_chance_cannot_explain_them(
     alarms = [e for e in of(result.events, ErrorEvent) if e.stage == "identical_traces"]
     assert len(alarms) == alarm  # one is enough
     assert [w for w in result.warnings if "identical" in w] == [e.message for e in alarms]
+
+
+def test_a_resumed_run_warns_of_identical_traces_once(tmp_path: Path) -> None:
+    class Clones(FakeEngine):
+        async def log_probability(self, *_: Any) -> float | None:
+            return -500.0
+
+    def resumed(keep: int) -> RunResult:
+        return run(Clones(lambda r, g: boxed(7)), small(), cut(path, keep, tmp_path / f"{keep}.jsonl"))
+
+    path = tmp_path / "run.jsonl"
+    run(Clones(lambda r, g: boxed(7)), small(), path)
+    for keep in line_ends(path)[2:]:
+        result = resumed(keep)
+        assert len([w for w in result.warnings if "are identical" in w]) <= 1
+        assert (result.answer, verify_file(tmp_path / f"{keep}.jsonl", equivalent=equal_text).finished) == ("7", True)
 
 
 def test_a_likely_coincidence_does_not_hide_an_impossible_one() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -62,8 +63,9 @@ def test_a_failed_attempt_leaves_its_row_too(tmp_path: Path) -> None:
     assert clocks_of(of(result.events, TraceClockEvent), "r2-00") == attempts
 
 
-def test_the_clock_continues_over_sessions(tmp_path: Path) -> None:
-    """Also where the file's own time was set back, as copying and unpacking do."""
+@pytest.mark.parametrize("file_time_s", [0, time.time() + 86_400])
+def test_the_clock_continues_over_sessions(tmp_path: Path, file_time_s: float) -> None:
+    """Also where the file's own time is another, as copying and unpacking make it."""
 
     def long(request: GenerationRequest, rng: random.Random) -> str:
         return boxed(rng.randrange(10), "hm " * 50)
@@ -73,8 +75,8 @@ def test_the_clock_continues_over_sessions(tmp_path: Path) -> None:
         run(FakeEngine(long), small(token_budget=300), path)
     stopped = of(read_events(path), TraceClockEvent)
     assert len(stopped) % 2 == 0  # what was stopped has left its row
-    os.utime(path, (0, 0))
-    run(FakeEngine(long), small(), path)
+    os.utime(path, (file_time_s, file_time_s))
+    run(FakeEngine(long), small(time_budget_s=3_600), path)
     events = read_events(path)
     assert of(events, RunResumedEvent)[0].elapsed_before_s >= stopped[-1].elapsed_s
     times = [event.elapsed_s for event in of(events, TraceClockEvent)]

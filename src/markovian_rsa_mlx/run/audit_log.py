@@ -46,7 +46,6 @@ class AuditLog:
         self.history = RunState()
         self.recorded = LogFile((), 0, 0)
         self._used_failures: dict[TraceKey, bool] = {}
-        self.last_written = 0.0  #: the file's modification time when it was opened
         self._on_event = on_event
         self._is_new = self.path is not None and not self.path.exists()
         self._writer = AuditWriter(self.path, "a")
@@ -59,7 +58,6 @@ class AuditLog:
 
     def _read(self, path: Path) -> None:
         self.recorded = scan_file(path)
-        self.last_written = path.stat().st_mtime
         events = self.recorded.events
         if events and not isinstance(events[0], RunStartEvent):
             raise AuditError(f"{path} is not an audit file. Write to another file.")

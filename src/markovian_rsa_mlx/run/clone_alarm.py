@@ -15,17 +15,22 @@ from .session import RunSession
 
 #: Equal samples of one prompt raise an alarm if their probability was below one in a million.
 _LOG_COINCIDENCE = math.log(1e-6)
+#: The stage of the recorded error.
+_STAGE = "identical_traces"
 #: Ids that were drawn, after those that came before.
 Drawn = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class CloneAlarm:
-    """Warns, once per session, if two traces of one prompt are the same although that was very improbable."""
+    """Warns, once per run, if two traces of one prompt are the same although that was very improbable."""
 
     def __init__(self, session: RunSession) -> None:
         self._session = session
         self._first_with: dict[tuple[tuple[int, ...], tuple[int, ...]], TraceKey] = {}  #: by prompt ids and trace ids
-        self._lock, self._raised = asyncio.Lock(), False
+        history = session.log.history
+        recorded = [error.message for error in history.errors if error.stage == _STAGE]
+        session.warnings += recorded
+        self._lock, self._raised = asyncio.Lock(), bool(recorded) or history.selection is not None
 
     def compare(
         self,
@@ -61,7 +66,7 @@ class CloneAlarm:
             if chance < _LOG_COINCIDENCE:
                 self._raised = True
                 self._session.warn(
-                    "identical_traces",
+                    _STAGE,
                     f"{twin} and {key} are identical although sampled with different seeds (probability "
                     f"e^{chance:.0f}). The engine's random streams are not independent: do not trust this run.",
                 )

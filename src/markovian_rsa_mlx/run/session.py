@@ -180,10 +180,7 @@ class RunSession:
             return cls(engine, config, setup, log)
         await asyncio.to_thread(check_schema, config, engine)
         log.cut_torn_line()
-        last = history.resumes[-1] if history.resumes else None
-        began = datetime.fromisoformat(last.created_at if last else history.start.created_at).timestamp()
-        elapsed_s = (last.elapsed_before_s if last else 0.0) + max(0.0, log.last_written - began)
-        elapsed_s = max(elapsed_s, history.clock_s)  # the file's time may have been changed since
+        elapsed_s = history.elapsed_s  # not by the file's time, which copies and synchronisation change
         log.record(
             RunResumedEvent,
             created_at=_now(),
