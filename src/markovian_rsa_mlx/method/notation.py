@@ -162,8 +162,29 @@ _UNIT_WORD = re.compile(r"\\degree(?:\s*[CF](?![a-zA-Z]))?|\\?[%$]|[€£¥¢]|[
 #: Units that another case would change: Mm and mm, MW and mW, GB and Gb.
 _CASE_MATTERS = re.compile(r"M(?:m|g|W|Hz|Pa|J|N|V|L|l|s|eV)|[kMGT]i?[bB](?:ps)?")
 _NUMBER_WORDS = re.compile(
-    r"(?:pi|e|i|sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|and|or|mod|if|for|where|is|to|of|arc\w+)"
+    r"(?:pi|e|i|sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|and|or|mod|if|for|where|is|to|of|arc\w+"
+    r"|plus|minus|squared|cubed|factorial|choose)"
 )
+#: Words after a number that are factors of it, not units.
+_MAGNITUDES: Final = {
+    word: Fraction(factor)
+    for word, factor in _table("""
+dozen 12  hundred 100  thousand 1000  lakh 100000  million 1000000  mln 1000000  crore 10000000
+billion 1000000000  bn 1000000000  trillion 1000000000000  quadrillion 1000000000000000
+halves 1/2  thirds 1/3  fifths 1/5  sixths 1/6  sevenths 1/7  eighths 1/8  ninths 1/9  tenths 1/10
+hundredths 1/100  thousandths 1/1000  millionths 1/1000000
+""").items()
+}
+_MAGNITUDE = re.compile(rf"\s*(\\text\s?\{{)?\s*({'|'.join(_MAGNITUDES)})s?\b", re.IGNORECASE)
+
+
+def magnitude_of(text: str) -> tuple[Fraction, str]:
+    """Return the factor that the words after a number name, as in 2 million people, and the text after them."""
+    factor = Fraction(1)
+    while match := _MAGNITUDE.match(text):
+        factor *= _MAGNITUDES[match[2].lower()]
+        text = (match[1] or "") + text[match.end() :]
+    return factor, text
 
 
 def unit_of(text: str) -> str | None:
@@ -204,7 +225,7 @@ def unit_name(word: str, is_plain: bool, spaced: bool) -> str | None:
     lower = _UNIT_NAMES.get(lower, lower)
     singular = re.sub(r"(?<=[^s])s$", "", lower)
     known = next((name for name in (lower, _UNIT_NAMES.get(singular, singular)) if name in _UNITS), None)
-    if is_plain and _NUMBER_WORDS.fullmatch(lower):
+    if (is_plain and _NUMBER_WORDS.fullmatch(lower)) or _MAGNITUDE.fullmatch(lower):
         return None
     if known is not None and (len(word) > 1 or not word.isalpha() or spaced or not is_plain):
         return known

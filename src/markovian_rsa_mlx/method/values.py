@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Final
 
 from .arithmetic import Arithmetic, NotArithmeticError, TooLargeError, repeating
-from .notation import COMMA_THOUSANDS, clean, in_base_units, unit_name, unit_of
+from .notation import COMMA_THOUSANDS, clean, in_base_units, magnitude_of, unit_name, unit_of
 
 _MAX_DEPTH: Final = 40
 _MAX_ITEMS: Final = 200
@@ -465,14 +465,15 @@ def _leaf(text: str) -> Value:
     reader = Arithmetic(text)
     try:
         value = reader.sum(0)
-        rest = text[reader.end :]
+        factor, rest = magnitude_of(text[reader.end :])
         unit = unit_of(rest) if reader.end else None
     except TooLargeError:
         return Term(compact_form(text), is_huge=True)
     except (NotArithmeticError, ZeroDivisionError):
-        value, unit = None, None
+        value, unit, factor = None, None, Fraction(1)
     if value is not None and unit is not None:
-        return Quantity(value, *reader.precision, unit)
+        digits, ulp = reader.precision
+        return Quantity(value * factor, digits, ulp * factor, unit)
     if _is_words(text):
         return Words(_folded(text))
     return _term(text)
