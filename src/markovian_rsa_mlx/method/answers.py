@@ -118,11 +118,34 @@ _PLACEHOLDER = re.compile(
 
 # What states a value, for weak answers.
 
-_SIGN = r"(?:(?<![\w)}\]])[-\u2212\u2013+])?"
-_NUMBER = re.compile(
-    _SIGN + r"(?:\\?\$)?(?:\d*\\[dt]?frac\{[^{}]{1,60}\}\{[^{}]{1,60}\}|\d*\\sqrt\{[^{}]{1,60}\}"
-    r"|\d{1,2}:\d{2}(?!\d)|\d[\d,]*\d(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:/\d+)?(?:\\?%)?"
+_ARGUMENT = r"\{(?:[^{}]|\{[^{}]{0,40}\}){1,60}\}"
+_POWER = (
+    r"(?:\s?\^\s?(?:\{[^{}]{1,40}\}|[-\u2212]?\d+|\\circ|[a-zA-Z](?![a-zA-Z]))|\*\*\s?-?\d+"
+    r"|[\u2070\u00b9\u00b2\u00b3\u2074-\u207b\u207f]+)"
 )
+#: A number with all that belongs to it: powers of ten, fractions after it, thousands, roots, a base.
+_ONE_NUMBER = rf"""
+(?:(?<![\w)}}\]])[-\u2212\u2013+])? (?:\\?\$)?
+(?: (?:\d+\s?)?\\[dt]?frac{_ARGUMENT}{_ARGUMENT} | (?:\d+\s?)?(?:\\sqrt{_ARGUMENT}|\u221a\d+)
+  | \d{{4}}-\d{{2}}-\d{{2}} | \d{{1,2}}:\d{{2}}(?!\d) | \d+(?::\d+)+ | \d+\ \d+/\d+
+  | (?:\d+\s?)?[\u00bc-\u00be\u2150-\u215e] | \d*\.\d*\\overline\{{\d+\}}
+  | (?: \d{{1,3}}(?:(?:[\ \u00a0\u2009\u202f~]|\\,|\{{,\}})\d{{3}})+(?!\d) | \d[\d,]*\d | \d+ )(?:\.\d+)? | \.\d+ )
+(?:[eE][-+]?\d+(?!\w))? (?:{_POWER})? (?:\s?(?:\\times|\\cdot|[\u00d7\u00b7xX*])\s?10{_POWER})?
+(?:/\d+)? (?:!!?(?!\w))? (?:_\{{?\d+\}}?)? (?:\s?(?:\\pi(?![a-z])|\u03c0))? (?:\s?\\?%)?
+"""
+#: A number, or a sum, product or quotient of numbers.
+_NUMBER = re.compile(
+    rf"{_ONE_NUMBER}(?:\s{{0,2}}(?:[+*/\u00d7\u00f7\u00b7]|\\(?:times|cdot|div)(?![a-z])|\s[xX]\s)\s{{0,2}}{_ONE_NUMBER})*",
+    re.VERBOSE,
+)
+#: Several numbers in brackets at the end of a sentence: a point or an interval.
+_COORDINATE = r"\s*[-\u2212]?\d[\d./]{0,30}\s*"
+_POINT = re.compile(rf"[(\[](?!\d{{1,3}}(?:,\d{{3}})+[)\]]){_COORDINATE}(?:,{_COORDINATE}){{1,9}}[)\]](?=\D*$)")
+#: Beside a number that is only a part of a term.
+_OPERATOR_BEFORE = re.compile(
+    r"\S\s?(?:[+*/^\u00d7\u00f7\u00b7\u00b1\u221a<>\u2264\u2265]|\\(?:times|cdot|div|pm|[lg]eq?))\s?$|[{_]$"
+)
+_OPERATOR_AFTER = re.compile(r"\s?(?:[+*/^\u00d7\u00f7\u00b7\u00b1\u221a]|\\(?:times|cdot|div|pm))")
 #: A word or unit after a number.
 _UNIT = re.compile(r"\s*(?:\\(?:text|mathrm)\s?\{\s*)?([a-zA-Z\u00b0]+(?:/[a-zA-Z]+)?(?:\^\{?\d\}?)?)\}?")
 _NOT_UNITS = re.compile(
@@ -131,18 +154,18 @@ _NOT_UNITS = re.compile(
     "both|if|but|respectively|also|again|only|too|after|before|an?|every|exactly|here|there|today|would|will|can",
     re.IGNORECASE,
 )
-_SENTENCE_END = re.compile(r"[.!?](?=[\s*$\\)]|$)|\n")
+_SENTENCE_END = re.compile(r"(?:[.?]|!(?!\ ?[-+*/=^<>]))(?=[\s*$)]|\\[)\]]|$)|\n")
 #: Ends mathematics that was cut off, and a sentence.
 _OPEN_END = re.compile(r"(?:[-+*/=^(,:\[{<>\u2212]|\\(?:times|cdot|frac|div|left))$")
 _CUT_OFF = re.compile(rf"{_OPEN_END.pattern}|\b(?:and|or|is|the|of|by|to|equals)$|(?:^|(?<=[a-zA-Z]{{2}}\s))a$")
 _FAREWELL = re.compile(r"(?:I hope|hope this|let me know|feel free|good luck|thank)\b[^\d=]*$", re.IGNORECASE)
 _CALCULATION = re.compile(
-    r"[\d\s.,+*/()\[\]^%$xX\u00d7\u00f7\u2212-]+|\\(?:times|cdot|div|frac|left|right|[$,;!( )])|[{}]"
+    r"[\d\s.,+*/()\[\]^%$!xX\u00d7\u00f7\u2212-]+|\\(?:times|cdot|div|frac|left|right|[$,;!( )])|[{}]"
 )
 #: Mathematics that is more than a number, with no other number after it.
 _TERM = r"(?=[^$\s]*[\\^_+*/a-zA-Z\u03c0])(?![^$]*(?<![\\a-zA-Z])[a-zA-Z]{3})(?=[^$]*\d)[^$\s](?:[^$]{0,98}[^$\s])?"
 _LAST_TERM = re.compile(rf"\$({_TERM})\$(?=[^\d$]*$)|\\\(\s?((?:(?!\\\))[^$]){{1,100}})\\\)(?=[^\d$]*$)")
-_MATH_DELIMITERS = re.compile(r"\\[()\[\]]|\$|\*\*|__|`")
+_MATH_DELIMITERS = re.compile(r"\\[()\[\]]|(?<!\\)\$|(?<![\w)}\s])\*\*|\*\*(?!\s?[-\d({])|__|`")
 #: A closing sentence about the answer that gives none, and the step of a calculation that may precede it.
 _ABOUT_ANSWER = re.compile(r"(?:the|this|your)\ (?:final\ |correct\ )?answer\b[^\d=]*", re.IGNORECASE)
 _STEP = re.compile(r"[\d\s.,+*/()^%$×÷−-]+=\s*[-−]?\$?\d[\d,.]*")
@@ -408,8 +431,9 @@ def _stated_value(text: str) -> str:
     text = text[-4_000:]
     passed_over = False
     for sentence in reversed(_sentences(text)):
-        plain = _MATH_DELIMITERS.sub(" ", _EMPTY_BOX.sub(" ", sentence))
-        plain = re.sub(r"\\(?:text|mathrm|textbf)\s?\{([^{}]*)\}", r" \1 ", plain).strip(" \t\r,;:")
+        plain = _MATH_DELIMITERS.sub(" ", _EMPHASIS.sub("", _EMPTY_BOX.sub(" ", sentence)))
+        plain = re.sub(r"\\(?:text|mathrm|textbf)\s?\{([^{}]*)\}", r" \1 ", plain)
+        plain = " ".join(plain.split()).strip(" ,;:")
         announced = _ANNOUNCEMENT.match(plain)
         rest = plain[announced.end() :] if announced else plain
         if not any(c.isalnum() for c in rest) or _FAREWELL.match(plain):
@@ -451,13 +475,21 @@ def _value_at_start(right: str) -> str:
 
 
 def _last_number(sentence: str) -> str:
-    """Return the last number of a sentence with its unit. Digits within a name (x1) do not count."""
+    """Return the last number of a sentence with its unit, "" if it is only a part of a term.
+
+    Digits within a name (x1) do not count. Numbers that end the sentence in brackets are one value.
+    """
+    if point := _POINT.search(sentence):
+        return point[0]
     numbers = [
         match
         for match in _NUMBER.finditer(sentence)
         if not re.match(r"[a-zA-Z_]", sentence[max(match.start() - 1, 0) : match.start()])
     ]
-    return _with_unit(sentence, numbers[-1]) if numbers else ""
+    if not numbers or _OPERATOR_AFTER.match(sentence, numbers[-1].end()):
+        return ""
+    is_part = _OPERATOR_BEFORE.search(sentence, max(numbers[-1].start() - 8, 0), numbers[-1].start())
+    return "" if is_part else _with_unit(sentence, numbers[-1])
 
 
 def _with_unit(text: str, number: re.Match[str]) -> str:
