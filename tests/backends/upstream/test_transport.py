@@ -17,11 +17,23 @@ import pytest
 from markovian_rsa_mlx import redact
 from markovian_rsa_mlx.backends.upstream import TimeLimits, Upstream, UpstreamEngine, probe, transport
 from markovian_rsa_mlx.backends.upstream.engine import RetryPolicy
-from markovian_rsa_mlx.backends.upstream.errors import TransientError, Unreachable
+from markovian_rsa_mlx.backends.upstream.errors import (
+    TransientError,
+    Unreachable,
+    UnsupportedRequest,
+    error_from_response,
+)
 from markovian_rsa_mlx.backends.upstream.generation import UpstreamGeneration
 from markovian_rsa_mlx.backends.upstream.probe import ServerInfo
 from markovian_rsa_mlx.backends.upstream.servers import Server, ServerPool
-from markovian_rsa_mlx.errors import BackendError, ConfigError, ContextLengthError, MarkovianRSAError, UpstreamError
+from markovian_rsa_mlx.errors import (
+    BackendError,
+    ConfigError,
+    ContextLengthError,
+    MarkovianRSAError,
+    RefusedError,
+    UpstreamError,
+)
 
 from ...support.fakes import CharacterTokenizer
 from ..raw_server import EVENTS, Answer, chat, raw_server, stream
@@ -104,6 +116,67 @@ def test_field_refused_during_a_run_is_left_out_and_reported() -> None:
         assert answer_of(url, listener).endswith("4")
     assert len(listener.warnings) == 1
     assert "'seed'" in listener.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "cause",
+    ["The prompt was flagged; the stream is closed, the seed ignored.", "The 'seed' and `min_p` of a flagged prompt."],
+)
+def test_field_of_a_request_that_is_refused_without_it_is_sent_again(cause: str) -> None:
+    bodies: list[Any] = []
+
+    def reply(body: Any) -> Answer:
+        bodies.append(body)
+        return Answer(400, {"error": {"message": cause}}) if body["max_tokens"] == 39 else stream(*thought())
+
+    async def two(url: str) -> None:
+        engine, listener = await connect(url), RecordingListener()
+        with pytest.raises(RefusedError, match="flagged"):
+            await one(engine, max_tokens=39)
+        await one(engine, listener)
+        assert not listener.warnings
+
+    with raw_server(chats(reply)) as url:
+        asyncio.run(with_timeout(two(url)))
+    assert set(bodies[-1]) == set(bodies[0])
+
+
+def test_field_that_is_refused_to_several_traces_at_once_is_left_out_of_each() -> None:
+    both = threading.Barrier(2, timeout=10)
+
+    def reply(body: Any) -> Answer:
+        if is_trial(body) or "seed" not in body:
+            return stream(*thought())
+        both.wait()
+        return Answer(422, detail("seed"))
+
+    async def two(url: str) -> list[str]:
+        engine = await connect(url)
+        return await asyncio.gather(one(engine), one(engine))
+
+    with raw_server(chats(reply)) as url:
+        assert all(text.endswith("4") for text in asyncio.run(with_timeout(two(url))))
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({"error": {"message": "seed is ignored, the stream is closed"}}, []),
+        ("stream closed", []),
+        ({"error": {"message": "Unsupported parameter: 'seed'."}}, ["seed"]),
+        ({"error": "unknown field `sampling_params.seed`"}, ["sampling_params", "seed"]),
+        ({"error": 'unexpected keyword argument "stream"'}, ["stream"]),
+        ({"error": "top_k is not supported, and \u201cseed\u201d is not"}, ["top_k", "seed"]),
+        ({"error": {"message": "bad", "param": "seed"}}, ["seed"]),
+        ({"detail": [{"loc": ["body", "stream"], "msg": "Extra inputs"}]}, ["body", "stream"]),
+        ({"errors": {"$.seed": ["is unknown"]}}, ["seed"]),
+    ],
+)
+def test_names_of_refused_fields_in_an_error(body: Any, named: list[str]) -> None:
+    error = error_from_response("u", 400, body=body, headers={})
+    assert isinstance(error, UnsupportedRequest)
+    keys = {"error", "message", "detail", "msg", "loc", "param", "errors"}
+    assert [name for name in error.named_fields if name not in keys] == named
 
 
 def test_refused_seeds_are_an_error_if_they_are_required() -> None:

@@ -14,6 +14,8 @@ from ...redact import redact
 
 _MAX_MESSAGE_LENGTH = 300
 _WORD = re.compile(r"[a-z_][a-z0-9_]*")
+#: What may be the name of a field within a sentence: a word in quotes, or with an underscore.
+_NAME = re.compile(r"""(?<=["'`‘“])[a-z_][a-z0-9_.]*(?=["'`’”])|[a-z]+_[a-z0-9_]*""")
 _TOO_LONG = re.compile(
     r"context[ _](length|size|window)|maximum context|max_model_len|exceed_context|prompt is too long|too many tokens",
     re.IGNORECASE,
@@ -120,7 +122,10 @@ def shortened(text: str) -> str:
 
 
 def _named_fields(body: Any) -> list[str]:
-    """Return the words of an error body that may name refused fields, those marked as names first."""
+    """Return the words of an error body that may name refused fields, those marked as names first.
+
+    Most of its sentences have words like "stream" in another sense.
+    """
     names: list[str] = []
     words: list[str] = []
     values = [body]
@@ -129,7 +134,7 @@ def _named_fields(body: Any) -> list[str]:
         if isinstance(value, list):
             values += value
         elif isinstance(value, str):
-            words += _WORD.findall(value)
+            words += [word for name in _NAME.findall(value) for word in _WORD.findall(name)]
         elif isinstance(value, dict):
             for key, entry in value.items():
                 words.append(key.removeprefix("$."))  # as in {"errors": {"top_k": ["is unknown"]}}

@@ -12,7 +12,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -207,31 +207,33 @@ async def request_completion(
     """Yield the reply whenever it has grown. Its `finish` is set after the last part.
 
     `token_s` is the time limit per token of a reply that is not streamed. A field that the server refuses by its name
-    is left out from then on (`refused_fields`), unless the dialect needs it. Raises as `HTTPClient` does,
-    `ProtocolError` for a reply of another form, and `TransientError` for one that ends early or is far longer than
-    requested.
+    is left out, unless the dialect needs it, and from then on (`refused_fields`) if that brings a reply. Raises as
+    `HTTPClient` does, `ProtocolError` for a reply of another form, and `TransientError` for one that ends early or is
+    far longer than requested.
     """
+    left_out: set[str] = set()
     while True:
-        started = False
+        started, refused = False, client.refused_fields | left_out
         try:
-            async with aclosing(_request_once(client, dialect, request, token_s=token_s)) as replies:
+            async with aclosing(_request_once(client, dialect, request, refused, token_s=token_s)) as replies:
                 async for reply in replies:
                     started = True
+                    client.refused_fields |= left_out
                     yield reply
             return
         except UnsupportedRequest as refusal:
-            optional = dialect.optional_fields(request) - client.refused_fields
+            optional = dialect.optional_fields(request) - refused
             field = next((name for name in refusal.named_fields if name in optional), None)
             if field is None or started:
                 raise
-            client.refused_fields.add(field)
+            left_out.add(field)
 
 
 async def _request_once(
-    client: HTTPClient, dialect: Dialect, request: CompletionRequest, *, token_s: float
+    client: HTTPClient, dialect: Dialect, request: CompletionRequest, refused: Collection[str], *, token_s: float
 ) -> AsyncGenerator[CompletionReply]:
     url = client.root + dialect.path[1:] if dialect.path.startswith("//") else client.url + dialect.path
-    body = dialect.body_without(client.refused_fields, request)
+    body = dialect.body_without(refused, request)
     reply, times = CompletionReply(request.sampling), client.times
     clock, size = StallClock(times.first_token_s), 0
     if dialect.streams:
