@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 from markovian_rsa_mlx.bench.methods import Grid
-from markovian_rsa_mlx.bench.report import by_importance, findings, ranking, render
+from markovian_rsa_mlx.bench.report import Ranking, by_importance, findings, ranking, render
 from markovian_rsa_mlx.bench.report import charts as problems
 from markovian_rsa_mlx.bench.report.charts import NARROW, WIDE, curves, problem_rows
 from markovian_rsa_mlx.bench.report.labels import link
 from markovian_rsa_mlx.bench.results import Results, Variant, problem_scores, results_from_dict
+from markovian_rsa_mlx.bench.stats import Interval
 from markovian_rsa_mlx.bench.summary import comparisons, notice, summarize
 from markovian_rsa_mlx.cli.bench_output import table_text, to_json
 
@@ -201,6 +202,17 @@ def test_a_tie_has_no_winner() -> None:
         first, *rest = findings(results)
         assert first.startswith(f"{names} score equally: ")
         assert not any("better" in sentence for sentence in rest)
+
+
+def test_rounding_errors_do_not_break_a_tie() -> None:
+    results = sample_results(6, methods=("single", "markovian"))
+    cheap, dear = (
+        replace(row, score=Interval(mean, 0, 1), generated_tokens=tokens)
+        for row, mean, tokens in zip(results.table, (0.1 + 0.2, 0.3), (8, 9), strict=True)
+    )
+    for rows in ((cheap, dear), (dear, cheap)):
+        found = Ranking(rows, 6)
+        assert (found.leaders, found.best) == (rows, cheap)
 
 
 def test_missing_answers_are_reported_before_any_score() -> None:

@@ -172,6 +172,20 @@ def test_clear_difference_is_found_and_wins_are_counted() -> None:
     assert found.interval.mean == pytest.approx(1 / 6)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([0, 1 / 3, 2 / 3, 1, 0, 1 / 3], [2 / 3, 0, 1 / 3, 2 / 3, 1 / 3, 1 / 3]),
+        ([0, 1 / 3, 2 / 3, 1, 1 / 3, 1 / 3], [1 / 3, 0, 1, 2 / 3, 2 / 3, 0]),
+        ([0, 2 / 3], [1 / 3, 1 / 3]),
+    ],
+)
+def test_equal_sums_of_thirds_are_no_difference(first: list[float], second: list[float]) -> None:
+    for scores in (1, 2, 9):
+        found = difference(first * scores, second * scores)
+        assert (found.interval.mean, found.needed) == (0, None)
+
+
 def test_equal_differences_have_no_spread() -> None:
     thirds = [(0.0, 1 / 3), (1 / 3, 2 / 3), (2 / 3, 1.0)] * 3
     found = difference([first for first, _ in thirds], [second for _, second in thirds])

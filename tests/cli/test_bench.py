@@ -297,7 +297,14 @@ def test_changed_setting_is_rejected_with_the_difference(bench: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", ["token_budget = 100", "seed = 3", "final_candidates = 2", 'answer_selection = "majority"']
+    "setting",
+    [
+        "token_budget = 100",
+        "seed = 3",
+        'early_stop = "agreement"',
+        "final_candidates = 2",
+        'answer_selection = "majority"',
+    ],
 )
 def test_setting_that_the_benchmark_decides_is_rejected(bench: Run, tmp_path: Path, setting: str) -> None:
     file = tmp_path / "settings.toml"

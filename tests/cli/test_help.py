@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import pytest
 
+from markovian_rsa_mlx.bench.methods import METHODS, SELECTIONS
 from markovian_rsa_mlx.cli import app
 
 from .conftest import Run
@@ -154,6 +155,13 @@ def commands(group: click.Group, *names: str) -> Iterator[tuple[tuple[str, ...],
             yield from commands(command, *names, name)
         else:
             yield (*names, name), command
+
+
+def test_help_of_a_benchmark_lists_all_methods(mrsa: Run) -> None:
+    text = mrsa("bench", "run", "--help").out
+    words = set(re.findall(r"[\w+-]+", text[text.index("--methods") :]))
+    assert words >= METHODS.keys() | SELECTIONS.keys()
+    assert mrsa("bench", "run", "countdown", "--early-stop", "agreement").code == 2
 
 
 def test_help_lists_all_commands() -> None:

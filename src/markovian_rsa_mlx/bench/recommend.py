@@ -20,7 +20,7 @@ from ..errors import TaskError
 from ..formatting import SYMBOLS, amount, count, percent, percent_range
 from .compare import read_folder
 from .results import Comparison, Method, Results, problem_scores
-from .stats import Interval, difference, holm_adjust, interval
+from .stats import Interval, comparable, difference, holm_adjust, interval
 from .summary import comparison, mean_generated_tokens
 
 Kind = Literal["one trace", "vote", "reading", "long trace"]
@@ -100,7 +100,7 @@ def recommend(results: Results) -> Recommendation:
     if len(rivals) < 2:
         missing = "No problem has the results of all methods" if not rivals else f"Only {rivals[0].name} was measured"
         return Recommendation(f"Cannot tell yet: {missing}, and a recommendation compares at least two methods.", False)
-    best = max(rivals, key=lambda row: (round(row.mean, 9), -row.tokens))
+    best = max(rivals, key=lambda row: (comparable(row.mean), -row.tokens))
     if best.mean == 0:
         nothing = f"Cannot tell yet: no method was right on any of {amount(len(best.scores), 'problem')}."
         return Recommendation(nothing, False, problems=len(best.scores))

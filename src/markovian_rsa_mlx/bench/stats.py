@@ -67,7 +67,7 @@ def interval(values: Sequence[float], seed: int = 0) -> Interval:
         )
         .confidence_interval
     )
-    return Interval(float(np.mean(values)), float(bounds.low), float(bounds.high))
+    return Interval(_mean(values), float(bounds.low), float(bounds.high))
 
 
 def interval_of_difference(pairs: Sequence[float], seed: int = 0) -> Interval:
@@ -75,7 +75,7 @@ def interval_of_difference(pairs: Sequence[float], seed: int = 0) -> Interval:
     if len(pairs) >= MIN_RESAMPLED and _has_spread(pairs):
         return interval(pairs, seed)
     scaled = interval([(value + 1) / 2 for value in pairs])
-    return Interval(2 * scaled.mean - 1, 2 * scaled.low - 1, 2 * scaled.high - 1)
+    return Interval(_mean(pairs) if pairs else math.nan, 2 * scaled.low - 1, 2 * scaled.high - 1)
 
 
 def bounded_interval(values: Sequence[float]) -> Interval:
@@ -94,7 +94,18 @@ def bounded_interval(values: Sequence[float]) -> Interval:
     share = ((1 - CONFIDENCE) / 2) ** (1 / len(values))
     low = share * geometric_mean(values)
     high = 1 - share * geometric_mean([1 - value for value in values])
-    return Interval(math.fsum(values) / len(values), low, high)
+    return Interval(_mean(values), low, high)
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Return the mean, and exactly 0 for values that only rounding errors keep from adding up to it."""
+    mean = math.fsum(values) / len(values)
+    return 0.0 if abs(mean) < _ROUNDING else mean
+
+
+def comparable(mean: float) -> float:
+    """Return a mean without rounding errors, so that equal means are equal numbers."""
+    return round(mean, 9)
 
 
 def _has_spread(values: Sequence[float]) -> bool:
@@ -195,7 +206,7 @@ def problems_needed(pairs: Sequence[float], comparisons: int = 1) -> int | None:
     Never fewer than the exact test needs. None without a difference or a spread.
     """
     spread = _deviation(pairs)
-    mean = sum(pairs) / len(pairs) if pairs else 0.0
+    mean = _mean(pairs) if pairs else 0.0
     if spread is None or mean == 0:
         return None
     z = _NORMAL.inv_cdf(1 - SIGNIFICANCE / comparisons / 2)

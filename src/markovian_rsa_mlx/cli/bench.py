@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from ..bench.methods import DEFAULT_METHODS, SELECTIONS
+from ..bench.methods import METHODS as FAMILIES
 from ..bench.tasks.options import OPTIONS, read_params
 from .command import PATH, Decorator, Group, json_option, option, option_group
 from .options import MODEL, ModelChoice, choose_model, engine_options, profile_options, resolve, settings_options
@@ -20,7 +22,8 @@ from .options import MODEL, ModelChoice, choose_model, engine_options, profile_o
 TASK, METHODS, OUTPUT = "The task", "The methods", "Results"
 #: Settings that a benchmark decides: methods are compared at F = N and by their decode budgets alone.
 _SETTLED = (
-    "seed", "final_candidates", "answer_selection", "token_budget", "time_budget_s", "answer_kind", "response_schema",
+    "seed", "final_candidates", "answer_selection", "early_stop", "token_budget", "time_budget_s", "answer_kind",
+    "response_schema",
 )  # fmt: skip
 #: The key of the command line's words in click's `meta`, from where the results record them.
 _WORDS = "markovian_rsa_mlx.bench"
@@ -64,6 +67,14 @@ def _task_options() -> Decorator:
     return option_group("task_options", options, _read_task_options)
 
 
+def _methods_help() -> str:
+    selectable = ", ".join(name for name, family in FAMILIES.items() if not family.parallel)
+    return (
+        f"Of {', '.join(FAMILIES)}. With a selection ({', '.join(SELECTIONS)}), as in markovian:majority: {selectable} "
+        f"(unset: {','.join(DEFAULT_METHODS)})."
+    )
+
+
 def _pages_option(panel: str = "Options") -> Decorator:
     return option(
         "--pages/--no-pages",
@@ -99,9 +110,7 @@ def _pages_option(panel: str = "Options") -> Decorator:
 @option(
     "--methods",
     metavar="A,B,...",
-    help="Of single, long, vote, pass, vote-equal, delethink, full-chain, markovian, pacore, summary; the last five "
-    "also as METHOD:single, METHOD:majority, METHOD:final_aggregation or METHOD:tournament "
-    "(unset: single,vote,pass,vote-equal,delethink,markovian).",
+    help=_methods_help(),
     panel=METHODS,
 )
 @option(

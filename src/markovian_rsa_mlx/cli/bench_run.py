@@ -40,6 +40,7 @@ _SETTLED: Final[Mapping[str, tuple[tuple[object, ...], str]]] = {
     "seed": ((None,), "the seed of a benchmark is --seed"),
     "final_candidates": ((None, 0), "methods are compared with all N final candidates"),
     "answer_selection": (("single",), "a selection is part of the method, as in --methods markovian:majority"),
+    "early_stop": (("off",), "it is part of the method, as in --methods markovian+agreement,vote+posterior"),
     "token_budget": ((None,), "methods are compared by their decode budgets"),
     "time_budget_s": ((None,), "methods are compared by their decode budgets"),
 }

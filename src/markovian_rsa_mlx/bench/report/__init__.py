@@ -22,6 +22,7 @@ from ... import formatting
 from ...formatting import amount, count, percent
 from .. import summary
 from ..results import Comparison, MethodSummary, Results, problem_scores
+from ..stats import comparable
 from . import labels
 from .charts import NARROW, WIDE, curves, heat_map, problem_rows
 from .labels import interval, points
@@ -77,12 +78,13 @@ class Ranking:
     @property
     def best(self) -> MethodSummary | None:
         """The row with the highest score, and with fewer tokens among equals."""
-        return max(self.rows, key=lambda row: (row.score.mean, -row.generated_tokens), default=None)
+        return max(self.rows, key=lambda row: (comparable(row.score.mean), -row.generated_tokens), default=None)
 
     @property
     def leaders(self) -> tuple[MethodSummary, ...]:
         """All rows with the highest score: a tie has no winner."""
-        return tuple(row for row in self.rows if self.best and row.score.mean == self.best.score.mean)
+        highest = comparable(self.best.score.mean) if self.best else 0.0
+        return tuple(row for row in self.rows if comparable(row.score.mean) == highest)
 
 
 def ranking(results: Results) -> Ranking:
