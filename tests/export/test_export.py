@@ -16,6 +16,9 @@ from markovian_rsa_mlx.audit import RunState, read_lenient
 from markovian_rsa_mlx.cli import main
 from markovian_rsa_mlx.export import FORMATS, export
 
+from ..support.fakes import FakeBackend
+from ..support.runs import run, small
+
 TRAILS = Path(__file__).parents[1] / "trails"
 NAMES = sorted(path.stem for path in TRAILS.glob("*.jsonl"))
 #: An interpreter that has inspect_ai, which is too heavy for the environment of the tests.
@@ -152,6 +155,53 @@ def test_log_has_a_model_event_per_trace() -> None:
     assert log["samples"][0]["metadata"]["answer"] == "((12 + 9) + 17) - 3"
 
 
+@pytest.mark.parametrize(
+    ("reason", "of_log", "of_span"), [("eos", "stop", "stop"), ("max_tokens", "max_tokens", "length")]
+)
+def test_answer_has_the_finish_reason_of_its_trace(reason: str, of_log: str, of_span: str) -> None:
+    state = state_of("finished")
+    answer = state.answer_trace
+    assert answer is not None
+    assert answer.complete is not None
+    answer.complete.finish_reason = reason
+    (sample,) = json.loads(export(state, "inspect"))["samples"]
+    assert sample["output"]["choices"][0]["stop_reason"] == of_log
+    assert json.loads(attributes_of(state)["gen_ai.output.messages"]["stringValue"])[0]["finish_reason"] == of_span
+
+
+def test_unfinished_run_has_no_finish_reason() -> None:
+    state = state_of("killed")
+    (sample,) = json.loads(export(state, "inspect"))["samples"]
+    assert sample["output"]["choices"][0]["stop_reason"] == "unknown"
+
+
+@pytest.mark.parametrize("settings", [{"carry": "summary"}, {"answer_selection": "tournament", "final_candidates": 0}])
+def test_usage_counts_the_prompts_of_summaries_and_judgements(settings: dict[str, Any]) -> None:
+    state = RunState(run(FakeBackend(), small(**settings)).events)
+    prompts = [trace.starts[-1].prompt_token_count for trace in state.traces.values() if trace.starts]
+    others = [event.prompt_token_ids for event in state.judgements]
+    others += [trace.summary.prompt_token_ids for trace in state.traces.values() if trace.summary is not None]
+    assert others
+    expected = sum(prompts) + sum(map(len, others))
+    (usage,) = json.loads(export(state, "inspect"))["stats"]["model_usage"].values()
+    assert usage["input_tokens"] == expected
+    assert attributes_of(state)["gen_ai.usage.input_tokens"] == {"intValue": str(expected)}
+
+
+def test_damaged_chat_is_exported() -> None:
+    state = state_of("finished")
+    assert state.setup is not None
+    state.setup.messages[:] = [{"content": "One?"}, {"role": "system"}]
+    (sample,) = json.loads(export(state, "inspect"))["samples"]
+    assert sample["input"] == [{"role": "user", "content": "One?"}, {"role": "system", "content": ""}]
+
+
+def attributes_of(state: RunState) -> dict[str, Any]:
+    """Return the attributes of the run's own span."""
+    (scope,) = json.loads(export(state, "otel"))["resourceSpans"][0]["scopeSpans"]
+    return {attribute["key"]: attribute["value"] for attribute in scope["spans"][0]["attributes"]}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["finished", "killed", "vllm", "summary"])
 def test_inspect_reads_the_log(name: str, tmp_path: Path) -> None:
@@ -176,6 +226,7 @@ def test_command_writes_files_and_standard_output(
     printed = capsys.readouterr().out
     assert main(["export", str(trail), "--format", format_name, "--out", str(out)]) == 0
     assert out.read_text(encoding="utf-8") == printed == export(state_of("finished"), format_name)
+    assert out.stat().st_mode & 0o777 == 0o600
 
 
 def test_command_refuses_to_replace_the_trail_and_files_without_a_run(

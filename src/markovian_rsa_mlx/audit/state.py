@@ -112,6 +112,11 @@ class TraceState:
     given_up = failed  #: the former name, which other programs use
 
     @property
+    def prompt_tokens(self) -> int:
+        """The tokens of its prompt, 0 before it starts."""
+        return self.starts[-1].prompt_token_count if self.starts else 0
+
+    @property
     def started(self) -> bool:
         """True if its parents are final: it has a prompt, or its generation has started."""
         return self.prompt is not None or bool(self.starts)
@@ -241,6 +246,19 @@ class RunState:
         summaries = (trace.summary for trace in self.traces.values())
         tokens = sum(trace.tokens for trace in self.traces.values()) + self.judgement_tokens
         return tokens + sum(summary.generated_tokens for summary in summaries if summary is not None)
+
+    @property
+    def answer_trace(self) -> TraceState | None:
+        """The trace whose text is the answer of the run, None before it has one."""
+        return self.traces.get(self.final.final_trace_id) if self.final is not None else None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompts of all traces, summaries and judgements. A retried prompt counts once."""
+        traces = self.traces.values()
+        tokens = sum(trace.prompt_tokens for trace in traces)
+        tokens += sum(len(trace.summary.prompt_token_ids) for trace in traces if trace.summary)
+        return tokens + sum(len(event.prompt_token_ids) for event in self.judgements)
 
     @property
     def judgement_tokens(self) -> int:

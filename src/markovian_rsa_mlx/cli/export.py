@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -54,7 +55,9 @@ def export(run: str | None, format_name: str, out: Path | None) -> None:
         raise AuditError(f"The export would replace its trail {str(path)!r}. Choose another file with --out.")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
+        # Like the trail, readable by its owner only: it has the texts of the run.
+        with open(out, "w", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            file.write(text)
     except OSError as error:
         raise AuditError(f"{out} cannot be written ({error.strerror}). Choose another file with --out.") from error
     print_status(f"Written: {out}")

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from ..audit.state import RunState, TraceState
-from .rows import begun, moment, times_of
+from .rows import moment, times_of
 
 _STOP_REASONS = {"eos": "stop", "max_tokens": "max_tokens", "error": "unknown"}
 
@@ -19,7 +19,7 @@ def log(state: RunState) -> dict[str, Any]:
     elapsed_s = end.elapsed_s if end is not None else state.elapsed_s
     model = f"markovian-rsa/{start.model_id}"
     started, completed = moment(state, 0).isoformat(), moment(state, elapsed_s).isoformat()
-    usage = {model: _usage(sum(map(_prompt_tokens, begun(state))), state.generated_tokens)}
+    usage = {model: _usage(state.prompt_tokens, state.generated_tokens)}
     return {
         "version": 2,
         "status": "success" if end is not None else "started",
@@ -51,7 +51,7 @@ def _sample(state: RunState, model: str, elapsed_s: float, usage: dict[str, Any]
         "input": question,
         "target": "",
         "messages": [*question, {"role": "assistant", "content": answer, "source": "generate"}] if answer else question,
-        "output": _output(model, answer, "stop", None),
+        "output": _output(model, answer, _stop_reason(state.answer_trace), None),
         "metadata": {
             "answer": state.selection.answer if state.selection is not None else None,
             "chosen_trace_id": chosen,
@@ -88,8 +88,7 @@ def _events(state: RunState, model: str) -> Iterator[dict[str, Any]]:
 def _model_event(state: RunState, trace: TraceState, model: str) -> dict[str, Any]:
     complete, sampling = trace.complete, state.config.sampling(trace.round >= state.config.rounds)
     prompt = trace.prompt.prompt_text if trace.prompt is not None else None
-    reason = _STOP_REASONS[complete.finish_reason] if complete is not None else "unknown"
-    usage = _usage(_prompt_tokens(trace), trace.tokens)
+    usage = _usage(trace.prompt_tokens, trace.tokens)
     return {
         "event": "model",
         "model": model,
@@ -104,7 +103,7 @@ def _model_event(state: RunState, trace: TraceState, model: str) -> dict[str, An
             "top_k": sampling.top_k or None,
             "seed": trace.seed,
         },
-        "output": _output(model, complete.text if complete is not None else "", reason, usage),
+        "output": _output(model, complete.text if complete is not None else "", _stop_reason(trace), usage),
         "retries": len(trace.retries),
         "metadata": {"trace_id": trace.trace_id, "parents": trace.parent_ids, "answer": state.answer(trace)},
     }
@@ -127,8 +126,8 @@ def _chat(state: RunState) -> list[dict[str, Any]]:
         return [{"role": "user", "content": state.start.prompt}]
     return [
         {
-            "role": message["role"] if message["role"] in ("system", "assistant") else "user",
-            "content": message["content"],
+            "role": role if (role := message.get("role")) in ("system", "assistant") else "user",
+            "content": message.get("content", ""),  # a damaged message may have none
         }
         for message in state.setup.messages
     ]
@@ -138,8 +137,9 @@ def _at(state: RunState, seconds: float) -> dict[str, Any]:
     return {"timestamp": moment(state, seconds).isoformat(), "working_start": seconds}
 
 
-def _prompt_tokens(trace: TraceState) -> int:
-    return trace.starts[-1].prompt_token_count if trace.starts else 0
+def _stop_reason(trace: TraceState | None) -> str:
+    complete = trace.complete if trace is not None else None
+    return "unknown" if complete is None else _STOP_REASONS[complete.finish_reason]
 
 
 def _usage(prompt: int, generated: int) -> dict[str, Any]:

@@ -46,9 +46,12 @@ def _run_span(state: RunState) -> dict[str, Any]:
                 "gen_ai.provider.name": _provider(state),
                 "gen_ai.request.model": state.start.model_id,
                 "gen_ai.request.seed": state.setup.seed if state.setup is not None else None,
+                "gen_ai.usage.input_tokens": state.prompt_tokens,
                 "gen_ai.usage.output_tokens": state.generated_tokens,
                 "gen_ai.input.messages": _messages("user", state.start.prompt, None),
-                "gen_ai.output.messages": None if answer is None else _messages("assistant", answer, "stop"),
+                "gen_ai.output.messages": None
+                if answer is None
+                else _messages("assistant", answer, _finish_reason(state.answer_trace)),
                 "markovian_rsa.rounds": state.config.rounds,
                 "markovian_rsa.population": json.dumps(state.config.population),
                 "markovian_rsa.answer": state.selection.answer if state.selection is not None else None,
@@ -62,7 +65,7 @@ def _trace_span(state: RunState, trace: TraceState) -> dict[str, Any]:
     assert state.start is not None
     complete, times = trace.complete, times_of(state, trace)
     sampling = state.config.sampling(trace.round >= state.config.rounds)
-    reason = _FINISH_REASONS[complete.finish_reason] if complete is not None else None
+    reason = _finish_reason(trace)
     prompt = trace.prompt.prompt_text if trace.prompt is not None else state.start.prompt
     return {
         "traceId": _trace_id(state),
@@ -83,12 +86,10 @@ def _trace_span(state: RunState, trace: TraceState) -> dict[str, Any]:
                 "gen_ai.request.seed": trace.seed,
                 "gen_ai.response.id": f"{state.run_id}-{trace.trace_id}",
                 "gen_ai.response.finish_reasons": None if reason is None else [reason],
-                "gen_ai.usage.input_tokens": trace.starts[-1].prompt_token_count,
+                "gen_ai.usage.input_tokens": trace.prompt_tokens,
                 "gen_ai.usage.output_tokens": trace.tokens,
                 "gen_ai.input.messages": _messages("user", prompt, None),
-                "gen_ai.output.messages": None
-                if complete is None
-                else _messages("assistant", complete.text, reason or "stop"),
+                "gen_ai.output.messages": None if complete is None else _messages("assistant", complete.text, reason),
                 "markovian_rsa.round": trace.round,
                 "markovian_rsa.trace_id": trace.trace_id,
                 "markovian_rsa.answer": state.answer(trace) or None,
@@ -97,6 +98,11 @@ def _trace_span(state: RunState, trace: TraceState) -> dict[str, Any]:
         "links": [{"traceId": _trace_id(state), "spanId": _span_id(state, parent)} for parent in trace.parent_ids],
         "status": {"code": 0 if complete is None else _ERROR if trace.failed else _OK},
     }
+
+
+def _finish_reason(trace: TraceState | None) -> str | None:
+    complete = trace.complete if trace is not None else None
+    return None if complete is None else _FINISH_REASONS[complete.finish_reason]
 
 
 def _provider(state: RunState) -> str:

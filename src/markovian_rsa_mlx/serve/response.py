@@ -144,11 +144,7 @@ class CompletionBuilder:
 
     def usage(self) -> Usage:
         """Return the tokens of all traces, summaries and judgements. A retried prompt counts once."""
-        traces = self._state.traces.values()
-        prompts = sum(prompt_tokens(trace) for trace in traces)
-        prompts += sum(len(trace.summary.prompt_token_ids) for trace in traces if trace.summary)
-        prompts += sum(len(event.prompt_token_ids) for event in self._state.judgements)
-        generated = self._result.generated_tokens
+        prompts, generated = self._state.prompt_tokens, self._result.generated_tokens
         answers = 0
         for trace_id in dict.fromkeys(map(self._state.origin, self.choice_ids)):
             parsed = self._parsed(trace_id)
@@ -324,18 +320,13 @@ def completion_id(run_id: str) -> str:
     return f"chatcmpl-{run_id}"
 
 
-def prompt_tokens(trace: TraceState) -> int:
-    """Return the tokens of a trace's prompt, 0 before it starts."""
-    return trace.starts[-1].prompt_token_count if trace.starts else 0
-
-
 def _detail(trace: TraceState) -> TraceDetail:
     assert trace.complete is not None
     return TraceDetail(
         trace_id=trace.trace_id,
         seed=trace.seed,
         parents=trace.parent_ids,
-        prompt_tokens=prompt_tokens(trace),
+        prompt_tokens=trace.prompt_tokens,
         tokens=trace.complete.generated_tokens,
         finish_reason=trace.complete.finish_reason,
         tail_tokens=trace.tail.tail_tokens if trace.tail else 0,

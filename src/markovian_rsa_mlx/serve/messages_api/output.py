@@ -13,7 +13,6 @@ from sse_starlette import ServerSentEvent
 
 from ..errors import reported
 from ..plan import Plan
-from ..response import prompt_tokens
 from ..run_manager import ActiveRun
 from ..schemas import AnswerMessage, Chunk, Completion, Delta, FinishReason, ResponseModel, RSAMetadata, Usage
 from ..sse import json_event
@@ -110,8 +109,8 @@ class MessageForm:
 
     async def events(self, chunks: AsyncIterator[Chunk | str]) -> AsyncIterator[ServerSentEvent]:
         """Yield the events from `message_start` to `message_stop`, or an error as the last one."""
-        given = sum(map(prompt_tokens, self._run.state.traces.values()))
-        started = self._message([], MessageUsage(input_tokens=given, output_tokens=0))
+        usage = MessageUsage(input_tokens=self._run.state.prompt_tokens, output_tokens=0)
+        started = self._message([], usage)
         yield _event("message_start", message=started.to_json())
         yield self.ping
         stream, last = _BlockStream(self._shows_thinking), {}
