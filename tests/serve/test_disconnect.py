@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import fcntl
 import gc
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -141,6 +142,19 @@ def test_damaged_trail_is_not_resumed(serve: Serve) -> None:
     answer = serve().post(f"/v1/runs/{run_id}/resume")
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "damaged")
     assert "line 4" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("messages", [[], [{"role": "user"}], [{"role": "user", "content": ""}]])
+def test_run_with_a_damaged_chat_is_not_resumed(serve: Serve, messages: list[dict[str, str]]) -> None:
+    run_id, path = stopped_run(serve)
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert b"run_setup" in lines[1]
+    lines[1] = json.dumps(json.loads(lines[1]) | {"messages": messages}).encode() + b"\n"
+    path.write_bytes(b"".join(lines))
+    server = serve()
+    answer = server.post(f"/v1/runs/{run_id}/resume")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "damaged")
+    assert not server.manager.active
 
 
 def test_server_of_another_model_does_not_resume(serve: Serve) -> None:

@@ -252,12 +252,18 @@ class RunManager:
     async def resume(self, state: RunState, path: Path) -> None:
         """Resume the unfinished run in `path` with its recorded chat and settings.
 
-        Raise `RequestError` if the run is in progress, here or in another process.
+        Raise `RequestError` if the run is in progress, here or in another process, or if its chat cannot be read.
         """
         assert state.setup is not None
         if self.find_active(state.run_id) is not None or is_locked(path):
             raise RequestError(409, "The run is already in progress.", "already_running")
-        chat = recorded_chat(state.setup.messages, state.tools)
+        try:
+            chat = recorded_chat(state.setup.messages, state.tools)
+            check_chat(chat)
+        except (ValueError, PromptError) as error:
+            reason = str(error).removesuffix(".")
+            message = f"The audit trail is damaged: its chat cannot be read ({reason}). Send the request again."
+            raise RequestError(409, message, "damaged") from error
         run = ActiveRun(state, path, "rsa", self.metrics.tokens.inc)
         await self._start(run, chat, state.config)
         run.task.add_done_callback(_log_unexpected)
