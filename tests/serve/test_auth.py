@@ -186,6 +186,11 @@ class TestBrowser:
         assert server.get(f"{server.url}//evil.example/x", params={"key": KEY}).headers["location"] == "/evil.example/x"
         assert serve(api_key=KEY).get("/v1/runs", params={"key": "guess"}).status_code == 401
 
+    @pytest.mark.parametrize("written", ["ab+c/d==", "ab%2Bc/d==", "ab+c%2Fd%3D%3D"])
+    def test_key_of_base64_is_accepted_in_the_address(self, serve: Serve, written: str) -> None:
+        server = serve(api_key="ab+c/d==")
+        assert server.get(f"{server.url}/v1/runs?key={written}").status_code == 303
+
     def test_cookie_of_another_key_is_refused(self, serve: Serve) -> None:
         server = serve(api_key=KEY)
         cookie = {"Cookie": f"{COOKIE}={session_cookie('another')[1]}"}

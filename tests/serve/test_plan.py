@@ -85,6 +85,11 @@ def test_rsa_key_starts_a_run(key: str) -> None:
     assert plan(**{key: value, **extra}).rsa
 
 
+@pytest.mark.parametrize("key", sorted(RSA_KEYS))
+def test_null_is_an_absent_key(key: str) -> None:
+    assert not plan(**{key: None}).rsa
+
+
 def test_n_alone_is_the_population_without_rsa_n() -> None:
     assert not plan(n=3).rsa
     assert config(n=3).population == 3
@@ -141,7 +146,7 @@ def test_tail_above_beta_is_refused_unless_it_is_the_profiles() -> None:
 
 
 def test_null_for_the_final_round_keeps_the_other_rounds_sampling() -> None:
-    made = config(final_temperature=None, final_top_p=None, temperature=0.3)
+    made = config(rsa_t=8, final_temperature=None, final_top_p=None, temperature=0.3)
     assert (made.final_temperature, made.final_top_p, made.final_top_k) == (None, None, 40)
     assert made.sampling(final=True).temperature == 0.3
 
@@ -275,6 +280,7 @@ def test_question_and_what_follows_it_in_any_order(given: str, expected: str) ->
         ({"tools": [TOOL] * 513}, "invalid_value", "tools"),
         ({"tool_choice": "required"}, "invalid_value", "tool_choice"),
         ({"tools": [TOOL], "tool_choice": "any"}, "invalid_value", "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "invalid_value", "tool_choice"),
         (
             {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
             "invalid_value",
@@ -316,9 +322,46 @@ def test_invalid_value_is_quoted_with_its_limit() -> None:
 def test_keys_without_effect_are_accepted() -> None:
     plan(
         stop=None, tools=[], tool_choice="none", logprobs=False, response_format={"type": "text"}, user="me",
-        frequency_penalty=0, parallel_tool_calls=True, metadata={"a": "b"}, modalities=["text"], store=False,
+        frequency_penalty=0, parallel_tool_calls=True, metadata={"a": "b"}, modalities=["text"], store=True,
         rsa_n=8.0,
     )  # fmt: skip
+
+
+def test_minus_one_keeps_all_tokens() -> None:
+    made = config(rsa_t=1, top_k=-1, rsa_final_top_k=-1)
+    assert (made.top_k, made.final_top_k) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("message", "text", "call"),
+    [
+        ({"content": [{"type": "refusal", "refusal": "No."}]}, "No.", None),
+        ({"content": None, "refusal": "No."}, "No.", None),
+        ({"content": None}, "", None),
+        ({"tool_calls": [CALL | {"id": None, "type": None}]}, "", CALL | {"id": ""}),
+        ({"tool_calls": [CALL | {"function": {"name": "f", "arguments": None}}]}, "", CALL),
+        ({"tool_calls": [CALL | {"function": {"name": "f", "arguments": "null"}}]}, "", CALL),
+    ],
+)
+def test_nulls_and_refusals_of_the_assistant(message: dict[str, Any], text: str, call: dict[str, Any] | None) -> None:
+    answer = plan(messages=[*CHAT, {"role": "assistant"} | message, *CHAT]).chat.messages[1]
+    assert answer["content"] == text
+    expected = call and [call | {"function": {"name": "f", "arguments": {}}}]
+    assert answer.get("tool_calls") == expected
+
+
+def test_result_without_content_is_empty() -> None:
+    result = {"role": "tool", "tool_call_id": "1", "content": None}
+    messages = [*CHAT, {"role": "assistant", "tool_calls": [CALL]}, result]
+    assert plan(messages=messages).chat.messages[-1]["content"] == ""
+
+
+@pytest.mark.parametrize(("mode", "choice"), [("auto", "auto"), ("required", "required")])
+def test_allowed_tools_are_offered_alone(mode: str, choice: str) -> None:
+    other = {"type": "function", "function": {"name": "g"}}
+    selection = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [other]}}
+    chat = plan(tools=[TOOL, other], tool_choice=selection).chat
+    assert ([tool["function"]["name"] for tool in chat.tools], chat.tool_choice) == (["g"], choice)
 
 
 def test_request_switches_thinking_off() -> None:

@@ -269,7 +269,7 @@ class TestRequests:
         sampling = server.backend.requests[0].sampling
         assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.3, 0.9, 7)
         assert (answer["temperature"], answer["top_p"], answer["metadata"]) == (0.3, 0.9, {"a": "b"})
-        again = server.post(PATH, input="x", **keys).json()
+        again = server.post(PATH, input="x", max_output_tokens=-1, **keys).json()
         assert again["output"][1]["content"] == answer["output"][1]["content"]
         assert again["id"] != answer["id"]
 

@@ -149,7 +149,8 @@ class APIKeyMiddleware:
         cookie, session = session_cookie(key)
         # Cookies of other programs on this machine, well formed or not, are in the header too.
         given = cookie_parser(headers.get("cookie", "")).get(cookie, "")
-        if scope["method"] == "GET" and equal(params.get("key", ""), key):
+        # In a query "+" means a space, and base64 has it: many write such a key into the address as it is.
+        if scope["method"] == "GET" and equal(params.get("key", "").replace("+", " "), key.replace("+", " ")):
             rest = urlencode([(name, value) for name, value in params.multi_items() if name != "key"])
             target = scope["path"] + (f"?{rest}" if rest else "")
             await _logged_in(key, target, secure=scope["scheme"] == "https")(scope, receive, send)

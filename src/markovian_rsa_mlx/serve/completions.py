@@ -258,7 +258,7 @@ class ChatStream:
 
 
 async def _stream(request: Request, stream: ChatStream, form: AnswerForm) -> Response:
-    """Start the response when there is a first chunk, so that an earlier error has a status of its own."""
+    """Start the response with the first chunk, or after `FIRST_EVENT_S`. An error before has a status of its own."""
     chunks = stream.chunks()
     first = asyncio.ensure_future(anext(chunks))
     try:

@@ -17,7 +17,16 @@ from ..formatting import shortened
 from ..tokenizer import ChatMessage, Tokenizer
 from ..tools import Chat, ToolChoice, render_chat, waits_for_answer
 from .errors import RequestError
-from .request import RSA_KEYS, ChatRequest, Effort, Message, NamedTool, SamplingRequest
+from .request import (
+    RSA_KEYS,
+    AllowedToolsChoice,
+    ChatRequest,
+    Effort,
+    Message,
+    NamedTool,
+    Part,
+    SamplingRequest,
+)
 
 #: Limit on the traces of one request, because the lineage of all of them is drawn at the start.
 MAX_TRACES_PER_REQUEST = 4_096
@@ -62,7 +71,6 @@ _UNSUPPORTED: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
     "functions": (([],), _OLD_TOOLS),
     "function_call": (("none", "auto"), _OLD_TOOLS),
     "modalities": ((["text"],), "answers are text"),
-    "store": ((False,), "use rsa_trail to keep an audit trail"),
 }
 
 
@@ -179,7 +187,7 @@ def build_plan(
         message = f"The prompt is at least {1 - left.memory:,} tokens too long for the memory limit. Shorten it."
         raise RequestError(400, message, MemoryLimitError.kind, "messages")
     scale = EFFORTS[effort or "high"] if target.rsa else None
-    rsa = scale is not None or bool(RSA_KEYS & request.model_fields_set)
+    rsa = scale is not None or any(getattr(request, key) is not None for key in RSA_KEYS)
     rsa = rsa and (request.rsa_t != 0 or request.rsa_selection is not None)
     if lower_max_tokens:
         request = _fitting(request, left, profile_limit=base.final_tokens if rsa else None)
@@ -262,6 +270,10 @@ def to_chat(request: ChatRequest) -> Chat:
         raise RequestError(400, f"tools has two functions of the name {twice!r}.", param="tools")
     if isinstance(choice, NamedTool):
         tools = [tool for tool in tools if tool.function.name == choice.function.name]
+    elif isinstance(choice, AllowedToolsChoice):
+        allowed = {tool.function.name for tool in choice.allowed_tools.tools}
+        tools = [tool for tool in tools if tool.function.name in allowed]
+        choice = choice.allowed_tools.mode
     if not tools and choice not in (None, "auto", "none"):
         name = f" a function {choice.function.name!r}" if isinstance(choice, NamedTool) else " at least one function"
         raise RequestError(400, f"tool_choice needs{name} in tools.", param="tool_choice")
@@ -312,15 +324,11 @@ def to_messages(messages: Sequence[Message]) -> list[ChatMessage]:
             raise RequestError(400, f"{path}: {_OLD_TOOLS}.", "unsupported_tools", f"{path}.role")
         if message.tool_calls and message.role != "assistant":
             raise RequestError(400, f"{path}.tool_calls needs the role assistant.", param=f"{path}.tool_calls")
-        if message.content is None and not message.tool_calls:
+        if message.content is None and message.role not in ("assistant", "tool"):
             raise RequestError(400, f"{path}.content is missing.", "missing_key", f"{path}.content")
-        content = message.content or ""
+        content = message.content or (message.refusal if isinstance(message.refusal, str) else "")
         if not isinstance(content, str):
-            for part in content:
-                if part.type != "text" or part.text is None:
-                    text = f"{path}.content has a part of type {part.type[:40]!r}. Only text parts are supported."
-                    raise RequestError(400, text, "unsupported_content", f"{path}.content")
-            content = "".join(part.text or "" for part in content)
+            content = "".join(_text_of(part, f"{path}.content") for part in content)
         # Chat templates know "developer" by its older name.
         role = "system" if message.role == "developer" else message.role
         converted = ChatMessage(role=role, content=content)
@@ -335,6 +343,14 @@ def to_messages(messages: Sequence[Message]) -> list[ChatMessage]:
             converted["name"] = message.name
         chat.append(converted)
     return chat
+
+
+def _text_of(part: Part, path: str) -> str:
+    text = part.refusal if part.type == "refusal" else part.text
+    if part.type not in ("text", "refusal") or text is None:
+        message = f"{path} has a part of type {part.type[:40]!r}. Only text parts are supported."
+        raise RequestError(400, message, "unsupported_content", path)
+    return text
 
 
 def _completion_settings(request: ChatRequest, base: RSAConfig, left: RemainingTokens) -> RSAConfig:

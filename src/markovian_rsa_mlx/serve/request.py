@@ -43,7 +43,8 @@ RSA_KEYS: Final = frozenset({
 })  # fmt: skip
 _MAX_KEYS: Final = 1_000
 MAX_TOOLS: Final = 512
-_UNSET_BY_MINUS_ONE: Final = frozenset({"max_tokens", "seed"})
+_UNSET_BY_MINUS_ONE: Final = frozenset({"max_tokens", "max_output_tokens", "seed"})
+_ALL_BY_MINUS_ONE: Final = frozenset({"top_k", "final_top_k"})
 _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _WORDS = "|".join(
     "".join(f"[{letter.upper()}{letter}]" if letter.isalpha() else letter for letter in word) for word in (*_ON, *_OFF)
@@ -178,40 +179,44 @@ class SamplingRequest(RequestModel):
 
 
 class Part(RequestModel):
-    """A part of a message's content. Only text parts are supported."""
+    """A part of a message's content. Only texts are supported, and refusals of the assistant, which are texts."""
 
     type: str
     text: str | None = None
+    refusal: str | None = None
 
 
 def _arguments(value: Any) -> Any:
-    """Return the arguments of a call as an object. Clients send them as JSON text, and "" for none."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return loads(value) if value.strip() else {}
-    except ValueError as error:
-        raise ValueError(f"give the JSON text of an object ({error})") from error
+    """Return the arguments of a call as an object. Clients send them as JSON text, and "" or null for none."""
+    if isinstance(value, str):
+        try:
+            value = loads(value) if value.strip() else None
+        except ValueError as error:
+            raise ValueError(f"give the JSON text of an object ({error})") from error
+    return {} if value is None else value
+
+
+_ARGUMENTS_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "null"}]}
 
 
 class RequestFunctionCall(RequestModel):
     """The function that a message of the assistant calls. `arguments` is the JSON text of an object."""
 
     name: FunctionName
-    arguments: Annotated[dict[str, Any], BeforeValidator(_arguments), WithJsonSchema({"type": "string"})] = {}
+    arguments: Annotated[dict[str, Any], BeforeValidator(_arguments), WithJsonSchema(_ARGUMENTS_SCHEMA)] = {}
 
 
 class RequestToolCall(RequestModel):
     """One call in a message of the assistant."""
 
-    id: str = Field("", max_length=1_000)
-    type: Literal["function"] = "function"
+    id: str | None = Field(None, max_length=1_000)
+    type: Literal["function"] | None = None
     function: RequestFunctionCall
 
     def to_dict(self) -> dict[str, Any]:
         """Return the call for chat templates, with the arguments as an object."""
         function = {"name": self.function.name, "arguments": self.function.arguments}
-        return {"id": self.id, "type": self.type, "function": function}
+        return {"id": self.id or "", "type": "function", "function": function}
 
 
 class Message(RequestModel):
@@ -275,35 +280,66 @@ class NamedTool(RequestModel):
     function: NamedFunction
 
 
+class AllowedTools(RequestModel):
+    mode: Literal["auto", "required"] = "auto"
+    tools: Annotated[list[NamedTool], Field(max_length=MAX_TOOLS, fail_fast=True)]
+
+
+class AllowedToolsChoice(RequestModel):
+    """A `tool_choice` that offers a selection of the tools."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
 def _tool_choice(value: Any) -> Any:
     if value is None or value in ("none", "auto", "required"):
         return value
+    is_selection = isinstance(value, dict) and value.get("type") == "allowed_tools"
     try:
-        return NamedTool.model_validate(value)
+        return (AllowedToolsChoice if is_selection else NamedTool).model_validate(value)
     except ValidationError as error:
         choice = '{"type": "function", "function": {"name": ...}}'
-        raise ValueError(f'give "none", "auto", "required" or {choice}') from error
+        selection = '{"type": "allowed_tools", "allowed_tools": {"mode": ..., "tools": [...]}}'
+        raise ValueError(f'give "none", "auto", "required", {choice} or {selection}') from error
 
 
+_NAMED_TOOL_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "type": {"const": "function"},
+        "function": {
+            "type": "object",
+            "properties": {"name": {"type": "string", "pattern": NAME_PATTERN}},
+            "required": ["name"],
+        },
+    },
+    "required": ["type", "function"],
+}
+_ALLOWED_TOOLS_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "type": {"const": "allowed_tools"},
+        "allowed_tools": {
+            "type": "object",
+            "properties": {
+                "mode": {"type": "string", "enum": ["auto", "required"]},
+                "tools": {"type": "array", "items": _NAMED_TOOL_SCHEMA, "maxItems": MAX_TOOLS},
+            },
+            "required": ["tools"],
+        },
+    },
+    "required": ["type", "allowed_tools"],
+}
 ToolChoice = Annotated[
-    Literal["none", "auto", "required"] | NamedTool,
+    Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice,
     BeforeValidator(_tool_choice),
     WithJsonSchema(
         {
             "anyOf": [
                 {"type": "string", "enum": ["none", "auto", "required"]},
-                {
-                    "type": "object",
-                    "properties": {
-                        "type": {"const": "function"},
-                        "function": {
-                            "type": "object",
-                            "properties": {"name": {"type": "string", "pattern": NAME_PATTERN}},
-                            "required": ["name"],
-                        },
-                    },
-                    "required": ["type", "function"],
-                },
+                _NAMED_TOOL_SCHEMA,
+                _ALLOWED_TOOLS_SCHEMA,
             ]
         }
     ),
@@ -416,7 +452,7 @@ class ChatRequest(RunOptions, SamplingRequest):
         None, description="The answer's form, which binds it after its thinking; in a run, the final candidates."
     )
     modalities: list[str] | None = Field(None, description='Refused unless ["text"].')
-    store: bool | None = Field(None, description="Refused unless false. rsa_trail keeps an audit trail.")
+    store: bool | None = Field(None, description="Ignored. rsa_trail keeps an audit trail.")
     metadata: dict[str, Any] | None = Field(None, description="Ignored.")
     safety_identifier: str | None = Field(None, description="Ignored.")
     prompt_cache_key: str | None = Field(None, description="Ignored.")
@@ -433,7 +469,7 @@ def parse(body: dict[str, Any], kind: type[R]) -> R:
         name = ALIASES.get(key, key)
         if name in _UNSET_BY_MINUS_ONE and isinstance(value, int | float) and value == -1:
             value = None
-        if name == "top_k" and value == -1:  # vLLM's value for all tokens
+        if name in _ALL_BY_MINUS_ONE and value == -1:  # vLLM's value for all tokens
             value = 0
         if values.get(name) is None:
             values[name], given_as[name] = value, key

@@ -19,7 +19,7 @@ from ..request import (
     StreamOptions,
     Temperature,
     TemplateOptions,
-    Tokens,
+    TokenLimit,
     TopK,
     TopP,
 )
@@ -139,8 +139,9 @@ class ResponsesRequest(RunOptions):
         None, max_length=100, description="A response of the last hour, whose conversation this one continues."
     )
     store: bool | None = Field(None, description="Keep the response for an hour. Default: true.")
-    max_output_tokens: Tokens | None = Field(
-        None, description="Token limit of the answer, reasoning included, or of a final-round trace with RSA."
+    max_output_tokens: TokenLimit | None = Field(
+        None,
+        description="Token limit of the answer, reasoning included, or of a final-round trace with RSA. -1: unset.",
     )
     reasoning: ReasoningConfig | None = None
     text: TextConfig | None = None
@@ -287,11 +288,16 @@ def _tools(body: ResponsesRequest) -> tuple[list[dict[str, Any]], Any]:
     choice: Any = body.tool_choice
     if isinstance(choice, ResponsesToolChoice):
         if choice.type == "allowed_tools":
-            allowed = {tool.get("name") for tool in choice.tools or ()}
-            tools = [tool for tool in tools if tool["name"] in allowed]
-            choice = choice.mode or "auto"
+            allowed = [tool for tool in choice.tools or () if tool.get("type") == "function"]
+            selection = {"mode": choice.mode or "auto", "tools": [_named(tool.get("name")) for tool in allowed]}
+            choice = {"type": "allowed_tools", "allowed_tools": selection}
         elif choice.type == "function":
-            choice = {"type": "function", "function": {"name": choice.name}}
+            choice = _named(choice.name)
         else:
             raise unsupported("tool_choice", choice.type, "function and allowed_tools")
     return [{"type": "function", "function": function} for function in tools], choice
+
+
+def _named(name: str | None) -> dict[str, Any]:
+    """Return the chat's choice of one function."""
+    return {"type": "function", "function": {"name": name}}
