@@ -109,6 +109,14 @@ _NO_ANSWER_WORDS = re.compile(
 )
 #: Those of them that can be an answer alone, as choices or directions.
 _LONE_ANSWERS = re.compile("a|i|he|unknown|left|right", re.IGNORECASE)
+#: Those that can be an answer alone after a colon.
+_LONE_AFTER_COLON = re.compile("a|i|he|unknown|left|right|correct|incorrect|wrong|always|on|off", re.IGNORECASE)
+#: Repeats the instruction in the place of an answer.
+_INSTRUCTION = re.compile(
+    r"(?:only |just |put |placed |written |presented |given |shown |is |should be |must be |it )*"
+    r"(?:within|below|boxed|in(?:side)? (?:a|the) box)\b|[^\\]*\w[^\\]*\\(?:boxed|fbox)(?![a-zA-Z])",
+    re.IGNORECASE,
+)
 #: Announcements that are tried, from the last one on, and characters that are read after each.
 _MAX_ANNOUNCEMENTS, _MAX_ANNOUNCED = 20, 2_000
 #: Contents of a box that repeat the instruction.
@@ -295,9 +303,11 @@ def _boxed_answer(text: str, boxes: Sequence[_Box], kind: AnswerKind) -> str:
 def _can_be_boxed(content: str) -> bool:
     """Return whether a box holds more than dots, blanks or the words of the instruction."""
     plain = re.sub(r"\\(?:text|mathrm|textbf|mbox|l?dots|cdots|quad|[,;! ])|[{}]", " ", content)
-    return any(c.isalnum() or unicodedata.category(c) == "Sm" for c in plain) and not _PLACEHOLDER.fullmatch(
-        " ".join(plain.lower().split())
-    )
+    return any(c.isalnum() or unicodedata.category(c) == "Sm" for c in plain) and not _is_placeholder(plain)
+
+
+def _is_placeholder(text: str) -> bool:
+    return bool(_PLACEHOLDER.fullmatch(" ".join(text.lower().strip("<>[]() ").split())))
 
 
 # Announced answers
@@ -311,7 +321,8 @@ def _announced_answer(text: str, kind: AnswerKind) -> str:
         line = rest.partition("\n")[0]
         if not _stripped(line):
             line = rest.strip() if kind == "text" else _first_line(rest)
-        answer = _puzzle_answer(line) if kind == "text" else _clause_answer(line)
+        has_colon = not match[0].lower().endswith(("is", "are"))  # or "=", or a heading
+        answer = _puzzle_answer(line, has_colon) if kind == "text" else _clause_answer(line, has_colon)
         if answer:
             return answer
     return ""
@@ -335,16 +346,22 @@ def _marked_answer(text: str) -> str:
     return marked[1].strip() if marked and re.search(r"\d|\\", marked[1]) and _can_be_announced(marked[1]) else ""
 
 
-def _puzzle_answer(content: str) -> str:
-    """Return an announced text without emphasis and full stop, "" if it cannot be an answer."""
+def _puzzle_answer(content: str, has_colon: bool) -> str:
+    """Return an announced text without emphasis and full stop, "" if it cannot be an answer.
+
+    After a colon it may begin with any word. Otherwise a word like "found" begins half a sentence, but no list.
+    """
+    repeats_instruction = _INSTRUCTION.match(content.strip())
     content = _stripped(_EMPTY_BOX.sub("", content))
     words = content.split()
-    if len(words) > 2 and _NO_ANSWER_WORDS.fullmatch(words[0].strip(",")):
+    if repeats_instruction or _is_placeholder(content):
+        return ""
+    if not has_colon and len(words) > 2 and _NO_ANSWER_WORDS.fullmatch(words[0]):
         return ""
     return _stripped(content[:-1]) if re.search(r"[\w$*`)\]}]\.$", content) and "\n" not in content else content
 
 
-def _clause_answer(content: str) -> str:
+def _clause_answer(content: str, has_colon: bool) -> str:
     """Return the value that the clause after an announcement gives, "" if it gives none."""
     content = _EMPTY_BOX.sub("", content)
     if _BOX.search(content):
@@ -361,6 +378,8 @@ def _clause_answer(content: str) -> str:
     clause = _stripped(content[: end.start()] if end else content)
     if quoted := re.fullmatch(r"[\"“]([^\"“”]+)[\"”]", clause):
         clause = quoted[1].strip()
+    if has_colon and _LONE_AFTER_COLON.fullmatch(clause):
+        return clause
     return _last_side(clause) if _can_be_announced(clause) else ""
 
 
