@@ -218,3 +218,12 @@ HOSTILE = [
 def test_a_hostile_text_takes_no_longer_than_others(text: str) -> None:
     assert least_cpu_seconds(lambda: compare(text, text + "1", no_engine), enough=0.5) < 0.5
     assert least_cpu_seconds(lambda: compare("1" + text, "2" + text, no_engine), enough=0.5) < 0.5
+
+
+@pytest.mark.parametrize("piece", ["y+{}x", "y+{}x=3", "x={}y+3", "\\{{{0}y,{0}x\\}}", "A: {}y", "5 apples{}"])
+@pytest.mark.parametrize("form", ["{}", "\\{{{}\\}}"])
+@pytest.mark.parametrize("number", [20, 60, 150])
+def test_long_lists_without_order_take_no_longer_than_others(number: int, form: str, piece: str) -> None:
+    first = form.format(",".join(piece.format(place) for place in range(100, 100 + number)))
+    second = first.replace("y", "z").replace("5 ", "6 ")
+    assert least_cpu_seconds(lambda: compare(first, second, no_engine), enough=1) < 1

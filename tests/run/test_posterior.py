@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.cli.show import format_run
 from markovian_rsa_mlx.errors import VerificationError
+from markovian_rsa_mlx.method.early_stopping import vote_by_rules
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
+from markovian_rsa_mlx.run import early_stopping
 from markovian_rsa_mlx.viewer.view_model import build_view
 from tests.support.audit_files import assert_lie_refused, read_lines, write_lines
 from tests.support.fakes import CharacterTokenizer, FakeEngine, boxed
@@ -144,6 +147,20 @@ def test_a_limit_that_is_reached_afterwards_does_not_matter(simple: Path, tmp_pa
     lines = read_lines(simple)
     path = cut(simple, line_ends(simple)[first(lines, "stopped_early")], tmp_path / "run.jsonl")
     assert run(FakeEngine(model), VOTE.replace(token_budget=1), path).answer == "1"
+
+
+def test_long_answers_are_compared_on_a_thread(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    threads = set()
+
+    def recorded(*arguments: Any) -> Any:
+        threads.add(threading.current_thread() is threading.main_thread())
+        return vote_by_rules(*arguments)
+
+    monkeypatch.setattr(early_stopping, "vote_by_rules", recorded)
+    monkeypatch.setattr(early_stopping, "_MAX_CHARACTERS", 2)
+    run(FakeEngine(lambda request, rng: boxed("1")), VOTE, tmp_path / "run.jsonl")
+    assert threads == {True, False}  # two answers are short, and more are long
+    verify_file(tmp_path / "run.jsonl")
 
 
 class Algebra:

@@ -114,7 +114,7 @@ _LONE_AFTER_COLON = re.compile("a|i|he|unknown|left|right|correct|incorrect|wron
 #: Repeats the instruction in the place of an answer.
 _INSTRUCTION = re.compile(
     r"(?:only |just |put |placed |written |presented |given |shown |is |should be |must be |it )*"
-    r"(?:within|below|boxed|in(?:side)? (?:a|the) box)\b|[^\\]*\w[^\\]*\\(?:boxed|fbox)(?![a-zA-Z])",
+    r"(?:within|below|boxed|in(?:side)? (?:a|the) box)\b|[^\\\w]*\w[^\\]*\\(?:boxed|fbox)(?![a-zA-Z])",
     re.IGNORECASE,
 )
 #: Announcements that are tried, from the last one on, and characters that are read after each.

@@ -14,7 +14,7 @@ import operator
 from collections.abc import Sequence
 
 from .answers import AnswerKind, equal_text, normalise, voting_levels
-from .equality import Verdict, compare, no_engine
+from .equality import Verdict, compare_by_rules
 from .selection import Candidate, Vote, is_same_answer, vote
 
 Pair = tuple[Candidate, Candidate]
@@ -46,7 +46,7 @@ def open_comparisons(parents: Sequence[Candidate], kind: AnswerKind) -> list[Pai
 def _verdict_by_rules(one: Candidate, other: Candidate, kind: AnswerKind) -> Verdict:
     is_call = "call" in (one.level, other.level)
     if kind == "math" and not is_call:
-        return compare(one.answer, other.answer, no_engine)
+        return compare_by_rules(one.answer, other.answer)
     equal = is_same_answer(one, other, operator.eq if kind == "json" else equal_text)
     return "same" if equal else "different"
 
@@ -63,7 +63,7 @@ def vote_by_rules(candidates: Sequence[Candidate], kind: AnswerKind) -> Vote | N
     verdicts: set[Verdict] = set()
 
     def equal(first: str, second: str) -> bool:
-        verdict = compare(first, second, no_engine)
+        verdict = compare_by_rules(first, second)
         verdicts.add(verdict)
         return verdict == "same"
 

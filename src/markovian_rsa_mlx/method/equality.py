@@ -12,8 +12,10 @@ and lists without order, whose lengths are limited.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence, Set
 from fractions import Fraction
+from functools import lru_cache
 from typing import Final, Literal
 
 from .answers import equal_text, normalise
@@ -42,6 +44,8 @@ Ask = Callable[[str, str, Relation], Verdict]
 _MAX_LENGTH: Final = 2_000
 #: A decimal of this number of digits may stand for a value that it approximates.
 _MIN_DIGITS: Final = 6
+#: Pairs of numbers and terms that are compared for two lists without order, beyond values that are exactly equal.
+_MAX_PAIRS: Final = 4_000
 
 
 def compare(first: str, second: str, ask: Ask) -> Verdict:
@@ -60,6 +64,12 @@ def compare(first: str, second: str, ask: Ask) -> Verdict:
     return verdict
 
 
+@lru_cache(maxsize=4_096)
+def compare_by_rules(first: str, second: str) -> Verdict:
+    """Compare two answers without an engine: "undecided" where only it can decide."""
+    return compare(first, second, no_engine)
+
+
 def no_engine(first: str, second: str, relation: Relation) -> Verdict:
     """Return "undecided", in the place of an engine."""
     return "undecided"
@@ -72,7 +82,7 @@ def _compare(first: Value, second: Value, ask: Ask) -> Verdict:
     for one, other in pairs:
         if isinstance(one, Equation) and not isinstance(other, Equation):
             is_named = one.sign == "=" and VARIABLE.fullmatch(one.left)
-            return _compare(read_cleaned(one.right), other, ask) if is_named else "different"
+            return _compare(_side(one.right), other, ask) if is_named else "different"
     for one, other in pairs:
         if isinstance(one, Choice) and not isinstance(other, Choice):
             variable = Term(one.letter) if one.rest is None else Term(one.letter.lower())
@@ -100,6 +110,12 @@ def _compare(first: Value, second: Value, ask: Ask) -> Verdict:
         case Words(), Words():
             return "same" if first.text == second.text else "different"
     return "different"
+
+
+@lru_cache(maxsize=4_096)
+def _side(text: str) -> Value:
+    """Read one side of an equation."""
+    return read_cleaned(text)
 
 
 def _compare_quantities(first: Quantity, second: Quantity) -> Verdict:
@@ -197,9 +213,35 @@ def _compare_groups(first: Group, second: Group, ask: Ask) -> Verdict:
         return _compare_in_order(first.items, second.items, ask)
     if "m1" in kinds and kinds & {"()"}:
         return _compare_in_order(first.items, second.items, ask)
-    if kinds <= {",", "{}"} or kinds == {"u"}:
-        return _compare_in_any_order(first.items, second.items, ask)
+    if kinds == {"{}"} or kinds == {"u"}:
+        return _compare_as_sets(first.items, second.items, ask)
+    if kinds <= {",", "{}"}:
+        return _compare_lists(first, second, ask)
     return "different"
+
+
+def _compare_lists(first: Group, second: Group, ask: Ask) -> Verdict:
+    """Compare two lists, or a list and a set, in any order. Named values equal a list of others in its order only."""
+    names_values = [_is_named(group.items) for group in (first, second)]
+    if names_values[0] != names_values[1]:
+        is_list = first.kind == second.kind == ","
+        return _compare_in_order(first.items, second.items, ask) if is_list else "different"
+    if first.kind == second.kind:
+        return _compare_in_any_order(first.items, second.items, ask)
+    listed = first.items if first.kind == "," else second.items
+    if len(set(listed)) < len(listed):
+        return "different"  # a set has each element once
+    return _compare_as_sets(first.items, second.items, ask)
+
+
+def _is_named(values: Sequence[Value]) -> bool:
+    """Return whether values belong to different variables: x = 1, y = 2, but not x_1 = 1, x_2 = 2."""
+    names = {
+        compact_form(value.left).partition("_")[0]
+        for value in values
+        if isinstance(value, Equation) and value.sign == "=" and VARIABLE.fullmatch(value.left)
+    }
+    return 1 < len(names) == len(values)
 
 
 def _compare_in_order(first: Sequence[Value], second: Sequence[Value], ask: Ask) -> Verdict:
@@ -215,10 +257,72 @@ def _compare_in_order(first: Sequence[Value], second: Sequence[Value], ask: Ask)
 
 
 def _compare_in_any_order(first: Sequence[Value], second: Sequence[Value], ask: Ask) -> Verdict:
+    """Compare two lists: each value of one has its own equal one in the other."""
+    if len(first) != len(second):
+        return "different"
+    common = Counter(first) & Counter(second)
+    rows, columns = (list((Counter(values) - common).elements()) for values in (first, second))
+    if _size(rows) * _size(columns) > _MAX_PAIRS:
+        return "undecided"
+    verdicts = [[_compare(row, column, no_engine) for column in columns] for row in rows]
+    if _has_matching(verdicts, {"same"}):
+        return "same"
+    if not _has_matching(verdicts, {"same", "undecided"}):
+        return "different"
+    alone = [
+        [all("same" not in line for line in (row, column)) for column in zip(*verdicts, strict=True)]
+        for row in verdicts
+    ]
+    for y, row in enumerate(rows):
+        for x, column in enumerate(columns):
+            if verdicts[y][x] == "undecided":
+                verdicts[y][x] = _compare(row, column, ask) if alone[y][x] else "different"
+    if _has_matching(verdicts, {"same"}):
+        return "same"
+    return "undecided" if _has_matching(verdicts, {"same", "undecided"}) else "different"
+
+
+def _size(values: Sequence[Value]) -> int:
+    """Return how many numbers and terms the values have, lists within them included."""
+    size = 0
+    for value in values:
+        match value:
+            case Group():
+                size += _size(value.items)
+            case Equation():
+                size += 1 + sum(value.right.count(separator) for separator in (",", ";", "and", "or"))
+            case Choice() if value.rest is not None:
+                size += _size([value.rest])
+            case _:
+                size += 1
+    return size
+
+
+def _has_matching(verdicts: Sequence[Sequence[Verdict]], wanted: Set[Verdict]) -> bool:
+    """Return whether each row can have a column of its own with one of the wanted verdicts."""
+    row_of: dict[int, int] = {}
+
+    def place(row: int, tried: set[int]) -> bool:
+        for column, verdict in enumerate(verdicts[row]):
+            if verdict in wanted and column not in tried:
+                tried.add(column)
+                if column not in row_of or place(row_of[column], tried):
+                    row_of[column] = row
+                    return True
+        return False
+
+    return all(place(row, set()) for row in range(len(verdicts)))
+
+
+def _compare_as_sets(first: Sequence[Value], second: Sequence[Value], ask: Ask) -> Verdict:
     """Compare as sets: each value of one side has an equal one on the other."""
     verdict: Verdict = "same"
     for values, others in ((first, second), (second, first)):
-        for value in values:
+        known = set(others)
+        rest = [value for value in values if value not in known]
+        if _size(rest) * _size(others) > _MAX_PAIRS:
+            return "undecided"
+        for value in rest:
             found = {_compare(value, other, no_engine) for other in others}
             if "same" in found:
                 continue
@@ -241,7 +345,7 @@ def _compare_equations(first: Equation, second: Equation, ask: Ask) -> Verdict:
     if len(names) == 2 and (names[0] == names[1] or first.sign != "="):
         if names[0] != names[1]:
             return "different"
-        return _compare(read_cleaned(first.right), read_cleaned(second.right), ask)
+        return _compare(_side(first.right), _side(second.right), ask)
     forms = []
     for equation in (first, second):
         left, right = engine_form(equation.left), engine_form(equation.right)
@@ -267,6 +371,7 @@ _MIXED_COEFFICIENT = re.compile(r"(?<![\d.^_])(\d{1,9})\s?\\frac\s?\{(\d{1,9})\}
 _ENGINE_TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|[a-zA-Z]+|\d+(?:\.\d+)?|.", re.DOTALL)
 
 
+@lru_cache(maxsize=4_096)
 def engine_form(text: str) -> str | None:
     """Return a term in LaTeX that the engine reads as a person does, None if it is not plain mathematics.
 

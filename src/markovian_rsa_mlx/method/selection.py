@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from .answers import AnswerKind, AnswerLevel, FoundAnswer, normalise, voting_levels
-from .equality import Verdict, compare, no_engine
+from .equality import Verdict, compare_by_rules
 
 Equivalent = Callable[[str, str], bool]
 AnswerSelection = Literal["single", "majority", "final_aggregation", "tournament"]
@@ -40,7 +40,7 @@ class RecordedEquivalence:
 
     def __call__(self, first: str, second: str) -> bool:
         verdict = verdict_of(self._equivalent, first, second)
-        if compare(first, second, no_engine) == "undecided":
+        if compare_by_rules(first, second) == "undecided":
             self.verdicts[first, second] = verdict
         return verdict == "same"
 

@@ -175,7 +175,8 @@ def read_cleaned(text: str, depth: int = 0) -> Value:
         return Group("u", _items(parts, depth))
     parts = _list_parts(text)
     if len(parts) > 1:
-        return Group(",", _items(parts, depth))
+        items = _items(parts, depth)
+        return items[0] if _OR.search(text) and _is_one_number(items) else Group(",", items)
     brackets = _brackets(text)
     if brackets is not None:
         return _bracketed(*brackets, depth)
@@ -283,6 +284,16 @@ def _items(parts: Sequence[str], depth: int) -> tuple[Value, ...]:
     if named and isinstance(first, Equation) and not any(isinstance(value, Equation) for value in values[1:]):
         values[0] = read_cleaned(first.right, depth + 1)
     return tuple(values)
+
+
+def _is_one_number(values: Sequence[Value]) -> bool:
+    """Return whether all values write one number: 1/2 or 0.5 or 50%."""
+    numbers = {
+        (value.value / 100, "") if value.unit == "%^1" else (value.value, value.unit)
+        for value in values
+        if isinstance(value, Quantity)
+    }
+    return len(numbers) == 1 and all(isinstance(value, Quantity) for value in values)
 
 
 def _list_parts(text: str) -> list[str]:

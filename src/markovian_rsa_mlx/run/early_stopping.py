@@ -20,6 +20,8 @@ from .session import RunSession
 
 P = ParamSpec("P")
 T = TypeVar("T")
+#: Characters of answers up to which rules compare them within milliseconds. Longer ones would hold up other runs.
+_MAX_CHARACTERS = 1_000
 
 
 class Inheritance:
@@ -123,7 +125,10 @@ class DecidedVote:
     async def _vote(self, traces: Mapping[TraceKey, Trace]) -> tuple[Vote, list[list[str]]]:
         """Return the vote over these candidates, and the verdicts of computer algebra that it needed."""
         kind, candidates = _candidates(self._session, list(traces.values()))
-        votes = vote_by_rules(candidates, kind)  # without a thread, so that little is generated in the meantime
+        if sum(len(candidate.answer) for candidate in candidates) <= _MAX_CHARACTERS:
+            votes = vote_by_rules(candidates, kind)  # without a thread, so that little is generated in the meantime
+        else:
+            votes = await asyncio.to_thread(vote_by_rules, candidates, kind)
         if votes is not None:
             return votes, []
         known = {candidate.trace_id: candidate.answer for candidate in candidates}

@@ -19,7 +19,7 @@ from ...method.answers import (
     marks_answer,
     resolve_kind,
 )
-from ...method.equality import compare, no_engine
+from ...method.equality import compare_by_rules
 from ...method.lineage import TraceKey
 from ...method.selection import (
     Candidate,
@@ -228,7 +228,7 @@ def recorded_verdicts(
         verdicts[answers[entry[0]], answers[entry[1]]] = entry[2]
 
     def recorded(first: str, second: str) -> bool:
-        by_rules = compare(first, second, no_engine)
+        by_rules = compare_by_rules(first, second)
         if by_rules != "undecided":
             return by_rules == "same"
         asked[first, second] = None
