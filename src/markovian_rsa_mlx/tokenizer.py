@@ -109,8 +109,11 @@ class _MarkingTokenizer:
     """A tokenizer that also reserves the tokens of `marks`."""
 
     def __init__(self, tokenizer: Tokenizer, marks: ThinkingMarks) -> None:
-        self._tokenizer = tokenizer
-        self.reserved = {**tokenizer.reserved, **marks.tokens}
+        self._tokenizer, self._marks = tokenizer, marks
+
+    @property
+    def reserved(self) -> dict[str, int]:
+        return {**self._tokenizer.reserved, **self._marks.tokens}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
@@ -135,6 +138,9 @@ def encode_parts(tokenizer: Tokenizer, parts: Sequence[TextPart]) -> list[int]:
     reserved token. Such a text is encoded in two pieces.
     """
     text = "".join(part.text for part in parts)
+    # A server does not list its special tokens, but shows those that a text becomes.
+    if (reserve := getattr(tokenizer, "reserve_tokens_of", None)) is not None:
+        reserve(text)
     ids: list[int] = []
     start = 0
     for end in [*_breaks(tokenizer, parts, text), len(text)]:

@@ -22,6 +22,11 @@ from ..tools import find_form
 _MARK = re.compile(r"<\|[^<>]*\|?>|<[^<>]*\|>|</?tool[^<>]*>|\[/?[A-Z_]{3,}\]|<(?:start|end)_of_[^<>]*>")
 
 
+def is_mark(text: str, template: str) -> bool:
+    """Return True if the text of an added token is that of a mark of turns or tools, or one in the chat template."""
+    return _MARK.fullmatch(text) is not None or ("<" in text and text in template)
+
+
 def marked_ids(
     marks: ThinkingMarks | None, encode: Callable[[str], list[int]], special: Collection[int]
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[int, ...], frozenset[int]]:
@@ -57,9 +62,7 @@ class MLXTokenizer:
         )
         template = str(tokenizer.chat_template or "")
         self.reserved: dict[str, int] = {
-            text: index
-            for text, index in self._added.items()
-            if index in self.control_ids or _MARK.fullmatch(text) or ("<" in text and text in template)
+            text: index for text, index in self._added.items() if index in self.control_ids or is_mark(text, template)
         }
         self.reserved |= {text: index for index in self.eos_ids if (text := self._raw([index])).strip()}
         self.reserved |= marks.tokens if marks else {}

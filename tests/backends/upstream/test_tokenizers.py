@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import re
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +23,7 @@ from markovian_rsa_mlx.backends.upstream.config import TimeLimits, Upstream
 from markovian_rsa_mlx.backends.upstream.tokenizers import RemoteTokenizer, choose_tokenizer, local_tokenizer
 from markovian_rsa_mlx.backends.upstream.transport import HTTPClient
 from markovian_rsa_mlx.errors import ModelError, UpstreamError
-from markovian_rsa_mlx.tokenizer import ChatMessage
+from markovian_rsa_mlx.tokenizer import ChatMessage, TextPart, encode_parts, encode_text, reserve_marks
 
 from ...support.fakes import ASSISTANT, EOS, SYSTEM, THINK_END, USER, ByteTokenizer, WithEOS
 from ..fake_upstream import FakeUpstream, Running, free_port
@@ -61,6 +64,42 @@ def test_remote_tokenizer_agrees_with_the_server(server: Running) -> None:
     chat = [ChatMessage(role="user", content="Hi")]
     for thinking in (True, False):
         assert tokenizer.render_chat(chat, thinking) == TOKENIZER.render_chat(chat, thinking)
+
+
+ODD_MARKS = {"[|user|]": 1_001, "[|assistant|]": 1_002, "[|end|]": 1_003, "]~b]": 1_004, "<|fim_middle|>": 1_005}
+#: Tokens that llama.cpp makes of any text, since their model does not flag them as special.
+ADDED = {"</think>": 1_010, "<tool_call>": 1_011, "<table>": 1_012}
+
+
+class OddServer(RemoteTokenizer):
+    """The tokenizer of a server whose tokens are bytes, `ODD_MARKS` and `ADDED`."""
+
+    def _call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        if path == "/apply-template":
+            turns = "".join(f"[|{m['role']}|]{m['content']}[|end|]\n" for m in body["messages"])
+            return {"prompt": f"]~b]{turns}[|assistant|]"}
+        if path == "/detokenize":
+            raise AssertionError("all texts are known")
+        tokens = ADDED | (ODD_MARKS if body["parse_special"] else {})
+        pieces = re.split(f"({'|'.join(map(re.escape, tokens))})", body["content"])
+        ids = [[tokens[piece]] if piece in tokens else list(piece.encode()) for piece in pieces]
+        texts = [[piece] if piece in tokens else [[byte] for byte in piece.encode()] for piece in pieces]
+        pairs = zip(itertools.chain(*ids), itertools.chain(*texts), strict=True)
+        return {"tokens": [{"id": token, "piece": piece} for token, piece in pairs]}
+
+
+@pytest.mark.parametrize("mark", [*ODD_MARKS, "</think>", "<tool_call>"])
+def test_text_never_becomes_a_special_token_of_the_server(mark: str) -> None:
+    source = "{{ '[|' + role + '|]' }}</think>"
+    props = {"chat_template": source, "eos_token": "[|end|]", "bos_token": ""}
+    tokenizer = OddServer(HTTPClient("http://127.0.0.1:9/v1", None, TOKENIZER_TIMES), props)
+    text = f"a{mark}b ç <table>"
+    assert encode_text(tokenizer, text) == [*f"a{mark}b ç ".encode(), ADDED["<table>"]]
+    marks = tokenizer.find_marks(("<hm>", "</hm>"))
+    assert encode_text(reserve_marks(tokenizer, marks), text + mark) == [*encode_text(tokenizer, text), *mark.encode()]
+    parts = [TextPart("[|user|]", is_template=True), TextPart(mark), TextPart("[|end|]", is_template=True)]
+    assert encode_parts(tokenizer, parts) == [ODD_MARKS["[|user|]"], *mark.encode(), ODD_MARKS["[|end|]"]]
+    assert {ODD_MARKS[name] for name in ("[|user|]", "[|assistant|]", "[|end|]", "]~b]")} <= tokenizer.control_ids
 
 
 def test_run_with_the_remote_tokenizer_verifies(server: Running, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from ...support.runs import of
 from ..raw_server import Answer, raw_server, stream
 from ..upstreams import connect, solve, with_timeout
 
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|odd_name|>"]
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|odd_name|>", "[|user|]", "[|end|]", "]~b]"]
 ADDED = ["<think>", "</think>"]
 NAMED = ["«hm»", "«/hm»"]
 NOT_FOUND = Answer(404, {"error": {"message": "no such route"}})
@@ -146,6 +146,24 @@ def test_marks_that_a_user_names_are_found_and_reserved(tokenizer: VLLMTokenizer
     words = tokenizer.find_marks(["i", "n"])
     assert words is not None
     assert not {"i", "n"} & words.tokens.keys()
+
+
+def test_marks_of_another_form_are_found_in_a_chat() -> None:
+    def odd(path: str, body: Any) -> Answer:
+        if path != "/tokenize" or "messages" not in body:
+            return vllm(path, body)
+        turns = "".join(f"[|user|]{m['content']}[|end|]\n" for m in body["messages"])
+        return vllm(path, {"prompt": f"]~b]{turns}[|user|]"})
+
+    with raw_server(odd) as url:
+        tokenizer = VLLMTokenizer(HTTPClient(url, None, TimeLimits()), "some/model")
+        marks = {REAL.token_to_id(mark) for mark in ("[|user|]", "[|end|]", "]~b]")}
+        assert marks <= set(tokenizer.reserved.values())
+        assert marks <= tokenizer.control_ids
+        text = "a[|user|]b [|end|] ]~b] (this) [x]"
+        ids = encode_text(tokenizer, text)
+        assert not marks & set(ids)
+        assert REAL.decode(ids) == text
 
 
 def test_ordinary_text_keeps_its_usual_tokens(tokenizer: VLLMTokenizer) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ...errors import ModelError, PromptError, UpstreamError
 from ...marks import TABLE, ThinkingMarks, find_marks
 from ...tokenizer import ChatMessage, Tokenizer, thinking_switches
 from ..chat_template import render
-from ..tokenizers import marked_ids
+from ..tokenizers import is_mark, marked_ids
 from .config import Upstream
 from .dialects import token_bytes, token_ids
 from .errors import ProtocolError, TransientError, UnsupportedRequest, WrongTokenizer
@@ -29,6 +30,12 @@ EOS_NAMES = (
 PARTS = {part for row in TABLE for part in row.parts}
 #: Digits, several scripts and unusual spacing distinguish tokenizers.
 TEST_TEXT = "Say  yes: 12345 + 0.5 = ?\n\tça va, 你好 🙂"
+#: Chats whose frames show the marks of turns. Some templates refuse more than the first message.
+CHATS = (
+    (("user", "first question"),),
+    (("user", "first question"), ("assistant", "first answer"), ("user", "second question")),
+    (("system", "instruction"), ("user", "first question")),
+)
 _MARKS = re.compile(r"<[^<>\s'\"]{1,40}>|\[/?[A-Z_]{2,20}\]")
 #: Seconds: the limit of a call, and the first and the longest pause before it is retried.
 _CALL_S, _FIRST_PAUSE_S, _MAX_PAUSE_S = 10.0, 0.1, 1.0
@@ -144,7 +151,7 @@ class RemoteTokenizer:
         self.end_of_thinking, self.closing_ids, self.control_ids = marked_ids(
             self.find_marks(), self.encode, special.values()
         )
-        self.reserved = special
+        self.reserved = dict(special)
 
     def _find_eos_ids(self, eos: str, special: dict[str, int]) -> frozenset[int]:
         return frozenset(special[mark] for mark in (eos, *EOS_NAMES) if mark in special)
@@ -158,7 +165,30 @@ class RemoteTokenizer:
         # One call shows which marks of the table are tokens.
         known = {self._bytes.get(token, b"").decode(errors="replace") for token in self._tokenize("\n".join(PARTS))}
         names = {*_MARKS.findall(template), *EOS_NAMES, eos, self._bos, *known & PARTS} - {""}
-        return template, eos, self._find_marks_among(names)
+        special = self._find_marks_among(names)
+        for chat in CHATS:
+            with contextlib.suppress(PromptError):
+                special |= self._special_tokens_of(self._apply_template(chat, True))
+        return template, eos, special
+
+    def reserve_tokens_of(self, text: str) -> None:
+        """Add the special tokens and the marks that the server would make of a text to `reserved`."""
+        words = set(_MARKS.findall(text)) - self.reserved.keys()
+        marks = {word for word in words if word in PARTS or is_mark(word, self.template)}
+        # The server makes tokens of some marks even where it parses no special tokens.
+        lines = self._encoded("\n".join(sorted(marks)), parse_special=False)
+        self.reserved |= {mark: token for mark, token in self._texts_of(lines).items() if mark in marks}
+        self.reserved |= self._special_tokens_of(text)
+
+    def _special_tokens_of(self, text: str) -> dict[str, int]:
+        """Return the tokens that only parsing for special tokens makes of a text."""
+        special = set(self._encoded(text)) - set(self._encoded(text, parse_special=False))
+        return self._find_marks_among(set(self._texts_of(special)))
+
+    def _texts_of(self, ids: Collection[int]) -> dict[str, int]:
+        """Return the ids by their texts."""
+        texts = {(self._bytes[i].decode(errors="replace") if i in self._bytes else self._decoded((i,))): i for i in ids}
+        return {text: token for text, token in texts.items() if text}
 
     def _find_marks_among(self, names: set[str]) -> dict[str, int]:
         """Return the ids of the names that are tokens of their own."""

@@ -12,9 +12,10 @@ from typing import Any
 
 from ...errors import ModelError, PromptError
 from ...tokenizer import ChatMessage, encode_text, thinking_switches
+from ..tokenizers import is_mark
 from .dialects import token_ids
 from .errors import ProtocolError, TransientError, UnsupportedRequest
-from .tokenizers import EOS_NAMES, PARTS, TEST_TEXT, RemoteTokenizer
+from .tokenizers import CHATS, EOS_NAMES, PARTS, TEST_TEXT, RemoteTokenizer
 from .transport import HTTPClient
 
 #: Marks of chat templates that are tokens of their own in many vocabularies.
@@ -28,6 +29,8 @@ _NAMES = """
 """
 #: The forms of tokens that structure a chat.
 _MARK = re.compile(r"<[^<>\s]{1,80}>|\[/?[A-Za-z_]{3,40}\]|◁[^◁▷]{1,40}▷|<｜[^｜]{1,60}｜>")
+#: The form of other such tokens, as in [|user|] and ]~b].
+_FRAMED = re.compile(r"[^\w\s]\S*\w\S*[^\w\s]")
 #: Texts with spaces, of which the strings of tokens show the kind of the vocabulary.
 _SAMPLE = "a b c"
 _CALL_S, _GENERATION_S = 10.0, 60.0
@@ -65,21 +68,37 @@ class VLLMTokenizer(RemoteTokenizer):
         return self._decoded((*anchor, *kept))[len(self._decoded(anchor)) :]
 
     def _read_facts(self, props: dict[str, Any]) -> tuple[str, str, dict[str, int]]:
-        chat = (("user", "first question"), ("assistant", "first answer"), ("user", "second question"))
-        frames = [self._apply_template(chat[:1], thinking) for thinking in (True, False)]
+        frames = [self._apply_template(CHATS[0], thinking) for thinking in (True, False)]
         try:
-            turns = self._apply_template(chat, True)
+            turns = self._apply_template(CHATS[1], True)
         except PromptError:
             turns = ""
         template = " ".join([*frames, turns])  # a line break would count as one that the template writes around marks
         special = self._find_marks_among({*_NAMES.split(), *EOS_NAMES, *PARTS, *_MARK.findall(template)})
+        special |= self._find_marks_among(set(filter(self._is_framed, self._texts_of(self._encoded(template)))))
         special |= self._find_neighbours(special)
         # The mark after the assistant's turn ends it, whatever its name.
-        after = _MARK.search(turns.partition("first answer")[2])
-        eos = after[0] if after and after[0] in special else ""
+        after = turns.partition("first answer")[2]
+        eos = min((name for name in special if name in after), key=after.index, default="")
         if not eos and not set(EOS_NAMES) & special.keys():
             raise ModelError("The server's tokenizer shows no token that ends a turn. Name the model with --tokenizer.")
         return template, eos, special
+
+    def reserve_tokens_of(self, text: str) -> None:
+        """Add the tokens that are marks, and that the server would make of a text, to `reserved`."""
+        words = set(_MARK.findall(text)) - self.reserved.keys()
+        if names := {word for word in words if is_mark(word, self.template)}:
+            self.reserved |= self._find_marks_among(names)
+
+    def _is_framed(self, text: str) -> bool:
+        """Return True for a word between other characters that stays a token whatever its neighbours are.
+
+        A vocabulary has few ordinary tokens of this form, and joins them with their neighbours.
+        """
+        if not _FRAMED.fullmatch(text):
+            return False
+        ids = self._encoded(text)
+        return len(ids) == 1 and all(ids[0] in self._encoded(a + text + b) for a, b in ("aa", (text[0], text[-1])))
 
     def _find_eos_ids(self, eos: str, special: dict[str, int]) -> frozenset[int]:
         """Return the ids at which the server ends a generation, of those that may be such ends."""
@@ -119,7 +138,8 @@ class VLLMTokenizer(RemoteTokenizer):
                 text = self._text_of(self._call("/detokenize", self._detokenize_body(lines)))
             except UnsupportedRequest:  # beyond the end of the vocabulary
                 break
-            names = {name for name in text.split("\n") if _MARK.fullmatch(name)} - found.keys()
+            words = set(text.split("\n")) - found.keys()
+            names = {word for word in words if _MARK.fullmatch(word) or self._is_framed(word)}
             if not names:
                 break
             found |= self._find_marks_among(names)
