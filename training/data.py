@@ -33,6 +33,7 @@ JUDGE = jinja2.Template(files("markovian_rsa_mlx.method.templates").joinpath("ju
 #: How often each kind of example is drawn, by stage of the training.
 MIXES = {
     "main": {"search": 0.38, "aggregate": 0.38, "sum": 0.06, "continue": 0.13, "judge": 0.05},
+    "both": {"search": 0.34, "aggregate": 0.36, "sum": 0.1, "continue": 0.16, "judge": 0.04},
     "sums": {"search": 0.26, "aggregate": 0.3, "sum": 0.19, "continue": 0.21, "judge": 0.04},
 }
 #: How often an aggregation prompt has the layout `rsa_v1` instead of `zaya_v1`.

@@ -36,7 +36,11 @@ class Stage:
         return ["--tokens", self.tokens, "--hold", self.hold, "--muon", self.muon, "--adam", self.adam]
 
 
-STAGES = (Stage("main", 32_000_000, 0.6, 0.02, 0.004), Stage("sums", 4_500_000, 0.15, 0.007, 0.0014))
+STAGES = (
+    Stage("main", 32_000_000, 0.6, 0.02, 0.004),
+    Stage("both", 14_000_000, 0.3, 0.01, 0.002),
+    Stage("sums", 2_600_000, 0.15, 0.007, 0.0014),
+)
 
 
 def python(module: str, *arguments: object) -> list[str]:
@@ -78,7 +82,8 @@ def train(stage: Stage, work: Path, before: Path | None) -> None:
         words += ["--begin-with", str(before / "checkpoint.pt")]
         if not (work / "harvest").exists():
             shutil.copytree(before / "harvest", work / "harvest")
-    with beside(data(work, stage.mix), python("harvest", "--work", work)):
+    harvest = python("harvest", "--work", work, *(["--after", 0] if before is not None else []))
+    with beside(data(work, stage.mix), harvest):
         subprocess.run(words, check=True)
 
 
