@@ -291,16 +291,16 @@ def _with_question(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
     roles = [message["role"] for message in messages]
     end = next((index for index in range(len(roles), 0, -1) if roles[index - 1] != "system"), 0)
     if waits_for_answer(messages[:end]):
-        question = max(index for index in range(end) if roles[index] == "user")
-        return [*_joined_at_end([*messages[:question]], messages[end:]), *messages[question:end]]
+        start = max(index for index in range(end) if roles[index] == "user")
+        return [*_joined_at_end([*messages[:start]], messages[end:]), *messages[start:end]]
     if roles[-1] == "assistant":
         message = "messages ends with a message of the assistant. It cannot be continued: add one of the user."
         raise RequestError(400, message, PromptError.kind, "messages")
     if "system" not in roles:
         raise RequestError(400, "messages has no message of the user.", param="messages")
     instruction = max(index for index, role in enumerate(roles) if role == "system")
-    asked: ChatMessage = {**messages[instruction], "role": "user"}
-    return [*messages[:instruction], asked, *messages[instruction + 1 :]]
+    question: ChatMessage = {**messages[instruction], "role": "user"}
+    return [*messages[:instruction], question, *messages[instruction + 1 :]]
 
 
 def _joined_at_end(chat: list[ChatMessage], system: Sequence[ChatMessage]) -> list[ChatMessage]:

@@ -304,33 +304,32 @@ def _tool_choice(value: Any) -> Any:
         raise ValueError(f'give "none", "auto", "required", {choice} or {selection}') from error
 
 
-_NAMED_TOOL_SCHEMA = {
-    "type": "object",
-    "properties": {
+def _object_schema(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(required)}
+
+
+_NAMED_TOOL_SCHEMA = _object_schema(
+    {
         "type": {"const": "function"},
-        "function": {
-            "type": "object",
-            "properties": {"name": {"type": "string", "pattern": NAME_PATTERN}},
-            "required": ["name"],
-        },
+        "function": _object_schema({"name": {"type": "string", "pattern": NAME_PATTERN}}, "name"),
     },
-    "required": ["type", "function"],
-}
-_ALLOWED_TOOLS_SCHEMA = {
-    "type": "object",
-    "properties": {
+    "type",
+    "function",
+)
+_ALLOWED_TOOLS_SCHEMA = _object_schema(
+    {
         "type": {"const": "allowed_tools"},
-        "allowed_tools": {
-            "type": "object",
-            "properties": {
+        "allowed_tools": _object_schema(
+            {
                 "mode": {"type": "string", "enum": ["auto", "required"]},
                 "tools": {"type": "array", "items": _NAMED_TOOL_SCHEMA, "maxItems": MAX_TOOLS},
             },
-            "required": ["tools"],
-        },
+            "tools",
+        ),
     },
-    "required": ["type", "allowed_tools"],
-}
+    "type",
+    "allowed_tools",
+)
 ToolChoice = Annotated[
     Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice,
     BeforeValidator(_tool_choice),
