@@ -74,7 +74,7 @@ _CLAUSE_END = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-#: Mathematics between delimiters. No white space is beside the dollar signs, and no digit follows: $5 or $6 is money.
+#: Mathematics between delimiters. The dollar signs have no white space inside, and no digit follows: $5 or $6 is money.
 _MATH = re.compile(
     r"\$\$?(?=\S)((?:\\.|[^$\\\n]){1,500})(?<=\S)\$\$?(?!\d)|\\\(([^\n]{1,500}?)\\\)|\\\[([^\n]{1,500}?)\\\]"
 )
@@ -149,7 +149,7 @@ _NUMBER = re.compile(
 #: Several numbers in brackets at the end of a sentence: a point or an interval.
 _COORDINATE = r"\s*[-\u2212]?\d[\d./]{0,30}\s*"
 _POINT = re.compile(rf"[(\[](?!\d{{1,3}}(?:,\d{{3}})+[)\]]){_COORDINATE}(?:,{_COORDINATE}){{1,9}}[)\]](?=\D*$)")
-#: Beside a number that is only a part of a term.
+#: Next to a number that is only a part of a term.
 _OPERATOR_BEFORE = re.compile(
     r"\S\s?(?:[+*/^\u00d7\u00f7\u00b7\u00b1\u221a<>\u2264\u2265]|\\(?:times|cdot|div|pm|[lg]eq?))\s?$|[{_]$"
 )

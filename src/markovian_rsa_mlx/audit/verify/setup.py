@@ -277,9 +277,8 @@ def _check_marks_of_model(
         # A server's own tokenizer shows rendered chats, not the template that has these line breaks.
         same = seen.closing.replace("\n", "") == marks.closing.replace("\n", "")
         marks = replace(marks, closing=seen.closing if same else marks.closing)
-    if (
-        marks and seen and (by_server or state.is_older)
-    ):  # older versions expected a thinking wherever a template ends one
+    # Older versions expected a thinking wherever the template ends one.
+    if marks and seen and (by_server or state.is_older):
         marks = replace(marks, expected=seen.expected)
     if event.thinking_marks or not (state.is_older or by_server):
         expected_marks = marks.to_dict() if marks else {}

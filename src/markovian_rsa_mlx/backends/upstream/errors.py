@@ -14,7 +14,7 @@ from ...redact import redact
 
 _MAX_MESSAGE_LENGTH = 300
 _WORD = re.compile(r"[a-z_][a-z0-9_]*")
-#: What may be the name of a field within a sentence: a word in quotes, or with an underscore.
+#: A possible name of a field within a sentence: a word in quotes, or with an underscore.
 _NAME = re.compile(r"""(?<=["'`‘“])[a-z_][a-z0-9_.]*(?=["'`’”])|[a-z]+_[a-z0-9_]*""")
 _TOO_LONG = re.compile(
     r"context[ _](length|size|window)|maximum context|max_model_len|exceed_context|prompt is too long|too many tokens",
