@@ -18,6 +18,16 @@ from .locks import is_locked
 RunStatus = Literal["finished", "unfinished", "running", "damaged"]
 #: The lines at the end of a finished run that are searched for its selection and its end.
 _LAST_LINES = 6
+#: The events that determine how many tokens an unfinished run has generated.
+_TOKEN_EVENTS = (
+    "generation_start",
+    "trace_checkpoint",
+    "trace_retry",
+    "thinking_closed",
+    "trace_complete",
+    "summary_complete",
+    "judgement",
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,8 @@ def find_run(name: str | None) -> Path:
 
 def describe(path: Path) -> RunEntry:
     """Describe a run for a list. Of a finished run, read only the first line and the last ones."""
-    from .audit.log_file import first_event, iter_events, last_events
+    from .audit.log_file import event_from_dict, first_event, iter_events, last_events
+    from .audit.state import RunState
 
     try:
         start = first_event(path)
@@ -98,8 +109,7 @@ def describe(path: Path) -> RunEntry:
         if state == "finished":
             tokens = int(last["run_end"].get("total_generated_tokens", 0))
         else:
-            generated = iter_events(path, ("trace_complete", "summary_complete"))
-            tokens = sum(int(raw.get("generated_tokens", 0)) for raw in generated)
+            tokens = RunState(map(event_from_dict, iter_events(path, _TOKEN_EVENTS))).total_tokens
         return RunEntry(
             path=str(path),
             state=state,

@@ -73,6 +73,8 @@ def test_profile_printed_as_toml_reads_back(name: str, tmp_path: Path, mrsa: Run
     file = tmp_path / "profile.toml"
     file.write_text(mrsa("profiles", name).out)
     assert resolve(None, file, {}, "apex-xhigh") == PROFILES[name]
+    for_questions = resolve(name, None, {}, "apex-xhigh", any_question=True)
+    assert resolve(None, file, {}, "apex-xhigh", any_question=True) == for_questions
     assert json.loads(mrsa("profiles", name, "--json").out) == PROFILES[name].to_dict()
 
 

@@ -38,6 +38,39 @@ def test_named_run_keeps_its_recorded_limits(mrsa: Run, stopped: Path) -> None:
     assert "out of tokens" in ran.err
 
 
+@pytest.mark.parametrize("limit", [("--token-budget", "20"), ("--time-budget-s", "1e-9")], ids=lambda words: words[0])
+def test_printed_command_resumes_a_run_that_reached_a_limit(
+    mrsa: Run, fake_model: object, limit: tuple[str, str]
+) -> None:
+    stopped = mrsa(*LINE, *limit)
+    assert stopped.code == 1
+    (command,) = [line for line in stopped.err.splitlines() if " resume " in line]
+    ran = mrsa("resume", *command.split()[-3:])
+    assert (ran.code, ran.out) == (0, "\\boxed{2}\n")
+
+
+def test_tokens_of_an_unfinished_run_are_the_same_everywhere(mrsa: Run, stopped: Path) -> None:
+    resumed = json.loads(mrsa("resume", str(stopped), "--json").out)
+    (listed,) = json.loads(mrsa("runs", "list", "--json").out)
+    assert resumed["generated_tokens"] > 0
+    assert listed["generated_tokens"] == resumed["generated_tokens"]
+    shown = mrsa("runs", "show", str(stopped)).out
+    assert f"cost       {resumed['generated_tokens']} tokens" in shown
+
+
+def test_trace_that_no_session_continued_is_interrupted(mrsa: Run, stopped: Path) -> None:
+    lines = stopped.read_text().splitlines(keepends=True)
+    began = next(index for index, line in enumerate(lines) if "generation_start" in line)
+    stopped.write_text("".join(lines[: began + 1]))
+    trace = json.loads(lines[began])["trace_id"]
+    before = mrsa("runs", "show", str(stopped)).out
+    assert mrsa("resume", str(stopped), "--time-budget-s", "1e-9").code == 1
+    for shown in (before, mrsa("runs", "show", str(stopped)).out):
+        (row,) = [line for line in shown.splitlines() if line.startswith(f"  {trace}")]
+        assert row.split()[1] == "interrupted"
+    assert "not started" in shown
+
+
 def test_finished_run_prints_its_answer_again(mrsa: Run, trail: Path) -> None:
     ran = mrsa("resume", str(trail))
     assert (ran.code, ran.out) == (0, "\\boxed{2}\n")

@@ -6,6 +6,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from .command import Command
+from .invocation import as_started
 
 #: The file that a shell reads at its start, and the line to add there.
 _PLACES = {
@@ -27,5 +28,5 @@ def completion(context: click.Context, shell: str) -> None:
     made = get_completion_class(shell)
     assert made is not None  # click has these three
     root = context.find_root()
-    print(f"# {_PLACES[shell]}")
+    print(f"# {as_started(_PLACES[shell])}")
     print(made(root.command, {}, "mrsa", "_MRSA_COMPLETE").source())

@@ -37,7 +37,7 @@ def models(profile: str | None, config: Any, json_output: bool) -> None:
     cells = [(clean(row["model"]), size(row["size_bytes"]), _verdict(row)) for row in rows]
     print(table(("model", "size", "fits"), cells, frozenset({"size"}), width=width_of(sys.stdout)))
     if len(rows) == 1:
-        print_status("There are no models in the hub's cache yet: mrsa solve --model downloads one.")
+        print_status("There are no models in the hub's cache yet: mrsa solve --model MODEL downloads one.")
 
 
 def _row(choice: ModelChoice, size_bytes: int | None, config: RSAConfig) -> dict[str, Any]:

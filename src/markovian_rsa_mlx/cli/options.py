@@ -127,19 +127,27 @@ def profile_options(panel: str, meaning: str = PROFILE_HELP) -> Decorator:
     )
 
 
-def settings_options(without: Collection[str] = ()) -> Decorator:
-    """One option per setting not in `without`. The command receives those given as the dict `settings`."""
+def settings_options(without: Collection[str] = (), *, any_question: bool = False) -> Decorator:
+    """One option per setting not in `without`. The command receives those given as the dict `settings`.
+
+    With `any_question` the default `answer_kind` is auto, as in `resolve`.
+    """
+    defaults = RSAConfig().for_any_question() if any_question else RSAConfig()
 
     def read(**given: str | bool | Path | tuple[str, str] | None) -> dict[str, object]:
         return {name: read_value(name, value) for name, value in given.items() if value is not None}
 
-    options = {name: _setting_option(name, *entry) for name, entry in HELP.items() if name not in without}
+    options = {
+        name: _setting_option(name, getattr(defaults, name), *entry)
+        for name, entry in HELP.items()
+        if name not in without
+    }
     return option_group("settings", options, read)
 
 
-def _setting_option(name: str, panel: str, metavar: str, meaning: str) -> Decorator:
+def _setting_option(name: str, default: object, panel: str, metavar: str, meaning: str) -> Decorator:
     flag = "--" + name.replace("_", "-")
-    if isinstance(default := getattr(RSAConfig(), name), bool):
+    if isinstance(default, bool):
         meaning = f"{meaning[0].upper()}{meaning[1:]} (default: {'yes' if default else 'no'})."
         return option(f"{flag}/--no-{flag[2:]}", default=None, help=meaning, panel=panel)
     if name == "response_schema":

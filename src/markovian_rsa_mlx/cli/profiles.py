@@ -13,6 +13,7 @@ import click
 from ..config import FIELD_NAMES, PROFILES, RSAConfig
 from ..formatting import SYMBOLS
 from .command import Command, json_option
+from .invocation import as_started
 from .terminal import print_lines, table, width_of
 
 _HEADS = {
@@ -47,12 +48,17 @@ def profiles(name: str | None, json_output: bool) -> None:
     elif name is not None:
         print(to_toml(name))
     else:
-        print_lines(_overview())
+        print_lines(as_started(_overview()))
 
 
 def to_toml(name: str) -> str:
-    """Return a profile as a settings file. A comment lists the unset settings."""
+    """Return a profile as a settings file. A comment lists the unset settings.
+
+    The default `answer_kind` is among them: `solve` and `serve` read it as "auto" (`RSAConfig.for_any_question`).
+    """
     values = PROFILES[name].to_dict()
+    if values["answer_kind"] == RSAConfig().answer_kind:
+        values["answer_kind"] = None
     lines = [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
     unset = ", ".join(key for key, value in values.items() if value is None)
     comment = textwrap.wrap(unset, 40, initial_indent="# unset: ", subsequent_indent="# ")

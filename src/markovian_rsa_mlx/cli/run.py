@@ -280,7 +280,7 @@ def print_result(outcome: Outcome) -> None:
         best = f"best answer so far, of {result.final_trace_id}, is not final" if result.text else "no answer yet"
         print_status(f"Stopped ({_STOPPED.get(outcome.stopped, outcome.stopped)}): {best}.")
         if path:
-            print_status(f"Resume it (or repeat the command with --audit):\n  mrsa resume {run_name(result)}")
+            print_status(_resume_line(outcome.stopped, run_name(result)))
         else:
             print_status("Nothing was recorded (--no-audit), so this run cannot be resumed.")
     elif result.text:
@@ -300,6 +300,14 @@ def print_result(outcome: Outcome) -> None:
         name = run_name(result)
         print_status(f"Trail: {path}")
         print_status(f"Show it, check it:\n  mrsa view {name} --open\n  mrsa runs verify {name}")
+
+
+def _resume_line(stopped: str, name: str) -> str:
+    """Return how to resume a run that was stopped. One that reached a limit needs another."""
+    if stopped == "interrupted":
+        return f"Resume it (or repeat the command with --audit):\n  mrsa resume {name}"
+    option = "--token-budget" if stopped == "token_budget" else "--time-budget-s"
+    return f"Resume it without the limit:\n  mrsa resume {name} {option} unset"
 
 
 def _choice_line(result: RunResult) -> str:

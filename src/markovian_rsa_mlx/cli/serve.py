@@ -134,7 +134,7 @@ ACCESS, LIMITS = "Access", "Limits of the server"
     help="Time for active runs after Ctrl-C or SIGTERM before they are cancelled; they can be resumed.",
     panel=LIMITS,
 )
-@settings_options(without=("response_schema",))
+@settings_options(without=("response_schema",), any_question=True)
 def serve(
     choice: ModelChoice,
     force: bool,

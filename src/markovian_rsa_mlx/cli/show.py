@@ -181,7 +181,7 @@ class _RunText:
             yield f"model      {_name(start.model_id)}, quantization {_name(start.quantization)}{engine}"
             yield f"settings   {self._settings()}"
         memory = f", peak memory {size(end.peak_memory_bytes)}" if end and end.peak_memory_bytes else ""
-        tokens = end.total_generated_tokens if end else self.state.generated_tokens
+        tokens = end.total_generated_tokens if end else self.state.total_tokens
         yield f"cost       {amount(tokens, 'token')} in {duration(self.state.elapsed_s)}{memory}"
         if self.state.drafted:
             accepted = f"{count(self.state.accepted)} of {amount(self.state.drafted, 'guessed token')} accepted"
@@ -236,6 +236,8 @@ class _RunText:
 
     def _trace(self, trace: TraceState) -> str:
         status, tokens = _STATES.get(trace.status, trace.status), count(trace.tokens)
+        if trace.status == "waiting" and trace.starts:  # it generated in an earlier session
+            status = _STATES["running"]
         if self.run.is_unrecorded(trace):
             status, tokens = "ended", tokens if trace.tokens else "?"
         found = self.state.found(trace)

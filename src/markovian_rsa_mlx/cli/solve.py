@@ -51,7 +51,7 @@ QUESTION, OUTPUT = "The question", "Output"
 @engine_options()
 @FORCE_OPTION
 @profile_options(MODEL)
-@settings_options()
+@settings_options(any_question=True)
 def solve(
     prompt: str | None,
     file: Path | None,

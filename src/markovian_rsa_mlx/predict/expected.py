@@ -94,8 +94,8 @@ class Prospect:
         texts = []
         for rows in (1, 16):
             each = self.speed(rows)
-            likely = f"expect {each.low:.0f} to {each.high:.0f}, " if each.low and each.high else ""
-            texts.append(f"{likely}at most {each.bound:.0f}")
+            likely = f"expect {each.low:,.0f} to {each.high:,.0f}, " if each.low and each.high else ""
+            texts.append(f"{likely}at most {each.bound:,.0f}")
         found = [f"tokens/s on an {self.chip}: one trace {texts[0]}; 16 together {texts[1]}"]
         if reports := self._reports():
             speeds = "; ".join(f"{each.tokens_s:g} ({each.weights})" for each in reports)

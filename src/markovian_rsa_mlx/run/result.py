@@ -142,8 +142,8 @@ def agreement_warning(selection: SelectionEvent) -> str:
         return ""
     return (
         f"The final candidates agree less than round 0 did: {votes:,} of {finals:,} have the most frequent answer, and "
-        f"{first_votes:,} of {first:,} had it. This model may lose by reading attempts; mrsa bench --recommend "
-        "measures it."
+        f"{first_votes:,} of {first:,} had it. This model may lose by reading attempts; mrsa bench TASK "
+        "--recommend measures it."
     )
 
 

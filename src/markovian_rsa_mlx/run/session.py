@@ -441,6 +441,8 @@ def _close_opened(opening: asyncio.Future[AuditLog]) -> None:
 
 
 def _short(value: object) -> str:
+    if isinstance(value, str) and len(value) > 78:
+        value = value[:75] + "..."
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

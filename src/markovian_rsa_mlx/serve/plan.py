@@ -227,7 +227,7 @@ def _effort(request: ChatRequest) -> Effort | None:
 
 def _thinking(request: ChatRequest, effort: Effort | None) -> bool | None:
     """Return whether the request switches thinking on or off."""
-    thinking = request.chat_template_kwargs.enable_thinking if request.chat_template_kwargs else None
+    thinking = request.chat_template_kwargs.thinks if request.chat_template_kwargs else None
     by_effort = None if effort is None else effort not in WITHOUT_THINKING
     if thinking is not None and by_effort is False and thinking:
         message = f'reasoning_effort "{effort}" and enable_thinking true contradict each other.'

@@ -239,6 +239,12 @@ class TemplateOptions(RequestModel):
     """Options of the model's chat template."""
 
     enable_thinking: bool | None = None
+    thinking: bool | None = None  #: another name of it, in templates such as those of DeepSeek
+
+    @property
+    def thinks(self) -> bool | None:
+        """Whether the model thinks, None if the request does not say."""
+        return self.thinking if self.enable_thinking is None else self.enable_thinking
 
 
 class ReasoningOptions(RequestModel):

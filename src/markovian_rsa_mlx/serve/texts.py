@@ -410,7 +410,7 @@ async def tokenize(request: Request) -> Response:
         context, options = manager.engine.info.context_length, body.chat_template_kwargs
         text = body.prompt
         if text is None:
-            thinking = options.enable_thinking if options is not None else None
+            thinking = options.thinks if options is not None else None
             default = manager.settings.base.enable_thinking
             text = render_chat(tokenizer, to_messages(body.messages or []), default if thinking is None else thinking)
         ids = _encode(tokenizer, text, context)
