@@ -55,6 +55,8 @@ MARKED = {
     "Natalia sold 48/2 = <<48/2=24>>24 clips.\nAltogether 48+24 = <<48+24=72>>72.\n#### 72": "72",
     "It costs 1,000 and 234 more.\n####  1,234 \n": "1,234",
     "First we add.\nFinal answer: 5": "5",
+    "So it is $\\boxed\\frac12$.": "\\frac12",
+    "Answer: x^2 - 4 = 0": "x^2 - 4 = 0",
 }
 
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from .canonical_json import canonical_json
+from .tex import closing_braces, read_argument
 
 #: "math": equal values are equal answers. "text": a puzzle's free text, compared as it stands. "open": the whole text
 #: is the answer, and nothing is compared. "json": the whole text is a JSON value, compared in its canonical form.
@@ -42,22 +43,40 @@ NO_ANSWER: Final = FoundAnswer("", "none")
 # What marks an answer.
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
-#: The content of a box without braces: a number, a command with its arguments, or one letter before a delimiter.
-_PLAIN_BOX = re.compile(
-    r"[-+\u2212]?\d[\d,]*(?:\.\d+)?|\\(?!text|mbox)[a-zA-Z]+(?:\{[^{}]{0,100}\}){0,2}|[a-zA-Z](?=[\s$.,;)]*(?:$|\n|\$))"
+#: The content of a box without braces is a number, a command with its arguments, or one letter before a delimiter.
+_PLAIN_SIGN = re.compile(r"[-+\u2212]?\s{0,2}")
+_PLAIN_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
+_PLAIN_LETTER = re.compile(r"[a-zA-Z](?=[\^_]|[\s$.,;)]*(?:$|\n|\$))")
+#: Ends it: white space, delimiters of mathematics, punctuation, relations, a unit. Anything else continues it.
+_PLAIN_END = re.compile(
+    r"$|[\s$.,;:?!)\]}=<>&%\u00b0]|\\(?:[)\]\\,;:! %]|text|mathrm|mbox|q?quad|[lg]eq?|approx|f?box)"
 )
-#: Text that may be between the boxes of one list.
+_REST_OF_TERM = re.compile(r"[^\s$]{1,100}?(?=[.,;:]?(?:$|[\s$]|\\[)\]]))")
+#: Begins or ends no list of boxes: \boxed{3} was wrong, \boxed{5} earlier.
+_NO_NAME = (
+    "is|are|was|were|be|becomes?|and|or|also|not|no|then|than|but|so|wrong|incorrect|right|correct|wait|actually|first|"
+    "fails|failed|looks|looked|seems|seemed|earlier|before|initially|previously|now|at|as|which|while|instead|rather"
+)
+#: Text that may be between the boxes of one list: up to two words before a separator, separators, labels such as (a).
 _BETWEEN_BOXES = re.compile(
-    r"(?:[\s$,;&]|\\[,;:!() ]|\\q?quad|\\text\s?\{|\}|\band\b|\bor\b|[a-zA-Z](?:_\{?\w{1,3}\}?)?\s{0,3}=)*"
+    rf"""
+    (?: (?:\$|\\\))? (?: \s(?!(?:{_NO_NAME})\b)[a-z]{{2,12}} ){{1,2}} (?= ,?\s(?:and|or)\b | ,\s ) )?
+    (?:
+        [\s$,;&] | \\[,;:!() ] | \\q?quad | \\text\s?\{{ | \}} | \band\b(?:\salso\b)? | \bor\b
+      | [a-zA-Z](?:_\{{?\w{{1,3}}\}}?)?\s{{0,3}}=
+      | (?<![\w\\]) (?: (?:part|case)\s )? \(?(?:[a-h]|i{{1,3}}|iv|v|vi{{1,3}}|\d)\):?
+    )*
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
 #: Introduces the line with the answer. No two neighbours match the same white space, or long runs of it take for ever.
 _ANNOUNCEMENT = re.compile(
     r"(?:^|(?<=[.!?:]\s))[ \t\r\f\v>*_#-]*"
     r"(?:(?:so|thus|hence|therefore|then|and|finally|in\ conclusion|as\ a\ result|this\ means|we\ see)\b"
     r"(?:\ that)?,?\ (?:\*\*|__)?)?"
-    r"(?:the\s+|my\s+|our\s+)?(?:(?:(?:final|correct|best|right)\s+)?answer|(?:correct|best|right)\s+(?:option|choice))"
+    r"(?:the\s+|my\s+|our\s+)?(?:(?:(?:final|correct|best|right)\s+)?answers?|(?:correct|best|right)\s+(?:option|choice)s?)"
     r"(?:\ (?:to|of|for)\ (?:the|this|your|that)\ (?:whole\ |original\ |given\ )?(?:question|problem|puzzle|sum))?"
-    r"[ \t]*(?:(?:\*\*|__)[ \t]*)?(?::|=|\bis\b:?|s[ \t]+are\b:?|$)",
+    r"[ \t]*(?:(?:\*\*|__)[ \t]*)?(?:[:\uff1a=]|\bis\b:?|\bare\b:?|$)",
     re.IGNORECASE | re.MULTILINE,
 )
 #: The last line of a solution in the style of GSM8K.
@@ -167,8 +186,14 @@ _SENTENCE_END = re.compile(r"(?:[.?]|!(?!\ ?[-+*/=^<>]))(?=[\s*$)]|\\[)\]]|$)|\n
 _OPEN_END = re.compile(r"(?:[-+*/=^(,:\[{<>\u2212]|\\(?:times|cdot|frac|div|left))$")
 _CUT_OFF = re.compile(rf"{_OPEN_END.pattern}|\b(?:and|or|is|the|of|by|to|equals)$|(?:^|(?<=[a-zA-Z]{{2}}\s))a$")
 _FAREWELL = re.compile(r"(?:I hope|hope this|let me know|feel free|good luck|thank)\b[^\d=]*$", re.IGNORECASE)
+#: Parts of a calculation with numbers. An x between two of them is a sign, and anywhere else a variable.
 _CALCULATION = re.compile(
-    r"[\d\s.,+*/()\[\]^%$!xX\u00d7\u00f7\u2212-]+|\\(?:times|cdot|div|frac|left|right|[$,;!( )])|[{}]"
+    r"[\d.,+*/()\[\]^%$!\u00d7\u00f7\u2212-]|\s|\\(?:times|cdot|div|frac|left|right|[$,;!( )])|[{}]"
+    r"|(?<=[\d)])[xX](?=\d)|(?<=[\d)]\s)[xX](?=\s\$?\d)"
+)
+#: Says that the last sentence gives an equation, not only its right side.
+_GIVES_EQUATION = re.compile(
+    r"\b(?:equation|relation|identity|inequality|formula)\b[^=\d]{0,60}?\b(?:is|becomes)\b:?\s", re.IGNORECASE
 )
 #: Mathematics that is more than a number, with no other number after it.
 _TERM = r"(?=[^$\s]*[\\^_+*/a-zA-Z\u03c0])(?![^$]*(?<![\\a-zA-Z])[a-zA-Z]{3})(?=[^$]*\d)[^$\s](?:[^$]{0,98}[^$\s])?"
@@ -251,7 +276,7 @@ class _Box:
 def _boxes(text: str) -> Iterator[_Box]:
     """Yield the boxes in the order of their commands. Of nested boxes only the innermost ones count."""
     commands = list(_BOX.finditer(text))
-    closed = _closing_braces(text, [match.end() for match in commands])
+    closed = closing_braces(text, commands[0].end()) if commands else {}
     for match in commands:
         start, opened = match.start(), match.end()
         if text.startswith("{", opened):
@@ -262,26 +287,29 @@ def _boxes(text: str) -> Iterator[_Box]:
                 yield _Box(start, end + 1, text[opened + 1 : end].strip())
         elif opened == len(text):
             yield _Box(start, opened, None)
-        elif plain := _PLAIN_BOX.match(text, opened):
-            yield _Box(start, plain.end(), plain[0].rstrip(","))
+        elif (plain_end := _plain_end(text, opened, closed)) is not None:
+            content = text[opened:plain_end].rstrip(", ")
+            yield _Box(start, plain_end, content or None)
 
 
-def _closing_braces(text: str, starts: Sequence[int]) -> dict[int, int]:
-    """Return where the braces that open at `starts` are closed, in one pass. An escaped brace is text."""
-    wanted = {start for start in starts if text.startswith("{", start)}
-    closed: dict[int, int] = {}
-    opened: list[int] = []
-    position = min(wanted, default=len(text))
-    while position < len(text):
-        character = text[position]
-        if character == "\\":
-            position += 1
-        elif character == "{":
-            opened.append(position)
-        elif character == "}" and opened:
-            closed[opened.pop()] = position
-        position += 1
-    return {start: end for start, end in closed.items() if start in wanted}
+def _plain_end(text: str, opened: int, closed: Mapping[int, int]) -> int | None:
+    """Return where the content of a box without braces ends, None if there is none.
+
+    A term that directly continues it belongs to it, as in 2\\sqrt3. A command that lacks an argument is no content.
+    """
+    sign = _PLAIN_SIGN.match(text, opened)
+    position = sign.end() if sign else opened
+    if text.startswith("\\", position):
+        argument = read_argument(text, position, closed)
+        end = argument.end if argument else opened
+    elif token := _PLAIN_NUMBER.match(text, position) or _PLAIN_LETTER.match(text, opened):
+        end = token.end()
+    else:
+        return None
+    if end == opened or _PLAIN_END.match(text, end):
+        return end
+    rest = _REST_OF_TERM.match(text, end)
+    return rest.end() if rest else opened
 
 
 def _boxed_answer(text: str, boxes: Sequence[_Box], kind: AnswerKind) -> str:
@@ -466,6 +494,9 @@ def _stated_value(text: str) -> str:
             return ""
         if _CUT_OFF.search(plain) or plain.count("(") > plain.count(")") or plain.endswith("?"):
             return ""
+        if named := _GIVES_EQUATION.search(plain):
+            equation = plain[named.end() :].strip()
+            return equation if "=" in equation and not re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}", equation) else ""
         _, equals, right = plain.rpartition("=")
         term = None if equals else _LAST_TERM.search(sentence)
         if term is not None:
@@ -568,7 +599,7 @@ _FINAL_LINE_1 = re.compile(
 def _find_by_rules_1(text: str, kind: AnswerKind) -> FoundAnswer:
     """Return the answer by the rules of version 1, which have one level."""
     starts = [match.end() - 1 for match in _BOXED_1.finditer(text)]
-    closed = _closing_braces(text, starts)
+    closed = closing_braces(text, starts[0]) if starts else {}
     boxed = [text[start + 1 : closed[start]].strip() for start in starts if start in closed]
     if any(boxed):
         return FoundAnswer(next(content for content in reversed(boxed) if content), "announced")
