@@ -122,7 +122,7 @@ ALLOWED = {
     "audit": {"config", "errors", "json_strict", "locks", "audit.state"},
     "audit.state": {"audit", "method", "config", "errors", "tools"},
     "audit.verify": {"audit", "audit.state", "method", "confidence", "config", "errors", "marks", "tokenizer", "tools"},
-    "run_store": {"audit", "errors", "json_strict", "locks"},
+    "run_store": {"audit", "audit.state", "errors", "json_strict", "locks"},
     "export": {"audit.state", "json_strict"},
     "viewer": {"audit", "audit.state", "method", "config", "tools"},
     "models": set(),

@@ -97,8 +97,7 @@ def find_run(name: str | None) -> Path:
 
 def describe(path: Path) -> RunEntry:
     """Describe a run for a list. Of a finished run, read only the first line and the last ones."""
-    from .audit.log_file import event_from_dict, first_event, iter_events, last_events
-    from .audit.state import RunState
+    from .audit.log_file import first_event, last_events
 
     try:
         start = first_event(path)
@@ -106,10 +105,7 @@ def describe(path: Path) -> RunEntry:
             return RunEntry(str(path), "damaged", problem="its first line is not a run_start")
         last = {raw["event"]: raw for raw in last_events(path, _LAST_LINES)}
         state: RunStatus = "finished" if "run_end" in last else "running" if is_locked(path) else "unfinished"
-        if state == "finished":
-            tokens = int(last["run_end"].get("total_generated_tokens", 0))
-        else:
-            tokens = RunState(map(event_from_dict, iter_events(path, _TOKEN_EVENTS))).total_tokens
+        tokens = int(last["run_end"].get("total_generated_tokens", 0)) if state == "finished" else _tokens_so_far(path)
         return RunEntry(
             path=str(path),
             state=state,
@@ -124,6 +120,18 @@ def describe(path: Path) -> RunEntry:
         return RunEntry(str(path), "damaged", problem=f"it cannot be read: {error.strerror}")
     except (ValueError, TypeError) as error:
         return RunEntry(str(path), "damaged", problem=f"a field has an invalid value: {error}")
+
+
+def _tokens_so_far(path: Path) -> int:
+    """Return the generated tokens of a run without an end. Damaged events do not count."""
+    from .audit.log_file import event_from_dict, iter_events
+    from .audit.state import RunState
+
+    state = RunState()
+    for raw in iter_events(path, _TOKEN_EVENTS):
+        with contextlib.suppress(ValueError):
+            state.apply(event_from_dict(raw))
+    return state.total_tokens
 
 
 def measured_speed(model_id: str) -> float | None:
