@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from .announced_text import announced_lines, announced_text, without_fence
 from .canonical_json import canonical_json
 from .tex import closing_braces, read_argument
 
@@ -79,6 +80,8 @@ _ANNOUNCEMENT = re.compile(
     r"[ \t]*(?:(?:\*\*|__)[ \t]*)?(?:[:\uff1a=]|\bis\b:?|\bare\b:?|$)",
     re.IGNORECASE | re.MULTILINE,
 )
+#: Begins a line of a quoted text.
+_QUOTE = re.compile(r"^[ \t]*>[ \t]?", re.MULTILINE)
 #: The last line of a solution in the style of GSM8K.
 _MARKED_LINE = re.compile(r"(?:^|\n)####[ \t]+(\S[^\n]*)\s*$")
 _TAG_OPEN, _TAG_CLOSE = re.compile(r"<answer>", re.IGNORECASE), re.compile(r"</answer>", re.IGNORECASE)
@@ -212,7 +215,8 @@ def find_answer(text: str, kind: AnswerKind = "math", *, rules: int = ANSWER_RUL
 
     The strongest mark decides: the last box that is not empty (the boxes of one closing list together), the last line
     that announces an answer, the last `<answer>` element. Without a mark the answer is weak: for `math` the value that
-    the last sentence states, for `text` the whole text. If the last box was cut off, there is no answer.
+    the last sentence states, for `text` the whole text. If the last box, or what the last announcement gives, was cut
+    off, there is no answer.
     """
     if kind == "open":
         return FoundAnswer(text.strip(), "weak") if text.strip() else NO_ANSWER
@@ -229,7 +233,10 @@ def find_answer(text: str, kind: AnswerKind = "math", *, rules: int = ANSWER_RUL
     boxed = _boxed_answer(text, [box for box in boxes if box.content], kind)
     if boxed:
         return FoundAnswer(boxed, "boxed")
-    announced = _announced_answer(text, kind) or _tagged_answer(text) or _marked_answer(text)
+    announced = _announced_answer(text, kind)
+    if announced is None:
+        return NO_ANSWER
+    announced = announced or _tagged_answer(text) or _marked_answer(text)
     if announced:
         return FoundAnswer(announced, "announced")
     weak = _stated_value(text) if kind == "math" else _plain_text(text)
@@ -341,31 +348,47 @@ def _is_placeholder(text: str) -> bool:
 # Announced answers
 
 
-def _announced_answer(text: str, kind: AnswerKind) -> str:
-    """Return the text after the last announcement, passing over announcements without a possible answer."""
+def _announced_answer(text: str, kind: AnswerKind) -> str | None:
+    """Return the text after the last announcement, passing over announcements without a possible answer.
+
+    Return None if the text that the last one gives was cut off.
+    """
     announcements = list(_ANNOUNCEMENT.finditer(text))
     for match in reversed(announcements[-_MAX_ANNOUNCEMENTS:]):
         rest = text[match.end() : match.end() + _MAX_ANNOUNCED]
-        line = rest.partition("\n")[0]
-        if not _stripped(line):
-            line = rest.strip() if kind == "text" else _first_line(rest)
+        if ">" in match[0]:
+            rest = _QUOTE.sub("", rest)
         has_colon = not match[0].lower().endswith(("is", "are"))  # or "=", or a heading
-        answer = _puzzle_answer(line, has_colon) if kind == "text" else _clause_answer(line, has_colon)
-        if answer:
+        answer = _puzzle_text(rest, has_colon) if kind == "text" else _announced_value(rest, has_colon)
+        if answer or answer is None:
             return answer
     return ""
 
 
-def _first_line(text: str) -> str:
-    """Return the first line that is more than a delimiter of mathematics."""
-    return next((line for line in text.split("\n") if _stripped(line)), "")
+def _announced_value(rest: str, has_colon: bool) -> str | None:
+    """Return the value that follows an announcement, or the values of a list, None if it was cut off."""
+    announced = announced_text(rest)
+    if announced is None:
+        return None
+    if announced.whole:
+        contents = [_stripped(_EMPTY_BOX.sub("", item)) for item in announced.items]
+        values = ["" if _BOX.search(item) or not _is_complete(item) else _last_side(item) for item in contents]
+    else:
+        values = [_clause_answer(item, has_colon) for item in announced.items]
+    return ", ".join(values) if all(values) else ""
+
+
+def _puzzle_text(rest: str, has_colon: bool) -> str | None:
+    """Return the text that follows a puzzle's announcement, None if it was cut off."""
+    lines = announced_lines(rest)
+    return None if lines is None else _puzzle_answer(lines, has_colon)
 
 
 def _tagged_answer(text: str) -> str:
     """Return the content of the last complete `<answer>` element."""
     closing = max((match.start() for match in _TAG_CLOSE.finditer(text)), default=-1)
     opening = max((match.end() for match in _TAG_OPEN.finditer(text, 0, max(closing, 0))), default=-1)
-    return _stripped(text[opening:closing]) if opening >= 0 else ""
+    return _stripped(without_fence(text[opening:closing])) if opening >= 0 else ""
 
 
 def _marked_answer(text: str) -> str:
@@ -398,7 +421,7 @@ def _clause_answer(content: str, has_colon: bool) -> str:
     span = _MATH_AT_START.match(content)
     if span is not None and _ends_with(content, span):
         unit = re.match(r"\s*(?:\\?%|[a-zA-Z\u00b0]+\b(?=[\s.*]*$))", content[span.end() :])
-        value = _stripped(_inside(span) + (unit[0] if unit else ""))
+        value = _stripped(_inside(span).rstrip() + (unit[0] if unit else ""))
         return _last_side(value) if _is_complete(value) else ""
     if span is not None:
         content = _MATH.sub(_inside, content)
@@ -553,7 +576,7 @@ def _with_unit(text: str, number: re.Match[str]) -> str:
 
 def _plain_text(text: str) -> str:
     """Return a puzzle's text without emphasis, dollar signs and a leading "answer:"."""
-    text = _stripped(_EMPTY_BOX.sub("", text))
+    text = _stripped(without_fence(_EMPTY_BOX.sub("", text)))
     if re.fullmatch(r"\S*[\w$*`)\]}]\.", text):  # one word and a full stop
         text = text[:-1]
     return _stripped(re.sub(r"^(?:(?:the|my)\s)?(?:final\s)?answer\s?:", "", text, flags=re.IGNORECASE))
