@@ -111,6 +111,14 @@ def test_only_analysis_and_final_are_thinking_and_answer() -> None:
     assert (found["thinking"], found["answer"]) == ("onetwo", "four")
 
 
+@pytest.mark.parametrize("tokens", [True, False], ids=["tokens", "text"])
+@pytest.mark.parametrize("header", ["final<|constrain|>json", "final <|constrain|>json", " final", "final\n"])
+def test_a_constraint_may_follow_the_name_of_a_channel_without_a_space(header: str, tokens: bool) -> None:
+    marks = model_with(TABLE[0], tokens=tokens)
+    assert divide(marks, f"<|channel|>{header}<|message|>four") == {"answer": "four"}
+    assert divide(marks, f"<|channel|>{header.replace('final', 'finally')}<|message|>four") == {"other": "four"}
+
+
 @pytest.mark.parametrize(
     ("marks", "text"),
     [

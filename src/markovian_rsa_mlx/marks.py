@@ -97,6 +97,8 @@ def _parts_of(mark: str) -> list[str]:
 
 _CHANNEL, _MESSAGE, _START, _END = "<|channel|>", "<|message|>", "<|start|>", "<|end|>"
 _CHANNEL_PARTS = {_CHANNEL, _MESSAGE, _START, _END, "<|call|>", "<|constrain|>"}
+#: The name of a channel at the start of its header. A constraint may follow it without a space.
+_CHANNEL_NAME = re.compile(r"\s*(\w+)")
 _CHANNEL_SECTIONS = {"analysis": "thinking", "final": "answer"}
 _FINAL = f"{_START}assistant{_CHANNEL}final{_MESSAGE}"
 
@@ -383,8 +385,8 @@ class MarkScanner:
                 self._undecided = []  # a header, such as the role
                 self._enter(_HEADER)
             case "message" if self._state == _HEADER:
-                name = (self._header.split() or [""])[0]
-                self._enter(_CHANNEL_SECTIONS.get(name, "other"))
+                name = _CHANNEL_NAME.match(self._header)
+                self._enter(_CHANNEL_SECTIONS.get(name[1] if name else "", "other"))
             case "message" if self._state in ("other", _UNDECIDED):
                 self._undecided = []
                 self._enter("answer")

@@ -85,17 +85,35 @@ _QUOTE = re.compile(r"^[ \t]*>[ \t]?", re.MULTILINE)
 #: The last line of a solution in the style of GSM8K.
 _MARKED_LINE = re.compile(r"(?:^|\n)####[ \t]+(\S[^\n]*)\s*$")
 _TAG_OPEN, _TAG_CLOSE = re.compile(r"<answer>", re.IGNORECASE), re.compile(r"</answer>", re.IGNORECASE)
-#: Ends the clause with an announced value. The sign of a factorial, an abbreviation and the semicolon of a list do not.
+#: Ends the clause with an announced value. The sign of a factorial, an ellipsis and the semicolon of a list do not.
 _CLAUSE_END = re.compile(
     r"""
-    (?: (?<!\bapprox)(?<!\bMrs)(?<!\b(?:Mr|Ms|Dr|St|Mt|sq|cu|vs)) \. | \? | ! (?!\ ?[-+*/=^<>\\]) ) (?=[\s*_]|$)
+    (?: (?<!\.\.) \. | \? | ! (?!\ ?[-+*/=^<>\\]) ) (?=[\s*_]|$)
     | ; (?=\s*(?:[a-z]{2}|$))
     | \n
     | ,?\ (?:because|since|which|where|so|but|rather\ than|instead\ of|as\ (?:we|it|the|shown|required))\b
-    | ,\ not\b
+    | (?:,|,?\ and|\ \() \ ?not\b
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+#: Words before a full stop that ends nothing: always, or if a number, a word or a bracket follows a measure.
+_TITLE = re.compile(
+    r"\b(?:approx|Mrs?|Ms|Dr|St|Mt|sq|cu|vs|Prof|Gen|Col|Sgt|Rev|Capt|Lt|ca|cf|e\.g|i\.e)$", re.IGNORECASE
+)
+_MEASURE = re.compile(
+    r"\d\s?(?:(?:sq|cu)\.?\s)?(?:ft|in|yds?|mi|[mck]m|m|lbs?|oz|k?g|gal|qts?|pts?|tsp|tbsp|hrs?|mins?|secs?|deg|[ap]\.m)$",
+    re.IGNORECASE,
+)
+_MORE_OF_MEASURE = re.compile(r"\s+(?:[a-z(]|\d+(?:\.\d+)?\s?[a-z])")
+#: The letter of an initial, and a name after it. A letter up to H before a word is an option of a multiple choice.
+_INITIAL, _LATE_INITIAL = re.compile(r"(?<![\w.])[A-Z]$"), re.compile(r"(?<![\w.])(?<!\d\s)[I-Z]$")
+_INITIALS_BEFORE, _INITIALS_AFTER = re.compile(r"(?<!\w)[A-Z]\.\s?[A-Z]$"), re.compile(r"\s[A-Z]\.\s?[A-Z]")
+_SURNAME = re.compile(r"\s[A-Z][a-z]+[\s.*]*$")
+#: Punctuation of Chinese and Japanese texts in ASCII. A comma between digits stays.
+_WIDE_PUNCTUATION = {"\u3002": ". ", "\uff0e": ". ", "\uff01": "! ", "\uff1f": "? ", "\uff1b": "; ", "\u3001": ", "}
+_WIDE_PUNCTUATION |= {"\uff1a": ":", "\uff0c": ", "}
+_WIDE_SIGN = re.compile(f"(?!(?<=\\d)\uff0c\\d)[{''.join(_WIDE_PUNCTUATION)}]")
+_WIDE_DECIMAL_POINT = re.compile(r"(?<=\d)\uff0e(?=\d)")
 #: Mathematics between delimiters. The dollar signs have no white space inside, and no digit follows: $5 or $6 is money.
 _MATH = re.compile(
     r"\$\$?(?=\S)((?:\\.|[^$\\\n]){1,500})(?<=\S)\$\$?(?!\d)|\\\(([^\n]{1,500}?)\\\)|\\\[([^\n]{1,500}?)\\\]"
@@ -173,7 +191,7 @@ _COORDINATE = r"\s*[-\u2212]?\d[\d./]{0,30}\s*"
 _POINT = re.compile(rf"[(\[](?!\d{{1,3}}(?:,\d{{3}})+[)\]]){_COORDINATE}(?:,{_COORDINATE}){{1,9}}[)\]](?=\D*$)")
 #: Next to a number that is only a part of a term.
 _OPERATOR_BEFORE = re.compile(
-    r"\S\s?(?:[+*/^\u00d7\u00f7\u00b7\u00b1\u221a<>\u2264\u2265]|\\(?:times|cdot|div|pm|[lg]eq?))\s?$|[{_]$"
+    r"\S\s?(?:[<>!]=|[+*/^\u00d7\u00f7\u00b7\u00b1\u221a<>\u2264\u2265\u2260]|\\(?:times|cdot|div|pm|[lg]eq?|neq?))\s?$|[{_]$"
 )
 _OPERATOR_AFTER = re.compile(r"\s?(?:[+*/^\u00d7\u00f7\u00b7\u00b1\u221a]|\\(?:times|cdot|div|pm))")
 #: A word or unit after a number.
@@ -182,6 +200,46 @@ _NOT_UNITS = re.compile(
     "and|or|is|are|was|were|in|on|at|as|by|of|to|for|from|so|because|since|with|which|that|than|then|when|now|"
     "total|altogether|left|each|per|times|more|less|plus|minus|the|this|these|those|it|he|she|they|we|you|i|all|"
     "both|if|but|respectively|also|again|only|too|after|before|an?|every|exactly|here|there|today|would|will|can",
+    re.IGNORECASE,
+)
+#: Values of several numbers: times of the day, dates, sums of measures such as 3 hours and 20 minutes.
+_MONTH = (
+    r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?"
+    r"|Nov(?:ember)?|Dec(?:ember)?)\b\.?"
+)
+_DAY = r"\d{1,2}(?:st|nd|rd|th)?(?!\d)"
+_MEASURES = (
+    "years?|months?|weeks?|days?|hours?|hrs?|h|minutes?|mins?|seconds?|secs?|s",
+    "miles?|mi|yards?|yds?|feet|foot|ft|inch(?:es)?|in|k?m|[cm]m|(?:kilo|centi|milli)?met(?:er|re)s?",
+    "stones?|pounds?|lbs?|ounces?|oz|tons?|k?g|(?:kilo)?grams?",
+    "dollars?|cents?|pounds?|pence|euros?",
+)
+_SUM = "|".join(
+    rf"\d+(?:\.\d+)?\s?(?:{units})\b\.?(?:,?\s(?:and\s)?\d+(?:\.\d+)?\s?(?:{units})\b){{1,3}}" for units in _MEASURES
+)
+_WHOLE_VALUE = re.compile(
+    rf"(?<![\w.])(?:\d{{1,2}}(?::\d{{2}}){{0,2}}\s?(?:[ap]\.m|[AP]\.M|[ap]m|[AP]M)\b\.?|{_SUM}|{_MONTH}\s{_DAY},?\s\d{{4}}"
+    rf"|{_MONTH}\s{_DAY}(?=\s*(?:[,.;)]|$))|{_DAY}\s(?:of\s)?{_MONTH}(?:,?\s\d{{4}})?|{_MONTH},?\s\d{{4}})"
+)
+#: Magnitudes of Chinese and Japanese numbers, and words of other scripts after a number.
+_MAGNITUDES = "\u5341\u767e\u5343\u4e07\u842c\u4ebf\u5104\u5146"
+_OTHER_SCRIPT = "\u0400-\u04ff\u0590-\u06ff\u0900-\u097f\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+#: What a sentence rejects: 5, not 7; 12 rather than 13. It ends with the clause.
+_REJECTED = re.compile(
+    r"""
+    \s*\(\s* (?:and\s|but\s)? (?:not|rather\ than|instead\ of)\b [^()]{0,100} \)
+    | (?: \s?,\s?(?:and\s|but\s)?not | \s(?:and|but)\snot | (?<=[\d$%)])\snot
+        | ,?\s(?:rather\ than|instead\ of|as\ opposed\ to) )
+      \b (?!\ only) [^;]*? (?= ,\s(?:so|but|and|which|then|therefore|thus|hence)\b | ; | $ )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+#: Denies what follows it in the same clause, and words that begin another clause or state a value.
+_DENIAL = re.compile(r"\b(?:not|never|no|cannot|neither|nor)\b|n['\u2019]t\b", re.IGNORECASE)
+_DENIED_CLAUSE = re.compile(r"\b(?:not|n['\u2019]t)\s(?:true|the\scase|possible|correct)\b", re.IGNORECASE)
+_NEW_CLAUSE = re.compile(
+    r"[,;:]|\b(?:so|but|then|therefore|thus|hence|which|because|since|that|is|are|was|were|equals|has|leaves|gives|gets?)\b"
+    r"|\band\b(?!\s*[-\d$\\])",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"(?:[.?]|!(?!\ ?[-+*/=^<>]))(?=[\s*$)]|\\[)\]]|$)|\n")
@@ -202,6 +260,8 @@ _GIVES_EQUATION = re.compile(
 _TERM = r"(?=[^$\s]*[\\^_+*/a-zA-Z\u03c0])(?![^$]*(?<![\\a-zA-Z])[a-zA-Z]{3})(?=[^$]*\d)[^$\s](?:[^$]{0,98}[^$\s])?"
 _LAST_TERM = re.compile(rf"\$({_TERM})\$(?=[^\d$]*$)|\\\(\s?((?:(?!\\\))[^$]){{1,100}})\\\)(?=[^\d$]*$)")
 _MATH_DELIMITERS = re.compile(r"\\[()\[\]]|(?<!\\)\$|(?<![\w)}\s])\*\*|\*\*(?!\s?[-\d({])|__|`")
+_AFTER_VALUE = re.compile(rf"\s*(?:$|[,;)]|[a-zA-Z\u00b0\\]*[a-zA-Z]{{2}}|[{_OTHER_SCRIPT}])")
+_EQUALS = re.compile(r"(?<![<>!:=\\])=(?!=)")
 #: A closing sentence about the answer that gives none, and the step of a calculation that may precede it.
 _ABOUT_ANSWER = re.compile(r"(?:the|this|your)\ (?:final\ |correct\ )?answer\b[^\d=]*", re.IGNORECASE)
 _STEP = re.compile(r"[\d\s.,+*/()^%$×÷−-]+=\s*[-−]?\$?\d[\d,.]*")
@@ -409,12 +469,12 @@ def _puzzle_answer(content: str, has_colon: bool) -> str:
         return ""
     if not has_colon and len(words) > 2 and _NO_ANSWER_WORDS.fullmatch(words[0]):
         return ""
-    return _stripped(content[:-1]) if re.search(r"[\w$*`)\]}]\.$", content) and "\n" not in content else content
+    return _stripped(content[:-1]) if re.search(r"[\w$*`)\]}][.\u3002]$", content) and "\n" not in content else content
 
 
 def _clause_answer(content: str, has_colon: bool) -> str:
     """Return the value that the clause after an announcement gives, "" if it gives none."""
-    content = _EMPTY_BOX.sub("", content)
+    content = _with_plain_punctuation(_EMPTY_BOX.sub("", content))
     if _BOX.search(content):
         return ""  # a box that holds no answer
     content = _EMPHASIS.sub("", content)
@@ -425,13 +485,34 @@ def _clause_answer(content: str, has_colon: bool) -> str:
         return _last_side(value) if _is_complete(value) else ""
     if span is not None:
         content = _MATH.sub(_inside, content)
-    end = _CLAUSE_END.search(content)
+    end = next((end for end in _CLAUSE_END.finditer(content) if not _is_abbreviated(content, end)), None)
     clause = _stripped(content[: end.start()] if end else content)
     if quoted := re.fullmatch(r"[\"“]([^\"“”]+)[\"”]", clause):
         clause = quoted[1].strip()
     if has_colon and _LONE_AFTER_COLON.fullmatch(clause):
         return clause
     return _last_side(clause) if _can_be_announced(clause) else ""
+
+
+def _is_abbreviated(text: str, end: re.Match[str]) -> bool:
+    """Return whether what may end a clause or sentence is the full stop of an abbreviation, such as "3 ft. 2 in."."""
+    if end[0] != ".":
+        return False
+    before, after = text[max(end.start() - 20, 0) : end.start()], text[end.end() : end.end() + 30]
+    if _TITLE.search(before) or (_MEASURE.search(before) and _MORE_OF_MEASURE.match(after)):
+        return True
+    if re.search(r"\bNo$", before):
+        return re.match(r"\s\d+[\s.*]*$", after) is not None
+    if _INITIALS_AFTER.match(after) or _INITIALS_BEFORE.search(before):
+        return _INITIAL.search(before) is not None and re.match(r"\s[A-Z]", after) is not None
+    return _LATE_INITIAL.search(before) is not None and _SURNAME.match(after) is not None
+
+
+def _with_plain_punctuation(text: str) -> str:
+    """Write the punctuation of Chinese and Japanese texts in ASCII, with a space after it."""
+    if text.isascii():
+        return text
+    return _WIDE_SIGN.sub(lambda sign: _WIDE_PUNCTUATION[sign[0]], _WIDE_DECIMAL_POINT.sub(".", text))
 
 
 def _ends_with(clause: str, span: re.Match[str]) -> bool:
@@ -498,9 +579,10 @@ def _stated_value(text: str) -> str:
 
     A sentence about the answer that gives none ("The answer is within \\boxed{}.") is passed over after a calculation.
     """
-    text = text[-4_000:]
+    text = _with_plain_punctuation(text[-4_000:])
     passed_over = False
     for sentence in reversed(_sentences(text)):
+        sentence = _REJECTED.sub("", sentence)
         plain = _MATH_DELIMITERS.sub(" ", _EMPHASIS.sub("", _EMPTY_BOX.sub(" ", sentence)))
         plain = re.sub(r"\\(?:text|mathrm|textbf)\s?\{([^{}]*)\}", r" \1 ", plain)
         plain = " ".join(plain.split()).strip(" ,;:")
@@ -520,19 +602,29 @@ def _stated_value(text: str) -> str:
         if named := _GIVES_EQUATION.search(plain):
             equation = plain[named.end() :].strip()
             return equation if "=" in equation and not re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}", equation) else ""
-        _, equals, right = plain.rpartition("=")
+        *_, equals = (None, *_EQUALS.finditer(plain))
         term = None if equals else _LAST_TERM.search(sentence)
         if term is not None:
-            return (term[1] or term[2]).strip()
-        value = _value_at_start(right.strip()) if equals else ""
-        return value or _last_number(right if equals else plain)
+            return "" if _is_denied(sentence[: term.start()]) else (term[1] or term[2]).strip()
+        if equals is None:
+            return _last_number(plain)
+        right = plain[equals.end() :]
+        return "" if _is_denied(plain[: equals.start()]) else _value_at_start(right.strip()) or _last_number(right)
     return ""
+
+
+def _is_denied(before: str) -> bool:
+    """Return whether the clause before a value denies it: it is not 12, there is no solution with x = 5."""
+    clause = _NEW_CLAUSE.split(before)[-1]
+    return bool(_DENIAL.search(clause) or _DENIED_CLAUSE.search(before))
 
 
 def _sentences(text: str) -> list[str]:
     """Split a text at line breaks and at full stops. A question keeps its mark."""
     sentences, start = [], 0
     for end in _SENTENCE_END.finditer(text):
+        if _is_abbreviated(text, end):
+            continue
         sentences.append(text[start : end.end() if end[0] == "?" else end.start()].strip())
         start = end.end()
     return [sentence for sentence in (*sentences, text[start:].strip()) if sentence]
@@ -541,7 +633,7 @@ def _sentences(text: str) -> list[str]:
 def _value_at_start(right: str) -> str:
     """Return the value at the start of the right side of an equation: a number with its unit, or a short term."""
     number = _NUMBER.match(right)
-    if number is not None and re.match(r"\s*(?:$|[,;)]|[a-zA-Z\u00b0\\]*[a-zA-Z]{2})", right[number.end() :]):
+    if number is not None and _AFTER_VALUE.match(right, number.end()):
         return _with_unit(right, number)
     term = re.split(r"[,;]|\s(?=[a-zA-Z]{3,})", right, maxsplit=1)[0].strip()
     return term if term and not re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}", term) else ""
@@ -553,7 +645,7 @@ def _last_number(sentence: str) -> str:
     Digits within a name (x1) do not count. Numbers that end the sentence in brackets are one value.
     """
     if point := _POINT.search(sentence):
-        return point[0]
+        return "" if _is_denied(sentence[: point.start()]) else point[0]
     numbers = [
         match
         for match in _NUMBER.finditer(sentence)
@@ -562,11 +654,17 @@ def _last_number(sentence: str) -> str:
     if not numbers or _OPERATOR_AFTER.match(sentence, numbers[-1].end()):
         return ""
     is_part = _OPERATOR_BEFORE.search(sentence, max(numbers[-1].start() - 8, 0), numbers[-1].start())
-    return "" if is_part else _with_unit(sentence, numbers[-1])
+    return "" if is_part or _is_denied(sentence[: numbers[-1].start()]) else _with_unit(sentence, numbers[-1])
 
 
 def _with_unit(text: str, number: re.Match[str]) -> str:
-    """Return a number with the word or unit after it."""
+    """Return a number with the word or unit after it, or the date, time or sum of measures that it belongs to."""
+    for whole in _WHOLE_VALUE.finditer(text):
+        units = [unit.rstrip("s") for unit in re.findall(r"(?!and\b)[a-zA-Z]+", whole[0])]
+        if whole.start() <= number.start() < whole.end() and len(set(units)) == len(units):
+            return whole[0]
+    if magnitude := re.compile(f"[{_MAGNITUDES}]+").match(text, number.end()):
+        return number[0] + magnitude[0]
     unit = _UNIT.match(text, number.end())
     if unit is None or _NOT_UNITS.fullmatch(unit[1]):
         return number[0]
