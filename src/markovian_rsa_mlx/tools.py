@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
-from .errors import PromptError
 from .json_strict import loads, replace_surrogates
 from .tokenizer import ChatMessage, Tokenizer
 
@@ -478,7 +477,7 @@ def call_id(origin: str, index: int) -> str:
     return "".join(digits[number // 36**place % 36] for place in range(9))
 
 
-# The chat as the model reads it
+# The generic form: tools, calls and results as plain text
 
 
 def is_tool(tool: Any) -> bool:
@@ -499,44 +498,6 @@ def has_tool_parts(messages: Iterable[ChatMessage]) -> bool:
     return any(message["role"] == "tool" or message.get("tool_calls") for message in messages)
 
 
-def render_chat(
-    tokenizer: Tokenizer,
-    messages: Sequence[ChatMessage],
-    enable_thinking: bool,
-    tools: Sequence[Mapping[str, Any]] = (),
-) -> str:
-    """Render a chat with tools in the model's chat template. Raise `PromptError` if the template refuses it."""
-    return render_form(tokenizer, *model_form(tokenizer, messages, enable_thinking, tools), enable_thinking)
-
-
-def render_form(
-    tokenizer: Tokenizer, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]], enable_thinking: bool
-) -> str:
-    """Render a chat in the form that `model_form` gives."""
-    if not tools and not has_tool_parts(messages):
-        return tokenizer.render_chat(messages, enable_thinking)
-    return tokenizer.render_chat(messages, enable_thinking, tools=tools)  # type: ignore[call-arg]  # it has a form
-
-
-def model_form(
-    tokenizer: Tokenizer,
-    messages: Sequence[ChatMessage],
-    enable_thinking: bool,
-    tools: Sequence[Mapping[str, Any]] = (),
-) -> tuple[list[ChatMessage], Sequence[Mapping[str, Any]]]:
-    """Return the messages and tools for the chat template: all as messages of plain text if its form is not known."""
-    if getattr(tokenizer, "tool_form", None) is not None or not (tools or has_tool_parts(messages)):
-        return list(messages), tools
-    plain = _plain_messages(messages, tools)
-    try:
-        tokenizer.render_chat(plain, enable_thinking)
-    except PromptError:  # many templates refuse a system message
-        if plain[0]["role"] != "system" or len(plain) == 1:
-            raise
-        plain = _merged([ChatMessage(role=plain[1]["role"], content=plain[0]["content"]), *plain[1:]])
-    return plain, ()
-
-
 _INSTRUCTION = """\
 You may call the following functions, each described by one line of JSON:
 
@@ -551,7 +512,7 @@ To call a function, write its name and its arguments as a JSON object between th
 The result follows between <tool_response> and </tool_response>."""
 
 
-def _plain_messages(messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]]) -> list[ChatMessage]:
+def plain_messages(messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]]) -> list[ChatMessage]:
     """Return the chat in the generic form: tools, calls and results are text."""
     plain = list[ChatMessage]()
     for message in messages:
@@ -565,7 +526,7 @@ def _plain_messages(messages: Sequence[ChatMessage], tools: Sequence[Mapping[str
         lines = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
         first = next((index for index, message in enumerate(plain) if message["role"] != "system"), len(plain))
         plain.insert(first, ChatMessage(role="system", content=_INSTRUCTION.format(tools=lines)))
-    return _merged(plain)
+    return merge_neighbours(plain)
 
 
 def write_call(call: Mapping[str, Any]) -> str:
@@ -578,13 +539,21 @@ def write_call(call: Mapping[str, Any]) -> str:
     return f"{GENERIC.begin}\n{json.dumps(function, ensure_ascii=False)}\n{GENERIC.end}"
 
 
-def _merged(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-    """Return the messages with neighbours of the same role as one, as most chat templates require it."""
+def merge_neighbours(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """Return the messages with neighbours of the same role as one, as many templates require it. Results stay apart."""
     merged = list[ChatMessage]()
     for message in messages:
-        if merged and merged[-1]["role"] == message["role"]:
-            content = f"{merged[-1]['content']}\n\n{message['content']}"
-            merged[-1] = ChatMessage(role=message["role"], content=content)
+        if merged and merged[-1]["role"] == message["role"] != "tool":
+            merged[-1] = _joined(merged[-1], message)
         else:
             merged.append(message)
     return merged
+
+
+def _joined(first: ChatMessage, second: ChatMessage) -> ChatMessage:
+    message = ChatMessage(role=first["role"], content=f"{first['content']}\n\n{second['content']}")
+    if calls := [*first.get("tool_calls", ()), *second.get("tool_calls", ())]:
+        message["tool_calls"] = calls
+    if "name" in first and first["name"] == second.get("name"):
+        message["name"] = first["name"]
+    return message

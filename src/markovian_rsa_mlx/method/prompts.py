@@ -28,12 +28,10 @@ from ..tools import (
     ends_with_question,
     is_call,
     is_tool,
-    model_form,
     question_of,
-    render_chat,
-    render_form,
     waits_for_answer,
 )
+from .chat_form import accepted_form, render_chat, render_form
 from .tails import Tail
 
 #: Variables an aggregation template may use; `attempts` holds objects with `.number` and `.text`.
@@ -233,8 +231,7 @@ def _render_apart(
     slot: str,
 ) -> list[tuple[str, Places]]:
     """Render a chat. Return the text on each side of the slot, and where texts of messages and tools are in it."""
-    chat, rendered_tools = model_form(tokenizer, messages, enable_thinking, tools)
-    rendered = render_form(tokenizer, chat, rendered_tools, enable_thinking)
+    chat, rendered_tools, rendered = accepted_form(tokenizer, messages, enable_thinking, tools)
     if slot and rendered.count(slot) != 1:
         raise TemplateError(
             "The model's chat template must show the last user message exactly once "

@@ -14,8 +14,9 @@ from ..backends.base import Engine
 from ..config import FULL, RSAConfig
 from ..errors import ConfigError, ContextLengthError, MemoryLimitError, PromptError
 from ..formatting import shortened
+from ..method.chat_form import render_chat
 from ..tokenizer import ChatMessage, Tokenizer
-from ..tools import Chat, ToolChoice, render_chat, waits_for_answer
+from ..tools import Chat, ToolChoice, waits_for_answer
 from .errors import RequestError
 from .request import (
     RSA_KEYS,

@@ -22,11 +22,11 @@ from starlette.responses import JSONResponse, Response
 from ..backends.base import AnswerSchema, GenerationRequest, TokenLogProbs
 from ..config import RSAConfig, Sampling
 from ..errors import ContextLengthError
+from ..method.chat_form import render_chat
 from ..method.lineage import SEED_LIMIT, TraceKey, trace_seed
 from ..method.tails import AnswerStart
 from ..run.setup import check_schema
 from ..tokenizer import ChatMessage, Tokenizer, Vocabulary
-from ..tools import render_chat
 from .completions import FIRST_EVENT_S, JSON, LateResponse, RunStream, after, until_disconnect, with_errors, with_spaces
 from .errors import RequestError
 from .incremental_text import LiveText
