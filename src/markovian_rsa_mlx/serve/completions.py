@@ -87,7 +87,7 @@ async def chat_completions(request: Request) -> Response:
     """Complete a chat, with Markovian RSA if the body asks for it."""
     manager: RunManager = request.app.state.manager
     chat_request = parse(await read_object(request, manager.settings.max_body_bytes), ChatRequest)
-    manager.count_unknown_keys(chat_request)
+    manager.check_tolerance(chat_request)
     return await answer(request, chat_request, lambda plan, run: ChatForm())
 
 

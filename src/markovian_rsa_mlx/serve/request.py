@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from starlette.requests import ClientDisconnect, Request
@@ -137,10 +137,25 @@ MinP = Annotated[float, Field(ge=0, le=1)]
 R = TypeVar("R", bound="RequestModel")
 
 
+class Tolerated(NamedTuple):
+    """A part of a request that is left out or replaced: what the log says once, and the error of a strict server."""
+
+    notice: str
+    error: RequestError
+
+
 class RequestModel(BaseModel):
     """An object in a body. Its unknown keys are kept in `model_extra`, see `unknown_keys`."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+    def unknown_keys(self) -> Iterator[str]:
+        """Yield the names of unknown keys of this object."""
+        return iter(self.model_extra or ())
+
+    def tolerated(self, path: str) -> Iterator[Tolerated]:
+        """Yield what of this object, which is at this path, is left out or replaced."""
+        return iter(())
 
 
 class StreamOptions(RequestModel):
@@ -489,13 +504,25 @@ def parse(body: dict[str, Any], kind: type[R]) -> R:
 
 def unknown_keys(request: RequestModel, path: str = "") -> Iterator[str]:
     """Yield the paths of the keys of a request that the server does not know."""
-    for name in request.model_extra or ():
+    for name in request.unknown_keys():
         yield path + name
     for name in type(request).model_fields:
         value = getattr(request, name)
         for item in value if isinstance(value, list) else (value,):
             if isinstance(item, RequestModel):
                 yield from unknown_keys(item, f"{path}{name}.")
+
+
+def tolerated_parts(request: RequestModel, path: str = "") -> Iterator[Tolerated]:
+    """Yield what of a request is left out or replaced."""
+    yield from request.tolerated(path)
+    for name in type(request).model_fields:
+        value, place = getattr(request, name), f"{path}.{name}" if path else name
+        if isinstance(value, RequestModel):
+            yield from tolerated_parts(value, place)
+        for index, item in enumerate(value if isinstance(value, list) else ()):
+            if isinstance(item, RequestModel):
+                yield from tolerated_parts(item, f"{place}.{index}")
 
 
 def unknown_key_error(path: str) -> RequestError:

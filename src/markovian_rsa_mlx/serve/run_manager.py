@@ -38,7 +38,7 @@ from .live_progress import ProgressMeter
 from .logprobs import TraceValues
 from .plain_engine import PlainEngine
 from .plan import Plan, Target
-from .request import RequestModel, unknown_key_error, unknown_keys
+from .request import RequestModel, tolerated_parts, unknown_key_error, unknown_keys
 from .stream import StreamingListener, live_traces
 
 _log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ RUN_ID_HEADER = "X-MRSA-Run-Id"
 #: The reason why a run was cancelled.
 CancelledBy = Literal["client", "request", "shutdown"]
 #: Maximum number of unknown keys that the log names.
-_MAX_IGNORED_KEYS = 100
+_MAX_NOTICES = 100
 T = TypeVar("T")
 
 
@@ -151,7 +151,7 @@ class RunManager:
         self.model_name = self.model_names[0]  #: its name in responses
         self._known_names = {*self.model_names, own_name, model_id}
         self.run_models = self._run_models()  #: names that stand for runs, and their settings
-        self._ignored_keys: set[str] = set()  #: unknown keys that the log names
+        self._notices: set[str] = set()  #: what the log has about requests
         self.active: list[ActiveRun] = []
         self.texts: set[asyncio.Task[None]] = set()  #: completions of texts, which are not runs
         self.metrics = Metrics(self.active, settings.queue)
@@ -171,16 +171,22 @@ class RunManager:
         message = f"There is no model {name[:80]!r} here. The served model is {self.model_name!r}."
         raise RequestError(404, message, "model_not_found", "model")
 
-    def count_unknown_keys(self, request: RequestModel) -> None:
-        """Count the unknown keys of a request, and name each of them once in the log. Refuse them if strict."""
+    def check_tolerance(self, request: RequestModel) -> None:
+        """Name once in the log what of a request is ignored, left out or replaced. Raise `RequestError` if strict."""
         for path in unknown_keys(request):
-            if self.settings.strict:
-                raise unknown_key_error(path)
+            self._tolerate(
+                f"The key {shortened(path, 80)!r} of requests is unknown and ignored.", unknown_key_error(path)
+            )
             self.metrics.ignored_keys.inc()
-            path = shortened(path, 80)
-            if path not in self._ignored_keys and len(self._ignored_keys) < _MAX_IGNORED_KEYS:
-                self._ignored_keys.add(path)
-                _log.warning("The key %r of requests is unknown and ignored.", path)
+        for part in tolerated_parts(request):
+            self._tolerate(part.notice, part.error)
+
+    def _tolerate(self, notice: str, error: RequestError) -> None:
+        if self.settings.strict:
+            raise error
+        if notice not in self._notices and len(self._notices) < _MAX_NOTICES:
+            self._notices.add(notice)
+            _log.warning("%s", notice)
 
     def _run_models(self) -> dict[str, RSAConfig]:
         """Return `MODEL-rsa` with the server's profile, and `MODEL-rsa-NAME` for each profile that fits the context."""

@@ -59,7 +59,7 @@ async def start_run(request: Request) -> Response:
     """Start a run in the background. The body is that of a chat completion that is a run."""
     manager: RunManager = request.app.state.manager
     chat_request = parse(await read_object(request, manager.settings.max_body_bytes), ChatRequest)
-    manager.count_unknown_keys(chat_request)
+    manager.check_tolerance(chat_request)
     plan = await prepare_plan(request, chat_request)
     if chat_request.stream:
         raise RequestError(400, "stream is for chat completions. Follow the events of the run.", param="stream")

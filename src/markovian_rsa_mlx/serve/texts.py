@@ -135,7 +135,7 @@ async def completions(request: Request) -> Response:
     """Complete texts as they are."""
     manager: RunManager = request.app.state.manager
     body = parse(await read_object(request, manager.settings.max_body_bytes), TextRequest)
-    manager.count_unknown_keys(body)
+    manager.check_tolerance(body)
     model = manager.target(body.model).name
     preparation = manager.prepare(_prepare, manager, body)
     work = TextWork(manager, body, model, await until_disconnect(request, asyncio.ensure_future(preparation)))
@@ -400,7 +400,7 @@ async def tokenize(request: Request) -> Response:
     """Return the token ids of a text, or of a chat in the model's template."""
     manager: RunManager = request.app.state.manager
     body = parse(await read_object(request, manager.settings.max_body_bytes), TokenizeRequest)
-    manager.count_unknown_keys(body)
+    manager.check_tolerance(body)
     manager.target(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise RequestError(400, "Give either prompt or messages.", param="prompt")
@@ -425,7 +425,7 @@ async def detokenize(request: Request) -> Response:
     """Return the text of token ids, special tokens included."""
     manager: RunManager = request.app.state.manager
     body = parse(await read_object(request, manager.settings.max_body_bytes), DetokenizeRequest)
-    manager.count_unknown_keys(body)
+    manager.check_tolerance(body)
     manager.target(body.model)
     tokenizer = manager.engine.tokenizer
     work = manager.prepare(_decode, tokenizer, body.tokens, "tokens")

@@ -22,7 +22,7 @@ async def create_message(request: Request) -> Response:
     """Continue a chat with a message, with Markovian RSA if the model's name or the body asks for it."""
     manager: RunManager = request.app.state.manager
     body = parse(await read_object(request, manager.settings.max_body_bytes), MessagesRequest)
-    manager.count_unknown_keys(body)
+    manager.check_tolerance(body)
     try:
         # The protocol requires max_tokens, and clients send the largest value that their usual models allow.
         form_of = partial(MessageForm, body)
@@ -35,7 +35,7 @@ async def count_message_tokens(request: Request) -> Response:
     """Count the tokens of a chat in the model's template, as a completion would have them as its prompt."""
     manager: RunManager = request.app.state.manager
     body = parse(await read_object(request, manager.settings.max_body_bytes), CountTokensRequest)
-    manager.count_unknown_keys(body)
+    manager.check_tolerance(body)
     try:
         plan = await prepare_plan(request, counting_request(body))
         count = await until_disconnect(request, asyncio.ensure_future(manager.prepare(manager.prompt_tokens, plan)))

@@ -23,7 +23,7 @@ async def create_response(request: Request) -> Response:
     """Answer a text or a conversation, with Markovian RSA if the model's name or the body asks for it."""
     manager: RunManager = request.app.state.manager
     body = parse(await read_object(request, manager.settings.max_body_bytes), ResponsesRequest)
-    manager.count_unknown_keys(body)
+    manager.check_tolerance(body)
     store: ResponseStore = request.app.state.responses
     earlier: tuple[dict[str, Any], ...] = ()
     if body.previous_response_id is not None:

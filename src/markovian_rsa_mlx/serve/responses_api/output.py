@@ -26,6 +26,7 @@ from ..schemas import (
 )
 from ..sse import json_event
 from .request import ResponsesRequest
+from .tools import OfferedTools, chat_call
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 
@@ -45,17 +46,19 @@ class ReasoningText(ResponseModel):
 
 
 class OutputItem(ResponseModel):
-    """A message, the reasoning before it, or the call of a function."""
+    """A message, the reasoning before it, or the call of a tool."""
 
     id: str
-    type: Literal["message", "reasoning", "function_call"]
+    type: Literal["message", "reasoning", "function_call", "custom_tool_call"]
     status: Status
     role: Literal["assistant"] | None = None
     content: list[OutputText | ReasoningText] | None = None
     summary: list[ReasoningText] | None = None
     call_id: str | None = None
     name: str | None = None
+    namespace: str | None = None
     arguments: str | None = None
+    input: str | None = None
 
 
 class InputTokensDetails(ResponseModel):
@@ -134,11 +137,12 @@ class ResponseForm:
         self, body: ResponsesRequest, plan: Plan, keep: Callable[[dict[str, Any], dict[str, Any]], None]
     ) -> None:
         self._body, self._plan, self._keep = body, plan, keep
+        self._tools = OfferedTools.of(body.tools or ())
         self._id, self._created = _new_id("resp"), int(time.time())
 
     def whole(self, completion: Completion) -> dict[str, Any]:
         """Return the response."""
-        choice, stream = completion.choices[0], _ItemStream(self._opened)
+        choice, stream = completion.choices[0], _ItemStream(self._tools, self._opened)
         is_cut = choice.finish_reason == "length"
         for _ in chain(stream.add(choice.message, choice.logprobs), stream.end(is_cut)):
             pass  # the events are those of a stream
@@ -159,7 +163,7 @@ class ResponseForm:
 
         for kind in ("response.created", "response.in_progress"):
             yield numbered(kind, response=self._response("in_progress", []).to_json())
-        stream = _ItemStream(self._opened)
+        stream = _ItemStream(self._tools, self._opened)
         finish_reason, usage, metadata = None, None, None
         try:
             async for chunk in chunks:
@@ -189,6 +193,9 @@ class ResponseForm:
         if kind == "function_call":
             item_id = _new_id("fc")
             return OutputItem(id=item_id, type="function_call", status="in_progress", arguments="", **keys)
+        if kind == "custom_tool_call":
+            item_id = _new_id("ctc")
+            return OutputItem(id=item_id, type="custom_tool_call", status="in_progress", input="", **keys)
         if self._body.wants_summary:
             return OutputItem(id=_new_id("rs"), type="reasoning", status="in_progress", summary=[])
         return OutputItem(id=_new_id("rs"), type="reasoning", status="in_progress", summary=[], content=[])
@@ -251,8 +258,8 @@ Event = tuple[str, dict[str, Any]]
 class _ItemStream:
     """Turns the deltas of a chat into items, and the events about them: their type and their keys."""
 
-    def __init__(self, opened: Callable[..., OutputItem]) -> None:
-        self._opened, self._text = opened, ""
+    def __init__(self, tools: OfferedTools, opened: Callable[..., OutputItem]) -> None:
+        self._tools, self._opened, self._text = tools, opened, ""
         self._logprobs: list[TokenLogProb] = []
         self.items: list[OutputItem] = []
 
@@ -264,8 +271,9 @@ class _ItemStream:
                     yield from self._begin(kind)
                 yield from self._append(text, logprobs.content if logprobs else ())
         for call in delta.tool_calls or ():
-            yield from self._begin("function_call", call_id=call.id, name=call.function.name)
-            yield from self._append(call.function.arguments)
+            called = self._tools.called(call.function.name, call.function.arguments)
+            yield from self._begin(called.kind, call_id=call.id, **called.names)
+            yield from self._append(called.text)
 
     def end(self, is_cut: bool) -> Iterator[Event]:
         """Yield the last events. An answer has a message or a call, unless its reasoning was cut off."""
@@ -296,7 +304,8 @@ class _ItemStream:
             return
         done = self.items[-1] = _done(item, self._text, self._logprobs, status)
         names = _names(item)
-        texts = {"name": item.name, "arguments": self._text} if item.type == "function_call" else {"text": self._text}
+        name = {"name": item.name} if item.type == "function_call" else {}
+        texts = name | {_TEXT_KEYS.get(item.type, "text"): self._text}
         yield f"{names.text}.done", self._place(item) | texts | _values(item, self._logprobs)
         if names.part is not None:
             part = _part(item, self._text, self._logprobs)
@@ -316,9 +325,13 @@ class _Names(NamedTuple):
     position: str | None = None
 
 
+#: The keys of the texts of calls.
+_TEXT_KEYS = {"function_call": "arguments", "custom_tool_call": "input"}
+
+
 def _names(item: OutputItem) -> _Names:
-    if item.type == "function_call":
-        return _Names("response.function_call_arguments")
+    if item.type in _TEXT_KEYS:
+        return _Names(f"response.{item.type}_{_TEXT_KEYS[item.type]}")
     if item.type == "message":
         return _Names("response.output_text", "response.content_part", "content_index")
     if item.content is None:
@@ -340,8 +353,8 @@ def _values(item: OutputItem, logprobs: Sequence[TokenLogProb]) -> dict[str, Any
 
 def _done(item: OutputItem, text: str, logprobs: Sequence[TokenLogProb], status: Status) -> OutputItem:
     """Return a finished item with its text."""
-    if item.type == "function_call":
-        return item.model_copy(update={"status": status, "arguments": text})
+    if item.type in _TEXT_KEYS:
+        return item.model_copy(update={"status": status, _TEXT_KEYS[item.type]: text})
     place = "summary" if item.content is None else "content"
     return item.model_copy(update={"status": status, place: [_part(item, text, logprobs)]})
 
@@ -349,11 +362,7 @@ def _done(item: OutputItem, text: str, logprobs: Sequence[TokenLogProb], status:
 def _chat_message(output: Sequence[OutputItem]) -> dict[str, Any]:
     """Return the answer as a message of a chat."""
     texts = [part.text for item in output if item.type == "message" for part in item.content or ()]
-    calls = [
-        {"id": item.call_id, "type": "function", "function": {"name": item.name, "arguments": item.arguments}}
-        for item in output
-        if item.type == "function_call"
-    ]
+    calls = [chat_call(item) for item in output if item.type in _TEXT_KEYS]
     return {"role": "assistant", "content": "".join(texts)} | ({"tool_calls": calls} if calls else {})
 
 

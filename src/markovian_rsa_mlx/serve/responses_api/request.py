@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -20,10 +20,12 @@ from ..request import (
     Temperature,
     TemplateOptions,
     TokenLimit,
+    Tolerated,
     TopK,
     TopP,
 )
 from ..translation import missing, to_chat_request, unsupported, with_one_system_message
+from .tools import OfferedTools, ResponsesTool, ResponsesToolChoice, chat_call
 
 #: The chat's keys that errors name, and those of this protocol.
 KEYS = {
@@ -35,6 +37,12 @@ KEYS = {
 }
 _LOGPROBS = "message.output_text.logprobs"
 _TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
+#: Items about the work of tools on OpenAI's servers. The messages after them have its result.
+_HOSTED = frozenset({
+    "web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call", "mcp_list_tools",
+    "mcp_approval_request", "mcp_approval_response", "mcp_call", "tool_search_call", "tool_search_output",
+})  # fmt: skip
+_ITEMS = "message, function_call, custom_tool_call, their outputs and reasoning"
 #: Keys that would change the answer and that the server cannot honour.
 _UNSUPPORTED = {
     "background": "the response is not kept running without its client",
@@ -57,7 +65,10 @@ Content = str | Annotated[list[InputPart], Field(max_length=10_000, fail_fast=Tr
 
 
 class InputItem(RequestModel):
-    """An item of the input: a message (the default), a call of a function or its output. Reasoning is ignored."""
+    """An item of the input: a message (the default), a call of a tool or its output.
+
+    Reasoning is ignored, and so is what tools on OpenAI's servers did.
+    """
 
     type: str | None = None
     role: Literal["user", "assistant", "system", "developer"] | None = None
@@ -65,14 +76,24 @@ class InputItem(RequestModel):
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
+    input: str | None = None
     output: Content | None = None
     id: Any = None
     status: Any = None
     phase: Any = None
     summary: Any = None
     encrypted_content: Any = None
-    namespace: Any = None
+    namespace: str | None = None
     caller: Any = None
+
+    def unknown_keys(self) -> Iterator[str]:
+        """Yield the names of unknown keys. An item that is left out has none."""
+        return iter(()) if self.type in _HOSTED else super().unknown_keys()
+
+    def tolerated(self, path: str) -> Iterator[Tolerated]:
+        """Yield this item if it is left out."""
+        if self.type in _HOSTED:
+            yield Tolerated(f"Items of the type {self.type!r} are left out.", unsupported(path, self.type, _ITEMS))
 
 
 class ReasoningConfig(RequestModel):
@@ -100,28 +121,6 @@ class TextConfig(RequestModel):
 
     format: TextFormat | None = None
     verbosity: Any = Field(None, description="Ignored.")
-
-
-class ResponsesTool(RequestModel):
-    """A tool. Only functions are supported."""
-
-    type: str
-    name: str | None = None
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-    defer_loading: Any = None
-    output_schema: Any = None
-    allowed_callers: Any = None
-
-
-class ResponsesToolChoice(RequestModel):
-    """One function that must be called, or a selection of the tools."""
-
-    type: str
-    name: str | None = None
-    mode: Literal["auto", "required"] | None = None
-    tools: list[dict[str, Any]] | None = None
 
 
 Metadata = Annotated[dict[str, Annotated[str, Field(max_length=512)]], Field(max_length=16)]
@@ -195,7 +194,7 @@ def chat_request(body: ResponsesRequest, messages: Sequence[dict[str, Any]]) -> 
     for key, reason in _UNSUPPORTED.items():
         if getattr(body, key):
             raise RequestError(400, f"{key} is not supported: {reason}.", "unsupported_key", key)
-    tools, tool_choice = _tools(body)
+    tools = OfferedTools.of(body.tools or ())
     log_probabilities = _LOGPROBS in (body.include or ())
     values = {
         "model": body.model,
@@ -203,8 +202,8 @@ def chat_request(body: ResponsesRequest, messages: Sequence[dict[str, Any]]) -> 
         "max_tokens": body.max_output_tokens,
         "reasoning_effort": body.reasoning.effort if body.reasoning else None,
         "response_format": _response_format(body.text.format if body.text else None),
-        "tools": tools,
-        "tool_choice": tool_choice,
+        "tools": tools.functions,
+        "tool_choice": tools.choice(body.tool_choice),
         "parallel_tool_calls": body.parallel_tool_calls,
         "chat_template_kwargs": body.chat_template_kwargs and body.chat_template_kwargs.model_dump(),
         "logprobs": log_probabilities or None,
@@ -227,24 +226,20 @@ def _add(messages: list[dict[str, Any]], item: InputItem, path: str) -> None:
                 messages[-1]["content"] = "\n\n".join(filter(None, (messages[-1]["content"], text)))
             else:
                 messages.append({"role": item.role, "content": text})
-        case "function_call":
-            for key in ("call_id", "name", "arguments"):
+        case "function_call" | "custom_tool_call" as kind:
+            for key in ("call_id", "name", "arguments" if kind == "function_call" else "input"):
                 if getattr(item, key) is None:
                     raise missing(f"{path}.{key}")
             if not messages or messages[-1]["role"] != "assistant":
                 messages.append({"role": "assistant", "content": None})
-            function = {"name": item.name, "arguments": item.arguments}
-            calls = messages[-1].setdefault("tool_calls", [])
-            calls.append({"id": item.call_id, "type": "function", "function": function})
-        case "function_call_output":
+            messages[-1].setdefault("tool_calls", []).append(chat_call(item))
+        case "function_call_output" | "custom_tool_call_output":
             if item.call_id is None:
                 raise missing(f"{path}.call_id")
             text = _text(item.output, f"{path}.output")
             messages.append({"role": "tool", "tool_call_id": item.call_id, "content": text})
-        case "reasoning":
-            pass
-        case other:
-            raise unsupported(path, other, "message, function_call, function_call_output and reasoning")
+        case kind if kind != "reasoning" and kind not in _HOSTED:
+            raise unsupported(path, kind, _ITEMS)
 
 
 def _text(content: Content | None, path: str) -> str:
@@ -272,32 +267,3 @@ def _response_format(text: TextFormat | None) -> dict[str, Any] | None:
         return {"type": "json_object"}
     schema = {"name": text.name, "description": text.description, "schema": text.schema_, "strict": text.strict}
     return {"type": "json_schema", "json_schema": {key: value for key, value in schema.items() if value is not None}}
-
-
-def _tools(body: ResponsesRequest) -> tuple[list[dict[str, Any]], Any]:
-    """Return the chat's `tools` and `tool_choice`."""
-    tools = []
-    for index, tool in enumerate(body.tools or ()):
-        if tool.type != "function":
-            raise unsupported(f"tools.{index}", tool.type, "function")
-        if tool.name is None:
-            raise missing(f"tools.{index}.name")
-        keys = ("name", "description", "parameters", "strict")
-        function = {key: value for key in keys if (value := getattr(tool, key)) is not None}
-        tools.append(function)
-    choice: Any = body.tool_choice
-    if isinstance(choice, ResponsesToolChoice):
-        if choice.type == "allowed_tools":
-            allowed = [tool for tool in choice.tools or () if tool.get("type") == "function"]
-            selection = {"mode": choice.mode or "auto", "tools": [_named(tool.get("name")) for tool in allowed]}
-            choice = {"type": "allowed_tools", "allowed_tools": selection}
-        elif choice.type == "function":
-            choice = _named(choice.name)
-        else:
-            raise unsupported("tool_choice", choice.type, "function and allowed_tools")
-    return [{"type": "function", "function": function} for function in tools], choice
-
-
-def _named(name: str | None) -> dict[str, Any]:
-    """Return the chat's choice of one function."""
-    return {"type": "function", "function": {"name": name}}
