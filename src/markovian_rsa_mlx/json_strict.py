@@ -7,7 +7,9 @@ import json
 import math
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class NotJSONError(ValueError):
@@ -38,17 +40,38 @@ def loads(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] = dict) -> An
 
 def parse_line(line: bytes) -> dict[str, Any]:
     """Return the JSON object of a line. Raises ValueError, also for duplicate keys, NaN and lone surrogates."""
-    try:
-        raw = loads(line.decode(), _unique)
-        if b"\\u" in line:  # an escape can hold a lone surrogate
+    raw = _parse_object(line)
+    if b"\\u" in line:  # an escape can hold a lone surrogate
+        try:
             json.dumps(raw, ensure_ascii=False).encode()
+        except ValueError as error:
+            raise _not_an_object(error) from error
+    return raw
+
+
+def parse_body(body: bytes) -> dict[str, Any]:
+    """Return the JSON object of a request, which may begin with a byte order mark, without lone surrogates.
+
+    Programs that cut texts in JavaScript send halves of characters. Raises ValueError, also for duplicate keys and NaN.
+    """
+    raw = _parse_object(body.removeprefix(codecs.BOM_UTF8))
+    return without_surrogates(raw) if b"\\u" in body else raw
+
+
+def _parse_object(text: bytes) -> dict[str, Any]:
+    try:
+        raw = loads(text.decode(), _unique)
     except DuplicateKeyError:
         raise
     except ValueError as error:
-        raise NotJSONError(f"not a JSON object in UTF-8 ({error})") from error
+        raise _not_an_object(error) from error
     if not isinstance(raw, dict):
         raise NotJSONError("not a JSON object")
     return raw
+
+
+def _not_an_object(error: ValueError) -> NotJSONError:
+    return NotJSONError(f"not a JSON object in UTF-8 ({error})")
 
 
 _STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*'
@@ -116,3 +139,12 @@ def is_valid_utf8(text: str) -> bool:
 def replace_surrogates(text: str) -> str:
     """Return `text` with U+FFFD in the place of each lone surrogate."""
     return _SURROGATES.sub("\ufffd", text)
+
+
+def without_surrogates(value: T) -> T:
+    """Return a JSON value with U+FFFD in the place of each lone surrogate in its texts."""
+    text = json.dumps(value, ensure_ascii=False)
+    if is_valid_utf8(text):
+        return value
+    repaired: T = json.loads(replace_surrogates(text))
+    return repaired

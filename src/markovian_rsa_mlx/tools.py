@@ -488,9 +488,11 @@ def is_tool(tool: Any) -> bool:
 
 
 def is_call(call: Any) -> bool:
-    """Return True for a call in a message: the name of a function and an object of arguments."""
+    """Return True for a call in a message: a name and an object of arguments. A model may have called by any name."""
     function = call.get("function") if isinstance(call, dict) else None
-    return is_tool(call) and isinstance(function, dict) and isinstance(function.get("arguments"), dict)
+    if not isinstance(function, dict):
+        return False
+    return isinstance(function.get("name"), str) and isinstance(function.get("arguments"), dict)
 
 
 def has_tool_parts(messages: Iterable[ChatMessage]) -> bool:

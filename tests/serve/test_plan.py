@@ -10,8 +10,8 @@ from markovian_rsa_mlx.config import PROFILES, RSAConfig
 from markovian_rsa_mlx.errors import ConfigError
 from markovian_rsa_mlx.method.prompts import check_chat
 from markovian_rsa_mlx.serve.errors import RequestError, to_request_error
-from markovian_rsa_mlx.serve.plan import Plan, RemainingTokens, Target, build_plan
-from markovian_rsa_mlx.serve.request import ALIASES, RSA_KEYS, ChatRequest, parse
+from markovian_rsa_mlx.serve.plan import Plan, RemainingTokens, Target, build_plan, to_messages
+from markovian_rsa_mlx.serve.request import ALIASES, RSA_KEYS, ChatRequest, parse, unknown_keys
 
 CHAT = [{"role": "user", "content": "?"}]
 TABLE = RSAConfig.apex_xhigh()
@@ -266,9 +266,9 @@ def test_question_and_what_follows_it_in_any_order(given: str, expected: str) ->
             "messages.0.tool_calls",
         ),
         (
-            {"messages": [{"role": "assistant", "tool_calls": [CALL | {"function": {"name": "f", "arguments": "{"}}]}]},
+            {"messages": [{"role": "assistant", "tool_calls": [CALL | {"function": {"name": 1}}]}]},
             "invalid_value",
-            "messages.0.tool_calls.0.function.arguments",
+            "messages.0.tool_calls.0.function.name",
         ),
         ({"tools": [TOOL, TOOL]}, "invalid_value", "tools"),
         ({"tools": [TOOL | {"type": "web_search"}]}, "invalid_value", "tools.0.type"),
@@ -348,6 +348,38 @@ def test_nulls_and_refusals_of_the_assistant(message: dict[str, Any], text: str,
     assert answer["content"] == text
     expected = call and [call | {"function": {"name": "f", "arguments": {}}}]
     assert answer.get("tool_calls") == expected
+
+
+@pytest.mark.parametrize(
+    ("function", "shown"),
+    [
+        ({"name": "f", "arguments": '{"value": '}, {"name": "f", "arguments": {"arguments": '{"value": '}}),
+        ({"name": "f", "arguments": "[1]"}, {"name": "f", "arguments": {"arguments": "[1]"}}),
+        ({"name": "f", "arguments": "5"}, {"name": "f", "arguments": {"arguments": "5"}}),
+        ({"name": "f", "arguments": '{"a": NaN}'}, {"name": "f", "arguments": {"arguments": '{"a": NaN}'}}),
+        ({"name": "f", "arguments": [1]}, {"name": "f", "arguments": {"arguments": "[1]"}}),
+        ({"name": "f", "arguments": "[" * 99}, {"name": "f", "arguments": {"arguments": "[" * 99}}),
+        ({"name": "f", "arguments": {"a": 1}}, {"name": "f", "arguments": {"a": 1}}),
+        ({"name": "", "arguments": "{}"}, {"name": "", "arguments": {}}),
+        ({"name": "two words", "arguments": "{}"}, {"name": "two words", "arguments": {}}),
+    ],
+)
+def test_broken_call_of_an_earlier_answer_is_shown_as_it_is(function: dict[str, Any], shown: dict[str, Any]) -> None:
+    call = {"role": "assistant", "tool_calls": [CALL | {"function": function}]}
+    chat = plan(messages=[*CHAT, call, {"role": "tool", "tool_call_id": "1", "content": "no"}, *CHAT]).chat
+    check_chat(chat)
+    assert chat.messages[1]["tool_calls"][0]["function"] == shown
+
+
+@pytest.mark.parametrize("kind", ["thinking", "reasoning", "redacted_thinking", "summary_text"])
+@pytest.mark.parametrize("text", ["text", "output_text", "input_text"])
+def test_thinking_of_an_earlier_answer_is_left_out(kind: str, text: str) -> None:
+    thought = {"type": kind, "thinking": [{"type": "text", "text": "t"}], "text": "t", "signature": "s"}
+    answer = {"role": "assistant", "content": [thought, {"type": text, "text": "a"}, thought]}
+    request = parse({"messages": [*CHAT, answer, *CHAT]}, ChatRequest)
+    assert to_messages(request.messages)[1]["content"] == "a"
+    assert list(unknown_keys(request)) == []
+    assert refusal(messages=[{"role": "user", "content": [thought]}]).code == "unsupported_content"
 
 
 def test_result_without_content_is_empty() -> None:

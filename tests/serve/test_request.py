@@ -55,7 +55,7 @@ def error_of(response: httpx2.Response, status: int) -> dict[str, Any]:
         b'{"temperature": 1e999, "messages": [{"role": "user", "content": "x"}]}',
         b'{"seed": ' + b"9" * 5_000 + b', "messages": []}',
         b'{"seed": ' + b"9" * 4_000 + b', "messages": [{"role": "user", "content": "x"}]}',
-        b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+        b'{"messages": [{"role": "user", "content": "\xed\xa0\x80"}]}',
         b'{"\\ud800": 1}',
         b'{"messages": "\xff\xfe"}',
         b"[" * 100_000,
@@ -69,6 +69,30 @@ def test_invalid_body_is_400(server: Running, body: bytes) -> None:
     error = error_of(server.client.post("/v1/chat/completions", content=body, headers=JSON), 400)
     assert error["type"] == "invalid_request_error"
     assert not server.backend.requests
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (b"cut \\ud83d", "cut \ufffd"),
+        (b"\\ude00 cut", "\ufffd cut"),
+        (b"\\ude00\\ud83d", "\ufffd\ufffd"),
+        (b"\\ud83d\\ude00", "\U0001f600"),
+        (b"\\\\ud83d", "\\ud83d"),
+    ],
+)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["", "byte order mark"])
+def test_halves_of_characters_are_replaced(server: Running, text: bytes, shown: str, mark: bytes) -> None:
+    """Clients in JavaScript that shorten a text may cut a character in two, and send it again at each turn."""
+    arguments = b'"{\\"a\\": \\"%s\\"}"' % text.replace(b"\\", b"\\\\")
+    call = b'{"id": "1", "function": {"name": "f", "arguments": %s}}' % arguments
+    messages = b'[{"role": "user", "content": "%s"}, {"role": "assistant", "tool_calls": [%s]},' % (text, call)
+    body = b'{"messages": %s {"role": "tool", "tool_call_id": "1", "content": "%s"}]}' % (messages, text)
+    answer = server.client.post("/v1/chat/completions", content=mark + body, headers=JSON)
+    assert answer.status_code == 200, answer.text
+    question, called, result = server.backend.requests[-1].messages
+    assert question["content"] == result["content"] == shown
+    assert called["tool_calls"][0]["function"]["arguments"] == {"a": shown}
 
 
 def test_other_content_type_is_400(server: Running) -> None:

@@ -237,3 +237,41 @@ def test_history_with_calls_needs_no_tools(tools_server: Running) -> None:
     answered = tools_server.post(messages=[QUESTION, first, result], seed=1).json()["choices"][0]["message"]
     assert answered["content"] == ANSWER
     assert tools_server.post("/tokenize", messages=[QUESTION, first, result]).json()["count"] > 80
+
+
+BROKEN = [("weather", '{"city": '), ("weather", "[]"), ("", "{}"), ("no such tool", '{"a": NaN}')]
+
+
+def broken_chat(path: str, name: str, arguments: str) -> dict[str, Any]:
+    """Return a body whose chat has a call that is no valid one, in the form of a protocol."""
+    question = {"role": "user", "content": "How is the weather?"}
+    if path == "/v1/responses":
+        call = {"type": "function_call", "call_id": "c", "name": name, "arguments": arguments}
+        return {"input": [question, call, {"type": "function_call_output", "call_id": "c", "output": "no"}]}
+    if path == "/v1/messages":
+        use = {"type": "tool_use", "id": "c", "name": name, "input": arguments}
+        result = {"type": "tool_result", "tool_use_id": "c", "content": "no"}
+        turns = [{"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}]
+        return {"max_tokens": 400, "messages": [question, *turns]}
+    called = {"id": "c", "type": "function", "function": {"name": name, "arguments": arguments}}
+    turns = [{"role": "assistant", "tool_calls": [called]}, {"role": "tool", "tool_call_id": "c", "content": "no"}]
+    return {"messages": [question, *turns]}
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
+@pytest.mark.parametrize("family", ["hermes", "generic"])
+def test_broken_call_in_the_history_does_not_end_the_chat(serve: Serve, path: str, family: str, home: Path) -> None:
+    tokenizer = ToolTokenizer(family) if family in FAMILIES else CharacterTokenizer()
+    server, strict = serve(caller(tokenizer)), serve(caller(tokenizer), strict=True)
+    for name, arguments in BROKEN:
+        body = broken_chat(path, name, arguments)
+        for keys in ({"seed": 1}, RUN):
+            answer = server.post(path, **body | keys)
+            assert answer.status_code == 200, answer.text
+        refused = strict.post(path, **body)
+        assert refused.status_code == 400
+        place = ".input" if path == "/v1/messages" else ".arguments"
+        assert (place if name == "weather" else ".name") in refused.text
+    assert strict.post(path, **broken_chat(path, "weather", "{}" if path != "/v1/messages" else "")).status_code == 200
+    for trail in home.glob("*.jsonl"):
+        assert verify_file(trail, codec=tokenizer).finished

@@ -20,6 +20,7 @@ from ..tools import Chat, ToolChoice, waits_for_answer
 from .errors import RequestError
 from .request import (
     RSA_KEYS,
+    THOUGHTS,
     AllowedToolsChoice,
     ChatRequest,
     Effort,
@@ -329,7 +330,8 @@ def to_messages(messages: Sequence[Message]) -> list[ChatMessage]:
             raise RequestError(400, f"{path}.content is missing.", "missing_key", f"{path}.content")
         content = message.content or (message.refusal if isinstance(message.refusal, str) else "")
         if not isinstance(content, str):
-            content = "".join(_text_of(part, f"{path}.content") for part in content)
+            shown = [part for part in content if message.role != "assistant" or part.type not in THOUGHTS]
+            content = "".join(_text_of(part, f"{path}.content") for part in shown)
         # Chat templates know "developer" by its older name.
         role = "system" if message.role == "developer" else message.role
         converted = ChatMessage(role=role, content=content)
@@ -346,9 +348,13 @@ def to_messages(messages: Sequence[Message]) -> list[ChatMessage]:
     return chat
 
 
+#: Types of parts with text. Those of the Responses protocol reach chats, too.
+_TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
+
+
 def _text_of(part: Part, path: str) -> str:
     text = part.refusal if part.type == "refusal" else part.text
-    if part.type not in ("text", "refusal") or text is None:
+    if part.type not in _TEXT_PARTS or text is None:
         message = f"{path} has a part of type {part.type[:40]!r}. Only text parts are supported."
         raise RequestError(400, message, "unsupported_content", path)
     return text

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import difflib
+import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
 
@@ -13,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from starlette.requests import ClientDisconnect, Request
 
 from ..formatting import shortened
-from ..json_strict import loads, parse_line
+from ..json_strict import loads, parse_body, without_surrogates
 from ..tools import MAX_CALLS, NAME_PATTERN
 from .errors import RequestError
 
@@ -193,32 +195,76 @@ class SamplingRequest(RequestModel):
         return tuple(text for text in self.stop or () if text)
 
 
+#: Types of parts with the thinking of an earlier answer, as servers and clients name them.
+THOUGHTS: Final = frozenset({
+    "thinking", "redacted_thinking", "reasoning", "reasoning_text", "reasoning_content", "reasoning.text", "think",
+    "thought", "summary_text", "reasoning.summary",
+})  # fmt: skip
+
+
 class Part(RequestModel):
-    """A part of a message's content. Only texts are supported, and refusals of the assistant, which are texts."""
+    """A part of a message's content: text, or a refusal of the assistant, which is text. Thinking is left out."""
 
     type: str
     text: str | None = None
     refusal: str | None = None
 
+    def unknown_keys(self) -> Iterator[str]:
+        """Yield the names of unknown keys. A part that is left out has none."""
+        return iter(()) if self.type in THOUGHTS else super().unknown_keys()
 
-def _arguments(value: Any) -> Any:
-    """Return the arguments of a call as an object. Clients send them as JSON text, and "" or null for none."""
+
+def _arguments(value: Any) -> dict[str, Any]:
+    """Return the arguments of a call as an object. Clients send them as JSON text, and "" or null for none.
+
+    Raises ValueError for anything else.
+    """
     if isinstance(value, str):
-        try:
-            value = loads(value) if value.strip() else None
-        except ValueError as error:
-            raise ValueError(f"give the JSON text of an object ({error})") from error
-    return {} if value is None else value
+        value = without_surrogates(loads(value)) if value.strip() else None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value
 
 
-_ARGUMENTS_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "null"}]}
+def shown_arguments(value: Any) -> dict[str, Any]:
+    """Return the arguments of an earlier call as the model is shown them: broken ones as the text that they are."""
+    try:
+        return _arguments(value)
+    except ValueError:
+        return {"arguments": value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}
+
+
+def tolerated_call(
+    name: str | None, arguments: Any, path: str, arguments_key: str = "arguments"
+) -> Iterator[Tolerated]:
+    """Yield what of an earlier call is no valid call. A client sends it with each further request of the chat."""
+    if name is not None and re.match(NAME_PATTERN, name) is None:
+        message = f"{path}.name is {shortened(repr(name), 80)}, which no function is called."
+        error = RequestError(400, message, param=f"{path}.name")
+        yield Tolerated("An earlier call in a chat has an invalid name. The model is shown it as it is.", error)
+    try:
+        _arguments(arguments)
+    except ValueError as reason:
+        place = f"{path}.{arguments_key}"
+        message = f"{place} is invalid: give an object ({shortened(str(reason), 80)})."
+        error = RequestError(400, message, param=place)
+        yield Tolerated("An earlier call in a chat has invalid arguments. The model is shown their text.", error)
 
 
 class RequestFunctionCall(RequestModel):
-    """The function that a message of the assistant calls. `arguments` is the JSON text of an object."""
+    """The function that a message of the assistant calls. `arguments` is the JSON text of an object.
 
-    name: FunctionName
-    arguments: Annotated[dict[str, Any], BeforeValidator(_arguments), WithJsonSchema(_ARGUMENTS_SCHEMA)] = {}
+    A model may have written another name or other arguments: they are shown as they are.
+    """
+
+    name: str
+    arguments: Any = None
+
+    def tolerated(self, path: str) -> Iterator[Tolerated]:
+        """Yield what is no valid call."""
+        return tolerated_call(self.name, self.arguments, path)
 
 
 class RequestToolCall(RequestModel):
@@ -230,7 +276,7 @@ class RequestToolCall(RequestModel):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the call for chat templates, with the arguments as an object."""
-        function = {"name": self.function.name, "arguments": self.function.arguments}
+        function = {"name": self.function.name, "arguments": shown_arguments(self.function.arguments)}
         return {"id": self.id or "", "type": "function", "function": function}
 
 
@@ -554,7 +600,8 @@ def validation_error(error: ValidationError, given_as: Mapping[str, str]) -> Req
 async def read_object(request: Request, max_bytes: int) -> dict[str, Any]:
     """Return the body's JSON object.
 
-    Raise `RequestError` for another content type or value, repeated keys, NaN and lone surrogates.
+    U+FFFD takes the place of lone surrogates. Raise `RequestError` for another content type or value, repeated keys and
+    NaN.
     """
     content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if content_type != "application/json":
@@ -562,7 +609,7 @@ async def read_object(request: Request, max_bytes: int) -> dict[str, Any]:
         raise RequestError(400, message, "invalid_content_type")
     body = await read_bytes(request, max_bytes)
     try:
-        return parse_line(body)
+        return parse_body(body)
     except ValueError as error:
         reason = str(error).encode(errors="replace").decode()[:200]
         raise RequestError(400, f"The body is invalid: {reason}.", "invalid_json") from error

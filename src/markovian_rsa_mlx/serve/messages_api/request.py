@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -15,8 +16,10 @@ from ..request import (
     Seed,
     Temperature,
     Tokens,
+    Tolerated,
     TopK,
     TopP,
+    tolerated_call,
 )
 from ..translation import missing, to_chat_request, unsupported, with_one_system_message
 
@@ -44,7 +47,7 @@ class InputBlock(TextBlock):
 
     id: str | None = None
     name: str | None = None
-    input: dict[str, Any] | None = None
+    input: Any = None
     tool_use_id: str | None = None
     content: str | list[TextBlock] | None = None
     is_error: Any = None
@@ -53,6 +56,10 @@ class InputBlock(TextBlock):
     data: Any = None
     caller: Any = None
     toolset_name: Any = None
+
+    def tolerated(self, path: str) -> Iterator[Tolerated]:
+        """Yield what of the use of a tool is no valid call."""
+        return tolerated_call(self.name, self.input, path, "input") if self.type == "tool_use" else iter(())
 
 
 class InputMessage(RequestModel):

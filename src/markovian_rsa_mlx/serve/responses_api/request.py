@@ -23,6 +23,7 @@ from ..request import (
     Tolerated,
     TopK,
     TopP,
+    tolerated_call,
 )
 from ..translation import missing, to_chat_request, unsupported, with_one_system_message
 from .tools import OfferedTools, ResponsesTool, ResponsesToolChoice, chat_call
@@ -75,7 +76,7 @@ class InputItem(RequestModel):
     content: Content | None = None
     call_id: str | None = None
     name: str | None = None
-    arguments: str | None = None
+    arguments: Any = None
     input: str | None = None
     output: Content | None = None
     id: Any = None
@@ -91,9 +92,11 @@ class InputItem(RequestModel):
         return iter(()) if self.type in _HOSTED else super().unknown_keys()
 
     def tolerated(self, path: str) -> Iterator[Tolerated]:
-        """Yield this item if it is left out."""
+        """Yield this item if it is left out, and what of a call is no valid call."""
         if self.type in _HOSTED:
             yield Tolerated(f"Items of the type {self.type!r} are left out.", unsupported(path, self.type, _ITEMS))
+        if self.type in ("function_call", "custom_tool_call"):
+            yield from tolerated_call(self.name, self.arguments, path)
 
 
 class ReasoningConfig(RequestModel):
