@@ -28,7 +28,7 @@ from .request import ChatRequest, parse, read_object
 from .response import AnswerReader, CompletionBuilder, completion_id
 from .run_manager import RUN_ID_HEADER, ActiveRun, CancelledBy, RunManager, wait_for_result
 from .schemas import ChoiceLogProbs, Chunk, ChunkChoice, Completion, Delta, DeltaToolCall
-from .sse import KEEP_ALIVE_S, json_event
+from .sse import KEEP_ALIVE, KEEP_ALIVE_S, Comment, json_event
 from .stream import StreamingListener
 
 JSON = "application/json"
@@ -61,7 +61,7 @@ class AnswerForm(Protocol):
 class ChatForm:
     """The form of `/v1/chat/completions`."""
 
-    ping = ServerSentEvent(comment="keepalive", sep="\n")
+    ping = KEEP_ALIVE
 
     def whole(self, completion: Completion) -> dict[str, Any]:
         """Return the completion."""
@@ -75,9 +75,7 @@ class ChatForm:
         """Yield the chunks and [DONE], or an error as the last event."""
         try:
             async for chunk in chunks:
-                yield (
-                    ServerSentEvent(comment=chunk, sep="\n") if isinstance(chunk, str) else json_event(chunk.to_json())
-                )
+                yield Comment(chunk) if isinstance(chunk, str) else json_event(chunk.to_json())
             yield ServerSentEvent("[DONE]", sep="\n")
         except Exception as error:
             yield json_event(self.failed(error))
@@ -313,7 +311,7 @@ class RunStream(EndsRun, EventSourceResponse):
         self,
         run: Cancellable,
         content: AsyncIterator[ServerSentEvent],
-        ping: ServerSentEvent = ChatForm.ping,
+        ping: ServerSentEvent = KEEP_ALIVE,
         **options: Any,
     ) -> None:
         super().__init__(run, content, ping=KEEP_ALIVE_S, ping_message_factory=lambda: ping, sep="\n", **options)

@@ -31,7 +31,7 @@ from .request import ChatRequest, parse, read_object
 from .run_list import RunQuery
 from .run_manager import ActiveRun, RunManager
 from .schemas import RunItem, RunList
-from .sse import KEEP_ALIVE_S, json_event
+from .sse import KEEP_ALIVE, KEEP_ALIVE_S, json_event
 
 _RUN_ID = re.compile(r"[0-9a-f]{1,64}")
 MAX_PAGE_SIZE, DEFAULT_PAGE_SIZE = 100, 20
@@ -113,7 +113,9 @@ async def follow(request: Request, events: Callable[[LogTailer, int], AsyncItera
     tailer, last = LogTailer(request.app.state.manager, run_id_of(request), path), int(raw)
     if last and not tailer.is_growing() and await asyncio.to_thread(tailer.count_lines) <= last:
         return Response(status_code=204)  # stops a browser's EventSource from reconnecting
-    return EventSourceResponse(events(tailer, last), ping=KEEP_ALIVE_S, sep="\n")
+    return EventSourceResponse(
+        events(tailer, last), ping=KEEP_ALIVE_S, ping_message_factory=lambda: KEEP_ALIVE, sep="\n"
+    )
 
 
 async def cancel_run(request: Request) -> Response:

@@ -15,7 +15,7 @@ from ..errors import reported
 from ..plan import Plan
 from ..run_manager import ActiveRun
 from ..schemas import AnswerMessage, Chunk, Completion, Delta, FinishReason, ResponseModel, RSAMetadata, Usage
-from ..sse import json_event
+from ..sse import Comment, json_event
 from .request import MessagesRequest
 
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
@@ -117,7 +117,7 @@ class MessageForm:
         try:
             async for chunk in chunks:
                 if isinstance(chunk, str):
-                    yield ServerSentEvent(comment=chunk, sep="\n")
+                    yield Comment(chunk)
                     continue
                 if chunk.usage is not None:
                     last["usage"] = _usage(chunk.usage).to_json()

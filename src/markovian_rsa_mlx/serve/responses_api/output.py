@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple
 
 from sse_starlette import ServerSentEvent
 
-from ..completions import ChatForm
 from ..errors import RequestError, reported
 from ..plan import Plan
 from ..schemas import (
@@ -24,7 +23,7 @@ from ..schemas import (
     TokenLogProb,
     Usage,
 )
-from ..sse import json_event
+from ..sse import KEEP_ALIVE, Comment, json_event
 from .request import ResponsesRequest
 from .tools import OfferedTools, chat_call
 
@@ -131,7 +130,7 @@ class DeletedResponse(ResponseModel):
 class ResponseForm:
     """Writes the answer to one request. `keep` receives the finished response and its message in the chat."""
 
-    ping = ChatForm.ping
+    ping = KEEP_ALIVE
 
     def __init__(
         self, body: ResponsesRequest, plan: Plan, keep: Callable[[dict[str, Any], dict[str, Any]], None]
@@ -168,7 +167,7 @@ class ResponseForm:
         try:
             async for chunk in chunks:
                 if isinstance(chunk, str):
-                    yield ServerSentEvent(comment=chunk, sep="\n")
+                    yield Comment(chunk)
                     continue
                 usage, metadata = chunk.usage or usage, chunk.rsa_metadata or metadata
                 for choice in chunk.choices:
