@@ -21,7 +21,6 @@ from typing import Final, Literal
 from .answers import equal_text, normalise
 from .notation import in_base_units
 from .values import (
-    VARIABLE,
     Choice,
     Equation,
     Group,
@@ -32,6 +31,7 @@ from .values import (
     compact_form,
     read_cleaned,
     readings,
+    variable_name,
 )
 
 #: "undecided": too slow, too long, too large or not readable. It counts as different.
@@ -81,7 +81,7 @@ def _compare(first: Value, second: Value, ask: Ask) -> Verdict:
     pairs = ((first, second), (second, first))
     for one, other in pairs:
         if isinstance(one, Equation) and not isinstance(other, Equation):
-            is_named = one.sign == "=" and VARIABLE.fullmatch(one.left)
+            is_named = one.sign == "=" and variable_name(one.left)
             return _compare(_side(one.right), other, ask) if is_named else "different"
     for one, other in pairs:
         if isinstance(one, Choice) and not isinstance(other, Choice):
@@ -239,7 +239,7 @@ def _is_named(values: Sequence[Value]) -> bool:
     names = {
         compact_form(value.left).partition("_")[0]
         for value in values
-        if isinstance(value, Equation) and value.sign == "=" and VARIABLE.fullmatch(value.left)
+        if isinstance(value, Equation) and value.sign == "=" and variable_name(value.left)
     }
     return 1 < len(names) == len(values)
 
@@ -341,7 +341,7 @@ def _compare_equations(first: Equation, second: Equation, ask: Ask) -> Verdict:
     for pairs in (sides, flipped) if first.sign in ("=", "!=") else (sides,):
         if all(compact_form(one) == compact_form(other) for one, other in pairs):
             return "same"
-    names = [compact_form(equation.left) for equation in (first, second) if VARIABLE.fullmatch(equation.left)]
+    names = [name for equation in (first, second) if (name := variable_name(equation.left))]
     if len(names) == 2 and (names[0] == names[1] or first.sign != "="):
         if names[0] != names[1]:
             return "different"
@@ -368,19 +368,23 @@ _ENGINE_COMMANDS = re.compile(
 )
 _FUNCTIONS = re.compile(r"(?:sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|sinh|cosh|tanh|log|ln|exp|pi)")
 _MIXED_COEFFICIENT = re.compile(r"(?<![\d.^_])(\d{1,9})\s?\\frac\s?\{(\d{1,9})\}\s?\{(\d{1,9})\}")
+#: A quotient that binds before the factor behind it: of two whole numbers, or by a number apart from the factor.
+_WHOLE_QUOTIENT = re.compile(r"(?<![\w./^}])(\d{1,50})\s?/\s?(\d{1,50})(?=\s?[a-zA-Z(\\])")
+_DIVISOR = re.compile(r"(?<![/^])\s?/\s?(\d{1,50})(?=\s[a-zA-Z\\]|\s?\()")
 _ENGINE_TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|[a-zA-Z]+|\d+(?:\.\d+)?|.", re.DOTALL)
 
 
 @lru_cache(maxsize=4_096)
 def engine_form(text: str) -> str | None:
-    """Return a term in LaTeX that the engine reads as a person does, None if it is not plain mathematics.
+    r"""Return a term in LaTeX that the engine reads as a person does, None if it is not plain mathematics.
 
     The engine ignores the case of letters, so A becomes a_{U}; names of points become one symbol; degrees are
-    converted.
+    converted. The engine reads a/bc as a/(bc), but a quotient of numbers binds first: 1/2 x is \frac{1}{2} x.
     """
     if re.search(r"!\s*!|[%$&#~\"?;:']|\d\s+\d|\\infty", text):
         return None
-    text = _MIXED_COEFFICIENT.sub(_as_sum, text)
+    text = _MIXED_COEFFICIENT.sub(_as_sum, _WHOLE_QUOTIENT.sub(r"\\frac{\1}{\2}", text))
+    text = _DIVISOR.sub(r"\\cdot \\frac{1}{\1}", text)
     written: list[str] = []
     for token in _ENGINE_TOKEN.findall(text):
         if token.startswith("\\"):

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from fractions import Fraction
 from typing import Final
 
+from .tex_arguments import with_braces
+
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ", "0123456789+-ni")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_TEMPERATURES = str.maketrans({"℃": "°C", "℉": "°F"})
 #: Signs that belong together: 2¹⁰ is 2^{10}.
 _RAISED, _LOWERED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ]+"), re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 
@@ -27,7 +31,11 @@ def _table(rows: str) -> dict[str, str]:
 _SIGNS: Final = _table(r"""
 − -  – -  — -  ‐ -  ‑ -  × \times  · \cdot  ⋅ \cdot  ∙ \cdot  ∗ *  ÷ \div  ∕ /  ⁄ /  √ \sqrt  ∛ \sqrt[3]
 ∞ \infty  ° ^\circ  º ^\circ  ′ '  ’ '  ≈ \approx  ≤ \le  ⩽ \le  ≥ \ge  ⩾ \ge  ≠ \ne  ± \pm  ∪ \cup  ∩ \cap  ∈ \in
-∅ \emptyset  … \ldots  ⋯ \ldots  ℝ \mathbb{R}  ∠ \angle  € \text{€}  £ \text{£}  ¥ \text{¥}  ％ %  µ μ
+∅ \emptyset  … \ldots  ⋯ \ldots  ∠ \angle  € \text{€}  £ \text{£}  ¥ \text{¥}  ％ %  µ μ
+ℕ \mathbb{N}  ℤ \mathbb{Z}  ℚ \mathbb{Q}  ℝ \mathbb{R}  ℂ \mathbb{C}  ∉ \notin  ⊂ \subset  ⊆ \subseteq  ⊃ \supset
+⊇ \supseteq  ∖ \setminus  ≡ \equiv  ≅ \cong  ∼ \sim  → \to  ⟶ \to  ⇒ \Rightarrow  ⇔ \Leftrightarrow  ∧ \wedge
+∨ \vee  ¬ \neg  ∀ \forall  ∃ \exists  ∥ \parallel  ⊥ \perp  △ \triangle  ∣ |  ⟨ (  ⟩ )  ⌊ \lfloor  ⌋ \rfloor
+⌈ \lceil  ⌉ \rceil  ∑ \sum  ∏ \prod  ∫ \int  ‘ '  “ "  ” "  。 .  ｡ .  、 ,
 """)
 _GREEK: Final = _table("""
 α alpha  β beta  γ gamma  δ delta  ε epsilon  ζ zeta  η eta  θ theta  ι iota  κ kappa  λ lambda  μ mu  ν nu  ξ xi  π pi
@@ -37,14 +45,29 @@ _GREEK: Final = _table("""
 #: Commands that change how a text looks, not its meaning.
 _LOOKS = re.compile(
     r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|mathstrut|strut|hfill|large|Large|bf|rm|it"
-    r"|boxed|fbox|hspace\*?\s?\{[^{}]{0,20}\}|phantom\s?\{[^{}]{0,20}\})(?![a-zA-Z])|\\\.(?=\s|$)"
+    r"|boxed|fbox|hspace\*?\s?\{[^{}]{0,20}\}|phantom\s?\{[^{}]{0,20}\}|color\s?\{[^{}]{0,20}\})(?![a-zA-Z])"
+    r"|\\\.(?=\s|$)"
 )
 _SPACES = re.compile(r"(?<!\\)\\[,;:!> ]|\\(?:quad|qquad|thinspace|enspace|space)(?![a-zA-Z])|~|\\\n")
 _TEXT_COMMAND = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|mbox|hbox|mathrm|mathbf|mathit|operatorname\*?)\s*(?=\{)"
 )
-_DOLLAR = re.compile(r"\\(?:text|mathrm)\s?\{\s*\\\$\s*\}|\b(?:US|USD)\s?\\\$")
+_DOLLAR = re.compile(r"\\(?:text|mathrm)\s?\{\s*\\\$\s*\}|\b(?:US|USD)\s?\\\$|\bUSD\s?(?=\d)")
+_EURO = re.compile(r"\bEUR\s?(?=\d)")
+_DOLLAR_SIGN = re.compile(r"(?<!\\)\$")
+#: A dollar sign before an amount: $5, -$5, US$5, ($5).
+_PRICE = re.compile(r"(?:(?<![^\s(\[,;:/=-])|(?<=\bUS)|(?<=\bUSD))\$(?=\.?\d)")
 _UPRIGHT_CONSTANT = re.compile(r"\\math(?:rm|it)\s?\{\s*([ei])\s*\}")
+_FUNCTION_NAME = re.compile(
+    r"\\(?:operatorname\*?|mathrm)\s?\{\s*((?:arc)?(?:sin|cos|tan)|(?:sin|cos|tan)h|cot|csc|log|ln|exp)\s*\}"
+)
+#: A unit in braces of its own: 5 {\rm cm}, 5 {\text{ cm}}.
+_UPRIGHT_GROUP = re.compile(r"\{\s*\\rm(?![a-zA-Z])\s*([a-zA-Z/ ]+(?:\^\s*\{?\d\}?)?)\s*\}")
+_TEXT_GROUP = re.compile(r"(?<=[\d ])\{\s*(\\text\s?\{[^{}]*\})\s*\}")
+#: The prefix of a unit, as in 5 \mu m. The letter before g and N can be a coefficient of friction.
+_MICRO = re.compile(r"(?<=\d)\s*\\mu\s*(?=[msLlAFVWC](?![a-zA-Z_^({]))")
+_MICRO_IN_TEXT = re.compile(r"\\mu\s*\\text\s?\{\s*(?=[a-zA-Z]{1,2}\})|\\text\s?\{\s*\\mu\s*(?=[a-zA-Z]{1,2}\s*\})")
+_MODULUS = re.compile(r"\\pmod\s*(?:\{([^{}]*)\}|(\w))")
 _TEXT_POWER = re.compile(r"\\text\s?\{([^{}^]*)\^\s?\{?(-?\d)\}?\s*\}")
 _UNIT_FRACTION = re.compile(
     r"\\frac\s?\{\s*\\text\s?\{([^{}]*)\}\s*\}\s?\{\s*\\text\s?\{([^{}]*)\}\s*(\^\{?\d\}?)?\s*\}"
@@ -55,46 +78,74 @@ _ALIASES: Final = _table(r"""
 \geqslant \ge  \neq \ne  \lt <  \gt >  \varnothing \emptyset  \dots \ldots  \cdots \ldots  \dotsc \ldots
 \degree ^\circ  \lbrace \{  \rbrace \}  \lvert |  \rvert |  \vert |  \mid |  \lbrack [  \rbrack ]  \langle (
 \rangle )  \ast *  \colon :  \varepsilon \epsilon  \infin \infty  \lg \log_{10}
-\R \mathbb{R}  \Reals \mathbb{R}  \$ \text{\$}
+\N \mathbb{N}  \Z \mathbb{Z}  \Q \mathbb{Q}  \R \mathbb{R}  \Reals \mathbb{R}  \$ \text{\$}
+\nicefrac \frac  \sfrac \frac  \flatfrac \frac  \land \wedge  \lor \vee  \lnot \neg  \rightarrow \to
+\longrightarrow \to  \implies \Rightarrow  \iff \Leftrightarrow  \backslash \setminus  \smallsetminus \setminus
+\bmod mod  \bigtriangleup \triangle
 """)
 _COMMAND = re.compile(r"\\(?:[a-zA-Z]+|\$)")
 _THOUSANDS = re.compile(r"(?<![\d.\\])(?<!\d,)(\d{1,3})((?:\{,\}\s?|[\u0001 '])\d{3})+(?!\d)")
-COMMA_THOUSANDS = re.compile(r"(?<![\d.,])([1-9]\d{0,2})((?:,\u0001?\d{3})+)(?!\d|,\d)")
+#: 1,234,567, and 12,34,567 as in India.
+COMMA_THOUSANDS = re.compile(r"(?<![\d.,])(?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d?(?:,\d{2})+,\d{3})(?!\d|,\d)")
 #: Words and signs before an answer that do not change its value.
 _LEAD_IN = re.compile(
-    r"^(?:(?:the )?(?:final )?answer ?(?:is|:) |(?:approximately|approx\.?|about|roughly) (?=[\d\\$-])"
-    r"|\\approx(?![a-z]) ?)",
+    r"^(?:(?:the )?(?:final )?answer ?(?:is|:) "
+    r"|(?:approximately|approx\.?|about|roughly|exactly|precisely|simply|indeed|probably|therefore|thus|hence|so),? "
+    r"(?=[\d\\$-])|\\approx(?![a-z]) ?)",
     re.IGNORECASE,
 )
+#: A remark behind an answer that does not change its value.
+_REMARK = re.compile(r"\s*\((?:rounded|approximately|approx\.|exactly|exact)(?:\s[a-z ]{1,40})?\)$", re.IGNORECASE)
+_QUOTED = re.compile(r"""(["'])([^"']+)\1""")
+#: Emphasis at the start, where two stars are no power.
+_EMPHASIS_AT_START = re.compile(r"\s*\*\*([^*\n]{1,80})\*\*")
+#: The dash between an option and its text.
+_DASH_BEHIND_LABEL = re.compile(r"\s*\(?([A-J])\)?\s*—\s*")
 _SQRT_PLAIN = re.compile(r"(?<![a-zA-Z\\])sqrt\s*(?=[({\d])")
 
 
 def clean(text: str) -> str:
     """Return an answer in one notation of LaTeX. No value changes: 10⁵ becomes 10^{5}, not 105."""
-    text = _RAISED.sub(lambda run: f"^{{{run[0].translate(_SUPERSCRIPTS)}}}", unicodedata.normalize("NFC", text))
+    text = _without_frame(unicodedata.normalize("NFC", text).translate(_TEMPERATURES))
+    text = _RAISED.sub(lambda run: f"^{{{run[0].translate(_SUPERSCRIPTS)}}}", text)
     text = _LOWERED.sub(lambda run: f"_{{{run[0].translate(_SUBSCRIPTS)}}}", text)
-    text = "".join(map(_plain_character, text))
-    text = re.sub(r"(?<!\\)\\[()\[\]]|(?<!\\)\$|`|\u200b|\ufeff", " ", text).strip().strip("*_")
-    text = _UPRIGHT_CONSTANT.sub(r"\1", _DOLLAR.sub(r"\\$", text))
-    text = _TEXT_COMMAND.sub(r"\\text", _LOOKS.sub("", text))
+    text = "".join(map(_plain_character, re.sub(r"(?<=\d )μ(?=[a-zA-Z]{1,2}\b)", "µ", text)))
+    text = re.sub(r"(?<!\\)\\[()\[\]]|(?<!\\)\$|`|\u200b|\ufeff", " ", _with_prices(text)).strip().strip("*_")
+    text = _EURO.sub(r"\\text{€}", _DOLLAR.sub(r"\\$", text))
+    text = _FUNCTION_NAME.sub(r"\\\1 ", _UPRIGHT_CONSTANT.sub(r"\1", text))
+    text = _LOOKS.sub("", _UPRIGHT_GROUP.sub(r"\\text{ \1}", text))
+    text = _TEXT_GROUP.sub(r"\1", _TEXT_COMMAND.sub(r"\\text", text))
     text = _TEXT_POWER.sub(r"\\text{\1}^{\2}", text)
     text = re.sub(r"\\text\{\s*([a-zA-Z])\s*\}(?![a-zA-Z])", r"\\text{\1}", text)
     text = _SPACES.sub("\u0001", text)
     text = re.sub(r"(\d)\{,\}\u0001?(?=\d{1,2}(?!\d))", r"\1.", text)  # a decimal comma
     text = _THOUSANDS.sub(lambda match: re.sub(r"[^\d]", "", match[0]), text)
     text = re.sub(r",\u0001(?=\d{3}(?!\d))", ",", text).replace("\u0001", " ")
+    text = _MICRO.sub(" μ", _MICRO_IN_TEXT.sub(r"\\text{μ", text))
     text = _COMMAND.sub(lambda match: _ALIASES.get(match[0], match[0]), text)
-    text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
-    text = re.sub(r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{", text)
-    text = re.sub(r"(\\frac\s*\{[^{}]*\})\s*([\da-zA-Z])", r"\1{\2}", text)
+    text = with_braces(_SQRT_PLAIN.sub(r"\\sqrt ", text))
     text = _UNIT_FRACTION.sub(r"\\text{ \1/\2}\3", text)
-    text = _roots(_SQRT_PLAIN.sub(r"\\sqrt ", text))
+    text = _MODULUS.sub(r"(mod \1\2)", re.sub(r"(?<!-)-{1,2}>", r"\\to ", text))
     text = re.sub(r"\^\s*(\d+)", r"^{\1}", text)
     text = re.sub(r"\*\*\s*", "^", text)
     text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?", r"\\degree ", text)
     text = re.sub(r"(\d)\s*[xX]\s*(?=10\s*\^)", r"\1\\times ", text)
     text = _LEAD_IN.sub("", re.sub(r"_\s*(\d+)", r"_{\1}", " ".join(text.split())), count=1)
-    return text if text.endswith("...") else text.rstrip(".,; ")
+    text = _REMARK.sub("", text if text.endswith("...") else text.rstrip(".,; "))
+    quoted = _QUOTED.fullmatch(text)
+    return quoted[2].strip() if quoted else text
+
+
+def _without_frame(text: str) -> str:
+    """Return a text without line breaks and marks of sentences at its end, and without emphasis on its start."""
+    text = _EMPHASIS_AT_START.sub(r"\1", text.rstrip("\\ \t\r\n\u3000。｡．，、；：？"), count=1)
+    return _DASH_BEHIND_LABEL.sub(r"\1: ", text, count=1) if _DASH_BEHIND_LABEL.match(text) else text
+
+
+def _with_prices(text: str) -> str:
+    """Return a text in which dollar signs that are money are commands. Those around a formula stay as they are."""
+    is_money = len(_PRICE.findall(text)) == len(_DOLLAR_SIGN.findall(text))
+    return _PRICE.sub(r"\\$", text) if is_money else text
 
 
 def _plain_character(character: str) -> str:
@@ -113,41 +164,25 @@ def _plain_character(character: str) -> str:
     return unicodedata.normalize("NFKC", character) if kind in ("<wide>", "<narrow>", "<font>") else character
 
 
-def _roots(text: str) -> str:
-    r"""Write the argument of every root in braces: \sqrt2, \sqrt(2) and \sqrt x are the same as \sqrt{2} and so on."""
-    text = re.sub(r"(\\sqrt(?:\[[^\[\]]{1,20}\])?)\s*(\d+(?:\.\d+)?|[a-zA-Z]|\\pi)", r"\1{\2}", text)
-    parts = re.split(r"(\\sqrt(?:\[[^\[\]]{1,20}\])?)\s*\(", text)
-    if len(parts) == 1:
-        return text
-    written = parts[0]
-    for index in range(1, len(parts), 2):  # the argument ends with the parenthesis that closes it
-        depth, rest = 1, parts[index + 1]
-        end = -1
-        for position, character in enumerate(rest):
-            depth += (character == "(") - (character == ")")
-            if depth == 0:
-                end = position
-                break
-        written += f"{parts[index]}{{{rest[:end]}}}{rest[end + 1 :]}" if end >= 0 else f"{parts[index]}({rest}"
-    return written
-
-
 # Units
 
 #: Units that are known: the quantity they measure, and how many of its base unit they are.
 _UNITS: Final[dict[str, tuple[str, Fraction]]] = {
     name: (quantity, Fraction(factor))
     for quantity, units in {
-        "length": "nm:1/1000000000 mm:1/1000 cm:1/100 dm:1/10 m:1 km:1000 "
+        "length": "nm:1/1000000000 μm:1/1000000 mm:1/1000 cm:1/100 dm:1/10 m:1 km:1000 "
         "in:127/5000 ft:381/1250 yd:1143/1250 mi:1609344/1000",
         "mass": "mg:1/1000000 g:1/1000 kg:1 t:1000 lb:45359237/100000000 oz:45359237/1600000000",
-        "time": "ms:1/1000 s:1 min:60 h:3600 day:86400 week:604800",
-        "volume": "ml:1/1000 cl:1/100 l:1",
+        "time": "μs:1/1000000 ms:1/1000 s:1 min:60 h:3600 day:86400 week:604800",
+        "volume": "μl:1/1000000000 ml:1/1000000 cl:1/100000 dl:1/10000 l:1/1000",
         "money": "¢:1/100 $:1",
         "angle": "°:1",
         "ordinal": "th:1",
         "percent": "%:1",
-        **{name: f"{name}:1" for name in ("rad", "€", "£", "¥", "°c", "°f", "n", "j", "w", "v", "hz", "pa", "mol")},
+        **{
+            name: f"{name}:1"
+            for name in ("rad", "€", "£", "¥", "°c", "°f", "n", "j", "w", "v", "hz", "pa", "mol", *"TSHMG")
+        },
     }.items()
     for name, _, factor in (unit.partition(":") for unit in units.split())
 }
@@ -156,11 +191,18 @@ millimeter mm  millimetre mm  centimeter cm  centimetre cm  meter m  metre m  ki
 inch in  inches in  foot ft  feet ft  yard yd  mile mi  milligram mg  gram g  gramme g  kilogram kg  kilo kg
 ton t  tonne t  pound lb  lbs lb  ounce oz  second s  sec s  secs s  minute min  mins min  hour h  hr h  hrs h
 millisecond ms  milliliter ml  millilitre ml  liter l  litre l  dollar $  usd $  \$ $  cent ¢  euro €  eur €
+micrometer μm  micrometre μm  micron μm  microgram μg  microsecond μs  microliter μl  microlitre μl
+tesla T  siemens S  henry H  henries H  molar M  gauss G
 degree °  deg °  \degree °  radian rad  percent %  pct %  \% %  st th  nd th  rd th  mole mol
 """)
+_TEMPERATURE = re.compile(
+    r"(?:\bdeg(?:rees?)?\b|\\degree)\s*([CF])(?:elsius|ahrenheit)?\b|\b([CF])(?:elsius|ahrenheit)\b", re.IGNORECASE
+)
 _UNIT_WORD = re.compile(r"\\degree(?:\s*[CF](?![a-zA-Z]))?|\\?[%$]|[€£¥¢]|[a-zA-Zμ]+")
 #: Units that another case would change: Mm and mm, MW and mW, GB and Gb.
-_CASE_MATTERS = re.compile(r"M(?:m|g|W|Hz|Pa|J|N|V|L|l|s|eV)|[kMGT]i?[bB](?:ps)?")
+_CASE_MATTERS = re.compile(r"M(?:m|g|W|Hz|Pa|J|N|V|L|l|s|eV)|[kMGT]i?[bB](?:ps)?|Cal")
+#: Symbols that are others in lower case: T (tesla) and t (ton), mS and ms, nM and nm, pA and Pa.
+_CAPITAL_SYMBOL = re.compile(r"[npμmckd]?[STHMGAK]")
 _NUMBER_WORDS = re.compile(
     r"(?:pi|e|i|sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|and|or|mod|if|for|where|is|to|of|arc\w+"
     r"|plus|minus|squared|cubed|factorial|choose)"
@@ -195,7 +237,8 @@ def unit_of(text: str) -> str | None:
     if not text:
         return ""
     text = re.sub(r"\bper\b", "/", text, flags=re.IGNORECASE)
-    text = re.sub(r"\bkm?ph\b|\bkmh\b", "km/h", re.sub(r"\bmph\b", "mi/h", text))
+    text = re.sub(r"\bkm?ph\b|\bkmh\b", "km/h", re.sub(r"\bmph\b", "mi/h", text, flags=re.IGNORECASE))
+    text = _TEMPERATURE.sub(lambda match: rf"\degree {(match[1] or match[2]).upper()}", text)
     text = re.sub(r"\b(?:sq|square)\.?\s+(\w+)", r"\1^{2}", text, flags=re.IGNORECASE)
     text = re.sub(r"\bcubic\s+(\w+)", r"\1^{3}", text, flags=re.IGNORECASE)
     names, sign, position = [], 1, 0
@@ -227,17 +270,19 @@ def unit_name(word: str, is_plain: bool, spaced: bool) -> str | None:
     known = next((name for name in (lower, _UNIT_NAMES.get(singular, singular)) if name in _UNITS), None)
     if (is_plain and _NUMBER_WORDS.fullmatch(lower)) or _MAGNITUDE.fullmatch(lower):
         return None
+    name = word if _CAPITAL_SYMBOL.fullmatch(word) else known or singular
     if known is not None and (len(word) > 1 or not word.isalpha() or spaced or not is_plain):
-        return known
-    return None if is_plain and (len(word) < 3 or not spaced) else singular
+        return name
+    return None if is_plain and (len(word) < 3 or not spaced) else name
 
 
 def in_base_units(unit: str) -> tuple[tuple[str, ...], Fraction]:
     """Return the quantities that a unit measures, with their powers, and its factor."""
-    factor, quantities = Fraction(1), []
+    factor, powers = Fraction(1), Counter[str]()
     for part in unit.split():
         name, _, power = part.rpartition("^")
         quantity, size = _UNITS.get(name, (f"?{name}", Fraction(1)))
         factor *= size ** int(power)
-        quantities.append(f"{quantity}^{power}")
-    return tuple(sorted(quantities)), factor
+        is_volume = quantity == "volume"  # a length to the power of three
+        powers["length" if is_volume else quantity] += int(power) * (3 if is_volume else 1)
+    return tuple(sorted(f"{quantity}^{power}" for quantity, power in powers.items())), factor

@@ -14,7 +14,9 @@ from itertools import pairwise
 from typing import Final
 
 from .arithmetic import Arithmetic, NotArithmeticError, TooLargeError, repeating
+from .dates import written_date, written_time
 from .notation import COMMA_THOUSANDS, clean, in_base_units, magnitude_of, unit_name, unit_of
+from .numbers_in_words import number_in_words
 
 _MAX_DEPTH: Final = 40
 _MAX_ITEMS: Final = 200
@@ -108,6 +110,12 @@ _CHOICE = re.compile(
     r"(?:(?:both|only|options?|choices?|answers?)\s)?(?:\(?([A-H])\)?|\(([A-J])\))(?:\s(?:only|alone))?", re.IGNORECASE
 )
 _CHOICE_WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])(?:[)]|:(?!\w$)|\.\s))\s*(?=\S)(.+)", re.DOTALL)
+#: B, because 45 is odd.
+_CHOICE_WITH_REASON = re.compile(r"\(?([A-J])\)?(?:,\s?(?:because|since|as)|\s(?:because|since))\s.+", re.DOTALL)
+#: B (45), and B - text. B - 45 and F - ma are differences, and A (1, 2) is a point.
+_CHOICE_SET_OFF = re.compile(
+    r"([A-J])\s(?:\(([^(),;]+)\)|-\s(?=.*?(?:[a-zA-Z]{4}|[a-zA-Z]{2}\s[a-zA-Z]{2}))(.+))", re.DOTALL
+)
 #: The labels of several options side by side: (A)(C).
 _LABELS = re.compile(r"(?:\(?[A-J]\)\s*){2,10}")
 _LABEL = re.compile(r"\((?:[A-J]|[IVX]{1,4})\)|[A-J](?:[):]|\.\s)")
@@ -120,16 +128,40 @@ _ABOUT_OPTIONS = re.compile(
 _OPERATION = re.compile(
     r"[\^_*/!']|\+(?!\d)|\\(?:cup|cap|cdot|times|div|pm|setminus|subset|subseteq)(?![a-zA-Z])|(?<=\))[-+(]|-\s*\([A-J]\)"
 )
-#: Names on the left of an equation: x, x_1, f(x), (x, y), AB, P(A), \angle A, \vec{v}, dy/dx.
-VARIABLE = re.compile(
-    r"(?:[a-zA-Z]|\\(?:vec|hat|bar|overline|overrightarrow)\s?\{[a-zA-Z]{1,2}\}|\\[a-zA-Z]+)"
-    r"(?:_(?:\w|\{\w{1,10}\}))?'?(?:\s?\((?:[a-z](?:_\w)?(?:\s?,\s?[a-z])*)\))?"
+_QUANTITY_WORDS: Final = (
+    "area|perimeter|circumference|volume|length|width|height|depth|radius|diameter|distance|speed|velocity|acceleration"
+    "|force|energy|power|work|time|total|sum|difference|product|quotient|remainder|mean|median|mode|range|average"
+    "|probability|cost|price|profit|loss|revenue|income|interest|age|number|count|slope|intercept|ratio|rate|angle|mass"
+    "|weight|density|pressure|temperature|answer|result|value|solution|maximum|minimum"
+)
+_INDEX: Final = r"_(?:\w|\{(?:[\w+,\\ -]{1,20}|\\text\s?\{[a-zA-Z ]{1,20}\})\})"
+#: Names on the left of an equation: x, x_1, f(x), (x, y), AB, P(A), E[X], \angle A, \vec{v}, dy/dx, total cost.
+_VARIABLE = re.compile(
+    r"(?:[a-zA-Z]|\\(?:vec|hat|bar|overline|overrightarrow)\s?\{[a-zA-Z]{1,2}\}|\\[a-zA-Z]+|\\Delta\s?[a-zA-Z])"
+    rf"(?:{_INDEX})?'?(?:\s?\((?:[a-z](?:_\w)?(?:\s?,\s?[a-z])*)\))?"
     r"|\([a-z](?:_\w)?(?:\s?,\s?[a-z](?:_\w)?)+\)"
-    r"|[A-Z]{2}|P\s?\([A-Z][^()]{0,20}\)|m?\\angle\s?[A-Z]{1,3}|\\text\s?\{[a-zA-Z ]{1,30}\}|\\frac\{d[a-z]\}\{d[a-z]\}"
+    r"|[a-zA-Z](?:\^\{?-1\}?|'{2,3})\s?\([a-z]\)"
+    r"|[A-Z]{2}|P\s?\([A-Z][^()]{0,20}\)|\[[A-Z]{3,6}\]"
+    r"|(?:\\text\s?\{(?:E|P|Var|Cov)\}|\\mathbb\{[EP]\}|E|Var|Cov)\s?[\[(][A-Z][^()\[\]]{0,20}[\])]"
+    r"|m?\\angle\s?[A-Z]{1,3}|\\text\s?\{[a-zA-Z ]{1,30}\}|\\frac\{d[a-z]\}\{d[a-z]\}"
+    rf"|(?i:(?:[a-z]{{2,12}}\s){{0,2}}(?:{_QUANTITY_WORDS})(?:\sof\s[a-z ]{{1,30}})?)"
 )
 _RELATION = re.compile(r"\\(?:le|ge|ne|in|notin|approx|equiv|sim|to|mapsto|subseteq?)(?![a-zA-Z])|<=|>=|!=|[<>=]")
 _RELATION_SIGNS: Final = {r"\le": "<=", r"\ge": ">=", r"\ne": "!=", r"\in": "in", r"\approx": "="}
 _MATRIX = re.compile(r"\\begin\{([pbBvV]?matrix|array|smallmatrix)\}(?:\{[clr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
+#: Equations below each other: x = 1 \\ y = 2.
+_SYSTEM = re.compile(
+    r"(?:\\\{\s*)?\\begin\{(cases|aligned|align\*?|gathered|array)\}(?:\{[clr| ]*\})?(.*)\\end\{\1\}", re.DOTALL
+)
+_ALIGNMENT = re.compile(r"\s*&\s*(?=[=<>]|\\(?:le|ge|ne)(?![a-zA-Z]))|(?<=[=<>])\s*&")
+_REALS_WITHOUT = re.compile(r"\\mathbb\{R\}\s?(?:\\setminus|-)\s?\\?\{([^{}\\]*)\\?\}")
+#: Behind an equation that holds without a condition: f(x) = x for all real x.
+_FOR_ALL = re.compile(
+    r",?\s?(?:\\text\s?\{\s*)?(?:for\s(?:all|every|any|each)|\\forall)\s?(?:real\s?(?:numbers?\s?|values?\sof\s?)?)?\}?"
+    r"\s?[a-zA-Z]?(?:\s?\\in\s?\\mathbb\{R\})?$"
+)
+#: Roman numerals that "only" follows.
+_NUMERALS_ONLY = re.compile(r"((?:[\s,&()]|and|[IVX]{1,4}\b)+)\s(?:only|alone)")
 _OR = re.compile(r"\\text\s?\{\s*or\s*\}|(?<![a-zA-Z\\])or(?![a-zA-Z])")
 _INEQUALITY = re.compile(r"[<>]|\\[lg]e(?![a-zA-Z])")
 _NAMED: Final = {
@@ -153,10 +185,13 @@ def read_cleaned(text: str, depth: int = 0) -> Value:
     if depth > _MAX_DEPTH:
         raise _TooDeepError
     text = _unwrapped(text.strip())
+    text = _FOR_ALL.sub("", text) if "=" in text else text
+    only = _NUMERALS_ONLY.fullmatch(_without_text_commands(text))
+    text = only[1] if only else text
     text = _NAMED.get(text.lower() if text.isascii() and "\\" not in text else text, text)
     if r"\ldots" in text or "..." in text:
         return _periodic(text) or Words(_folded(text))
-    known = _choice(text, depth) or _date(text) or _sum_of_units(text)
+    known = _choice(text, depth) or _in_words(text) or _sum_of_units(text) or _system(text, depth)
     if known is not None:
         return known
     if re.fullmatch(r"\][^\[\]]*\[", text):  # ]1, 2[ is open
@@ -167,6 +202,8 @@ def read_cleaned(text: str, depth: int = 0) -> Value:
         if rows and len({len(row) for row in rows}) == 1:
             kind = "d" if matrix[1] in ("vmatrix", "Vmatrix") else "m"  # a determinant or norm is not the matrix
             return Group(f"{kind}{len(rows[0])}", tuple(read_cleaned(cell, depth + 1) for row in rows for cell in row))
+    if without := _REALS_WITHOUT.fullmatch(text):
+        return _reals_without(without[1], depth)
     parts = _split(text, r"\cup")
     if len(parts) > 1:
         return Group("u", tuple(read_cleaned(part, depth + 1) for part in parts))
@@ -176,7 +213,9 @@ def read_cleaned(text: str, depth: int = 0) -> Value:
     parts = _list_parts(text)
     if len(parts) > 1:
         items = _items(parts, depth)
-        return items[0] if _OR.search(text) and _is_one_number(items) else Group(",", items)
+        if _OR.search(text):
+            return items[0] if _is_one_number(items) else Group(",", items)
+        return _between_bounds(items) or Group(",", items)
     brackets = _brackets(text)
     if brackets is not None:
         return _bracketed(*brackets, depth)
@@ -208,6 +247,13 @@ def _choice(text: str, depth: int) -> Choice | Group | None:
         return Choice(letter)
     if _LABELS.fullmatch(plain):
         return Group(",", tuple(Choice(letter) for letter in plain if letter.isalpha()))
+    if reasoned := _CHOICE_WITH_REASON.fullmatch(plain):
+        return Choice(reasoned[1])
+    if set_off := _CHOICE_SET_OFF.fullmatch(plain):
+        start, kinds = (set_off.start(2), Words | Quantity) if set_off[2] else (set_off.start(3), Words)
+        value = read_cleaned(set_off[2] or set_off[3], depth + 1)
+        is_option = isinstance(value, kinds) and not _names_several(plain, start)
+        return Choice(set_off[1], value) if is_option else None
     option = _CHOICE_WITH_TEXT.fullmatch(plain)
     if option is None or _names_several(plain, option.start(3)):
         return None
@@ -225,29 +271,59 @@ def _names_several(text: str, start: int) -> bool:
     return not is_text and bool(_LABEL_WITHIN.search(text, start) or any(map(_LABEL.match, others)))
 
 
-_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_MONTH = rf"(?P<name>(?:{'|'.join(_MONTHS)})[a-z]*)\.?"
-_DATE = tuple(
-    re.compile(form, re.IGNORECASE)
-    for form in (
-        _MONTH + r"\s+(?P<day>\d{1,2})(?:st|nd|rd|th)?\s?,?\s+(?P<year>\d{4})",
-        r"(?P<day>\d{1,2})(?:st|nd|rd|th)?\.?\s+(?:of\s+)?" + _MONTH + r",?\s+(?P<year>\d{4})",
-        r"(?P<year>\d{4})-(?P<month>0\d|1[0-2])-(?P<day>\d{2})",
-    )
-)
+#: The same number again in words: 12 (twelve).
+_REPEATED_IN_WORDS = re.compile(r"([\d.,]+)\s?\(([a-zA-Z -]+)\)")
 
 
-def _date(text: str) -> Words | None:
-    """Read a date with a year. Which of two numbers is the month in 3/4/2015 is not guessed."""
+def _in_words(text: str) -> Value | None:
+    """Read a date, a time, or a number in words, which may repeat digits before it."""
     plain = _without_text_commands(text)
-    if re.fullmatch(r"\d{1,2}/\d{1,2}/\d{4}", plain):
-        return Words(plain)
-    found = next((match for form in _DATE if (match := form.fullmatch(plain))), None)
-    if found is None:
+    written = written_date(plain) or written_time(plain)
+    if written is not None:
+        return Words(written)
+    repeated = _REPEATED_IN_WORDS.fullmatch(plain)
+    number = number_in_words(repeated[2] if repeated else plain)
+    if number is None or repeated is None:
+        return None if number is None else Quantity(number)
+    value = _leaf(repeated[1])
+    return value if isinstance(value, Quantity) and value.value == number else None
+
+
+def _system(text: str, depth: int) -> Value | None:
+    """Read equations or inequalities below each other as a list. A function by cases is none."""
+    match = _SYSTEM.fullmatch(text)
+    if match is None or r"\begin" in match[2]:
         return None
-    parts = found.groupdict()
-    month = parts.get("month") or _MONTHS.index(parts["name"][:3].lower()) + 1
-    return Words(f"{parts['year']}-{int(month):02}-{int(parts['day']):02}")
+    rows = [_ALIGNMENT.sub("", row).strip(" ,.;") for row in re.split(r"\\\\(?:\[[^\[\]]*\])?", match[2])]
+    rows = [row for row in rows if row]
+    if len(rows) < 2 or any("&" in row or not _RELATION.search(row) for row in rows):
+        return None
+    items = _items(rows, depth)
+    return _between_bounds(items) or Group(",", items)
+
+
+def _between_bounds(values: Sequence[Value]) -> Group | None:
+    """Return the interval between a lower and an upper bound of one variable, None for other values."""
+    bounds = [value for value in values if isinstance(value, Group) and value.name and len(value.items) == 2]
+    if not len(values) == len(bounds) == 2 or bounds[0].name != bounds[1].name:
+        return None
+    lower, upper = sorted(bounds, key=lambda bound: bound.items[0] == Term(r"-\infty"))
+    low, high = lower.items[0], upper.items[1]
+    if lower.items[1] != Term(r"\infty") or upper.items[0] != Term(r"-\infty"):
+        return None
+    if not (isinstance(low, Quantity) and isinstance(high, Quantity) and low.value < high.value):
+        return None
+    return Group(lower.kind[0] + upper.kind[1], (low, high), lower.name)
+
+
+def _reals_without(points: str, depth: int) -> Value:
+    """Read the real numbers without some points as a union of intervals."""
+    values = _items(_list_parts(points), depth)
+    numbers = sorted({value for value in values if isinstance(value, Quantity)}, key=lambda number: number.value)
+    if not numbers or len(numbers) < len(values):
+        return Term(rf"\mathbb{{R}}\setminus{{{points}}}")
+    edges: list[Value] = [Term(r"-\infty"), *numbers, Term(r"\infty")]
+    return Group("u", tuple(Group("()", pair) for pair in pairwise(edges)))
 
 
 _PART = re.compile(r"(and\s+)?(\d{1,9}(?:\.\d{1,9})?)\s?([a-zA-Z]{1,12})\.?(?:\s+|$)")
@@ -280,7 +356,7 @@ def _items(parts: Sequence[str], depth: int) -> tuple[Value, ...]:
         raise _TooDeepError
     values = [read_cleaned(part, depth + 1) for part in parts]
     first = values[0]
-    named = isinstance(first, Equation) and first.sign == "=" and VARIABLE.fullmatch(first.left)
+    named = isinstance(first, Equation) and first.sign == "=" and variable_name(first.left)
     if named and isinstance(first, Equation) and not any(isinstance(value, Equation) for value in values[1:]):
         values[0] = read_cleaned(first.right, depth + 1)
     return tuple(values)
@@ -369,7 +445,7 @@ def _relation(text: str, depth: int) -> Value | None:
     signs = [sign for sign in signs if _depth(text, sign.start()) == 0]
     if not signs or len(signs) > 10:
         return None
-    if signs[-1][0] == r"\approx" and not VARIABLE.fullmatch(text[: signs[-1].start()].strip()):
+    if signs[-1][0] == r"\approx" and not variable_name(text[: signs[-1].start()].strip()):
         return read_cleaned(text[: signs[-1].start()], depth + 1)  # the exact value precedes its approximation
     names = [_RELATION_SIGNS.get(match[0], match[0]) for match in signs]
     bounds = [0, *(edge for match in signs for edge in match.span()), len(text)]
@@ -377,10 +453,10 @@ def _relation(text: str, depth: int) -> Value | None:
     if not all(sides):
         return None
     if names == ["in"]:
-        return read_cleaned(sides[1], depth + 1) if VARIABLE.fullmatch(sides[0]) else None
+        return read_cleaned(sides[1], depth + 1) if variable_name(sides[0]) else None
     if set(names) == {"="}:
         left, right = sides[0], sides[-1]
-        if VARIABLE.fullmatch(right) and not VARIABLE.fullmatch(left) and len(sides) == 2:
+        if variable_name(right) and not variable_name(left) and len(sides) == 2:
             left, right = right, left
         return Equation("=", left, right)
     if set(names) <= {"<", "<=", ">", ">="}:
@@ -400,19 +476,17 @@ def _inequality(names: Sequence[str], sides: Sequence[str], depth: int) -> Value
         names, sides = [name.replace(">", "<") for name in reversed(names)], list(reversed(sides))
     if not all(name.startswith("<") for name in names):
         return None
-    if len(sides) == 3 and VARIABLE.fullmatch(sides[1]):
+    if len(sides) == 3 and (name := variable_name(sides[1])):
         low, high = read_cleaned(sides[0], depth + 1), read_cleaned(sides[2], depth + 1)
-        return Group(
-            ("[" if names[0] == "<=" else "(") + ("]" if names[1] == "<=" else ")"), (low, high), compact_form(sides[1])
-        )
+        return Group(("[" if names[0] == "<=" else "(") + ("]" if names[1] == "<=" else ")"), (low, high), name)
     if len(sides) != 2:
         return None
     closed = names[0] == "<="
     for variable, bound in (sides, sides[::-1]):
-        if VARIABLE.fullmatch(variable):
+        if name := variable_name(variable):
             limit, is_upper = read_cleaned(bound, depth + 1), variable == sides[0]
             items = (Term(r"-\infty"), limit) if is_upper else (limit, Term(r"\infty"))
-            return Group(("(]" if is_upper else "[)") if closed else "()", items, compact_form(variable))
+            return Group(("(]" if is_upper else "[)") if closed else "()", items, name)
     return Equation(names[0], sides[0], sides[1])
 
 
@@ -436,13 +510,11 @@ _BASES: Final = {
 }
 _ORDINAL = re.compile(r"(\d+)(?:\^\s?\{?)?(?:\\text\s?\{\s*)?\s?(st|nd|rd|th)\s*\}{0,2}")
 _ORDINAL_WORDS: Final = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
-_CARDINAL_WORDS: Final = (
-    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
-    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
-)
 _RATIO = re.compile(r"(\d+)\s?(?::|to|\\text\s?\{\s*to\s*\})\s?(\d+)")
 _REMAINDER = re.compile(r"(\d+)\s?(?:,\s)?(?:[rR]|\\text\s?\{\s*(?:[rR]|remainder)\s*\}|remainder)\s?(\d+)")
 _CURRENCY = re.compile(r"(-?)\s?(?:\\text\s?\{\s*)?(\\\$|[€£¥])\s*\}?\s*")
+#: Labels, not numbers: v1.10 is not v1.1.
+_VERSION = re.compile(r"[a-zA-Z]\d+(?:\.\d+)+|\d+(?:\.\d+){2,}")
 _WORD_LIKE = re.compile(r"[^\d\\^_=+*/<>|!\[\](){}&]+")
 
 
@@ -459,8 +531,6 @@ def _leaf(text: str) -> Value:
         return Quantity(Fraction(int(ordinal[1])), unit="th^1")
     if text.lower() in _ORDINAL_WORDS:
         return Quantity(Fraction(_ORDINAL_WORDS.index(text.lower()) + 1), unit="th^1")
-    if text.lower() in _CARDINAL_WORDS:
-        return Quantity(Fraction(_CARDINAL_WORDS.index(text.lower())))
     if ratio := _RATIO.fullmatch(text):
         return Words(f"{ratio[1]}:{ratio[2]}")
     if division := _REMAINDER.fullmatch(text):
@@ -468,11 +538,14 @@ def _leaf(text: str) -> Value:
     currency = _CURRENCY.match(text)
     if currency is not None:
         amount = _leaf(currency[1] + text[currency.end() :])
-        if isinstance(amount, Quantity | Term) and not amount.unit:
-            name = unit_name(currency[2], False, True)
-            if isinstance(amount, Quantity):
-                return Quantity(amount.value, amount.digits, amount.ulp, f"{name}^1")
-            return Term(amount.text, f"{name}^1", amount.is_huge)
+        name = unit_name(currency[2], False, True)
+        unit = _price_unit(f"{name}^1", amount.unit) if isinstance(amount, Quantity | Term) else None
+        if unit is not None and isinstance(amount, Quantity):
+            return Quantity(amount.value, amount.digits, amount.ulp, unit)
+        if unit is not None and isinstance(amount, Term):
+            return Term(amount.text, unit, amount.is_huge)
+    if _VERSION.fullmatch(text):
+        return Words(_folded(text))
     reader = Arithmetic(text)
     try:
         value = reader.sum(0)
@@ -488,6 +561,13 @@ def _leaf(text: str) -> Value:
     if _is_words(text):
         return Words(_folded(text))
     return _term(text)
+
+
+def _price_unit(currency: str, unit: str) -> str | None:
+    """Return the unit of a price: dollars per hour in $5 per hour, dollars in $5 each, None if it has another unit."""
+    if "^-" in unit:
+        return " ".join(sorted([currency, *unit.split()]))
+    return currency if all(quantity.startswith("?") for quantity in in_base_units(unit)[0]) else None
 
 
 def _term(text: str) -> Term | Words:
@@ -547,6 +627,10 @@ def _is_product(text: str) -> bool:
     return _PRODUCTS.fullmatch(text) is not None and len(set(text.replace(" ", ""))) == len(text.replace(" ", ""))
 
 
+#: Pairs of one letter in two cases, as in AaBb.
+_GENES = re.compile(r"(?:([a-zA-Z])(?i:\1))+")
+
+
 def _folded(text: str) -> str:
     """Return a text in its form for comparison: words in lower case, without commands, marks and articles."""
     text = re.sub(r"\\text\s?\{([^{}]*)\}", r" \1 ", text)
@@ -557,8 +641,19 @@ def _folded(text: str) -> str:
     words = re.sub(r"(?<=\d)(?=[ap]m\b)", " ", re.sub(r"[\"'`]", "", words), flags=re.IGNORECASE)
     words = " ".join(re.sub(r"\s*([:,;/()\-])\s*", r"\1", words).split()).strip(" .,!")
     words = re.sub(r"^(?:the|an?)\s+(?=\w)", "", words, flags=re.IGNORECASE)
-    short_name = words.isalpha() and len(words) <= 3 and words.lower() not in ("yes", "no")
-    return words if short_name else words.lower()
+    is_short_name = (
+        words.isalpha() and len(words) <= 3 and sum(map(str.isupper, words)) > 1 and words not in ("NO", "YES")
+    )
+    return words if is_short_name or _GENES.fullmatch(words) else words.lower()
+
+
+@lru_cache(maxsize=4_096)
+def variable_name(text: str) -> str | None:
+    """Return the name on the left of an equation in its form for comparison, None if it is no name."""
+    if not _VARIABLE.fullmatch(text):
+        return None
+    plain = re.sub(r"\\mathbb\{([EP])\}", r"\1", _without_text_commands(text))
+    return plain.lower() if re.fullmatch(r"[a-zA-Z ]{3,}", plain) else compact_form(plain)
 
 
 def compact_form(text: str) -> str:

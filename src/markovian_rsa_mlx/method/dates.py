@@ -1,0 +1,55 @@
+"""Write dates and times of day in one form. What is missing or ambiguous is not guessed."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MONTH = (
+    r"(?P<name>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?"
+    r"|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\.?"
+)
+_DAY = r"(?P<day>0?[1-9]|[12]\d|3[01])(?:st|nd|rd|th)?"
+_DATE = tuple(
+    re.compile(form, re.IGNORECASE)
+    for form in (
+        rf"{_MONTH}\s+(?:the\s+)?{_DAY}(?:\s?,?\s+(?P<year>\d{{4}}))?",
+        rf"(?:the\s+)?{_DAY}\.?\s+(?:of\s+)?{_MONTH}(?:,?\s+(?P<year>\d{{4}}))?",
+        r"(?P<year>\d{4})-(?P<month>0?[1-9]|1[0-2])-(?P<day>0?[1-9]|[12]\d|3[01])",
+    )
+)
+_NUMBERS_ONLY = re.compile(r"\d{1,2}/\d{1,2}/\d{4}")
+_TIME = re.compile(
+    r"(?P<hour>0?\d|1\d|2[0-3])(?::(?P<minute>[0-5]\d))?(?::(?P<second>[0-5]\d))?\s?(?P<half>[ap])\.?\s?m\.?"
+    r"|(?P<hour_alone>0?\d|1\d|2[0-3]):(?P<minute_alone>[0-5]\d)",
+    re.IGNORECASE,
+)
+
+
+def written_date(text: str) -> str | None:
+    """Return a date, or the day of a year, in one form. Which number is the month in 3/4/2015 is not guessed."""
+    if _NUMBERS_ONLY.fullmatch(text):
+        return text
+    found = next((match for form in _DATE if (match := form.fullmatch(text))), None)
+    if found is None:
+        return None
+    parts = found.groupdict()
+    month = parts.get("month") or _MONTHS.index(parts["name"][:3].lower()) + 1
+    return f"{parts['year'] or '?'}-{int(month):02}-{int(parts['day']):02}"
+
+
+def written_time(text: str) -> str | None:
+    """Return a time of day in one form: 3:05 am, and 15:05 for 3:05 PM. 3:05 alone can be either."""
+    found = _TIME.fullmatch(text)
+    if found is None:
+        return None
+    parts = found.groupdict()
+    hour, half = int(parts["hour"] or parts["hour_alone"]), (parts["half"] or "").lower()
+    if half and not 1 <= hour <= 12:
+        return None
+    if half == "p" and hour < 12:
+        hour, half = hour + 12, ""
+    minutes = parts["minute"] or parts["minute_alone"] or "00"
+    seconds = f":{parts['second']}" if parts["second"] else ""
+    return f"{hour}:{minutes}{seconds}{f' {half}m' if half else ''}"
