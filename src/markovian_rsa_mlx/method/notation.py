@@ -98,7 +98,7 @@ _LEAD_IN = re.compile(
 _REMARK = re.compile(r"\s*\((?:rounded|approximately|approx\.|exactly|exact)(?:\s[a-z ]{1,40})?\)$", re.IGNORECASE)
 _QUOTED = re.compile(r"""(["'])([^"']+)\1""")
 #: Emphasis at the start, where two stars are no power.
-_EMPHASIS_AT_START = re.compile(r"\s*\*\*([^*\n]{1,80})\*\*")
+_EMPHASIS_AT_START = re.compile(r"^\s*\*\*([^*\n]{1,80})\*\*(?=[\s:.,;)]|$)")
 #: The dash between an option and its text.
 _DASH_BEHIND_LABEL = re.compile(r"\s*\(?([A-J])\)?\s*—\s*")
 _SQRT_PLAIN = re.compile(r"(?<![a-zA-Z\\])sqrt\s*(?=[({\d])")
