@@ -112,20 +112,13 @@ def clean(text: str) -> str:
     text = "".join(map(_plain_character, re.sub(r"(?<=\d )μ(?=[a-zA-Z]{1,2}\b)", "µ", text)))
     text = re.sub(r"(?<!\\)\\[()\[\]]|(?<!\\)\$|`|\u200b|\ufeff", " ", _with_prices(text)).strip().strip("*_")
     text = _EURO.sub(r"\\text{€}", _DOLLAR.sub(r"\\$", text))
-    text = _FUNCTION_NAME.sub(r"\\\1 ", _UPRIGHT_CONSTANT.sub(r"\1", text))
-    text = _LOOKS.sub("", _UPRIGHT_GROUP.sub(r"\\text{ \1}", text))
-    text = _TEXT_GROUP.sub(r"\1", _TEXT_COMMAND.sub(r"\\text", text))
-    text = _TEXT_POWER.sub(r"\\text{\1}^{\2}", text)
-    text = re.sub(r"\\text\{\s*([a-zA-Z])\s*\}(?![a-zA-Z])", r"\\text{\1}", text)
+    text = _with_one_font(text) if "\\" in text else text
     text = _SPACES.sub("\u0001", text)
     text = re.sub(r"(\d)\{,\}\u0001?(?=\d{1,2}(?!\d))", r"\1.", text)  # a decimal comma
     text = _THOUSANDS.sub(lambda match: re.sub(r"[^\d]", "", match[0]), text)
     text = re.sub(r",\u0001(?=\d{3}(?!\d))", ",", text).replace("\u0001", " ")
-    text = _MICRO.sub(" μ", _MICRO_IN_TEXT.sub(r"\\text{μ", text))
-    text = _COMMAND.sub(lambda match: _ALIASES.get(match[0], match[0]), text)
-    text = with_braces(_SQRT_PLAIN.sub(r"\\sqrt ", text))
-    text = _UNIT_FRACTION.sub(r"\\text{ \1/\2}\3", text)
-    text = _MODULUS.sub(r"(mod \1\2)", re.sub(r"(?<!-)-{1,2}>", r"\\to ", text))
+    text = re.sub(r"(?<!-)-{1,2}>", r"\\to ", _SQRT_PLAIN.sub(r"\\sqrt ", text))
+    text = _with_one_command(text) if "\\" in text else text
     text = re.sub(r"\^\s*(\d+)", r"^{\1}", text)
     text = re.sub(r"\*\*\s*", "^", text)
     text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?", r"\\degree ", text)
@@ -134,6 +127,22 @@ def clean(text: str) -> str:
     text = _REMARK.sub("", text if text.endswith("...") else text.rstrip(".,; "))
     quoted = _QUOTED.fullmatch(text)
     return quoted[2].strip() if quoted else text
+
+
+def _with_one_font(text: str) -> str:
+    """Return a text without commands that change how it looks, and with one command for words."""
+    text = _FUNCTION_NAME.sub(r"\\\1 ", _UPRIGHT_CONSTANT.sub(r"\1", text))
+    text = _LOOKS.sub("", _UPRIGHT_GROUP.sub(r"\\text{ \1}", text))
+    text = _TEXT_GROUP.sub(r"\1", _TEXT_COMMAND.sub(r"\\text", text))
+    text = _TEXT_POWER.sub(r"\\text{\1}^{\2}", text)
+    return re.sub(r"\\text\{\s*([a-zA-Z])\s*\}(?![a-zA-Z])", r"\\text{\1}", text)
+
+
+def _with_one_command(text: str) -> str:
+    """Return a text with one command for each meaning, and with all arguments in braces."""
+    text = _MICRO.sub(" μ", _MICRO_IN_TEXT.sub(r"\\text{μ", text))
+    text = with_braces(_COMMAND.sub(lambda match: _ALIASES.get(match[0], match[0]), text))
+    return _MODULUS.sub(r"(mod \1\2)", _UNIT_FRACTION.sub(r"\\text{ \1/\2}\3", text))
 
 
 def _without_frame(text: str) -> str:

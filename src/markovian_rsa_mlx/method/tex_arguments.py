@@ -22,6 +22,7 @@ _LOOKS: Final = {
 }
 #: Signs of plain TeX between two arguments.
 _BETWEEN: Final = {r"\over": r"\frac", r"\choose": r"\binom"}
+_COMMAND = re.compile("|".join(re.escape(name) for name in (*_ARGUMENTS, *_LOOKS, *_BETWEEN)))
 _TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|.", re.DOTALL)
 #: Tokens that a fraction of a whole text does not span.
 _SEPARATORS: Final = frozenset("=<>,;&()[]")
@@ -29,7 +30,7 @@ _SEPARATORS: Final = frozenset("=<>,;&()[]")
 
 def with_braces(text: str) -> str:
     """Return a text in which the arguments of fractions, binomials and roots are in braces."""
-    return _Reader(text).whole_text()
+    return _Reader(text).whole_text() if _COMMAND.search(text) else text
 
 
 class _Reader:

@@ -186,8 +186,8 @@ def read_cleaned(text: str, depth: int = 0) -> Value:
         raise _TooDeepError
     text = _unwrapped(text.strip())
     text = _FOR_ALL.sub("", text) if "=" in text else text
-    only = _NUMERALS_ONLY.fullmatch(_without_text_commands(text))
-    text = only[1] if only else text
+    if (only := _NUMERALS_ONLY.fullmatch(_without_text_commands(text))) is not None:
+        text = only[1]
     text = _NAMED.get(text.lower() if text.isascii() and "\\" not in text else text, text)
     if r"\ldots" in text or "..." in text:
         return _periodic(text) or Words(_folded(text))
@@ -347,7 +347,7 @@ def _sum_of_units(text: str) -> Quantity | None:
 
 
 def _without_text_commands(text: str) -> str:
-    return " ".join(re.sub(r"\\text\s?\{([^{}]*)\}", r" \1 ", text).split())
+    return " ".join((re.sub(r"\\text\s?\{([^{}]*)\}", r" \1 ", text) if "\\" in text else text).split())
 
 
 def _items(parts: Sequence[str], depth: int) -> tuple[Value, ...]:
