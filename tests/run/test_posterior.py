@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from markovian_rsa_mlx.audit.events import (
 from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.cli.show import format_run
-from markovian_rsa_mlx.errors import VerificationError
+from markovian_rsa_mlx.errors import RunStoppedError, VerificationError
 from markovian_rsa_mlx.method.early_stopping import vote_by_rules
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 from markovian_rsa_mlx.run import early_stopping
@@ -240,6 +241,119 @@ def names_the_last_candidate(lines: Lines) -> int:
 )  # fmt: skip
 def test_lies_about_comparisons_are_refused(lie: Callable[[Lines], int], open_votes: Path, tmp_path: Path) -> None:
     assert_lie_refused(lie, open_votes, tmp_path / "run.jsonl")
+
+
+def last_comparison(lines: Lines) -> int:
+    return max(index for index, line in enumerate(lines) if line["event"] == "answers_compared")
+
+
+def comparisons_are_left_out(lines: Lines) -> int:
+    lines[:] = [line for line in lines if line["event"] != "answers_compared"]
+    return first(lines, "stopped_early")
+
+
+def the_last_comparison_is_left_out(lines: Lines) -> int:
+    del lines[last_comparison(lines)]
+    return first(lines, "stopped_early")
+
+
+def a_comparison_comes_twice(lines: Lines) -> int:
+    index = first(lines, "answers_compared")
+    lines.insert(index + 1, copy.deepcopy(lines[index]))
+    return index + 1
+
+
+def a_comparison_comes_after_later_ones(lines: Lines) -> int:
+    event, index = lines.pop(first(lines, "answers_compared")), last_comparison(lines)
+    lines.insert(index + 1, event)
+    return index + 1
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        comparisons_are_left_out,
+        the_last_comparison_is_left_out,
+        a_comparison_comes_twice,
+        a_comparison_comes_after_later_ones,
+    ],
+    ids=lambda lie: lie.__name__,
+)
+def test_comparisons_are_recorded_once_and_in_order(
+    lie: Callable[[Lines], int], open_votes: Path, tmp_path: Path
+) -> None:
+    assert_lie_refused(lie, open_votes, tmp_path / "run.jsonl")
+
+
+def test_a_comparison_that_was_recorded_is_not_repeated_in_a_later_session(open_votes: Path, tmp_path: Path) -> None:
+    place, path = last_comparison(read_lines(open_votes)), tmp_path / "run.jsonl"
+    run_rare(cut(open_votes, line_ends(open_votes)[place], path), Algebra())
+    lines = read_lines(path)
+    assert verify_file(path, codec=CODEC).finished
+    resumed = first(lines, "run_resumed")
+    lines.insert(resumed + 1, copy.deepcopy(lines[first(lines, "answers_compared")]))
+    write_lines(path, lines)
+    with pytest.raises(VerificationError, match=rf"line {resumed + 2} .* recorded before"):
+        verify_file(path)
+
+
+@pytest.mark.parametrize("verdict", ["same", "undecided"])
+def test_a_run_that_should_have_compared_is_refused(verdict: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    algebra = Algebra(verdict)
+    with MarkovianRSAOrchestrator(FakeEngine(rare), equivalent=algebra) as orchestrator:
+        orchestrator.run(QUESTION, VOTE.replace(early_stop="off"), audit_path=path)
+    lines = read_lines(path)
+    lines[0]["config"]["early_stop"] = "posterior"
+    write_lines(path, lines)
+    for equivalent in (None, algebra):
+        with pytest.raises(VerificationError, match=r"\(selection\): no answers_compared"):
+            verify_file(path, equivalent=equivalent)
+
+
+def test_comparisons_stand_after_a_failed_candidate_succeeds(open_votes: Path, tmp_path: Path) -> None:
+    """The vote is compared again with the candidate that a later session finished, and recorded where it differs."""
+
+    def fail(request: GenerationRequest) -> None:
+        if request.trace_id in ("r0-01", "r0-03"):
+            raise RuntimeError("the engine failed")
+
+    config, path = VOTE.replace(max_retries=0), tmp_path / "run.jsonl"
+    with MarkovianRSAOrchestrator(FakeEngine(rare, fail=fail), equivalent=Algebra()) as orchestrator:
+        orchestrator.run(QUESTION, config, audit_path=path)
+    verify_file(path, codec=CODEC)
+    ends = line_ends(path)
+    compared = [i for i, line in enumerate(read_lines(path)) if line["event"] == "answers_compared"]
+    for place in compared:
+        resumed = cut(path, ends[place], tmp_path / "resumed.jsonl")
+        with MarkovianRSAOrchestrator(FakeEngine(rare), equivalent=Algebra()) as orchestrator:
+            orchestrator.run(QUESTION, config, audit_path=resumed)
+        assert verify_file(resumed, codec=CODEC).finished
+
+
+def test_a_limit_that_ends_comparisons_leaves_the_run_to_be_resumed(tmp_path: Path) -> None:
+    """No answer is chosen before all comparisons are made, although all candidates have finished."""
+    started = threading.Event()
+
+    class Slow(Algebra):
+        def compare(self, first: str, second: str) -> Any:
+            started.set()
+            time.sleep(0.5)
+            return super().compare(first, second)
+
+    path, config = tmp_path / "run.jsonl", VOTE.replace(concurrency=16, time_budget_s=0.3)
+    engine = FakeEngine(lambda request, rng: boxed((r"\sin(x)^2", r"1-\cos(x)^2")[int(request.trace_id[-1]) % 2]))
+    with (
+        MarkovianRSAOrchestrator(engine, equivalent=Slow()) as orchestrator,
+        pytest.raises(RunStoppedError),
+    ):
+        orchestrator.run(QUESTION, config, audit_path=path)
+    assert started.is_set()
+    assert len(of_file(path, TraceCompleteEvent)) == 16
+    verify_file(path, codec=CODEC)
+    with MarkovianRSAOrchestrator(FakeEngine(rare), equivalent=Algebra()) as orchestrator:
+        orchestrator.run(QUESTION, VOTE, audit_path=path)
+    assert verify_file(path, codec=CODEC).finished
 
 
 def edited(**values: Any) -> Callable[[Lines], int]:

@@ -212,6 +212,42 @@ def test_failed_and_cut_off_candidates_are_not_judged(tmp_path: Path) -> None:
     verify_file(resumed, codec=CODEC)
 
 
+@pytest.mark.parametrize(("retries", "failures"), [(0, 1), (2, 1), (2, 2)])
+def test_a_failed_candidate_is_tried_again_if_no_judgement_was_recorded(
+    retries: int, failures: int, tmp_path: Path
+) -> None:
+    """The first session ends after failed questions to a judge, so that nothing was built on the failed candidate."""
+    config = JUDGED.replace(max_retries=retries, concurrency=1)
+    asked: list[str] = []
+
+    def fail(request: GenerationRequest) -> None:
+        if is_judgement(request):
+            asked.append(request.trace_id)
+        if request.trace_id == "r1-02" or (asked and len(asked) <= failures):
+            raise RuntimeError("the server failed")
+
+    path = tmp_path / "run.jsonl"
+    run(FakeEngine(model, fail=fail), config, path)
+    errors = [
+        i for i, line in enumerate(read_lines(path)) if (line["event"], line.get("stage")) == ("error", "judgement")
+    ]
+    last = errors[failures - 1]
+    resumed = cut(path, line_ends(path)[last], tmp_path / "resumed.jsonl")
+    assert not of_file(resumed, JudgementEvent)
+    verify_file(resumed, codec=CODEC)
+    with pytest.raises(RunStoppedError):
+        run(FakeEngine(model), config.replace(token_budget=RunState(read_events(resumed)).spent_tokens + 250), resumed)
+    assert of_file(resumed, JudgementEvent)
+    engine = FakeEngine(model)
+    run(engine, config, resumed)
+    assert {request.trace_id[0] for request in engine.requests} == {"j"}
+    (selection,) = of_file(resumed, SelectionEvent)
+    assert "r1-02" in selection.candidate_trace_ids
+    assert None not in selection.points
+    assert verify_file(resumed, codec=CODEC).finished
+    run(FakeEngine(model), config, resumed)
+
+
 def test_a_judgement_that_fails_is_tried_again_with_another_seed(tmp_path: Path) -> None:
     tried: list[int] = []
 

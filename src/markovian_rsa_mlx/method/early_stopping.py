@@ -12,10 +12,11 @@ import itertools
 import math
 import operator
 from collections.abc import Sequence
+from typing import cast
 
 from .answers import AnswerKind, equal_text, normalise, voting_levels
 from .equality import Verdict, compare_by_rules
-from .selection import Candidate, Vote, is_same_answer, vote
+from .selection import Candidate, Equivalent, RecordedEquivalence, Vote, is_same_answer, verdict_of, vote
 
 Pair = tuple[Candidate, Candidate]
 #: Answers to come above which no vote is decided yet: the sum over the outcomes grows with their square.
@@ -69,6 +70,35 @@ def vote_by_rules(candidates: Sequence[Candidate], kind: AnswerKind) -> Vote | N
 
     votes = vote(candidates, equal)
     return None if "undecided" in verdicts else votes
+
+
+class Recalled:
+    """Compares answers as recorded verdicts say (two trace ids and a verdict each), and others with `equivalent`."""
+
+    def __init__(
+        self, equivalent: Equivalent, candidates: Sequence[Candidate], verdicts: Sequence[Sequence[str]]
+    ) -> None:
+        self._equivalent = equivalent
+        self._verdicts: dict[tuple[str, str], Verdict] = {}
+        answers = {candidate.trace_id: candidate.answer for candidate in candidates}
+        for one, other, verdict in verdicts:
+            if one in answers and other in answers:
+                self._verdicts[answers[one], answers[other]] = cast("Verdict", verdict)
+
+    def __call__(self, first: str, second: str) -> bool:
+        return self.compare(first, second) == "same"
+
+    def compare(self, first: str, second: str) -> Verdict:
+        known = self._verdicts.get((first, second))
+        return verdict_of(self._equivalent, first, second) if known is None else known
+
+
+def vote_with_verdicts(candidates: Sequence[Candidate], equivalent: Equivalent) -> tuple[Vote, list[list[str]]]:
+    """Return the vote, and the verdicts of `equivalent` that it needed: two trace ids and a verdict each."""
+    recorded = RecordedEquivalence(equivalent)
+    votes = vote(candidates, recorded)
+    first_with = {candidate.answer: candidate.trace_id for candidate in reversed(candidates)}
+    return votes, [[first_with[one], first_with[other], verdict] for (one, other), verdict in recorded.verdicts.items()]
 
 
 def lead_probability(votes: Vote, answered: int, remaining: int) -> float:

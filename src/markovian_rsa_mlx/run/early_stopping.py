@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import ParamSpec, TypeVar, cast
+from typing import ParamSpec, TypeVar
 
 from ..audit import RunState
 from ..audit.events import AnswersComparedEvent, StoppedEarlyEvent, TraceInheritedEvent
 from ..equivalence import Comparisons
 from ..method.answers import AnswerKind
-from ..method.early_stopping import MAX_REMAINING, lead_probability, open_comparisons, vote_by_rules
-from ..method.equality import Verdict
+from ..method.early_stopping import (
+    MAX_REMAINING,
+    Recalled,
+    lead_probability,
+    open_comparisons,
+    vote_by_rules,
+    vote_with_verdicts,
+)
 from ..method.lineage import TraceKey
-from ..method.selection import Candidate, Equivalent, RecordedEquivalence, Vote, verdict_of, vote
+from ..method.selection import Candidate, Equivalent, Vote, verdict_of
 from .result import Trace, candidates_of, kind_of
 from .session import RunSession
 
@@ -82,6 +88,8 @@ class DecidedVote:
     def __init__(self, session: RunSession, equivalent: Equivalent) -> None:
         self._session, self._equivalent = session, equivalent
         self.cancelled = session.log.history.cancelled  #: the traces that do not count
+        #: Whether nothing more is counted.
+        self.is_done = not session.config.may_stop_vote or session.log.history.stopped_early is not None
 
     async def watch(
         self, start: Callable[[TraceKey], asyncio.Task[Trace]], tasks: Mapping[TraceKey, asyncio.Task[Trace]]
@@ -91,7 +99,7 @@ class DecidedVote:
         Later candidates that finished before earlier ones do not count, so that timing never changes the outcome.
         """
         session, finals = self._session, self._session.lineage.finals
-        if not session.config.may_stop_vote or session.log.history.stopped_early is not None:
+        if self.is_done:
             return
         counted: dict[TraceKey, Trace] = {}
         for number, key in enumerate(finals[:-1], start=1):
@@ -100,7 +108,7 @@ class DecidedVote:
                 counted[key] = trace
             if len(finals) - number > MAX_REMAINING or not counted:
                 continue
-            votes, recorded = await self._vote(counted)
+            votes, recorded = await self._vote(finals[:number], counted)
             probability = lead_probability(votes, len(counted), len(finals) - number)
             if probability < session.config.stop_confidence:
                 before = session.log.history_of(key).compared
@@ -120,10 +128,14 @@ class DecidedVote:
             self.cancelled = frozenset(cancelled)
             for task in tasks.values():
                 task.cancel()
-            return
+            break
+        self.is_done = True
 
-    async def _vote(self, traces: Mapping[TraceKey, Trace]) -> tuple[Vote, list[list[str]]]:
-        """Return the vote over these candidates, and the verdicts of computer algebra that it needed."""
+    async def _vote(self, finals: Sequence[TraceKey], traces: Mapping[TraceKey, Trace]) -> tuple[Vote, list[list[str]]]:
+        """Return the vote over the first candidates, and the verdicts of computer algebra that it needed.
+
+        `traces` are those of `finals` that did not fail. Recorded verdicts stand.
+        """
         kind, candidates = _candidates(self._session, list(traces.values()))
         if sum(len(candidate.answer) for candidate in candidates) <= _MAX_CHARACTERS:
             votes = vote_by_rules(candidates, kind)  # without a thread, so that little is generated in the meantime
@@ -131,31 +143,10 @@ class DecidedVote:
             votes = await asyncio.to_thread(vote_by_rules, candidates, kind)
         if votes is not None:
             return votes, []
-        known = {candidate.trace_id: candidate.answer for candidate in candidates}
-        compared = [self._session.log.history_of(key).compared for key in traces]
+        compared = [self._session.log.history_of(key).compared for key in finals]
         entries = [entry for event in compared if event is not None for entry in event.verdicts]
-        recorded = RecordedEquivalence(_Recalled(self._equivalent, known, entries))
-        votes = await _on_a_thread(self._equivalent, vote, candidates, recorded)
-        ids = {candidate.answer: candidate.trace_id for candidate in reversed(candidates)}
-        return votes, [[ids[one], ids[other], verdict] for (one, other), verdict in recorded.verdicts.items()]
-
-
-class _Recalled:
-    """Compares answers as earlier sessions did (`entries`, `answers` by trace), and others with `equivalent`."""
-
-    def __init__(self, equivalent: Equivalent, answers: Mapping[str, str], entries: Sequence[Sequence[str]]) -> None:
-        self._equivalent = equivalent
-        self._verdicts: dict[tuple[str, str], Verdict] = {}
-        for one, other, verdict in entries:
-            if one in answers and other in answers:
-                self._verdicts[answers[one], answers[other]] = cast("Verdict", verdict)
-
-    def __call__(self, first: str, second: str) -> bool:
-        return self.compare(first, second) == "same"
-
-    def compare(self, first: str, second: str) -> Verdict:
-        known = self._verdicts.get((first, second))
-        return verdict_of(self._equivalent, first, second) if known is None else known
+        recalled = Recalled(self._equivalent, candidates, entries)
+        return await _on_a_thread(self._equivalent, vote_with_verdicts, candidates, recalled)
 
 
 def _candidates(session: RunSession, traces: Sequence[Trace]) -> tuple[AnswerKind, list[Candidate]]:

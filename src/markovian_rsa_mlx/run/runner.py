@@ -89,7 +89,8 @@ class Runner:
             error = group.exceptions[0]
             if not isinstance(error, LimitReached):
                 raise error from None
-            if unsaved is not None or not (self._judging.is_done and all(map(self._has_result, targets))):
+            is_decided = self._vote.is_done and self._judging.is_done
+            if unsaved is not None or not (is_decided and all(map(self._has_result, targets))):
                 raise unsaved or error from None
         for key in [key for keys in self._open_keys.values() for key in keys if self._vote.cancelled]:
             self._complete_round(key)

@@ -6,12 +6,21 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from ...method.answers import AnswerKind
-from ...method.early_stopping import MAX_REMAINING, Pair, lead_probability, open_comparisons, vote_by_rules
+from ...method.early_stopping import (
+    MAX_REMAINING,
+    Pair,
+    Recalled,
+    lead_probability,
+    open_comparisons,
+    vote_by_rules,
+    vote_with_verdicts,
+)
+from ...method.equality import compare_by_rules
 from ...method.lineage import TraceKey
 from ...method.selection import Candidate, Vote, for_one_run, verdict_of, vote
 from ..events import AggregationPromptEvent, AnswersComparedEvent, StoppedEarlyEvent, TraceInheritedEvent
 from .selection import TIME_LIMIT_S, UNCOMPARED, check_verdicts, possible_answers, possible_kinds, recorded_verdicts
-from .state import VerifierState, check
+from .state import VerifierState, Violation, check
 
 #: Combinations of answers that are tried, where the texts alone do not show where the thinking of the parents ends.
 _MAX_READINGS = 1_000
@@ -85,6 +94,10 @@ def _check_vote_open(state: VerifierState, event: AnswersComparedEvent, key: Tra
     check(run.config.may_stop_vote, "a vote does not stop early under these settings")
     check(key in finals[:-1], f"{key} is not a final candidate before the last")
     number = finals.index(key) + 1
+    check(number > state.session.compared, f"the vote after {key} was compared before, or that after a later one")
+    state.session.compared = number
+    before = run.trace(key).compared
+    check(before is None or before.verdicts != event.verdicts, f"these comparisons for {key} were recorded before")
     counted, remaining = _counted(state, number), len(finals) - number
     readings = _readings(state, counted)
     if readings is None or len(readings) > 1:
@@ -139,22 +152,43 @@ def check_stopped(state: VerifierState, event: StoppedEarlyEvent) -> None:
 
 
 def check_not_decided(state: VerifierState) -> None:
-    """Check that a run that counts all final candidates should not have stopped before, as far as rules decide."""
+    """Check that a run that counts all final candidates should not have stopped before."""
     if state.run.config.may_stop_vote and state.run.stopped_early is None:
         _check_undecided(state, range(1, len(state.lineage.finals)))
 
 
 def _check_undecided(state: VerifierState, numbers: range) -> None:
-    """Check that the first 1, 2, ... final candidates did not decide the vote."""
+    """Check that the first 1, 2, ... final candidates did not decide the vote, by rules or recorded comparisons."""
     finals = state.lineage.finals
     for number in numbers:
-        counted, remaining = _succeeded(state, number), len(finals) - number
-        readings = _readings(state, counted) if counted and remaining <= MAX_REMAINING else None
-        votes = vote_by_rules(readings[0][1], readings[0][0]) if readings and len(readings) == 1 else None
-        if votes is not None:
-            probability = lead_probability(votes, len(counted), remaining)
-            is_open = probability < state.run.config.stop_confidence
-            check(is_open, f"{finals[number - 1]} had decided the vote, with probability {probability}")
+        key, counted, remaining = finals[number - 1], _succeeded(state, number), len(finals) - number
+        if not counted or remaining > MAX_REMAINING:
+            continue
+        readings = _readings(state, counted)
+        if readings is None or len(readings) > 1:
+            state.trust(_UNREAD)
+            continue
+        kind, candidates = readings[0]
+        votes = vote_by_rules(candidates, kind)
+        if votes is None:
+            votes = _compared_vote(state, key, candidates)
+        probability = lead_probability(votes, len(counted), remaining)
+        is_open = probability < state.run.config.stop_confidence
+        check(is_open, f"{key} had decided the vote, with probability {probability}")
+
+
+def _compared_vote(state: VerifierState, key: TraceKey, candidates: Sequence[Candidate]) -> Vote:
+    """Return the vote up to `key` with the verdicts of its `answers_compared`, which were checked at their line."""
+    event = state.run.trace(key).compared
+    if event is None:
+        raise Violation(f"no answers_compared tells why the vote went on after {key}")
+    votes, verdicts = vote_with_verdicts(candidates, Recalled(_is_same_by_rules, candidates, event.verdicts))
+    check(verdicts == event.verdicts, f"the vote up to {key} compares other answers than its answers_compared")
+    return votes
+
+
+def _is_same_by_rules(first: str, second: str) -> bool:
+    return compare_by_rules(first, second) == "same"
 
 
 def _counted(state: VerifierState, number: int) -> list[TraceKey]:

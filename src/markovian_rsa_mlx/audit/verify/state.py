@@ -62,6 +62,7 @@ class Session:
     ready_s: dict[tuple[str, str], float] = field(default_factory=dict)  #: the least seconds at which it could begin
     round_starts: dict[int, tuple[float, float]] = field(default_factory=dict)  #: first start: at least, at most
     judged: list[tuple[float, float]] = field(default_factory=list)  #: when judgements entered and left the engine
+    compared: int = 0  #: first final candidates whose open vote `answers_compared` recorded last
     memory_bytes: int = 0  #: the last estimate
 
     @classmethod
@@ -90,7 +91,7 @@ class VerifierState:
         self.setup: RunSetupEvent
         self.parser: TraceParser
         self.lineage: Lineage
-        self.tournament: Tournament | None = None  #: from the first judgement on
+        self.tournament: Tournament | None = None  #: from the first question to a judge on
         self.sections: dict[tuple[TraceKey, str], Any] = {}  #: of candidates, as judges are shown them
         self.needed: dict[int, tuple[TraceKey, ...]]
         self.session: Session
@@ -134,6 +135,9 @@ class VerifierState:
             case RunResumedEvent():
                 self.session = Session.of(event, event.elapsed_before_s)
                 self.now_s, self._used_failures = event.elapsed_before_s, None
+                if not self.run.judgements:
+                    # A candidate that failed is tried again, although a judge may have been asked in vain.
+                    self.tournament = None
 
     def _pass_clock(self, event: TraceClockEvent) -> None:
         session, row = self.session, (event.trace_id, event.purpose)
