@@ -76,6 +76,15 @@ def local_folder(model: str | Path) -> Path | None:
     return None
 
 
+def check_revision(name: str, revision: str | None, folder: Path | None) -> None:
+    """Raise `ConfigError` for the revision of a model that is read from a local folder, where it has no effect."""
+    if revision is not None and folder is not None:
+        raise ConfigError(
+            f"revision is {revision!r}, but {name} is read from a folder on this machine; leave it out, or name a "
+            "model of the hub."
+        )
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """Return the config.json of a model's folder, as mlx-lm reads it. Raises `ModelError`."""
     from mlx_lm.utils import load_config
@@ -195,6 +204,11 @@ def model_digest(folder: Path) -> str:
 def adapter_digest(folder: Path) -> str:
     """Identify the content of the folder of a LoRA adapter in the same way."""
     return _digest(folder, ADAPTER_FILES)
+
+
+def with_adapter(content: str, adapter: Path | None) -> str:
+    """Return the digest of a model whose traces all use an adapter, from that of the model without it."""
+    return content if adapter is None else f"{content} with {adapter_digest(adapter)}"
 
 
 def _digest(folder: Path, patterns: tuple[str, ...]) -> str:

@@ -69,10 +69,11 @@ class MarkovianRSAOrchestrator(contextlib.AbstractContextManager["MarkovianRSAOr
         from .backends.mlx import MLXEngine
 
         load = partial(MLXEngine.from_pretrained, kv_bits=kv_bits, aggregation_adapter=aggregation_adapter)
-        choice, load = choose_model(model), partial(load, speculate=speculate)
+        load = partial(load, speculate=speculate, revision=revision, adapter_path=adapter_path)
+        choice = choose_model(model)
         if choice.is_embedded:
             return cls(load(choice.source, model_id=choice.model_id), shared=shared)
-        return cls(load(choice.source, revision=revision, adapter_path=adapter_path, progress=progress), shared=shared)
+        return cls(load(choice.source, progress=progress), shared=shared)
 
     @classmethod
     def from_upstream(

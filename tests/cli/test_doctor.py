@@ -20,12 +20,15 @@ from markovian_rsa_mlx.backends.mlx import device, engine, memory, sampling
 from markovian_rsa_mlx.backends.mlx.loading import load_model
 from markovian_rsa_mlx.backends.policy import ModelFootprint
 from markovian_rsa_mlx.backends.upstream import probe
-from markovian_rsa_mlx.cli import doctor, doctor_report
-from markovian_rsa_mlx.cli.doctor_checks import Line
+from markovian_rsa_mlx.cli import doctor, doctor_report, tune
+from markovian_rsa_mlx.cli.doctor_checks import Line, Subject
 from markovian_rsa_mlx.cli.options import ModelChoice
 from markovian_rsa_mlx.method import prompts
+from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
+from markovian_rsa_mlx.predict.expected import Prospect
 from markovian_rsa_mlx.tokenizer import TextPart, Tokenizer
 
+from ..backends import tiny_models
 from ..backends.fake_upstream import FakeUpstream, Running, free_port, letters
 from ..models import folders
 from ..support.fakes import CharacterTokenizer, FakeBackend, boxed
@@ -55,6 +58,40 @@ def test_the_embedded_model_passes_every_check(mrsa: Run) -> None:
     assert {state for state, _ in states} <= {"ok", "warn"}
     assert all("tolerance" in line for line in ran.out.splitlines() if "planned" in line)
     assert "--final-tokens" not in ran.out
+
+
+@pytest.fixture
+def revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the hub without a network, with two revisions of me/tiny. Return the folder of v2."""
+    repository = tmp_path / "hub" / "models--me--tiny"
+    (repository / "refs").mkdir(parents=True)
+    for name, layers in (("main", 3), ("v2", 2)):
+        commit = name[-1] * 40
+        folder = tiny_models.write(repository / "snapshots" / commit, num_hidden_layers=layers)
+        (repository / "refs" / name).write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return folder
+
+
+def test_the_named_revision_is_examined(revision: Path, mrsa: Run) -> None:
+    choice = ModelChoice("me/tiny", revision="v2")
+    assert Subject(MarkovianRSAOrchestrator(FakeBackend(lambda *_: boxed(1))), choice, quick=True).folder == revision
+    (revision.parents[1] / "refs" / "main").unlink()
+    found = examined(mrsa, "--model", "me/tiny", "--revision", "v2")
+    assert not kinds(found, "FAIL")
+    assert "config.json" in str(found)
+    (revision / "tokenizer.json").write_text("{}")
+    assert kinds(examined(mrsa, "--model", "me/tiny", "--revision", "v2"), "FAIL") == {4}
+
+
+def test_tune_predicts_the_speed_of_the_named_revision(revision: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[Path] = []
+    monkeypatch.setattr(device, "chip_name", lambda: "Apple M4 Pro")
+    monkeypatch.setattr(memory, "model_of_checkpoint", lambda folder, _: planned.append(folder))
+    monkeypatch.setattr(Prospect, "of_model", lambda *_: None)
+    tune._prospect(ModelChoice("me/tiny", revision="v2"))
+    assert planned == [revision]
 
 
 def test_a_context_without_room_for_a_profile_is_a_warning() -> None:

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from markovian_rsa_mlx import reasoner
 from markovian_rsa_mlx.backends.mlx import MLXEngine
 from markovian_rsa_mlx.backends.upstream import Upstream, UpstreamEngine, probe
 from markovian_rsa_mlx.cli import options as engine
 from markovian_rsa_mlx.cli.run import load_orchestrator
 from markovian_rsa_mlx.errors import ConfigError
 
+from ..backends import tiny_models
+from ..backends.adapters import write_adapter
 from ..backends.fake_upstream import FakeUpstream, Running
 from ..support.fakes import CharacterTokenizer
 from .conftest import Run
@@ -65,6 +68,25 @@ def test_run_over_an_upstream_server_does_not_reveal_the_key(
         assert "memory" not in mrsa("runs", "show", str(audit)).out
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("command", ["solve X --force --profile embedded", "doctor", "tune", "plan"])
+def test_revision_of_a_folder_or_the_embedded_model_is_refused(mrsa: Run, tmp_path: Path, command: str) -> None:
+    for model in ([], ["--model", str(tiny_models.write(tmp_path / "tiny"))]):
+        ran = mrsa(*command.split(), *model, "--revision", "v2")
+        assert ran.code == (1 if command == "doctor" else 2)
+        assert "revision is 'v2'" in ran.err + ran.out
+
+
+def test_an_adapter_is_used_with_the_embedded_model(mrsa: Run, tmp_path: Path) -> None:
+    ask = ("solve", "Calculate 12 + 34 - 11.", "--force", "--json", "--quiet", *SMALL)
+    plain = json.loads(mrsa(*ask).out)
+    missing = mrsa(*ask, "--adapter", str(tmp_path / "none"))
+    assert missing.code == 1
+    assert "adapter_config.json" in missing.err
+    adapter = write_adapter(reasoner.model_path(), tmp_path / "adapter", size=0.3)
+    adapted = mrsa(*ask, "--adapter", str(adapter))
+    assert json.loads(adapted.out)["answer"] != plain["answer"]
 
 
 def test_unreachable_server_exits_1_with_one_line(mrsa: Run) -> None:

@@ -340,7 +340,8 @@ class RunSetupEvent(Event):
     model_digest: Annotated[
         str,
         "Identifies the weights and the files next to them: the first 16 hex digits of the SHA-256 of small files and "
-        "of samples of large ones. Empty for a model on a server, and absent in older files.",
+        "of samples of large ones, followed by ` with ` and the digest of an adapter that all traces used. Empty for a "
+        "model on a server, and absent in older files.",
     ] = ""
     judge_segments: Annotated[
         list[str],

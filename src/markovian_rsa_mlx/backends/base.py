@@ -179,7 +179,8 @@ class EngineInfo:
     """Facts of an engine that a run records. `quantization` is "none" or like "4-bit"; sizes in tokens and bytes.
 
     `tokenizer` is where the tokenizer was read, `tokenizer_digest` its digest (`backends.tokenizers.files_digest`).
-    `model_digest` identifies the weights (`hub.model_digest`; "": unknown, as on a server).
+    `model_digest` identifies the weights, with the adapter that all traces use (`hub.model_digest`,
+    `hub.with_adapter`; "": unknown, as on a server).
     `closes_thinking`: whether the engine honours the `thinking_limit` of a request (None: it does not know of any).
     `binds_answers`, `binds_calls` and `gives_logprobs`: whether it honours `answer_schema`, its `call`, and
     `top_logprobs`. `writes_calls`: whether it takes the `tools` of a request as such, and writes the calls that it gets

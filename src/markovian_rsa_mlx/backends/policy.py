@@ -68,6 +68,16 @@ class ModelFootprint:
         windowed = sum(min(allocated, window) * size for window, size in self.windows)
         return rows * (self.state_bytes + allocated * self.kv_bytes_per_token + windowed)
 
+    def reading_bytes(self, rows: int, longest: int) -> int:
+        """Return the memory that the prompts of `rows` sequences take beyond `cache_bytes` while they are read.
+
+        A sliding-window cache keeps the last chunk whole, next to its window, until the next chunk or the first step.
+        All prompts together have read at most PREFILL_TOKENS tokens since the last step.
+        """
+        # One prompt is read at a time, so that the chunks of others ended in the same step, and were shorter.
+        kept = ((min(PREFILL_TOKENS, rows * max(0, longest - window)), size) for window, size in self.windows)
+        return sum(tokens * size for tokens, size in kept)
+
     def step_bytes(self, rows: int) -> int:
         """Return the transient memory for drawing one token per row."""
         return rows * self.vocabulary * _DRAW_BYTES
@@ -117,7 +127,8 @@ class MemoryBudget:
     def required_bytes(self, rows: int, longest: int) -> int:
         caches = self.footprint.cache_bytes(rows, longest)
         held = int(caches * TRANSIENT) if rows > 1 else caches
-        return self.footprint.weight_bytes + held + self.footprint.step_bytes(rows)
+        reading = self.footprint.reading_bytes(rows, longest)
+        return self.footprint.weight_bytes + held + reading + self.footprint.step_bytes(rows)
 
     def fits(self, lengths: Iterable[int], newcomer: int, other_bytes: int = 0) -> bool:
         everyone = [*lengths, newcomer]

@@ -24,7 +24,7 @@ from typing import Any, Final
 from ..config import ADDED_SETTINGS, FREE_SETTINGS, RSAConfig
 from ..errors import AuditError, ConfigError, ResumeError
 from ..formatting import shortened
-from ..hub import adapter_digest, model_digest
+from ..hub import model_digest, with_adapter
 from ..json_strict import replace_surrogates
 from ..locks import try_lock
 from ..method.prompts import PromptTemplate
@@ -253,6 +253,4 @@ def content_digest(model: str, revision: str | None = None, adapter: str | None 
         with contextlib.suppress(ValueError):  # not a hub id: loading the model reports it
             cached = try_to_load_from_cache(model, "config.json", revision=revision)
         content = f"commit {Path(cached).parent.name[:16]}" if isinstance(cached, str) else ""
-    if adapter is None or not content:
-        return content
-    return f"{content} with {adapter_digest(Path(adapter).expanduser())}"
+    return content and with_adapter(content, None if adapter is None else Path(adapter).expanduser())

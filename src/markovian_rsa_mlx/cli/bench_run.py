@@ -276,11 +276,12 @@ def _command(words: Sequence[str]) -> str:
 
 def with_absolute_paths(choice: ModelChoice) -> ModelChoice:
     """Return the choice with absolute paths, since a relative path names another model in another folder."""
-    if choice.upstream is not None or choice.embedded:
+    if choice.upstream is not None:
         return choice
     folder = Path(choice.model_id).expanduser()
     adapter = None if choice.adapter is None else str(Path(choice.adapter).expanduser().resolve())
-    return replace(choice, model_id=str(folder.resolve()) if folder.is_dir() else choice.model_id, adapter=adapter)
+    is_folder = folder.is_dir() and not choice.embedded
+    return replace(choice, model_id=str(folder.resolve()) if is_folder else choice.model_id, adapter=adapter)
 
 
 def _weights_of(choice: ModelChoice) -> str:

@@ -145,7 +145,7 @@ def _why_not_loaded(choice: ModelChoice, error: Exception) -> Line:
 
         if isinstance(error, WrongTokenizer):
             return Line(4, "FAIL", str(error), "Name the folder or hub id of the model that the server serves.")
-    folder = None if choice.upstream else cached_folder(choice.model_id, TOKENIZER_FILES)
+    folder = None if choice.upstream else cached_folder(choice.model_id, TOKENIZER_FILES, choice.revision)
     if folder is not None and (folder / "config.json").is_file() and not choice.embedded:
         from ..backends.tokenizers import load_tokenizer
 

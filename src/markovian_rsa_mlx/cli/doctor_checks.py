@@ -90,7 +90,10 @@ class Subject:
 
         if self.choice.upstream is not None:
             return None
-        return reasoner.model_path() if self.choice.embedded else cached_folder(self.choice.model_id, TOKENIZER_FILES)
+        choice = self.choice
+        if choice.embedded:
+            return reasoner.model_path()
+        return cached_folder(choice.model_id, TOKENIZER_FILES, choice.revision)
 
     @cached_property
     def control(self) -> frozenset[int]:

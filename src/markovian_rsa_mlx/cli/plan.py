@@ -13,7 +13,16 @@ import click
 
 from ..config import RSAConfig
 from ..errors import ConfigError, MarkovianRSAError, ModelError
-from ..hub import CONFIG_FILES, TOKENIZER_FILES, cached_folder, fetch_files, local_folder, read_config, weight_headers
+from ..hub import (
+    CONFIG_FILES,
+    TOKENIZER_FILES,
+    cached_folder,
+    check_revision,
+    fetch_files,
+    local_folder,
+    read_config,
+    weight_headers,
+)
 from ..method.context import LongestSequence, PromptLengths, context_error, longest_sequence
 from ..run_store import measured_speed
 from .command import Command, json_option, option
@@ -117,6 +126,7 @@ def estimate(
 
     headers: dict[str, bytes] = {}
     folder = reasoner.model_path() if choice.embedded else local_folder(choice.model_id)
+    check_revision(choice.model_id, choice.revision, folder)
     if folder is None:
         folder = fetch_files(choice.model_id, choice.revision, TOKENIZER_FILES)
         if not any(folder.glob("model*.safetensors")):

@@ -247,7 +247,8 @@ def _prospect(choice: ModelChoice) -> Prospect | None:
     from ..predict.published import chip_of
 
     chip = chip_of(chip_name())
-    folder = reasoner.model_path() if choice.embedded else cached_folder(choice.model_id, CONFIG_FILES)
+    known = cached_folder(choice.model_id, CONFIG_FILES, choice.revision)
+    folder = reasoner.model_path() if choice.embedded else known
     if chip is None or folder is None:
         return None
     return Prospect.of_model(chip, model_of_checkpoint(folder, {}))

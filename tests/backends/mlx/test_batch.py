@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -83,6 +84,14 @@ def test_frequencies_follow_the_probabilities_at_a_temperature() -> None:
     for token, weight in enumerate(weights):
         expected = weight / sum(weights)
         assert counts[token] / draws == pytest.approx(expected, abs=4 * math.sqrt(expected / draws))
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-30, 1e-37, 1e-38, 1e-40, 1e-310, 5e-324])
+@pytest.mark.parametrize("filters", [{}, {"top_p": 0.9, "top_k": 3, "min_p": 0.01}])
+def test_a_tiny_temperature_draws_the_likeliest_token(temperature: float, filters: dict[str, Any]) -> None:
+    rows = mx.array([[1.0, 2.0, 40.0, 50.0, -3.0], [-9.0, -8.5, -700.0, -8.25, -mx.inf], [0.0, 3e4, 2.5e4, 1.0, 9.0]])
+    sampling = Sampling(temperature, **filters)
+    assert draw_tokens(rows, [sequence(row, row, sampling=sampling) for row in range(3)]).tolist() == [3, 3, 1]
 
 
 def test_temperature_zero_draws_the_likeliest_token() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,6 +64,42 @@ def test_a_limit_of_the_user_replaces_the_default(mac: FakeMac, engine: MLXEngin
         assert mac.wired == min(limit, int(0.7 * mac.working_set))
     engine.limit(None, before)
     engine._worker.call(lambda: None).result()
+
+
+GIB = 2**30
+
+
+def write_container(folder: Path, limit: str, used: int, **stat: int) -> Path:
+    """Write the files of a cgroup with this limit and use of memory."""
+    lines = [f"{name} {value}" for name, value in stat.items()]
+    for name, content in (("max", limit), ("current", str(used)), ("stat", "\n".join(lines))):
+        (folder / f"memory.{name}").write_text(f"{content}\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("used", "stat", "free"),
+    [
+        (15 * GIB, {"anon": GIB, "file": 14 * GIB, "inactive_file": 10 * GIB, "active_file": 4 * GIB}, 15 * GIB),
+        (15 * GIB, {"anon": GIB, "file": 14 * GIB, "shmem": 14 * GIB, "inactive_file": 0, "active_file": 0}, GIB),
+        (15 * GIB, {"inactive_file": 2 * GIB}, 3 * GIB),
+        (15 * GIB, {}, GIB),
+        (17 * GIB, {"inactive_file": 0}, 0),
+        # the counters are not read at the same instant
+        (2 * GIB, {"inactive_file": 3 * GIB}, 16 * GIB),
+    ],
+)
+def test_cached_files_of_a_container_are_free(tmp_path: Path, used: int, stat: dict[str, int], free: int) -> None:
+    folder = write_container(tmp_path, str(16 * GIB), used, **stat)
+    assert device.container_free_bytes(99 * GIB, folder) == free
+
+
+def test_a_container_without_a_limit_leaves_the_free_memory(tmp_path: Path) -> None:
+    assert device.container_free_bytes(7, tmp_path / "none") == 7
+    assert device.container_free_bytes(7, write_container(tmp_path, "max", 3 * GIB)) == 7
+    write_container(tmp_path, str(4 * GIB), 3 * GIB)
+    (tmp_path / "memory.stat").unlink()
+    assert device.container_free_bytes(7, tmp_path) == GIB
 
 
 def test_other_systems_keep_the_limits_of_mlx(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from markovian_rsa_mlx.backends.mlx.loading import load_model, quantization_of
-from markovian_rsa_mlx.errors import ModelError
+from markovian_rsa_mlx.errors import ConfigError, ModelError
 from markovian_rsa_mlx.hub import local_folder
 
 from .. import tiny_models
@@ -88,6 +88,11 @@ class TestFolders:
 
     def test_a_missing_adapter_raises(self, folder: Path, tmp_path: Path) -> None:
         assert "adapter_config.json" in error_of(folder, adapter_path=tmp_path / "none")
+
+
+def test_a_folder_has_no_revision(llama_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=f"revision is 'v2', but {llama_folder} is read from a folder"):
+        load_model(llama_folder, revision="v2")
 
 
 def test_an_adapter_changes_the_model(llama_folder: Path, tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from markovian_rsa_mlx.backends.mlx.memory import (
     footprint_of_checkpoint,
     named_parameters,
 )
+from markovian_rsa_mlx.backends.mlx.prefix_cache import Prefill, PrefixCache
 from markovian_rsa_mlx.backends.mlx.sequence import Sequence
-from markovian_rsa_mlx.backends.policy import TRANSIENT, MemoryBudget, ModelFootprint
+from markovian_rsa_mlx.backends.policy import PREFILL_TOKENS, TRANSIENT, MemoryBudget, ModelFootprint
 from markovian_rsa_mlx.config import Sampling
 from markovian_rsa_mlx.errors import ModelError
 
@@ -160,6 +161,36 @@ def test_windows_are_bounded_and_states_do_not_grow() -> None:
     footprint = ModelFootprint(1000, 10, 7, ((300, 2),))
     assert footprint.cache_bytes(1, 10) == 7 + 10 * 266 + 2 * 266
     assert footprint.cache_bytes(2, 257) == 2 * (7 + 10 * 513 + 2 * 300)
+
+
+def test_a_prompt_that_is_read_takes_more_than_its_window() -> None:
+    footprint = ModelFootprint(1000, 10, 7, ((300, 2), (5000, 1)))
+    assert footprint.reading_bytes(1, 300) == 0
+    assert footprint.reading_bytes(1, 310) == 2 * 10
+    assert footprint.reading_bytes(4, 310) == 2 * 40
+    assert footprint.reading_bytes(1, 9000) == (2 + 1) * PREFILL_TOKENS
+    assert footprint.reading_bytes(9, 9000) == (2 + 1) * PREFILL_TOKENS
+    assert footprint.reading_bytes(0, 0) == 0
+    budget = MemoryBudget(footprint, 4, 10**9)
+    held = 1000 + footprint.cache_bytes(1, 9000)
+    assert budget.required_bytes(1, 9000) == held + 3 * PREFILL_TOKENS
+    assert budget.cache_bytes(()) == 0
+    assert not MemoryBudget(footprint, 4, held).fits((), 9000)
+
+
+@pytest.mark.parametrize("kind", ["gemma3_text", "gpt_oss", "llama", "falcon_h1"])
+@pytest.mark.parametrize("lengths", [[2300], [4200], [40], [300] * 6, [100, 700, 1200]])
+def test_prompts_stay_within_the_estimate_while_they_are_read(kind: str, lengths: list[int]) -> None:
+    """The prompts are those that one step of the scheduler reads."""
+    model, most = tiny_models.build(kind), PREFILL_TOKENS
+    footprint, prompts = footprint_of(model), []
+    budget = MemoryBudget(footprint, len(lengths), 10**12)
+    estimate = budget.cache_bytes(lengths) - footprint.step_bytes(len(lengths))
+    for length in lengths:
+        prompts.append(prompt := Prefill(model, tuple([1] * length), PrefixCache(), ()))
+        while prompt.remaining:
+            most = most - prompt.advance(most) or PREFILL_TOKENS
+            assert sum(cache.nbytes for each in prompts for cache in each.caches) <= estimate
 
 
 def test_memory_budget_counts_rows_at_the_longest_length() -> None:

@@ -6,6 +6,7 @@ and LM Studio). Therefore the default leaves a part of it free, and memory is wi
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,8 @@ import mlx.core as mx
 MEMORY_SHARE = 0.70
 #: Memory is wired if the weights alone fit into this share of the recommended working set.
 WIRED_SHARE = 0.60
+#: The limits of a Linux container (cgroup v2), seen from within.
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def working_set_bytes() -> int | None:
@@ -55,10 +58,26 @@ def available_memory_bytes() -> int:
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 free = int(line.split()[1]) * 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and limit.read_text().strip().isdigit():
-        free = min(free, max(0, int(limit.read_text()) - int(used.read_text())))
-    return int(0.8 * free)
+    return int(0.8 * min(free, container_free_bytes(free)))
+
+
+def container_free_bytes(default: int, folder: Path = CGROUP) -> int:
+    """Return the memory that the limit of a Linux container leaves, or `default` without a limit.
+
+    Cached files are free, as in MemAvailable: the kernel drops them where memory is needed. Those in shared memory
+    stay.
+    """
+    try:
+        limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return default
+    if not (limit.isdigit() and used.isdigit()):
+        return default
+    cached = 0
+    with contextlib.suppress(OSError, ValueError):
+        fields = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        cached = sum(int(fields.get(name, 0)) for name in ("active_file", "inactive_file"))
+    return max(0, int(limit) - max(0, int(used) - cached))
 
 
 def set_memory_limit(limit_bytes: int, weight_bytes: int) -> None:

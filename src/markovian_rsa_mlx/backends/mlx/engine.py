@@ -25,7 +25,6 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from ...config import Sampling
 from ...errors import BackendError, ContextLengthError, PromptError, SchemaError
-from ...hub import model_digest
 from ...models.routing import start_counting
 from ...models.routing_report import summary
 from ...tokenizer import encode_text
@@ -76,7 +75,7 @@ class MLXEngine:
             memory_limit_bytes=admission.memory_limit_bytes,
             tokenizer=loaded.model_id,
             tokenizer_digest=files_digest(loaded.path),
-            model_digest=model_digest(loaded.path),
+            model_digest=loaded.digest,
             closes_thinking=True,
             kv_bits=loaded.kv_bits,
             adapter_folder=loaded.adapter_folder,

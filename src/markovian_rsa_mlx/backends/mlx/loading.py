@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from ...errors import ModelError
-from ...hub import download, local_folder, read_config
+from ...hub import check_revision, download, local_folder, model_digest, read_config, with_adapter
 from ...models import UnsupportedCheckpointError, loader_config, parameter_of, register, tokenizer_options
 from ...models.lean_llama import lean
 from .adapter import add_adapter, keep_switch
@@ -29,7 +29,8 @@ Progress = Callable[[str], None]
 class LoadedModel:
     """A loaded model. `quantization` is "none" or like "4-bit", `dtype` is the type of its activations.
 
-    `kv_bits` is the width of a number in its KV caches, if they are quantized.
+    `digest` identifies its files and the adapter that all traces use. `kv_bits` is the width of a number in its KV
+    caches, if they are quantized. `adapter_folder` and `adapter_digest` are those of the aggregation adapter.
     """
 
     model: Any
@@ -37,6 +38,7 @@ class LoadedModel:
     config: dict[str, Any]
     model_id: str
     path: Path
+    digest: str
     quantization: str
     dtype: str
     kv_bits: int | None = None
@@ -57,32 +59,36 @@ def load_model(
     """Load `model` on the calling thread, which must be the one that runs it.
 
     `aggregation_adapter` is the folder of a LoRA that is switched by row. Raises `ModelError`, and `ConfigError` for
-    other `kv_bits` than 8 or None.
+    other `kv_bits` than 8 or None, and for the `revision` of a folder.
     """
     report = progress or (lambda _: None)
-    if adapter_path is not None and not (Path(adapter_path) / "adapter_config.json").is_file():
+    adapter = None if adapter_path is None else Path(adapter_path).expanduser()
+    if adapter is not None and not (adapter / "adapter_config.json").is_file():
         raise ModelError(
             f"There is no adapter_config.json in the adapter folder {str(adapter_path)!r}. Check --adapter."
         )
-    if adapter_path is not None and aggregation_adapter is not None:
+    if adapter is not None and aggregation_adapter is not None:
         raise ModelError(
             "A model takes --adapter or an aggregation adapter, not both. Fuse the first with mlx_lm.fuse."
         )
-    path = local_folder(model) or download(str(model), revision, report)
+    local = local_folder(model)
+    check_revision(model_id or str(model), revision, local)
+    path = local or download(str(model), revision, report)
     config = read_config(path)
     report(f"Loading {model}")
-    built, tokenizer = _load(path, adapter_path)
+    built, tokenizer = _load(path, adapter)
     # The floating type that most weight arrays have, without an adapter. Quantized layers count by their scales.
     types = Counter(array.dtype for array in parameters(built) if mx.issubdtype(array.dtype, mx.floating))
     dtype = str(types.most_common(1)[0][0]).removeprefix("mlx.core.") if types else "unknown"
+    digest = with_adapter(model_digest(path), adapter)
     folder = None if aggregation_adapter is None else Path(aggregation_adapter).expanduser().resolve()
-    digest = "" if folder is None else add_adapter(built, folder)
+    switched = "" if folder is None else add_adapter(built, folder)
     built = keep_switch(built, lean(built))
     if kv_bits is not None:
         quantize_kv_cache(built, kv_bits)
     quantization = quantization_of({**config, **loader_config(config)})
-    loaded = LoadedModel(built, tokenizer, config, model_id or str(model), path, quantization, dtype, kv_bits)
-    loaded.adapter_folder, loaded.adapter_digest = str(folder or ""), digest
+    loaded = LoadedModel(built, tokenizer, config, model_id or str(model), path, digest, quantization, dtype, kv_bits)
+    loaded.adapter_folder, loaded.adapter_digest = str(folder or ""), switched
     return loaded
 
 
@@ -95,7 +101,7 @@ def quantization_of(config: Mapping[str, Any]) -> str:
     return f"{bits}-bit" if bits else str(settings.get("quant_method", "quantized"))
 
 
-def _load(path: Path, adapter_path: str | Path | None) -> tuple[Any, Any]:
+def _load(path: Path, adapter: Path | None) -> tuple[Any, Any]:
     from mlx_lm.utils import load
 
     register()
@@ -106,7 +112,7 @@ def _load(path: Path, adapter_path: str | Path | None) -> tuple[Any, Any]:
             str(path),
             tokenizer_config=tokenizer_options(config),
             model_config=loader_config(config),
-            adapter_path=None if adapter_path is None else str(adapter_path),
+            adapter_path=None if adapter is None else str(adapter),
         )
         return result[0], result[1]
     except Exception as error:

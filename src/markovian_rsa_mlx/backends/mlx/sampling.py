@@ -20,6 +20,8 @@ from .sequence import Sequence
 MAX_ENGINE_SEED = 2**32
 #: Logits computed at the same time while scoring, in elements: tokens of a chunk times the vocabulary.
 _MAX_LOGITS = 2**24
+#: Lower temperatures draw as this one does: the best token, and logits divided by it are still finite.
+_MIN_TEMPERATURE = 1e-30
 
 
 def draw_tokens(logits: mx.array, sequences: list[Sequence]) -> mx.array:
@@ -60,7 +62,7 @@ def gumbel(keys: mx.array, size: int) -> mx.array:
 
 def _scaled_logits(logits: mx.array, sampling: Sampling) -> mx.array:
     """Filter, then divide by the temperature, which must be above 0. The result is not normalised."""
-    return filter_logits(logits, sampling) * (1.0 / sampling.temperature)
+    return filter_logits(logits, sampling) * (1.0 / max(sampling.temperature, _MIN_TEMPERATURE))
 
 
 def filter_logits(logits: mx.array, sampling: Sampling) -> mx.array:
