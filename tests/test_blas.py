@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -87,6 +88,18 @@ def test_two_processes_make_one_copy_and_use_it(tmp_path: Path) -> None:
     changed = Path(file).stat().st_mtime_ns
     assert outcome(WITHOUT_SYSTEM, env) == (description, file)
     assert Path(file).stat().st_mtime_ns == changed
+
+
+def test_the_copy_of_another_architecture_is_left_alone(copy: Path, tmp_path: Path) -> None:
+    """A home may be shared by machines of several kinds."""
+    machine = platform.machine()
+    assert machine in copy.name
+    other = copy.with_name(copy.name.replace(machine, "riscv64"))
+    other.write_bytes(b"of another machine")
+    assert outcome(WITHOUT_SYSTEM, environment(tmp_path))[1] == str(copy)
+    as_other = f"import platform; platform.machine = lambda: 'riscv64'; {WITHOUT_SYSTEM}"
+    assert outcome(as_other, environment(tmp_path))[1] == str(other)
+    assert copy.exists()
 
 
 def test_a_torn_copy_is_made_again(copy: Path, tmp_path: Path) -> None:

@@ -162,11 +162,13 @@ def _file_of(library: CDLL) -> Path:
 
 def _private_copy() -> Path:
     """Return the copy of scipy-openblas32's library. Make it if needed; concurrent processes make it once."""
+    import platform
     from importlib.metadata import distribution
 
     package = distribution("scipy-openblas32")
     folder = _cache()
-    copy = folder / f"libopenblas-{package.version}.so"
+    # Machines of several kinds may share the user's home.
+    copy = folder / f"libopenblas-{package.version}-{platform.machine()}-{platform.libc_ver()[0] or 'musl'}.so"
     if _verdict(copy) is None:
         from filelock import FileLock
 

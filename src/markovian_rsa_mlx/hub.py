@@ -31,21 +31,17 @@ MODEL_FILES: Final = (
     "*.jinja",
 )
 CONFIG_FILES: Final = ("config.json",)
-TOKENIZER_FILES: Final = (
-    "config.json",
-    "tokenizer*",
-    "*.jinja",
-    "special_tokens_map.json",
-    "vocab*",
-    "merges.txt",
-    "*.tiktoken",
-)
+#: The files whose content `backends.tokenizers.files_digest` identifies.
+VOCABULARY_FILES: Final = ("tokenizer*", "*.jinja", "special_tokens_map.json", "vocab*", "merges.txt", "*.tiktoken")
+#: Where some vision-language models keep their only chat template. Transformers' tokenizers do not read it.
+PROCESSOR_TEMPLATE: Final = "chat_template.json"
+#: Everything that a tokenizer is loaded from. `generation_config.json` may name more EOS ids than `config.json`.
+TOKENIZER_FILES: Final = ("config.json", *VOCABULARY_FILES, PROCESSOR_TEMPLATE, "generation_config.json")
 #: The files of an adapter, as mlx-lm writes them.
 ADAPTER_FILES: Final = ("adapter_config.json", "adapters.safetensors")
 #: The files of a model that shape what an engine computes.
 _DIGESTED_FILES: Final = (
     *TOKENIZER_FILES,
-    "generation_config.json",
     "chat_template*",
     "*.model",
     "model*.safetensors",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,15 @@ from mlx_lm.utils import load_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from markovian_rsa_mlx.backends.tokenizers import MLXTokenizer
+from markovian_rsa_mlx.backends.mlx.loading import load_model
+from markovian_rsa_mlx.backends.tokenizers import MLXTokenizer, files_digest, processor_template
+from markovian_rsa_mlx.backends.tokenizers import load_tokenizer as load_ours
 from markovian_rsa_mlx.errors import PromptError
+from markovian_rsa_mlx.tokenizer import ChatMessage
 
 from . import tiny_models
+
+MESSAGES = (ChatMessage(role="user", content="Hi"),)
 
 
 def tokenizer(folder: Path, **options: Any) -> MLXTokenizer:
@@ -71,6 +78,77 @@ def test_without_a_template_the_prompt_is_the_text(tmp_path: Path) -> None:
     untemplated = tokenizer(tmp_path, chat_template=None)
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]
     assert untemplated.render_chat(chat, True) == "Be brief.\n\nhi"  # type: ignore[arg-type]
+
+
+def processor_folder(folder: Path) -> Path:
+    """Write a model whose chat template is in `chat_template.json` alone."""
+    tiny_models.write(folder, chat_template=None)
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": tiny_models.CHAT}), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("has_config", [True, False])
+def test_the_template_of_the_processor_is_read(tmp_path: Path, has_config: bool) -> None:
+    folder = processor_folder(tmp_path / "legacy")
+    if not has_config:
+        (folder / "tokenizer_config.json").unlink()
+    expected = load_ours(tiny_models.write(tmp_path / "usual"))
+    for found in (load_ours(folder), MLXTokenizer(load_model(folder).tokenizer)):
+        assert found.render_chat(MESSAGES, True) == expected.render_chat(MESSAGES, True)
+        assert (found.find_marks(), found.template) == (expected.find_marks(), expected.template)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"chat_template": ["x"]}', "{", "[" * 100_000])
+def test_another_form_of_the_processors_template_is_none(tmp_path: Path, content: str) -> None:
+    folder = processor_folder(tmp_path)
+    (folder / "chat_template.json").write_text(content, encoding="utf-8")
+    assert processor_template(folder) is None
+    assert load_ours(folder).template == ""
+
+
+@pytest.mark.parametrize("place", ["tokenizer_config.json", "chat_template.jinja"])
+def test_the_tokenizers_own_template_comes_first(tmp_path: Path, place: str) -> None:
+    """The digest of such a tokenizer does not depend on the other one."""
+    folder, own = processor_folder(tmp_path), "{{ messages[0].content }}"
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")) | {"chat_template": own}
+    (folder / place).write_text(own if place.endswith("jinja") else json.dumps(config), encoding="utf-8")
+    tokenizer, digest = load_ours(folder), files_digest(folder)
+    assert tokenizer.template == own
+    (folder / "chat_template.json").unlink()
+    assert files_digest(folder) == digest
+
+
+def test_the_digest_depends_on_all_that_shapes_the_tokenizer(tmp_path: Path) -> None:
+    folder = tiny_models.write(tmp_path, chat_template=None)
+    digests = [files_digest(folder)]
+    (folder / "chat_template.json").write_text('{"chat_template": "x"}', encoding="utf-8")
+    digests.append(files_digest(folder))
+    (folder / "generation_config.json").write_text('{"temperature": 0.6}', encoding="utf-8")
+    assert files_digest(folder) == digests[-1]
+    (folder / "generation_config.json").write_text('{"eos_token_id": [1, 2]}', encoding="utf-8")
+    digests.append(files_digest(folder))
+    assert len(set(digests)) == 3
+
+
+def test_a_fetched_tokenizer_has_all_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that is downloaded as a whole has the same tokenizer, and the same digest."""
+    whole = processor_folder(tmp_path / "whole")
+    (whole / "generation_config.json").write_text('{"eos_token_id": [1, 2]}', encoding="utf-8")
+
+    def snapshot(*_: object, allow_patterns: list[str], **options: bool) -> str:
+        fetched = tmp_path / "fetched"
+        fetched.mkdir(exist_ok=True)
+        for path in whole.iterdir():
+            if not options.get("local_files_only") and any(path.match(pattern) for pattern in allow_patterns):
+                shutil.copy(path, fetched)
+        return str(fetched)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    monkeypatch.setattr("markovian_rsa_mlx.hub._repository_info", lambda *_, **__: None)
+    tokenizer = load_ours("me/model")
+    assert tokenizer.eos_ids == load_ours(whole).eos_ids > {1, 2}
+    assert tokenizer.digest == files_digest(whole)
+    assert tokenizer.template == tiny_models.CHAT
 
 
 def test_a_template_that_refuses_the_chat_raises(tmp_path: Path) -> None:

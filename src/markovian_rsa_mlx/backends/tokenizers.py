@@ -6,13 +6,22 @@ mlx_lm is imported inside `load_tokenizer`, so that upstream engines can use thi
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, PromptError
-from ..hub import TOKENIZER_FILES, cached_folder, fetch_files, local_folder, read_config
+from ..hub import (
+    PROCESSOR_TEMPLATE,
+    TOKENIZER_FILES,
+    VOCABULARY_FILES,
+    cached_folder,
+    fetch_files,
+    local_folder,
+    read_config,
+)
 from ..marks import ThinkingMarks, find_marks
 from ..models import tokenizer_options
 from ..tokenizer import ChatMessage, thinking_switches
@@ -143,6 +152,34 @@ class MLXTokenizer:
         return str(text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
+def processor_template(folder: Path) -> str | None:
+    """Return the chat template of `chat_template.json`, or None if the tokenizer's own files have one."""
+    own = _json_object(folder / "tokenizer_config.json")
+    if own.get("chat_template") or own.get("chat_template_type"):
+        return None
+    if any(
+        next(folder.glob(pattern), None) for pattern in ("chat_template.jinja", "additional_chat_templates/*.jinja")
+    ):
+        return None
+    template = _json_object(folder / PROCESSOR_TEMPLATE).get("chat_template")
+    return template if isinstance(template, str) else None
+
+
+def _json_object(path: Path) -> Mapping[str, Any]:
+    """Return the object in a file, or an empty one if there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def loader_options(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of mlx-lm's loader for the tokenizer of a folder with this config."""
+    template = processor_template(folder)
+    return tokenizer_options(config) | ({} if template is None else {"chat_template": template})
+
+
 def load_tokenizer(model: str | Path) -> MLXTokenizer:
     """Load the tokenizer of a folder or a hub id. Raises `ModelError`."""
     try:
@@ -154,7 +191,7 @@ def load_tokenizer(model: str | Path) -> MLXTokenizer:
     config = read_config(folder)
     try:
         tokenizer = MLXTokenizer(
-            load_with_mlx_lm(folder, tokenizer_options(config), eos_token_ids=config.get("eos_token_id"))
+            load_with_mlx_lm(folder, loader_options(folder, config), eos_token_ids=config.get("eos_token_id"))
         )
     except Exception as error:  # tokenizers raise errors of many types
         raise ModelError(f"The tokenizer in {str(folder)!r} cannot be loaded: {error}.") from error
@@ -164,7 +201,9 @@ def load_tokenizer(model: str | Path) -> MLXTokenizer:
 
 def files_digest(folder: Path) -> str:
     """Return the SHA-256 of the tokenizer's files in a model's folder and of the EOS ids in its config."""
-    files = {path for pattern in TOKENIZER_FILES[1:] for path in folder.glob(pattern) if path.is_file()}
+    files = {path for pattern in VOCABULARY_FILES for path in folder.glob(pattern) if path.is_file()}
+    if processor_template(folder) is not None:
+        files.add(folder / PROCESSOR_TEMPLATE)
     digest = hashlib.sha256(str(read_config(folder).get("eos_token_id")).encode())
     for path in sorted(files):
         digest.update(f"\n{path.name}\n{hashlib.sha256(path.read_bytes()).hexdigest()}".encode())

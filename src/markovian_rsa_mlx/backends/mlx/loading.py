@@ -15,8 +15,9 @@ import mlx.core as mx
 
 from ...errors import ModelError
 from ...hub import check_revision, download, local_folder, model_digest, read_config, with_adapter
-from ...models import UnsupportedCheckpointError, loader_config, parameter_of, register, tokenizer_options
+from ...models import UnsupportedCheckpointError, loader_config, parameter_of, register
 from ...models.lean_llama import lean
+from ..tokenizers import loader_options
 from .adapter import add_adapter, keep_switch
 from .memory import parameters
 from .quantized_cache import quantize_kv_cache
@@ -110,7 +111,7 @@ def _load(path: Path, adapter: Path | None) -> tuple[Any, Any]:
     try:
         result = load(
             str(path),
-            tokenizer_config=tokenizer_options(config),
+            tokenizer_config=loader_options(path, config),
             model_config=loader_config(config),
             adapter_path=None if adapter is None else str(adapter),
         )
