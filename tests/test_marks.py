@@ -141,6 +141,34 @@ def test_pieces_do_not_change_the_sections(
     )
 
 
+@pytest.mark.parametrize("ids", [{}, {"<think>": 1, "</think>": 2}, {"<answer>": 3, "</answer>": 4}])
+@pytest.mark.parametrize("named", [None, ("[REASON]", "[/REASON]")])
+def test_answer_marks_of_a_template_enclose_the_answer(ids: dict[str, int], named: tuple[str, str] | None) -> None:
+    """As in Hunyuan's models: <think>...</think> <answer>...</answer>."""
+    begin, end = named or ("<think>", "</think>")
+    template = f"{begin}\n{{{{ a }}}}\n{end}\n<answer>\n{{{{ b }}}}\n</answer>"
+    marks = find_marks(template, ids.get, named)
+    assert marks is not None
+    assert ThinkingMarks.from_dict(marks.to_dict()) == marks
+    assert marks.closing == f"\n{end}\n<answer>"
+    text = f"{begin}\nabc <answer> def\n{end}\n<answer>\nParis, </answers> or <answer>.\n</answer>\n"
+    if "<answer>" not in ids:
+        found = divide(marks, text)
+        assert found["thinking"].strip() == "abc <answer> def"
+        assert found["answer"].split() == ["Paris,", "</answers>", "or", "<answer>."]
+    found = divide(marks, text.replace(" <answer>", ""))
+    assert found["answer"].split() == ["Paris,", "</answers>", "or."]
+    assert divide(marks, marks.closing + "\nParis\n</answer>", opened=True)["answer"].strip() == "Paris"
+
+
+@pytest.mark.parametrize("template", ["<think></think>", "<think></think> Write <answer> before the answer."])
+def test_answer_marks_that_the_template_does_not_have_are_text(template: str) -> None:
+    marks = find_marks(template, {}.get)
+    assert marks is not None
+    assert marks.closing == "</think>"
+    assert divide(marks, "<think>abc</think><answer>Paris</answer>")["answer"] == "<answer>Paris</answer>"
+
+
 @pytest.mark.parametrize("opens", ["<response>", "<|begin_of_solution|>"])
 def test_marks_around_the_answer_are_removed(opens: str) -> None:
     closes = opens.replace("<", "</", 1) if opens == "<response>" else "<|end_of_solution|>"

@@ -37,6 +37,8 @@ _RESPONSE: tuple[Wrapper, ...] = (
     ("<|open|>response<|sep|>", "<|close|>response<|sep|>"),
     ("", "<|close|>message<|sep|>"),
 )
+#: Further ones, which count only for a template that has them: other models write them as the form of an answer.
+_OF_TEMPLATE: tuple[Wrapper, ...] = (("<answer>", "</answer>"),)
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,9 @@ def find_marks(
 
 
 def _of_model(row: ThinkingMarks, template: str, token_id: Callable[[str], int | None]) -> ThinkingMarks:
-    """Return the marks with the ids of their tokens and the closing text of this model."""
+    """Return the marks with the ids of their tokens, the wrappers and the closing text of this model."""
+    named = tuple(pair for pair in _OF_TEMPLATE if all(mark in template for mark in pair))
+    row = replace(row, wrappers=(*row.wrappers, *named))
     found = {part: token_id(part) for part in sorted(row.parts)}
     tokens = {part: token for part, token in found.items() if token is not None}
     if len(tokens) > len(_SENTINELS):  # cannot happen with marks of the table
