@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 from starlette.applications import Starlette
@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from ..support.fakes import EOS, FIRST_CHARACTER, CharacterTokenizer, boxed
+from ..support.fakes import EOS, FIRST_CHARACTER, THINK_END, CharacterTokenizer, boxed
 
 Answer = Callable[[str, random.Random], str]
 
@@ -49,7 +49,8 @@ class FakeUpstream:
     `tokenizer_calls` has the paths of calls to the tokenizer, which take faults from `tokenizer_script`. `pause` is the
     seconds before each token, and `abandoned` counts clients that closed the connection meanwhile. Beyond `capacity`
     concurrent calls the server answers 429. While `hung` it answers nothing. With `sends_bytes`, replies of llama.cpp
-    have the bytes of their tokens.
+    have the bytes of their tokens. With `routes`, llama.cpp serves several models, and each request must name one. With
+    `splits_thinking`, Ollama sends the thinking in a field of its own: unless a request says otherwise, or always.
     """
 
     kind: str
@@ -65,6 +66,8 @@ class FakeUpstream:
     capacity: int | None = None
     hung: bool = False
     sends_bytes: bool = True
+    routes: bool = False
+    splits_thinking: Literal["never", "unless_refused", "always"] = "never"
     tokenizer_calls: list[str] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
     ids: list[list[int]] = field(default_factory=list)
@@ -120,12 +123,16 @@ class FakeUpstream:
         return JSONResponse({"status": "ok"})
 
     async def props(self, request: Request) -> Response:
+        if self.routes and request.query_params.get("model") != self.model:
+            return JSONResponse({"role": "router", "default_generation_settings": {"n_ctx": 0}, "build_info": "b1"})
         props = {"default_generation_settings": {"n_ctx": self.context}, "total_slots": 4, "build_info": "b1"}
         return JSONResponse(props | self.extra_props)
 
     async def tokenize(self, request: Request) -> Response:
         body = await request.json()
         self.tokenizer_calls.append("/tokenize")
+        if refusal := self.unnamed(body):
+            return refusal
         if self.tokenizer_script:
             return self.broken(self.tokenizer_script.popleft()) or Response(status_code=500)
         if body.get("parse_special", True):
@@ -142,13 +149,14 @@ class FakeUpstream:
         return JSONResponse({"tokens": pieces})
 
     async def detokenize(self, request: Request) -> Response:
+        body = await request.json()
         self.tokenizer_calls.append("/detokenize")
-        return JSONResponse({"content": self.tokenizer.decode((await request.json())["tokens"])})
+        return self.unnamed(body) or JSONResponse({"content": self.tokenizer.decode(body["tokens"])})
 
     async def apply_template(self, request: Request) -> Response:
         body = await request.json()
         thinking = body["chat_template_kwargs"]["enable_thinking"]
-        return JSONResponse({"prompt": self.tokenizer.render_chat(body["messages"], thinking)})
+        return self.unnamed(body) or JSONResponse({"prompt": self.tokenizer.render_chat(body["messages"], thinking)})
 
     async def complete(self, request: Request) -> Response:
         if refusal := self.refusal(request):
@@ -180,8 +188,16 @@ class FakeUpstream:
             return JSONResponse({"error": {"message": "wrong key"}}, 401)
         return None
 
+    def unnamed(self, body: dict[str, Any]) -> Response | None:
+        """Return the response of a server of several models to a request that names none of them."""
+        if self.routes and body.get("model") != self.model:
+            return JSONResponse({"error": {"code": 400, "message": "model name is missing from the request"}}, 400)
+        return None
+
     def unsupported(self, path: str, body: dict[str, Any]) -> Response | None:
         """Return the response to a request that this kind of server does not support."""
+        if refusal := self.unnamed(body):
+            return refusal
         chats = self.kind in ("chat", "split", "split_content")
         if path.endswith("/chat/completions") != chats:
             return JSONResponse({"detail": "Not Found"}, 404)
@@ -266,8 +282,13 @@ class FakeUpstream:
         return JSONResponse(self.finished(body, ids, choice))
 
     async def lines(self, body: dict[str, Any], ids: list[int]) -> AsyncIterator[str]:
-        for token in ids:
-            yield json.dumps({"model": self.model, "response": self.tokenizer.decode([token]), "done": False}) + "\n"
+        refused = self.splits_thinking == "unless_refused" and body.get("think") is False
+        is_split = self.splits_thinking != "never" and not refused and THINK_END in ids
+        for index, token in enumerate(ids):
+            text = {"response": self.tokenizer.decode([token])}
+            if is_split and index <= ids.index(THINK_END):
+                text = {"response": "", "thinking": "" if token == THINK_END else text["response"]}
+            yield json.dumps({"model": self.model, "done": False, **text}) + "\n"
         reason = "stop" if ids[-1] == EOS else "length"
         counts = {"prompt_eval_count": len(self.tokenizer.encode(body["prompt"])), "eval_count": len(ids)}
         yield json.dumps({"model": self.model, "response": "", "done": True, "done_reason": reason, **counts}) + "\n"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from markovian_rsa_mlx.audit import (
     AggregationPromptEvent,
@@ -61,6 +61,38 @@ def test_run_over_any_kind_of_server_verifies_and_records_the_generated_ids(
     traces = {tuple(e.token_ids) for e in of(result.events, TraceCompleteEvent)}
     assert traces == {tuple(ids) for ids in server.fake.ids}
     assert all(THINK_END in ids for ids in traces)
+
+
+def test_run_over_a_llama_cpp_server_that_routes_between_models(serve: Serve, tmp_path: Path) -> None:
+    server = serve(FakeUpstream("llama.cpp", model="maker/a model?", routes=True))
+    result = run_over(server.url, tmp_path / "run.jsonl", model="maker/a model?")
+    assert result.answer.isdigit()
+    verify_file(tmp_path / "run.jsonl", codec=TOKENIZER)
+    assert {body["model"] for body in server.fake.calls} == {"maker/a model?"}
+
+
+@pytest.mark.parametrize("splits", ["unless_refused", "always"])
+def test_ollama_keeps_the_thinking_of_a_model_that_thinks(
+    serve: Serve, tmp_path: Path, splits: Literal["unless_refused", "always"]
+) -> None:
+    server = serve(FakeUpstream("ollama", splits_thinking=splits))
+    result = run_over(server.url, tmp_path / "run.jsonl")
+    assert result.answer.isdigit()
+    verify_file(tmp_path / "run.jsonl", codec=TOKENIZER)
+    traces = {tuple(e.token_ids) for e in of(result.events, TraceCompleteEvent)}
+    assert traces == {tuple(ids) for ids in server.fake.ids}
+
+
+def test_ollama_that_refuses_a_field_for_thinking_is_used_without_it(serve: Serve) -> None:
+    class Older(FakeUpstream):
+        def unsupported(self, path: str, body: dict[str, Any]) -> Response | None:
+            if "think" in body:
+                return JSONResponse({"error": "unknown field: think"}, 400)
+            return super().unsupported(path, body)
+
+    server = serve(Older("ollama"))
+    assert run_over(server.url).answer.isdigit()
+    assert not any("think" in body for body in server.fake.calls)
 
 
 @pytest.mark.parametrize("kind", ["vllm", "llama.cpp", "sglang"])

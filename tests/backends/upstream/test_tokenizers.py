@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import re
 import threading
@@ -20,12 +21,22 @@ from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.backends.tokenizers import MLXTokenizer
 from markovian_rsa_mlx.backends.upstream import tokenizers
 from markovian_rsa_mlx.backends.upstream.config import TimeLimits, Upstream
+from markovian_rsa_mlx.backends.upstream.errors import WrongTokenizer
 from markovian_rsa_mlx.backends.upstream.tokenizers import RemoteTokenizer, choose_tokenizer, local_tokenizer
 from markovian_rsa_mlx.backends.upstream.transport import HTTPClient
 from markovian_rsa_mlx.errors import ModelError, UpstreamError
 from markovian_rsa_mlx.tokenizer import ChatMessage, TextPart, encode_parts, encode_text, reserve_marks
 
-from ...support.fakes import ASSISTANT, EOS, SYSTEM, THINK_END, USER, ByteTokenizer, WithEOS
+from ...support.fakes import (
+    ASSISTANT,
+    EOS,
+    FIRST_CHARACTER,
+    SYSTEM,
+    THINK_END,
+    USER,
+    ByteTokenizer,
+    WithEOS,
+)
 from ..fake_upstream import FakeUpstream, Running, free_port
 from ..upstreams import TIMES, TOKENIZER, RecordingListener, connect, solve, trace_request, with_timeout
 
@@ -50,7 +61,27 @@ second = server
 
 
 def remote_tokenizer(server: Running) -> RemoteTokenizer:
-    return RemoteTokenizer(HTTPClient(server.url, None, TOKENIZER_TIMES), server.fake.extra_props)
+    return RemoteTokenizer(HTTPClient(server.url, None, TOKENIZER_TIMES), server.fake.model, server.fake.extra_props)
+
+
+def test_tokenizer_of_a_server_that_routes_between_models(
+    server: Running, second: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call names the model."""
+    server.fake.routes = True
+    client = HTTPClient(server.url, None, TOKENIZER_TIMES)
+    tokenizer, expected = remote_tokenizer(server), remote_tokenizer(second)
+    chat = [ChatMessage(role="user", content="What is it?")]
+    assert tokenizer.eos_ids == expected.eos_ids
+    assert tokenizer.reserved == expected.reserved
+    assert tokenizer.render_chat(chat, True) == expected.render_chat(chat, True)
+    assert tokenizer.decode(tokenizer.encode("ça va?")) == "ça va?"
+    asyncio.run(tokenizer.prefetch(client, [FIRST_CHARACTER + 5_000], {}))
+    for local, fits in ((WithEOS(), True), (ByteTokenizer(), False)):
+        monkeypatch.setattr(tokenizers, "local_tokenizer", lambda _, local=local: local)
+        upstream = Upstream((server.url,), tokenizer="folder")
+        with contextlib.nullcontext() if fits else pytest.raises(WrongTokenizer):
+            choose_tokenizer(upstream, server.fake.model, client=client, props={"role": "router"})
 
 
 def test_remote_tokenizer_agrees_with_the_server(server: Running) -> None:
@@ -92,7 +123,7 @@ class OddServer(RemoteTokenizer):
 def test_text_never_becomes_a_special_token_of_the_server(mark: str) -> None:
     source = "{{ '[|' + role + '|]' }}</think>"
     props = {"chat_template": source, "eos_token": "[|end|]", "bos_token": ""}
-    tokenizer = OddServer(HTTPClient("http://127.0.0.1:9/v1", None, TOKENIZER_TIMES), props)
+    tokenizer = OddServer(HTTPClient("http://127.0.0.1:9/v1", None, TOKENIZER_TIMES), "model", props)
     text = f"a{mark}b ç <table>"
     assert encode_text(tokenizer, text) == [*f"a{mark}b ç ".encode(), ADDED["<table>"]]
     marks = tokenizer.find_marks(("<hm>", "</hm>"))

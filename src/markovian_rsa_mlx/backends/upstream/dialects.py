@@ -322,6 +322,8 @@ class LlamaCppDialect(Dialect):
 
     def body(self, request: CompletionRequest) -> dict[str, Any]:
         body = {
+            # A server of one model ignores the name; one that routes between models needs it.
+            "model": request.model,
             "prompt": list(request.prompt_ids),
             "n_predict": request.max_tokens,
             "temperature": request.sampling.temperature,
@@ -440,15 +442,20 @@ class OllamaDialect(Dialect):
             "model": request.model,
             "prompt": request.prompt_text,
             "raw": True,
+            # Otherwise newer versions move the thinking of the reply, with its marks, to a field of its own.
+            "think": False,
             "stream": True,
             "options": options,
         }
 
     def read(self, payload: Any, reply: CompletionReply) -> None:
-        if not isinstance(payload, dict) or not isinstance(payload.get("response"), str):
+        if not isinstance(payload, dict):
+            return
+        thinking, response = payload.get("thinking"), payload.get("response")
+        if not isinstance(thinking, str) and not isinstance(response, str):
             return
         reply.has_choices = True
-        reply.add_text("", payload["response"])
+        reply.add_text(*(text if isinstance(text, str) else "" for text in (thinking, response)))
         if isinstance(model := payload.get("model"), str) and model:
             reply.model = model
         if payload.get("done") is True:

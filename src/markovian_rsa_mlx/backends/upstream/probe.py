@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import stamina
 
@@ -232,6 +233,8 @@ async def _read_documents(
     info = ServerInfo(str(entry["id"]), "OpenAI-compatible server", context_length=size(entry.get("max_model_len")))
     sources = texts(entry.get("root"))
     props = await document("/props")
+    if props.get("role") == "router":  # llama-server with several models: its own document is about none of them
+        props |= await document(f"/props?model={quote(info.model, safe='')}")
     is_kobold = entry.get("owned_by") == "koboldcpp"
     if "default_generation_settings" in props or is_kobold:
         settings, slots = props.get("default_generation_settings"), size(props.get("total_slots"))

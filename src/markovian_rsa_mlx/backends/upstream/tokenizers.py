@@ -64,7 +64,7 @@ def choose_tokenizer(
             )
         return tokenizer
     if props:
-        return RemoteTokenizer(client, props)
+        return RemoteTokenizer(client, model, props)
     failures: list[str] = []
     for name in dict.fromkeys([*sources, model]):
         is_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
@@ -101,7 +101,7 @@ def _agrees(tokenizer: Tokenizer, client: HTTPClient, model: str, *, is_llama_cp
     """Return False if the server makes other ids of a test text than `tokenizer`."""
     body = {"model": model, "prompt": TEST_TEXT, "add_special_tokens": False}
     if is_llama_cpp:
-        body = {"content": TEST_TEXT}
+        body = {"model": model, "content": TEST_TEXT}
     try:
         answer = client.fetch_blocking(f"{client.root}/tokenize", body, _CALL_S, _MAX_REPLY_BYTES)
     except (TransientError, UnsupportedRequest, UpstreamError):
@@ -125,12 +125,13 @@ class RemoteTokenizer:
     Calls block, so they are avoided: results are cached, and the bytes of tokens are kept from encoded texts
     (`encode`) and of generated ids (`prefetch`).
 
-    `props` is the server's `/props`. Any server of the model can answer (`add_server`). Raises `UpstreamError` if none
-    does for `unreachable_timeout_s`, or for 5 s on the thread of an event loop.
+    `model` is named in all calls; a server of one model ignores it. `props` is the server's `/props`. Any server of the
+    model can answer (`add_server`). Raises `UpstreamError` if none does for `unreachable_timeout_s`, or for 5 s on the
+    thread of an event loop.
     """
 
-    def __init__(self, client: HTTPClient, props: dict[str, Any]) -> None:
-        self._client = client
+    def __init__(self, client: HTTPClient, model: str, props: dict[str, Any]) -> None:
+        self._client, self._model = client, model
         self._roots: tuple[str, ...] = (client.root,)
         self._timeout_s = client.times.unreachable_timeout_s
         self._bytes: dict[int, bytes] = {}
@@ -252,10 +253,10 @@ class RemoteTokenizer:
         return self._keep_pieces(self._call("/tokenize", body))
 
     def _tokenize_body(self, text: str) -> dict[str, Any]:
-        return {"content": text, "parse_special": True, "with_pieces": True}
+        return {"model": self._model, "content": text, "parse_special": True, "with_pieces": True}
 
     def _detokenize_body(self, ids: Sequence[int]) -> dict[str, Any]:
-        return {"tokens": list(ids)}
+        return {"model": self._model, "tokens": list(ids)}
 
     def _text_of(self, answer: Any) -> str:
         """Return the text in an answer of `/detokenize`."""
@@ -266,7 +267,8 @@ class RemoteTokenizer:
 
     def _apply_template(self, messages: tuple[tuple[str, str], ...], enable_thinking: bool) -> str:
         chat = [{"role": role, "content": content} for role, content in messages]
-        body = {"messages": chat, "chat_template_kwargs": thinking_switches(enable_thinking)}
+        switches = thinking_switches(enable_thinking)
+        body = {"model": self._model, "messages": chat, "chat_template_kwargs": switches}
         try:
             text = str(self._call("/apply-template", body)["prompt"])
         except UnsupportedRequest as error:

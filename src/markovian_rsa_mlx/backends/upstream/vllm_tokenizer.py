@@ -54,7 +54,7 @@ class VLLMTokenizer(RemoteTokenizer):
                 self._byte_of = _byte_alphabet()
             #: A token before others, so that the server keeps the space of the first one.
             self._has_anchor = any(string.startswith("▁") for string in strings)
-            super().__init__(client, {})
+            super().__init__(client, model, {})
             self._check()
         except (UnsupportedRequest, ProtocolError, TransientError) as error:
             raise ModelError(f"The server's tokenizer cannot be used ({error}).") from error
