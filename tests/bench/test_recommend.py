@@ -137,6 +137,35 @@ def test_methods_of_one_kind_need_a_difference() -> None:
     assert recommend(scored(results, delethink=same, markovian=higher)).sure
 
 
+def test_no_number_of_problems_is_named_where_one_comparison_has_none() -> None:
+    """One rival is worse by little, and another as good on other problems: no number of problems settles that."""
+    results = sample_results(20, methods=("single", "vote-equal", "markovian"))
+    found = recommend(
+        scored(
+            results,
+            parallel=[0.8] * 12 + [0.1] * 8,
+            parallel_equal=[0.0] * 8 + [1.0] * 12,
+            markovian=[1.0] * 12 + [0.0] * 8,
+        )
+    )
+    assert {None} < {comparison.problems_needed for comparison in found.open}
+    assert found.more_problems is None
+    assert "more problems are needed" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        ("vote+tournament", "vote"),
+        ("vote+posterior", "vote"),
+        ("markovian:tournament", "reading"),
+        ("long", "long trace"),
+    ],
+)
+def test_kinds_of_methods(method: str, kind: str) -> None:
+    assert kind_of(method) == kind
+
+
 def test_common_problems_decide_and_methods_with_few_are_left_out() -> None:
     results = sample_results(20, methods=("single", "markovian", "delethink"))
     cells = []

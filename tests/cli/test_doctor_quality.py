@@ -52,6 +52,7 @@ def test_a_model_that_loses_by_reading_is_told_apart() -> None:
     assert (by_round.state, by_round.advice) == ("warn", "Reading attempts may harm this model.")
     assert advice.seen.startswith("Use single") or advice.seen.startswith("Cannot tell yet: single")
     assert "10 questions prove little" in little.seen
+    assert "differently on at least 8 of them" in little.seen
     assert "--recommend" in little.advice
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Any
 import pytest
 
 from markovian_rsa_mlx.audit import RunState, read_lenient
+from markovian_rsa_mlx.audit.verify import verify_file
+from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.cli import main
 from markovian_rsa_mlx.export import FORMATS, export
 
-from ..support.fakes import FakeBackend
+from ..support.fakes import FakeBackend, FakeEngine, boxed
 from ..support.runs import run, small
 
 TRAILS = Path(__file__).parents[1] / "trails"
@@ -186,6 +189,58 @@ def test_usage_counts_the_prompts_of_summaries_and_judgements(settings: dict[str
     (usage,) = json.loads(export(state, "inspect"))["stats"]["model_usage"].values()
     assert usage["input_tokens"] == expected
     assert attributes_of(state)["gen_ai.usage.input_tokens"] == {"intValue": str(expected)}
+
+
+def spans_of(state: RunState) -> list[dict[str, Any]]:
+    (resource,) = json.loads(export(state, "otel"))["resourceSpans"]
+    spans: list[dict[str, Any]] = resource["scopeSpans"][0]["spans"]
+    return spans
+
+
+def output_tokens(span: dict[str, Any]) -> int:
+    values = {attribute["key"]: attribute["value"] for attribute in span["attributes"]}
+    return int(values["gen_ai.usage.output_tokens"]["intValue"])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"answer_selection": "tournament", "final_candidates": 0},
+        {"early_stop": "posterior", "answer_selection": "majority", "rounds": 0, "population": 16, "concurrency": 4},
+        {"early_stop": "agreement", "rounds": 3, "final_candidates": 0},
+    ],
+    ids=["tournament", "posterior", "agreement"],
+)
+def test_tokens_of_all_generations_are_exported_and_links_lead_to_spans(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    def write(request: GenerationRequest, rng: random.Random) -> str:
+        if "Two attempts at this problem follow." in request.messages[-1]["content"]:
+            return boxed(rng.choice("AB"))
+        return boxed(rng.choice(answers), "think " * rng.randrange(1, 20))
+
+    answers = "12345678" if settings.get("answer_selection") == "tournament" else "1112"
+    path = tmp_path / "run.jsonl"
+    state = RunState(run(FakeEngine(write, chunk=2), small(**settings), path).events)
+    assert state.end is not None
+    assert state.judgements or state.cancelled or any(trace.inherited for trace in state.traces.values())
+    total = state.end.total_generated_tokens
+    assert verify_file(path).generated_tokens == total
+    root, *spans = spans_of(state)
+    assert output_tokens(root) == total == sum(map(output_tokens, spans))
+    ids = {span["spanId"] for span in spans}
+    links = [link["spanId"] for span in spans for link in span["links"]]
+    assert set(links) <= ids
+    assert len(ids) == len(spans)
+    expected = {state.origin(parent) for trace in state.traces.values() if trace.starts for parent in trace.parent_ids}
+    assert len(set(links)) == len(expected | {trace_id for event in state.judgements for trace_id in event.pair})
+    log = json.loads(export(state, "inspect"))
+    (usage,) = log["stats"]["model_usage"].values()
+    events = [event for event in log["samples"][0]["events"] if event["event"] == "model"]
+    assert usage["output_tokens"] == total == sum(event["output"]["usage"]["output_tokens"] for event in events)
+    names = {event["metadata"]["trace_id"] for event in events}
+    assert all(parent in names for event in events for parent in event["metadata"]["parents"])
+    assert len(events) == len(spans)
 
 
 def test_damaged_chat_is_exported() -> None:

@@ -30,6 +30,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "long": "long trace",
     "vote": "vote",
     "vote+posterior": "vote",
+    "vote+tournament": "vote",
     "vote-equal": "vote",
 }
 #: A difference of at most this share is none to a user: of two such methods, the cheaper one is recommended.
@@ -166,8 +167,12 @@ def _cheapest_equivalent(best: _Row, rivals: Sequence[_Row]) -> _Row:
 
 
 def _more_problems(undecided: Sequence[Comparison]) -> int | None:
-    """Return about how many problems more would settle all of these comparisons that have a spread."""
-    needed = [max(c.problems_needed, c.fewest) - c.problems for c in undecided if c.problems_needed is not None]
+    """Return about how many problems more would settle all of these comparisons, None if that is unknown for one."""
+    needed = []
+    for one in undecided:
+        if one.problems_needed is None:
+            return None
+        needed.append(max(one.problems_needed, one.fewest) - one.problems)
     return max((number for number in needed if number > 0), default=None)
 
 

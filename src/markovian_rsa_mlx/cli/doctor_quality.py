@@ -113,8 +113,8 @@ def check_quality(subject: Subject) -> Iterator[Line]:
     yield Line(11, "ok", found.sentence)
     fewest = max((comparison.fewest for comparison in (*found.beaten, *found.open)), default=0)
     little = (
-        f"{amount(results.problems, 'question')} prove little: only a method that wins on at least {fewest} and loses "
-        "on none counts as better"
+        f"{amount(results.problems, 'question')} prove little: unless two methods score differently on at least "
+        f"{fewest} of them, no difference is significant"
     )
     yield Line(11, "ok", little, "mrsa bench TASK --recommend measures your own task; 50 problems are a good start.")
 

@@ -1,13 +1,17 @@
-"""A run as a log of inspect_ai (format version 2): one sample, with a span per round and a model event per trace."""
+"""A run as a log of inspect_ai (format version 2): one sample, with a span per round and a model event per trace.
+
+The judgements of a tournament have a span of their own, with a model event each.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from ..audit.events import JudgementEvent
 from ..audit.state import RunState, TraceState
-from .rows import moment, times_of
+from .rows import Times, moment, times_of, times_of_judgement
 
 _STOP_REASONS = {"eos": "stop", "max_tokens": "max_tokens", "error": "unknown"}
 
@@ -19,7 +23,7 @@ def log(state: RunState) -> dict[str, Any]:
     elapsed_s = end.elapsed_s if end is not None else state.elapsed_s
     model = f"markovian-rsa/{start.model_id}"
     started, completed = moment(state, 0).isoformat(), moment(state, elapsed_s).isoformat()
-    usage = {model: _usage(state.prompt_tokens, state.generated_tokens)}
+    usage = {model: _usage(state.prompt_tokens, state.counted_tokens)}
     return {
         "version": 2,
         "status": "success" if end is not None else "started",
@@ -65,47 +69,80 @@ def _sample(state: RunState, model: str, elapsed_s: float, usage: dict[str, Any]
 
 def _events(state: RunState, model: str) -> Iterator[dict[str, Any]]:
     for number, traces in state.rounds():
-        traces = [trace for trace in traces if trace.starts]
-        if not traces:
-            continue
-        times = [times_of(state, trace) for trace in traces]
-        span = {"span_id": f"round-{number}"}
-        begin = min(time.started_s for time in times)
-        yield span | _at(state, begin) | {"event": "span_begin", "id": f"round-{number}", "name": f"round {number}"}
-        for trace, time in zip(traces, times, strict=True):
-            yield (
-                span
-                | _at(state, time.started_s)
-                | _model_event(state, trace, model)
-                | {
-                    "completed": moment(state, time.ended_s).isoformat(),
-                    "working_time": time.ended_s - time.started_s,
-                }
-            )
-        yield span | _at(state, max(time.ended_s for time in times)) | {"event": "span_end", "id": f"round-{number}"}
+        begun = [trace for trace in traces if trace.starts]
+        events = [(times_of(state, trace), _trace_event(state, trace, model)) for trace in begun]
+        yield from _span(state, f"round {number}", events)
+    judged = [(times_of_judgement(event), _judgement_event(state, event, model)) for event in state.judgements]
+    yield from _span(state, "judgements", judged)
 
 
-def _model_event(state: RunState, trace: TraceState, model: str) -> dict[str, Any]:
-    complete, sampling = trace.complete, state.config.sampling(trace.round >= state.config.rounds)
-    prompt = trace.prompt.prompt_text if trace.prompt is not None else None
+def _span(state: RunState, name: str, events: Sequence[tuple[Times, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Yield the events between the begin and the end of their span; nothing without events."""
+    if not events:
+        return
+    span_id = name.replace(" ", "-")
+    span = {"span_id": span_id}
+    begin, end = min(times.started_s for times, _ in events), max(times.ended_s for times, _ in events)
+    yield span | _at(state, begin) | {"event": "span_begin", "id": span_id, "name": name}
+    for times, event in events:
+        ended = {
+            "completed": moment(state, times.ended_s).isoformat(),
+            "working_time": times.ended_s - times.started_s,
+        }
+        yield span | _at(state, times.started_s) | event | ended
+    yield span | _at(state, end) | {"event": "span_end", "id": span_id}
+
+
+def _trace_event(state: RunState, trace: TraceState, model: str) -> dict[str, Any]:
+    complete, prompt = trace.complete, trace.prompt.prompt_text if trace.prompt is not None else None
     usage = _usage(trace.prompt_tokens, trace.tokens)
     return {
         "event": "model",
         "model": model,
         "role": trace.trace_id,
         "input": _chat(state) if prompt is None else [{"role": "user", "content": prompt}],
+        **_request(state, trace.max_tokens or None, trace.seed, final=trace.round >= state.config.rounds),
+        "output": _output(model, complete.text if complete is not None else "", _stop_reason(trace), usage),
+        "retries": len(trace.retries),
+        "metadata": {
+            "trace_id": trace.trace_id,
+            "parents": list(dict.fromkeys(map(state.origin, trace.parent_ids))),
+            "answer": state.answer(trace),
+        },
+    }
+
+
+def _judgement_event(state: RunState, event: JudgementEvent, model: str) -> dict[str, Any]:
+    usage = _usage(len(event.prompt_token_ids), event.generated_tokens)
+    return {
+        "event": "model",
+        "model": model,
+        "role": event.name,
+        "input": [{"role": "user", "content": event.prompt_text}],
+        **_request(state, state.config.final_tokens, event.seed, final=True),
+        "output": _output(model, event.text, _STOP_REASONS[event.finish_reason], usage),
+        "retries": event.attempt,
+        "metadata": {
+            "trace_id": event.name,
+            "parents": list(dict.fromkeys(map(state.origin, event.pair))),
+            "verdict": event.verdict,
+        },
+    }
+
+
+def _request(state: RunState, max_tokens: int | None, seed: int | None, *, final: bool) -> dict[str, Any]:
+    """Return what a model event says about its request."""
+    sampling = state.config.sampling(final)
+    return {
         "tools": [],
         "tool_choice": "none",
         "config": {
-            "max_tokens": trace.max_tokens or None,
+            "max_tokens": max_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "top_k": sampling.top_k or None,
-            "seed": trace.seed,
+            "seed": seed,
         },
-        "output": _output(model, complete.text if complete is not None else "", _stop_reason(trace), usage),
-        "retries": len(trace.retries),
-        "metadata": {"trace_id": trace.trace_id, "parents": trace.parent_ids, "answer": state.answer(trace)},
     }
 
 

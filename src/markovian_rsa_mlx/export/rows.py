@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from ..audit.events import JudgementEvent
 from ..audit.state import ENDED, RunState, TraceState, by_index
 
 #: Bounds of recorded seconds: files are only as true as their writers.
@@ -70,6 +71,12 @@ def times_of(state: RunState, trace: TraceState) -> Times:
     if ended is None or ended < started:
         ended = started + (trace.complete.elapsed_s if trace.complete is not None else 0.0)
     return Times(_bounded(started), max(_bounded(started), _bounded(ended)))
+
+
+def times_of_judgement(event: JudgementEvent) -> Times:
+    """Return the times of a judgement by the clock of the run."""
+    started = _bounded(event.started_s)
+    return Times(started, max(started, _bounded(event.started_s + event.elapsed_s)))
 
 
 def moment(state: RunState, seconds: float) -> datetime:
