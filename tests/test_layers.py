@@ -123,7 +123,7 @@ ALLOWED = {
     "audit.state": {"audit", "method", "config", "errors", "tools"},
     "audit.verify": {"audit", "audit.state", "method", "confidence", "config", "errors", "marks", "tokenizer", "tools"},
     "run_store": {"audit", "audit.state", "errors", "json_strict", "locks"},
-    "export": {"audit.state", "json_strict"},
+    "export": {"audit", "audit.state", "json_strict"},
     "viewer": {"audit", "audit.state", "method", "config", "tools"},
     "models": set(),
     "backends": {"models", *GROUND},
