@@ -94,6 +94,29 @@ def test_public_address_without_key_exits_2(
     assert [settings.api_key for settings in served] == [None, "secret"]
 
 
+ORIGINS = ("https://chat.example.org", "http://localhost:3000", "app://obsidian.md", "tauri://localhost", "Chrome-Extension://abc",
+           "vscode-webview://x", "moz-extension://0-a", "web+app.x://y")  # fmt: skip
+
+
+def test_sites_and_apps_are_allowed_by_their_origins(mrsa: Run, served: list[ServerSettings]) -> None:
+    options = [word for origin in ORIGINS for word in ("--allow-origin", origin)]
+    assert mrsa(*FAKE, *options).code == 0
+    assert served[0].origins == {origin.lower() for origin in ORIGINS}
+    for origin in (
+        "obsidian.md",
+        "app://",
+        "app://x/y",
+        "https://a@b",
+        "https://a?b",
+        "null",
+        "://x",
+        "1a://x",
+        "a b://x",
+    ):
+        ran = mrsa(*FAKE, "--allow-origin", origin)
+        assert (ran.code, "--allow-origin" in ran.err) == (2, True)
+
+
 def test_key_of_the_server_is_struck_out_of_messages(
     mrsa: Run, served: list[ServerSettings], monkeypatch: pytest.MonkeyPatch
 ) -> None:

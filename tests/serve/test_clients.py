@@ -187,6 +187,15 @@ class TestPagesOfOtherSites:
         assert other.status_code == 403
         assert "access-control-allow-origin" not in other.headers
 
+    def test_allowed_app_reads_answers(self, serve: Serve) -> None:
+        """Apps and browser extensions have origins of their own schemes."""
+        server = serve(origins=frozenset({"app://obsidian.md"}))
+        for path in ("/v1/models", "/v1/nothing"):
+            headers = server.get(path, headers={"Origin": "app://obsidian.md"}).headers
+            assert headers["access-control-allow-origin"] == "app://obsidian.md"
+        for other in ("app://obsidian.md.evil", "tauri://localhost", "https://obsidian.md", "null"):
+            assert server.get("/v1/models", headers={"Origin": other}).status_code == 403
+
     def test_preflight_needs_no_key(self, serve: Serve) -> None:
         server = serve(origins=frozenset({"https://chat.example.org"}), api_key="k")
         asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,x-a"}

@@ -45,6 +45,8 @@ def test_served_names_replace_the_models_own(serve: Serve) -> None:
     for name in ("gpt-4o", "local/best", "fake"):
         assert server.get(f"/v1/models/{name}").json()["id"] == name
         assert server.post(messages=CHAT, model=name).json()["model"] == "gpt-4o"
+    for unset in ("", None):
+        assert server.post(messages=CHAT, model=unset).json()["model"] == "gpt-4o"
     refusal = server.post(messages=CHAT, model="gpt-5").json()["error"]
     assert refusal["code"] == "model_not_found"
     assert "'gpt-4o'" in refusal["message"]

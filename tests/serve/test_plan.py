@@ -241,7 +241,14 @@ def test_question_and_what_follows_it_in_any_order(given: str, expected: str) ->
         ({"rsa_k": 0}, "invalid_value", "rsa_k"),
         ({"rsa_n": 100, "rsa_k": 65}, "invalid_value", "rsa_k"),
         ({"temperature": 11}, "invalid_value", "temperature"),
-        ({"top_p": 0}, "invalid_value", "top_p"),
+        ({"top_p": -0.1}, "invalid_value", "top_p"),
+        ({"response_format": {"type": "json_object", "schema": "x"}}, "invalid_value", "response_format.schema"),
+        ({"structured_outputs": {"regex": "a"}}, "missing_key", "structured_outputs.json"),
+        (
+            {"response_format": {"type": "json_schema", "schema": {}, "json_schema": {"schema": {"type": "null"}}}},
+            "invalid_value",
+            "response_format.schema",
+        ),
         ({"max_tokens": 0}, "invalid_value", "max_tokens"),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "invalid_value", "max_completion_tokens"),
         ({"max_completion_tokens": 0}, "invalid_value", "max_completion_tokens"),
@@ -325,6 +332,33 @@ def test_keys_without_effect_are_accepted() -> None:
         frequency_penalty=0, parallel_tool_calls=True, metadata={"a": "b"}, modalities=["text"], store=True,
         rsa_n=8.0,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["top_p", "final_top_p"])
+def test_top_p_of_zero_keeps_the_likeliest_token(key: str) -> None:
+    """OpenAI's range of it begins at 0."""
+    assert 0 < getattr(config(**{key: 0}, rsa_t=1), key) <= 1e-6
+
+
+TEAM = {"type": "object", "properties": {"team": {"type": "string"}}, "required": ["team"]}
+
+
+@pytest.mark.parametrize(
+    ("keys", "schema"),
+    [
+        ({"response_format": {"type": "json_object"}}, {"type": "object"}),
+        ({"response_format": {"type": "json_object", "schema": {}}}, {"type": "object"}),
+        ({"response_format": {"type": "json_object", "schema": TEAM}}, TEAM),
+        ({"response_format": {"type": "json_object", "json_schema": {"schema": TEAM}}}, TEAM),
+        ({"response_format": {"type": "json_schema", "schema": TEAM}}, TEAM),
+        ({"response_format": {"type": "json_schema", "schema": TEAM, "json_schema": {"schema": TEAM}}}, TEAM),
+        ({"response_format": {"type": "text", "schema": TEAM}}, None),
+        ({"structured_outputs": {"json": TEAM}}, TEAM),
+    ],
+)
+def test_schema_is_taken_in_the_forms_of_other_servers(keys: dict[str, Any], schema: dict[str, Any] | None) -> None:
+    assert config(**keys).response_schema == schema
+    assert list(unknown_keys(parse({"messages": CHAT, **keys}, ChatRequest))) == []
 
 
 def test_minus_one_keeps_all_tokens() -> None:

@@ -258,6 +258,28 @@ class TestRequests:
             assert (message["role"], message["content"].partition("\n")[0]) == ("assistant", "I look.")
             assert "3" in answer["content"]
 
+    def test_references_are_the_items_of_earlier_responses(self, serve: Serve) -> None:
+        """Vercel's AI SDK sends earlier answers as references."""
+        server = serve(caller(ToolTokenizer("hermes")))
+        question = {"role": "user", "content": "How is the weather?"}
+        first = server.post(PATH, input=[question], tools=[WEATHER], seed=1).json()
+        kinds = [item["type"] for item in first["output"]]
+        assert kinds == ["reasoning", "message", "function_call"]
+        references = [{"type": "item_reference", "id": item["id"]} for item in first["output"]]
+        result = {"type": "function_call_output", "call_id": first["output"][2]["call_id"], "output": RESULT}
+        for items in (first["output"], references):
+            answer = server.post(PATH, input=[question, *items, result], tools=[WEATHER], seed=1)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["output"][-1]["content"][0]["text"] == ANSWER
+        (whole, by_reference) = (request.messages for request in server.backend.requests[-2:])
+        assert whole == by_reference
+        server.client.delete(f"{PATH}/{first['id']}")
+        error = server.post(PATH, input=[question, *references, result]).json()["error"]
+        assert (error["code"], error["param"]) == ("response_not_found", "input.1.id")
+        assert server.post(PATH, input=[question, {"type": "item_reference"}]).status_code == 400
+        unkept = server.post(PATH, input="x", store=False).json()["output"][-1]["id"]
+        assert server.post(PATH, input=[{"type": "item_reference", "id": unkept}, question]).status_code == 404
+
     def test_instruction_alone_is_the_question(self, server: Running) -> None:
         items = [{"role": "system", "content": "Be exact."}, {"role": "developer", "content": "Say hi."}]
         assert server.post(PATH, input=items, instructions="Be brief.").status_code == 200
@@ -407,10 +429,15 @@ class TestStore:
                 return False
 
         for name in ("a", "b", "c"):
-            store.add({"id": name}, [{"role": "user", "content": name}])
+            store.add({"id": name, "output": [{"id": f"msg_{name}"}]}, [{"role": "user", "content": name}])
         assert [has(name) for name in "abc"] == [False, True, True]
+        assert store.item("msg_b", "id") == {"id": "msg_b"}
+        with pytest.raises(RequestError, match="msg_a"):
+            store.item("msg_a", "id")
         store.add({"id": "large"}, [{"role": "user", "content": "x" * 130}])
         assert [has(name) for name in ("b", "c", "large")] == [False, False, True]
+        with pytest.raises(RequestError, match="msg_b"):
+            store.item("msg_b", "id")
         store.add({"id": "too large"}, [{"role": "user", "content": "x" * 300}])
         assert [has(name) for name in ("large", "too large")] == [True, False]
         now = 10.0

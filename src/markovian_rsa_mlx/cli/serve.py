@@ -97,8 +97,8 @@ ACCESS, LIMITS = "Access", "Limits of the server"
     "--allow-origin",
     multiple=True,
     metavar="ORIGIN",
-    help="A site whose pages may use the server, like https://chat.example.org; may be given several times. "
-    "*: any site, only on loopback and without a key.",
+    help="A site or app whose pages may use the server, like https://chat.example.org or app://obsidian.md; may be "
+    "given several times. *: any site, only on loopback and without a key.",
     panel=ACCESS,
 )
 @option(
@@ -220,8 +220,11 @@ def _check_access(host: str, key: str | None, origins: Sequence[str], *, allow_w
     for origin in origins:
         if origin == "*" and (key is not None or not is_loopback(host)):
             raise ConfigError("--allow-origin '*' is for servers on loopback without a key. Name the sites.")
-        if origin != "*" and not re.fullmatch(r"https?://[^/\s?#@]+", origin):
-            raise ConfigError(f"--allow-origin is {origin!r}; give a scheme and a host, like https://chat.example.org.")
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+", origin, re.IGNORECASE):
+            raise ConfigError(
+                f"--allow-origin is {origin!r}; give a scheme and a host, like https://chat.example.org or "
+                "app://obsidian.md."
+            )
 
 
 def _default_profile(engine: Any, choice: ModelChoice, config: Path | None, settings: Mapping[str, Any]) -> str:

@@ -177,8 +177,7 @@ def build_plan(
     effort = _effort(request)
     changes = {key: getattr(request, key) for key in ("temperature", "top_p", "top_k", "min_p", "seed")}
     changes["enable_thinking"] = _thinking(request, effort)
-    if request.response_format is not None:
-        changes["response_schema"] = request.response_format.schema_of_answer()
+    changes["response_schema"] = request.schema_of_answer
     # The memory limit belongs to the server, and no request can lift it.
     base = base.replace(memory_limit_gb=None, **{key: value for key, value in changes.items() if value is not None})
     left = remaining(chat, base.enable_thinking)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from starlette.requests import ClientDisconnect, Request
 
 from ..formatting import shortened
@@ -132,7 +132,9 @@ FunctionName = Annotated[str, Field(pattern=NAME_PATTERN)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Likeliest = Annotated[int, Whole, Field(ge=0, le=20)]
 Temperature = Annotated[float, Field(ge=0, le=10)]
-TopP = Annotated[float, Field(gt=0, le=1)]
+#: In the place of a `top_p` of 0: only the likeliest token is in so small a share.
+_LEAST_TOP_P = 1e-6
+TopP = Annotated[float, Field(ge=0, le=1), AfterValidator(lambda value: value or _LEAST_TOP_P)]
 MinP = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -422,21 +424,56 @@ class JSONSchemaFormat(RequestModel):
 
 
 class ResponseFormat(RequestModel):
-    """The form of the answer: `json_object` is any JSON object, `json_schema` a value that the schema allows."""
+    """The form of the answer: `json_object` is any JSON object, `json_schema` a value that the schema allows.
+
+    Other servers take the schema as `schema` too, with either type.
+    """
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JSONSchemaFormat | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
 
-    def schema_of_answer(self, path: str = "response_format") -> dict[str, Any] | None:
+    def schema_of_answer(self) -> dict[str, Any] | None:
         """Return the JSON Schema of the answer, None for any text. Raise `RequestError` if it is missing."""
         if self.type == "text":
             return None
+        own = self.json_schema.json_schema if self.json_schema is not None else None
+        if own is not None and self.schema_ is not None and own != self.schema_:
+            message = "response_format.schema and response_format.json_schema.schema are different. Give one of them."
+            raise RequestError(400, message, param="response_format.schema")
+        schema = self.schema_ if own is None else own
         if self.type == "json_object":
-            return {"type": "object"}
-        schema = self.json_schema.json_schema if self.json_schema is not None else None
+            return schema or {"type": "object"}
         if schema is None:
-            path = f"{path}.json_schema.schema"
+            path = "response_format.json_schema.schema"
             raise RequestError(400, f"{path} is missing.", "missing_key", path)
+        return schema
+
+
+class StructuredOutputs(RequestModel):
+    """vLLM's form of a schema. Other kinds of grammars are refused."""
+
+    json_schema: dict[str, Any] | None = Field(None, alias="json")
+
+
+class BoundRequest(SamplingRequest):
+    """A request whose answer can be bound to a JSON Schema."""
+
+    response_format: ResponseFormat | None = Field(
+        None,
+        description="Binds the answer after its thinking (in a run, the final candidates), or a text from its first "
+        "token on.",
+    )
+    structured_outputs: StructuredOutputs | None = Field(None, description="The same, as vLLM writes it.")
+
+    @property
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        """The JSON Schema of the answer, or None. Raise `RequestError` if it is missing."""
+        if self.structured_outputs is None:
+            return self.response_format.schema_of_answer() if self.response_format is not None else None
+        if (schema := self.structured_outputs.json_schema) is None:
+            path = "structured_outputs.json"
+            raise RequestError(400, f"{path} is missing: only JSON Schemas are supported.", "missing_key", path)
         return schema
 
 
@@ -494,7 +531,7 @@ class RunOptions(RequestModel):
         return {key: getattr(self, key) for key in RunOptions.model_fields if key in self.model_fields_set}
 
 
-class ChatRequest(RunOptions, SamplingRequest):
+class ChatRequest(RunOptions, BoundRequest):
     """A chat to complete. The server's profile supplies keys that are absent or null."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=10_000, fail_fast=True)]
@@ -514,9 +551,6 @@ class ChatRequest(RunOptions, SamplingRequest):
     parallel_tool_calls: bool | None = Field(None, description="Default: true. false: at most one call.")
     functions: list[Any] | None = Field(None, description="Refused unless empty.")
     function_call: Any = Field(None, description='Refused unless "none" or "auto".')
-    response_format: ResponseFormat | None = Field(
-        None, description="The answer's form, which binds it after its thinking; in a run, the final candidates."
-    )
     modalities: list[str] | None = Field(None, description='Refused unless ["text"].')
     store: bool | None = Field(None, description="Ignored. rsa_trail keeps an audit trail.")
     metadata: dict[str, Any] | None = Field(None, description="Ignored.")

@@ -164,7 +164,7 @@ class RunManager:
 
     def target(self, name: str | None) -> Target:
         """Return what a model name stands for. Raise `RequestError` if no model is served under it."""
-        if name is None or name in self._known_names:
+        if not name or name in self._known_names:
             return Target(self.model_name, self.settings.base, rsa=self.settings.always_rsa)
         if (base := self.run_models.get(name)) is not None:
             return Target(name, base, rsa=True)

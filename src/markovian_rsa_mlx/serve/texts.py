@@ -33,11 +33,10 @@ from .incremental_text import LiveText
 from .logprobs import AnswerLogProbs, text_logprobs
 from .plan import MAX_PROMPT, count_tokens, reject_unsupported, to_messages
 from .request import (
+    BoundRequest,
     Likeliest,
     Message,
     RequestModel,
-    ResponseFormat,
-    SamplingRequest,
     TemplateOptions,
     parse,
     read_object,
@@ -80,13 +79,7 @@ Prompts = Annotated[
 ]
 
 
-class StructuredOutputs(RequestModel):
-    """vLLM's form of a schema. Other kinds of grammars are refused."""
-
-    json_schema: dict[str, Any] | None = Field(None, alias="json")
-
-
-class TextRequest(SamplingRequest):
+class TextRequest(BoundRequest):
     """Texts to complete."""
 
     prompt: Prompts = Field(description="A text, token ids, or a list of either.")
@@ -97,19 +90,7 @@ class TextRequest(SamplingRequest):
         None, description="Number of likeliest tokens per place with log-probabilities. 0, false: none. true: 1."
     )
     return_token_ids: bool | None = Field(None, description="Add token_ids and prompt_token_ids to the choices.")
-    response_format: ResponseFormat | None = Field(None, description="Binds the text from its first token on.")
-    structured_outputs: StructuredOutputs | None = Field(None, description="The same, as vLLM writes it.")
     stop_token_ids: _Ids | None = Field(None, description="Refused unless they end the model's texts anyway.")
-
-    @property
-    def schema_of_text(self) -> dict[str, Any] | None:
-        """The JSON Schema of the texts, or None."""
-        if self.structured_outputs is not None:
-            if (schema := self.structured_outputs.json_schema) is None:
-                path = "structured_outputs.json"
-                raise RequestError(400, f"{path} is missing: only JSON Schemas are supported.", "missing_key", path)
-            return schema
-        return self.response_format.schema_of_answer() if self.response_format is not None else None
 
 
 class TokenizeRequest(RequestModel):
@@ -173,7 +154,7 @@ def _prepare(manager: RunManager, body: TextRequest) -> list[tuple[str, tuple[in
     }
     for key in (key for key, is_refused in refused.items() if is_refused):
         raise RequestError(400, f"{key} is not supported with this value.", "unsupported_key", key)
-    check_schema(RSAConfig(response_schema=body.schema_of_text), manager.engine)
+    check_schema(RSAConfig(response_schema=body.schema_of_answer), manager.engine)
     if (rows := len(body.prompt) * (body.n or 1)) > _MAX_ROWS:
         raise RequestError(400, f"The prompts times n must be at most {_MAX_ROWS} (got {rows}).", param="n")
     found = []
@@ -346,7 +327,7 @@ class TextWork:
         seed = secrets.randbelow(SEED_LIMIT) if seed is None else seed
         given = {key: getattr(body, key) for key in ("temperature", "top_p", "top_k", "min_p")}
         sampling = Sampling(**{key: value for key, value in given.items() if value is not None})
-        schema, decode = body.schema_of_text, self.manager.engine.tokenizer.decode
+        schema, decode = body.schema_of_answer, self.manager.engine.tokenizer.decode
         answer = None
         if schema is not None:
             answer = AnswerSchema(schema, lambda: AnswerStart(None, decode, suffix="", thinking=False))

@@ -28,7 +28,7 @@ async def create_response(request: Request) -> Response:
     earlier: tuple[dict[str, Any], ...] = ()
     if body.previous_response_id is not None:
         earlier = store.get(body.previous_response_id, "previous_response_id").messages
-    messages = [*earlier, *chat_messages(body)]
+    messages = [*earlier, *chat_messages(body, store.item)]
 
     def form_of(plan: Plan, run: ActiveRun) -> ResponseForm:
         return ResponseForm(body, plan, lambda response, message: store.add(response, [*messages, message]))

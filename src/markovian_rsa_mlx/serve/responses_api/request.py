@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -43,7 +43,7 @@ _HOSTED = frozenset({
     "web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call", "mcp_list_tools",
     "mcp_approval_request", "mcp_approval_response", "mcp_call", "tool_search_call", "tool_search_output",
 })  # fmt: skip
-_ITEMS = "message, function_call, custom_tool_call, their outputs and reasoning"
+_ITEMS = "message, function_call, custom_tool_call, their outputs, item_reference and reasoning"
 #: Keys that would change the answer and that the server cannot honour.
 _UNSUPPORTED = {
     "background": "the response is not kept running without its client",
@@ -182,13 +182,22 @@ class ResponsesRequest(RunOptions):
         return self.reasoning is not None and bool(self.reasoning.summary or self.reasoning.generate_summary)
 
 
-def chat_messages(body: ResponsesRequest) -> list[dict[str, Any]]:
-    """Return the messages of the input. Raise `RequestError` for items that are not supported."""
+#: Returns an item of an earlier response: its id, and the key that an error names.
+StoredItem = Callable[[str, str], Mapping[str, Any]]
+
+
+def chat_messages(body: ResponsesRequest, stored_item: StoredItem) -> list[dict[str, Any]]:
+    """Return the messages of the input. Raise `RequestError` for items that are not supported or not kept."""
     if isinstance(body.input, str):
         return [{"role": "user", "content": body.input}]
     messages: list[dict[str, Any]] = []
     for index, item in enumerate(body.input):
-        _add(messages, item, f"input.{index}")
+        path = f"input.{index}"
+        if item.type == "item_reference":
+            if not isinstance(item.id, str):
+                raise missing(f"{path}.id")
+            item = InputItem.model_validate(stored_item(item.id, f"{path}.id"))
+        _add(messages, item, path)
     return messages
 
 
@@ -267,6 +276,6 @@ def _response_format(text: TextFormat | None) -> dict[str, Any] | None:
     if text is None or text.type == "text":
         return None
     if text.type == "json_object":
-        return {"type": "json_object"}
+        return {"type": "json_object", "schema": text.schema_}
     schema = {"name": text.name, "description": text.description, "schema": text.schema_, "strict": text.strict}
     return {"type": "json_schema", "json_schema": {key: value for key, value in schema.items() if value is not None}}

@@ -39,6 +39,7 @@ class ResponseStore:
     ) -> None:
         self._seconds, self._max_responses, self._max_bytes, self._clock = seconds, max_responses, max_bytes, clock
         self._stored: OrderedDict[str, StoredResponse] = OrderedDict()
+        self._items: dict[str, dict[str, Any]] = {}  #: the output of the responses, by the items' ids
         self._bytes = 0
 
     def add(self, response: dict[str, Any], messages: Sequence[dict[str, Any]]) -> None:
@@ -49,27 +50,44 @@ class ResponseStore:
             return
         expires_s = self._clock() + self._seconds
         self._stored[response["id"]] = StoredResponse(response, tuple(messages), size, expires_s)
+        self._items |= {item["id"]: item for item in response.get("output", ())}
         self._bytes += size
         while len(self._stored) > self._max_responses or self._bytes > self._max_bytes:
-            self.remove(next(iter(self._stored)))
+            self._forget(next(iter(self._stored)))
 
     def get(self, response_id: str, param: str | None = None) -> StoredResponse:
         """Return a response. Raise `RequestError` if the server does not have it, or no longer."""
         self._drop_expired()
         if response_id not in self._stored:
-            message = (
-                f"There is no response {response_id[:100]!r} here. Responses are kept for an hour, unless store is "
-                "false, while there is room. Send the whole conversation as input."
-            )
-            raise RequestError(404, message, "response_not_found", param)
+            raise _not_found(f"response {response_id[:100]!r}", param)
         return self._stored[response_id]
+
+    def item(self, item_id: str, param: str) -> dict[str, Any]:
+        """Return an item of the output of a response. Raise `RequestError` if the server does not have it."""
+        self._drop_expired()
+        if item_id not in self._items:
+            raise _not_found(f"item {item_id[:100]!r} of a response", param)
+        return self._items[item_id]
 
     def remove(self, response_id: str) -> None:
         """Forget a response. Raise `RequestError` if the server does not have it."""
-        self._bytes -= self.get(response_id).size
-        del self._stored[response_id]
+        self.get(response_id)
+        self._forget(response_id)
 
     def _drop_expired(self) -> None:
-        while self._stored and (oldest := next(iter(self._stored.values()))).expires_s <= self._clock():
-            self._bytes -= oldest.size
-            self._stored.popitem(last=False)
+        while self._stored and next(iter(self._stored.values())).expires_s <= self._clock():
+            self._forget(next(iter(self._stored)))
+
+    def _forget(self, response_id: str) -> None:
+        stored = self._stored.pop(response_id)
+        self._bytes -= stored.size
+        for item in stored.response.get("output", ()):
+            del self._items[item["id"]]
+
+
+def _not_found(what: str, param: str | None) -> RequestError:
+    message = (
+        f"There is no {what} here. Responses are kept for an hour, unless store is false, while there is room. Send "
+        "the whole conversation as input."
+    )
+    return RequestError(404, message, "response_not_found", param)
