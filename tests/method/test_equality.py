@@ -82,6 +82,20 @@ PIECES = st.lists(
                 r"\begin{pmatrix}",
             ),
             *(r"\le", "or", "E:", "1,000", r"\,", "9^{9^{9}}", "e", "1e5", r"\binom", r"\degree", r"\end{pmatrix}"),
+            *(
+                r"\over",
+                r"\choose",
+                r"\textcolor{red}{",
+                "T",
+                "$5",
+                "and",
+                "only",
+                "twenty-one",
+                "->",
+                "\u3002",
+                "(twelve)",
+                "PM",
+            ),
         ]
     ),
     max_size=14,
@@ -210,6 +224,21 @@ HOSTILE = [
             "°",
             "A: ",
         ),
+        *(
+            "{1\\over",
+            r"\choose ",
+            r"\textcolor{",
+            "1/2 x",
+            "$5 ",
+            '"',
+            r"\mu m",
+            "I and ",
+            "for all ",
+            "twenty-",
+            "->",
+            "**a",
+        ),
+        *("one hundred and ", r"\begin{cases}", "x>1 and ", "12,34,", "\u3002", "March 1 ", "5 per "),
     )
 ]
 

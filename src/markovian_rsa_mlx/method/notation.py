@@ -89,7 +89,7 @@ _THOUSANDS = re.compile(r"(?<![\d.\\])(?<!\d,)(\d{1,3})((?:\{,\}\s?|[\u0001 '])\
 COMMA_THOUSANDS = re.compile(r"(?<![\d.,])(?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d?(?:,\d{2})+,\d{3})(?!\d|,\d)")
 #: Words and signs before an answer that do not change its value.
 _LEAD_IN = re.compile(
-    r"^(?:(?:the )?(?:final )?answer ?(?:is|:) "
+    r"^(?:(?:the )?(?:final )?answer ?(?:is:?|:) "
     r"|(?:approximately|approx\.?|about|roughly|exactly|precisely|simply|indeed|probably|therefore|thus|hence|so),? "
     r"(?=[\d\\$-])|\\approx(?![a-z]) ?)",
     re.IGNORECASE,

@@ -154,7 +154,7 @@ _SYSTEM = re.compile(
     r"(?:\\\{\s*)?\\begin\{(cases|aligned|align\*?|gathered|array)\}(?:\{[clr| ]*\})?(.*)\\end\{\1\}", re.DOTALL
 )
 _ALIGNMENT = re.compile(r"\s*&\s*(?=[=<>]|\\(?:le|ge|ne)(?![a-zA-Z]))|(?<=[=<>])\s*&")
-_REALS_WITHOUT = re.compile(r"\\mathbb\{R\}\s?(?:\\setminus|-)\s?\\?\{([^{}\\]*)\\?\}")
+_REALS_WITHOUT = re.compile(r"\\mathbb\{R\}\s?(?:\\setminus|-)\s?(?=\\?\{)")
 #: Behind an equation that holds without a condition: f(x) = x for all real x.
 _FOR_ALL = re.compile(
     r",?\s?(?:\\text\s?\{\s*)?(?:for\s(?:all|every|any|each)|\\forall)\s?(?:real\s?(?:numbers?\s?|values?\sof\s?)?)?\}?"
@@ -202,8 +202,8 @@ def read_cleaned(text: str, depth: int = 0) -> Value:
         if rows and len({len(row) for row in rows}) == 1:
             kind = "d" if matrix[1] in ("vmatrix", "Vmatrix") else "m"  # a determinant or norm is not the matrix
             return Group(f"{kind}{len(rows[0])}", tuple(read_cleaned(cell, depth + 1) for row in rows for cell in row))
-    if without := _REALS_WITHOUT.fullmatch(text):
-        return _reals_without(without[1], depth)
+    if (without := _REALS_WITHOUT.match(text)) and (points := _brackets(text[without.end() :])):
+        return _reals_without(points[1], depth)
     parts = _split(text, r"\cup")
     if len(parts) > 1:
         return Group("u", tuple(read_cleaned(part, depth + 1) for part in parts))
@@ -656,6 +656,7 @@ def variable_name(text: str) -> str | None:
     return plain.lower() if re.fullmatch(r"[a-zA-Z ]{3,}", plain) else compact_form(plain)
 
 
+@lru_cache(maxsize=4_096)
 def compact_form(text: str) -> str:
     """Return a term without the spaces and braces that mean nothing."""
     text = re.sub(r"(\d)\s+(?=\d)", r"\1_", re.sub(r"\\([a-zA-Z]+)\s+(?=[a-zA-Z])", r"\\\1_", text))
