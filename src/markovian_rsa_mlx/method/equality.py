@@ -46,6 +46,8 @@ _MAX_LENGTH: Final = 2_000
 _MIN_DIGITS: Final = 6
 #: Pairs of numbers and terms that are compared for two lists without order, beyond values that are exactly equal.
 _MAX_PAIRS: Final = 4_000
+#: Numbers with more bits are not written down: Python refuses integers of more than 4,300 digits.
+_MAX_BITS_WRITTEN: Final = 10_000
 
 
 def compare(first: str, second: str, ask: Ask) -> Verdict:
@@ -158,6 +160,8 @@ def _equal_numbers(first: Quantity, second: Quantity, factor: Fraction, other_fa
 def _compare_terms(first: Quantity | Term, second: Quantity | Term, ask: Ask) -> Verdict:
     if first.unit and second.unit and first.unit != second.unit:
         return "different"
+    if any(isinstance(value, Quantity) and _is_long(value.value) for value in (first, second)):
+        return "undecided"
     for one, other in ((first, second), (second, first)):
         is_angle = isinstance(one, Quantity) and one.unit == "°^1" and isinstance(other, Term) and r"\pi" in other.text
         if is_angle and not other.unit and isinstance(one, Quantity):
@@ -174,6 +178,11 @@ def _compare_terms(first: Quantity | Term, second: Quantity | Term, ask: Ask) ->
     if None in forms:
         return "different"
     return _ask_in_order(ask, [form for form in forms if form is not None], "equal")
+
+
+def _is_long(value: Fraction) -> bool:
+    """Return whether a number has too many digits to be written down."""
+    return max(value.numerator.bit_length(), value.denominator.bit_length()) > _MAX_BITS_WRITTEN
 
 
 def _ask_in_order(ask: Ask, forms: Sequence[str], relation: Relation) -> Verdict:
@@ -209,9 +218,10 @@ def _compare_groups(first: Group, second: Group, ask: Ask) -> Verdict:
         return _compare_in_order(first.items, second.items, ask)
     if kinds == {"()", "[]"} and len(first.items) > 2:
         return _compare_in_order(first.items, second.items, ask)
-    if "," in kinds and kinds & {"()", "[]"}:
+    is_inequality = bool(first.name or second.name)
+    if "," in kinds and kinds & {"()", "[]"} and not is_inequality:
         return _compare_in_order(first.items, second.items, ask)
-    if "m1" in kinds and kinds & {"()"}:
+    if "m1" in kinds and kinds & {"()"} and not is_inequality:
         return _compare_in_order(first.items, second.items, ask)
     if kinds == {"{}"} or kinds == {"u"}:
         return _compare_as_sets(first.items, second.items, ask)
