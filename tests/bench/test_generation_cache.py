@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,17 @@ import pytest
 
 from markovian_rsa_mlx.audit import RunState, read_events
 from markovian_rsa_mlx.audit.verify import verify_file
-from markovian_rsa_mlx.backends.base import GenerationRequest
-from markovian_rsa_mlx.bench.generation_cache import CachingEngine, GenerationCache, generations
+from markovian_rsa_mlx.backends.base import GenerationListener, GenerationRequest, GenerationResult
+from markovian_rsa_mlx.bench.generation_cache import (
+    CachingEngine,
+    GenerationCache,
+    cancelled_rows,
+    generations,
+    row_times,
+)
 from markovian_rsa_mlx.bench.methods import METHODS
 from markovian_rsa_mlx.bench.results import Results, RunRecord
-from tests.support.fakes import FakeBackend, boxed
+from tests.support.fakes import EOS, FakeBackend, FakeEngine, boxed
 
 from ..support.bench_harness import SMALL, FakeTask, coin, make_spec, run_bench, settled
 from ..support.sizes import sizes
@@ -79,6 +86,62 @@ def test_tokens_match_an_independent_count_over_the_audit_logs(problems: int, tm
         runs = records(results, method.cell)
         mean = sum(record.generated_tokens for record in runs) / len(runs)
         assert abs(row.generated_tokens - mean / (4 if method.one_trace else 1)) < 1e-9
+
+
+class InStep(FakeEngine):
+    """All rows advance together, by eight tokens in four milliseconds."""
+
+    async def generate(self, request: GenerationRequest, listener: GenerationListener) -> GenerationResult:
+        listener.started()
+        text = self.model(request, random.Random(request.seed))
+        ids = [*self.tokenizer.encode(text), EOS][: request.max_tokens]
+        for start in range(len(request.generated_ids), len(ids), 8):
+            await asyncio.sleep(0.004)
+            listener.tokens(ids[start : start + 8])
+        return GenerationResult(tuple(ids), "eos" if ids[-1] == EOS else "max_tokens")
+
+
+def often_right(request: GenerationRequest, rng: random.Random) -> str:
+    return boxed(rng.choice(["right", "right", "right", "wrong"]), "so " * rng.randrange(1, 50))
+
+
+WIDE = SMALL.replace(population=12, concurrency=12, answer_kind="text")
+
+
+def bench_of(path: Path, *methods: str) -> Results:
+    return run_bench(path, make_spec(FakeTask(3), list(methods), WIDE), InStep(often_right), concurrency=1)
+
+
+def test_cancelled_traces_count_once_and_with_their_time(tmp_path: Path) -> None:
+    results = bench_of(tmp_path, "vote+posterior")
+    runs = [record for cell in results.cells for record in cell.records]
+    states = [RunState(read_events(tmp_path / record.trail)) for record in runs]
+    assert any(cancelled_rows(state) for state in states)
+    assert results.generated_once == sum(state.counted_tokens for state in states)
+    for record, state in zip(runs, states, strict=True):
+        assert record.new_tokens == record.generated_tokens == state.counted_tokens
+        assert record.wall_s == pytest.approx(sum(time.engine_s for time in row_times(state).values()))
+        assert record.rounds[-1].tokens_per_s == pytest.approx(record.generated_tokens / record.wall_s)
+        cache = GenerationCache()
+        assert (cache.add_run(state), cache.add_run(state)) == (record.new_tokens, 0)
+
+
+def test_a_cancelled_trace_is_the_beginning_of_its_finished_generation(tmp_path: Path) -> None:
+    states = []
+    for name in ("vote", "vote+posterior"):
+        results = bench_of(tmp_path / name.replace("+", "-"), name)
+        (cell,) = results.cells
+        trails = [tmp_path / name.replace("+", "-") / record.trail for record in cell.records]
+        states.append([RunState(read_events(trail)) for trail in trails])
+    for vote, stopped in zip(*states, strict=True):
+        total = vote.counted_tokens
+        whole_first, begun_first = GenerationCache(), GenerationCache()
+        assert (whole_first.add_run(vote), whole_first.add_run(stopped)) == (total, 0)
+        assert begun_first.add_run(stopped) == stopped.counted_tokens
+        assert begun_first.add_run(vote) == total - stopped.counted_tokens
+        assert begun_first.add_run(stopped) == 0
+        times = whole_first.trace_times(stopped)
+        assert all(times[trace.trace_id] is not None for trace in cancelled_rows(stopped))
 
 
 def test_prompt_tokens_are_counted_separately(tmp_path: Path) -> None:

@@ -14,16 +14,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..audit import RunSetupEvent, RunState
+from ..audit import RunSetupEvent, RunState, TraceState
 from ..audit.events import JudgementEvent
 from ..backends.base import Engine, GenerationListener, GenerationRequest, GenerationResult, ThinkingLimit
 from ..confidence import Confidence
-from ..config import Sampling
+from ..config import RSAConfig, Sampling
 from ..method.lineage import TraceKey
 
 #: The number of ids before closing ids, and these ids. None for a generation without any.
 Closing = tuple[int, tuple[int, ...]] | None
-#: Token ids of the prompt, seed, token limit, sampling, digest of the adapter, closing.
+#: Token ids of the prompt, seed, token limit, sampling, digest of the adapter.
+Request = tuple[tuple[int, ...], int, int, Sampling, str]
+#: The same, and the closing.
 Key = tuple[tuple[int, ...], int, int, Sampling, str, Closing]
 #: The id of a trace, and whether the trace itself or its summary is meant; or the name of a judgement.
 Place = tuple[str, Literal["trace", "summary", "judgement"]]
@@ -86,11 +88,8 @@ def generations(state: RunState) -> Iterator[Generation]:
     for trace in state.traces.values():
         complete = trace.complete
         if complete is not None and complete.finish_reason != "error" and trace.starts:
-            prompt = trace.prompt.prompt_token_ids if trace.prompt else state.setup.prompt_token_ids
-            sampling = config.sampling(final=TraceKey.parse(trace.trace_id).round >= config.rounds)
             closing = (trace.closed.position, tuple(trace.closed.token_ids)) if trace.closed else None
-            start, adapter = trace.starts[-1], state.setup.adapter_digest if trace.round >= 1 else ""
-            key = (tuple(prompt), start.seed, start.max_tokens, sampling, adapter, closing)
+            key = (*_request_of(state.setup, config, trace), closing)
             known = trace.confidence
             confidence = Confidence(known.mean_logprob, known.lowest_window_logprob) if known is not None else None
             result = GenerationResult(tuple(complete.token_ids), complete.finish_reason, confidence=confidence)
@@ -104,6 +103,19 @@ def generations(state: RunState) -> Iterator[Generation]:
             time = times.get((trace.trace_id, "summary"))
             yield Generation(trace.trace_id, key, result, summary.generated_tokens, time)
     yield from _judgements(state, state.setup)
+
+
+def _request_of(setup: RunSetupEvent, config: RSAConfig, trace: TraceState) -> Request:
+    """Return what determines the generation of a trace that began, apart from its closing."""
+    prompt = trace.prompt.prompt_token_ids if trace.prompt else setup.prompt_token_ids
+    sampling = config.sampling(final=TraceKey.parse(trace.trace_id).round >= config.rounds)
+    start, adapter = trace.starts[-1], setup.adapter_digest if trace.round >= 1 else ""
+    return tuple(prompt), start.seed, start.max_tokens, sampling, adapter
+
+
+def cancelled_rows(state: RunState) -> list[TraceState]:
+    """Return the traces that began and that an early stop cancelled before they ended."""
+    return [trace for trace in state.traces.values() if trace.status == "cancelled" and trace.starts]
 
 
 def _judgements(state: RunState, setup: RunSetupEvent) -> Iterator[Generation]:
@@ -137,20 +149,36 @@ class GenerationCache:
     def __init__(self) -> None:
         self._results: dict[Key, GenerationResult] = {}
         self._times: dict[Key, RowTime] = {}
+        self._whole: dict[Request, Key] = {}  # one of the finished generations of each request
+        self._begun: dict[Request, int] = {}  # tokens of cancelled ones that no finished one has
 
     def add_run(self, state: RunState) -> int:
-        """Add the generations of a run. Return the number of tokens of those that were not known before."""
+        """Add the generations of a run. Return the number of tokens that were not known before.
+
+        The tokens of a cancelled trace are the beginning of its finished generation, so they count once with it.
+        """
         new = 0
         for generation in generations(state):
             key = generation.key
             if key not in self._results:
                 self._results[key] = generation.result
-                new += generation.generated_tokens
+                self._whole.setdefault(key[:-1], key)
+                new += max(0, generation.generated_tokens - self._begun.pop(key[:-1], 0))
             # The longest time is that of the actual generation; the others were answered from memory.
             times = [time for time in (self._times.get(key), generation.time) if time is not None]
             if times:
                 self._times[key] = max(times, key=lambda time: time.row_s)
-        return new
+        return new + sum(self._add_begun(state, trace) for trace in cancelled_rows(state))
+
+    def _add_begun(self, state: RunState, trace: TraceState) -> int:
+        """Add a cancelled trace. Return the number of its tokens that were not known before."""
+        assert state.setup is not None
+        request = _request_of(state.setup, state.config, trace)
+        before = self._begun.get(request, 0)
+        if request in self._whole or trace.checkpoint_tokens <= before:
+            return 0
+        self._begun[request] = trace.checkpoint_tokens
+        return trace.checkpoint_tokens - before
 
     def find(self, request: GenerationRequest) -> tuple[GenerationResult, Closing] | None:
         """Return the finished generation of `request`, and its closing.
@@ -177,13 +205,27 @@ class GenerationCache:
     def trace_times(self, state: RunState) -> dict[str, RowTime | None]:
         """Return the time of each trace of a run with its summary, and of each judgement, at their actual generation.
 
-        None if it is unknown.
+        None if it is unknown. A cancelled trace has its own time, or its share in that of the whole generation.
         """
         times: dict[str, RowTime | None] = {}
         for generation in generations(state):
             time, before = self._times.get(generation.key), times.get(generation.trace_id, RowTime())
             times[generation.trace_id] = None if time is None or before is None else before + time
+        own = row_times(state)
+        for trace in cancelled_rows(state):
+            candidates = (own.get((trace.trace_id, "trace")), self._share(state, trace))
+            known = [time for time in candidates if time is not None]
+            times[trace.trace_id] = max(known, key=lambda time: time.row_s, default=None)
         return times
+
+    def _share(self, state: RunState, trace: TraceState) -> RowTime | None:
+        """Return the share of a cancelled trace in the time of its finished generation, None if that is unknown."""
+        assert state.setup is not None
+        key = self._whole.get(_request_of(state.setup, state.config, trace))
+        if key is None or (time := self._times.get(key)) is None:
+            return None
+        share = len(trace.checkpoint_ids) / max(1, len(self._results[key].token_ids))
+        return RowTime(time.row_s * share, time.engine_s * share)
 
 
 class CachingEngine:

@@ -80,9 +80,7 @@ def measure(
         traces |= {key: _trace(state, key, kind, scorer, times) for key in keys}
         rounds.append(_round(number, [traces[key] for key in keys], list(traces.values()), equivalent))
     if state.cancelled:
-        starts = (start for trace_id in state.cancelled for start in state.trace(trace_id).starts)
-        prefill = rounds[-1].prefill_tokens + sum(start.prompt_token_count for start in starts)
-        rounds[-1] = replace(rounds[-1], generated_tokens=end.total_generated_tokens, prefill_tokens=prefill)
+        rounds[-1] = _with_cancelled(rounds[-1], state, times, end.total_generated_tokens)
     rounds[-1] = _with_judgements(rounds[-1], state, times)
     finals = [traces[key] for key in lineage.finals if key in traces]
     aggregated = next((trace for key, trace in traces.items() if key.round > start.config.rounds), None)
@@ -127,6 +125,22 @@ def measure(
 def candidate_of(state: RunState, key: TraceKey, kind: AnswerKind) -> Candidate:
     """Return a finished trace with its whole answer, by today's rules for answers of this kind."""
     return Candidate.of(str(key), find_answer(state.answer_text(state.trace(key)), kind))
+
+
+def _with_cancelled(
+    last: RoundRecord, state: RunState, times: Mapping[str, RowTime | None], tokens: int
+) -> RoundRecord:
+    """Return the last round of a run with the costs of its cancelled traces. `tokens` are those of the run."""
+    begun = [trace for trace_id in state.cancelled if (trace := state.trace(trace_id)).starts]
+    known = [time for trace in begun if (time := times.get(trace.trace_id, RowTime())) is not None]
+    wall_s = last.wall_s + sum(time.engine_s for time in known) if last.wall_s and len(known) == len(begun) else 0.0
+    return replace(
+        last,
+        generated_tokens=tokens,
+        prefill_tokens=last.prefill_tokens + sum(start.prompt_token_count for trace in begun for start in trace.starts),
+        wall_s=wall_s,
+        tokens_per_s=tokens / wall_s if wall_s > 0 else 0.0,
+    )
 
 
 def _with_judgements(last: RoundRecord, state: RunState, times: Mapping[str, RowTime | None]) -> RoundRecord:
