@@ -267,11 +267,14 @@ class MarkScanner:
         self._buffer, self._at = "", 0  # the text that is not divided yet, and where it begins
         self._undecided: list[Span] = []
         self._left = _UNOPENED if marks.expected or marks.channels else 0  # characters that may stay undecided
-        expected = is_open(marks, suffix) or (thinking and expects_thinking(marks, suffix))
+        opened = is_open(marks, suffix)
+        expected = opened or (thinking and expects_thinking(marks, suffix))
         self._state: str = "thinking" if expected else _UNDECIDED
         self._header = ""  # of the channel that begins
         self._blank = True  # since the last mark that counts, no text
         self._wrapped = False
+        #: Whether the text is thinking only because the model is expected to think: neither prompt nor text has a mark.
+        self.assumes_thinking = expected and not opened
         self.thought = expected  #: whether there was thinking
         self.answered = False  #: whether the answer has begun
 
@@ -358,6 +361,7 @@ class MarkScanner:
         role = self._roles[mark]
         if self._channels:
             return self._channel_mark(role)
+        self.assumes_thinking = self.assumes_thinking and role == "close"
         is_token = any(character in _SENTINELS for character in mark)
         counts = is_token or self._blank  # in the middle of a text, ordinary characters are text
         spans: list[Span] = []

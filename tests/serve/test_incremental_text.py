@@ -59,6 +59,29 @@ def test_pieces_add_up_to_the_trace(
     assert "".join(piece for piece, _ in found) == ("" if whole.undivided else whole.thinking.strip())
 
 
+@pytest.mark.parametrize(
+    ("text", "suffix", "finished", "answer"),
+    [
+        ("2+2=4, so it is 4. ", "", True, "2+2=4, so it is 4."),
+        ("2+2=4, so it is 4. ", "", False, ""),
+        ("2+2=4, so it is 4.", "<think>\n", True, ""),
+        ("<think>2+2=4, so it is 4.", "", True, ""),
+        ("2+2=4, so it is </think>4.", "", True, "4."),
+    ],
+)
+def test_a_finished_trace_without_any_mark_is_an_answer(text: str, suffix: str, finished: bool, answer: str) -> None:
+    assert PLAIN is not None
+    marks, ids = replace(PLAIN, expected=True), BYTES.encode(text)
+    live = LiveTrace(BYTES.decode, marks, suffix=suffix)
+    found = [live.add([token]) for token in ids] + [live.end(finished=finished)]
+    assert "".join(piece for _, piece in found) == answer
+    parser = TraceParser(Setup(marks.to_dict(), suffix), BYTES.decode)
+    whole = parser.parse(ids, thinking=True, finished=finished)
+    assert whole.answer.strip() == answer
+    assert whole.has_answer == bool(answer)
+    assert parser.parse(ids, text, thinking=True, finished=finished) == whole
+
+
 @pytest.mark.parametrize("step", [1, 5])
 def test_undecided_text_is_held_back_until_the_mark(step: int) -> None:
     live = LiveTrace(CHARACTERS.decode, CHARACTERS.find_marks(), thinking=False)

@@ -335,7 +335,9 @@ class RunState:
             return ""
         if trace.answer_text is None:
             parser = TraceParser(self.setup, self._decode)
-            trace.answer_text = parser.parse(event.token_ids, event.text, thinking=self.config.enable_thinking).answer
+            thinking, finished = self.config.enable_thinking, event.finish_reason == "eos"
+            parsed = parser.parse(event.token_ids, event.text, thinking=thinking, finished=finished)
+            trace.answer_text = parsed.answer
         return trace.answer_text
 
     def calls(self, trace: TraceState) -> str:

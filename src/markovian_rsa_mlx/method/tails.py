@@ -151,11 +151,18 @@ class TraceParser:
         return sum(map(self._alphabet.is_mark, self._alphabet.mark(text, found))) == len(found)
 
     def parse(
-        self, token_ids: Sequence[int], text: str | None = None, *, thinking: bool, purpose: str = "trace"
+        self,
+        token_ids: Sequence[int],
+        text: str | None = None,
+        *,
+        thinking: bool,
+        purpose: str = "trace",
+        finished: bool = False,
     ) -> ParsedTrace:
         """Divide a generation. `text` is its recorded text, which a parser without `decode` needs.
 
-        `thinking` is the run's `enable_thinking`, which is False for a summary.
+        `thinking` is the run's `enable_thinking`, which is False for a summary. A `finished` generation, which ended
+        by itself, is undivided if neither its text nor its prompt has a mark.
         """
         if self.marks is None or self._alphabet is None:
             return self._parse_by_ids(token_ids, text or "", thinking=thinking or purpose == "summary")
@@ -167,13 +174,16 @@ class TraceParser:
             marked = _MarkedText(ids, tokens, self._alphabet, text or "")
         scanner = MarkScanner(self.marks, self._suffixes[purpose], thinking=thinking)
         spans = [*scanner.feed(marked.text), *scanner.end()]
+        unmarked = finished and scanner.assumes_thinking
+        if unmarked:
+            spans = [span._replace(section="answer") for span in spans]
         parts: dict[Section, list[int]] = {"thinking": [], "answer": [], "other": []}
         texts: dict[Section, str] = {"thinking": "", "answer": "", "other": ""}
         for span in spans:
             first, last = marked.first(span.start), marked.last(span.end)
             parts[span.section] += [token for token in ids[first:last] if token not in tokens]
             texts[span.section] += self._alphabet.strip(span.text)
-        undivided = not scanner.thought
+        undivided = unmarked or not scanner.thought
         thought: Section = "answer" if undivided else "thinking"
         end = max((span.end for span in spans if span.section == thought), default=0)
         starts = (span.start for span in spans if span.section == "answer" and (undivided or span.start >= end))

@@ -168,7 +168,7 @@ class Generator:
         """
         if request.answer_schema is None or request.answer_schema.schema is None or result.finish_reason != "eos":
             return
-        answer = self.session.parser.parse(result.token_ids, thinking=request.enable_thinking).answer
+        answer = self.session.parser.parse(result.token_ids, thinking=request.enable_thinking, finished=True).answer
         tools = self.session.tools
         calls = tools.canonical(answer.strip(), finished=True) if tools else ""
         if not find_answer(answer, "json", calls=calls).text:

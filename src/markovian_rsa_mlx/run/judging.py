@@ -124,7 +124,8 @@ class Judging:
     ) -> JudgementEvent:
         """Record a judgement. Without a result all attempts have failed, and it has no verdict."""
         session, ids = self._session, list(result.token_ids) if result else []
-        parsed = session.parser.parse(ids, thinking=session.config.enable_thinking)
+        finished = result is not None and result.finish_reason == "eos"
+        parsed = session.parser.parse(ids, thinking=session.config.enable_thinking, finished=finished)
         event = session.log.record(
             JudgementEvent,
             round=question.round,

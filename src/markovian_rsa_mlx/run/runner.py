@@ -199,8 +199,9 @@ class Runner:
         return Trace(key, failed=True)
 
     def _parse(self, key: TraceKey, complete: TraceCompleteEvent) -> Trace:
-        parsed = self._parser.parse(complete.token_ids, thinking=self._config.enable_thinking)
-        return Trace(key, parsed, parsed.answer.strip(), finished=complete.finish_reason == "eos")
+        finished = complete.finish_reason == "eos"
+        parsed = self._parser.parse(complete.token_ids, thinking=self._config.enable_thinking, finished=finished)
+        return Trace(key, parsed, parsed.answer.strip(), finished=finished)
 
     async def _tail(self, key: TraceKey, parsed: ParsedTrace) -> Tail:
         """Return the tail that the children read, and record it. `carry` decides which part of the trace it is."""

@@ -48,6 +48,7 @@ class LiveTrace:
         self._alphabet = Alphabet(marks) if marks else None
         self._scanner = MarkScanner(marks, suffix, thinking=thinking) if marks else None
         self._sections = {"thinking": Trimmer(), "answer": Trimmer()}
+        self._assumed = ""  # given out as reasoning, although no mark shows that it is
         self.answered = False  #: whether a piece of the answer was given out
 
     def add(self, ids: Sequence[int]) -> tuple[str, str]:
@@ -62,12 +63,19 @@ class LiveTrace:
         marked += clean(self._text.add(ids[start:])) if start < len(ids) else ""
         return self._divided(self._scanner.feed(marked))
 
-    def end(self) -> tuple[str, str]:
-        """Return the (reasoning, answer) text that was held back."""
+    def end(self, *, finished: bool = False) -> tuple[str, str]:
+        """Return the (reasoning, answer) text that was held back.
+
+        The text of a `finished` trace without any mark is the answer, although it was given out as reasoning.
+        """
         rest = self._text.end()
         if self._scanner is None:
             return self._divided([Span("answer", 0, rest)])
-        return self._divided([*self._scanner.feed(clean(rest)), *self._scanner.end()])
+        reasoning, answer = self._divided([*self._scanner.feed(clean(rest)), *self._scanner.end()])
+        if finished and self._scanner.assumes_thinking:
+            answer = self._assumed.strip()
+            self.answered = self.answered or bool(answer)
+        return reasoning, answer
 
     def _divided(self, spans: Sequence[Span]) -> tuple[str, str]:
         pieces = {"thinking": "", "answer": ""}
@@ -75,5 +83,7 @@ class LiveTrace:
             if span.section in pieces:
                 text = self._alphabet.strip(span.text) if self._alphabet else span.text
                 pieces[span.section] += self._sections[span.section].add(text)
+                if self._scanner is not None and self._scanner.assumes_thinking:
+                    self._assumed += text
         self.answered = self.answered or bool(pieces["answer"])
         return pieces["thinking"], pieces["answer"]

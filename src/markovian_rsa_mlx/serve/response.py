@@ -163,7 +163,7 @@ class CompletionBuilder:
             assert self._state.setup is not None
             parser = TraceParser(self._state.setup, self._tokenizer.decode)
             ids, thinking = self._complete(trace_id).token_ids, self._plan.config.enable_thinking
-            self._divided[trace_id] = parser.parse(ids, thinking=thinking)
+            self._divided[trace_id] = parser.parse(ids, thinking=thinking, finished=self.finished(trace_id))
         return self._divided[trace_id]
 
     def _complete(self, trace_id: str) -> TraceCompleteEvent:

@@ -64,7 +64,7 @@ class StreamingListener:
         if trace_id not in self._live:
             return
         if isinstance(event, TraceCompleteEvent) and event.finish_reason != "error":
-            self._put(trace_id, *self._live[trace_id].end())
+            self._put(trace_id, *self._live[trace_id].end(finished=event.finish_reason == "eos"))
         elif isinstance(event, TraceRetryEvent) and event.purpose == "trace":
             if self._live[trace_id].answered:
                 message = "The engine failed in the middle of the answer, which cannot be taken back. Send it again."

@@ -162,13 +162,14 @@ class ViewBuilder:
     def _trace_complete(self, raw: Raw) -> Raw:
         trace_id, text = raw["trace_id"], raw["text"]
         thinking = self._config.get("enable_thinking", True) is not False
-        parsed = self._parser.parse(raw["token_ids"], text, thinking=thinking)
+        finished = raw["finish_reason"] == "eos"
+        parsed = self._parser.parse(raw["token_ids"], text, thinking=thinking, finished=finished)
         end = parsed.thinking_end
         has_answer = parsed.has_answer and not (parsed.undivided and raw["finish_reason"] == "error")
         answer_at = parsed.answer_start if has_answer else None
         rules = self._setup.get("answer_rules", 1)
         kind = "math" if self._kind == "auto" else resolve_kind(self._kind, ())
-        calls, finished = "", raw["finish_reason"] == "eos"
+        calls = ""
         if self._tools is not None and answer_at is not None:
             calls = self._tools.canonical(parsed.answer.strip(), finished=finished)
         found = NO_ANSWER if answer_at is None else find_answer(parsed.answer, kind, rules=rules, calls=calls)

@@ -266,7 +266,8 @@ def split(state: VerifierState, event: Generation) -> ParsedTrace:
     summary = isinstance(event, SummaryCompleteEvent)
     thinking = state.run.config.enable_thinking and not summary
     purpose = "summary" if summary else "trace"
-    return state.parser.parse(event.token_ids, event.text, thinking=thinking, purpose=purpose)
+    finished = event.finish_reason == "eos"
+    return state.parser.parse(event.token_ids, event.text, thinking=thinking, purpose=purpose, finished=finished)
 
 
 def text_splits(state: VerifierState, event: Generation) -> list[tuple[str, str]] | None:

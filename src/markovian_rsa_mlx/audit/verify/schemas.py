@@ -6,6 +6,7 @@ from ...method.answers import find_answer
 from ...method.lineage import TraceKey
 from ...method.schema_fit import fits_schema
 from ..events import TraceCompleteEvent
+from .generations import split
 from .state import VerifierState, check
 
 _TRUSTED = "that answers fit the JSON Schema of the run"
@@ -19,7 +20,7 @@ def check_answer(state: VerifierState, key: TraceKey, event: TraceCompleteEvent)
     schema = state.run.config.schema_at(key.round)
     if schema is None or event.finish_reason != "eos":
         return
-    answer = state.parser.parse(event.token_ids, event.text, thinking=state.run.config.enable_thinking).answer
+    answer = split(state, event).answer
     if state.run.tools is not None and state.run.tools.canonical(answer.strip(), finished=True):
         return
     check(find_answer(answer, "json").text, f"the answer of {key} is not JSON, and the run has a JSON Schema")
