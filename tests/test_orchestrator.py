@@ -547,8 +547,17 @@ def test_without_thinking_a_text_without_a_marker_is_the_answer(tmp_path: Path) 
     assert CODEC.end_of_thinking
     assert (result.text, result.answer, result.tally) == ("It is \\boxed{42}.", "42", [("42", 4)])
     assert verify_file(path, equivalent=equal_text).finished
-    thinking = run(backend, small(answer_selection="majority", final_candidates=0))
-    assert (thinking.answer, thinking.tally) == ("", [])  # what was cut in mid-thought has no vote
+
+
+def test_a_text_without_a_marker_is_the_answer_if_it_ended_by_itself(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    settings = small(answer_selection="majority", final_candidates=0, answer_tokens=0)
+    result = run(FakeEngine(lambda request, rng: "It is \\boxed{42}."), settings, path)
+    assert (result.answer, result.tally) == ("42", [("42", 4)])
+    assert verify_file(path, equivalent=equal_text).finished
+    endless = FakeEngine(lambda request, rng: "It is \\boxed{42}. " * 99)
+    truncated = run(endless, settings)
+    assert (truncated.answer, truncated.tally) == ("", [])  # what was cut in mid-thought has no vote
 
 
 def test_a_template_of_ones_own_is_used_and_recorded(tmp_path: Path) -> None:
