@@ -26,6 +26,8 @@ _TIME = re.compile(
     re.IGNORECASE,
 )
 
+_NAMED_TIMES: Final = {"noon": "12:00 pm", "12 noon": "12:00 pm", "midnight": "12:00 am", "12 midnight": "12:00 am"}
+
 
 def written_date(text: str) -> str | None:
     """Return a date, or the day of a year, in one form. Which number is the month in 3/4/2015 is not guessed."""
@@ -43,7 +45,7 @@ def written_time(text: str) -> str | None:
     """Return a time of day in one form: 3:05 am, and 15:05 for 3:05 PM. 3:05 alone can be either."""
     found = _TIME.fullmatch(text)
     if found is None:
-        return None
+        return _NAMED_TIMES.get(text.lower())
     parts = found.groupdict()
     hour, half = int(parts["hour"] or parts["hour_alone"]), (parts["half"] or "").lower()
     if half and not 1 <= hour <= 12:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence, Set
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import Final, Literal
@@ -163,6 +164,8 @@ def _compare_terms(first: Quantity | Term, second: Quantity | Term, ask: Ask) ->
     if any(isinstance(value, Quantity) and _is_long(value.value) for value in (first, second)):
         return "undecided"
     for one, other in ((first, second), (second, first)):
+        if isinstance(one, Quantity) and isinstance(other, Term) and (number := _number_before(other.text, one.unit)):
+            return _compare_quantities(one, number)
         is_angle = isinstance(one, Quantity) and one.unit == "°^1" and isinstance(other, Term) and r"\pi" in other.text
         if is_angle and not other.unit and isinstance(one, Quantity):
             return _compare_terms(Term(rf"{_written(one.value / 180)} \cdot \pi"), other, ask)
@@ -178,6 +181,13 @@ def _compare_terms(first: Quantity | Term, second: Quantity | Term, ask: Ask) ->
     if None in forms:
         return "different"
     return _ask_in_order(ask, [form for form in forms if form is not None], "equal")
+
+
+def _number_before(text: str, unit: str) -> Quantity | None:
+    """Return the number in a text like 300 K if the unit is the letter behind it. Alone it could be a variable."""
+    number, _, letter = text.rpartition(" ")
+    value = _side(number) if number and letter.isalpha() and unit == f"{letter}^1" else None
+    return replace(value, unit=unit) if isinstance(value, Quantity) and not value.unit else None
 
 
 def _is_long(value: Fraction) -> bool:

@@ -99,8 +99,8 @@ _REMARK = re.compile(r"\s*\((?:rounded|approximately|approx\.|exactly|exact)(?:\
 _QUOTED = re.compile(r"""(["'])([^"']+)\1""")
 #: Emphasis at the start, where two stars are no power.
 _EMPHASIS_AT_START = re.compile(r"^\s*\*\*([^*\n]{1,80})\*\*(?=[\s:.,;)]|$)")
-#: The dash between an option and its text.
-_DASH_BEHIND_LABEL = re.compile(r"\s*\(?([A-J])\)?\s*—\s*")
+#: The dash between an option and its text or number.
+_DASH_BEHIND_LABEL = re.compile(r"\s*\(?([A-J])\)?\s*—\s*(?=[a-zA-Z]*[a-z]{2}|\d[\d.,]*\s*$)")
 _SQRT_PLAIN = re.compile(r"(?<![a-zA-Z\\])sqrt\s*(?=[({\d])")
 
 
@@ -211,7 +211,7 @@ _UNIT_WORD = re.compile(r"\\degree(?:\s*[CF](?![a-zA-Z]))?|\\?[%$]|[€£¥¢]|[
 #: Units that another case would change: Mm and mm, MW and mW, GB and Gb.
 _CASE_MATTERS = re.compile(r"M(?:m|g|W|Hz|Pa|J|N|V|L|l|s|eV)|[kMGT]i?[bB](?:ps)?|Cal")
 #: Symbols that are others in lower case: T (tesla) and t (ton), mS and ms, nM and nm, pA and Pa.
-_CAPITAL_SYMBOL = re.compile(r"[npμmckd]?[STHMGAK]")
+_CAPITAL_SYMBOL = re.compile(r"[npμmckd]?[STHMGAKCF]")
 _NUMBER_WORDS = re.compile(
     r"(?:pi|e|i|sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|and|or|mod|if|for|where|is|to|of|arc\w+"
     r"|plus|minus|squared|cubed|factorial|choose)"
