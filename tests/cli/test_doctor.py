@@ -21,7 +21,7 @@ from markovian_rsa_mlx.backends.mlx.loading import load_model
 from markovian_rsa_mlx.backends.policy import ModelFootprint
 from markovian_rsa_mlx.backends.upstream import probe
 from markovian_rsa_mlx.cli import doctor, doctor_report, tune
-from markovian_rsa_mlx.cli.doctor_checks import Line, Subject
+from markovian_rsa_mlx.cli.doctor_checks import Line, Subject, check_template
 from markovian_rsa_mlx.cli.options import ModelChoice
 from markovian_rsa_mlx.method import prompts
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
@@ -33,6 +33,7 @@ from ..backends.fake_upstream import FakeUpstream, Running, free_port, letters
 from ..models import folders
 from ..support.fakes import CharacterTokenizer, FakeBackend, boxed
 from ..support.smollm2 import smollm2_folder
+from ..support.strict_templates import Strict
 from .conftest import Run
 
 Change = Callable[[Path, pytest.MonkeyPatch], None]
@@ -115,6 +116,15 @@ def edit(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
     values = json.loads(file.read_text(encoding="utf-8"))
     change(values)
     file.write_text(json.dumps(values), encoding="utf-8")
+
+
+@pytest.mark.parametrize(("name", "states"), [("system", ["warn"]), ("late system", []), ("repeated role", [])])
+def test_refused_system_message_is_reported_with_what_happens_to_it(name: str, states: list[str]) -> None:
+    engine = FakeBackend(tokenizer=Strict(name))
+    subject = Subject(MarkovianRSAOrchestrator(engine), ModelChoice("fake"), quick=True)
+    lines = [line for line in check_template(subject) if "a system message" in line.seen]
+    assert [line.state for line in lines] == states
+    assert all("before the first message" in line.advice for line in lines)
 
 
 def template(change: Callable[[str], str]) -> Change:

@@ -164,15 +164,15 @@ def check_template(subject: Subject) -> Iterator[Line]:
     }  # fmt: skip
     texts: dict[str, str] = {}
     for name, (messages, thinking) in chats.items():
-        problem = ""
+        problem, remedy = "", "Put instructions into the question."
         try:
             texts[name] = tokenizer.render_chat(messages, thinking)
             problem = _chat_problem(texts[name], [message["content"] for message in messages])
         except Exception as error:
-            problem = f"refused ({error})"
+            problem, remedy = f"refused ({error})", "Its text is put before the first message of the user."
         if problem:
             bad: State = "warn" if name == "a system message" else "FAIL"
-            advice = "Put instructions into the question." if bad == "warn" else _TEMPLATE_ADVICE
+            advice = remedy if bad == "warn" else _TEMPLATE_ADVICE
             yield Line(3, bad, f"{name}: {problem}", advice)
     plain = texts.get("thinking on", "")
     if plain.endswith(first) and not _MARK.search(plain.removesuffix(first).removeprefix("<s>").removeprefix("<bos>")):
