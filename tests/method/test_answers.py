@@ -409,6 +409,8 @@ FOUND = [
     ("So the answer cannot be 12.", "", "none"),
     ("There is no solution with x = 5.", "", "none"),
     ("The answer is 12 and not 13.", "12", "announced"),
+    ("The answer is 12 not 13.", "12", "announced"),
+    ("The answer is 50% not 0.5%.", "50%", "announced"),
     ("It isn't 12.", "", "none"),
     ("It is 12 apples, not 13 apples.", "12 apples", "weak"),
     ("x is not 5 but 7.", "7", "weak"),

@@ -92,7 +92,7 @@ _CLAUSE_END = re.compile(
     | ; (?=\s*(?:[a-z]{2}|$))
     | \n
     | ,?\ (?:because|since|which|where|so|but|rather\ than|instead\ of|as\ (?:we|it|the|shown|required))\b
-    | (?:,|,?\ and|\ \() \ ?not\b
+    | (?:,|,?\ and|\ \(|(?<=[\d$%)])) \ ?not\b
     """,
     re.IGNORECASE | re.VERBOSE,
 )
