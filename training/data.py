@@ -10,7 +10,8 @@ import argparse
 import pickle
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -33,8 +34,8 @@ JUDGE = jinja2.Template(files("markovian_rsa_mlx.method.templates").joinpath("ju
 #: How often each kind of example is drawn, by stage of the training.
 MIXES = {
     "main": {"search": 0.38, "aggregate": 0.38, "sum": 0.06, "continue": 0.13, "judge": 0.05},
-    "both": {"search": 0.34, "aggregate": 0.36, "sum": 0.1, "continue": 0.16, "judge": 0.04},
-    "sums": {"search": 0.26, "aggregate": 0.3, "sum": 0.19, "continue": 0.21, "judge": 0.04},
+    "both": {"search": 0.28, "aggregate": 0.42, "sum": 0.1, "continue": 0.16, "judge": 0.04},
+    "sums": {"search": 0.22, "aggregate": 0.34, "sum": 0.19, "continue": 0.21, "judge": 0.04},
 }
 #: How often an aggregation prompt has the layout `rsa_v1` instead of `zaya_v1`.
 OTHER_LAYOUT = 0.1
@@ -46,11 +47,23 @@ COUNTS = (3, 4)
 HITS = 9
 MISUSES = 2
 DRILLS = 7
+#: What an error adds to a value of a sum, and how often a shown trace begins with one.
+ERRORS = (-10, -1, 1, 10, 2, -20, 100, -100)
+WRONG_BEGINNING = 0.15
 #: How often the model's own traces are used, where there are any: in aggregation prompts, in searches.
 HARVESTED_TAILS, HARVESTED_ATTEMPTS = 0.65, 0.5
 
 #: A tail's number, the chain that it claims, and the value that it claims for it.
 Claim = tuple[int, Chain, int]
+
+
+def furthest_line(tails_with: Mapping[tuple[int, int], int]) -> tuple[int, int]:
+    """Return the furthest line on which two tails agree, or the furthest one if there is none.
+
+    Lines are given and returned with their values. Of different values, the one of most tails counts.
+    """
+    agreed = {state: count for state, count in tails_with.items() if count > 1} or tails_with
+    return max(agreed, key=lambda state: (state[0], agreed[state]))
 
 
 def text_of(pieces: Pieces) -> str:
@@ -234,7 +247,7 @@ class Drawer:
         rng, record = self.rng, self.record()
         tau, count = rng.choice((28, 32, 32, 32, 40)), rng.choice((1, 1, 2, 3, 4, 4, 4, 4))
         traces_shown = rng.sample(rng.choice(record.rounds), count)
-        if rng.random() < 0.4:  # a puzzle that is mostly solved shows few searches: hide the claims
+        if rng.random() < 0.5:  # a puzzle that is mostly solved shows few searches: hide the claims
             traces_shown = [self.before_claim(trace) for trace in traces_shown]
         tails = [self.cut(trace, tau) for trace in traces_shown]
         builder = Builder(self.vocabulary, self.aggregation(self.question(record.numbers, record.target), tails))
@@ -275,49 +288,45 @@ class Drawer:
         builder.extend([(traces.answer(str(sum(terms))), 1.0)])
         return builder.build()
 
-    def sum_tail(self, terms: list[int], start: int, beta: int, tau: int) -> tuple[Tail, int, int]:
-        """A tail of a trace that began after line `start`; its last complete line and that line's value."""
+    def sum_tail(self, terms: list[int], start: int, beta: int, tau: int) -> tuple[Tail, list[tuple[int, int]]]:
+        """A tail of a trace that began after line `start`; the lines of it that can be relied on, with their values.
+
+        Line 0 is the first term, line `len(terms)` the total. The line before the first complete one is among them,
+        since its value begins that line. An error can be seen where its line is shown; a wrong beginning cannot.
+        """
         rng, lines = self.rng, []
         value = sum(terms[: start + 1])
-        before = value
+        if start and rng.random() < WRONG_BEGINNING:
+            value += rng.choice(ERRORS)
         wrong_at = rng.randrange(start + 1, len(terms)) if rng.random() < 0.15 and start + 1 < len(terms) else -1
+        states = [(start, value)]
         for index in range(start + 1, len(terms)):
-            error = rng.choice((-10, -1, 1, 10, 2, -20, 100, -100)) if index == wrong_at else 0
-            before = value if index == wrong_at else before
-            lines.append(traces.sum_line(terms, index, value, error))
+            error = rng.choice(ERRORS) if index == wrong_at else 0
+            lines.append(traces.sum_line(terms, index, value, error, early=rng.random() < 0.5))
             value += terms[index] + error
-        text = "".join(lines) + f"total {value}\n" + traces.CLOSE
-        tail = self.tail(text, beta, tau)
-        shown = [line for line in lines if line in tail.text]
-        if not shown:
-            return tail, -1, 0
-        if any(line.startswith(f"{wrong_at}: ") for line in shown):  # the error can be seen: that line is done again
-            return tail, wrong_at - 1, before
-        last = int(shown[-1].split(":")[0])
-        result = int(shown[-1].split("=")[-1])
-        return tail, (last + 1 if f"total {value}\n" in tail.text else last), result
+            states.append((index, value))
+        tail = self.tail("".join(lines) + f"total {value}\n" + traces.CLOSE, beta, tau)
+        shown = [number for number, line in enumerate(lines) if line in tail.text]
+        known = states[shown[0] : shown[-1] + 2] if shown else []
+        if any(states[number + 1][0] == wrong_at for number in shown):
+            return tail, [state for state in known if state[0] < wrong_at]
+        if f"total {value}\n" in tail.text:
+            known.append((len(terms), value))
+        return tail, known
 
     def continue_sum(self) -> Example:
-        """Return an aggregation prompt of a running sum. The response continues after the furthest line."""
+        """Return an aggregation prompt of a running sum. The response continues after its `furthest_line`."""
         rng, terms = self.rng, self.terms()
         start = len(terms) - 1 if rng.random() < 0.15 else int(len(terms) * rng.random() ** 1.5)
         beta, tau = rng.choice((40, 48, 56, 64, 64, 72, 96)), rng.choice((32, 32, 36, 40, 48))
-        tails, states = [], []
+        tails, votes = [], Counter[tuple[int, int]]()
         for _ in range(rng.choice((1, 2, 3, 4, 4, 4, 4))):
             begin = max(0, start - rng.choice((0, 0, 0, 1, 2)))
-            tail, last, value = self.sum_tail(terms, begin, beta, tau)
+            tail, known = self.sum_tail(terms, begin, beta, tau)
             tails.append(tail)
-            states.append((last, value))
-        furthest = max(last for last, _ in states)
+            votes.update(known)
         builder = Builder(self.vocabulary, self.aggregation(traces.sum_question(terms), tails))
-        if furthest < 0:
-            furthest, value = 0, terms[0]
-            if start + 1 >= len(terms):
-                value = int(tails[0].text.split("total ")[1]) if "total " in tails[0].text else terms[0]
-                furthest = len(terms)
-        else:
-            values = [value for last, value in states if last == furthest]
-            value = max(values, key=lambda v: (values.count(v), -values.index(v)))
+        furthest, value = furthest_line(votes or {(0, terms[0]): 1})
         lines = traces.sum_lines(terms, furthest, value) if furthest < len(terms) else [f"total {value}\n"]
         total = lines[-1].split()[1]
         builder.extend([("".join(lines) + traces.answer(total), 2.0)])

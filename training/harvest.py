@@ -7,6 +7,7 @@ that the model computed is learned from: results, verdicts and responses are alw
 from __future__ import annotations
 
 import argparse
+import os
 import pickle
 import random
 import time
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    os.nice(15)  # gradients come first: traces may be a little older
     tokenizer = Tokenizer.from_file(str(options.work / "model" / "tokenizer.json"))
     folder = options.work / "harvest"
     folder.mkdir(exist_ok=True)

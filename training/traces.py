@@ -162,10 +162,16 @@ def sum_work(value: int, term: int) -> list[str]:
     return [f"{value}{sign}{tens}", f"={middle}", f"{sign}{ones}", f"={value + term}"]
 
 
-def sum_line(terms: Sequence[int], index: int, value: int, error: int = 0) -> str:
-    """`5: 34 - 56: 46-50=-4-6=-10`: number, the last and the next term as the problem has them, the work."""
+def sum_line(terms: Sequence[int], index: int, value: int, error: int = 0, early: bool = False) -> str:
+    """`5: 34 - 56: 46-50=-4-6=-10`: number, the last and the next term as the problem has them, the work.
+
+    The `error` is in the second step, or in the first one if `early`, which the second then continues.
+    """
     term = terms[index]
-    work = "".join(sum_work(value, term)[:-1]) + f"={value + term + error}"
+    first, middle, ones, _ = sum_work(value, term)
+    if early:
+        middle = f"={int(middle[1:]) + error}"
+    work = f"{first}{middle}{ones}={value + term + error}"
     return f"{index}: {abs(terms[index - 1])} {'+' if term >= 0 else '-'} {abs(term)}: {work}\n"
 
 

@@ -130,7 +130,7 @@ def batches(folder: Path, size: int, rng: random.Random) -> Iterator[list[Exampl
 class Assistant:
     """A second process that computes gradients on the shared weights, one batch at a time.
 
-    It runs at the lowest priority, so it only uses what a busy machine leaves; gradients that were
+    It runs at a low priority, so that it only uses what a busy machine leaves; gradients that were
     computed on weights more than `STALE` steps old are thrown away.
     """
 
@@ -176,7 +176,7 @@ def assist(
     options: Any,
 ) -> None:
     """The assistant's loop: copy the weights, compute one batch's gradients, wait until they are taken."""
-    os.nice(19)
+    os.nice(5)
     parent = multiprocessing.parent_process()
     assert parent is not None
     if options.assistant_core is not None:

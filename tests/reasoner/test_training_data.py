@@ -136,6 +136,44 @@ def test_every_line_of_a_sum_is_correct() -> None:
     ]
 
 
+def test_an_early_error_in_a_line_is_continued() -> None:
+    terms = [46, -56, 70]
+    assert traces.sum_line(terms, 1, 46, error=10) == "1: 46 - 56: 46-50=-4-6=0\n"
+    assert traces.sum_line(terms, 1, 46, error=10, early=True) == "1: 46 - 56: 46-50=6-6=0\n"
+
+
+@pytest.mark.parametrize(
+    ("tails_with", "line"),
+    [
+        ({(3, 10): 1}, (3, 10)),
+        ({(3, 10): 1, (4, 12): 1}, (4, 12)),
+        ({(3, 10): 2, (4, 12): 1}, (3, 10)),
+        ({(3, 10): 3, (4, 12): 2, (5, 9): 1}, (4, 12)),
+        ({(4, 12): 2, (4, 13): 3, (3, 1): 4}, (4, 13)),
+        ({(4, 12): 2, (4, 13): 2}, (4, 12)),
+    ],
+)
+def test_a_sum_continues_after_the_furthest_line_of_two_tails(
+    tails_with: dict[tuple[int, int], int], line: tuple[int, int]
+) -> None:
+    assert data.furthest_line(tails_with) == line
+
+
+def test_a_shown_tail_of_a_sum_tells_what_can_be_relied_on(drawer: Drawer) -> None:
+    terms = [46, -56, 70, 15, -22, 31, 40, -19]
+    wrong = relied = 0
+    for _ in range(300):
+        tail, known = drawer.sum_tail(terms, 2, beta=64, tau=40)
+        lines = [line for line in tail.text.splitlines() if line and line[0].isdigit() and ": " in line]
+        for line, value in known:
+            if line < len(terms) and any(text.startswith(f"{line}: ") for text in lines):
+                assert any(text.startswith(f"{line}: ") and text.endswith(f"={value}") for text in lines)
+                relied += 1
+        wrong += any(value != sum(terms[: line + 1]) for line, value in known if line < len(terms))
+    assert relied > 300
+    assert 10 < wrong < 150
+
+
 def test_any_text_survives_the_tokenizer(tokenizer: Tokenizer) -> None:
     for text in ("Grüße, 12345 ✓\n\n\tx", "1000 999 07", "[attempt 1]\n13-7=6 no\n", "</think>\n"):
         ids = tokenizer.encode(text, add_special_tokens=False).ids
