@@ -34,8 +34,8 @@ JUDGE = jinja2.Template(files("markovian_rsa_mlx.method.templates").joinpath("ju
 #: How often each kind of example is drawn, by stage of the training.
 MIXES = {
     "main": {"search": 0.38, "aggregate": 0.38, "sum": 0.06, "continue": 0.13, "judge": 0.05},
-    "both": {"search": 0.28, "aggregate": 0.42, "sum": 0.1, "continue": 0.16, "judge": 0.04},
-    "sums": {"search": 0.22, "aggregate": 0.34, "sum": 0.19, "continue": 0.21, "judge": 0.04},
+    "both": {"search": 0.34, "aggregate": 0.36, "sum": 0.1, "continue": 0.16, "judge": 0.04},
+    "sums": {"search": 0.26, "aggregate": 0.3, "sum": 0.19, "continue": 0.21, "judge": 0.04},
 }
 #: How often an aggregation prompt has the layout `rsa_v1` instead of `zaya_v1`.
 OTHER_LAYOUT = 0.1
@@ -247,7 +247,7 @@ class Drawer:
         rng, record = self.rng, self.record()
         tau, count = rng.choice((28, 32, 32, 32, 40)), rng.choice((1, 1, 2, 3, 4, 4, 4, 4))
         traces_shown = rng.sample(rng.choice(record.rounds), count)
-        if rng.random() < 0.5:  # a puzzle that is mostly solved shows few searches: hide the claims
+        if rng.random() < 0.4:  # a puzzle that is mostly solved shows few searches: hide the claims
             traces_shown = [self.before_claim(trace) for trace in traces_shown]
         tails = [self.cut(trace, tau) for trace in traces_shown]
         builder = Builder(self.vocabulary, self.aggregation(self.question(record.numbers, record.target), tails))

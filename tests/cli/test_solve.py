@@ -157,7 +157,7 @@ def test_used_up_token_budget_prints_the_best_answer_and_how_to_resume(
     ran = mrsa(*line, "--token-budget", "20")
     assert (ran.code, ran.out) == (1, "\\boxed{2}\n")
     assert "out of tokens" in ran.err
-    assert f"mrsa resume {trail}\n" in ran.err
+    assert f"mrsa resume {trail} --token-budget unset\n" in ran.err
     assert mrsa(*line).code == 0
     assert json.loads(mrsa(*line, "--json").out)["stopped"] is None
 

@@ -12,10 +12,12 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import mean
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from ..method.answers import AnswerLevel
 from .stats import Interval
+
+if TYPE_CHECKING:  # help texts need this module, and reading answers takes time to load
+    from ..method.answers import AnswerLevel
 
 SCHEMA_VERSION = 1
 

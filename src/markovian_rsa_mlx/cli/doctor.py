@@ -20,7 +20,6 @@ import click
 from ..config import PROFILES
 from ..errors import ConfigError, ContextLengthError, MarkovianRSAError, PromptError
 from ..hub import TOKENIZER_FILES, cached_folder, read_config
-from ..method.context import context_error
 from . import doctor_checks as checks
 from .command import PATH, Command, json_option, option
 from .doctor_checks import Line, Subject
@@ -221,6 +220,7 @@ def _model(subject: Subject) -> Iterator[Line]:
 
 def _profiles(subject: Subject) -> Iterator[Line]:
     """Name the profiles whose runs fit into the context, if it is known and the model is not the embedded one."""
+    from ..method.context import context_error
     from ..run.setup import ANY_QUESTION, lengths_for_question, make_setup
     from .plan import QUESTION_TOKENS
 
