@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from ..config import FULL, RSAConfig
 from ..errors import ContextLengthError
-from .tournament import longest_shown
 
 #: Limits below this are not proposed: the prompt takes the context, and other settings do not help.
 _LEAST_TOKENS = 16
@@ -86,6 +85,8 @@ class LongestSequence(NamedTuple):
 
 def longest_sequence(config: RSAConfig, lengths: PromptLengths) -> LongestSequence:
     """Return the longest sequence that a run can need, prompt and generation."""
+    from .tournament import longest_shown  # help texts need this module, and not the rules of answers
+
     limits = [config.max_tokens(t) for t in range(config.rounds + 1)]
     final, question = config.final_tokens, lengths.question
     found = [LongestSequence(lengths.first, 0, 0, "", limits[0], question)]
