@@ -47,7 +47,7 @@ COUNTS = (3, 4)
 HITS = 9
 MISUSES = 2
 DRILLS = 7
-#: What an error adds to a value of a sum, and how often a shown trace begins with one.
+#: Amounts that an error adds to a value of a sum, and how often a shown trace begins with one.
 ERRORS = (-10, -1, 1, 10, 2, -20, 100, -100)
 WRONG_BEGINNING = 0.15
 #: How often the model's own traces are used, where there are any: in aggregation prompts, in searches.

@@ -56,7 +56,7 @@ FOUND = [
     (r"$\boxed 3/4$", "3/4", "boxed"),
     (r"\boxed 5\text{ cm}", "5", "boxed"),
     (r"\boxed 4, so 5 is wrong", "4", "boxed"),
-    # a command without its arguments is no answer
+    # a command without its arguments is not an answer
     (r"3 so $\boxed\frac$", "", "none"),
     (r"3 so \boxed\frac1", "", "none"),
     (r"3 so \boxed\sqrt{2", "", "none"),
@@ -142,7 +142,7 @@ FOUND = [
     ("The answer is 5.\nFinal answer:\n\\[\n\\begin{pmatrix}\n5 & 6", "", "none"),
     ("The answer is 5.\nFinal answer: $$\n\\frac{1}{2}\n", "", "none"),
     ("Final answer:\n$$\n\\boxed{}\n$$", "", "none"),
-    # the sign of a list is no minus and no answer
+    # the sign of a list is neither a minus nor an answer
     ("The final answer is:\n- 42", "42", "announced"),
     ("The final answer is:\n-42", "-42", "announced"),
     ("**Final answer:**\n- $42$", "42", "announced"),
@@ -158,7 +158,7 @@ FOUND = [
     ("Answer:\nx = 1\nSo x = 1.", "x = 1", "announced"),
     ("Answer:\n1. First we add 2 and 3.\n2. Then we get 5.", "5", "weak"),
     ("> Answer:\n> 42", "42", "announced"),
-    # the language of a fenced block is no part of it
+    # the language of a fenced block does not belong to it
     ("Answer:\n```python\n57\n```", "57", "announced"),
     ("Answer:\n```\n57\n```\nDone.", "57", "announced"),
     ("The answer is 5.\nFinal answer:\n```\n57", "", "none"),
@@ -400,7 +400,7 @@ FOUND = [
     ("It was on 2015-03-14.", "2015-03-14", "weak"),
     ("Step 1 - 5 apples", "5 apples", "weak"),
     ("* 5 apples", "5 apples", "weak"),
-    # what a sentence rejects or denies is no answer, and values of several numbers are whole
+    # what a sentence rejects or denies is not an answer, and values of several numbers are whole
     ("So x is 5, not 7.", "5", "weak"),
     ("So it is 12 rather than 13.", "12", "weak"),
     ("So x is 5 instead of 6.", "5", "weak"),

@@ -159,7 +159,7 @@ def test_a_sum_continues_after_the_furthest_line_of_two_tails(
     assert data.furthest_line(tails_with) == line
 
 
-def test_a_shown_tail_of_a_sum_tells_what_can_be_relied_on(drawer: Drawer) -> None:
+def test_lines_of_a_shown_sum_can_be_relied_on(drawer: Drawer) -> None:
     terms = [46, -56, 70, 15, -22, 31, 40, -19]
     wrong = relied = 0
     for _ in range(300):

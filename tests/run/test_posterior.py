@@ -311,7 +311,7 @@ def test_a_run_that_should_have_compared_is_refused(verdict: str, tmp_path: Path
             verify_file(path, equivalent=equivalent)
 
 
-def test_comparisons_stand_after_a_failed_candidate_succeeds(open_votes: Path, tmp_path: Path) -> None:
+def test_comparisons_are_kept_after_a_failed_candidate_succeeds(open_votes: Path, tmp_path: Path) -> None:
     """The vote is compared again with the candidate that a later session finished, and recorded where it differs."""
 
     def fail(request: GenerationRequest) -> None:

@@ -88,8 +88,8 @@ class TestTolerance:
 
     def test_both_names_of_the_thinking_switch_are_known(self, serve: Serve) -> None:
         server = serve(strict=True)
-        asked = [{"enable_thinking": False}, {"thinking": False}, {"enable_thinking": False, "thinking": True}, {}]
-        for options in asked:
+        requests = [{"enable_thinking": False}, {"thinking": False}, {"enable_thinking": False, "thinking": True}, {}]
+        for options in requests:
             assert server.post(messages=CHAT, seed=1, chat_template_kwargs=options).status_code == 200
         off, same, first, on = [request.prompt_token_ids for request in server.backend.requests]
         assert off == same == first != on

@@ -356,7 +356,7 @@ TEAM = {"type": "object", "properties": {"team": {"type": "string"}}, "required"
         ({"structured_outputs": {"json": TEAM}}, TEAM),
     ],
 )
-def test_schema_is_taken_in_the_forms_of_other_servers(keys: dict[str, Any], schema: dict[str, Any] | None) -> None:
+def test_schema_is_read_in_the_forms_of_other_servers(keys: dict[str, Any], schema: dict[str, Any] | None) -> None:
     assert config(**keys).response_schema == schema
     assert list(unknown_keys(parse({"messages": CHAT, **keys}, ChatRequest))) == []
 

@@ -243,7 +243,7 @@ BROKEN = [("weather", '{"city": '), ("weather", "[]"), ("", "{}"), ("no such too
 
 
 def broken_chat(path: str, name: str, arguments: str) -> dict[str, Any]:
-    """Return a body whose chat has a call that is no valid one, in the form of a protocol."""
+    """Return a body whose chat has an invalid call, in the form of a protocol."""
     question = {"role": "user", "content": "How is the weather?"}
     if path == "/v1/responses":
         call = {"type": "function_call", "call_id": "c", "name": name, "arguments": arguments}

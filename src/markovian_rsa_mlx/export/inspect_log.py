@@ -131,7 +131,7 @@ def _judgement_event(state: RunState, event: JudgementEvent, model: str) -> dict
 
 
 def _request(state: RunState, max_tokens: int | None, seed: int | None, *, final: bool) -> dict[str, Any]:
-    """Return what a model event says about its request."""
+    """Return the description of a request in a model event."""
     sampling = state.config.sampling(final)
     return {
         "tools": [],

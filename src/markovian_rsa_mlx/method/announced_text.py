@@ -1,7 +1,7 @@
 r"""Find the lines that belong to an announcement: one line, displayed mathematics, a fenced block, a list or a grid.
 
-A sign of a list is no minus, the language of a fenced block is no part of its content, and a matrix has several lines.
-What an announced line says is decided elsewhere (see `answers`).
+A sign of a list is not a minus, the language of a fenced block does not belong to its content, and a matrix has
+several lines. The meaning of an announced line is decided elsewhere (see `answers`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .tex import paired_end
 _FENCE_OPEN = re.compile(r"[\s*_]*```[ \t]*[\w+#.-]*[ \t]*\n")
 _FENCE_CLOSE = re.compile(r"^[ \t]*```", re.MULTILINE)
 _MARKS_BEFORE = re.compile(r"[\s*_:]*")
-#: What begins mathematics on several lines, and what ends it.
+#: The begin of mathematics on several lines, and its end.
 _DISPLAYS = ((r"\[", re.compile(r"(?<!\\)\\\]")), (r"\(", re.compile(r"(?<!\\)\\\)")), ("$$", re.compile(r"\$\$")))
 _IN_DOLLARS = re.compile(r"\$\s*(?=\\begin\b)")
 _DOLLAR = re.compile(r"(?<!\\)\$")
@@ -158,7 +158,7 @@ def _named_values(lines: Sequence[str]) -> list[str]:
 
 
 def _list_items(lines: Sequence[str]) -> list[str]:
-    """Return the items of the list that the lines begin with. Blank lines may stand between them."""
+    """Return the items of the list that the lines begin with. Blank lines may be between them."""
     for sign in (_BULLET, _NUMBERED, _LABELLED):
         items: list[str] = []
         for line in lines:

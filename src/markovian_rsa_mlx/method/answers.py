@@ -224,7 +224,7 @@ _WHOLE_VALUE = re.compile(
 #: Magnitudes of Chinese and Japanese numbers, and words of other scripts after a number.
 _MAGNITUDES = "\u5341\u767e\u5343\u4e07\u842c\u4ebf\u5104\u5146"
 _OTHER_SCRIPT = "\u0400-\u04ff\u0590-\u06ff\u0900-\u097f\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-#: What a sentence rejects: 5, not 7; 12 rather than 13. It ends with the clause.
+#: A value that a sentence rejects: 5, not 7; 12 rather than 13. It ends with the clause.
 _REJECTED = re.compile(
     r"""
     \s*\(\s* (?:and\s|but\s)? (?:not|rather\ than|instead\ of)\b [^()]{0,100} \)
@@ -252,7 +252,7 @@ _CALCULATION = re.compile(
     r"[\d.,+*/()\[\]^%$!\u00d7\u00f7\u2212-]|\s|\\(?:times|cdot|div|frac|left|right|[$,;!( )])|[{}]"
     r"|(?<=[\d)])[xX](?=\d)|(?<=[\d)]\s)[xX](?=\s\$?\d)"
 )
-#: Says that the last sentence gives an equation, not only its right side.
+#: A sentence that gives an equation, not only its right side.
 _GIVES_EQUATION = re.compile(
     r"\b(?:equation|relation|identity|inequality|formula)\b[^=\d]{0,60}?\b(?:is|becomes)\b:?\s", re.IGNORECASE
 )
@@ -362,7 +362,7 @@ def _boxes(text: str) -> Iterator[_Box]:
 def _plain_end(text: str, opened: int, closed: Mapping[int, int]) -> int | None:
     """Return where the content of a box without braces ends, None if there is none.
 
-    A term that directly continues it belongs to it, as in 2\\sqrt3. A command that lacks an argument is no content.
+    A term that directly continues it belongs to it, as in 2\\sqrt3. A command that lacks an argument is not content.
     """
     sign = _PLAIN_SIGN.match(text, opened)
     position = sign.end() if sign else opened

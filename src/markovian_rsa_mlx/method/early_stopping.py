@@ -73,7 +73,7 @@ def vote_by_rules(candidates: Sequence[Candidate], kind: AnswerKind) -> Vote | N
 
 
 class Recalled:
-    """Compares answers as recorded verdicts say (two trace ids and a verdict each), and others with `equivalent`."""
+    """Compares answers by recorded verdicts (two trace ids and a verdict each), and others with `equivalent`."""
 
     def __init__(
         self, equivalent: Equivalent, candidates: Sequence[Candidate], verdicts: Sequence[Sequence[str]]

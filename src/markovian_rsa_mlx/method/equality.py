@@ -184,7 +184,7 @@ def _compare_terms(first: Quantity | Term, second: Quantity | Term, ask: Ask) ->
 
 
 def _number_before(text: str, unit: str) -> Quantity | None:
-    """Return the number in a text like 300 K if the unit is the letter behind it. Alone it could be a variable."""
+    """Return the number in a text like 300 K if the unit is the letter after it. Alone it could be a variable."""
     number, _, letter = text.rpartition(" ")
     value = _side(number) if number and letter.isalpha() and unit == f"{letter}^1" else None
     return replace(value, unit=unit) if isinstance(value, Quantity) and not value.unit else None
@@ -388,7 +388,7 @@ _ENGINE_COMMANDS = re.compile(
 )
 _FUNCTIONS = re.compile(r"(?:sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|sinh|cosh|tanh|log|ln|exp|pi)")
 _MIXED_COEFFICIENT = re.compile(r"(?<![\d.^_])(\d{1,9})\s?\\frac\s?\{(\d{1,9})\}\s?\{(\d{1,9})\}")
-#: A quotient that binds before the factor behind it: of two whole numbers, or by a number apart from the factor.
+#: A quotient that binds before the factor after it: of two whole numbers, or by a number apart from the factor.
 _WHOLE_QUOTIENT = re.compile(r"(?<![\w./^}])(\d{1,50})\s?/\s?(\d{1,50})(?=\s?[a-zA-Z(\\])")
 _DIVISOR = re.compile(r"(?<![/^])\s?/\s?(\d{1,50})(?=\s[a-zA-Z\\]|\s?\()")
 _ENGINE_TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|[a-zA-Z]+|\d+(?:\.\d+)?|.", re.DOTALL)

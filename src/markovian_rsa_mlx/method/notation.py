@@ -94,13 +94,13 @@ _LEAD_IN = re.compile(
     r"(?=[\d\\$-])|\\approx(?![a-z]) ?)",
     re.IGNORECASE,
 )
-#: A remark behind an answer that does not change its value.
+#: A remark after an answer that does not change its value.
 _REMARK = re.compile(r"\s*\((?:rounded|approximately|approx\.|exactly|exact)(?:\s[a-z ]{1,40})?\)$", re.IGNORECASE)
 _QUOTED = re.compile(r"""(["'])([^"']+)\1""")
-#: Emphasis at the start, where two stars are no power.
+#: Emphasis at the start, where two stars are not a power.
 _EMPHASIS_AT_START = re.compile(r"^\s*\*\*([^*\n]{1,80})\*\*(?=[\s:.,;)]|$)")
 #: The dash between an option and its text or number.
-_DASH_BEHIND_LABEL = re.compile(r"\s*\(?([A-J])\)?\s*—\s*(?=[a-zA-Z]*[a-z]{2}|\d[\d.,]*\s*$)")
+_DASH_AFTER_LABEL = re.compile(r"\s*\(?([A-J])\)?\s*—\s*(?=[a-zA-Z]*[a-z]{2}|\d[\d.,]*\s*$)")
 _SQRT_PLAIN = re.compile(r"(?<![a-zA-Z\\])sqrt\s*(?=[({\d])")
 
 
@@ -148,7 +148,7 @@ def _with_one_command(text: str) -> str:
 def _without_frame(text: str) -> str:
     """Return a text without line breaks and marks of sentences at its end, and without emphasis on its start."""
     text = _EMPHASIS_AT_START.sub(r"\1", text.rstrip("\\ \t\r\n\u3000。｡．，、；：？"), count=1)
-    return _DASH_BEHIND_LABEL.sub(r"\1: ", text, count=1) if _DASH_BEHIND_LABEL.match(text) else text
+    return _DASH_AFTER_LABEL.sub(r"\1: ", text, count=1) if _DASH_AFTER_LABEL.match(text) else text
 
 
 def _with_prices(text: str) -> str:

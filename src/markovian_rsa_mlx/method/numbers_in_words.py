@@ -24,7 +24,7 @@ _WORDS = re.compile(r"[a-z]+(?:[ -][a-z]+){0,20}", re.IGNORECASE)
 
 
 def number_in_words(text: str) -> Fraction | None:
-    """Return the number that the whole text names, None if it names none. An ordinal alone (third) is none."""
+    """Return the number that the whole text names, None if it names none. An ordinal alone (third) is not one."""
     if not _WORDS.fullmatch(text):
         return None
     words = text.lower().replace("-", " ").split()

@@ -16,7 +16,7 @@ _ARGUMENTS: Final = {
     **dict.fromkeys(("mathrm", "mathbf", "mathbb", "mathcal", "mathsf", "mathit", "boldsymbol", "bm"), 1),
     **dict.fromkeys(("overline", "underline", "bar", "vec", "hat", "overrightarrow", "widehat", "pmod"), 1),
 }
-#: Commands that are no argument alone, since they only change what follows or stand between values.
+#: Commands that are not an argument alone, since they only change what follows or are between values.
 _NO_ARGUMENT: Final = re.compile(
     "right|middle|end|q?quad|displaystyle|textstyle|[bB]igg?|bf|rm|it|times|cdot|div|over|choose"
 )

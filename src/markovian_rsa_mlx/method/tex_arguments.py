@@ -13,7 +13,7 @@ from typing import Final
 _MAX_DEPTH: Final = 40
 #: Commands whose arguments are written in braces, and how many they have.
 _ARGUMENTS: Final = {r"\frac": 2, r"\binom": 2, r"\sqrt": 1}
-#: Commands with a group behind them that belongs to them, as in \sqrt\overline{x}.
+#: Commands with a group after them that belongs to them, as in \sqrt\overline{x}.
 _WITH_GROUP: Final = re.compile(r"\\(?:text|mathbb|mathcal|overline|overrightarrow|vec|hat|bar|tilde)")
 #: Commands that change how their last argument looks, and the number of arguments before it.
 _LOOKS: Final = {

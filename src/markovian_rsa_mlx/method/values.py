@@ -155,7 +155,7 @@ _SYSTEM = re.compile(
 )
 _ALIGNMENT = re.compile(r"\s*&\s*(?=[=<>]|\\(?:le|ge|ne)(?![a-zA-Z]))|(?<=[=<>])\s*&")
 _REALS_WITHOUT = re.compile(r"\\mathbb\{R\}\s?(?:\\setminus|-)\s?(?=\\?\{)")
-#: Behind an equation that holds without a condition: f(x) = x for all real x.
+#: After an equation that holds without a condition: f(x) = x for all real x.
 _FOR_ALL = re.compile(
     r",?\s?(?:\\text\s?\{\s*)?(?:for\s(?:all|every|any|each)|\\forall)\s?(?:real\s?(?:numbers?\s?|values?\sof\s?)?)?\}?"
     r"\s?[a-zA-Z]?(?:\s?\\in\s?\\mathbb\{R\})?$"
@@ -290,7 +290,7 @@ def _in_words(text: str) -> Value | None:
 
 
 def _system(text: str, depth: int) -> Value | None:
-    """Read equations or inequalities below each other as a list. A function by cases is none."""
+    """Read equations or inequalities below each other as a list. A function by cases is not one."""
     match = _SYSTEM.fullmatch(text)
     if match is None or r"\begin" in match[2]:
         return None
@@ -649,7 +649,7 @@ def _folded(text: str) -> str:
 
 @lru_cache(maxsize=4_096)
 def variable_name(text: str) -> str | None:
-    """Return the name on the left of an equation in its form for comparison, None if it is no name."""
+    """Return the name on the left of an equation in its form for comparison, None if it is not a name."""
     if not _VARIABLE.fullmatch(text):
         return None
     plain = re.sub(r"\\mathbb\{([EP])\}", r"\1", _without_text_commands(text))

@@ -134,7 +134,7 @@ class DecidedVote:
     async def _vote(self, finals: Sequence[TraceKey], traces: Mapping[TraceKey, Trace]) -> tuple[Vote, list[list[str]]]:
         """Return the vote over the first candidates, and the verdicts of computer algebra that it needed.
 
-        `traces` are those of `finals` that did not fail. Recorded verdicts stand.
+        `traces` are those of `finals` that did not fail. Recorded verdicts are kept.
         """
         kind, candidates = _candidates(self._session, list(traces.values()))
         if sum(len(candidate.answer) for candidate in candidates) <= _MAX_CHARACTERS:

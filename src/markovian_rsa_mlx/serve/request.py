@@ -133,8 +133,8 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Likeliest = Annotated[int, Whole, Field(ge=0, le=20)]
 Temperature = Annotated[float, Field(ge=0, le=10)]
 #: In the place of a `top_p` of 0: only the likeliest token is in so small a share.
-_LEAST_TOP_P = 1e-6
-TopP = Annotated[float, Field(ge=0, le=1), AfterValidator(lambda value: value or _LEAST_TOP_P)]
+_MIN_TOP_P = 1e-6
+TopP = Annotated[float, Field(ge=0, le=1), AfterValidator(lambda value: value or _MIN_TOP_P)]
 MinP = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -142,7 +142,7 @@ R = TypeVar("R", bound="RequestModel")
 
 
 class Tolerated(NamedTuple):
-    """A part of a request that is left out or replaced: what the log says once, and the error of a strict server."""
+    """A part of a request that is left out or replaced: a line for the log, and the error of a strict server."""
 
     notice: str
     error: RequestError
@@ -241,7 +241,7 @@ def shown_arguments(value: Any) -> dict[str, Any]:
 def tolerated_call(
     name: str | None, arguments: Any, path: str, arguments_key: str = "arguments"
 ) -> Iterator[Tolerated]:
-    """Yield what of an earlier call is no valid call. A client sends it with each further request of the chat."""
+    """Yield the invalid parts of an earlier call. A client sends it with each further request of the chat."""
     if name is not None and re.match(NAME_PATTERN, name) is None:
         message = f"{path}.name is {shortened(repr(name), 80)}, which no function is called."
         error = RequestError(400, message, param=f"{path}.name")
@@ -265,7 +265,7 @@ class RequestFunctionCall(RequestModel):
     arguments: Any = None
 
     def tolerated(self, path: str) -> Iterator[Tolerated]:
-        """Yield what is no valid call."""
+        """Yield the invalid parts of a call."""
         return tolerated_call(self.name, self.arguments, path)
 
 
@@ -306,7 +306,7 @@ class TemplateOptions(RequestModel):
 
     @property
     def thinks(self) -> bool | None:
-        """Whether the model thinks, None if the request does not say."""
+        """Whether the model thinks, None if the request leaves it open."""
         return self.thinking if self.enable_thinking is None else self.enable_thinking
 
 

@@ -181,7 +181,7 @@ def _compared_vote(state: VerifierState, key: TraceKey, candidates: Sequence[Can
     """Return the vote up to `key` with the verdicts of its `answers_compared`, which were checked at their line."""
     event = state.run.trace(key).compared
     if event is None:
-        raise Violation(f"no answers_compared tells why the vote went on after {key}")
+        raise Violation(f"no answers_compared explains why the vote continued after {key}")
     votes, verdicts = vote_with_verdicts(candidates, Recalled(_is_same_by_rules, candidates, event.verdicts))
     check(verdicts == event.verdicts, f"the vote up to {key} compares other answers than its answers_compared")
     return votes

@@ -58,7 +58,7 @@ class InputBlock(TextBlock):
     toolset_name: Any = None
 
     def tolerated(self, path: str) -> Iterator[Tolerated]:
-        """Yield what of the use of a tool is no valid call."""
+        """Yield the invalid parts of the use of a tool."""
         return tolerated_call(self.name, self.input, path, "input") if self.type == "tool_use" else iter(())
 
 

@@ -92,7 +92,7 @@ class InputItem(RequestModel):
         return iter(()) if self.type in _HOSTED else super().unknown_keys()
 
     def tolerated(self, path: str) -> Iterator[Tolerated]:
-        """Yield this item if it is left out, and what of a call is no valid call."""
+        """Yield this item if it is left out, and the invalid parts of a call."""
         if self.type in _HOSTED:
             yield Tolerated(f"Items of the type {self.type!r} are left out.", unsupported(path, self.type, _ITEMS))
         if self.type in ("function_call", "custom_tool_call"):

@@ -24,7 +24,7 @@ _INPUT = "input"
 
 
 class CustomFormat(RequestModel):
-    """The form of a custom tool's text. The model is told of a grammar, which does not bind it."""
+    """The form of a custom tool's text. The model reads a grammar, which does not bind it."""
 
     type: str | None = None
     syntax: str | None = None
