@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from .announced_text import announced_lines, announced_text, without_fence
+from .box_instruction import BOX_INSTRUCTION as BOX_INSTRUCTION
 from .canonical_json import canonical_json
+from .dates import MONTH_NAME
 from .tex import closing_braces, read_argument
 
 #: "math": equal values are equal answers. "text": a puzzle's free text, compared as it stands. "open": the whole text
@@ -25,8 +27,6 @@ AnswerKind = Literal["math", "text", "open", "json"]
 AnswerLevel = Literal["call", "boxed", "announced", "weak", "none"]
 #: The levels of answers in texts, the strongest first. Tool calls are apart from them.
 LEVELS: Final[tuple[AnswerLevel, ...]] = ("boxed", "announced", "weak")
-#: Added to a question that asks for a number or a formula.
-BOX_INSTRUCTION: Final = "\n\nPut your final answer within \\boxed{}."
 #: Version of the rules by which answers are found and compared. A run records it; runs without it have version 1.
 ANSWER_RULES: Final = 2
 
@@ -203,10 +203,7 @@ _NOT_UNITS = re.compile(
     re.IGNORECASE,
 )
 #: Values of several numbers: times of the day, dates, sums of measures such as 3 hours and 20 minutes.
-_MONTH = (
-    r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?"
-    r"|Nov(?:ember)?|Dec(?:ember)?)\b\.?"
-)
+_MONTH = rf"{MONTH_NAME}\b\.?"
 _DAY = r"\d{1,2}(?:st|nd|rd|th)?(?!\d)"
 _MEASURES = (
     "years?|months?|weeks?|days?|hours?|hrs?|h|minutes?|mins?|seconds?|secs?|s",

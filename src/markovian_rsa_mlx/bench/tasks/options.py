@@ -10,11 +10,14 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from ...errors import ConfigError
 from ...json_strict import is_valid_utf8
-from ...method.answers import BOX_INSTRUCTION, AnswerKind
+from ...method.box_instruction import BOX_INSTRUCTION
+
+if TYPE_CHECKING:
+    from ...method.answers import AnswerKind
 
 #: Open answers cannot be scored.
 _SCORED_KINDS: Final = ("math", "text")
@@ -70,7 +73,7 @@ def answer_kind_of(options: Mapping[str, str], default: AnswerKind) -> AnswerKin
     kind = options.get("answer_kind", default)
     if kind not in _SCORED_KINDS:
         raise ConfigError(f"answer_kind must be one of {', '.join(_SCORED_KINDS)} (got {kind!r}).")
-    return cast(AnswerKind, kind)
+    return cast("AnswerKind", kind)
 
 
 def variant_tag(options: Mapping[str, str], wording: str, untagged: str) -> str:
