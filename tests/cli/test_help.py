@@ -69,7 +69,10 @@ def cpu_seconds(command: list[str]) -> float:
 @pytest.mark.parametrize("command", ["", "solve", "serve", "runs verify"])
 def test_help_answers_within_half_a_second(command: str) -> None:
     line = [sys.executable, "-m", "markovian_rsa_mlx", *command.split(), "--help"]
-    assert min(cpu_seconds(line) for _ in range(3)) < 0.5
+    # Where other tests keep the cores busy, all programs need more time: 0.1 s for these modules on an idle machine.
+    modules = [sys.executable, "-c", "import asyncio, http.server, unittest.mock"]
+    times = [(cpu_seconds(line), cpu_seconds(modules)) for _ in range(3)]
+    assert min(time for time, _ in times) < 0.5 or min(time / other for time, other in times) < 4, times
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -25,12 +25,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..config import FIELD_NAMES, FULL, RSAConfig, read_toml
 from ..errors import ConfigError
 from ..formatting import SYMBOLS as SYMBOL_OF_SETTING
-from .results import Method, Score
+
+if TYPE_CHECKING:  # help texts need this module, and the classes of results take time to load
+    from .results import Method, Score
 
 
 def _parallel(config: RSAConfig) -> RSAConfig:
@@ -257,6 +259,8 @@ def plan(base: RSAConfig, methods: Sequence[str], grid: Grid | None = None) -> P
     bases += [_at(base, point) for point in grid.points]
     if not bases:
         raise ConfigError(f"No point of the grid is valid. The first: {notes[0]}")
+    from .results import Method
+
     configs: dict[str, RSAConfig] = {}
     rows: dict[str, Method] = {}
     for spec in read_methods(methods):
