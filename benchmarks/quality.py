@@ -1,11 +1,11 @@
 """Measure whether the method helps a model on two standard tasks: `python -m benchmarks.quality [--model FOLDER]`.
 
-    puzzles  200 Countdown puzzles as reasoning-gym draws them, with few solutions or many
+    puzzles  200 Countdown puzzles as reasoning-gym draws them, with few solutions or many; four runs of each
     sums     100 sums of 8 to 12 terms, which no trace can finish within beta
 
 All problems are held out from the training of the embedded reasoner, all methods run at F = N = 8. Each part is one
 `mrsa bench` command in a folder of its own for these weights, so the same command continues after a break. Prints
-tables with 95% intervals and paired tests; `--limit 10` is a quick try.
+tables with 95% intervals and paired tests; `--limit 10 --epochs 1` is a quick try.
 
 `--write` stores the figures in `data/quality.json` and renews the tables of the README and the model card from them;
 `--tables` only renews these. The tables stand between the lines `<!-- quality: NAME -->` and `<!-- end -->`.
@@ -49,10 +49,12 @@ class Part:
     problems: int
     options: tuple[str, ...]
     pairs: tuple[tuple[str, str], ...]
+    epochs: int = 1  #: runs of each problem, averaged before the tests
 
-    def words(self, model: str | None, limit: int | None) -> list[str]:
-        chosen = ["--model", model] if model else []
-        return ["bench", "run", self.task, "--limit", str(limit or self.problems), *chosen, *self.options]
+    def words(self, model: str | None = None, limit: int | None = None, epochs: int | None = None) -> list[str]:
+        """Return the words of the command; `limit` and `epochs` replace the part's own."""
+        size = ["--limit", str(limit or self.problems), "--epochs", str(epochs or self.epochs)]
+        return ["bench", "run", self.task, *size, *(["--model", model] if model else []), *self.options]
 
 
 PARTS = {
@@ -64,6 +66,7 @@ PARTS = {
             "single,vote,vote-equal,delethink,delethink:majority,markovian,markovian:majority",
         ),
         (("single", "markovian"), ("delethink", "markovian"), ("vote-equal", "markovian:majority")),
+        epochs=4,
     ),
     "sums": Part(
         "embedded-chain-sum",
@@ -96,10 +99,10 @@ def folder_of(name: str, model: str | None) -> Path:
     return runs_folder().parent / "bench" / f"quality-{name}-{digest}"
 
 
-def run(name: str, model: str | None, limit: int | None) -> Results:
+def run(name: str, model: str | None, limit: int | None, epochs: int | None) -> Results:
     """Run the missing parts of a benchmark and return its results. Exits if the command fails."""
     folder = folder_of(name, model)
-    words = PARTS[name].words(model, limit)
+    words = PARTS[name].words(model, limit, epochs)
     code = subprocess.run([sys.executable, "-m", "markovian_rsa_mlx", *words, "--out", str(folder)], check=False)
     if code.returncode:
         raise SystemExit(code.returncode)
@@ -135,6 +138,7 @@ def figures(name: str, results: Results) -> dict[str, Any]:
     return {
         "task": results.task,
         "problems": results.problems,
+        "epochs": results.epochs,
         "command": results.command.replace(f"{ROOT}/", ""),
         "engine": dict(results.engine),
         "rows": rows,
@@ -164,6 +168,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 
+def epochs_text(part: Mapping[str, Any]) -> str:
+    """Return how often each problem was run, to follow other settings."""
+    return f", {part['epochs']} runs of each" if part["epochs"] > 1 else ""
+
+
 def source_text(part: Mapping[str, Any]) -> str:
     """Return how a part was measured."""
     engine = part["engine"]
@@ -184,7 +193,8 @@ def puzzles_text(part: Mapping[str, Any]) -> str:
     lines = [*rounds, *map(difference_text, part["differences"])]
     head = ("method", "score [95% interval]", "finished", "tokens per problem")
     intro = (
-        f"{part['problems']} puzzles of reasoning-gym with targets to 50, of any number of solutions, N = F = 8, T = 2:"
+        f"{part['problems']} puzzles of reasoning-gym with targets to 50, of any number of solutions"
+        f"{epochs_text(part)}, N = F = 8, T = 2:"
     )
     return "\n".join((intro, "", table(head, rows), "", *lines, "", source_text(part)))
 
@@ -200,7 +210,7 @@ def sums_text(part: Mapping[str, Any]) -> str:
         for row in part["rows"]
     ]
     head = ("method", "score [95% interval]", "mean candidate by round, %", "tokens per problem")
-    intro = f"{part['problems']} sums of 8 to 12 two-digit terms, N = F = 8:"
+    intro = f"{part['problems']} sums of 8 to 12 two-digit terms{epochs_text(part)}, N = F = 8:"
     differences = map(difference_text, part["differences"])
     return "\n".join((intro, "", table(head, rows), "", *differences, "", source_text(part)))
 
@@ -221,8 +231,9 @@ def summary_text(parts: Mapping[str, Mapping[str, Any]]) -> str:
     numbers = f"{parts['puzzles']['problems']} puzzles", f"{parts['sums']['problems']} sums"
     asked = [each for name in ("puzzles", "sums") for each in parts[name]["differences"]]
     differences = [difference_text(each) for each in asked if (each["first"], each["second"]) in _SUMMARY]
+    settings = f"T = 2{epochs_text(parts['puzzles'])}"
     intro = (
-        f"`make quality` runs {numbers[0]} of Countdown as reasoning-gym draws them (T = 2), and {numbers[1]}\n"
+        f"`make quality` runs {numbers[0]} of Countdown as reasoning-gym draws them ({settings}), and {numbers[1]}\n"
         "that no single trace can finish (T = 4), on the embedded model, held out from its training, with 8\n"
         "candidates per method. The score is that of the mean candidate or of the vote, with its 95% interval:"
     )
@@ -256,11 +267,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", metavar="FOLDER", help="a model's folder; unset: the embedded reasoner")
     parser.add_argument("--limit", type=int, metavar="K", help="only the first K problems of each part")
+    parser.add_argument("--epochs", type=int, metavar="K", help="runs of each problem")
     parser.add_argument("--only", choices=list(PARTS), action="append", help="only this part")
     parser.add_argument("--write", action="store_true", help="store the figures and renew the documents")
     parser.add_argument("--tables", action="store_true", help="renew the documents from the stored figures")
     options = parser.parse_args()
-    if options.write and (options.model or options.limit or options.only):
+    if options.write and (options.model or options.limit or options.epochs or options.only):
         parser.error("--write stores the figures of the embedded reasoner on all problems; leave the other options out")
     if options.tables:
         write_tables(json.loads(FIGURES.read_text(encoding="utf-8")))
@@ -268,7 +280,7 @@ def main() -> None:
     model = str(Path(options.model).resolve()) if options.model else None
     parts = {}
     for name in options.only or PARTS:
-        parts[name] = figures(name, run(name, model, options.limit))
+        parts[name] = figures(name, run(name, model, options.limit, options.epochs))
         print(f"\n{render(name, parts)}\n", flush=True)
     if options.write:
         FIGURES.write_text(json.dumps(parts, indent=1) + "\n", encoding="utf-8")

@@ -31,11 +31,12 @@ PARTS_MADE_UP = {name: figures(name, results_of(name)) for name in PARTS}
 
 @pytest.mark.parametrize("name", PARTS)
 def test_commands_have_options_that_exist(name: str) -> None:
-    group, *words = PARTS[name].words("folder", None)
+    group, *words = PARTS[name].words("folder")
     context = application.commands[group].make_context(group, list(words))
     command = application.commands[group].commands[words[0]]  # type: ignore[attr-defined]
     params = command.make_context("run", words[1:], parent=context).params
     assert params["limit"] == str(PARTS[name].problems)
+    assert params["epochs"] == PARTS[name].epochs
     assert params["task"] == PARTS[name].task
 
 
