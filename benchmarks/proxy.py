@@ -2,9 +2,10 @@
 
 Both solve a puzzle with the embedded model at N = 16, C = 4, T = 2 and one final candidate, in turns. The proxy does
 what a program in front of any server can do: it generates all 33 traces, 16 requests at a time, and waits for a round
-before the next. It sends no seeds: `mlx_lm.server` batches requests without a seed, and serves others one by one, which
-would make the proxy slower. `--blas both` gives `mlx_lm.server` the BLAS that the package loads for itself. Prints
-medians of the seconds of both, in wall and CPU time of the server, and the medians of their ratios.
+before the next. It sends no seeds: `mlx_lm.server` batches requests without a seed, and serves others one by one.
+`--seeds` measures this slower proxy, whose runs can be repeated as ours can. `--blas both` gives `mlx_lm.server` the
+BLAS that the package loads for itself. Prints medians of the seconds of both, in wall and CPU time of the server, and
+the medians of their ratios.
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ KINDS = ("wall", "cpu")
 
 
 class StockServer:
-    """An `mlx_lm.server` process with the embedded model."""
+    """An `mlx_lm.server` process with the embedded model. With `seeds`, requests name theirs."""
 
-    def __init__(self, library: str | None) -> None:
+    def __init__(self, library: str | None, seeds: bool) -> None:
+        self._seeds = seeds
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -70,6 +72,7 @@ class StockServer:
             "prompt": self._tokenizer.decode(request.prompt_token_ids, skip_special_tokens=False),
             "max_tokens": request.max_tokens,
             "temperature": request.sampling.temperature,
+            **({"seed": request.seed % 2**32} if self._seeds else {}),
         }
         answer = self._client.post("/v1/completions", json=body)
         answer.raise_for_status()
@@ -82,9 +85,9 @@ class StockServer:
             return False
 
 
-def measure(times: int, library: str | None) -> dict[str, Any]:
+def measure(times: int, library: str | None, *, seeds: bool = False) -> dict[str, Any]:
     """Return the medians. `library` is the BLAS of `mlx_lm.server`, its own if None."""
-    stock, ours = StockServer(library), Server("--profile", "embedded")
+    stock, ours = StockServer(library, seeds), Server("--profile", "embedded")
     pairs = []
     try:
         with MarkovianRSAOrchestrator.from_pretrained() as orchestrator, httpx2.Client(timeout=600) as client:
@@ -136,5 +139,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=5, help="pairs to measure")
     parser.add_argument("--blas", choices=("installed", "both"), default="installed", help="the BLAS of mlx_lm.server")
+    parser.add_argument("--seeds", action="store_true", help="the proxy sends the seed of each trace")
     given = parser.parse_args()
-    print(json.dumps(measure(given.times, loaded_library() if given.blas == "both" else None), indent=2))
+    library = loaded_library() if given.blas == "both" else None
+    print(json.dumps(measure(given.times, library, seeds=given.seeds), indent=2))

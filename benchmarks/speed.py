@@ -19,7 +19,7 @@ from tests.support.smollm2 import smollm2_folder
 from . import blas, kv_cache, proxy, speculation, turns
 
 #: What is compared, the goal, and how to measure the ratios in wall and CPU time (None where there is no such figure).
-Line = tuple[str, float, Callable[[int], tuple[float | None, float | None]]]
+Line = tuple[str, float | None, Callable[[int], tuple[float | None, float | None]]]
 
 
 def prefill(times: int) -> tuple[float, float]:
@@ -49,8 +49,16 @@ def with_one_library(times: int) -> tuple[float, float]:
     return _proxy(times, proxy.loaded_library())
 
 
-def _proxy(times: int, library: str | None) -> tuple[float, float]:
-    found = proxy.measure(times, library)["times_faster"]
+def as_installed_with_seeds(times: int) -> tuple[float, float]:
+    return _proxy(times, None, seeds=True)
+
+
+def with_one_library_and_seeds(times: int) -> tuple[float, float]:
+    return _proxy(times, proxy.loaded_library(), seeds=True)
+
+
+def _proxy(times: int, library: str | None, *, seeds: bool = False) -> tuple[float, float]:
+    found = proxy.measure(times, library, seeds=seeds)["times_faster"]
     return found["wall"], found["cpu"]
 
 
@@ -86,6 +94,8 @@ LINES: tuple[Line, ...] = (
     ("speculation on text that cannot be guessed", 0.97, free_text),
     ("rows of 4,096 tokens in the same memory, KV cache in 8 bits", 1.7, rows),
     ("first token of a chat's second turn, 2,000 tokens of history", 5.0, second_turn),
+    ("line 3, the proxy sends a seed with each trace, so that its runs can be repeated", None, as_installed_with_seeds),
+    ("the same, one BLAS for both", None, with_one_library_and_seeds),
 )
 
 
@@ -99,7 +109,7 @@ def main() -> None:
         name, goal, measure = LINES[number - 1]
         wall, cpu = measure(given.times)
         figures = ["-" if ratio is None else f"{ratio:.2f}" for ratio in (wall, cpu)]
-        found.append([str(number), name, *figures, f"{goal:g}"])
+        found.append([str(number), name, *figures, "-" if goal is None else f"{goal:g}"])
         print("  ".join(found[-1]), flush=True)
     print()
     print(table(["", "what", "wall", "CPU", "goal"], found))
