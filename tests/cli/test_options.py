@@ -55,6 +55,7 @@ def test_settings_are_validated_after_merging(tmp_path: Path) -> None:
         ("concurrency", "auto", "auto"),
         ("seed", "unset", None),
         ("rounds", "unset", "unset"),
+        ("response_schema", Path("unset"), None),
         ("template", "12", "12"),
         ("rounds", "many", "many"),
         ("population", "8", 8),
@@ -64,7 +65,7 @@ def test_settings_are_validated_after_merging(tmp_path: Path) -> None:
         ("rounds", "1,2", "1,2"),
     ],
 )
-def test_option_text_is_converted_to_a_value(name: str, text: str, value: object) -> None:
+def test_option_text_is_converted_to_a_value(name: str, text: str | Path, value: object) -> None:
     assert read_value(name, text) == value
 
 

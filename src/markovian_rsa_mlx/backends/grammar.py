@@ -57,7 +57,7 @@ class GrammarCompiler:
     def matcher(self, schema: Mapping[str, Any]) -> LLMatcher:
         """Return a new matcher for the schema, within seconds. Raise `SchemaError` if it cannot be used."""
         if find_spec("llguidance") is None:
-            raise SchemaError("response_schema needs llguidance. Install markovian-rsa-mlx[serve].")
+            raise SchemaError("response_schema needs llguidance. Install the package with its extra serve.")
         text = json.dumps(schema)
         with self._lock:
             if text not in self._compiled:

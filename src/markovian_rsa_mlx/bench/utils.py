@@ -9,12 +9,12 @@ from ..errors import TaskError
 
 
 def require_extra(name: str) -> ModuleType:
-    """Return the module of this name. Raises `TaskError` with the command to install it."""
+    """Return the module of this name. Raises `TaskError` with the extra that it belongs to."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         package = name.partition(".")[0].replace("_", "-")
         raise TaskError(
-            f"{package} is not installed here ({error}). It belongs to the extra bench: "
-            "pip install 'markovian-rsa-mlx[bench]', or [bench,serve] in place of [serve] where that was installed."
+            f"{package} is not installed here ({error}). Install the package with its extra bench, "
+            "or with [bench,serve] in place of [serve]."
         ) from error

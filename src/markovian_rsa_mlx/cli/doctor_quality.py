@@ -43,7 +43,7 @@ QUESTIONS: Final = (
     ("A rectangle is 5 cm longer than it is wide, and its perimeter is 54 cm. What is its area in square cm?", 176),
     ("What is the sum of all whole numbers from 1 to 40 that are divisible by 3?", 273),
 )
-#: N and T for other models than the embedded one: 16 traces a question, of at most so many tokens.
+#: N and T for other models than the embedded one: 16 traces a question of at most so many tokens, and 4 long ones.
 _BASE: Final = RSAConfig(rounds=1, population=4, aggregation_size=2, answer_kind="math")
 _TOKENS, _QUICK_TOKENS = 384, 96
 

@@ -172,10 +172,10 @@ def read_value(name: str, raw: str | bool | Path | tuple[str, str]) -> object:
 
     Text that is not a number stays text, which `RSAConfig` accepts or rejects.
     """
+    if raw in (UNSET, (UNSET, UNSET), Path(UNSET)) and getattr(RSAConfig(), name) is None:
+        return None
     if isinstance(raw, Path):
         return read_schema(raw)
-    if raw in (UNSET, (UNSET, UNSET)) and getattr(RSAConfig(), name) is None:
-        return None
     if isinstance(raw, bool | tuple) or name in _TEXT_SETTINGS:
         return raw
     if name == "population" and re.fullmatch(r"\s*\d+(\s*,\s*\d+)+\s*", str(raw)):

@@ -176,7 +176,7 @@ def serve(
         from ..serve.server import serve as run_server
     except ImportError as error:
         raise ModelError(
-            f"The server's libraries are not installed ({error.name}); pip install 'markovian-rsa-mlx[serve]'."
+            f"The server's libraries are not installed ({error.name}): install the package with its extra serve."
         ) from error
     server = ServerSettings(
         base,

@@ -12,7 +12,7 @@ except ImportError as error:
     if not (error.name or "").startswith(("mlx", "mlx_lm")):
         raise
     raise ModelError(
-        "MLX is not installed here; it runs on Apple silicon and on Linux (pip install markovian-rsa-mlx). "
+        "MLX is not installed here. The package installs it on Apple silicon and on Linux. "
         "Elsewhere, use a model on another machine through --upstream."
     ) from error
 

@@ -70,7 +70,7 @@ class InputMessage(RequestModel):
 
 
 class ThinkingConfig(RequestModel):
-    """Whether the model thinks, and with `budget_tokens` how long it may."""
+    """Whether the model thinks, and with `budget_tokens` how long it may (at least half of `max_tokens`)."""
 
     type: Literal["enabled", "disabled", "adaptive", "between_tools"]
     budget_tokens: Tokens | None = None
