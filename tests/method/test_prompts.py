@@ -65,6 +65,15 @@ class OneIdAWord(CharacterTokenizer):
 tails = st.lists(st.text(max_size=30).map(tail), min_size=1, max_size=4)
 
 
+@given(tails, st.sampled_from([ZAYA, RSA, OPEN]))
+def test_prompts_begin_with_what_is_known_of_them(shown: list[Tail], template: PromptTemplate) -> None:
+    builder = prompter(template=template)
+    prompt = builder.build(shown)
+    for count, start in enumerate(prompt.tail_starts):
+        assert builder.beginning(shown[:count], len(shown)) == prompt.token_ids[:start]
+    assert builder.beginning(shown, len(shown)) == prompt.token_ids
+
+
 @given(tails)
 def test_a_prompt_shows_every_tail_in_its_order(shown: list[Tail]) -> None:
     prompt = prompter().build(shown)

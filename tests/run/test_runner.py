@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from markovian_rsa_mlx.backends.base import GenerationListener, GenerationReques
 from markovian_rsa_mlx.errors import AuditError, BackendError, MemoryLimitError, RunStoppedError
 from markovian_rsa_mlx.method.lineage import Lineage, TraceKey
 from tests.support.fakes import FakeEngine, boxed
-from tests.support.runs import QUESTION, of, of_file, orchestrator, run, small
+from tests.support.runs import QUESTION, cut, line_ends, of, of_file, orchestrator, run, small
 
 WHOLE = small(final_candidates=0)
 
@@ -47,6 +47,39 @@ class SlowEngine(FakeEngine):
             raise AssertionError("unreachable")
         finally:
             self.running -= 1
+
+
+class EngineThatReadsAhead(FakeEngine):
+    """Records what it may read ahead, with the number of requests before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ahead: list[tuple[str, tuple[int, ...], int]] = []
+
+    def read_ahead(self, run_id: str, trace_id: str, prompt_token_ids: Iterable[int], *, adapter: str = "") -> None:
+        self.ahead.append((trace_id, tuple(prompt_token_ids), len(self.requests)))
+
+
+def test_an_engine_gets_the_beginning_of_a_prompt_before_its_last_parents_end(tmp_path: Path) -> None:
+    engine, path = EngineThatReadsAhead(), tmp_path / "run.jsonl"
+    config = small(population=8, aggregation_size=4, final_candidates=0)
+    run(engine, config, path)
+    prompts = {each.trace_id: (each.prompt_token_ids, place) for place, each in enumerate(engine.requests)}
+    assert len({trace_id for trace_id, _, _ in engine.ahead}) > 4
+    for trace_id, beginning, requests in engine.ahead:
+        ids, place = prompts[trace_id]
+        assert ids[: len(beginning)] == beginning
+        assert 0 < len(beginning) < len(ids)
+        assert requests <= place
+    again = EngineThatReadsAhead()
+    run(again, config, cut(path, line_ends(path)[-3], tmp_path / "again.jsonl"))
+    assert not again.ahead, "all prompts are recorded"
+
+
+def test_nothing_is_read_ahead_for_a_trace_that_may_inherit() -> None:
+    engine = EngineThatReadsAhead()
+    run(engine, small(population=8, aggregation_size=4, early_stop="agreement", answer_kind="math"))
+    assert not engine.ahead
 
 
 @pytest.mark.parametrize("trace_id", ["r0-00", "r0-03"])

@@ -5,9 +5,9 @@ An engine deals with tokens, seeds and memory. Rounds, answers and the audit tra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from ..confidence import Confidence
 from ..config import Sampling
@@ -208,6 +208,18 @@ class EngineInfo:
     kv_bits: int | None = None
     adapter_folder: str = ""
     adapter_digest: str = ""
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """An engine that can read the beginning of a prompt before its end is known."""
+
+    def read_ahead(self, run_id: str, trace_id: str, prompt_token_ids: Iterable[int], *, adapter: str = "") -> None:
+        """Read the first ids of a trace's prompt while the engine has time. It takes the place of an earlier call.
+
+        A hint: `generate` gives the same tokens without it. `adapter` is that of the request to come.
+        """
+        ...
 
 
 class Engine(Protocol):

@@ -506,6 +506,14 @@ class PromptBuilder:
             token_ids += [*quoted.token_ids, *piece_ids]
         return Prompt(self._frame.content_of(text), text, tuple(token_ids), tuple(tail_starts))
 
+    def beginning(self, tails: Sequence[Tail], count: int) -> tuple[int, ...]:
+        """Return the first ids of a prompt of `count` tails, of which these are the first: all before the next one."""
+        ids = self._segments.token_ids[count - 1]
+        token_ids = list(ids[0])
+        for tail, piece_ids in zip(tails, ids[1:], strict=False):
+            token_ids += [*self._quote(tail, self._markers[count - 1]).token_ids, *piece_ids]
+        return tuple(token_ids)
+
     def _quote(self, tail: Tail, markers: frozenset[str]) -> Tail:
         """Put the ids of `QUOTE` before the first id of each line that equals a marker."""
         starts = deque[int]()  # where these lines begin, in characters

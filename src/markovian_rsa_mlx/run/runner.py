@@ -33,6 +33,7 @@ from ..audit.events import (
     TraceCompleteEvent,
     TraceConfidenceEvent,
 )
+from ..backends.base import ReadsAhead
 from ..errors import AuditError
 from ..method.lineage import TraceKey
 from ..method.prompts import Prompt
@@ -116,7 +117,7 @@ class Runner:
         return recorded | {key: self._finished[key] for key in keys if key in self._finished}
 
     async def _trace(self, key: TraceKey) -> Trace:
-        parents = [await task for task in [self.trace(parent) for parent in self._lineage.parents(key)]]
+        parents = await self._parents(key)
         if self._log.failure_was_used(key, self._children):
             self.session.warnings.append(f"{key} failed in an earlier session")
             trace = Trace(key, failed=True)
@@ -126,6 +127,29 @@ class Runner:
             trace = await self._generate(key, parents)
         self._complete_round(key)
         return trace
+
+    async def _parents(self, key: TraceKey) -> list[Trace]:
+        """Wait for the parents of a trace. The engine may read the tails that are there before the others."""
+        tasks = [self.trace(parent) for parent in self._lineage.parents(key)]
+        parents: list[Trace] = []
+        for task in tasks:
+            if parents and not task.done():
+                self._read_ahead(key, parents, len(tasks))
+            parents.append(await task)
+        return parents
+
+    def _read_ahead(self, key: TraceKey, parents: Sequence[Trace], count: int) -> None:
+        engine, history = self.session.engine, self._log.history_of(key)
+        tails = [parent.tail for parent in parents if parent.tail is not None]
+        if (
+            not isinstance(engine, ReadsAhead)
+            or history.prompt is not None
+            or len(tails) < len(parents)
+            or self._config.may_inherit(key.round)
+        ):
+            return
+        beginning = self.session.prompts.beginning(tails, count)
+        engine.read_ahead(self._log.run_id, str(key), beginning, adapter=self.session.setup.adapter_digest)
 
     async def _generate(self, key: TraceKey, parents: Sequence[Trace]) -> Trace:
         """Prompt and generate the trace and cut its tail, as far as earlier sessions did not."""

@@ -227,6 +227,10 @@ class Prompts:
         """Return the prompt that shows these tails."""
         return self._builder.build(tails)
 
+    def beginning(self, tails: Sequence[Tail], count: int) -> tuple[int, ...]:
+        """Return the ids of the prompt with `count` tails, of which these are the first, before the next one."""
+        return self._builder.beginning(tails, count)
+
     def judgement(self, a: Tail, b: Tail) -> Prompt:
         """Return the prompt that asks to compare two attempts."""
         return self._judge.build([a, b])

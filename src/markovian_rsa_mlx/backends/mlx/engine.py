@@ -38,6 +38,7 @@ from .device import available_memory_bytes, set_memory_limit
 from .loading import LoadedModel, load_model
 from .memory import context_length_of, footprint_of
 from .profiler import EngineProfiler
+from .read_ahead import Beginning
 from .sampling import MAX_ENGINE_SEED, sequence_log_probability
 from .scheduler import Scheduler, memory_error
 from .sequence import ProgressDispatcher, Sequence
@@ -197,6 +198,11 @@ class MLXEngine:
         except BaseException:  # the task was cancelled, or the listener raised
             self._worker.post(lambda: self._scheduler.cancel(sequence))
             raise
+
+    def read_ahead(self, run_id: str, trace_id: str, prompt_token_ids: Iterable[int], *, adapter: str = "") -> None:
+        """Read the first ids of a trace's prompt while few rows decode; see `ReadsAhead`."""
+        beginning = Beginning(run_id, trace_id, tuple(prompt_token_ids), bool(adapter))
+        self._worker.post(lambda: self._scheduler.ahead.add(beginning))
 
     def check_schema(self, schema: Mapping[str, Any]) -> None:
         """Raise `SchemaError` if answers cannot be bound to the schema. Takes seconds at most."""

@@ -129,7 +129,7 @@ class Prefill(PromptProgress):
         return count
 
     def _key(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
-        return (ADAPTER_MARK, *tokens) if self._adapted else tokens
+        return prefix_key(tokens, self._adapted)
 
     def _read(self, count: int) -> int:
         """Read the next `count` tokens, or fewer where their logits are needed, and return how many were read."""
@@ -149,6 +149,11 @@ class Prefill(PromptProgress):
 
         read_tokens(self._model, self._tokens[self.done : self.done + count], self.caches, score)
         return count
+
+
+def prefix_key(tokens: tuple[int, ...], adapted: bool) -> tuple[int, ...]:
+    """Return the key of a prefix: prefixes that are read with the aggregation adapter are kept apart."""
+    return (ADAPTER_MARK, *tokens) if adapted else tokens
 
 
 def common_prefix(one: tuple[int, ...], other: tuple[int, ...]) -> int:

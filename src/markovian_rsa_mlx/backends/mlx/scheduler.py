@@ -24,6 +24,7 @@ from ..policy import MAX_POSITIONS, PREFILL_TOKENS, MemoryBudget, ReadingSpeed, 
 from .device import set_allocator_limits
 from .lane import FairQueue, Lane
 from .prefix_cache import Prefill, PrefixCache, TurnCache
+from .read_ahead import ReadAhead
 from .sequence import ProgressDispatcher, Sequence
 from .speculation import Speculator
 
@@ -56,6 +57,7 @@ class Scheduler:
         self.admission = admission
         self._dispatcher, self._called = dispatcher, called
         self._prefixes, self._turns = PrefixCache(), TurnCache()
+        self.ahead = ReadAhead(model, self._prefixes)
         self.speculator = Speculator(enabled=speculate)
         self._chats, self._runs = (Lane(model, self.speculator, batchable=batchable) for _ in range(2))
         self._lanes = (self._chats, self._runs)
@@ -73,6 +75,7 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         self._expects_chats |= sequence.request.interactive
+        self.ahead.drop(sequence.request.run_id, sequence.request.trace_id)
         self._lane_of(sequence).waiting.add(sequence)
 
     def cancel(self, sequence: Sequence) -> None:
@@ -95,6 +98,7 @@ class Scheduler:
 
     def on_idle(self, seconds: float = math.inf) -> None:
         """Give memory back after `seconds` without work. The next turn of a chat may take a person some minutes."""
+        self.ahead.clear()
         self._prefixes.clear()
         if seconds >= TURN_SECONDS:
             self._turns.clear()
@@ -152,11 +156,14 @@ class Scheduler:
     def _advance(self, lane: Lane, prefill_tokens: int) -> None:
         self._read_prompts(lane, prefill_tokens)
         self._decode(lane)
+        self._read_ahead(prefill_tokens)
         decoding = [sequence for each in self._lanes for sequence in each.batch.sequences]
         for orphan in self._dispatcher.flush_if_due(decoding):
             self.cancel(orphan)
 
     def _admit(self, lane: Lane) -> None:
+        if lane.waiting:
+            self.ahead.store()  # so that admission counts what was read
         while lane.waiting and (self._fits(lane, lane.waiting.next) or self._displace_runs(lane, lane.waiting.next)):
             sequence = lane.waiting.pop()
             self._dispatcher.started(sequence)
@@ -233,6 +240,19 @@ class Scheduler:
                 break
         lane.batch.join(ready)
 
+    def _read_ahead(self, most: int) -> None:
+        """Read up to `most` tokens of prompts to come, unless other work waits for the model."""
+        if self._chats.busy or self._runs.prefilling or any(lane.waiting for lane in self._lanes):
+            return
+        most = min(most, self._speed.short_chunk) if self._expects_chats else most
+        others = self._prefixes.nbytes + self._turns.nbytes
+        rows = [sequence.request.run_id for sequence in self._runs.batch.sequences]
+        try:
+            self.ahead.advance(most, rows, lambda length: self.admission.fits(self._runs.lengths, length, others))
+        except Exception:  # the trace reads its whole prompt itself, and reports what fails then
+            self.ahead.clear()
+            drop_pending(self.model)
+
     def _decode(self, lane: Lane) -> None:
         try:
             drawn = lane.batch.step(self._max_positions(lane))
@@ -279,6 +299,7 @@ class Scheduler:
     def _free_caches(self, lane: Lane) -> list[Sequence]:
         """Free all caches of a lane and return its sequences that decoded."""
         sequences = lane.clear()
+        self.ahead.clear()
         self._prefixes.clear()
         self._turns.clear()
         drop_pending(self.model)
