@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.schedules import MACHINES, RowLimit, compare
+from markovian_rsa_mlx.backends.policy import MemoryBudget, ModelFootprint
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import MemoryLimitError
 from markovian_rsa_mlx.method.lineage import Lineage, TraceKey
@@ -59,6 +60,18 @@ def test_a_shared_prompt_is_read_once() -> None:
     found = simulate([workload(config, 0, SHAPE, all_of(config, 4))], LinearCosts(1.0, token_s=1.0), RowLimit(8))
     assert found.prefill_tokens == 29
     assert found.seconds == 29 + 4
+
+
+def test_a_trace_that_waits_for_memory_keeps_the_shared_prompt() -> None:
+    """Two rows fit beside the stored prompt, a third one would not fit without it either."""
+    config = small(rounds=0, population=6)
+    budget = MemoryBudget(ModelFootprint(10**9, 10**3, 0), 32, 0)
+    limit = budget.required_bytes(3, 30 + 100) - 1
+    found = simulate(
+        [workload(config, 0, SHAPE, all_of(config, 40))], STEP, MemoryBudget(budget.footprint, 32, limit)
+    )
+    assert found.peak_rows == 2
+    assert found.prefill_tokens == 29
 
 
 def test_children_are_requested_when_their_last_parent_has_ended() -> None:

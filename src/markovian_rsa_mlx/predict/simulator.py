@@ -251,7 +251,11 @@ class SimulatedEngine:
         return self._decode(1, joining=joining)
 
     def _fits(self) -> bool:
-        return evict_until_fits(self.capacity, self._lengths(), self.waiting[0].final_length, self._prefixes)
+        lengths, newcomer = self._lengths(), self.waiting[0].final_length
+        # As in the engine, prefixes are dropped only if that helps.
+        if not self.capacity.fits(lengths, newcomer):
+            return False
+        return evict_until_fits(self.capacity, lengths, newcomer, self._prefixes)
 
     def _lengths(self) -> list[int]:
         inside = (*self.prefilling, *(row.generation for row in self.rows))

@@ -76,6 +76,18 @@ def test_later_prompts_reuse_the_common_beginning(
     assert read.total == suffixes + 2 * len(SHARED)
 
 
+def test_a_prompt_that_waits_for_memory_keeps_the_common_beginning(
+    fresh: Callable[[str], MLXEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rows fit beside the stored beginning, a third one would not fit without it either."""
+    engine = fresh("llama")
+    longest = max(map(len, AGGREGATION)) + 24
+    engine.limit(None, engine.memory_estimate_bytes(3, longest) - 1)
+    read = ReadTokens(engine, monkeypatch)
+    run(engine, [request(seed=i, prompt=prompt) for i, prompt in enumerate(AGGREGATION)])
+    assert read.total == len(SHARED) + sum(len(prompt) - 1 - len(SHARED) for prompt in AGGREGATION)
+
+
 def test_a_beginning_that_later_prompts_need_is_stored_at_once(
     fresh: Callable[[str], MLXEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:

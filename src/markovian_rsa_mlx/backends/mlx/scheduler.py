@@ -177,6 +177,8 @@ class Scheduler:
             return False
         runs_bytes, least = self.admission.cache_bytes(self._runs.lengths), self._least_for_runs()
         others = max(runs_bytes, least) if lane is self._chats else self.admission.cache_bytes(self._chats.lengths)
+        if not self.admission.fits(lane.lengths, newcomer.final_length, others):
+            return False  # without anything stored it would not fit either, so the stores are kept
         for store in (self._turns, self._prefixes):
             kept = others + self._turns.nbytes + self._prefixes.nbytes - store.nbytes
             if evict_until_fits(self.admission, lane.lengths, newcomer.final_length, store, kept):
