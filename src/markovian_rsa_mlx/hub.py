@@ -54,6 +54,8 @@ _SAMPLES, _SAMPLE_BYTES = 512, 4096
 _SPARE_BYTES: Final = 10**9
 #: Seconds to wait for the hub's first response. Downloads have their own, longer timeout.
 HUB_TIMEOUT_S: Final = 20
+#: The text between the parts of a digest of a model with an adapter.
+_WITH: Final = " with "
 
 
 def local_folder(model: str | Path) -> Path | None:
@@ -197,14 +199,20 @@ def model_digest(folder: Path) -> str:
     return _digest(folder, _DIGESTED_FILES)
 
 
-def adapter_digest(folder: Path) -> str:
+def sampled_adapter_digest(folder: Path) -> str:
     """Identify the content of the folder of a LoRA adapter in the same way."""
     return _digest(folder, ADAPTER_FILES)
 
 
 def with_adapter(content: str, adapter: Path | None) -> str:
     """Return the digest of a model whose traces all use an adapter, from that of the model without it."""
-    return content if adapter is None else f"{content} with {adapter_digest(adapter)}"
+    return content if adapter is None else f"{content}{_WITH}{sampled_adapter_digest(adapter)}"
+
+
+def digest_parts(digest: str) -> tuple[str, str]:
+    """Return the two parts of a digest `with_adapter`: the model's, and the adapter's or ""."""
+    content, _, adapter = digest.partition(_WITH)
+    return content, adapter
 
 
 def _digest(folder: Path, patterns: tuple[str, ...]) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
 from .conftest import SMALL, Run
 
+LIMIT = ("--concurrency", "1", "--token-budget", "20")
+URL = "http://127.0.0.1:1/v1"
 LINE = ("solve", "What is 1+1?", *SMALL, "--concurrency", "1")
 
 
@@ -46,6 +49,31 @@ def test_printed_command_resumes_a_run_that_reached_a_limit(
     assert stopped.code == 1
     (command,) = [line for line in stopped.err.splitlines() if " resume " in line]
     ran = mrsa("resume", *command.split()[-3:])
+    assert (ran.code, ran.out) == (0, "\\boxed{2}\n")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--adapter", "my adapter"),
+        ("--revision", "v2", "--speculate", "off"),
+        ("--upstream", URL, "--upstream", "http://127.0.0.1:2/v1", "--upstream-model", "m", "--tokenizer", "a/b"),
+        ("--upstream", URL, "--upstream-key-env", "SERVER_KEY", "--upstream-limit", "3"),
+    ],
+    ids=lambda options: options[0] + options[-2],
+)
+def test_printed_command_has_the_options_of_the_engine(
+    mrsa: Run, fake_model: object, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVER_KEY", "secret key of the server")
+    stopped = mrsa("solve", "What is 1+1?", *(SMALL[2:] if "--upstream" in options else SMALL), *options, *LIMIT)
+    assert stopped.code == 1
+    for _ in range(2):  # a resumed run that is stopped prints the same command
+        (command,) = [shlex.split(line) for line in stopped.err.splitlines() if " resume " in line]
+        assert command[-len(options) - 2 :] == [*options, "--token-budget", "unset"]
+        assert "secret key" not in stopped.err
+        stopped = mrsa("resume", *command[command.index("resume") + 1 : -2])
+    ran = mrsa("resume", *command[command.index("resume") + 1 :])
     assert (ran.code, ran.out) == (0, "\\boxed{2}\n")
 
 

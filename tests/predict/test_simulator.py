@@ -67,9 +67,7 @@ def test_a_trace_that_waits_for_memory_keeps_the_shared_prompt() -> None:
     config = small(rounds=0, population=6)
     budget = MemoryBudget(ModelFootprint(10**9, 10**3, 0), 32, 0)
     limit = budget.required_bytes(3, 30 + 100) - 1
-    found = simulate(
-        [workload(config, 0, SHAPE, all_of(config, 40))], STEP, MemoryBudget(budget.footprint, 32, limit)
-    )
+    found = simulate([workload(config, 0, SHAPE, all_of(config, 40))], STEP, MemoryBudget(budget.footprint, 32, limit))
     assert found.peak_rows == 2
     assert found.prefill_tokens == 29
 

@@ -10,7 +10,7 @@ from markovian_rsa_mlx import MarkovianRSAOrchestrator, RSAConfig, reasoner
 from markovian_rsa_mlx.audit.events import RunSetupEvent
 from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.errors import ResumeError
-from markovian_rsa_mlx.hub import adapter_digest, model_digest
+from markovian_rsa_mlx.hub import model_digest, sampled_adapter_digest
 from tests.backends.adapters import write_adapter
 from tests.support.runs import cut, line_ends, of_file
 
@@ -43,7 +43,7 @@ def adapted(adapters: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactor
 
 
 def test_the_digest_of_the_model_includes_the_adapter(adapted: Path, adapters: tuple[Path, Path]) -> None:
-    assert recorded(adapted) == f"{model_digest(reasoner.model_path())} with {adapter_digest(adapters[0])}"
+    assert recorded(adapted) == f"{model_digest(reasoner.model_path())} with {sampled_adapter_digest(adapters[0])}"
     verify_file(adapted)
 
 
@@ -54,8 +54,8 @@ def test_another_adapter_or_none_is_refused(
     ends = line_ends(adapted)
     path = cut(adapted, ends[-1] if finished else ends[len(ends) // 2], tmp_path / "run.jsonl")
     content = path.read_bytes()
-    for wrong in (adapters[1], None):
-        with pytest.raises(ResumeError, match="another content of the model's files"):
+    for wrong, name in ((adapters[1], sampled_adapter_digest(adapters[1])), (None, "none")):
+        with pytest.raises(ResumeError, match=rf"another adapter \(--adapter\): .*, '{name}' requested"):
             ask(path, wrong)
         assert path.read_bytes() == content
     moved = write_adapter(reasoner.model_path(), tmp_path / "moved", 0, size=0.1)
@@ -68,6 +68,6 @@ def test_a_run_without_an_adapter_is_not_continued_with_one(adapters: tuple[Path
     path = tmp_path / "run.jsonl"
     ask(path, None)
     assert recorded(path) == model_digest(reasoner.model_path())
-    with pytest.raises(ResumeError, match="another content of the model's files"):
+    with pytest.raises(ResumeError, match="another adapter"):
         ask(path, adapters[0])
     ask(path, None)

@@ -63,9 +63,10 @@ def demo(puzzle_seed: int, seed: int, audit: Path | None, speculate: str | None)
     )
     path = audit or run_store.new_run_path(question)
     chat = [ChatMessage(role="user", content=question)]
-    outcome = run_question(choose_engine(speculate=speculate), chat, config, path, quiet=True)
+    choice = choose_engine(speculate=speculate)
+    outcome = run_question(choice, chat, config, path, quiet=True)
     if outcome.stopped:
-        print_result(outcome)
+        print_result(outcome, choice)
         return outcome.exit_code
     result = outcome.result
     state = RunState(result.events)

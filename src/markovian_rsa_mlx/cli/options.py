@@ -254,7 +254,8 @@ def load_settings_files(files: Sequence[Path], taken: Collection[str]) -> dict[s
 class ModelChoice:
     """The engine to open: a model (`embedded` if it ships with the package), or the servers of `upstream`.
 
-    `speculate` is that of `MLXEngine`.
+    `speculate` is that of `MLXEngine`. `options` are the words of the command line that made the choice, without the
+    model's name.
     """
 
     model_id: str
@@ -263,6 +264,7 @@ class ModelChoice:
     embedded: bool = False
     upstream: Upstream | None = None
     speculate: bool = True
+    options: tuple[str, ...] = ()
 
     @property
     def default_profile(self) -> str:
@@ -378,11 +380,13 @@ def choose_engine(
         "--upstream-limit": upstream_limit,
         "--upstream-timeout": upstream_timeout,
     }
+    model_options = {"--revision": revision, "--adapter": adapter, "--speculate": speculate}
     if not upstream:
         _refuse(server_options, "without --upstream", "name a server with --upstream URL")
-        return replace(choose_model(model, revision, adapter), speculate=speculate != "off")
-    model_options = {"--model": model, "--revision": revision, "--adapter": adapter, "--speculate": speculate}
-    _refuse(model_options, "with --upstream", "the server chooses its model; --upstream-model names one of several")
+        choice = choose_model(model, revision, adapter)
+        return replace(choice, speculate=speculate != "off", options=_words(model_options))
+    of_model = {"--model": model, **model_options}
+    _refuse(of_model, "with --upstream", "the server chooses its model; --upstream-model names one of several")
     from ..backends.upstream.config import TimeLimits, Upstream
 
     key = None
@@ -395,7 +399,14 @@ def choose_engine(
         times = TimeLimits(first_token_s=upstream_timeout, stall_s=min(times.stall_s, upstream_timeout))
     seeds: Any = upstream_seeds or "auto"  # Upstream refuses other words
     settings = Upstream(tuple(upstream), upstream_model, key, tokenizer, seeds=seeds, limit=upstream_limit, times=times)
-    return ModelChoice(upstream_model or settings.urls[0], upstream=settings)
+    addresses = [word for url in settings.urls for word in ("--upstream", url)]
+    options = (*addresses, *_words(server_options))
+    return ModelChoice(upstream_model or settings.urls[0], upstream=settings, options=options)
+
+
+def _words(options: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the given options as words of a command line."""
+    return tuple(word for name, value in options.items() if value is not None for word in (name, str(value)))
 
 
 def _refuse(options: Mapping[str, object], where: str, hint: str) -> None:

@@ -75,4 +75,5 @@ def _recorded_choice(choice: ModelChoice, model_id: str, engine: str, path: Path
             "Name it with --upstream URL."
         )
     adapter = None if choice.adapter is None else Path(choice.adapter)
-    return replace(choose_model(model_id, choice.revision, adapter), speculate=choice.speculate)
+    chosen = choose_model(model_id, choice.revision, adapter)
+    return replace(chosen, speculate=choice.speculate, options=choice.options)

@@ -101,7 +101,7 @@ def answer_question(
         if warning not in warnings:
             print_status(f"warning: {warning}{_experience(outcome, warning)}")
     if not quiet:
-        print_result(outcome)
+        print_result(outcome, choice)
     if not outcome.stopped and not outcome.result.text:
         print_status(f"error: {_no_text(outcome.result)}")
     if json_output:
@@ -273,14 +273,14 @@ def result_json(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def print_result(outcome: Outcome) -> None:
-    """Print the summary of a run on standard error."""
+def print_result(outcome: Outcome, choice: ModelChoice) -> None:
+    """Print the summary of a run of the chosen engine on standard error."""
     result, path = outcome.result, outcome.result.audit_path
     if outcome.stopped:
         best = f"best answer so far, of {result.final_trace_id}, is not final" if result.text else "no answer yet"
         print_status(f"Stopped ({_STOPPED.get(outcome.stopped, outcome.stopped)}): {best}.")
         if path:
-            print_status(_resume_line(outcome.stopped, run_name(result)))
+            print_status(_resume_line(outcome.stopped, run_name(result), choice))
         else:
             print_status("Nothing was recorded (--no-audit), so this run cannot be resumed.")
     elif result.text:
@@ -302,12 +302,16 @@ def print_result(outcome: Outcome) -> None:
         print_status(f"Show it, check it:\n  mrsa view {name} --open\n  mrsa runs verify {name}")
 
 
-def _resume_line(stopped: str, name: str) -> str:
-    """Return how to resume a run that was stopped. One that reached a limit needs another."""
+def _resume_line(stopped: str, name: str, choice: ModelChoice) -> str:
+    """Return how to resume a run that was stopped. One that reached a limit needs another.
+
+    The trail has the name of the model, and the command the other options of the engine.
+    """
+    command = " ".join(["mrsa resume", name, *map(shlex.quote, choice.options)])
     if stopped == "interrupted":
-        return f"Resume it (or repeat the command with --audit):\n  mrsa resume {name}"
+        return f"Resume it (or repeat the command with --audit):\n  {command}"
     option = "--token-budget" if stopped == "token_budget" else "--time-budget-s"
-    return f"Resume it without the limit:\n  mrsa resume {name} {option} unset"
+    return f"Resume it without the limit:\n  {command} {option} unset"
 
 
 def _choice_line(result: RunResult) -> str:

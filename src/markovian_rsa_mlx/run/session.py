@@ -50,6 +50,7 @@ from ..errors import (
     RunFailedError,
     RunStoppedError,
 )
+from ..hub import digest_parts
 from ..marks import unknown_mark
 from ..method.answers import AnswerKind, resolve_kind
 from ..method.lineage import LINEAGE_VERSION, SEED_LIMIT, Lineage, TraceKey
@@ -358,6 +359,9 @@ def check_same_run(
     if setup.lineage_version != LINEAGE_VERSION:
         raise mismatch(path, "version of the lineage hash", setup.lineage_version, LINEAGE_VERSION)
     if setup.model_digest and setup.model_digest != engine.info.model_digest:
+        (recorded, adapter), (requested, own) = map(digest_parts, (setup.model_digest, engine.info.model_digest))
+        if recorded == requested:
+            raise mismatch(path, "adapter (--adapter)", adapter or "none", own or "none")
         raise mismatch(path, "content of the model's files", setup.model_digest, engine.info.model_digest)
     digest = engine.info.adapter_digest if config.aggregation_adapter is not None else ""
     if setup.adapter_digest != digest:
