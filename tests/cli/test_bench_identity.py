@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,16 +13,21 @@ from typing import Any
 
 import pytest
 
-from markovian_rsa_mlx.backends.base import EngineInfo
+from markovian_rsa_mlx.backends.base import EngineInfo, GenerationRequest
 from markovian_rsa_mlx.cli import bench_run
 from markovian_rsa_mlx.errors import UpstreamError
 from markovian_rsa_mlx.method.prompts import PromptTemplate
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 
 from ..support.fakes import FakeBackend, boxed
-from .conftest import Ran, Run, by_index
+from .conftest import Ran, Run
 
 METHOD = ("--rounds", "1", "--population", "3", "--aggregation-size", "2", "--answer-kind", "text")
+
+
+def agree_once(request: GenerationRequest, rng: random.Random) -> str:
+    """Agree in round 0 only."""
+    return boxed(2 if request.trace_id.startswith("r0") else request.seed)
 
 
 @dataclass
@@ -29,10 +35,12 @@ class Named(FakeBackend):
     """An engine with the name of a model."""
 
     name: str = "fake"
+    adapter: str | None = None
 
     @property
     def info(self) -> EngineInfo:
-        return dataclasses.replace(super().info, model_id=self.name)
+        folder, digest = (self.adapter, "a" * 64) if self.adapter else ("", "")
+        return dataclasses.replace(super().info, model_id=self.name, adapter_folder=folder, adapter_digest=digest)
 
 
 @pytest.fixture
@@ -40,8 +48,9 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Load a fake engine for any choice. Calling the fixture sets the name of its model."""
     names = [""]
 
-    def load(choice: Any, **_: object) -> MarkovianRSAOrchestrator:
-        return MarkovianRSAOrchestrator(Named(by_index(boxed(2)), name=names[0] or choice.model_id))
+    def load(choice: Any, aggregation_adapter: str | None = None, **_: object) -> MarkovianRSAOrchestrator:
+        name = names[0] or choice.model_id
+        return MarkovianRSAOrchestrator(Named(agree_once, name=name, adapter=aggregation_adapter))
 
     monkeypatch.setattr("markovian_rsa_mlx.cli.run.load_orchestrator", load)
     return lambda name: names.__setitem__(0, name)
@@ -111,6 +120,46 @@ def test_changed_adapter_is_another_model(bench: Run, models: Path) -> None:
     assert bench(*line, "--limit", "2").code == 0
     (adapter / "adapters.safetensors").write_text("2")
     refused(bench(*line), "another content of the model's files")
+
+
+def test_changed_aggregation_adapter_is_another_benchmark(
+    bench: Run, models: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ("--model", "fake/model", "--methods", "markovian", "--limit", "2", "--json")
+    assert bench(*line).code == 0
+    (plain,) = folders(home)
+    assert "aggregation_adapter_digest" not in json.loads((plain / "bench.json").read_text())["cells"]["markovian"]
+    adapter, out = models / "a" / "lora", ("--out", str(models / "out"))
+    adapter.mkdir()
+    (adapter / "adapters.safetensors").write_text("1")
+    monkeypatch.chdir(models / "a")
+    line = (*line, "--aggregation-adapter", "lora")
+    assert bench(*line).code == bench(*line, *out).code == 0
+    (own,) = set(folders(home)) - {plain}
+    monkeypatch.chdir(models)  # the same folder, typed in another way
+    assert bench(*line[:-1], "a/lora").code == bench(*line[:-1], str(adapter), *out).code == 0
+    assert {*folders(home)} == {plain, own}
+    (adapter / "adapters.safetensors").write_text("2")
+    assert bench(*line[:-1], "a/lora").code == 0
+    assert len(folders(home)) == 3
+    refused(bench(*line[:-1], "a/lora", *out), f"another content of the aggregation adapter '{adapter}' of markovian")
+
+
+@pytest.mark.parametrize("options", [(), ("--revision", "v2"), ("--adapter", "lora")], ids=lambda options: options[:1])
+def test_warning_of_a_run_finds_the_benchmark_of_its_model(
+    bench: Run, mrsa: Run, models: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    (models / "a" / "lora").mkdir()
+    monkeypatch.chdir(models / "a")
+    monkeypatch.setattr("markovian_rsa_mlx.cli.plan.announce", lambda *_: None)
+    assert bench("--model", "model", *options, "--methods", "markovian").code == 0
+    ask = ("solve", "1+1?", *METHOD, "--final-candidates", "0", "--seed", "1")
+    found = mrsa(*ask, "--model", "model", *options)
+    assert "agree less" in found.err
+    assert "The benchmark of" in found.err
+    other = mrsa(*ask, "--model", "../b/model", *options)
+    assert "agree less" in other.err
+    assert "The benchmark of" not in other.err
 
 
 def test_hub_model_is_checked_after_its_download(bench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

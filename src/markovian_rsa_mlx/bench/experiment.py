@@ -24,7 +24,7 @@ from typing import Any, Final
 from ..config import ADDED_SETTINGS, FREE_SETTINGS, RSAConfig
 from ..errors import AuditError, ConfigError, ResumeError
 from ..formatting import shortened
-from ..hub import model_digest, with_adapter
+from ..hub import model_digest, sampled_adapter_digest, with_adapter
 from ..json_strict import replace_surrogates
 from ..locks import try_lock
 from ..method.prompts import PromptTemplate
@@ -34,8 +34,9 @@ from .results import Results, results_from_dict
 #: The format of `bench.json`. It rises when a field changes its meaning.
 FORMAT: Final = 2
 _RESULTS: Final = ("results.json", "results.csv", "results.parquet", "report.html")
-#: The digest of the template's text, since a template file may change under its name.
+#: Digests of files that may change under their names: of the template's text and of the aggregation adapter.
 _TEMPLATE: Final = "template_sha256"
+_ADAPTER: Final = "aggregation_adapter_digest"
 #: A variant whose name can be read from its folder's: a method, and settings with plain values.
 _PLAIN_VARIANT: Final = re.compile(r"[a-z-]+(:[a-z_]+)?( [A-Za-z_]+=[a-z0-9.]+)*")
 _MAX_SLUG: Final = 60
@@ -56,11 +57,15 @@ class Identity:
 
     @classmethod
     def of(cls, task: str, model: str, seed: int, configs: Mapping[str, RSAConfig], weights: str = "") -> Identity:
-        """Return the identity of a benchmark. Raises `TemplateError` if a template cannot be read."""
+        """Return the identity of a benchmark.
+
+        Raises `TemplateError` if a template cannot be read, and `ModelError` if an adapter cannot be read.
+        """
         cells = {}
         for name, config in configs.items():
             source = replace_surrogates(PromptTemplate.load(config.template).source)
             settings = method_settings(config) | {_TEMPLATE: hashlib.sha256(source.encode()).hexdigest()[:16]}
+            settings |= _adapter_digest(config)
             cells[name] = {
                 key: replace_surrogates(value) if isinstance(value, str) else value for key, value in settings.items()
             }
@@ -81,7 +86,11 @@ class Identity:
         for cell in recorded.cells.keys() & self.cells.keys():
             old, new = recorded.cells[cell], self.cells[cell]
             for key in sorted(old.keys() | new.keys()):
-                name = f"text of the template {new.get('template')!r}" if key == _TEMPLATE else key
+                names = {
+                    _TEMPLATE: f"text of the template {new.get('template')!r}",
+                    _ADAPTER: f"content of the aggregation adapter {new.get('aggregation_adapter')!r}",
+                }
+                name = names.get(key, key)
                 pairs.append((f"{name} of {cell}", old.get(key), new.get(key)))
         yield from (pair for pair in pairs if pair[1] != pair[2])
 
@@ -217,9 +226,16 @@ def method_settings(config: RSAConfig) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
 
 
+def _adapter_digest(config: RSAConfig) -> dict[str, str]:
+    """Return the digest of the aggregation adapter as an entry of settings; none without an adapter."""
+    folder = config.aggregation_adapter
+    return {} if folder is None else {_ADAPTER: sampled_adapter_digest(Path(folder).expanduser())}
+
+
 def default_folder(task: str, model: str, seed: int, base: RSAConfig, points: object = None) -> Path:
     """Return the folder of a benchmark without `--out`. The same command finds the same folder."""
-    settings = json.dumps([task, model, seed, method_settings(base), points], sort_keys=True, default=str)
+    own = method_settings(base) | _adapter_digest(base)
+    settings = json.dumps([task, model, seed, own, points], sort_keys=True, default=str)
     digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
     return runs_folder().parent / "bench" / f"{_slug(task)[:40]}-{_slug(Path(model).name)[:40]}-{digest}"
 

@@ -23,7 +23,7 @@ from ..json_strict import replace_surrogates
 from ..run_store import runs_folder
 from .bench_output import changes_text, table_text, to_json, watch
 from .bench_report import INTERRUPTED, add_pages
-from .options import ModelChoice
+from .options import ModelChoice, absolute_folder, benchmarked_name, with_absolute_paths
 from .plan import known_context
 from .terminal import amount, clean, print_lines, print_status
 
@@ -74,7 +74,10 @@ def run_benchmark(options: BenchOptions) -> int:
     """Run the missing parts, write the files, print the table, and return the exit code."""
     for package in ("pyarrow", "scipy"):  # the results need them: fail now rather than after hours
         require_extra(package)
-    options = replace(options, choice=with_absolute_paths(options.choice))
+    config = options.config
+    if (adapter := config.aggregation_adapter) is not None:
+        config = config.replace(aggregation_adapter=absolute_folder(adapter))
+    options = replace(options, choice=with_absolute_paths(options.choice), config=config)
     choice = options.choice
     with (
         _open_task(options.task, options.task_options, options.seed, embedded=choice.embedded) as task,
@@ -232,11 +235,7 @@ def _make_spec(options: BenchOptions, task: Task, served_model: Callable[[], str
     base = options.config.replace(answer_kind=task.answer_kind, seed=None, concurrency="auto", memory_limit_gb=None)
     wanted = plan(base, options.methods or grid.methods or DEFAULT_METHODS, grid)
     problems = task.problems(_parse_limit(options.limit))
-    if choice.upstream is None:  # a revision or an adapter makes another model
-        revision = f"@{choice.revision}" if choice.revision else ""
-        model = f"{choice.model_id}{revision}{f' with {choice.adapter}' if choice.adapter else ''}"
-    else:
-        model = served_model()
+    model = benchmarked_name(choice) if choice.upstream is None else served_model()
     spec = BenchmarkSpec(
         task=task,
         problems=problems,
@@ -272,16 +271,6 @@ def _command(words: Sequence[str]) -> str:
     for place in [i for i, word in enumerate(kept) if word == "--out"][::-1]:
         del kept[place : place + 2]
     return shlex.join(["mrsa", "bench", *(word for word in kept if not word.startswith("--out="))])
-
-
-def with_absolute_paths(choice: ModelChoice) -> ModelChoice:
-    """Return the choice with absolute paths, since a relative path names another model in another folder."""
-    if choice.upstream is not None:
-        return choice
-    folder = Path(choice.model_id).expanduser()
-    adapter = None if choice.adapter is None else str(Path(choice.adapter).expanduser().resolve())
-    is_folder = folder.is_dir() and not choice.embedded
-    return replace(choice, model_id=str(folder.resolve()) if is_folder else choice.model_id, adapter=adapter)
 
 
 def _weights_of(choice: ModelChoice) -> str:

@@ -280,6 +280,27 @@ def choose_model(model: str | None, revision: str | None = None, adapter: Path |
     return ModelChoice(name, revision, None if adapter is None else str(adapter), embedded)
 
 
+def absolute_folder(path: str) -> str:
+    """Return the absolute path of a folder: a relative one names another folder elsewhere."""
+    return str(Path(path).expanduser().resolve())
+
+
+def with_absolute_paths(choice: ModelChoice) -> ModelChoice:
+    """Return the choice with absolute paths of a local model and an adapter."""
+    if choice.upstream is not None:
+        return choice
+    is_folder = Path(choice.model_id).expanduser().is_dir() and not choice.embedded
+    adapter = None if choice.adapter is None else absolute_folder(choice.adapter)
+    return replace(choice, model_id=absolute_folder(choice.model_id) if is_folder else choice.model_id, adapter=adapter)
+
+
+def benchmarked_name(choice: ModelChoice) -> str:
+    """Return the name that a model has in benchmarks, if no server has it: a revision or an adapter makes another."""
+    model = with_absolute_paths(choice)
+    revision = f"@{model.revision}" if model.revision else ""
+    return f"{model.model_id}{revision}{f' with {model.adapter}' if model.adapter else ''}"
+
+
 MODEL_OPTION: Final = option(
     "--model",
     metavar="MODEL",

@@ -17,7 +17,7 @@ from ..formatting import count, population
 from ..method.plain_text import plain_text
 from ..run_store import runs_folder
 from ..tools import Prompt
-from .options import ModelChoice
+from .options import ModelChoice, benchmarked_name
 from .terminal import amount, clean, duration, one_line, print_status, show, size
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def answer_question(
     outcome = run_question(choice, chat, config, audit_path, quiet=quiet)
     for warning in outcome.result.warnings:
         if warning not in warnings:
-            print_status(f"warning: {warning}{_experience(outcome, warning)}")
+            print_status(f"warning: {warning}{_experience(outcome, warning, choice)}")
     if not quiet:
         print_result(outcome, choice)
     if not outcome.stopped and not outcome.result.text:
@@ -132,7 +132,7 @@ def _cut_off(result: RunResult) -> str | None:
     return None
 
 
-def _experience(outcome: Outcome, warning: str) -> str:
+def _experience(outcome: Outcome, warning: str, choice: ModelChoice) -> str:
     """Return what stored benchmarks of the model say about a warning that fewer candidates agree, or ""."""
     from ..audit.events import SelectionEvent
     from ..bench.recommend import experience
@@ -141,7 +141,8 @@ def _experience(outcome: Outcome, warning: str) -> str:
     selection = next((event for event in outcome.result.events if isinstance(event, SelectionEvent)), None)
     if selection is None or warning != agreement_warning(selection):
         return ""
-    found = experience(outcome.model_id, sorted((runs_folder().parent / "bench").glob("*")))
+    model = benchmarked_name(choice) if choice.upstream is None else outcome.model_id
+    found = experience(model, sorted((runs_folder().parent / "bench").glob("*")))
     return f" {clean(found)}" if found else ""
 
 
