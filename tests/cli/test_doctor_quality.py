@@ -60,6 +60,12 @@ def test_a_model_that_is_never_right_gets_no_recommendation() -> None:
     lines = examine(model(lambda request: 0.0))
     assert any("no method was right" in line.seen for line in lines)
     assert [line.state for line in lines] == ["ok"] * 4
+    assert "differently on at least 8 of them" in lines[-1].seen
+
+
+def test_a_model_that_is_always_right_needs_as_many_different_scores() -> None:
+    *_, little = examine(model(lambda request: 1.0))
+    assert "differently on at least 8 of them" in little.seen
 
 
 def test_without_scipy_the_check_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,18 @@ def test_fixed_events_alone_show_rounds_answer_and_lineage(show: Show, trail: Pa
     assert "No answer" not in out
 
 
+def test_traces_of_a_live_run_are_not_interrupted(show: Show, trail: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = lines_of(trail)
+    begun = [line["event"] for line in lines].index("generation_start")
+    trace_id, lines = lines[begun]["trace_id"], lines[: begun + 1]
+    assert f"  {trace_id}  interrupted" in show(lines)
+    monkeypatch.setattr("markovian_rsa_mlx.cli.show.is_locked", lambda path: True)
+    out = show(lines)
+    assert f"  {trace_id}  running " in out
+    assert "interrupted" not in out
+    assert "not started" in out
+
+
 def test_answers_are_shown_without_token_ids(show: Show, trail: Path) -> None:
     lines = foreign(trail)
     for line in lines:

@@ -243,6 +243,16 @@ def test_tokens_of_all_generations_are_exported_and_links_lead_to_spans(
     assert len(events) == len(spans)
 
 
+@pytest.mark.parametrize("name", ["killed", "stopped"])
+def test_total_of_an_unfinished_run_is_the_sum_of_its_traces(name: str) -> None:
+    state = state_of(name)
+    assert state.end is None
+    root, *spans = spans_of(state)
+    assert output_tokens(root) == sum(map(output_tokens, spans)) > 0
+    (usage,) = json.loads(export(state, "inspect"))["stats"]["model_usage"].values()
+    assert usage["output_tokens"] == output_tokens(root)
+
+
 def test_damaged_chat_is_exported() -> None:
     state = state_of("finished")
     assert state.setup is not None

@@ -80,6 +80,8 @@ def test_a_decided_vote_ends_the_run(whole: Path) -> None:
     assert stop.probability >= 0.95
     assert not set(counted) & set(stop.cancelled_trace_ids)
     assert len(state.late_finals) == 16 - len(counted)
+    finals = state.rounds()[-1][1]
+    assert [votes for _, votes in state.tally(finals)] == sorted(selection.tally, reverse=True)
     events = read_events(whole)
     after = events[next(i for i, event in enumerate(events) if isinstance(event, StoppedEarlyEvent)) :]
     assert not [event for event in after if isinstance(event, GenerationStartEvent | TraceCompleteEvent)]

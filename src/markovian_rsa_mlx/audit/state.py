@@ -248,6 +248,11 @@ class RunState:
         return tokens + sum(summary.generated_tokens for summary in summaries if summary is not None)
 
     @property
+    def reported_tokens(self) -> int:
+        """The recorded total of a finished run, and all tokens so far of another."""
+        return self.end.total_generated_tokens if self.end is not None else self.total_tokens
+
+    @property
     def answer_trace(self) -> TraceState | None:
         """The trace whose text is the answer of the run, None before it has one."""
         return self.traces.get(self.final.final_trace_id) if self.final is not None else None
@@ -354,11 +359,13 @@ class RunState:
     def tally(self, traces: Iterable[TraceState]) -> list[tuple[str, int]]:
         """Return the vote over the answers of these traces so far, compared as plain text, the largest class first.
 
-        Open answers do not vote.
+        Open answers do not vote, and neither do `late_finals`.
         """
         if self.answer_kind == "open":
             return []
-        answers = [found for found in map(self.found, traces) if normalise(found.text)]
+        late = {*self.late_finals}
+        voting = (self.found(trace) for trace in traces if trace.trace_id not in late)
+        answers = [found for found in voting if normalise(found.text)]
         levels = voting_levels([found.level for found in answers])
         classes: dict[str, list[str]] = {}
         for found in answers:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 from ..bench.experiment import ExperimentDir
 from ..bench.methods import plan
-from ..bench.recommend import COMPARED, recommend
+from ..bench.recommend import COMPARED, kind_of, recommend
 from ..bench.results import Results
 from ..bench.runner import Benchmark, BenchmarkSpec
+from ..bench.stats import min_problems
 from ..bench.tasks.base import Problem
 from ..bench.tasks.options import MATH_WORDING
 from ..bench.utils import require_extra
@@ -111,10 +112,10 @@ def check_quality(subject: Subject) -> Iterator[Line]:
         yield Line(11, "warn" if advice else "ok", by_round, advice)
     found = recommend(results)
     yield Line(11, "ok", found.sentence)
-    fewest = max((comparison.fewest for comparison in (*found.beaten, *found.open)), default=0)
+    rivals = sum(kind_of(name) != "long trace" for name in rows) - 1
     little = (
         f"{amount(results.problems, 'question')} prove little: unless two methods score differently on at least "
-        f"{fewest} of them, no difference is significant"
+        f"{min_problems(rivals)} of them, no difference is significant"
     )
     yield Line(11, "ok", little, "mrsa bench TASK --recommend measures your own task; 50 problems are a good start.")
 

@@ -39,8 +39,7 @@ from .terminal import amount, clean, count, duration, local_time, one_line, size
 _MAX_TRACES, _MAX_LINES, _MAX_NAMED = 12, 6, 5
 #: Settings of other programs that are shown.
 _MAX_FOREIGN_SETTINGS = 8
-#: The meaning of the states of a live run once only its file is left.
-_STATES: dict[str, str] = {**WORDS, "running": "interrupted", "waiting": "not started"}
+_STATES: dict[str, str] = {**WORDS, "waiting": "not started"}
 _NOT_RECORDED = "not recorded"
 
 
@@ -181,8 +180,7 @@ class _RunText:
             yield f"model      {_name(start.model_id)}, quantization {_name(start.quantization)}{engine}"
             yield f"settings   {self._settings()}"
         memory = f", peak memory {size(end.peak_memory_bytes)}" if end and end.peak_memory_bytes else ""
-        tokens = end.total_generated_tokens if end else self.state.total_tokens
-        yield f"cost       {amount(tokens, 'token')} in {duration(self.state.elapsed_s)}{memory}"
+        yield f"cost       {amount(self.state.reported_tokens, 'token')} in {duration(self.state.elapsed_s)}{memory}"
         if self.state.drafted:
             accepted = f"{count(self.state.accepted)} of {amount(self.state.drafted, 'guessed token')} accepted"
             yield f"guesses    {accepted}, which saved as many decode steps; {count(self.state.steps)} were run"
@@ -235,9 +233,7 @@ class _RunText:
                 yield f"  ... and {count(len(traces) - len(shown))} more (--full)"
 
     def _trace(self, trace: TraceState) -> str:
-        status, tokens = _STATES.get(trace.status, trace.status), count(trace.tokens)
-        if trace.status == "waiting" and trace.starts:  # it generated in an earlier session
-            status = _STATES["running"]
+        status, tokens = self._status(trace), count(trace.tokens)
         if self.run.is_unrecorded(trace):
             status, tokens = "ended", tokens if trace.tokens else "?"
         found = self.state.found(trace)
@@ -253,6 +249,12 @@ class _RunText:
             verdicts = ", ".join(" ".join(entry) for entry in trace.compared.verdicts)
             line += f"  compared {one_line(verdicts, 120)}"
         return line
+
+    def _status(self, trace: TraceState) -> str:
+        # A trace that waits may have begun in an earlier session.
+        if trace.status == "running" or (trace.status == "waiting" and trace.starts):
+            return trace.status if self.is_running else "interrupted"
+        return _STATES.get(trace.status, trace.status)
 
     def _mark(self, level: str) -> str:
         """Return the mark of an answer that its text does not announce. The whole text of a puzzle needs none."""

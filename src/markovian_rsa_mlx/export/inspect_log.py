@@ -23,7 +23,7 @@ def log(state: RunState) -> dict[str, Any]:
     elapsed_s = end.elapsed_s if end is not None else state.elapsed_s
     model = f"markovian-rsa/{start.model_id}"
     started, completed = moment(state, 0).isoformat(), moment(state, elapsed_s).isoformat()
-    usage = {model: _usage(state.prompt_tokens, state.counted_tokens)}
+    usage = {model: _usage(state.prompt_tokens, state.reported_tokens)}
     return {
         "version": 2,
         "status": "success" if end is not None else "started",

@@ -51,7 +51,7 @@ def _run_span(state: RunState) -> dict[str, Any]:
                 "gen_ai.request.model": state.start.model_id,
                 "gen_ai.request.seed": state.setup.seed if state.setup is not None else None,
                 "gen_ai.usage.input_tokens": state.prompt_tokens,
-                "gen_ai.usage.output_tokens": state.counted_tokens,
+                "gen_ai.usage.output_tokens": state.reported_tokens,
                 "gen_ai.input.messages": _messages("user", state.start.prompt, None),
                 "gen_ai.output.messages": None
                 if answer is None
