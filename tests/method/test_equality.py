@@ -243,7 +243,21 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("text", [*HOSTILE, "0." + "142857" * 9 + "...", "0.(" + "3" * 1900 + ")", "1" * 1999])
+#: Roots of large numbers, and long numbers.
+LARGE = [
+    r"\sqrt{10^{9000}+1}",
+    r"\sqrt{10^{30000}+1}",
+    r"\sqrt[3]{10^{9000}+1}",
+    r"(10^{9000}+1)^{1/7}",
+    r"\sqrt{10^{30000}+1}+" * 50 + "1",
+    r"\sqrt[64]{10^{2900}+1}+" * 50 + "1",
+    "0." + "142857" * 9 + "...",
+    "0.(" + "3" * 1900 + ")",
+    "1" * 1999,
+]
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, *LARGE])
 def test_a_hostile_text_takes_no_longer_than_others(text: str) -> None:
     assert least_cpu_seconds(lambda: compare(text, text + "1", no_engine), enough=0.5) < 0.5
     assert least_cpu_seconds(lambda: compare("1" + text, "2" + text, no_engine), enough=0.5) < 0.5

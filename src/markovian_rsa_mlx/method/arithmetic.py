@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from fractions import Fraction
 from typing import Final
 
 _MAX_BITS: Final = 100_000
+#: Bits of a number whose root of a degree above 2 is computed.
+_MAX_BITS_OF_POWER: Final = 10_000
 _MAX_DEPTH: Final = 40
 #: The fraction of a mixed number, as in 1 1/2 and 4\\frac{2}{3}.
 _MIXED_FRACTION = re.compile(
@@ -261,7 +264,7 @@ class Arithmetic:
 
 
 def _exact_root(value: Fraction | None, degree: int) -> Fraction | None:
-    """Return the root of a fraction if it is a fraction."""
+    """Return the root of a fraction if it is a fraction. Raises `TooLargeError`."""
     if value is None or value < 0 or degree < 1 or degree > 64:
         return None
     roots = [_integer_root(part, degree) for part in (value.numerator, value.denominator)]
@@ -269,11 +272,18 @@ def _exact_root(value: Fraction | None, degree: int) -> Fraction | None:
 
 
 def _integer_root(value: int, degree: int) -> int | None:
-    low, high = 0, 1 << (value.bit_length() // degree + 1)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if middle**degree <= value else (low, middle - 1)
-    return low if low**degree == value else None
+    """Return the root of an integer of at least 0 if it is an integer. Raises `TooLargeError`."""
+    if value < 2 or degree == 1:
+        return value
+    if degree == 2:
+        root = math.isqrt(value)
+    elif value.bit_length() > _MAX_BITS_OF_POWER:
+        raise TooLargeError
+    else:  # Newton's method, from above
+        root = 1 << -(-value.bit_length() // degree)
+        while (closer := ((degree - 1) * root + value // root ** (degree - 1)) // degree) < root:
+            root = closer
+    return root if root**degree == value else None
 
 
 def repeating(whole: str, fixed: str, period: str) -> Fraction:

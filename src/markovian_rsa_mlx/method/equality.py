@@ -217,7 +217,7 @@ def _written(value: Fraction, digits: int = 0) -> str:
     )
 
 
-_ORDERED: Final = frozenset(("()", "[]", "(]", "[)"))
+_ORDERED: Final = frozenset(("()", "[]", "(]", "[)", "-"))
 
 
 def _compare_groups(first: Group, second: Group, ask: Ask) -> Verdict:

@@ -32,6 +32,7 @@ _SIGNS: Final = _table(r"""
 − -  – -  — -  ‐ -  ‑ -  × \times  · \cdot  ⋅ \cdot  ∙ \cdot  ∗ *  ÷ \div  ∕ /  ⁄ /  √ \sqrt  ∛ \sqrt[3]
 ∞ \infty  ° ^\circ  º ^\circ  ′ '  ’ '  ≈ \approx  ≤ \le  ⩽ \le  ≥ \ge  ⩾ \ge  ≠ \ne  ± \pm  ∪ \cup  ∩ \cap  ∈ \in
 ∅ \emptyset  … \ldots  ⋯ \ldots  ∠ \angle  € \text{€}  £ \text{£}  ¥ \text{¥}  ％ %  µ μ
+₹ \text{₹}  ₩ \text{₩}  ₽ \text{₽}
 ℕ \mathbb{N}  ℤ \mathbb{Z}  ℚ \mathbb{Q}  ℝ \mathbb{R}  ℂ \mathbb{C}  ∉ \notin  ⊂ \subset  ⊆ \subseteq  ⊃ \supset
 ⊇ \supseteq  ∖ \setminus  ≡ \equiv  ≅ \cong  ∼ \sim  → \to  ⟶ \to  ⇒ \Rightarrow  ⇔ \Leftrightarrow  ∧ \wedge
 ∨ \vee  ¬ \neg  ∀ \forall  ∃ \exists  ∥ \parallel  ⊥ \perp  △ \triangle  ∣ |  ⟨ (  ⟩ )  ⌊ \lfloor  ⌋ \rfloor
@@ -54,6 +55,7 @@ _TEXT_COMMAND = re.compile(
 )
 _DOLLAR = re.compile(r"\\(?:text|mathrm)\s?\{\s*\\\$\s*\}|\b(?:US|USD)\s?\\\$|\bUSD\s?(?=\d)")
 _EURO = re.compile(r"\bEUR\s?(?=\d)")
+_RUPEE = re.compile(r"\b(?:Rs\.?|INR)\s?(?=\d)")
 _DOLLAR_SIGN = re.compile(r"(?<!\\)\$")
 #: A dollar sign before an amount: $5, -$5, US$5, ($5).
 _PRICE = re.compile(r"(?:(?<![^\s(\[,;:/=-])|(?<=\bUS)|(?<=\bUSD))\$(?=\.?\d)")
@@ -111,7 +113,7 @@ def clean(text: str) -> str:
     text = _LOWERED.sub(lambda run: f"_{{{run[0].translate(_SUBSCRIPTS)}}}", text)
     text = "".join(map(_plain_character, re.sub(r"(?<=\d )μ(?=[a-zA-Z]{1,2}\b)", "µ", text)))
     text = re.sub(r"(?<!\\)\\[()\[\]]|(?<!\\)\$|`|\u200b|\ufeff", " ", _with_prices(text)).strip().strip("*_")
-    text = _EURO.sub(r"\\text{€}", _DOLLAR.sub(r"\\$", text))
+    text = _RUPEE.sub(r"\\text{₹}", _EURO.sub(r"\\text{€}", _DOLLAR.sub(r"\\$", text)))
     text = _with_one_font(text) if "\\" in text else text
     text = _SPACES.sub("\u0001", text)
     text = re.sub(r"(\d)\{,\}\u0001?(?=\d{1,2}(?!\d))", r"\1.", text)  # a decimal comma
@@ -183,6 +185,7 @@ _UNITS: Final[dict[str, tuple[str, Fraction]]] = {
         "in:127/5000 ft:381/1250 yd:1143/1250 mi:1609344/1000",
         "mass": "mg:1/1000000 g:1/1000 kg:1 t:1000 lb:45359237/100000000 oz:45359237/1600000000",
         "time": "μs:1/1000000 ms:1/1000 s:1 min:60 h:3600 day:86400 week:604800",
+        "months": "month:1 year:12",
         "volume": "μl:1/1000000000 ml:1/1000000 cl:1/100000 dl:1/10000 l:1/1000",
         "money": "¢:1/100 $:1",
         "angle": "°:1",
@@ -190,7 +193,25 @@ _UNITS: Final[dict[str, tuple[str, Fraction]]] = {
         "percent": "%:1",
         **{
             name: f"{name}:1"
-            for name in ("rad", "€", "£", "¥", "°c", "°f", "n", "j", "w", "v", "hz", "pa", "mol", *"TSHMG")
+            for name in (
+                "rad",
+                "€",
+                "£",
+                "¥",
+                "₹",
+                "₩",
+                "₽",
+                "°c",
+                "°f",
+                "n",
+                "j",
+                "w",
+                "v",
+                "hz",
+                "pa",
+                "mol",
+                *"TSHMG",
+            )
         },
     }.items()
     for name, _, factor in (unit.partition(":") for unit in units.split())
@@ -200,6 +221,7 @@ millimeter mm  millimetre mm  centimeter cm  centimetre cm  meter m  metre m  ki
 inch in  inches in  foot ft  feet ft  yard yd  mile mi  milligram mg  gram g  gramme g  kilogram kg  kilo kg
 ton t  tonne t  pound lb  lbs lb  ounce oz  second s  sec s  secs s  minute min  mins min  hour h  hr h  hrs h
 millisecond ms  milliliter ml  millilitre ml  liter l  litre l  dollar $  usd $  \$ $  cent ¢  euro €  eur €
+rupee ₹  rs ₹  inr ₹  ruble ₽  rouble ₽  yen ¥  mo month  yr year
 micrometer μm  micrometre μm  micron μm  microgram μg  microsecond μs  microliter μl  microlitre μl
 tesla T  siemens S  henry H  henries H  molar M  gauss G
 degree °  deg °  \degree °  radian rad  percent %  pct %  \% %  st th  nd th  rd th  mole mol
@@ -207,7 +229,7 @@ degree °  deg °  \degree °  radian rad  percent %  pct %  \% %  st th  nd th 
 _TEMPERATURE = re.compile(
     r"(?:\bdeg(?:rees?)?\b|\\degree)\s*([CF])(?:elsius|ahrenheit)?\b|\b([CF])(?:elsius|ahrenheit)\b", re.IGNORECASE
 )
-_UNIT_WORD = re.compile(r"\\degree(?:\s*[CF](?![a-zA-Z]))?|\\?[%$]|[€£¥¢]|[a-zA-Zμ]+")
+_UNIT_WORD = re.compile(r"\\degree(?:\s*[CF](?![a-zA-Z]))?|\\?[%$]|[€£¥¢₹₩₽]|[^\W\d_]+")
 #: Units that another case would change: Mm and mm, MW and mW, GB and Gb.
 _CASE_MATTERS = re.compile(r"M(?:m|g|W|Hz|Pa|J|N|V|L|l|s|eV)|[kMGT]i?[bB](?:ps)?|Cal")
 #: Symbols that are others in lower case: T (tesla) and t (ton), mS and ms, nM and nm, pA and Pa.
@@ -224,9 +246,10 @@ dozen 12  hundred 100  thousand 1000  lakh 100000  million 1000000  mln 1000000 
 billion 1000000000  bn 1000000000  trillion 1000000000000  quadrillion 1000000000000000
 halves 1/2  thirds 1/3  fifths 1/5  sixths 1/6  sevenths 1/7  eighths 1/8  ninths 1/9  tenths 1/10
 hundredths 1/100  thousandths 1/1000  millionths 1/1000000
+十 10  百 100  千 1000  万 10000  萬 10000  亿 100000000  億 100000000  兆 1000000000000  만 10000  억 100000000
 """).items()
 }
-_MAGNITUDE = re.compile(rf"\s*(\\text\s?\{{)?\s*({'|'.join(_MAGNITUDES)})s?\b", re.IGNORECASE)
+_MAGNITUDE = re.compile(rf"\s*(\\text\s?\{{)?\s*({'|'.join(_MAGNITUDES)})(?:(?<![a-z])|s?\b)", re.IGNORECASE)
 
 
 def magnitude_of(text: str) -> tuple[Fraction, str]:
@@ -282,7 +305,7 @@ def unit_name(word: str, is_plain: bool, spaced: bool) -> str | None:
     name = word if _CAPITAL_SYMBOL.fullmatch(word) else known or singular
     if known is not None and (len(word) > 1 or not word.isalpha() or spaced or not is_plain):
         return name
-    return None if is_plain and (len(word) < 3 or not spaced) else name
+    return None if is_plain and word.isascii() and (len(word) < 3 or not spaced) else name
 
 
 def in_base_units(unit: str) -> tuple[tuple[str, ...], Fraction]:

@@ -15,6 +15,7 @@ from typing import Final
 
 from .arithmetic import Arithmetic, NotArithmeticError, TooLargeError, repeating
 from .dates import written_date, written_time
+from .measures import sum_of_measures
 from .notation import COMMA_THOUSANDS, clean, in_base_units, magnitude_of, unit_name, unit_of
 from .numbers_in_words import number_in_words
 
@@ -58,7 +59,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Group:
-    """Several values: "," is a list, "()" a tuple or open interval, "[]", "[)", "(]", "{}" a set, "u" a union.
+    """Several values: "," is a list, "()" a tuple or open interval, "[]", "[)", "(]", "{}" a set, "u" a union,
+    "-" a range or a score.
 
     A matrix has the kind "m2", with its number of columns.
     """
@@ -92,10 +94,11 @@ def readings(first: str, second: str) -> Iterator[tuple[Value, Value]]:
 
 @lru_cache(maxsize=4_096)
 def _read(text: str, comma_groups_digits: bool) -> Value:
-    """Read an answer. With `comma_groups_digits`, 1,000 is a number, otherwise a list."""
+    """Read an answer. With `comma_groups_digits`, 1,200 is a number, otherwise a list. 1,000 is always a number."""
     cleaned = clean(text)
-    if comma_groups_digits:
-        cleaned = COMMA_THOUSANDS.sub(lambda match: match[0].replace(",", ""), cleaned)
+    cleaned = COMMA_THOUSANDS.sub(
+        lambda match: match[0].replace(",", "") if comma_groups_digits or ",0" in match[0] else match[0], cleaned
+    )
     try:
         return read_cleaned(cleaned, 0)
     except (RecursionError, _TooDeepError):
@@ -109,7 +112,13 @@ class _TooDeepError(ValueError):
 _CHOICE = re.compile(
     r"(?:(?:both|only|options?|choices?|answers?)\s)?(?:\(?([A-H])\)?|\(([A-J])\))(?:\s(?:only|alone))?", re.IGNORECASE
 )
-_CHOICE_WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])(?:[)]|:(?!\w$)|\.\s))\s*(?=\S)(.+)", re.DOTALL)
+#: Not D. H. Lawrence, and not E. coli. A. Lincoln is read as an option.
+_CHOICE_WITH_TEXT = re.compile(
+    r"(?:\(([A-J])\)|([A-J])(?:[)]|:(?!\w$)"
+    r"|\.\s(?![A-Z]\.\s?[A-Z])(?!(?:coli|elegans|pylori|subtilis|difficile|sapiens)\b)))"
+    r"\s*(?=\S)(.+)",
+    re.DOTALL,
+)
 #: B, because 45 is odd.
 _CHOICE_WITH_REASON = re.compile(r"\(?([A-J])\)?(?:,\s?(?:because|since|as)|\s(?:because|since))\s.+", re.DOTALL)
 #: B (45), and B - text. B - 45 and F - ma are differences, and A (1, 2) is a point.
@@ -162,6 +171,8 @@ _FOR_ALL = re.compile(
 )
 #: Roman numerals that "only" follows.
 _NUMERALS_ONLY = re.compile(r"((?:[\s,&()]|and|[IVX]{1,4}\b)+)\s(?:only|alone)")
+#: A letter in the place of the sign of a union: (-1, 2) U (3, 4).
+_PLAIN_UNION = re.compile(r"(?<=[)\]}])\s?U\s?(?=[(\[{]|\\\{)")
 _OR = re.compile(r"\\text\s?\{\s*or\s*\}|(?<![a-zA-Z\\])or(?![a-zA-Z])")
 _INEQUALITY = re.compile(r"[<>]|\\[lg]e(?![a-zA-Z])")
 _NAMED: Final = {
@@ -174,6 +185,8 @@ _NAMED: Final = {
     "empty set": r"\emptyset",
     r"\{\}": r"\emptyset",
     r"\{ \}": r"\emptyset",
+    "{}": r"\emptyset",
+    "pi": r"\pi",
     "dne": "does not exist",
     "no solutions": "no solution",
     "no real solutions": "no real solution",
@@ -184,7 +197,7 @@ def read_cleaned(text: str, depth: int = 0) -> Value:
     """Read a text from `notation.clean` that is nested `depth` levels deep in an answer."""
     if depth > _MAX_DEPTH:
         raise _TooDeepError
-    text = _unwrapped(text.strip())
+    text = _unwrapped(_NAMED.get(text.strip(), text.strip()))
     text = _FOR_ALL.sub("", text) if "=" in text else text
     if (only := _NUMERALS_ONLY.fullmatch(_without_text_commands(text))) is not None:
         text = only[1]
@@ -204,6 +217,8 @@ def read_cleaned(text: str, depth: int = 0) -> Value:
             return Group(f"{kind}{len(rows[0])}", tuple(read_cleaned(cell, depth + 1) for row in rows for cell in row))
     if (without := _REALS_WITHOUT.match(text)) and (points := _brackets(text[without.end() :])):
         return _reals_without(points[1], depth)
+    if text.startswith(("(", "[", "\\{")) and "," in text:
+        text = _PLAIN_UNION.sub(r"\\cup ", text)
     parts = _split(text, r"\cup")
     if len(parts) > 1:
         return Group("u", tuple(read_cleaned(part, depth + 1) for part in parts))
@@ -223,7 +238,9 @@ def read_cleaned(text: str, depth: int = 0) -> Value:
     if relation is not None:
         return relation
     if text.count(r"\pm") == 1 and not re.search(r"[\^({]\s*\\pm", text):
-        return Group(",", tuple(read_cleaned(text.replace(r"\pm", sign).lstrip("+ "), depth + 1) for sign in "+-"))
+        minus = "+-" if _range(text.replace(r"\pm", "-")) else "-"  # 3-2 would be a range
+        signs = ("+", minus)
+        return Group(",", tuple(read_cleaned(text.replace(r"\pm", sign).lstrip("+ "), depth + 1) for sign in signs))
     return _leaf(text)
 
 
@@ -284,9 +301,26 @@ def _in_words(text: str) -> Value | None:
     repeated = _REPEATED_IN_WORDS.fullmatch(plain)
     number = number_in_words(repeated[2] if repeated else plain)
     if number is None or repeated is None:
-        return None if number is None else Quantity(number)
+        return _counted_in_words(plain) if number is None else Quantity(number)
     value = _leaf(repeated[1])
     return value if isinstance(value, Quantity) and value.value == number else None
+
+
+#: A number in words and a unit.
+_COUNTED = re.compile(r"([a-zA-Z][a-z -]{1,80}?)\s((?:(?:square|cubic)\s)?[a-z]{3,20})")
+
+
+def _counted_in_words(text: str) -> Quantity | None:
+    """Read a whole number in words with a unit: five apples, twenty percent."""
+    match = _COUNTED.fullmatch(text)
+    number = number_in_words(match[1]) if match else None
+    if match is None or number is None or number.denominator > 1:
+        return None
+    is_number = number_in_words(match[2]) is not None or number_in_words(f"one {match[2]}") is not None
+    if is_number or match[2] in _ORDINAL_WORDS or magnitude_of(match[2])[0] != 1:
+        return None
+    value = _leaf(f"{number} {match[2]}")
+    return value if isinstance(value, Quantity) else None
 
 
 def _system(text: str, depth: int) -> Value | None:
@@ -326,24 +360,12 @@ def _reals_without(points: str, depth: int) -> Value:
     return Group("u", tuple(Group("()", pair) for pair in pairwise(edges)))
 
 
-_PART = re.compile(r"(and\s+)?(\d{1,9}(?:\.\d{1,9})?)\s?([a-zA-Z]{1,12})\.?(?:\s+|$)")
-
-
-def _sum_of_units(text: str) -> Quantity | None:
-    """Read 1 hour 30 minutes, or 5 feet 6 inches. A time may contain "and"; 3 m and 5 cm are two lengths."""
-    plain = _without_text_commands(text)
-    parts = list(_PART.finditer(plain))
-    if not 2 <= len(parts) <= 4 or "".join(part[0] for part in parts) != plain:
+def _sum_of_units(text: str) -> Quantity | Words | None:
+    """Read a measure in several units: 1 hour 30 minutes, or 5 feet 6 inches."""
+    measure = sum_of_measures(_without_text_commands(text))
+    if measure is None:
         return None
-    units = [unit_of(" " + part[3]) for part in parts]
-    sizes = [in_base_units(unit) if unit else ((), Fraction(0)) for unit in units]
-    kind = sizes[0][0]
-    is_sum = kind in (("length^1",), ("mass^1",), ("time^1",)) and {size[0] for size in sizes} == {kind}
-    falls = all(one[1] > other[1] for one, other in pairwise(sizes))
-    if not (is_sum and falls) or (kind != ("time^1",) and any(part[1] for part in parts)):
-        return None
-    total = sum(Fraction(part[2]) * size[1] for part, size in zip(parts, sizes, strict=True))
-    return Quantity(total / sizes[-1][1], unit=units[-1] or "")
+    return Words(measure.parts) if measure.value is None else Quantity(measure.value, unit=measure.unit)
 
 
 def _without_text_commands(text: str) -> str:
@@ -434,6 +456,8 @@ def _bracketed(kind: str, content: str, depth: int) -> Value:
         if builder is not None:
             return read_cleaned(builder[1], depth + 1)
     parts = [part.strip() for part in _split(content, ",;") if part.strip()]
+    if not parts:
+        return Words(kind)
     if len(parts) > 1:
         return Group(kind, _items(parts, depth))
     return Group(kind, (read_cleaned(content, depth + 1),)) if kind == "{}" else read_cleaned(content, depth + 1)
@@ -512,7 +536,15 @@ _ORDINAL = re.compile(r"(\d+)(?:\^\s?\{?)?(?:\\text\s?\{\s*)?\s?(st|nd|rd|th)\s*
 _ORDINAL_WORDS: Final = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _RATIO = re.compile(r"(\d+)\s?(?::|to|\\text\s?\{\s*to\s*\})\s?(\d+)")
 _REMAINDER = re.compile(r"(\d+)\s?(?:,\s)?(?:[rR]|\\text\s?\{\s*(?:[rR]|remainder)\s*\}|remainder)\s?(\d+)")
-_CURRENCY = re.compile(r"(-?)\s?(?:\\text\s?\{\s*)?(\\\$|[€£¥])\s*\}?\s*")
+_CURRENCY = re.compile(r"(-?)\s?(?:\\text\s?\{\s*)?(\\\$|[€£¥₹₩₽])\s*\}?\s*")
+#: Two plain numbers with a dash between them, and the unit of both: 10-15 minutes, $5-$10.
+_RANGE = re.compile(
+    r"(?P<currency>(?:\\text\s?\{\s*)?(?:\\\$|[€£¥₹₩₽])\s*\}?\s*)?(\d+(?:\.\d+)?)\s?(?:-|to(?=\s))\s?"
+    r"(?(currency)(?:(?P=currency))?)"
+    r"(\d+(?:\.\d+)?)(?![\d.])(\s?[^\s/^*!].*)?"
+)
+#: More numbers with dashes, as in a phone number.
+_DASHED = re.compile(r"\d+(?:-\d+){2,}")
 #: Labels, not numbers: v1.10 is not v1.1.
 _VERSION = re.compile(r"[a-zA-Z]\d+(?:\.\d+)+|\d+(?:\.\d+){2,}")
 _WORD_LIKE = re.compile(r"[^\d\\^_=+*/<>|!\[\](){}&]+")
@@ -535,6 +567,8 @@ def _leaf(text: str) -> Value:
         return Words(f"{ratio[1]}:{ratio[2]}")
     if division := _REMAINDER.fullmatch(text):
         return Words(f"{division[1]} r {division[2]}")
+    if (numbers := _range(text)) is not None:
+        return numbers
     currency = _CURRENCY.match(text)
     if currency is not None:
         amount = _leaf(currency[1] + text[currency.end() :])
@@ -544,7 +578,7 @@ def _leaf(text: str) -> Value:
             return Quantity(amount.value, amount.digits, amount.ulp, unit)
         if unit is not None and isinstance(amount, Term):
             return Term(amount.text, unit, amount.is_huge)
-    if _VERSION.fullmatch(text):
+    if _VERSION.fullmatch(text) or _DASHED.fullmatch(text):
         return Words(_folded(text))
     reader = Arithmetic(text)
     try:
@@ -561,6 +595,20 @@ def _leaf(text: str) -> Value:
     if _is_words(text):
         return Words(_folded(text))
     return _term(text)
+
+
+def _range(text: str) -> Group | Words | None:
+    """Read a range or a score, such as 10-15 minutes or 3-2. Return None for arithmetic, such as 3-1/2."""
+    match = _RANGE.fullmatch(text)
+    if match is None:
+        return None
+    currency, first, second, rest = (part or "" for part in match.groups())
+    if unit_of(magnitude_of(rest)[1]) is None:
+        return None
+    if any(re.match(r"0\d", number) for number in (first, second)):
+        return Words(_folded(text))  # the digits of a label: 555-0100
+    items = [_leaf(f"{currency}{number}{rest}") for number in (first, second)]
+    return Group("-", tuple(items)) if all(isinstance(item, Quantity) for item in items) else None
 
 
 def _price_unit(currency: str, unit: str) -> str | None:
