@@ -2,6 +2,8 @@ r"""Find answers: boxes, announcements, values that a sentence states, puzzles' 
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,7 +64,7 @@ FOUND = [
     (r"3 so \boxed\sqrt{2", "", "none"),
     (r"3 so $\boxed\displaystyle$", "", "none"),
     # several boxes in one closing sentence
-    (r"So $\boxed{3}$ or $\boxed{5}$.", "3, 5", "boxed"),
+    (r"So $\boxed{3}$ or $\boxed{5}$.", "3 or 5", "boxed"),
     (r"\boxed{3}, \boxed{5}", "3, 5", "boxed"),
     (r"$x_1 = \boxed{3}$ and $x_2 = \boxed{5}$", "3, 5", "boxed"),
     (r"\boxed{5} or \boxed{5}", "5", "boxed"),
@@ -74,11 +76,29 @@ FOUND = [
     (r"There are $\boxed{3}$ red and $\boxed{5}$ blue.", "3, 5", "boxed"),
     (r"He has \(\boxed{3}\) red apples, \(\boxed{5}\) pears.", "3, 5", "boxed"),
     (r"The roots are $\boxed{3}$ and also $\boxed{5}$.", "3, 5", "boxed"),
+    (r"$\boxed{x<1}$ or $\boxed{x>5}$", "x<1 or x>5", "boxed"),
+    # repeats in such a list
+    (r"(a) $\boxed{1}$ (b) $\boxed{2}$ (c) $\boxed{1}$", "1, 2, 1", "boxed"),
+    (
+        r"(a) \boxed{\text{yes}} (b) \boxed{\text{no}} (c) \boxed{\text{yes}}",
+        r"\text{yes}, \text{no}, \text{yes}",
+        "boxed",
+    ),
+    (r"$x = \boxed{1}$, $y = \boxed{1}$", "1, 1", "boxed"),
+    (r"There are $\boxed{3}$ red and $\boxed{3}$ blue.", "3, 3", "boxed"),
+    (r"\boxed{1}, \boxed{2}, \boxed{1}", "1, 2, 1", "boxed"),
+    (r"$\boxed{5}$ and also $\boxed{5}$", "5", "boxed"),
     (r"\boxed{3} is wrong, so \boxed{5}", "5", "boxed"),
     (r"\boxed{3} was wrong, \boxed{5}", "5", "boxed"),
     (r"\boxed{3} becomes \boxed{5}", "5", "boxed"),
     (r"\boxed{3} for the first guess and \boxed{5}", "5", "boxed"),
+    # the empty set and the empty list are answers
+    (r"First \boxed{1}. No: \boxed{\{\}}", r"\{\}", "boxed"),
+    (r"First \boxed{1}. No: \boxed{\{ \}}", r"\{ \}", "boxed"),
+    (r"First \boxed{1}. No: \boxed{[]}", "[]", "boxed"),
     # boxes that hold nothing, and boxes that were cut off
+    (r"\boxed{\boxed{?}}", "", "none"),
+    (r"\boxed{7} and \boxed{\boxed{}}", "7", "boxed"),
     (r"\boxed{}", "", "none"),
     (r"\boxed{...}", "", "none"),
     (r"\boxed{\text{your answer}}", "", "none"),
@@ -310,7 +330,7 @@ FOUND = [
     ("\\boxed{\\textbf{(E)}\\ 30}", "\\textbf{(E)}\\ 30", "boxed"),
     ("$\\boxed{\\begin{cases} 1 \\\\ 2 \\end{cases}}$", "\\begin{cases} 1 \\\\ 2 \\end{cases}", "boxed"),
     ("$\\boxed{ \\{ x \\mid x > 0 \\} }$", "\\{ x \\mid x > 0 \\}", "boxed"),
-    ("\\boxed{3}\\text{ or }\\boxed{4}", "3, 4", "boxed"),
+    ("\\boxed{3}\\text{ or }\\boxed{4}", "3 or 4", "boxed"),
     ("$\\boxed{12}$ cm", "12", "boxed"),
     ("答案是 $\\boxed{15}$。", "15", "boxed"),
     ("Die Antwort ist \\boxed{3{,}5}.", "3{,}5", "boxed"),
@@ -650,6 +670,16 @@ DEGENERATE = [
         *("\\boxed{", "\\boxed{}", "\\boxed{1}", "\\boxed{1} and ", "\\text{", "<answer>", ". answer is ", "1+1="),
     )
 ]
+
+
+def test_nested_boxes_take_memory_linear_in_the_text() -> None:
+    text = r"\boxed{" * 20_000 + "1" + "}" * 20_000
+    tracemalloc.start()
+    try:
+        assert find_answer(text) == FoundAnswer("1", "boxed")
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("text", ["answer" + " " * 200_000, "answer: " + "\t" * 200_000, *DEGENERATE])

@@ -12,6 +12,16 @@ from dataclasses import dataclass
 
 from .tex import paired_end
 
+#: Introduces the line with the answer. No two neighbours match the same white space, or long runs of it take for ever.
+ANNOUNCEMENT = re.compile(
+    r"(?:^|(?<=[.!?:]\s))[ \t\r\f\v>*_#-]*"
+    r"(?:(?:so|thus|hence|therefore|then|and|finally|in\ conclusion|as\ a\ result|this\ means|we\ see)\b"
+    r"(?:\ that)?,?\ (?:\*\*|__)?)?"
+    r"(?:the\s+|my\s+|our\s+)?(?:(?:(?:final|correct|best|right)\s+)?answers?|(?:correct|best|right)\s+(?:option|choice)s?)"
+    r"(?:\ (?:to|of|for)\ (?:the|this|your|that)\ (?:whole\ |original\ |given\ )?(?:question|problem|puzzle|sum))?"
+    r"[ \t]*(?:(?:\*\*|__)[ \t]*)?(?:[:\uff1a=]|\bis\b:?|\bare\b:?|$)",
+    re.IGNORECASE | re.MULTILINE,
+)
 _FENCE_OPEN = re.compile(r"[\s*_]*```[ \t]*[\w+#.-]*[ \t]*\n")
 _FENCE_CLOSE = re.compile(r"^[ \t]*```", re.MULTILINE)
 _MARKS_BEFORE = re.compile(r"[\s*_:]*")
