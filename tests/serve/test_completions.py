@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -271,33 +270,6 @@ class TestStreams:
         assert ": Round 0 of 1: 3 traces" in text or ": Round 0 of 1: 2 traces" in text
         assert "Round" not in "".join(line for line in text.splitlines() if line.startswith("data:"))
         assert "Round" not in server.post(**RSA, stream=True, rsa_progress="none").text
-
-    @pytest.mark.parametrize(
-        ("path", "keys"),
-        [
-            ("/v1/chat/completions", RSA | {"rsa_progress": "comments"}),
-            ("/v1/messages", RSA | {"rsa_progress": "comments", "max_tokens": 200}),
-            (
-                "/v1/responses",
-                {key: RSA[key] for key in ("rsa_t", "rsa_n", "rsa_k")} | {"input": "x", "rsa_progress": "comments"},
-            ),
-            ("/v1/completions", {"prompt": "x", "max_tokens": 200}),
-        ],
-    )
-    def test_every_blank_line_ends_an_event(
-        self, serve: Serve, monkeypatch: pytest.MonkeyPatch, path: str, keys: dict[str, Any]
-    ) -> None:
-        """Some clients take a comment with a blank line for an event without data, and give up."""
-        monkeypatch.setattr("markovian_rsa_mlx.serve.completions.KEEP_ALIVE_S", 0.01)
-        server = serve(FakeBackend(chunk=4, on_step=lambda request, start: time.sleep(0.02)))
-        answer = server.post(path, **keys, stream=True)
-        assert answer.status_code == 200, answer.text
-        *events, end = answer.text.split("\n\n")
-        assert end in ("", ": keepalive\n")
-        assert all("\ndata: " in f"\n{event}" for event in events)
-        idle = "event: ping" if path == "/v1/messages" else ": keepalive"
-        assert idle in answer.text
-        assert (": Round" in answer.text) == ("rsa_progress" in keys)
 
     def test_characters_and_markers_of_many_tokens_are_not_torn(self, serve: Serve) -> None:
         """With one token per byte, every delta has whole characters and no part of a marker."""

@@ -8,13 +8,12 @@ generated if it is certain to be one, and after the selection otherwise.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -28,7 +27,7 @@ from .request import ChatRequest, parse, read_object
 from .response import AnswerReader, CompletionBuilder, completion_id
 from .run_manager import RUN_ID_HEADER, ActiveRun, CancelledBy, RunManager, wait_for_result
 from .schemas import ChoiceLogProbs, Chunk, ChunkChoice, Completion, Delta, DeltaToolCall
-from .sse import KEEP_ALIVE, KEEP_ALIVE_S, Comment, json_event
+from .sse import EventStream, json_event
 from .stream import StreamingListener
 
 JSON = "application/json"
@@ -40,9 +39,8 @@ T = TypeVar("T")
 class AnswerForm(Protocol):
     """How a protocol writes the answer to one request."""
 
-    @property
-    def ping(self) -> ServerSentEvent:
-        """The event that keeps an idle stream open."""
+    def idle(self, comment: str = "") -> ServerSentEvent:
+        """Return an event without content, which keeps an idle stream open or has a comment."""
         ...
 
     def whole(self, completion: Completion) -> dict[str, Any]:
@@ -61,7 +59,13 @@ class AnswerForm(Protocol):
 class ChatForm:
     """The form of `/v1/chat/completions`."""
 
-    ping = KEEP_ALIVE
+    def __init__(self, plan: Plan, run: ActiveRun) -> None:
+        self._plan, self._run = plan, run
+
+    def idle(self, comment: str = "") -> ServerSentEvent:
+        """Return a chunk with an empty delta."""
+        nothing = ChunkChoice(index=0, delta=Delta(), finish_reason=None)
+        return json_event(chunk_of(self._plan, self._run, [nothing]).to_json(), comment=comment)
 
     def whole(self, completion: Completion) -> dict[str, Any]:
         """Return the completion."""
@@ -75,7 +79,7 @@ class ChatForm:
         """Yield the chunks and [DONE], or an error as the last event."""
         try:
             async for chunk in chunks:
-                yield Comment(chunk) if isinstance(chunk, str) else json_event(chunk.to_json())
+                yield self.idle(chunk) if isinstance(chunk, str) else json_event(chunk.to_json())
             yield ServerSentEvent("[DONE]", sep="\n")
         except Exception as error:
             yield json_event(self.failed(error))
@@ -86,7 +90,7 @@ async def chat_completions(request: Request) -> Response:
     manager: RunManager = request.app.state.manager
     chat_request = parse(await read_object(request, manager.settings.max_body_bytes), ChatRequest)
     manager.check_tolerance(chat_request)
-    return await answer(request, chat_request, lambda plan, run: ChatForm())
+    return await answer(request, chat_request, ChatForm)
 
 
 async def answer(
@@ -162,7 +166,6 @@ class ChatStream:
     run: ActiveRun
     listener: StreamingListener
     tools: Tools | None = None
-    _created: int = field(default_factory=lambda: int(time.time()))
     _opened: set[int] = field(default_factory=set)  #: choices whose first delta was sent
     _readers: dict[int, AnswerReader] = field(default_factory=dict)
     _values: dict[int, AnswerLogProbs] = field(default_factory=dict)
@@ -200,10 +203,10 @@ class ChatStream:
             if text.stop is not None:
                 end.stop_reason = text.stop
             is_last = index == len(completion.choice_ids) - 1
-            yield self._chunk([end], **(completion.extras() if is_last else {}))
+            yield chunk_of(self.plan, self.run, [end], **(completion.extras() if is_last else {}))
         options = self.plan.request.stream_options
         if options is not None and options.include_usage:
-            yield self._chunk([], usage=completion.usage())
+            yield chunk_of(self.plan, self.run, [], usage=completion.usage())
 
     def _reader(self, index: int) -> AnswerReader:
         """Return what reads the answer of a streamed choice."""
@@ -226,7 +229,7 @@ class ChatStream:
         choice = ChunkChoice(index=index, delta=delta, finish_reason=None)
         if content and self.run.values is not None:
             choice.logprobs = self._logprobs(index, content, self.run.values)
-        return self._chunk([choice])
+        return chunk_of(self.plan, self.run, [choice])
 
     def _logprobs(self, index: int, content: str, values: TraceValues) -> ChoiceLogProbs:
         """Return the log-probabilities of the tokens of a piece of an answer."""
@@ -244,15 +247,17 @@ class ChatStream:
         self._opened.add(index)
         return Delta(role="assistant") if first else Delta()
 
-    def _chunk(self, choices: list[ChunkChoice], **extras: Any) -> Chunk:
-        return Chunk(
-            id=completion_id(self.run.state.run_id),
-            object="chat.completion.chunk",
-            created=self._created,
-            model=self.plan.model,
-            choices=choices,
-            **extras,
-        )
+
+def chunk_of(plan: Plan, run: ActiveRun, choices: list[ChunkChoice], **extras: Any) -> Chunk:
+    """Return a chunk of the stream about a run."""
+    return Chunk(
+        id=completion_id(run.state.run_id),
+        object="chat.completion.chunk",
+        created=run.created,
+        model=plan.model,
+        choices=choices,
+        **extras,
+    )
 
 
 async def _stream(request: Request, stream: ChatStream, form: AnswerForm) -> Response:
@@ -265,7 +270,7 @@ async def _stream(request: Request, stream: ChatStream, form: AnswerForm) -> Res
         stream.run.cancel("client")
         raise
     events, headers = form.events(after(first, chunks)), {RUN_ID_HEADER: stream.run.state.run_id}
-    return RunStream(stream.run, events, form.ping, headers=headers)
+    return RunStream(stream.run, events, form.idle, headers=headers)
 
 
 async def after(first: asyncio.Future[T], rest: AsyncIterator[T]) -> AsyncIterator[T]:
@@ -293,8 +298,8 @@ class Cancellable(Protocol):
 class EndsRun:
     """A response that cancels its run when it ends for any reason."""
 
-    def __init__(self, run: Cancellable, content: AsyncIterator[Any], **options: Any) -> None:
-        super().__init__(content, **options)  # type: ignore[call-arg]
+    def __init__(self, run: Cancellable, *content: Any, **options: Any) -> None:
+        super().__init__(*content, **options)  # type: ignore[call-arg]
         self._run = run
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -304,17 +309,8 @@ class EndsRun:
             self._run.cancel("client")
 
 
-class RunStream(EndsRun, EventSourceResponse):
+class RunStream(EndsRun, EventStream):
     """A streamed completion."""
-
-    def __init__(
-        self,
-        run: Cancellable,
-        content: AsyncIterator[ServerSentEvent],
-        ping: ServerSentEvent = KEEP_ALIVE,
-        **options: Any,
-    ) -> None:
-        super().__init__(run, content, ping=KEEP_ALIVE_S, ping_message_factory=lambda: ping, sep="\n", **options)
 
 
 class LateResponse(EndsRun, StreamingResponse):

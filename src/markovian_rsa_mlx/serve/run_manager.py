@@ -60,6 +60,7 @@ class ActiveRun:
     count_tokens: Callable[[int], None]
     listener: StreamingListener | None = None
     begun: asyncio.Event = field(default_factory=asyncio.Event)
+    created: int = field(default_factory=lambda: int(time.time()))
     started_s: float = field(default_factory=time.monotonic)
     first_token_s: float | None = None
     cancelled_by: CancelledBy | None = None

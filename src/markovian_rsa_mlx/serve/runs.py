@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -31,7 +31,7 @@ from .request import ChatRequest, parse, read_object
 from .run_list import RunQuery
 from .run_manager import ActiveRun, RunManager
 from .schemas import RunItem, RunList
-from .sse import KEEP_ALIVE, KEEP_ALIVE_S, json_event
+from .sse import EventStream, json_event
 
 _RUN_ID = re.compile(r"[0-9a-f]{1,64}")
 MAX_PAGE_SIZE, DEFAULT_PAGE_SIZE = 100, 20
@@ -113,9 +113,8 @@ async def follow(request: Request, events: Callable[[LogTailer, int], AsyncItera
     tailer, last = LogTailer(request.app.state.manager, run_id_of(request), path), int(raw)
     if last and not tailer.is_growing() and await asyncio.to_thread(tailer.count_lines) <= last:
         return Response(status_code=204)  # stops a browser's EventSource from reconnecting
-    return EventSourceResponse(
-        events(tailer, last), ping=KEEP_ALIVE_S, ping_message_factory=lambda: KEEP_ALIVE, sep="\n"
-    )
+    # A comment: each event with data is a line of the trail, or a message for the page.
+    return EventStream(events(tailer, last), lambda: ServerSentEvent(comment="keepalive", sep="\n"))
 
 
 async def cancel_run(request: Request) -> Response:

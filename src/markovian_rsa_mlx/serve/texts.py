@@ -129,7 +129,7 @@ async def completions(request: Request) -> Response:
         except BaseException:
             work.cancel("client")
             raise
-        return RunStream(work, with_errors(after(first, events)))
+        return RunStream(work, with_errors(after(first, events)), work.idle)
     whole = asyncio.ensure_future(work.completion())
     try:
         completion = await until_disconnect(request, whole, manager.settings.heartbeat_s or None)
@@ -309,6 +309,12 @@ class TextWork:
         if options is not None and options.include_usage:
             yield json_event(self._object([], usage=self._usage()).to_json())
         yield ServerSentEvent("[DONE]", sep="\n")
+
+    def idle(self) -> ServerSentEvent:
+        """Return an event without text, which keeps an idle stream open."""
+        index = next((row.index for row in self._rows if row.finish is None), 0)
+        nothing = TextChoice(index=index, text="", finish_reason=None, logprobs=None)
+        return json_event(self._object([nothing]).to_json())
 
     def choice(self, row: Row, text: str, ids: Sequence[int]) -> TextChoice:
         """Return a piece of a text as a choice. The first one has the ids of the prompt."""

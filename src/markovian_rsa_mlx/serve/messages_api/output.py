@@ -15,7 +15,7 @@ from ..errors import reported
 from ..plan import Plan
 from ..run_manager import ActiveRun
 from ..schemas import AnswerMessage, Chunk, Completion, Delta, FinishReason, ResponseModel, RSAMetadata, Usage
-from ..sse import Comment, json_event
+from ..sse import json_event
 from .request import MessagesRequest
 
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
@@ -83,8 +83,6 @@ class MessageForm:
     stream of a run: there the thinking reports its progress.
     """
 
-    ping = json_event({"type": "ping"}, event="ping")
-
     def __init__(self, body: MessagesRequest, plan: Plan, run: ActiveRun) -> None:
         self._plan, self._run = plan, run
         shown = body.shows_thinking
@@ -107,17 +105,21 @@ class MessageForm:
         """Return the error object."""
         return reported(error).messages_body()
 
+    def idle(self, comment: str = "") -> ServerSentEvent:
+        """Return a `ping`."""
+        return json_event({"type": "ping"}, event="ping", comment=comment)
+
     async def events(self, chunks: AsyncIterator[Chunk | str]) -> AsyncIterator[ServerSentEvent]:
         """Yield the events from `message_start` to `message_stop`, or an error as the last one."""
         usage = MessageUsage(input_tokens=self._run.state.prompt_tokens, output_tokens=0)
         started = self._message([], usage)
         yield _event("message_start", message=started.to_json())
-        yield self.ping
+        yield self.idle()
         stream, last = _BlockStream(self._shows_thinking), {}
         try:
             async for chunk in chunks:
                 if isinstance(chunk, str):
-                    yield Comment(chunk)
+                    yield self.idle(chunk)
                     continue
                 if chunk.usage is not None:
                     last["usage"] = _usage(chunk.usage).to_json()

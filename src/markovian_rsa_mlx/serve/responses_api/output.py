@@ -23,7 +23,7 @@ from ..schemas import (
     TokenLogProb,
     Usage,
 )
-from ..sse import KEEP_ALIVE, Comment, json_event
+from ..sse import json_event
 from .request import ResponsesRequest
 from .tools import OfferedTools, chat_call
 
@@ -130,18 +130,18 @@ class DeletedResponse(ResponseModel):
 class ResponseForm:
     """Writes the answer to one request. `keep` receives the finished response and its message in the chat."""
 
-    ping = KEEP_ALIVE
-
     def __init__(
         self, body: ResponsesRequest, plan: Plan, keep: Callable[[dict[str, Any], dict[str, Any]], None]
     ) -> None:
         self._body, self._plan, self._keep = body, plan, keep
         self._tools = OfferedTools.of(body.tools or ())
         self._id, self._created = _new_id("resp"), int(time.time())
+        self._stream = _ItemStream(self._tools, self._opened)
+        self._number = 0  # of the next event
 
     def whole(self, completion: Completion) -> dict[str, Any]:
         """Return the response."""
-        choice, stream = completion.choices[0], _ItemStream(self._tools, self._opened)
+        choice, stream = completion.choices[0], self._stream
         is_cut = choice.finish_reason == "length"
         for _ in chain(stream.add(choice.message, choice.logprobs), stream.end(is_cut)):
             pass  # the events are those of a stream
@@ -151,39 +151,42 @@ class ResponseForm:
         """Return the response of a run that failed."""
         return self._response("failed", [], error=reported(error)).to_json()
 
+    def idle(self, comment: str = "") -> ServerSentEvent:
+        """Return a `response.in_progress` with the output so far, which clients may take in the place of theirs."""
+        response = self._response("in_progress", self._stream.output())
+        return self._event("response.in_progress", comment, response=response.to_json())
+
+    def _event(self, kind: str, comment: str = "", **keys: Any) -> ServerSentEvent:
+        """Return the next event."""
+        number, self._number = self._number, self._number + 1
+        return json_event({"type": kind, "sequence_number": number, **keys}, event=kind, comment=comment)
+
     async def events(self, chunks: AsyncIterator[Chunk | str]) -> AsyncIterator[ServerSentEvent]:
         """Yield the events from `response.created` to that of the response's end."""
-        number = 0
-
-        def numbered(kind: str, **keys: Any) -> ServerSentEvent:
-            nonlocal number
-            number += 1
-            return json_event({"type": kind, "sequence_number": number - 1, **keys}, event=kind)
-
-        for kind in ("response.created", "response.in_progress"):
-            yield numbered(kind, response=self._response("in_progress", []).to_json())
-        stream = _ItemStream(self._tools, self._opened)
+        yield self._event("response.created", response=self._response("in_progress", []).to_json())
+        yield self.idle()
+        stream = self._stream
         finish_reason, usage, metadata = None, None, None
         try:
             async for chunk in chunks:
                 if isinstance(chunk, str):
-                    yield Comment(chunk)
+                    yield self.idle(chunk)
                     continue
                 usage, metadata = chunk.usage or usage, chunk.rsa_metadata or metadata
                 for choice in chunk.choices:
                     if choice.index == 0:
                         for kind, keys in stream.add(choice.delta, choice.logprobs):
-                            yield numbered(kind, **keys)
+                            yield self._event(kind, **keys)
                         finish_reason = choice.finish_reason or finish_reason
             assert usage is not None
             is_cut = finish_reason == "length"
             for kind, keys in stream.end(is_cut):
-                yield numbered(kind, **keys)
+                yield self._event(kind, **keys)
             response = self._finished(stream.items, is_cut, usage, metadata)
-            yield numbered(f"response.{response['status']}", response=response)
+            yield self._event(f"response.{response['status']}", response=response)
         except Exception as error:
             failed = self._response("failed", stream.items, error=reported(error))
-            yield numbered("response.failed", response=failed.to_json())
+            yield self._event("response.failed", response=failed.to_json())
 
     def _opened(self, kind: str, **keys: Any) -> OutputItem:
         """Return a new item without its text."""
@@ -279,6 +282,12 @@ class _ItemStream:
         if not is_cut and not any(item.type != "reasoning" for item in self.items):
             yield from self._begin("message")
         yield from self._end("incomplete" if is_cut else "completed")
+
+    def output(self) -> list[OutputItem]:
+        """Return the items so far, the last one with its text so far."""
+        if (item := self._open) is None:
+            return self.items
+        return [*self.items[:-1], _done(item, self._text, self._logprobs, "in_progress")]
 
     @property
     def _open(self) -> OutputItem | None:
