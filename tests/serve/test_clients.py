@@ -86,6 +86,15 @@ class TestTolerance:
         assert caplog.text.count("messages.content.cache_control") == 1
         assert values(server)["mrsa_ignored_keys_total"] == 6
 
+    def test_ignored_keys_are_compared_with_no_known_ones(
+        self, server: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """300 comparisons took a fifth of a second, in which no stream went on."""
+        monkeypatch.setattr("difflib.get_close_matches", lambda *_, **__: pytest.fail("compared"))
+        keys = {f"no_such_key_with_a_long_name_{number}": 1 for number in range(300)}
+        assert server.post(messages=[CHAT[0] | keys], **keys).status_code == 200
+        assert values(server)["mrsa_ignored_keys_total"] == 600
+
     def test_both_names_of_the_thinking_switch_are_known(self, serve: Serve) -> None:
         server = serve(strict=True)
         requests = [{"enable_thinking": False}, {"thinking": False}, {"enable_thinking": False, "thinking": True}, {}]

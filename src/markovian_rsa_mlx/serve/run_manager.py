@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 RUN_ID_HEADER = "X-MRSA-Run-Id"
 #: The reason why a run was cancelled.
 CancelledBy = Literal["client", "request", "shutdown"]
-#: Maximum number of unknown keys that the log names.
+#: Maximum number of notices in the log about ignored keys and tolerated parts of requests.
 _MAX_NOTICES = 100
 T = TypeVar("T")
 
@@ -174,18 +174,20 @@ class RunManager:
 
     def check_tolerance(self, request: RequestModel) -> None:
         """Name once in the log what of a request is ignored, left out or replaced. Raise `RequestError` if strict."""
+        strict, ignored = self.settings.strict, 0
         for path in unknown_keys(request):
-            self._tolerate(
-                f"The key {shortened(path, 80)!r} of requests is unknown and ignored.", unknown_key_error(path)
-            )
-            self.metrics.ignored_keys.inc()
+            if strict:
+                raise unknown_key_error(path)
+            self._log_once(f"The key {shortened(path, 80)!r} of requests is unknown and ignored.")
+            ignored += 1
+        self.metrics.ignored_keys.inc(ignored)
         for part in tolerated_parts(request):
-            self._tolerate(part.notice, part.error)
+            if strict:
+                raise part.error
+            self._log_once(part.notice)
 
-    def _tolerate(self, notice: str, error: RequestError) -> None:
-        if self.settings.strict:
-            raise error
-        if notice not in self._notices and len(self._notices) < _MAX_NOTICES:
+    def _log_once(self, notice: str) -> None:
+        if len(self._notices) < _MAX_NOTICES and notice not in self._notices:
             self._notices.add(notice)
             _log.warning("%s", notice)
 
