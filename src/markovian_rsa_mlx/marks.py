@@ -361,7 +361,6 @@ class MarkScanner:
         role = self._roles[mark]
         if self._channels:
             return self._channel_mark(role)
-        self.assumes_thinking = self.assumes_thinking and role == "close"
         is_token = any(character in _SENTINELS for character in mark)
         counts = is_token or self._blank  # in the middle of a text, ordinary characters are text
         spans: list[Span] = []
@@ -382,8 +381,9 @@ class MarkScanner:
                 self._wrapped = False
             case "begin", "thinking" if counts:
                 pass
-            case _ if not is_token:
-                return self._text(mark)
+            case _:
+                return [] if is_token else self._text(mark)
+        self.assumes_thinking = False
         return spans
 
     def _channel_mark(self, role: str) -> list[Span]:

@@ -67,6 +67,11 @@ def test_pieces_add_up_to_the_trace(
         ("2+2=4, so it is 4.", "<think>\n", True, ""),
         ("<think>2+2=4, so it is 4.", "", True, ""),
         ("2+2=4, so it is </think>4.", "", True, "4."),
+        ("The root is <response>. Done.", "", True, "The root is <response>. Done."),
+        ("Write <|begin_of_solution|> and </response>.", "", True, "Write <|begin_of_solution|> and </response>."),
+        ("The mark <think> begins it.", "", True, "The mark <think> begins it."),
+        ("The root is <response>. Done.", "", False, ""),
+        ("The root is <response>.</think>Done.", "", True, "Done."),
     ],
 )
 def test_a_finished_trace_without_any_mark_is_an_answer(text: str, suffix: str, finished: bool, answer: str) -> None:
@@ -80,6 +85,26 @@ def test_a_finished_trace_without_any_mark_is_an_answer(text: str, suffix: str, 
     assert whole.answer.strip() == answer
     assert whole.has_answer == bool(answer)
     assert parser.parse(ids, text, thinking=True, finished=finished) == whole
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("The root is <response>. Done.", "The root is <response>. Done."),
+        ("The root is <|begin_of_solution|>. Done.", "The root is <|begin_of_solution|>. Done."),
+        ("<think>The root is <response>. Done.", ""),
+        ("The root is <response>.</think>Done.", "Done."),
+    ],
+)
+def test_marks_that_are_ordinary_text_are_no_marks_of_a_finished_trace(text: str, answer: str) -> None:
+    """The marks of the thinking are tokens, and those around an answer are not."""
+    marks = CHARACTERS.find_marks()
+    assert marks is not None
+    assert "<response>" not in marks.tokens
+    live, ids = LiveTrace(CHARACTERS.decode, marks), CHARACTERS.encode(text)
+    assert (live.add(ids)[1] + live.end(finished=True)[1]).strip() == answer
+    parser = TraceParser(Setup(marks.to_dict()), CHARACTERS.decode)
+    assert parser.parse(ids, thinking=True, finished=True).answer.strip() == answer
 
 
 @pytest.mark.parametrize("step", [1, 5])
