@@ -265,7 +265,11 @@ class TestRequests:
         first = server.post(PATH, input=[question], tools=[WEATHER], seed=1).json()
         kinds = [item["type"] for item in first["output"]]
         assert kinds == ["reasoning", "message", "function_call"]
-        references = [{"type": "item_reference", "id": item["id"]} for item in first["output"]]
+        references: list[dict[str, Any]] = [
+            {"type": "item_reference", "id": first["output"][0]["id"]},
+            *({"id": item["id"]} for item in first["output"][1:-1]),
+            {"type": None, "id": first["output"][-1]["id"]},
+        ]
         result = {"type": "function_call_output", "call_id": first["output"][2]["call_id"], "output": RESULT}
         for items in (first["output"], references):
             answer = server.post(PATH, input=[question, *items, result], tools=[WEATHER], seed=1)
@@ -304,6 +308,8 @@ class TestRequests:
             ({"input": [{"type": "local_shell_call"}]}, "input.0.type"),
             ({"input": [{"type": "custom_tool_call", "call_id": "c", "name": "f"}]}, "input.0.input"),
             ({"input": [{"content": "x"}]}, "input.0.role"),
+            ({"input": [{"content": "x", "id": "msg_1"}]}, "input.0.role"),
+            ({"input": [{"id": 5}]}, "input.0.id"),
             ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input.0.content.0.type"),
             ({"input": [{"type": "function_call", "call_id": "c", "name": "f"}]}, "input.0.arguments"),
             ({"input": [{"type": "function_call_output", "output": "x"}]}, "input.0.call_id"),
@@ -444,3 +450,36 @@ class TestStore:
         assert not has("large")
         store.add({"id": "d"}, [{"role": "user", "content": "x" * 130}])
         assert has("d")
+
+    @pytest.mark.parametrize("continue_it", ["item", "conversation"])
+    def test_response_that_is_continued_is_kept_longer(self, continue_it: str) -> None:
+        now = 0.0
+        store = ResponseStore(seconds=3_600, max_responses=2, clock=lambda: now)
+        chat = [{"role": "user", "content": "x"}]
+        store.add({"id": "first", "output": [{"id": "msg_1"}]}, chat)
+        store.add({"id": "other", "output": [{"id": "msg_2"}]}, chat)
+        for _ in range(3):
+            now += 3_000
+            if continue_it == "item":
+                assert store.item("msg_1", "input.0.id") == {"id": "msg_1"}
+            else:
+                assert list(store.conversation("first", "previous_response_id")) == chat
+        with pytest.raises(RequestError, match="other"):
+            store.get("other")
+        store.add({"id": "second"}, chat)
+        store.item("msg_1", "input.0.id")
+        store.add({"id": "third"}, chat)
+        assert store.get("first").messages == tuple(chat)  # "second" was used before it
+        now = 12_600.0
+        with pytest.raises(RequestError, match="first"):
+            store.get("first")
+
+    def test_response_that_is_only_read_expires(self) -> None:
+        now = 0.0
+        store = ResponseStore(seconds=10, clock=lambda: now)
+        store.add({"id": "a"}, [])
+        now = 9.0
+        store.get("a")
+        now = 10.0
+        with pytest.raises(RequestError):
+            store.get("a")

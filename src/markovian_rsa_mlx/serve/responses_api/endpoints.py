@@ -27,7 +27,7 @@ async def create_response(request: Request) -> Response:
     store: ResponseStore = request.app.state.responses
     earlier: tuple[dict[str, Any], ...] = ()
     if body.previous_response_id is not None:
-        earlier = store.get(body.previous_response_id, "previous_response_id").messages
+        earlier = store.conversation(body.previous_response_id, "previous_response_id")
     messages = [*earlier, *chat_messages(body, store.item)]
 
     def form_of(plan: Plan, run: ActiveRun) -> ResponseForm:
@@ -40,7 +40,7 @@ async def create_response(request: Request) -> Response:
 
 
 async def get_response(request: Request) -> Response:
-    """Return a response of the last hour."""
+    """Return a response that is kept."""
     store: ResponseStore = request.app.state.responses
     return JSONResponse(store.get(request.path_params["response_id"]).response)
 

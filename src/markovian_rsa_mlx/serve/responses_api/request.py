@@ -66,7 +66,7 @@ Content = str | Annotated[list[InputPart], Field(max_length=10_000, fail_fast=Tr
 
 
 class InputItem(RequestModel):
-    """An item of the input: a message (the default), a call of a tool or its output.
+    """An item of the input: a message (the default), a call of a tool or its output, or a reference to a kept item.
 
     Reasoning is ignored, and so is what tools on OpenAI's servers did.
     """
@@ -86,6 +86,13 @@ class InputItem(RequestModel):
     encrypted_content: Any = None
     namespace: str | None = None
     caller: Any = None
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether this is a reference. An id alone is one, too."""
+        if self.type is None:
+            return self.id is not None and self.role is None and self.content is None
+        return self.type == "item_reference"
 
     def unknown_keys(self) -> Iterator[str]:
         """Yield the names of unknown keys. An item that is left out has none."""
@@ -138,7 +145,7 @@ class ResponsesRequest(RunOptions):
     model: str | None = Field(None, description="The model's name. Default: the served model.")
     instructions: str | None = Field(None, description="A system message in front of the conversation.")
     previous_response_id: str | None = Field(
-        None, max_length=100, description="A response of the last hour, whose conversation this one continues."
+        None, max_length=100, description="A response whose conversation this one continues, within an hour."
     )
     store: bool | None = Field(None, description="Keep the response for an hour. Default: true.")
     max_output_tokens: TokenLimit | None = Field(
@@ -193,7 +200,7 @@ def chat_messages(body: ResponsesRequest, stored_item: StoredItem) -> list[dict[
     messages: list[dict[str, Any]] = []
     for index, item in enumerate(body.input):
         path = f"input.{index}"
-        if item.type == "item_reference":
+        if item.is_reference:
             if not isinstance(item.id, str):
                 raise missing(f"{path}.id")
             item = InputItem.model_validate(stored_item(item.id, f"{path}.id"))

@@ -6,7 +6,7 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import RequestError
@@ -23,7 +23,7 @@ class StoredResponse:
 
 
 class ResponseStore:
-    """Keeps responses in memory for an hour. At the limits, the oldest ones are dropped.
+    """Keeps responses in memory for an hour after they were last continued. At the limits, the oldest ones are dropped.
 
     All clients of a server share its key, and an id cannot be guessed: a client that has it may read and continue the
     response.
@@ -39,7 +39,7 @@ class ResponseStore:
     ) -> None:
         self._seconds, self._max_responses, self._max_bytes, self._clock = seconds, max_responses, max_bytes, clock
         self._stored: OrderedDict[str, StoredResponse] = OrderedDict()
-        self._items: dict[str, dict[str, Any]] = {}  #: the output of the responses, by the items' ids
+        self._items: dict[str, tuple[str, dict[str, Any]]] = {}  #: by its id, an item and the id of its response
         self._bytes = 0
 
     def add(self, response: dict[str, Any], messages: Sequence[dict[str, Any]]) -> None:
@@ -48,9 +48,9 @@ class ResponseStore:
         self._drop_expired()
         if size > self._max_bytes:
             return
-        expires_s = self._clock() + self._seconds
-        self._stored[response["id"]] = StoredResponse(response, tuple(messages), size, expires_s)
-        self._items |= {item["id"]: item for item in response.get("output", ())}
+        response_id = response["id"]
+        self._stored[response_id] = StoredResponse(response, tuple(messages), size, self._expiry())
+        self._items |= {item["id"]: (response_id, item) for item in response.get("output", ())}
         self._bytes += size
         while len(self._stored) > self._max_responses or self._bytes > self._max_bytes:
             self._forget(next(iter(self._stored)))
@@ -62,17 +62,36 @@ class ResponseStore:
             raise _not_found(f"response {response_id[:100]!r}", param)
         return self._stored[response_id]
 
+    def conversation(self, response_id: str, param: str) -> tuple[dict[str, Any], ...]:
+        """Return the messages of a response that is continued. It is kept for another hour. Raise as `get` does."""
+        messages = self.get(response_id, param).messages
+        self._renew(response_id)
+        return messages
+
     def item(self, item_id: str, param: str) -> dict[str, Any]:
-        """Return an item of the output of a response. Raise `RequestError` if the server does not have it."""
+        """Return an item of the output of a response that is continued. It is kept for another hour.
+
+        Raise `RequestError` if the server does not have it.
+        """
         self._drop_expired()
         if item_id not in self._items:
             raise _not_found(f"item {item_id[:100]!r} of a response", param)
-        return self._items[item_id]
+        response_id, item = self._items[item_id]
+        self._renew(response_id)
+        return item
 
     def remove(self, response_id: str) -> None:
         """Forget a response. Raise `RequestError` if the server does not have it."""
         self.get(response_id)
         self._forget(response_id)
+
+    def _expiry(self) -> float:
+        return self._clock() + self._seconds
+
+    def _renew(self, response_id: str) -> None:
+        """Let a response expire after all others."""
+        self._stored[response_id] = replace(self._stored[response_id], expires_s=self._expiry())
+        self._stored.move_to_end(response_id)
 
     def _drop_expired(self) -> None:
         while self._stored and next(iter(self._stored.values())).expires_s <= self._clock():
@@ -87,7 +106,7 @@ class ResponseStore:
 
 def _not_found(what: str, param: str | None) -> RequestError:
     message = (
-        f"There is no {what} here. Responses are kept for an hour, unless store is false, while there is room. Send "
-        "the whole conversation as input."
+        f"There is no {what} here. Responses are kept for an hour after they were last continued, unless store is "
+        "false, while there is room. Send the whole conversation as input."
     )
     return RequestError(404, message, "response_not_found", param)
