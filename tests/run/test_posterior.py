@@ -25,6 +25,7 @@ from markovian_rsa_mlx.audit.events import (
 from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.cli.show import format_run
+from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import RunStoppedError, VerificationError
 from markovian_rsa_mlx.method.early_stopping import vote_by_rules
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
@@ -187,9 +188,9 @@ def rare(request: GenerationRequest, rng: random.Random) -> str:
     return boxed(rng.choice((r"\sin(x)^2", r"\sin(x)^2", r"1-\cos(x)^2")), "think " * rng.randrange(1, 25))
 
 
-def run_rare(path: Path, algebra: Algebra) -> None:
+def run_rare(path: Path, algebra: Algebra, config: RSAConfig = VOTE) -> None:
     with MarkovianRSAOrchestrator(FakeEngine(rare, chunk=2), equivalent=algebra) as orchestrator:
-        orchestrator.run(QUESTION, VOTE, audit_path=path)
+        orchestrator.run(QUESTION, config, audit_path=path)
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +215,34 @@ def test_comparisons_of_an_open_vote_are_recorded_and_used_again(open_votes: Pat
         e.counts for e in of_file(open_votes, StoppedEarlyEvent)
     ]
     verify_file(path)
+
+
+AGREEMENT = VOTE.replace(
+    rounds=1, population=4, aggregation_size=2, final_candidates=0, early_stop="agreement", concurrency=1
+)
+
+
+@pytest.mark.parametrize("config", [VOTE, AGREEMENT], ids=["posterior", "agreement"])
+def test_a_resumed_selection_keeps_the_verdicts_that_ended_generation(
+    config: RSAConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tmp_path / "run.jsonl"
+    run_rare(whole, Algebra("same"), config)
+    (selection,) = of_file(whole, SelectionEvent)
+    assert len(selection.tally) == 1
+    assert len(set(selection.answers)) == 2
+    end = line_ends(whole)[first(read_lines(whole), "selection") - 1]
+    path = cut(whole, end, tmp_path / "resumed.jsonl")
+    run_rare(path, Algebra("undecided"), config)
+    assert of_file(path, SelectionEvent) == [selection]
+    verify_file(path, codec=CODEC)
+    monkeypatch.setattr(RunState, "early_verdicts", [])
+    contradicts = cut(whole, end, tmp_path / "contradicts.jsonl")
+    run_rare(contradicts, Algebra("undecided"), config)
+    assert len(of_file(contradicts, SelectionEvent)[0].tally) == 2
+    monkeypatch.undo()
+    with pytest.raises(VerificationError, match="were same when it was decided"):
+        verify_file(contradicts, codec=CODEC)
 
 
 def in_comparison(**values: Any) -> Callable[[Lines], int]:

@@ -287,6 +287,14 @@ class RunState:
         prefix = "" if event is None else f"r{event.round}-"
         return [trace_id for trace_id in sorted(self.cancelled) if trace_id.startswith(prefix)]
 
+    @property
+    def early_verdicts(self) -> list[list[str]]:
+        """The verdicts on two traces each that decided, before the selection, which traces are generated."""
+        deciding: list[AnswersComparedEvent | TraceInheritedEvent | StoppedEarlyEvent | None] = []
+        for trace in self.traces.values():
+            deciding += [trace.compared, trace.inherited]
+        return [entry for event in (*deciding, self.stopped_early) if event is not None for entry in event.verdicts]
+
     def to_cancel(self, lineage: Lineage, counted: int) -> list[str]:
         """Return the traces to cancel once `counted` final candidates decide: the other ones, and all unfinished."""
         late = lineage.finals[counted:]

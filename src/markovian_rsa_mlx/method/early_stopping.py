@@ -73,7 +73,10 @@ def vote_by_rules(candidates: Sequence[Candidate], kind: AnswerKind) -> Vote | N
 
 
 class Recalled:
-    """Compares answers by recorded verdicts (two trace ids and a verdict each), and others with `equivalent`."""
+    """Compares answers by recorded verdicts (two trace ids and a verdict each), and others with `equivalent`.
+
+    Of two verdicts on the same answers the later one counts, unless it is "undecided".
+    """
 
     def __init__(
         self, equivalent: Equivalent, candidates: Sequence[Candidate], verdicts: Sequence[Sequence[str]]
@@ -81,16 +84,21 @@ class Recalled:
         self._equivalent = equivalent
         self._verdicts: dict[tuple[str, str], Verdict] = {}
         answers = {candidate.trace_id: candidate.answer for candidate in candidates}
-        for one, other, verdict in verdicts:
+        for one, other, verdict in sorted(verdicts, key=lambda entry: entry[2] != "undecided"):
             if one in answers and other in answers:
-                self._verdicts[answers[one], answers[other]] = cast("Verdict", verdict)
+                for pair in itertools.permutations((answers[one], answers[other])):
+                    self._verdicts[pair] = cast("Verdict", verdict)
 
     def __call__(self, first: str, second: str) -> bool:
         return self.compare(first, second) == "same"
 
     def compare(self, first: str, second: str) -> Verdict:
-        known = self._verdicts.get((first, second))
+        known = self.recorded(first, second)
         return verdict_of(self._equivalent, first, second) if known is None else known
+
+    def recorded(self, first: str, second: str) -> Verdict | None:
+        """Return the recorded verdict on two answers, or None if there is none."""
+        return self._verdicts.get((first, second))
 
 
 def vote_with_verdicts(candidates: Sequence[Candidate], equivalent: Equivalent) -> tuple[Vote, list[list[str]]]:

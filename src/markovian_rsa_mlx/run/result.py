@@ -11,6 +11,7 @@ from ..audit.events import Event, JudgementEvent, RunSetupEvent, SelectionEvent
 from ..audit.state import RunState
 from ..config import RSAConfig
 from ..method.answers import AnswerKind, find_answer, marks_answer, resolve_kind
+from ..method.early_stopping import Recalled
 from ..method.lineage import Lineage, TraceKey
 from ..method.selection import (
     AnswerSelection,
@@ -164,10 +165,12 @@ def select_answer(
     traces: Mapping[TraceKey, Trace],
     equivalent: Equivalent,
     judgements: Sequence[JudgementEvent] = (),
+    early_verdicts: Sequence[Sequence[str]] = (),
 ) -> SelectionEvent | None:
     """Select among the final candidates. Return None if all of them failed.
 
-    `judgements` are all those of the tournament, if that is the rule.
+    `judgements` are all those of the tournament, if that is the rule. `early_verdicts` are those of
+    `RunState.early_verdicts`, which an equivalence with a time limit may not give again.
     """
     rules = setup.answer_rules
     tools = Tools.of(setup.tools, setup.tool_form)
@@ -178,7 +181,9 @@ def select_answer(
         return None
     aggregated = candidates_of(traces, kind, rules, [lineage.aggregator] if lineage.aggregator else [], tools)
     if kind == "math" and rules > 1:
-        equivalent = RecordedEquivalence(equivalent)
+        compared = sorted({TraceKey.parse(trace_id) for *pair, _ in early_verdicts for trace_id in pair})
+        recalled = Recalled(equivalent, candidates_of(traces, kind, rules, compared, tools), early_verdicts)
+        equivalent = RecordedEquivalence(recalled)
     used = selection_used(config.answer_selection, kind)
     points = _points(Tournament(setup.seed, finals, kind), traces, judgements) if used == "tournament" else {}
     chosen, votes = choose(used, finals, aggregated[0] if aggregated else None, equivalent, kind, points=points)

@@ -216,6 +216,7 @@ class RunSession:
                     traces=traces,
                     equivalent=equivalent,
                     judgements=[event for event in log.events if isinstance(event, JudgementEvent)],
+                    early_verdicts=RunState(log.events).early_verdicts,
                 )
             except asyncio.CancelledError:
                 if isinstance(equivalent, Comparisons):

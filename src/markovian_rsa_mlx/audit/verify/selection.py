@@ -19,6 +19,7 @@ from ...method.answers import (
     marks_answer,
     resolve_kind,
 )
+from ...method.early_stopping import Recalled
 from ...method.equality import compare_by_rules
 from ...method.lineage import TraceKey
 from ...method.selection import (
@@ -87,7 +88,27 @@ def check_selection(state: VerifierState, event: SelectionEvent, points: Mapping
     check(is_chosen, f"the choice is {chosen[0].trace_id} with {chosen[0].answer!r}")
     _check_baseline_vote(state, event, equivalent)
     if kind == "math" and state.setup.answer_rules > 1:
-        check_verdicts(event.verdicts, _answers(state, event), asked)
+        answers = _answers(state, event)
+        check_verdicts(event.verdicts, answers, asked)
+        verdicts = {(answers[one], answers[other]): verdict for one, other, verdict in event.verdicts}
+        _check_early_verdicts(state, verdicts, asked)
+
+
+def _check_early_verdicts(
+    state: VerifierState, verdicts: Mapping[tuple[str, str], str], asked: Iterable[tuple[str, str]]
+) -> None:
+    """Check that the votes compare answers as the events did that decided which traces were generated."""
+    entries = state.run.early_verdicts
+    candidates = []
+    for key in sorted({TraceKey.parse(trace_id) for *pair, _ in entries for trace_id in pair}):
+        possible = possible_answers(state, key, "math")
+        if possible is not None and len(possible) == 1:
+            candidates.append(Candidate.of(str(key), possible[0]))
+    before = Recalled(equal_text, candidates, entries)
+    for pair in asked:
+        earlier, verdict = before.recorded(*pair), verdicts.get(pair, "undecided")
+        agrees = earlier in (None, "undecided", verdict)
+        check(agrees, f"{pair[0]!r} and {pair[1]!r} were {earlier} when it was decided what to generate")
 
 
 def _check_kind(state: VerifierState, event: SelectionEvent, finals: Sequence[TraceKey]) -> AnswerKind:
