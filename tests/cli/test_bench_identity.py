@@ -125,15 +125,15 @@ def test_changed_adapter_is_another_model(bench: Run, models: Path) -> None:
 def test_changed_aggregation_adapter_is_another_benchmark(
     bench: Run, models: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = ("--model", "fake/model", "--methods", "markovian", "--limit", "2", "--json")
-    assert bench(*line).code == 0
+    plain_line = ("--model", "fake/model", "--methods", "markovian", "--limit", "2", "--json")
+    assert bench(*plain_line).code == 0
     (plain,) = folders(home)
     assert "aggregation_adapter_digest" not in json.loads((plain / "bench.json").read_text())["cells"]["markovian"]
     adapter, out = models / "a" / "lora", ("--out", str(models / "out"))
     adapter.mkdir()
     (adapter / "adapters.safetensors").write_text("1")
     monkeypatch.chdir(models / "a")
-    line = (*line, "--aggregation-adapter", "lora")
+    line = (*plain_line, "--aggregation-adapter", "lora")
     assert bench(*line).code == bench(*line, *out).code == 0
     (own,) = set(folders(home)) - {plain}
     monkeypatch.chdir(models)  # the same folder, typed in another way
