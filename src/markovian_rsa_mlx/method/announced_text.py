@@ -9,17 +9,30 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from .tex import paired_end
 
+#: Characters such as a check mark, which decorate an answer.
+EMOJI: Final = "\u2600-\u27bf\u2b00-\u2bff\ufe0f\U0001f300-\U0001faff"
+_LEAD_IN = (
+    r"so|thus|hence|therefore|consequently|then|and|but|finally|overall|clearly|indeed|in\ conclusion|in\ summary"
+    r"|in\ short|in\ fact|as\ a\ result|this\ means|which\ means|we\ see|wait|actually|no|oh|ok|okay|hmm|well|sorry"
+)
+_KIND = r"final|correct|best|right|revised|corrected|updated|new|actual|true|exact|overall|numerical|complete"
 #: Introduces the line with the answer. No two neighbours match the same white space, or long runs of it take for ever.
+#: A verb is in the group "verb", and one that may state a property ("must be positive") in the group "modal", too.
 ANNOUNCEMENT = re.compile(
-    r"(?:^|(?<=[.!?:]\s))[ \t\r\f\v>*_#-]*"
-    r"(?:(?:so|thus|hence|therefore|then|and|finally|in\ conclusion|as\ a\ result|this\ means|we\ see)\b"
-    r"(?:\ that)?,?\ (?:\*\*|__)?)?"
-    r"(?:the\s+|my\s+|our\s+)?(?:(?:(?:final|correct|best|right)\s+)?answers?|(?:correct|best|right)\s+(?:option|choice)s?)"
+    rf"(?:^|(?<=[.!?:]\s)|(?<=\ )(?=(?:so|thus|hence|therefore|which\ means)\b))[ \t\r\f\v>*_#{EMOJI}-]*"
+    r"(?:(?:since|because|as|given|based\ on|from|after|considering|comparing|according\ to|by|using|among|of)\b"
+    r"(?:[^\n.!?]|\.(?=\d)){1,200}?,\ )?"
+    rf"(?:(?:{_LEAD_IN})\b(?:\ that)?,?\ (?:\*\*|__)?){{0,3}}"
+    rf"(?:the\s+|my\s+|our\s+)?(?:(?:(?:{_KIND})\s+){{0,2}}answers?|(?:correct|best|right)\s+(?:option|choice)s?"
+    r"|(?:\u6700\u7ec8|\u6b63\u786e)?\u7b54\u6848(?=[:\uff1a]))"
     r"(?:\ (?:to|of|for)\ (?:the|this|your|that)\ (?:whole\ |original\ |given\ )?(?:question|problem|puzzle|sum))?"
-    r"[ \t]*(?:(?:\*\*|__)[ \t]*)?(?:[:\uff1a=]|\bis\b:?|\bare\b:?|$)",
+    r"[ \t]*(?:(?:\*\*|__)[ \t]*)?(?:[:\uff1a=]|$"
+    r"|(?P<verb>\b(?:is|are|(?P<modal>(?:should|must|would|will|has\ to)\ be))\b"
+    r"(?:\ (?:therefore|thus|hence|indeed|actually|then)\b)?:?))",
     re.IGNORECASE | re.MULTILINE,
 )
 _FENCE_OPEN = re.compile(r"[\s*_]*```[ \t]*[\w+#.-]*[ \t]*\n")

@@ -9,18 +9,22 @@ Whether 1/2 equals 0.5 is decided elsewhere (see `equality`). Every function tak
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Final, Literal
 
-from .announced_text import ANNOUNCEMENT, announced_lines, announced_text, without_fence
+from .announced_text import ANNOUNCEMENT, EMOJI, announced_lines, announced_text, without_fence
+from .arithmetic import Arithmetic, NotArithmeticError, TooLargeError
 from .box_instruction import BOX_INSTRUCTION as BOX_INSTRUCTION
 from .boxes import BOX, EMPTY_BOX, boxed_answer, find_boxes, is_placeholder
 from .canonical_json import canonical_json
+from .notation import clean
 from .sentences import CUT_OFF, EMPHASIS, OPEN_END, is_abbreviated, with_plain_punctuation
-from .stated_value import stated_value
+from .stated_value import NUMBER, stated_value, value_at_start
 from .tex import closing_braces
 
 #: "math": equal values are equal answers. "text": a puzzle's free text, compared as it stands. "open": the whole text
@@ -47,8 +51,14 @@ NO_ANSWER: Final = FoundAnswer("", "none")
 
 #: Begins a line of a quoted text.
 _QUOTE = re.compile(r"^[ \t]*>[ \t]?", re.MULTILINE)
-#: The last line of a solution in the style of GSM8K.
+_QUOTE_AFTER_HEADING = re.compile(r"[\s*_]*\n[ \t]*>")
+#: A word that is not a name, as in "must be positive".
+_PROPERTY = re.compile(r"(?!(?:yes|no|true|false)\b)[a-z]{2}")
+#: The last line of a solution in the style of GSM8K, and its value, unlike a heading such as "Step 3: Add" or "3. Add".
 _MARKED_LINE = re.compile(r"(?:^|\n)####[ \t]+(\S[^\n]*)\s*$")
+_MARKED_VALUE = re.compile(
+    r"(?!\d+[.):]\s)(?:[-+\u2212]?\s?(?:\\?[$\u20ac\u00a3]\s?)?\.?\d|\\|\$|[(\[]\s?[-\u2212]?\d|[a-zA-Z]\s?=)"
+)
 _TAG_OPEN, _TAG_CLOSE = re.compile(r"<answer>", re.IGNORECASE), re.compile(r"</answer>", re.IGNORECASE)
 #: Ends the clause with an announced value. The sign of a factorial, an ellipsis and the semicolon of a list do not.
 _CLAUSE_END = re.compile(
@@ -60,6 +70,41 @@ _CLAUSE_END = re.compile(
     | (?:,|,?\ and|\ \(|(?<=[\d$%)])) \ ?not\b
     """,
     re.IGNORECASE | re.VERBOSE,
+)
+_DECORATION = re.compile(rf"^[{EMOJI}\s]+|[{EMOJI}\s]+$")
+#: A number with up to three words, "x = 5", yes or no, or an option.
+_SIMPLE_VALUE = re.compile(
+    rf"(?: (?:[a-zA-Z]\s?=\s?)? {NUMBER.pattern} (?:\s?(?!(?:and|or)\b)[a-zA-Z\u00b0%$/\u00b2\u00b3]{{1,20}}){{0,3}}"
+    r"| yes | no | true | false | \(?[A-H]\)? )",
+    re.IGNORECASE | re.VERBOSE,
+)
+_VERB = (
+    r"\b(?:is|are|was|were|has|have|had|can|will|would|should|must|gets?|makes?|equals?|gives?|means?|checks|holds|follows"
+    r"|satisf(?:y|ies)|remains?|works?|match(?:es)?)\b"
+)
+#: Begins a remark after a value: a clause with a verb, a reason, a word in the place of a full stop.
+_REMARK = re.compile(
+    rf"""
+    (?: ,\s(?:and\s)?(?![-\d$\\]) | \sand\s(?=(?:the|each|every|it|this|that|he|she|they|we|there|\d+\sof)\b) )
+      (?=[^,;\n]{{0,80}}{_VERB})
+    | ,\s(?=(?:as|let|verified|rounded|checked|confirmed|assuming|given|using|meaning|leaving|giving|making|by|after)\b)
+    | \s\((?=(?:since|because|as|from|that\sis|i\.e|where|which|using|by|see|after)\b)
+    | (?<=\d):\s+(?=[a-z]{{2}})
+    | (?<!\b[A-H])\s[\u2013\u2014]\s(?=[a-z]{{2}})
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+#: A value with the calculation of it in brackets.
+_CALCULATED = re.compile(r"(.{1,80}?)\s\(([^()]{1,80}[-+*/=\u00d7\u00f7\u00b7\u2212][^()]{1,80})\)")
+#: The words before the value that a sentence gives, and words that make it a bound or a comparison.
+_SENTENCE = re.compile(
+    r"(?:[^\W\d_][\w'\u2019]*\s){1,5}?(?:is|are|was|were|has|have|had|makes?|made|needs?|takes?|took|gets?|got|costs?|earns?"
+    r"|earned|pays?|paid|spends?|spent|sells?|sold|buys?|bought|gives?|receives?|saves?|owes?|uses?|contains?|weighs?|equals?)"
+    r"\s(?:(?:a\stotal\sof|exactly|only)\s)?(?=[-\u2212$\u20ac\u00a3\d\\])"
+)
+_DENIED = re.compile(r"\b(?:not|no|nobody|none|neither|nor|never|if|we|then|first|next)\b", re.IGNORECASE)
+_COMPARISON = re.compile(
+    r"\b(?:more|less|fewer|times|greater|smaller|higher|lower|than|of|or|if|percent|and)\b|%", re.IGNORECASE
 )
 #: Mathematics between delimiters. The dollar signs have no white space inside, and no digit follows: $5 or $6 is money.
 _MATH = re.compile(
@@ -89,13 +134,17 @@ _NO_ANSWER_WORDS = re.compile(
     "also|always|an|and|as|asked|at|based|be|because|below|boxed|by|calculated|computed|correct|expected|"
     "expressed|for|formatted|found|from|given|going|he|here|how|i|in|incorrect|it|just|left|not|now|obtained|of|"
     "off|on|only|or|presented|put|required|right|shown|she|simply|so|still|that|the|then|there|they|this|to|"
-    "unknown|we|what|when|where|which|who|within|written|wrong|you|your|answer|final",
+    "unknown|we|what|when|where|which|who|within|written|wrong|you|your|answer|final|rounded|verified|confirmed|checked|"
+    "reasonable|sensible|plausible|unique|exact|accurate|approximate|consistent|simplified|clear|obvious|derived|determined",
     re.IGNORECASE,
 )
 #: Those of them that can be an answer alone, as choices or directions.
-_LONE_ANSWERS = re.compile("a|i|he|unknown|left|right", re.IGNORECASE)
+_LONE_ANSWERS = re.compile("a|i|he|unknown|left|right|consistent", re.IGNORECASE)
 #: Those that can be an answer alone after a colon.
-_LONE_AFTER_COLON = re.compile("a|i|he|unknown|left|right|correct|incorrect|wrong|always|on|off", re.IGNORECASE)
+_LONE_AFTER_COLON = re.compile(
+    "a|i|he|unknown|left|right|correct|incorrect|wrong|always|on|off|reasonable|unique|exact|accurate|approximate|consistent",
+    re.IGNORECASE,
+)
 #: Repeats the instruction in the place of an answer.
 _INSTRUCTION = re.compile(
     r"(?:only |just |put |placed |written |presented |given |shown |is |should be |must be |it )*"
@@ -182,10 +231,12 @@ def _announced_answer(text: str, kind: AnswerKind) -> str | None:
     announcements = list(ANNOUNCEMENT.finditer(text))
     for match in reversed(announcements[-_MAX_ANNOUNCEMENTS:]):
         rest = text[match.end() : match.end() + _MAX_ANNOUNCED]
-        if ">" in match[0]:
+        if ">" in match[0] or _QUOTE_AFTER_HEADING.match(rest):
             rest = _QUOTE.sub("", rest)
-        has_colon = not match[0].lower().endswith(("is", "are"))  # or "=", or a heading
+        has_colon = match["verb"] is None or match[0].endswith(":")  # or "=", or a heading
         answer = _puzzle_text(rest, has_colon) if kind == "text" else _announced_value(rest, has_colon)
+        if answer and match["modal"] and _PROPERTY.match(answer):
+            continue
         if answer or answer is None:
             return answer
     return ""
@@ -220,7 +271,8 @@ def _tagged_answer(text: str) -> str:
 def _marked_answer(text: str) -> str:
     """Return the value on a last line like "#### 42". A heading without a value does not count."""
     marked = _MARKED_LINE.search(text, max(len(text) - _MAX_ANNOUNCED, 0))
-    return marked[1].strip() if marked and re.search(r"\d|\\", marked[1]) and _can_be_announced(marked[1]) else ""
+    value = _stripped(EMPTY_BOX.sub("", marked[1])) if marked else ""
+    return value if _MARKED_VALUE.match(value) and _can_be_announced(value) else ""
 
 
 def _puzzle_answer(content: str, has_colon: bool) -> str:
@@ -253,11 +305,47 @@ def _clause_answer(content: str, has_colon: bool) -> str:
         content = _MATH.sub(_inside, content)
     end = next((end for end in _CLAUSE_END.finditer(content) if not is_abbreviated(content, end)), None)
     clause = _stripped(content[: end.start()] if end else content)
+    clause = _DECORATION.sub("", clause).strip() or clause
     if quoted := re.fullmatch(r"[\"“]([^\"“”]+)[\"”]", clause):
         clause = quoted[1].strip()
     if has_colon and _LONE_AFTER_COLON.fullmatch(clause):
         return clause
+    if has_colon and (value := _value_in_sentence(clause)):
+        return value
+    clause = _without_remark(clause)
     return _last_side(clause) if _can_be_announced(clause) else ""
+
+
+def _value_in_sentence(clause: str) -> str:
+    """Return the value in a whole sentence that gives one: "Tom has 12 apples". Return "" for others."""
+    sentence = _SENTENCE.match(clause)
+    rest = clause[sentence.end() :] if sentence else ""
+    if sentence is None or _DENIED.search(sentence[0]) or _COMPARISON.search(rest):
+        return ""
+    return value_at_start(rest) if len(list(NUMBER.finditer(rest))) == 1 else ""
+
+
+def _without_remark(clause: str) -> str:
+    """Return a clause without a remark after its value: "12 apples, and each child gets 3", "5 (2 + 3)"."""
+    for remark in _REMARK.finditer(clause):
+        if _SIMPLE_VALUE.fullmatch(clause[: remark.start()]):
+            return clause[: remark.start()]
+    calculated = _CALCULATED.fullmatch(clause)
+    number = NUMBER.match(calculated[1]) if calculated else None
+    if calculated is None or number is None or not _SIMPLE_VALUE.fullmatch(calculated[1]):
+        return clause
+    value = _computed(number[0])
+    return calculated[1] if value is not None and value == _computed(_last_side(calculated[2])) else clause
+
+
+def _computed(text: str) -> Fraction | None:
+    """Return the value of a calculation with numbers, None for other texts."""
+    cleaned = clean(text).replace(",", "")
+    reader = Arithmetic(cleaned)
+    with contextlib.suppress(NotArithmeticError, TooLargeError, ZeroDivisionError):
+        value = reader.sum(0)
+        return value if reader.end == len(cleaned) else None
+    return None
 
 
 def _ends_with(clause: str, span: re.Match[str]) -> bool:

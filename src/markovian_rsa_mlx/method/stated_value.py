@@ -18,13 +18,15 @@ _POWER = (
     r"(?:\s?\^\s?(?:\{[^{}]{1,40}\}|[-\u2212]?\d+|\\circ|[a-zA-Z](?![a-zA-Z]))|\*\*\s?-?\d+"
     r"|[\u2070\u00b9\u00b2\u00b3\u2074-\u207b\u207f]+)"
 )
-#: A number with all that belongs to it: powers of ten, fractions after it, thousands, roots, a base.
+#: A number with all that belongs to it: powers of ten, fractions after it, thousands, roots, a base. Ranges such as
+#: 10-15, and digits with several points or commas, such as 1.10.0 and 1.234,5, are whole.
 _ONE_NUMBER = rf"""
 (?:(?<![\w)}}\]])[-\u2212\u2013+])? (?:\\?\$)?
 (?: (?:\d+\s?)?\\[dt]?frac{_ARGUMENT}{_ARGUMENT} | (?:\d+\s?)?(?:\\sqrt{_ARGUMENT}|\u221a\d+)
   | \d{{4}}-\d{{2}}-\d{{2}} | \d{{1,2}}:\d{{2}}(?!\d) | \d+(?::\d+)+ | \d+\ \d+/\d+
   | (?:\d+\s?)?[\u00bc-\u00be\u2150-\u215e] | \d*\.\d*\\overline\{{\d+\}}
-  | (?: \d{{1,3}}(?:(?:[\ \u00a0\u2009\u202f~]|\\,|\{{,\}})\d{{3}})+(?!\d) | \d[\d,]*\d | \d+ )(?:\.\d+)? | \.\d+ )
+  | \d{{1,3}}(?:(?:[\ \u00a0\u2009\u202f~]|\\,|\{{,\}})\d{{3}})+(?!\d)(?:\.\d+)?
+  | \d+(?:\.\d+)?(?:[-\u2013]\d+(?:\.\d+)?)+ | \d+(?:[.,]+\d+)* | \.\d+ )
 (?:[eE][-+]?\d+(?!\w))? (?:{_POWER})? (?:\s?(?:\\times|\\cdot|[\u00d7\u00b7xX*])\s?10{_POWER})?
 (?:/\d+)? (?:!!?(?!\w))? (?:_\{{?\d+\}}?)? (?:\s?(?:\\pi(?![a-z])|\u03c0))? (?:\s?\\?%)?
 """
@@ -41,8 +43,12 @@ _OPERATOR_BEFORE = re.compile(
     r"\S\s?(?:[<>!]=|[+*/^\u00d7\u00f7\u00b7\u00b1\u221a<>\u2264\u2265\u2260]|\\(?:times|cdot|div|pm|[lg]eq?|neq?))\s?$|[{_]$"
 )
 _OPERATOR_AFTER = re.compile(r"\s?(?:[+*/^\u00d7\u00f7\u00b7\u00b1\u221a]|\\(?:times|cdot|div|pm))")
+#: Before a number that is a label: step 3, case 2.
+_LABEL_BEFORE = re.compile(r"\b(?:step|case|part|section|method|problem|question|example|equation)\s$", re.IGNORECASE)
 #: A word or unit after a number.
-_UNIT = re.compile(r"\s*(?:\\(?:text|mathrm)\s?\{\s*)?([a-zA-Z\u00b0]+(?:/[a-zA-Z]+)?(?:\^\{?\d\}?)?)\}?")
+_UNIT = re.compile(
+    r"\s*(?:\\(?:text|mathrm)\s?\{\s*)?((?:(?:square|cubic)\s)?[a-zA-Z\u00b0]+(?:/[a-zA-Z]+)?(?:\^\{?\d\}?)?)\}?"
+)
 _NOT_UNITS = re.compile(
     "and|or|is|are|was|were|in|on|at|as|by|of|to|for|from|so|because|since|with|which|that|than|then|when|now|"
     "total|altogether|left|each|per|times|more|less|plus|minus|the|this|these|those|it|he|she|they|we|you|i|all|"
@@ -94,9 +100,6 @@ _ABOUT_ANSWER = re.compile(r"(?:the|this|your)\ (?:final\ |correct\ )?answer\b[^
 _STEP = re.compile(r"[\d\s.,+*/()^%$×÷−-]+=\s*[-−]?\$?\d[\d,.]*")
 
 
-# Weak answers
-
-
 def stated_value(text: str) -> str:
     """Return the value that the last sentence states: the right side of its last equation, otherwise its last number.
 
@@ -132,7 +135,7 @@ def stated_value(text: str) -> str:
         if equals is None:
             return _last_number(plain)
         right = plain[equals.end() :]
-        return "" if _is_denied(plain[: equals.start()]) else _value_at_start(right.strip()) or _last_number(right)
+        return "" if _is_denied(plain[: equals.start()]) else value_at_start(right.strip()) or _last_number(right)
     return ""
 
 
@@ -153,7 +156,7 @@ def _sentences(text: str) -> list[str]:
     return [sentence for sentence in (*sentences, text[start:].strip()) if sentence]
 
 
-def _value_at_start(right: str) -> str:
+def value_at_start(right: str) -> str:
     """Return the value at the start of the right side of an equation: a number with its unit, or a short term."""
     number = NUMBER.match(right)
     if number is not None and _AFTER_VALUE.match(right, number.end()):
@@ -176,8 +179,10 @@ def _last_number(sentence: str) -> str:
     ]
     if not numbers or _OPERATOR_AFTER.match(sentence, numbers[-1].end()):
         return ""
-    is_part = _OPERATOR_BEFORE.search(sentence, max(numbers[-1].start() - 8, 0), numbers[-1].start())
-    return "" if is_part or _is_denied(sentence[: numbers[-1].start()]) else _with_unit(sentence, numbers[-1])
+    start = numbers[-1].start()
+    is_part = _OPERATOR_BEFORE.search(sentence, max(start - 8, 0), start)
+    is_label = _LABEL_BEFORE.search(sentence, max(start - 20, 0), start)
+    return "" if is_part or is_label or _is_denied(sentence[:start]) else _with_unit(sentence, numbers[-1])
 
 
 def _with_unit(text: str, number: re.Match[str]) -> str:
