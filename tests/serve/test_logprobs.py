@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from markovian_rsa_mlx import MarkovianRSAOrchestrator
+from markovian_rsa_mlx.backends.base import EngineInfo, GenerationRequest, GenerationResult, TokenLogProbs
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator as Orchestrator
 from tests.serve.conftest import CHAT, Running, Serve
@@ -48,6 +50,50 @@ def test_values_are_those_of_the_answer(embedded: Running, keys: dict[str, Any])
     streamed = chunks(embedded.post(**body, stream=True).text)
     pieces = [chunk["choices"][0] for chunk in streamed]
     assert [entry for piece in pieces for entry in (piece.get("logprobs") or {"content": []})["content"]] == content
+
+
+class ValuesEngine(FakeEngine):
+    """A fake engine that gives the same value to each token."""
+
+    @property
+    def info(self) -> EngineInfo:
+        return replace(super().info, gives_logprobs=True)
+
+    async def generate(self, request: GenerationRequest, listener: Any) -> GenerationResult:
+        give = listener.tokens
+
+        def tokens(ids: Sequence[int]) -> None:
+            if request.top_logprobs is not None:
+                listener.log_probabilities([TokenLogProbs(token, -0.5) for token in ids])
+            give(ids)
+
+        listener.tokens = tokens
+        return await super().generate(request, listener)
+
+
+@pytest.mark.parametrize(
+    ("text", "keys", "content", "finish"),
+    [
+        ("  2+2=4, so it is 4. ", {}, "2+2=4, so it is 4.", "stop"),
+        ("The root is <response>. Done.", {}, "The root is <response>. Done.", "stop"),
+        ("one two three", {"stop": " three"}, "one two", "stop"),
+        ("hm</think>one two", {}, "one two", "stop"),
+        ("2+2=4, so it is 4.", {"max_tokens": 5}, "", "length"),
+        ("one two " * 40 + "three", {"reasoning_effort": "none"}, "one two " * 40 + "three", "stop"),
+    ],
+)
+def test_values_of_an_answer_without_marks(
+    serve: Serve, text: str, keys: dict[str, Any], content: str, finish: str
+) -> None:
+    server = serve(ValuesEngine(lambda *_: text))
+    body = {"messages": CHAT, "logprobs": True, "max_tokens": 1_000, **keys}
+    (choice,) = server.post(**body).json()["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == (content, finish)
+    assert "".join(entry["token"] for entry in choice["logprobs"]["content"]) == content
+    pieces = [chunk["choices"][0] for chunk in chunks(server.post(**body, stream=True).text)]
+    streamed = [piece["logprobs"]["content"] for piece in pieces if piece.get("logprobs")]
+    assert [entry for entries in streamed for entry in entries] == choice["logprobs"]["content"]
+    assert "".join(piece["delta"].get("content") or "" for piece in pieces) == content
 
 
 def test_values_of_a_text(embedded: Running) -> None:

@@ -227,6 +227,7 @@ class AnswerStart:
         self._scanner = MarkScanner(marks, suffix, thinking=thinking) if marks else None
         self.begun = self._scanner is None or self._scanner.undecided
         self.alternatives = marks.beginning_ids if marks and thinking and self.begun else frozenset[int]()
+        self._length = self._returned = 0  # characters of the marked text, and those that were undecided
 
     def add(self, token: int) -> str:
         """Add the next id. Return the text that it adds to the answer, without marks."""
@@ -238,10 +239,13 @@ class AnswerStart:
         else:
             text = clean(self._text.add([token]))
         spans = self._scanner.feed(text)
+        self._length += len(text)
         self.begun = self._scanner.answering or self._scanner.undecided
         if self._scanner.undecided:
+            self._returned = self._length
             return self._alphabet.strip(text)
-        return "".join(span.text for span in spans if span.section == "answer")
+        answer = (span for span in spans if span.section == "answer")
+        return "".join(span.text[max(self._returned - span.start, 0) :] for span in answer)
 
 
 class _MarkedIds:

@@ -183,6 +183,8 @@ class ChatStream:
                 yield item.comment
             else:
                 content, calls = self._reader(item.index).add(item.content)
+                if item.undivided:
+                    self._values[item.index] = AnswerLogProbs.of_text(self.manager.engine.tokenizer)
                 if item.reasoning or content or calls:
                     yield self._piece(item.index, item.reasoning, content, calls)
         result = await wait_for_result(self.run)

@@ -50,6 +50,7 @@ class LiveTrace:
         self._sections = {"thinking": Trimmer(), "answer": Trimmer()}
         self._assumed = ""  # given out as reasoning, although no mark shows that it is
         self.answered = False  #: whether a piece of the answer was given out
+        self.undivided = False  #: whether all that was given out as reasoning has become the answer
 
     def add(self, ids: Sequence[int]) -> tuple[str, str]:
         """Append ids and return the (reasoning, answer) text that is now certain."""
@@ -73,7 +74,7 @@ class LiveTrace:
             return self._divided([Span("answer", 0, rest)])
         reasoning, answer = self._divided([*self._scanner.feed(clean(rest)), *self._scanner.end()])
         if finished and self._scanner.assumes_thinking:
-            answer = self._assumed.strip()
+            answer, self.undivided = self._assumed.strip(), True
             self.answered = self.answered or bool(answer)
         return reasoning, answer
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from ..audit.events import RunSetupEvent
 from ..backends.base import AnswerWatch, TokenLogProbs
 from ..config import RSAConfig
-from ..method.tails import TraceParser
+from ..method.tails import AnswerStart, TraceParser
 from ..tokenizer import Tokenizer, Vocabulary
 from .schemas import ChoiceLogProbs, LikelyToken, TextLogProbs, TokenLogProb
 
@@ -28,6 +29,11 @@ class AnswerLogProbs:
         self._new_watch, self._trimmed = new_watch, trimmed
         self._values: Sequence[TokenLogProbs] = ()
         self._begin(())
+
+    @classmethod
+    def of_text(cls, tokenizer: Tokenizer, *, trimmed: bool = True) -> AnswerLogProbs:
+        """Return what finds them in a text that is an answer from its first token on."""
+        return cls(partial(AnswerStart, None, tokenizer.decode, suffix="", thinking=False), trimmed=trimmed)
 
     @classmethod
     def of_run(cls, setup: RunSetupEvent, tokenizer: Tokenizer, config: RSAConfig) -> AnswerLogProbs:

@@ -139,7 +139,10 @@ class CompletionBuilder:
         """Return the values of the tokens of an answer that has so many characters, None if there are none."""
         if self._values is None or self._state.setup is None:
             return None
-        finder = AnswerLogProbs.of_run(self._state.setup, self._tokenizer, self._plan.config)
+        if self._parsed(trace_id).undivided:
+            finder = AnswerLogProbs.of_text(self._tokenizer)
+        else:
+            finder = AnswerLogProbs.of_run(self._state.setup, self._tokenizer, self._plan.config)
         return chat_logprobs(self._tokenizer, finder.take(self._values[trace_id], characters))
 
     def usage(self) -> Usage:

@@ -30,12 +30,16 @@ _MAX_ANSWERS, _MAX_ANSWER_CHARACTERS = 5, 80
 
 @dataclass(frozen=True)
 class StreamItem:
-    """Text of one choice, or a comment. `content` has tool calls as the model writes them."""
+    """Text of one choice, or a comment. `content` has tool calls as the model writes them.
+
+    If `undivided`, it is the whole answer, of a trace that was given out as reasoning before.
+    """
 
     index: int = 0
     reasoning: str = ""
     content: str = ""
     comment: str = ""
+    undivided: bool = False
 
 
 class StreamingListener:
@@ -78,7 +82,8 @@ class StreamingListener:
 
     def _put(self, trace_id: str, reasoning: str, content: str) -> None:
         if reasoning or content:
-            self.items.put_nowait(StreamItem(self._plan.live[trace_id], reasoning, content))
+            undivided = self._live[trace_id].undivided
+            self.items.put_nowait(StreamItem(self._plan.live[trace_id], reasoning, content, undivided=undivided))
 
 
 def live_traces(plan: Plan, tokenizer: Tokenizer, tools: Tools | None = None) -> Callable[[], LiveTrace]:
