@@ -552,8 +552,13 @@ def merge_neighbours(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
     return merged
 
 
+def join_texts(*texts: str | None) -> str:
+    """Return the texts with a blank line between them, without those that are empty."""
+    return "\n\n".join(text for text in texts if text)
+
+
 def _joined(first: ChatMessage, second: ChatMessage) -> ChatMessage:
-    message = ChatMessage(role=first["role"], content=f"{first['content']}\n\n{second['content']}")
+    message = ChatMessage(role=first["role"], content=join_texts(first["content"], second["content"]))
     if calls := [*first.get("tool_calls", ()), *second.get("tool_calls", ())]:
         message["tool_calls"] = calls
     if "name" in first and first["name"] == second.get("name"):

@@ -11,7 +11,7 @@ import pytest
 from markovian_rsa_mlx.audit.events import RunSetupEvent
 from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.errors import PromptError, VerificationError
-from markovian_rsa_mlx.method.chat_form import render_chat
+from markovian_rsa_mlx.method.chat_form import accepted_form, render_chat
 from markovian_rsa_mlx.tokenizer import ChatMessage
 from markovian_rsa_mlx.tools import Chat
 
@@ -60,6 +60,19 @@ def test_refused_chat_is_rendered_in_the_first_form_that_is_accepted(
 ) -> None:
     text = render_chat(Strict(template), chat_of(letters), True)
     assert text == expected.replace(" ", "\n").replace("++", "\n\n") + "\n<assistant>"
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [(("", "Done"), "Done"), (("Done", ""), "Done"), (("", ""), ""), (("a", "", "b"), "a\n\nb")],
+)
+@pytest.mark.parametrize("role", ["user", "assistant", "system"])
+def test_neighbours_without_text_add_no_blank_lines(texts: tuple[str, ...], expected: str, role: str) -> None:
+    chat = [*(ChatMessage(role=role, content=text) for text in texts), ChatMessage(role="user", content="Q")]
+    if role == "user":
+        chat.pop()
+    (first, *_) = accepted_form(Strict("repeated role"), chat, True).messages
+    assert first["content"] == expected
 
 
 @pytest.mark.parametrize("letters", ["su", "suasu", "uuss", "ssuuaa"])

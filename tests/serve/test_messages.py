@@ -242,6 +242,12 @@ class TestRequests:
             ("user", "Three?\n\nFour?"),
         ]
 
+    def test_texts_that_are_empty_add_no_blank_lines(self, server: Running) -> None:
+        texts = [{"type": "text", "text": text} for text in ("", "One?", "")]
+        chat = [{"role": "user", "content": ""}, {"role": "user", "content": texts}]
+        assert server.post(PATH, messages=chat, max_tokens=100, system=texts).status_code == 200
+        assert seen_by(server.backend) == [("system", "One?"), ("user", "One?")]
+
     def test_max_tokens_that_are_too_many_are_lowered(self, serve: Serve) -> None:
         server = serve(FakeBackend(context_length=900), rsa_models="default")
         (prompt,) = {server.post(PATH, **BODY | {"max_tokens": 9}).json()["usage"]["input_tokens"]}

@@ -245,6 +245,20 @@ def test_question_and_what_follows_it_in_any_order(given: str, expected: str) ->
         ({"response_format": {"type": "json_object", "schema": "x"}}, "invalid_value", "response_format.schema"),
         ({"structured_outputs": {"regex": "a"}}, "missing_key", "structured_outputs.json"),
         (
+            {
+                "structured_outputs": {"json": {"type": "null"}},
+                "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "string"}}},
+            },
+            "invalid_value",
+            "structured_outputs.json",
+        ),
+        (
+            {"structured_outputs": {"json": {"type": "array"}}, "response_format": {"type": "json_object"}},
+            "invalid_value",
+            "structured_outputs.json",
+        ),
+        ({"structured_outputs": {"json": {"enum": ["x" * 70_000]}}}, "invalid_schema", "structured_outputs.json"),
+        (
             {"response_format": {"type": "json_schema", "schema": {}, "json_schema": {"schema": {"type": "null"}}}},
             "invalid_value",
             "response_format.schema",
@@ -340,6 +354,12 @@ def test_top_p_of_zero_keeps_the_likeliest_token(key: str) -> None:
     assert 0 < getattr(config(**{key: 0}, rsa_t=1), key) <= 1e-6
 
 
+def test_schemas_that_differ_are_both_named() -> None:
+    format_ = {"type": "json_schema", "json_schema": {"schema": {"type": "string"}}}
+    message = refusal(structured_outputs={"json": TEAM}, response_format=format_).message
+    assert message == "response_format and structured_outputs.json give different schemas. Give one of them."
+
+
 TEAM = {"type": "object", "properties": {"team": {"type": "string"}}, "required": ["team"]}
 
 
@@ -354,6 +374,9 @@ TEAM = {"type": "object", "properties": {"team": {"type": "string"}}, "required"
         ({"response_format": {"type": "json_schema", "schema": TEAM, "json_schema": {"schema": TEAM}}}, TEAM),
         ({"response_format": {"type": "text", "schema": TEAM}}, None),
         ({"structured_outputs": {"json": TEAM}}, TEAM),
+        ({"structured_outputs": {"json": TEAM}, "response_format": {"type": "text"}}, TEAM),
+        ({"structured_outputs": {"json": TEAM}, "response_format": {"type": "json_object"}}, TEAM),
+        ({"structured_outputs": {"json": TEAM}, "response_format": {"type": "json_schema", "schema": TEAM}}, TEAM),
     ],
 )
 def test_schema_is_read_in_the_forms_of_other_servers(keys: dict[str, Any], schema: dict[str, Any] | None) -> None:

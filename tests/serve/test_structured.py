@@ -95,6 +95,11 @@ def test_engine_without_grammars_is_named(serve: Serve) -> None:
     reply = server.post(messages=CHAT, response_format={"type": "json_object"})
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, "response_format")
     assert "fake cannot bind" in reply.json()["error"]["message"]
-    assert server.post("/v1/completions", prompt="x", structured_outputs={"json": SCHEMA}).status_code == 400
+    for path, keys in (("/v1/chat/completions", {"messages": CHAT}), ("/v1/completions", {"prompt": "x"})):
+        reply = server.post(path, **keys, structured_outputs={"json": SCHEMA})
+        error = reply.json()["error"]
+        assert (reply.status_code, error["param"]) == (400, "structured_outputs.json")
+        assert "(structured_outputs.json)" in error["message"]
+        assert "response_format" not in error["message"]
     assert server.post("/v1/completions", prompt="x", structured_outputs={"regex": "a"}).status_code == 400
     assert server.post(messages=CHAT, response_format={"type": "text"}).status_code == 200

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..errors import PromptError
 from ..tokenizer import ChatMessage, Tokenizer
-from ..tools import has_tool_parts, merge_neighbours, plain_messages
+from ..tools import has_tool_parts, join_texts, merge_neighbours, plain_messages
 
 
 class RenderedChat(NamedTuple):
@@ -78,7 +78,7 @@ def _with_system_first(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
     system = [message for message in messages if message["role"] == "system"]
     if not system:
         return list(messages)
-    first: ChatMessage = {**system[0], "content": _joined_texts(*(message["content"] for message in system))}
+    first: ChatMessage = {**system[0], "content": join_texts(*(message["content"] for message in system))}
     return [first, *(message for message in messages if message["role"] != "system")]
 
 
@@ -88,9 +88,5 @@ def _without_system(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
     place = next((index for index, message in enumerate(chat) if message["role"] == "user"), None)
     if system["role"] != "system" or place is None:
         return list(messages)
-    chat[place] = {**chat[place], "content": _joined_texts(system["content"], chat[place]["content"])}
+    chat[place] = {**chat[place], "content": join_texts(system["content"], chat[place]["content"])}
     return chat
-
-
-def _joined_texts(*texts: str) -> str:
-    return "\n\n".join(filter(None, texts))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 from starlette.responses import JSONResponse
@@ -38,7 +39,6 @@ _BODY_KEYS: Final = {
     "tail_tokens": "tail_window_len",
     "final_tokens": "max_tokens",
     "final_candidates": "rsa_final_n",
-    "response_schema": "response_format",
     "memory_limit_gb": "--memory-limit-gb",
 }
 #: Paths of the Anthropic protocol begin with this one.
@@ -52,7 +52,7 @@ _MESSAGES_TYPES: Final = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
-_SETTING = re.compile(r"\b(" + "|".join(_BODY_KEYS) + r")\b")
+_SETTING = re.compile(r"\b(" + "|".join([*_BODY_KEYS, "response_schema"]) + r")\b")
 
 
 class RequestError(Exception):
@@ -95,19 +95,29 @@ INTERNAL_ERROR: Final = RequestError(
 )
 
 
-def to_request_error(error: MarkovianRSAError) -> RequestError:
-    """Convert one of the package's errors, naming settings by their body keys."""
-    message = _SETTING.sub(lambda match: _BODY_KEYS[match[0]], str(error).replace(f"{runs_folder()}{os.sep}", ""))
+def to_request_error(error: MarkovianRSAError, schema_key: str = "response_format") -> RequestError:
+    """Convert one of the package's errors, naming settings by their body keys. `schema_key` is that of the schema."""
+    keys = _BODY_KEYS | {"response_schema": schema_key}
+    message = _SETTING.sub(lambda match: keys[match[0]], str(error).replace(f"{runs_folder()}{os.sep}", ""))
     if isinstance(error, RefusedError):
         return RequestError(400, message, "upstream_refused")
     param = None
     if isinstance(error, SchemaError):
-        param = "response_format"
+        param = schema_key
     elif isinstance(error, PromptError):
         param = "messages"
     elif isinstance(error, ConfigError) and (setting := _SETTING.search(str(error))) is not None:
-        param = _BODY_KEYS[setting[0]]
+        param = keys[setting[0]]
     return RequestError(_STATUS.get(error.kind, 500), message, error.kind, param)
+
+
+@contextmanager
+def naming_schema(key: str) -> Iterator[None]:
+    """Raise errors about the schema of an answer as errors about this key of the body."""
+    try:
+        yield
+    except SchemaError as error:
+        raise to_request_error(error, key) from error
 
 
 def error_body(error: Exception) -> dict[str, Any]:

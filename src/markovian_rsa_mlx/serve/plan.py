@@ -12,15 +12,15 @@ from typing import Any, Final, NamedTuple
 
 from ..backends.base import Engine
 from ..config import FULL, RSAConfig
+from ..content_parts import TEXT_PARTS, THINKING_PARTS
 from ..errors import ConfigError, ContextLengthError, MemoryLimitError, PromptError
 from ..formatting import shortened
 from ..method.chat_form import render_chat
 from ..tokenizer import ChatMessage, Tokenizer
-from ..tools import Chat, ToolChoice, waits_for_answer
-from .errors import RequestError
+from ..tools import Chat, ToolChoice, join_texts, waits_for_answer
+from .errors import RequestError, naming_schema
 from .request import (
     RSA_KEYS,
-    THOUGHTS,
     AllowedToolsChoice,
     ChatRequest,
     Effort,
@@ -179,7 +179,8 @@ def build_plan(
     changes["enable_thinking"] = _thinking(request, effort)
     changes["response_schema"] = request.schema_of_answer
     # The memory limit belongs to the server, and no request can lift it.
-    base = base.replace(memory_limit_gb=None, **{key: value for key, value in changes.items() if value is not None})
+    with naming_schema(request.schema_key):
+        base = base.replace(memory_limit_gb=None, **{key: value for key, value in changes.items() if value is not None})
     left = remaining(chat, base.enable_thinking)
     if left.context is not None and left.context < 1:
         message = f"The prompt is at least {1 - left.context:,} tokens too long for the model's context. Shorten it."
@@ -309,7 +310,7 @@ def _joined_at_end(chat: list[ChatMessage], system: Sequence[ChatMessage]) -> li
     if not system:
         return chat
     before = [chat.pop()] if chat and chat[-1]["role"] == "system" else []
-    content = "\n\n".join(message["content"] for message in [*before, *system])
+    content = join_texts(*(message["content"] for message in [*before, *system]))
     return [*chat, ChatMessage(role="system", content=content)]
 
 
@@ -329,7 +330,7 @@ def to_messages(messages: Sequence[Message]) -> list[ChatMessage]:
             raise RequestError(400, f"{path}.content is missing.", "missing_key", f"{path}.content")
         content = message.content or (message.refusal if isinstance(message.refusal, str) else "")
         if not isinstance(content, str):
-            shown = [part for part in content if message.role != "assistant" or part.type not in THOUGHTS]
+            shown = [part for part in content if message.role != "assistant" or part.type not in THINKING_PARTS]
             content = "".join(_text_of(part, f"{path}.content") for part in shown)
         # Chat templates know "developer" by its older name.
         role = "system" if message.role == "developer" else message.role
@@ -347,13 +348,9 @@ def to_messages(messages: Sequence[Message]) -> list[ChatMessage]:
     return chat
 
 
-#: Types of parts with text. Those of the Responses protocol reach chats, too.
-_TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
-
-
 def _text_of(part: Part, path: str) -> str:
     text = part.refusal if part.type == "refusal" else part.text
-    if part.type not in _TEXT_PARTS or text is None:
+    if part.type not in (*TEXT_PARTS, "refusal") or text is None:
         message = f"{path} has a part of type {part.type[:40]!r}. Only text parts are supported."
         raise RequestError(400, message, "unsupported_content", path)
     return text

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from starlette.requests import ClientDisconnect, Request
 
+from ..content_parts import THINKING_PARTS
 from ..formatting import shortened
 from ..json_strict import loads, parse_body, without_surrogates
 from ..tools import MAX_CALLS, NAME_PATTERN
@@ -197,13 +198,6 @@ class SamplingRequest(RequestModel):
         return tuple(text for text in self.stop or () if text)
 
 
-#: Types of parts with the thinking of an earlier answer, as servers and clients name them.
-THOUGHTS: Final = frozenset({
-    "thinking", "redacted_thinking", "reasoning", "reasoning_text", "reasoning_content", "reasoning.text", "think",
-    "thought", "summary_text", "reasoning.summary",
-})  # fmt: skip
-
-
 class Part(RequestModel):
     """A part of a message's content: text, or a refusal of the assistant, which is text. Thinking is left out."""
 
@@ -213,7 +207,7 @@ class Part(RequestModel):
 
     def unknown_keys(self) -> Iterator[str]:
         """Yield the names of unknown keys. A part that is left out has none."""
-        return iter(()) if self.type in THOUGHTS else super().unknown_keys()
+        return iter(()) if self.type in THINKING_PARTS else super().unknown_keys()
 
 
 def _arguments(value: Any) -> dict[str, Any]:
@@ -423,6 +417,9 @@ class JSONSchemaFormat(RequestModel):
     json_schema: dict[str, Any] | None = Field(None, alias="schema")
 
 
+ANY_OBJECT: Final[dict[str, Any]] = {"type": "object"}
+
+
 class ResponseFormat(RequestModel):
     """The form of the answer: `json_object` is any JSON object, `json_schema` a value that the schema allows.
 
@@ -443,7 +440,7 @@ class ResponseFormat(RequestModel):
             raise RequestError(400, message, param="response_format.schema")
         schema = self.schema_ if own is None else own
         if self.type == "json_object":
-            return schema or {"type": "object"}
+            return schema or ANY_OBJECT
         if schema is None:
             path = "response_format.json_schema.schema"
             raise RequestError(400, f"{path} is missing.", "missing_key", path)
@@ -467,13 +464,23 @@ class BoundRequest(SamplingRequest):
     structured_outputs: StructuredOutputs | None = Field(None, description="The same, as vLLM writes it.")
 
     @property
+    def schema_key(self) -> str:
+        """The key that has the schema."""
+        return "response_format" if self.structured_outputs is None else "structured_outputs.json"
+
+    @property
     def schema_of_answer(self) -> dict[str, Any] | None:
-        """The JSON Schema of the answer, or None. Raise `RequestError` if it is missing."""
+        """The JSON Schema of the answer, or None. Raise `RequestError` if it is missing, or if there are two."""
+        own = self.response_format.schema_of_answer() if self.response_format is not None else None
         if self.structured_outputs is None:
-            return self.response_format.schema_of_answer() if self.response_format is not None else None
+            return own
         if (schema := self.structured_outputs.json_schema) is None:
-            path = "structured_outputs.json"
-            raise RequestError(400, f"{path} is missing: only JSON Schemas are supported.", "missing_key", path)
+            message = f"{self.schema_key} is missing: only JSON Schemas are supported."
+            raise RequestError(400, message, "missing_key", self.schema_key)
+        refines = own == ANY_OBJECT and schema.get("type") == "object"
+        if own not in (None, schema) and not refines:
+            message = f"response_format and {self.schema_key} give different schemas. Give one of them."
+            raise RequestError(400, message, param=self.schema_key)
         return schema
 
 

@@ -33,7 +33,7 @@ from ..run.setup import make_setup
 from ..run_store import new_run_path
 from ..tools import Chat, recorded_chat
 from .config import ServerSettings
-from .errors import RequestError, to_request_error
+from .errors import RequestError, naming_schema, to_request_error
 from .live_progress import ProgressMeter
 from .logprobs import TraceValues
 from .plain_engine import PlainEngine
@@ -238,7 +238,8 @@ class RunManager:
         kind: Literal["rsa", "plain"] = "rsa" if plan.rsa else "plain"
         run = ActiveRun(self.new_state(), path, kind, self.metrics.tokens.inc, listener)
         run.plain_engine = self._plain_engine(plan)
-        await self._start(run, plan.chat, plan.config)
+        with naming_schema(plan.request.schema_key):
+            await self._start(run, plan.chat, plan.config)
         return run
 
     async def start_in_background(self, plan: Plan) -> ActiveRun:

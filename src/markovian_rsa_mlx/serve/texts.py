@@ -11,7 +11,6 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
@@ -28,7 +27,7 @@ from ..method.tails import AnswerStart
 from ..run.setup import check_schema
 from ..tokenizer import ChatMessage, Tokenizer, Vocabulary
 from .completions import FIRST_EVENT_S, JSON, LateResponse, RunStream, after, until_disconnect, with_errors, with_spaces
-from .errors import RequestError
+from .errors import RequestError, naming_schema
 from .incremental_text import LiveText
 from .logprobs import AnswerLogProbs, text_logprobs
 from .plan import MAX_PROMPT, count_tokens, reject_unsupported, to_messages
@@ -154,7 +153,8 @@ def _prepare(manager: RunManager, body: TextRequest) -> list[tuple[str, tuple[in
     }
     for key in (key for key, is_refused in refused.items() if is_refused):
         raise RequestError(400, f"{key} is not supported with this value.", "unsupported_key", key)
-    check_schema(RSAConfig(response_schema=body.schema_of_answer), manager.engine)
+    with naming_schema(body.schema_key):
+        check_schema(RSAConfig(response_schema=body.schema_of_answer), manager.engine)
     if (rows := len(body.prompt) * (body.n or 1)) > _MAX_ROWS:
         raise RequestError(400, f"The prompts times n must be at most {_MAX_ROWS} (got {rows}).", param="n")
     found = []
@@ -251,9 +251,7 @@ class Row:
 
     def begin_values(self) -> None:
         """Begin again with the values of the first token."""
-        decode = self.work.manager.engine.tokenizer.decode
-        new_watch = partial(AnswerStart, None, decode, suffix="", thinking=False)
-        self.sent, self._finder = 0, AnswerLogProbs(new_watch, trimmed=False)
+        self.sent, self._finder = 0, AnswerLogProbs.of_text(self.work.manager.engine.tokenizer, trimmed=False)
 
     def take_values(self, text: str) -> list[tuple[TokenLogProbs, int]]:
         """Return the values of the tokens of the next piece of the text."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import MarkovianRSAError
+from ..tools import join_texts
 from .errors import RequestError, to_request_error
 from .request import ChatRequest, parse
 
@@ -26,8 +27,7 @@ def with_one_system_message(messages: Sequence[dict[str, Any]], instructions: st
     """
     last = len(messages) - 1
     first = next((i for i, message in enumerate(messages) if message["role"] not in _SYSTEM_ROLES), last)
-    texts = [instructions, *(message["content"] for message in messages[:first])]
-    system = "\n\n".join(text for text in texts if text)
+    system = join_texts(instructions, *(message["content"] for message in messages[:first]))
     return [*([{"role": "system", "content": system}] if system else []), *messages[first:]]
 
 

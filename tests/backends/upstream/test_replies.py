@@ -105,6 +105,8 @@ def test_usage_of_an_event_without_a_choice_counts(extra: dict[str, Any]) -> Non
         ([{"type": "thinking", "thinking": [{"type": "text", "text": "h"}, {"type": "text", "text": "m"}]}], "hm", ""),
         ([{"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]}, "4"], "hm", "4"),
         ([{"type": "output_text", "text": "4", "annotations": []}], "", "4"),
+        ([{"type": "thinking_delta", "thinking": "hm"}, {"type": "text_delta", "text": "4"}], "hm", "4"),
+        ([{"type": "redacted_thinking", "data": "x"}, {"type": "text", "text": "4"}], "", "4"),
         ({"type": "text", "text": "4"}, "", "4"),
         ({"text": "4"}, "", "4"),
         ([{"type": "text", "text": {"value": "4"}}], "", "4"),

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from ...config import Sampling
+from ...content_parts import TEXT_PARTS, THINKING_PARTS
 from ...errors import UpstreamError
 from ...tokenizer import ChatMessage, thinking_switches
 from ...tools import MAX_CALLS, Tools, write_call
@@ -43,12 +44,7 @@ FINISH_REASONS: dict[str, Finish] = {
 _CALL_REASONS = ("toolcalls", "toolcall", "tooluse", "functioncall")
 #: Values of a finish reason that mean that the reply continues.
 _NO_REASONS = ("", "null", "none", "undefined", "unspecified")
-#: Types of content parts, and the keys of what they hold.
-_TEXT_PARTS = ("text", "output_text", "text_delta", "input_text")
-_REASONING_PARTS = (
-    "thinking", "thinking_delta", "reasoning", "reasoning_text", "reasoning_content", "reasoning.text", "think",
-    "thought", "summary_text", "reasoning.summary",
-)  # fmt: skip
+#: The keys of what content parts hold.
 _PART_KEYS = ("text", "thinking", "reasoning", "reasoning_content", "content", "summary", "value")
 _MAX_PART_DEPTH = 20
 #: Penalties without an effect: otherwise the server's defaults or the model's generation_config.json would apply.
@@ -586,13 +582,13 @@ def read_parts(value: Any, depth: int = 0) -> tuple[str, str]:
         pairs = [read_parts(part, depth + 1) for part in value]
         return "".join(reasoning for reasoning, _ in pairs), "".join(text for _, text in pairs)
     kind = value.get("type", "text") if isinstance(value, dict) else type(value).__name__
-    if not isinstance(value, dict) or kind not in (*_TEXT_PARTS, *_REASONING_PARTS):
+    if not isinstance(value, dict) or kind not in (*TEXT_PARTS, "text_delta", *THINKING_PARTS):
         raise UpstreamError(
             f"The server's reply has a content part of type {shortened(str(kind))!r}, which is not text."
         )
     inner = next((value[key] for key in _PART_KEYS if value.get(key)), None)
     texts = "".join(read_parts(inner, depth + 1))
-    return (texts, "") if kind in _REASONING_PARTS else ("", texts)
+    return (texts, "") if kind in THINKING_PARTS else ("", texts)
 
 
 def token_ids(value: Any) -> list[int]:

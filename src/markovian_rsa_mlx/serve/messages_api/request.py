@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from ...content_parts import THINKING_PARTS
+from ...tools import join_texts
 from ..errors import RequestError
 from ..request import (
     ChatRequest,
@@ -30,7 +32,6 @@ KEYS = {
     "response_format.json_schema": "output_config.format",
     "stop": "stop_sequences",
 }
-_THOUGHTS = frozenset({"thinking", "redacted_thinking"})
 
 
 class TextBlock(RequestModel):
@@ -188,7 +189,7 @@ def _chat_values(body: CountTokensRequest) -> dict[str, Any]:
         raise RequestError(400, text, "unsupported_key", "mcp_servers")
     system = body.system
     if system is not None and not isinstance(system, str):
-        system = "\n\n".join(_texts(system, "system"))
+        system = join_texts(*_texts(system, "system"))
     messages: list[dict[str, Any]] = []
     for index, turn in enumerate(body.messages):
         _add(messages, turn, f"messages.{index}.content")
@@ -230,24 +231,24 @@ def _add(messages: list[dict[str, Any]], message: InputMessage, path: str) -> No
             calls.append(_call(block, place))
         elif block.type == "tool_result" and message.role == "user":
             if texts:
-                _add_text(messages, "user", "\n\n".join(texts))
+                _add_text(messages, "user", join_texts(*texts))
                 texts = []
             messages.append(_result(block, place))
-        elif block.type not in _THOUGHTS:
+        elif block.type not in THINKING_PARTS:
             texts += _texts([block], path, first=index)
     if calls:
         text = "".join(texts)
         messages.append({"role": "assistant", "content": text or None, "tool_calls": calls})
     elif texts or not blocks:
         # Clients divide the text of one answer into blocks; blocks of others are texts of their own.
-        _add_text(messages, message.role, ("" if message.role == "assistant" else "\n\n").join(texts))
+        _add_text(messages, message.role, "".join(texts) if message.role == "assistant" else join_texts(*texts))
 
 
 def _add_text(messages: list[dict[str, Any]], role: str, text: str) -> None:
     """Append a text. Two turns of one role in a row are one, as the protocol has it."""
     last = messages[-1] if messages else None
     if last is not None and last["role"] == role and "tool_calls" not in last:
-        last["content"] = f"{last['content']}\n\n{text}"
+        last["content"] = join_texts(last["content"], text)
     else:
         messages.append({"role": role, "content": text})
 
@@ -263,7 +264,7 @@ def _result(block: InputBlock, path: str) -> dict[str, Any]:
     if block.tool_use_id is None:
         raise missing(f"{path}.tool_use_id")
     content = block.content or ""
-    text = content if isinstance(content, str) else "\n\n".join(_texts(content, f"{path}.content"))
+    text = content if isinstance(content, str) else join_texts(*_texts(content, f"{path}.content"))
     return {"role": "tool", "tool_call_id": block.tool_use_id, "content": text}
 
 

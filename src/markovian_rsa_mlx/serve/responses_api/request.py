@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from ...content_parts import TEXT_PARTS
+from ...tools import join_texts
 from ..errors import RequestError
 from ..request import (
     ChatRequest,
@@ -37,7 +39,6 @@ KEYS = {
     "response_format.json_schema": "text.format",
 }
 _LOGPROBS = "message.output_text.logprobs"
-_TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
 #: Items about the work of tools on OpenAI's servers. The messages after them have its result.
 _HOSTED = frozenset({
     "web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call", "mcp_list_tools",
@@ -242,7 +243,7 @@ def _add(messages: list[dict[str, Any]], item: InputItem, path: str) -> None:
                 raise missing(f"{path}.role")
             text = _text(item.content, f"{path}.content")
             if item.role == "assistant" and messages and "tool_calls" in messages[-1]:
-                messages[-1]["content"] = "\n\n".join(filter(None, (messages[-1]["content"], text)))
+                messages[-1]["content"] = join_texts(messages[-1]["content"], text)
             else:
                 messages.append({"role": item.role, "content": text})
         case "function_call" | "custom_tool_call" as kind:
@@ -270,7 +271,7 @@ def _text(content: Content | None, path: str) -> str:
     for index, part in enumerate(content):
         if part.type == "refusal":
             texts.append(part.refusal or "")
-        elif part.type in _TEXT_PARTS:
+        elif part.type in TEXT_PARTS:
             if part.text is None:
                 raise missing(f"{path}.{index}.text")
             texts.append(part.text)
