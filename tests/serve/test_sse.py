@@ -69,7 +69,10 @@ def is_idle(event: str) -> bool:
     if event == "[DONE]":
         return False
     value = json.loads(event)
-    nothing = ({"delta": {}, "finish_reason": None}, {"text": "", "finish_reason": None, "logprobs": None})
+    nothing: list[dict[str, Any]] = [
+        {"delta": {}, "finish_reason": None},
+        {"text": "", "finish_reason": None, "logprobs": None},
+    ]
     choices = [{key: part for key, part in choice.items() if key != "index"} for choice in value.get("choices", ())]
     return value.get("type") in ("ping", "response.in_progress") or (bool(choices) and choices[0] in nothing)
 
@@ -99,7 +102,7 @@ def test_idle_chunk_is_one_of_the_stream_and_says_nothing(slow: Running, path: s
     events = by_the_standard(slow.post(path, **REQUESTS[path], stream=True).text)
     chunks = [json.loads(event) for event in events[:-1]]
     idle = next(json.loads(event) for event in events if is_idle(event))
-    nothing = {"text": "", "logprobs": None} if path == "/v1/completions" else {"delta": {}}
+    nothing: dict[str, Any] = {"text": "", "logprobs": None} if path == "/v1/completions" else {"delta": {}}
     assert idle["choices"] == [{"index": 0, "finish_reason": None, **nothing}]
     assert {(chunk["id"], chunk["created"], chunk["model"]) for chunk in chunks} == {
         (idle["id"], idle["created"], "fake")

@@ -301,7 +301,7 @@ class EndsRun:
     """A response that cancels its run when it ends for any reason."""
 
     def __init__(self, run: Cancellable, *content: Any, **options: Any) -> None:
-        super().__init__(*content, **options)  # type: ignore[call-arg]
+        super().__init__(*content, **options)
         self._run = run
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
