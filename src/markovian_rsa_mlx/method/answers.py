@@ -9,22 +9,19 @@ Whether 1/2 equals 0.5 is decided elsewhere (see `equality`). Every function tak
 
 from __future__ import annotations
 
-import contextlib
 import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Final, Literal
 
 from .announced_text import ANNOUNCEMENT, EMOJI, announced_lines, announced_text, without_fence
-from .arithmetic import Arithmetic, NotArithmeticError, TooLargeError
 from .box_instruction import BOX_INSTRUCTION as BOX_INSTRUCTION
 from .boxes import BOX, EMPTY_BOX, boxed_answer, find_boxes, is_placeholder
 from .canonical_json import canonical_json
-from .notation import clean
+from .remarks import last_side, value_in_sentence, without_remark
 from .sentences import CUT_OFF, EMPHASIS, OPEN_END, is_abbreviated, with_plain_punctuation
-from .stated_value import NUMBER, stated_value, value_at_start
+from .stated_value import stated_value
 from .tex import closing_braces
 
 #: "math": equal values are equal answers. "text": a puzzle's free text, compared as it stands. "open": the whole text
@@ -72,40 +69,6 @@ _CLAUSE_END = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _DECORATION = re.compile(rf"^[{EMOJI}\s]+|[{EMOJI}\s]+$")
-#: A number with up to three words, "x = 5", yes or no, or an option.
-_SIMPLE_VALUE = re.compile(
-    rf"(?: (?:[a-zA-Z]\s?=\s?)? {NUMBER.pattern} (?:\s?(?!(?:and|or)\b)[a-zA-Z\u00b0%$/\u00b2\u00b3]{{1,20}}){{0,3}}"
-    r"| yes | no | true | false | \(?[A-H]\)? )",
-    re.IGNORECASE | re.VERBOSE,
-)
-_VERB = (
-    r"\b(?:is|are|was|were|has|have|had|can|will|would|should|must|gets?|makes?|equals?|gives?|means?|checks|holds|follows"
-    r"|satisf(?:y|ies)|remains?|works?|match(?:es)?)\b"
-)
-#: Begins a remark after a value: a clause with a verb, a reason, a word in the place of a full stop.
-_REMARK = re.compile(
-    rf"""
-    (?: ,\s(?:and\s)?(?![-\d$\\]) | \sand\s(?=(?:the|each|every|it|this|that|he|she|they|we|there|\d+\sof)\b) )
-      (?=[^,;\n]{{0,80}}{_VERB})
-    | ,\s(?=(?:as|let|verified|rounded|checked|confirmed|assuming|given|using|meaning|leaving|giving|making|by|after)\b)
-    | \s\((?=(?:since|because|as|from|that\sis|i\.e|where|which|using|by|see|after)\b)
-    | (?<=\d):\s+(?=[a-z]{{2}})
-    | (?<!\b[A-H])\s[\u2013\u2014]\s(?=[a-z]{{2}})
-    """,
-    re.IGNORECASE | re.VERBOSE,
-)
-#: A value with the calculation of it in brackets.
-_CALCULATED = re.compile(r"(.{1,80}?)\s\(([^()]{1,80}[-+*/=\u00d7\u00f7\u00b7\u2212][^()]{1,80})\)")
-#: The words before the value that a sentence gives, and words that make it a bound or a comparison.
-_SENTENCE = re.compile(
-    r"(?:[^\W\d_][\w'\u2019]*\s){1,5}?(?:is|are|was|were|has|have|had|makes?|made|needs?|takes?|took|gets?|got|costs?|earns?"
-    r"|earned|pays?|paid|spends?|spent|sells?|sold|buys?|bought|gives?|receives?|saves?|owes?|uses?|contains?|weighs?|equals?)"
-    r"\s(?:(?:a\stotal\sof|exactly|only)\s)?(?=[-\u2212$\u20ac\u00a3\d\\])"
-)
-_DENIED = re.compile(r"\b(?:not|no|nobody|none|neither|nor|never|if|we|then|first|next)\b", re.IGNORECASE)
-_COMPARISON = re.compile(
-    r"\b(?:more|less|fewer|times|greater|smaller|higher|lower|than|of|or|if|percent|and)\b|%", re.IGNORECASE
-)
 #: Mathematics between delimiters. The dollar signs have no white space inside, and no digit follows: $5 or $6 is money.
 _MATH = re.compile(
     r"\$\$?(?=\S)((?:\\.|[^$\\\n]){1,500})(?<=\S)\$\$?(?!\d)|\\\(([^\n]{1,500}?)\\\)|\\\[([^\n]{1,500}?)\\\]"
@@ -153,11 +116,6 @@ _INSTRUCTION = re.compile(
 )
 #: Announcements that are tried, from the last one on, and characters that are read after each.
 _MAX_ANNOUNCEMENTS, _MAX_ANNOUNCED = 20, 2_000
-#: Parts of a calculation with numbers. An x between two of them is a sign, and anywhere else a variable.
-_CALCULATION = re.compile(
-    r"[\d.,+*/()\[\]^%$!\u00d7\u00f7\u2212-]|\s|\\(?:times|cdot|div|frac|left|right|[$,;!( )])|[{}]"
-    r"|(?<=[\d)])[xX](?=\d)|(?<=[\d)]\s)[xX](?=\s\$?\d)"
-)
 
 
 def find_answer(text: str, kind: AnswerKind = "math", *, rules: int = ANSWER_RULES, calls: str = "") -> FoundAnswer:
@@ -249,7 +207,7 @@ def _announced_value(rest: str, has_colon: bool) -> str | None:
         return None
     if announced.whole:
         contents = [_stripped(EMPTY_BOX.sub("", item)) for item in announced.items]
-        values = ["" if BOX.search(item) or not _is_complete(item) else _last_side(item) for item in contents]
+        values = ["" if BOX.search(item) or not _is_complete(item) else last_side(item) for item in contents]
     else:
         values = [_clause_answer(item, has_colon) for item in announced.items]
     return ", ".join(values) if all(values) else ""
@@ -300,7 +258,7 @@ def _clause_answer(content: str, has_colon: bool) -> str:
     if span is not None and _ends_with(content, span):
         unit = re.match(r"\s*(?:\\?%|[a-zA-Z\u00b0]+\b(?=[\s.*]*$))", content[span.end() :])
         value = _stripped(_inside(span).rstrip() + (unit[0] if unit else ""))
-        return _last_side(value) if _is_complete(value) else ""
+        return last_side(value) if _is_complete(value) else ""
     if span is not None:
         content = _MATH.sub(_inside, content)
     end = next((end for end in _CLAUSE_END.finditer(content) if not is_abbreviated(content, end)), None)
@@ -310,42 +268,10 @@ def _clause_answer(content: str, has_colon: bool) -> str:
         clause = quoted[1].strip()
     if has_colon and _LONE_AFTER_COLON.fullmatch(clause):
         return clause
-    if has_colon and (value := _value_in_sentence(clause)):
+    if has_colon and (value := value_in_sentence(clause)):
         return value
-    clause = _without_remark(clause)
-    return _last_side(clause) if _can_be_announced(clause) else ""
-
-
-def _value_in_sentence(clause: str) -> str:
-    """Return the value in a whole sentence that gives one: "Tom has 12 apples". Return "" for others."""
-    sentence = _SENTENCE.match(clause)
-    rest = clause[sentence.end() :] if sentence else ""
-    if sentence is None or _DENIED.search(sentence[0]) or _COMPARISON.search(rest):
-        return ""
-    return value_at_start(rest) if len(list(NUMBER.finditer(rest))) == 1 else ""
-
-
-def _without_remark(clause: str) -> str:
-    """Return a clause without a remark after its value: "12 apples, and each child gets 3", "5 (2 + 3)"."""
-    for remark in _REMARK.finditer(clause):
-        if _SIMPLE_VALUE.fullmatch(clause[: remark.start()]):
-            return clause[: remark.start()]
-    calculated = _CALCULATED.fullmatch(clause)
-    number = NUMBER.match(calculated[1]) if calculated else None
-    if calculated is None or number is None or not _SIMPLE_VALUE.fullmatch(calculated[1]):
-        return clause
-    value = _computed(number[0])
-    return calculated[1] if value is not None and value == _computed(_last_side(calculated[2])) else clause
-
-
-def _computed(text: str) -> Fraction | None:
-    """Return the value of a calculation with numbers, None for other texts."""
-    cleaned = clean(text).replace(",", "")
-    reader = Arithmetic(cleaned)
-    with contextlib.suppress(NotArithmeticError, TooLargeError, ZeroDivisionError):
-        value = reader.sum(0)
-        return value if reader.end == len(cleaned) else None
-    return None
+    clause = without_remark(clause)
+    return last_side(clause) if _can_be_announced(clause) else ""
 
 
 def _ends_with(clause: str, span: re.Match[str]) -> bool:
@@ -376,14 +302,6 @@ def _can_be_announced(clause: str) -> bool:
         return is_operand and len(first) == 1
     words = re.findall(r"(?<![\\\w])[^\W\d_]{2,}", clause)
     return len(words) <= (4 if any(c.isdigit() for c in clause) else 5)
-
-
-def _last_side(clause: str) -> str:
-    """Return the right side of a calculation such as "9 + 5 = 14 apples", and anything else as it is."""
-    sides = re.split(r"(?<![<>!\\:])=(?!=)", clause)
-    if len(sides) > 1 and all(not _CALCULATION.sub("", side) and re.search(r"\d", side) for side in sides[:-1]):
-        return sides[-1].strip()
-    return clause
 
 
 def _stripped(text: str) -> str:
