@@ -229,8 +229,8 @@ def summary_text(parts: Mapping[str, Mapping[str, Any]]) -> str:
         for name, row in puzzles.items()
     ]
     numbers = f"{parts['puzzles']['problems']} puzzles", f"{parts['sums']['problems']} sums"
-    asked = [each for name in ("puzzles", "sums") for each in parts[name]["differences"]]
-    differences = [difference_text(each) for each in asked if (each["first"], each["second"]) in _SUMMARY]
+    pairs = [each for name in ("puzzles", "sums") for each in parts[name]["differences"]]
+    differences = [difference_text(each) for each in pairs if (each["first"], each["second"]) in _SUMMARY]
     settings = f"T = 2{epochs_text(parts['puzzles'])}"
     intro = (
         f"`make quality` runs {numbers[0]} of Countdown as reasoning-gym draws them ({settings}), and {numbers[1]}\n"

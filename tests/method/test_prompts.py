@@ -66,7 +66,7 @@ tails = st.lists(st.text(max_size=30).map(tail), min_size=1, max_size=4)
 
 
 @given(tails, st.sampled_from([ZAYA, RSA, OPEN]))
-def test_prompts_begin_with_what_is_known_of_them(shown: list[Tail], template: PromptTemplate) -> None:
+def test_prompts_begin_with_what_is_known_about_them(shown: list[Tail], template: PromptTemplate) -> None:
     builder = prompter(template=template)
     prompt = builder.build(shown)
     for count, start in enumerate(prompt.tail_starts):

@@ -63,7 +63,7 @@ def test_a_shared_prompt_is_read_once() -> None:
 
 
 def test_a_trace_that_waits_for_memory_keeps_the_shared_prompt() -> None:
-    """Two rows fit beside the stored prompt, a third one would not fit without it either."""
+    """Two rows fit next to the stored prompt, a third one would not fit without it either."""
     config = small(rounds=0, population=6)
     budget = MemoryBudget(ModelFootprint(10**9, 10**3, 0), 32, 0)
     limit = budget.required_bytes(3, 30 + 100) - 1

@@ -42,7 +42,7 @@ MIN_SHARED_TOKENS = 16
 MAX_PREFIXES = 8
 #: Chats whose last prompts are kept with their caches, and the tokens from which a prompt is worth it.
 MAX_TURNS, MIN_TURN_TOKENS = 16, 64
-#: Rows beside which an engine reads the beginnings of prompts to come.
+#: At most so many rows decode while an engine reads the beginnings of prompts to come.
 MAX_ROWS_BESIDE = 4
 #: Earlier prompts kept (without caches) to find what the next prompt shares with them.
 RECENT_PROMPTS = 32

@@ -1,4 +1,4 @@
-"""Replay the votes of a benchmark with weights by the confidence of traces, beside the plain vote.
+"""Replay the votes of a benchmark with weights by the confidence of traces, next to the plain vote.
 
 Needs neither the model nor the task: answers and confidence come from the audit logs, and which traces are right from
 the results. `vote_rules` has the rules.

@@ -1,4 +1,4 @@
-"""Run `mrsa bench votes`: print what votes with weights would have scored beside the plain ones."""
+"""Run `mrsa bench votes`: print what votes with weights would have scored next to the plain ones."""
 
 from __future__ import annotations
 

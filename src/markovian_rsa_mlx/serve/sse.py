@@ -2,8 +2,8 @@
 
 Some clients split lines at more characters than the protocol does (`str.splitlines`), and a model's text may contain
 them, so they are escaped. Some clients take each block between blank lines for an event, and others drop a block that
-begins with a comment. Therefore no comment stands alone in the answer to a chat, nor before data that counts: it comes
-with an event that says nothing else.
+begins with a comment. Therefore no comment is alone in the answer to a chat, nor before data that counts: it comes
+with an event without content.
 """
 
 from __future__ import annotations

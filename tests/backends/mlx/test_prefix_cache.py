@@ -79,7 +79,7 @@ def test_later_prompts_reuse_the_common_beginning(
 def test_a_prompt_that_waits_for_memory_keeps_the_common_beginning(
     fresh: Callable[[str], MLXEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two rows fit beside the stored beginning, a third one would not fit without it either."""
+    """Two rows fit next to the stored beginning, a third one would not fit without it either."""
     engine = fresh("llama")
     longest = max(map(len, AGGREGATION)) + 24
     engine.limit(None, engine.memory_estimate_bytes(3, longest) - 1)

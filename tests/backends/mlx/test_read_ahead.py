@@ -31,7 +31,7 @@ def parent(seed: int = 1, max_tokens: int = 200, run_id: str = "run") -> Generat
     return replace(request(seed, max_tokens=max_tokens), run_id=run_id)
 
 
-async def beside(
+async def child_alongside(
     engine: MLXEngine, parents: Sequence[GenerationRequest], until: Callable[[], bool] | None = None
 ) -> tuple[int, ...]:
     """Read the beginning of the child while its parents decode. Return the tokens of the child after that."""
@@ -65,7 +65,7 @@ def test_a_child_continues_from_what_was_read_and_its_tokens_are_the_same(
         return found
 
     monkeypatch.setattr(engine._scheduler._prefixes, "match", recorded)
-    assert asyncio.run(beside(engine, [parent(max_tokens=2_000)])) == alone
+    assert asyncio.run(child_alongside(engine, [parent(max_tokens=2_000)])) == alone
     assert known[-1] == len(BEGINNING)
 
 
@@ -75,7 +75,7 @@ def test_nothing_is_read_beside_many_rows_or_for_a_run_that_does_not_decode(
 ) -> None:
     alone, ahead = run(engine, [child()])[0], engine._scheduler.ahead
     before, waits = ahead.tokens_read, iter(range(30))
-    assert asyncio.run(beside(engine, parents, until=lambda: next(waits) == 29)) == alone
+    assert asyncio.run(child_alongside(engine, parents, until=lambda: next(waits) == 29)) == alone
     assert ahead.tokens_read == before
     assert not ahead._waiting
 
@@ -104,7 +104,7 @@ def test_what_was_read_in_part_is_stored(engine: MLXEngine) -> None:
         assert ahead.advance(1_000, ["run"], lambda _: True) == len(BEGINNING) - 40
         assert prefixes.match(BEGINNING)[0] == len(BEGINNING)
         ahead.add(Beginning("run", "r1-02", PROMPT * 9))
-        assert ahead.advance(1_000, ["run"], lambda length: length < 200) == 0  # memory has no room
+        assert ahead.advance(1_000, ["run"], lambda length: length < 200) == 0  # memory has no capacity
 
     engine._worker.call(read).result()
 

@@ -118,7 +118,7 @@ def test_turns_stay_where_freeing_them_would_admit_nothing(fresh: EngineOf) -> N
     engine.limit(None, engine.memory_estimate_bytes(4, 300) - 1)
     run(engine, [chat(HISTORY)])
     assert engine._scheduler._turns.nbytes > 0
-    # Three fit beside the turn, and the others wait for one of them to end.
+    # Three fit next to the turn, and the others wait for one of them to end.
     run(engine, [request(seed, prompt=tuple(range(seed, 100 + seed)), max_tokens=200) for seed in range(6)])
     assert len(engine._scheduler._turns) == 1
 

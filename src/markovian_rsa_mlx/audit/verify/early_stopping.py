@@ -228,10 +228,10 @@ def _vote_with(
         state.equivalent = for_one_run(state.equivalent, state.setup.answer_rules, TIME_LIMIT_S)
     answers = {candidate.trace_id: candidate.answer for candidate in candidates}
     first_with = {candidate.answer: candidate.trace_id for candidate in reversed(candidates)}
-    asked: dict[tuple[str, str], None] = {}
-    votes = vote(candidates, recorded_verdicts(state, verdicts, answers, asked))
-    check_verdicts(verdicts, answers, asked)
-    return votes, [[first_with[answer] for answer in pair] for pair in asked]
+    compared: dict[tuple[str, str], None] = {}
+    votes = vote(candidates, recorded_verdicts(state, verdicts, answers, compared))
+    check_verdicts(verdicts, answers, compared)
+    return votes, [[first_with[answer] for answer in pair] for pair in compared]
 
 
 def _may_inherit(state: VerifierState, key: TraceKey) -> bool:

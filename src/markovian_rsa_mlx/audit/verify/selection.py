@@ -68,8 +68,8 @@ def check_selection(state: VerifierState, event: SelectionEvent, points: Mapping
             check(found in possible, f"the answer of {key} is {expected}, not {answer!r} ({level})")
         finished = state.finished(key).finish_reason == "eos"
         candidates.append(Candidate.of(str(key), found, finished=finished))
-    asked: dict[tuple[str, str], None] = {}
-    equivalent = equivalence_of(kind, _equivalence(state, event, asked))
+    compared: dict[tuple[str, str], None] = {}
+    equivalent = equivalence_of(kind, _equivalence(state, event, compared))
     tally = Vote(()) if kind == "open" else vote(candidates, equivalent)
     classes = [[member.trace_id for member in members] for members in tally.classes]
     check(event.classes == classes, f"the answers fall into the classes {classes}")
@@ -89,13 +89,13 @@ def check_selection(state: VerifierState, event: SelectionEvent, points: Mapping
     _check_baseline_vote(state, event, equivalent)
     if kind == "math" and state.setup.answer_rules > 1:
         answers = _answers(state, event)
-        check_verdicts(event.verdicts, answers, asked)
+        check_verdicts(event.verdicts, answers, compared)
         verdicts = {(answers[one], answers[other]): verdict for one, other, verdict in event.verdicts}
-        _check_early_verdicts(state, verdicts, asked)
+        _check_early_verdicts(state, verdicts, compared)
 
 
 def _check_early_verdicts(
-    state: VerifierState, verdicts: Mapping[tuple[str, str], str], asked: Iterable[tuple[str, str]]
+    state: VerifierState, verdicts: Mapping[tuple[str, str], str], compared: Iterable[tuple[str, str]]
 ) -> None:
     """Check that the votes compare answers as the events did that decided which traces were generated."""
     entries = state.run.early_verdicts
@@ -105,7 +105,7 @@ def _check_early_verdicts(
         if possible is not None and len(possible) == 1:
             candidates.append(Candidate.of(str(key), possible[0]))
     before = Recalled(equal_text, candidates, entries)
-    for pair in asked:
+    for pair in compared:
         earlier, verdict = before.recorded(*pair), verdicts.get(pair, "undecided")
         agrees = earlier in (None, "undecided", verdict)
         check(agrees, f"{pair[0]!r} and {pair[1]!r} were {earlier} when it was decided what to generate")
@@ -183,8 +183,8 @@ def _calls(state: VerifierState, key: TraceKey, text: str) -> str:
     return tools.canonical(text, finished=finished) if tools else ""
 
 
-def _equivalence(state: VerifierState, event: SelectionEvent, asked: dict[tuple[str, str], None]) -> Equivalent:
-    """Return the caller's equivalence, or equality of texts. Put the pairs that no rule decides into `asked`.
+def _equivalence(state: VerifierState, event: SelectionEvent, compared: dict[tuple[str, str], None]) -> Equivalent:
+    """Return the caller's equivalence, or equality of texts. Put the pairs that no rule decides into `compared`.
 
     Values cannot be compared without the caller's. Then trust the recorded verdicts, or in a file of an earlier version
     the recorded classes.
@@ -196,7 +196,7 @@ def _equivalence(state: VerifierState, event: SelectionEvent, asked: dict[tuple[
         state.equivalent = for_one_run(state.equivalent, rules, TIME_LIMIT_S)
     equivalent = state.equivalent
     if rules > 1:
-        return recorded_verdicts(state, event.verdicts, _answers(state, event), asked)
+        return recorded_verdicts(state, event.verdicts, _answers(state, event), compared)
     answers = dict(zip(event.candidate_trace_ids, event.answers, strict=True))
     classes = [{answers.get(trace_id) for trace_id in members} for members in event.classes]
     differ = any(not all(equal_text(a or "", b or "") for a in members for b in members) for members in classes)
@@ -226,20 +226,20 @@ def _answers(state: VerifierState, event: SelectionEvent) -> dict[str, str]:
     return answers | dict(zip(event.candidate_trace_ids, event.answers, strict=True))
 
 
-def check_verdicts(entries: list[list[str]], answers: Mapping[str, str], asked: Iterable[tuple[str, str]]) -> None:
+def check_verdicts(entries: list[list[str]], answers: Mapping[str, str], compared: Iterable[tuple[str, str]]) -> None:
     """Check that the verdicts are on the pairs that a vote compares and that no rule decides, in this order."""
     first_with = {answer: trace_id for trace_id, answer in reversed(list(answers.items()))}
-    pairs = [[first_with.get(answer) for answer in pair] for pair in asked]
+    pairs = [[first_with.get(answer) for answer in pair] for pair in compared]
     recorded = [entry[:2] for entry in entries]
     check(recorded == [pair for pair in pairs if pair in recorded], f"the votes compare other pairs than {recorded}")
 
 
 def recorded_verdicts(
-    state: VerifierState, entries: list[list[str]], answers: Mapping[str, str], asked: dict[tuple[str, str], None]
+    state: VerifierState, entries: list[list[str]], answers: Mapping[str, str], compared: dict[tuple[str, str], None]
 ) -> Equivalent:
     """Return the equivalence of the rules and of recorded verdicts, which that of the caller checks if it decides.
 
-    `answers` are those of the traces that the verdicts may name. Put the pairs that no rule decides into `asked`.
+    `answers` are those of the traces that the verdicts may name. Put the pairs that no rule decides into `compared`.
     """
     equivalent = state.equivalent
     verdicts: dict[tuple[str, str], str] = {}
@@ -252,7 +252,7 @@ def recorded_verdicts(
         by_rules = compare_by_rules(first, second)
         if by_rules != "undecided":
             return by_rules == "same"
-        asked[first, second] = None
+        compared[first, second] = None
         verdict = verdicts.get((first, second), "undecided")
         again = "undecided" if equivalent is None else verdict_of(equivalent, first, second)
         check("undecided" in (verdict, again) or verdict == again, f"{first!r} and {second!r} are {again}")

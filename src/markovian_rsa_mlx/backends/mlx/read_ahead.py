@@ -43,7 +43,7 @@ class ReadAhead:
         self.tokens_read = 0  #: since the engine was made
 
     def add(self, beginning: Beginning) -> None:
-        """Take the place of what is known of the same prompt."""
+        """Take the place of what is known about the same prompt."""
         self.drop(beginning.run_id, beginning.trace_id)
         self._waiting[beginning.run_id, beginning.trace_id] = beginning
 
@@ -69,8 +69,8 @@ class ReadAhead:
     def advance(self, most: int, rows: Sequence[str], fits: Callable[[int], bool]) -> int:
         """Read up to `most` tokens, if few rows decode, and return how many were read.
 
-        `rows` are the runs of the rows that decode: prompts of other runs are forgotten. `fits` tells whether memory
-        has room for so many tokens.
+        `rows` are the runs of the rows that decode: prompts of other runs are forgotten. `fits` returns whether memory
+        has capacity for so many tokens.
         """
         if len(rows) > MAX_ROWS_BESIDE:  # all of them would wait
             return 0

@@ -107,6 +107,6 @@ class ResponseStore:
 def _not_found(what: str, param: str | None) -> RequestError:
     message = (
         f"There is no {what} here. Responses are kept for an hour after they were last continued, unless store is "
-        "false, while there is room. Send the whole conversation as input."
+        "false, while there is capacity. Send the whole conversation as input."
     )
     return RequestError(404, message, "response_not_found", param)
