@@ -11,6 +11,8 @@ import pytest
 
 from markovian_rsa_mlx.backends.base import GenerationRequest, GenerationResult, ThinkingLimit
 from markovian_rsa_mlx.backends.mlx import MLXEngine, batch
+from markovian_rsa_mlx.backends.mlx.prefix_cache import PrefixCache, TurnCache
+from markovian_rsa_mlx.backends.mlx.read_ahead import ReadAhead
 from markovian_rsa_mlx.backends.mlx.sequence import Sequence as EngineSequence
 from markovian_rsa_mlx.config import Sampling
 
@@ -87,6 +89,13 @@ async def gather(engine: MLXEngine, requests: Sequence[GenerationRequest]) -> li
 def run(engine: MLXEngine, requests: Sequence[GenerationRequest]) -> list[tuple[int, ...]]:
     """The token ids of the requests, generated together on a new event loop."""
     return [result.token_ids for result in asyncio.run(gather(engine, requests))]
+
+
+def replace_stores(engine: MLXEngine) -> None:
+    """Forget all prompts that the engine has read."""
+    scheduler = engine._scheduler
+    scheduler._prefixes, scheduler._turns = PrefixCache(), TurnCache()
+    scheduler.ahead = ReadAhead(scheduler.model, scheduler._prefixes)
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from markovian_rsa_mlx.backends.mlx import MLXEngine
-from markovian_rsa_mlx.backends.mlx.prefix_cache import PrefixCache, common_prefix
+from markovian_rsa_mlx.backends.mlx.prefix_cache import common_prefix
 from markovian_rsa_mlx.backends.policy import split_point
 
-from ..traces import PROMPT, request, run
+from ..traces import PROMPT, replace_stores, request, run
 
 SHARED = PROMPT * 3
 AGGREGATION = [SHARED + tuple(range(10 + i, 40 + 2 * i)) for i in range(5)]
@@ -38,7 +38,7 @@ class ReadTokens:
 def fresh(engine_of: Callable[[str], MLXEngine]) -> Callable[[str], MLXEngine]:
     def get(kind: str) -> MLXEngine:
         engine = engine_of(kind)
-        engine._scheduler._prefixes = PrefixCache()
+        replace_stores(engine)
         return engine
 
     return get

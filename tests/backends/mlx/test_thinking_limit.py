@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from markovian_rsa_mlx.backends.base import GenerationRequest, ThinkingLimit
+from markovian_rsa_mlx.backends.base import GenerationRequest, GenerationResult, ThinkingLimit
 from markovian_rsa_mlx.backends.mlx import MLXEngine, batch
 from tests.backends.traces import RecordingListener, gather, request, run
 
@@ -85,7 +86,16 @@ def test_a_failed_step_repeats_no_draw_and_no_closing_id(
         return draw(*arguments)
 
     monkeypatch.setattr(batch, "draw_tokens", failing_once)
-    results = asyncio.run(gather(engine, [limited(1), request(2)]))
+    both_wait = threading.Event()
+
+    async def generate_both() -> list[GenerationResult]:
+        engine._worker.post(lambda: both_wait.wait(10))
+        generating = asyncio.create_task(gather(engine, [limited(1), request(2)]))
+        await asyncio.sleep(0.01)
+        both_wait.set()
+        return await generating
+
+    results = asyncio.run(generate_both())
     assert [result.token_ids for result in results] == expected
 
 

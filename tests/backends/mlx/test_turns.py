@@ -9,12 +9,11 @@ import pytest
 
 from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.backends.mlx import MLXEngine
-from markovian_rsa_mlx.backends.mlx.prefix_cache import PrefixCache, TurnCache
 from markovian_rsa_mlx.backends.mlx.scheduler import TURN_SECONDS
 from markovian_rsa_mlx.backends.policy import MAX_TURNS, MIN_TURN_TOKENS
 
 from ..conftest import EngineOf
-from ..traces import request, run
+from ..traces import replace_stores, request, run
 from .test_prefix_cache import ReadTokens
 
 HISTORY = tuple(range(30, 230))
@@ -31,7 +30,7 @@ def fresh(engine_of: EngineOf) -> EngineOf:
 
     def get(kind: str) -> MLXEngine:
         engine = engine_of(kind)
-        engine._scheduler._prefixes, engine._scheduler._turns = PrefixCache(), TurnCache()
+        replace_stores(engine)
         return engine
 
     return get
