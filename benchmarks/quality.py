@@ -1,6 +1,6 @@
 """Measure whether the method helps a model on two standard tasks: `python -m benchmarks.quality [--model FOLDER]`.
 
-    puzzles  200 Countdown puzzles as reasoning-gym draws them, with few solutions or many; four runs of each
+    puzzles  200 Countdown puzzles as reasoning-gym draws them, with few solutions or many; three runs of each
     sums     100 sums of 8 to 12 terms, which no trace can finish within beta
 
 All problems are held out from the training of the embedded reasoner, all methods run at F = N = 8. Each part is one
@@ -66,7 +66,7 @@ PARTS = {
             "single,vote,vote-equal,delethink,delethink:majority,markovian,markovian:majority",
         ),
         (("single", "markovian"), ("delethink", "markovian"), ("vote-equal", "markovian:majority")),
-        epochs=4,
+        epochs=3,
     ),
     "sums": Part(
         "embedded-chain-sum",

@@ -35,7 +35,7 @@ JUDGE = jinja2.Template(files("markovian_rsa_mlx.method.templates").joinpath("ju
 MIXES = {
     "main": {"search": 0.38, "aggregate": 0.38, "sum": 0.06, "continue": 0.13, "judge": 0.05},
     "both": {"search": 0.34, "aggregate": 0.36, "sum": 0.1, "continue": 0.16, "judge": 0.04},
-    "sums": {"search": 0.26, "aggregate": 0.3, "sum": 0.19, "continue": 0.21, "judge": 0.04},
+    "sums": {"search": 0.27, "aggregate": 0.32, "sum": 0.12, "continue": 0.25, "judge": 0.04},
 }
 #: How often an aggregation prompt has the layout `rsa_v1` instead of `zaya_v1`.
 OTHER_LAYOUT = 0.1
@@ -50,6 +50,8 @@ DRILLS = 7
 #: Amounts that an error adds to a value of a sum, and how often a shown trace begins with one.
 ERRORS = (-10, -1, 1, 10, 2, -20, 100, -100)
 WRONG_BEGINNING = 0.15
+#: How often the traces that a continued sum shows are truncated just before the total.
+LACKS_TOTAL = 0.2
 #: How often the model's own traces are used, where there are any: in aggregation prompts, in searches.
 HARVESTED_TAILS, HARVESTED_ATTEMPTS = 0.65, 0.5
 
@@ -288,8 +290,12 @@ class Drawer:
         builder.extend([(traces.answer(str(sum(terms))), 1.0)])
         return builder.build()
 
-    def sum_tail(self, terms: list[int], start: int, beta: int, tau: int) -> tuple[Tail, list[tuple[int, int]]]:
+    def sum_tail(
+        self, terms: list[int], start: int, beta: int, tau: int, *, lacks_total: bool = False
+    ) -> tuple[Tail, list[tuple[int, int]]]:
         """A tail of a trace that began after line `start`; the lines of it that can be relied on, with their values.
+
+        With `lacks_total` the trace was truncated after the last line, or before it.
 
         Line 0 is the first term, line `len(terms)` the total. The line before the first complete one is among them,
         since its value begins that line. An error can be seen where its line is shown; a wrong beginning cannot.
@@ -305,7 +311,8 @@ class Drawer:
             lines.append(traces.sum_line(terms, index, value, error, early=rng.random() < 0.5))
             value += terms[index] + error
             states.append((index, value))
-        tail = self.tail("".join(lines) + f"total {value}\n" + traces.CLOSE, beta, tau)
+        end = "" if lacks_total else f"total {value}\n" + traces.CLOSE
+        tail = self.tail("".join(lines) + end, beta, tau)
         shown = [number for number, line in enumerate(lines) if line in tail.text]
         known = states[shown[0] : shown[-1] + 2] if shown else []
         if any(states[number + 1][0] == wrong_at for number in shown):
@@ -318,11 +325,14 @@ class Drawer:
         """Return an aggregation prompt of a running sum. The response continues after its `furthest_line`."""
         rng, terms = self.rng, self.terms()
         start = len(terms) - 1 if rng.random() < 0.15 else int(len(terms) * rng.random() ** 1.5)
+        lacks_total = rng.random() < LACKS_TOTAL
+        if lacks_total:
+            start = max(0, len(terms) - 1 - rng.randint(1, 4))
         beta, tau = rng.choice((40, 48, 56, 64, 64, 72, 96)), rng.choice((32, 32, 36, 40, 48))
         tails, votes = [], Counter[tuple[int, int]]()
         for _ in range(rng.choice((1, 2, 3, 4, 4, 4, 4))):
             begin = max(0, start - rng.choice((0, 0, 0, 1, 2)))
-            tail, known = self.sum_tail(terms, begin, beta, tau)
+            tail, known = self.sum_tail(terms, begin, beta, tau, lacks_total=lacks_total)
             tails.append(tail)
             votes.update(known)
         builder = Builder(self.vocabulary, self.aggregation(traces.sum_question(terms), tails))

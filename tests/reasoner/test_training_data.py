@@ -174,6 +174,16 @@ def test_lines_of_a_shown_sum_can_be_relied_on(drawer: Drawer) -> None:
     assert 10 < wrong < 150
 
 
+def test_a_sum_that_lacks_only_its_total_gets_it(drawer: Drawer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "LACKS_TOTAL", 1.0)
+    ended = 0
+    for _ in range(60):
+        prompt, _, response = drawer.tokenizer.decode(drawer.continue_sum().ids).rpartition("<think>\n")
+        assert "total" not in prompt
+        ended += response.startswith("total ")
+    assert ended > 30
+
+
 def test_any_text_survives_the_tokenizer(tokenizer: Tokenizer) -> None:
     for text in ("Grüße, 12345 ✓\n\n\tx", "1000 999 07", "[attempt 1]\n13-7=6 no\n", "</think>\n"):
         ids = tokenizer.encode(text, add_special_tokens=False).ids
