@@ -113,11 +113,12 @@ export class Run {
     return new Set([...closure(id, parents), ...closure(id, children)]);
   }
 
-  // The answers of a round: [{key, answer, ids}], the largest class first, no answer ("") last.
+  // The answers of a round that vote: [{key, answer, ids}], the largest class first, no answer ("") last.
   tally(round) {
     const classes = new Map();
     for (const trace of this.all()) {
-      if (trace.round !== round || !FINISHED.has(trace.state)) continue;
+      const votes = !this.stopped?.cancelled_trace_ids.includes(trace.id);
+      if (trace.round !== round || !FINISHED.has(trace.state) || !votes) continue;
       if (!classes.has(trace.key)) classes.set(trace.key, { key: trace.key, answer: trace.answer, ids: [] });
       classes.get(trace.key).ids.push(trace.id);
     }
