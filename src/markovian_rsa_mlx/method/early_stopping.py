@@ -86,8 +86,8 @@ class Recalled:
         answers = {candidate.trace_id: candidate.answer for candidate in candidates}
         for one, other, verdict in sorted(verdicts, key=lambda entry: entry[2] != "undecided"):
             if one in answers and other in answers:
-                for pair in itertools.permutations((answers[one], answers[other])):
-                    self._verdicts[pair] = cast("Verdict", verdict)
+                first, second = answers[one], answers[other]
+                self._verdicts[first, second] = self._verdicts[second, first] = cast("Verdict", verdict)
 
     def __call__(self, first: str, second: str) -> bool:
         return self.compare(first, second) == "same"
