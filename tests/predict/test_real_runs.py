@@ -13,7 +13,8 @@ import pytest
 
 from benchmarks.tune import SETTINGS, work_of
 from markovian_rsa_mlx.audit.events import GenerationStartEvent
-from markovian_rsa_mlx.backends.mlx.scheduler import Prefill
+from markovian_rsa_mlx.backends.mlx.prefix_cache import Prefill
+from markovian_rsa_mlx.backends.mlx.read_ahead import ReadAhead
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 from markovian_rsa_mlx.predict.costs import LinearCosts
 from markovian_rsa_mlx.predict.simulator import simulate
@@ -35,13 +36,18 @@ def test_a_real_run_takes_the_simulated_steps(
     name: str, orchestrator: MarkovianRSAOrchestrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, rows, read = SETTINGS[name].replace(seed=5), record_rows(monkeypatch), list[int]()
-    advance = Prefill.advance
+    advance, advance_ahead = Prefill.advance, ReadAhead.advance
 
     def counted_advance(self: Any, most: int) -> int:
         read.append(advance(self, most))
         return read[-1]
 
+    def counted_advance_ahead(self: Any, most: int, *conditions: Any) -> int:
+        read.append(advance_ahead(self, most, *conditions))
+        return read[-1]
+
     monkeypatch.setattr(Prefill, "advance", counted_advance)
+    monkeypatch.setattr(ReadAhead, "advance", counted_advance_ahead)
     # Each case has its own question, so that the engine has no prefix of it.
     result = orchestrator.run(puzzles.demo_puzzle(700 + list(SETTINGS).index(name)).question, config)
     concurrency = None if config.concurrency == "auto" else config.concurrency
