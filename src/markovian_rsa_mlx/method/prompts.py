@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -497,22 +497,27 @@ class PromptBuilder:
     def build(self, tails: Sequence[Tail]) -> Prompt:
         """Return the prompt that shows `tails` in this order. There are segments for 1 to `max_parents` of them."""
         index = len(tails) - 1
-        pieces, ids = self._segments.texts[index], self._segments.token_ids[index]
-        text, token_ids, tail_starts = pieces[0], list(ids[0]), list[int]()
-        for tail, piece, piece_ids in zip(tails, pieces[1:], ids[1:], strict=True):
+        text, token_ids = self._segments.texts[index][0], list(self._segments.token_ids[index][0])
+        tail_starts = list[int]()
+        for quoted, piece, piece_ids in self._quoted(tails, len(tails)):
             tail_starts.append(len(token_ids))
-            quoted = self._quote(tail, self._markers[index])
             text += quoted.text + piece
             token_ids += [*quoted.token_ids, *piece_ids]
         return Prompt(self._frame.content_of(text), text, tuple(token_ids), tuple(tail_starts))
 
     def beginning(self, tails: Sequence[Tail], count: int) -> tuple[int, ...]:
         """Return the first ids of a prompt of `count` tails, of which these are the first: all before the next one."""
-        ids = self._segments.token_ids[count - 1]
-        token_ids = list(ids[0])
-        for tail, piece_ids in zip(tails, ids[1:], strict=False):
-            token_ids += [*self._quote(tail, self._markers[count - 1]).token_ids, *piece_ids]
+        token_ids = list(self._segments.token_ids[count - 1][0])
+        for quoted, _, piece_ids in self._quoted(tails, count):
+            token_ids += [*quoted.token_ids, *piece_ids]
         return tuple(token_ids)
+
+    def _quoted(self, tails: Sequence[Tail], count: int) -> Iterator[tuple[Tail, str, Sequence[int]]]:
+        """Yield the first of `count` tails as a prompt shows them, and the segment after each, as text and as ids."""
+        _, *pieces = self._segments.texts[count - 1]
+        _, *ids = self._segments.token_ids[count - 1]
+        for tail, piece, piece_ids in zip(tails, pieces, ids, strict=len(tails) == count):
+            yield self._quote(tail, self._markers[count - 1]), piece, piece_ids
 
     def _quote(self, tail: Tail, markers: frozenset[str]) -> Tail:
         """Put the ids of `QUOTE` before the first id of each line that equals a marker."""
