@@ -16,7 +16,8 @@ export class View {
     this.refresh();
   }
 
-  // Derive again all that depends on the lines of the run. An answer keeps its colour while a live run goes on.
+  // Derive again all that depends on the lines of the run. An answer keeps its colour while a live run goes on;
+  // a finished run has the colours of its file's page, however its lines came in.
   refresh() {
     const winner = this.run.winner?.key;
     const sizes = new Map();
@@ -24,7 +25,7 @@ export class View {
       if (key) sizes.set(key, (sizes.get(key) ?? 0) + 1 + (key === winner ? 1e6 : 0));
     }
     this.ranked = [...sizes.keys()].sort((a, b) => sizes.get(b) - sizes.get(a)); // the answer of the run first
-    const kept = [...this.colours].filter(([key]) => sizes.has(key));
+    const kept = this.run.finished ? [] : [...this.colours].filter(([key]) => sizes.has(key));
     if (winner && !this.colours.has(winner) && kept.length === COLOURS) kept.pop();
     this.colours = new Map(kept);
     const free = Array.from({ length: COLOURS }, (_, i) => i).filter((i) => !kept.some(([, colour]) => colour === i));
