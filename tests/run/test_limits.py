@@ -15,7 +15,13 @@ from pathlib import Path
 import pytest
 
 from markovian_rsa_mlx.audit import RunState, is_finished, read_events
-from markovian_rsa_mlx.audit.events import Event, TraceCheckpointEvent, TraceCompleteEvent, TraceRetryEvent
+from markovian_rsa_mlx.audit.events import (
+    AttemptDiscardedEvent,
+    Event,
+    TraceCheckpointEvent,
+    TraceCompleteEvent,
+    TraceRetryEvent,
+)
 from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.backends.base import GenerationListener, GenerationRequest, GenerationResult
 from markovian_rsa_mlx.errors import AuditError, BackendError, RunStoppedError
@@ -158,6 +164,31 @@ def test_tokens_of_failed_attempts_count_against_the_budget_of_later_sessions(tm
     assert recorded.spent_tokens == partial_of(stopped.value).generated_tokens
     assert recorded.spent_tokens > recorded.total_tokens
     assert verify_file(path).given_up == 1
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_tokens_of_attempts_at_summaries_count_against_the_budget_of_later_sessions(
+    fails: bool, tmp_path: Path
+) -> None:
+    """The first session ends after attempts without a result: two of each summary failed, or the budget stopped one."""
+
+    def fail(request: GenerationRequest, step: int) -> None:
+        if "[notes]" in request.prompt_text and step >= 8:
+            raise BackendError("no")
+
+    path, config = tmp_path / "run.jsonl", WHOLE.replace(carry="summary", max_retries=1, concurrency=1)
+    run(FakeEngine(by_round, chunk=4), config, path)
+    budget = sum(e.generated_tokens for e in of_file(path, TraceCompleteEvent) if e.round == 0) + (80 if fails else 10)
+    path.unlink()
+    with pytest.raises(RunStoppedError) as stopped:
+        run(FakeEngine(by_round, chunk=4, on_step=fail if fails else None), config.replace(token_budget=budget), path)
+    discarded = of_file(path, AttemptDiscardedEvent)
+    assert len(discarded) == (8 if fails else 1)
+    assert RunState(read_events(path)).spent_tokens == partial_of(stopped.value).generated_tokens
+    verify_file(path)
+    result, state = run(FakeEngine(by_round, chunk=4), config, path), RunState(read_events(path))
+    assert state.spent_tokens == result.generated_tokens + sum(event.generated_tokens for event in discarded)
+    assert verify_file(path).finished
 
 
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:

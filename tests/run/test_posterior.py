@@ -245,6 +245,34 @@ def test_a_resumed_selection_keeps_the_verdicts_that_ended_generation(
         verify_file(contradicts, codec=CODEC)
 
 
+def test_a_pair_that_the_ended_vote_left_undecided_stays_so_in_a_resumed_selection(
+    open_votes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (stop,), (selection,) = of_file(open_votes, StoppedEarlyEvent), of_file(open_votes, SelectionEvent)
+    assert [entry[2] for entry in stop.verdicts] == ["undecided"]
+    assert selection.verdicts == []
+    end = line_ends(open_votes)[first(read_lines(open_votes), "selection") - 1]
+    path = cut(open_votes, end, tmp_path / "resumed.jsonl")
+    run_rare(path, Algebra("same"))
+    assert of_file(path, SelectionEvent) == [selection]
+    verify_file(path, codec=CODEC)
+    monkeypatch.setattr(RunState, "early_verdicts", [])
+    contradicts = cut(open_votes, end, tmp_path / "contradicts.jsonl")
+    run_rare(contradicts, Algebra("same"))
+    monkeypatch.undo()
+    with pytest.raises(VerificationError, match="were undecided when it was decided"):
+        verify_file(contradicts, codec=CODEC)
+
+
+def test_files_of_versions_that_left_out_undecided_pairs_of_an_ended_vote_are_verified(
+    open_votes: Path, tmp_path: Path
+) -> None:
+    lines = read_lines(open_votes)
+    lines[first(lines, "stopped_early")]["verdicts"] = []
+    write_lines(tmp_path / "run.jsonl", lines)
+    verify_file(tmp_path / "run.jsonl", codec=CODEC)
+
+
 def in_comparison(**values: Any) -> Callable[[Lines], int]:
     def lie(lines: Lines) -> int:
         index = first(lines, "answers_compared")

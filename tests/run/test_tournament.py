@@ -13,6 +13,7 @@ import pytest
 
 from markovian_rsa_mlx.audit import RunState, read_events, read_lenient
 from markovian_rsa_mlx.audit.events import (
+    AttemptDiscardedEvent,
     ErrorEvent,
     FinalEvent,
     GenerationStartEvent,
@@ -305,6 +306,73 @@ def test_a_token_budget_ends_a_tournament_and_more_tokens_continue_it(simple: Pa
     assert len(engine.requests) == len(outcome(simple)[3]) - len(recorded)
     assert outcome(path) == outcome(simple)
     verify_file(path, codec=CODEC)
+
+
+@pytest.fixture(scope="module")
+def discarded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file with attempts at judgements without a result: one failed, and a token budget stopped others."""
+    failed: list[str] = []
+
+    def fail(request: GenerationRequest, step: int) -> None:
+        if is_judgement(request) and step and not failed:
+            failed.append(request.trace_id)
+            raise RuntimeError("the judge stumbled")
+
+    path = tmp_path_factory.mktemp("discarded") / "run.jsonl"
+    config = JUDGED.replace(concurrency=2)
+    run(FakeEngine(undecided), config, path)
+    traces = sum(event.generated_tokens for event in of_file(path, TraceCompleteEvent))
+    path.unlink()
+    with pytest.raises(RunStoppedError) as stopped:
+        run(FakeEngine(undecided, chunk=2, on_step=fail), config.replace(token_budget=traces + 150), path)
+    assert RunState(read_events(path)).spent_tokens == stopped.value.partial.generated_tokens >= traces + 150
+    return path
+
+
+def test_tokens_of_attempts_at_judgements_count_against_the_budget_of_later_sessions(
+    discarded: Path, simple: Path, tmp_path: Path
+) -> None:
+    events = of_file(discarded, AttemptDiscardedEvent)
+    assert [event.purpose for event in events] == 3 * ["judgement"]
+    verify_file(discarded, codec=CODEC)
+    path, engine = cut(discarded, line_ends(discarded)[-1], tmp_path / "run.jsonl"), FakeEngine(undecided)
+    with pytest.raises(RunStoppedError):
+        run(engine, JUDGED.replace(token_budget=RunState(read_events(path)).spent_tokens), path)
+    assert not engine.requests
+    result, state = run(engine, JUDGED, path), RunState(read_events(path))
+    assert state.spent_tokens == result.generated_tokens + sum(event.generated_tokens for event in events)
+    assert outcome(path)[:3] == outcome(simple)[:3]
+    assert verify_file(path, codec=CODEC).finished
+
+
+def in_discarded(**values: Any) -> Callable[[Lines], int]:
+    def lie(lines: Lines) -> int:
+        index = first(lines, "attempt_discarded")
+        lines[index] |= values
+        return index
+
+    return lie
+
+
+def is_discarded_twice(lines: Lines) -> int:
+    index = first(lines, "attempt_discarded")
+    lines.insert(index + 1, copy.deepcopy(lines[index]))
+    return index + 1
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        in_discarded(generated_tokens=0), in_discarded(generated_tokens=201), in_discarded(attempt=9),
+        in_discarded(name="j07-0"), in_discarded(purpose="summary"), in_discarded(purpose="summary", name="r0-00"),
+        is_discarded_twice,
+    ],
+    ids=["none", "above_the_limit", "attempt", "not_asked", "no_trace", "no_summary", "twice"],
+)  # fmt: skip
+def test_lies_about_discarded_attempts_are_refused(
+    lie: Callable[[Lines], int], discarded: Path, tmp_path: Path
+) -> None:
+    assert_lie_refused(lie, discarded, tmp_path / "run.jsonl")
 
 
 def test_marks_of_many_tokens_and_none_at_all(tmp_path: Path) -> None:

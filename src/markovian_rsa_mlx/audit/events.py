@@ -186,7 +186,8 @@ class StoppedEarlyEvent(Event):
     ]
     verdicts: Annotated[
         list[list[str]],
-        "The comparisons that needed computer algebra, as [trace, trace, verdict]: `same` or `different`.",
+        "The comparisons that needed computer algebra, as [trace, trace, verdict]: `same`, `different`, or `undecided` "
+        "(which counts as different, in the selection too). Earlier versions left out the last ones.",
     ]
 
 
@@ -489,6 +490,21 @@ class JudgementEvent(Event):
 
 
 @dataclass
+class AttemptDiscardedEvent(Event):
+    """An attempt at a summary or at a judgement failed, or its session stopped, and its tokens are not recorded.
+
+    Their number counts against `token_budget`, and not in the total of the run. An attempt at a trace has checkpoints.
+    """
+
+    EVENT_NAME: str = field(init=False, default="attempt_discarded")
+    run_id: RunId
+    purpose: Annotated[Literal["summary", "judgement"], "What was generated."]
+    name: Annotated[str, "The trace that was to be summarised, or the judgement: `j03-1`, or `j03f-1` for one in full."]
+    attempt: Annotated[int, "The attempt, from 0. One that its session stopped is made again."]
+    generated_tokens: Annotated[int, "Tokens that it generated, at least 1."]
+
+
+@dataclass
 class SelectionEvent(Event):
     """How the answer was chosen. Precedes `final`."""
 
@@ -550,6 +566,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
         StoppedEarlyEvent,
         RoundCompleteEvent,
         JudgementEvent,
+        AttemptDiscardedEvent,
         SelectionEvent,
         FinalEvent,
         ModelStatsEvent,

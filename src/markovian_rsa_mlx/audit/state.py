@@ -32,6 +32,7 @@ from .events import (
     EVENT_TYPES,
     AggregationPromptEvent,
     AnswersComparedEvent,
+    AttemptDiscardedEvent,
     ErrorEvent,
     Event,
     FinalEvent,
@@ -428,6 +429,8 @@ class RunState:
                 self.spent_tokens += event.generated_tokens
                 self.clock_s = max(self.clock_s, event.started_s + event.elapsed_s)
                 self.last_error = ""
+            case AttemptDiscardedEvent():
+                self.spent_tokens += event.generated_tokens
             case SelectionEvent():
                 self.selection = event
                 levels = event.levels or ["announced"] * len(event.answers)

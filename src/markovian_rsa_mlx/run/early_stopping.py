@@ -122,7 +122,7 @@ class DecidedVote:
                 counts=list(votes.tally),
                 probability=probability,
                 cancelled_trace_ids=cancelled,
-                verdicts=[entry for entry in recorded if entry[2] != "undecided"],
+                verdicts=recorded,
             )
             session.log.sync()
             self.cancelled = frozenset(cancelled)

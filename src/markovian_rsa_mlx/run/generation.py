@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..audit.events import (
+    AttemptDiscardedEvent,
     GenerationStartEvent,
     ThinkingClosedEvent,
     TraceCheckpointEvent,
@@ -204,7 +205,7 @@ class Generator:
         except FATAL:
             raise
         except BaseException:  # the run stops here and can be resumed here, or the attempt failed and its tokens count
-            recorder.checkpoint()
+            recorder.stopped()
             raise
         finally:
             recorder.ended(ended_s, decoding)
@@ -311,6 +312,18 @@ class _Recorder:
             position = len(self.request.generated_ids) + self._reported - len(self._pending)
             ids, self._pending = self._pending, []
             self._log.record(TraceCheckpointEvent, self.key, attempt=self.attempt, position=position, token_ids=ids)
+
+    def stopped(self) -> None:
+        """Record what an attempt without a result generated: the last ids of a trace, the tokens of a summary."""
+        self.checkpoint()
+        if self.purpose == "summary" and self._reported:
+            self._log.record(
+                AttemptDiscardedEvent,
+                purpose="summary",
+                name=str(self.key),
+                attempt=self.attempt,
+                generated_tokens=self._reported,
+            )
 
     def ended(self, elapsed_s: float | None, decoding: DecodingCounts | None) -> None:
         """Record that the attempt left the engine, at `elapsed_s` or now, if it ever entered it."""

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from ..audit.events import JudgementEvent
+from ..audit.events import AttemptDiscardedEvent, JudgementEvent
 from ..backends.base import GenerationRequest, GenerationResult
 from ..method.lineage import TraceKey
 from ..method.prompts import Prompt
@@ -73,7 +73,7 @@ class Judging:
         attempts = range(min(session.config.max_retries + 1, MAX_JUDGE_ATTEMPTS))
         for attempt in attempts:
             request = self._request(question, prompt, attempt, siblings)
-            listener = _Listener(self, question)
+            listener = _Listener(self, question, attempt)
             try:
                 async with self._generator.slots:
                     return self._record(
@@ -108,9 +108,15 @@ class Judging:
         """Generate, and count the tokens. Raise `LimitReached` if other generations have used up a limit."""
         limits = self._session.limits
         limits.check()
-        result = await self._session.engine.generate(request, listener)
-        limits.add_tokens(len(result.token_ids) - listener.reported)
-        listener.ended_s = limits.check(apart_from=len(result.token_ids) - listener.closing)
+        try:
+            result = await self._session.engine.generate(request, listener)
+            listener.tokens(result.token_ids[listener.reported :])
+            listener.ended_s = limits.check(apart_from=listener.drawn)
+        except FATAL:
+            raise
+        except BaseException:  # the run stops here, or the attempt failed: its tokens count
+            listener.stopped()
+            raise
         return result
 
     def _record(
@@ -141,7 +147,7 @@ class Judging:
             prompt_token_ids=list(request.prompt_token_ids),
             text=session.parser.text(ids),
             token_ids=ids,
-            generated_tokens=len(ids) - listener.closing if result else 0,
+            generated_tokens=listener.drawn if result else 0,
             closed_at=listener.closed_at if result else None,
             finish_reason=result.finish_reason if result else "error",
             verdict=read_verdict(parsed.answer) if result else "",
@@ -174,11 +180,16 @@ class Judging:
 class _Listener:
     """Counts the tokens of one attempt at a judgement, and keeps its times and where its thinking was closed."""
 
-    def __init__(self, judging: Judging, question: Question) -> None:
-        self._session, self._question = judging._session, question
+    def __init__(self, judging: Judging, question: Question, attempt: int) -> None:
+        self._session, self._question, self._attempt = judging._session, question, attempt
         self.reported = self.closing = 0  #: numbers of ids: those that the engine reported, and closing ids of them
         self.closed_at: int | None = None
         self.started_s = self.ended_s = 0.0
+
+    @property
+    def drawn(self) -> int:
+        """The number of generated ids."""
+        return self.reported - self.closing
 
     def started(self) -> None:
         """Note the time. Raise `LimitReached` if a limit is reached."""
@@ -193,6 +204,17 @@ class _Listener:
         """Note where the thinking was closed. Closing ids were not generated."""
         self.closed_at, self.closing = self.reported, len(closing_ids)
         self.reported += len(closing_ids)
+
+    def stopped(self) -> None:
+        """Record how many tokens an attempt without a result generated."""
+        if self.drawn:
+            self._session.log.record(
+                AttemptDiscardedEvent,
+                purpose="judgement",
+                name=str(self._question),
+                attempt=self._attempt,
+                generated_tokens=self.drawn,
+            )
 
     def warning(self, message: str) -> None:
         """Record an engine warning as a recoverable error."""

@@ -16,6 +16,7 @@ from ...tokenizer import Tokenizer
 from ..events import (
     AggregationPromptEvent,
     AnswersComparedEvent,
+    AttemptDiscardedEvent,
     ErrorEvent,
     Event,
     FinalEvent,
@@ -146,6 +147,10 @@ def _check(state: VerifierState, event: Event) -> None:
         case JudgementEvent():
             judgements.check_judgement(state, event)
             judgements.add_judgement(state, event)
+        case AttemptDiscardedEvent(purpose="summary"):
+            generations.check_discarded(state, event)
+        case AttemptDiscardedEvent():
+            judgements.check_discarded(state, event)
         case SelectionEvent():
             order.check_all_settled(state)
             is_judged = event.answer_selection == "tournament"

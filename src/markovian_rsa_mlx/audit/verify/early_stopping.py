@@ -62,14 +62,19 @@ def _parents_to_compare(state: VerifierState, key: TraceKey) -> tuple[TraceKey, 
 
 def check_compared(state: VerifierState, event: AnswersComparedEvent) -> None:
     """Check that these comparisons were needed, and that the run goes on after them."""
-    key, words = state.key(event.trace_id, event.round), [*map(len, event.verdicts)]
-    check(words and {*words} == {3}, "its verdicts are not two traces and a verdict each")
-    unknown = {entry[2] for entry in event.verdicts} - {"same", "different", "undecided"}
-    check(not unknown, f"{unknown} is no verdict")
+    key = state.key(event.trace_id, event.round)
+    check(event.verdicts, "it has no verdicts")
+    _check_form(event.verdicts)
     if state.run.config.early_stop == "agreement":
         _check_parents_differ(state, event, key)
     else:
         _check_vote_open(state, event, key)
+
+
+def _check_form(verdicts: list[list[str]]) -> None:
+    check({*map(len, verdicts)} <= {3}, "its verdicts are not two traces and a verdict each")
+    unknown = {entry[2] for entry in verdicts} - {"same", "different", "undecided"}
+    check(not unknown, f"{unknown} is no verdict")
 
 
 def _check_parents_differ(state: VerifierState, event: AnswersComparedEvent, key: TraceKey) -> None:
@@ -105,8 +110,7 @@ def _check_vote_open(state: VerifierState, event: AnswersComparedEvent, key: Tra
         return
     kind, candidates = readings[0]
     check(vote_by_rules(candidates, kind) is None, "the rules decide all comparisons")
-    decided = [entry for entry in event.verdicts if entry[2] != "undecided"]
-    votes, pairs = _vote_with(state, decided, candidates)
+    votes, pairs = _vote_with(state, event.verdicts, candidates)
     check([entry[:2] for entry in event.verdicts] == pairs, f"the vote compares {pairs}")
     probability = lead_probability(votes, len(counted), remaining)
     check(probability < run.config.stop_confidence, f"the vote is decided, with probability {probability}")
@@ -211,26 +215,36 @@ def _succeeded(state: VerifierState, number: int) -> list[TraceKey]:
 def _recorded_vote(
     state: VerifierState, event: StoppedEarlyEvent, kind: AnswerKind, candidates: Sequence[Candidate]
 ) -> Vote:
-    """Return the vote with the recorded verdicts, which decide only where no rule does."""
+    """Return the vote with the recorded verdicts, which decide only where no rule does.
+
+    Earlier versions left out the undecided ones.
+    """
+    _check_form(event.verdicts)
     votes = vote_by_rules(candidates, kind)
     if votes is not None:
         check(not event.verdicts, "the rules decide all comparisons, so there are no verdicts")
         return votes
-    votes, _ = _vote_with(state, event.verdicts, candidates)
+    votes, pairs = _vote_with(state, event.verdicts, candidates)
+    is_whole = [entry[:2] for entry in event.verdicts] == pairs
+    check(is_whole or "undecided" not in {entry[2] for entry in event.verdicts}, f"the vote compares {pairs}")
     return votes
 
 
 def _vote_with(
     state: VerifierState, verdicts: list[list[str]], candidates: Sequence[Candidate]
 ) -> tuple[Vote, list[list[str]]]:
-    """Return the vote with verdicts for what no rule decides, and the pairs that it compares so. Check the verdicts."""
+    """Return the vote with verdicts for what no rule decides, and the pairs that it compares so.
+
+    Check the verdicts that are not "undecided".
+    """
     if state.equivalent is not None:
         state.equivalent = for_one_run(state.equivalent, state.setup.answer_rules, TIME_LIMIT_S)
     answers = {candidate.trace_id: candidate.answer for candidate in candidates}
     first_with = {candidate.answer: candidate.trace_id for candidate in reversed(candidates)}
     compared: dict[tuple[str, str], None] = {}
-    votes = vote(candidates, recorded_verdicts(state, verdicts, answers, compared))
-    check_verdicts(verdicts, answers, compared)
+    decided = [entry for entry in verdicts if entry[2] != "undecided"]
+    votes = vote(candidates, recorded_verdicts(state, decided, answers, compared))
+    check_verdicts(decided, answers, compared)
     return votes, [[first_with[answer] for answer in pair] for pair in compared]
 
 

@@ -8,6 +8,7 @@ from ...confidence import bounds
 from ...method.lineage import Purpose, TraceKey, attempts_per_trace, trace_seed
 from ...method.tails import ParsedTrace
 from ..events import (
+    AttemptDiscardedEvent,
     GenerationStartEvent,
     JudgementEvent,
     SummaryCompleteEvent,
@@ -218,6 +219,23 @@ def check_may_summarise(state: VerifierState, key: TraceKey) -> None:
     state.finished(key)
     check(state.run.trace(key).summary is None, f"{key} is summarised already")
     check(state.run.trace(key).tail is None, f"{key} has its tail already")
+
+
+def check_discarded(state: VerifierState, event: AttemptDiscardedEvent) -> None:
+    """Check that an attempt at a summary is in the engine, has not ended otherwise, and can have made these tokens."""
+    key = state.key(event.name)
+    attempt = state.run.trace(key).summary_attempt
+    check((event.name, "summary") in state.session.rows, f"{key} is not being summarised")
+    check(event.attempt == attempt, f"the attempt is {attempt}")
+    check_once(state, event, state.run.config.tail_limit)
+
+
+def check_once(state: VerifierState, event: AttemptDiscardedEvent, budget: int) -> None:
+    """Check that an attempt is discarded once per session, with at least one token and at most `budget`."""
+    check(0 < event.generated_tokens <= budget, f"generated_tokens is {event.generated_tokens}, of 1 to {budget}")
+    discarded = (event.purpose, event.name, event.attempt)
+    check(discarded not in state.session.discarded, f"attempt {event.attempt} of {event.name} was discarded before")
+    state.session.discarded.add(discarded)
 
 
 def _failed_before(state: VerifierState, key: TraceKey) -> bool:

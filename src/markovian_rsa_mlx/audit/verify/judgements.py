@@ -20,9 +20,9 @@ from ...method.tournament import (
     read_verdict,
     shown_sections,
 )
-from ..events import ErrorEvent, JudgementEvent
+from ..events import AttemptDiscardedEvent, ErrorEvent, JudgementEvent
 from . import times
-from .generations import check_generation, split
+from .generations import check_generation, check_once, split
 from .order import check_all_settled
 from .selection import possible_answer_texts, possible_answers, possible_kinds
 from .setup import is_spliced, quotes_in
@@ -87,6 +87,14 @@ def check_judgement_error(state: VerifierState, event: ErrorEvent) -> None:
         raise Violation("no message of the stage judgement")
     known = map(str, tournament_of(state).open_questions())
     check(match[1] in known, f"{match[1]} is not asked for")
+
+
+def check_discarded(state: VerifierState, event: AttemptDiscardedEvent) -> None:
+    """Check that an attempt is one at a judgement that may be asked for, and can have made these tokens."""
+    check(event.name in map(str, tournament_of(state).open_questions()), f"{event.name} is not asked for")
+    most = min(state.session.max_retries + 1, MAX_JUDGE_ATTEMPTS)
+    check(event.attempt < most, f"attempt {event.attempt} is above the last, {most - 1}")
+    check_once(state, event, state.run.config.final_tokens)
 
 
 def _candidate(state: VerifierState, key: TraceKey, kind: AnswerKind) -> Candidate:

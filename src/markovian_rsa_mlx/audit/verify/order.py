@@ -12,6 +12,7 @@ from ...errors import ConfigError
 from ...method.answers import ANSWER_RULES
 from ...method.lineage import attempts_per_trace
 from ..events import (
+    AttemptDiscardedEvent,
     ErrorEvent,
     Event,
     FinalEvent,
@@ -39,9 +40,10 @@ from .state import LIMIT, MAX_TOKEN_ID, VerifierState, Violation, check
 _AFTER_SELECTION = (FinalEvent, ModelStatsEvent, RunEndEvent, RunResumedEvent, ErrorEvent)
 #: Traces in the engine leave it after an early stop.
 _AFTER_EARLY_STOP = (
-    ThinkingClosedEvent, TraceCheckpointEvent, TraceClockEvent, RoundCompleteEvent, SelectionEvent, *_AFTER_SELECTION,
+    ThinkingClosedEvent, TraceCheckpointEvent, AttemptDiscardedEvent, TraceClockEvent, RoundCompleteEvent,
+    SelectionEvent, *_AFTER_SELECTION,
 )  # fmt: skip
-_AFTER_JUDGEMENT = (JudgementEvent, SelectionEvent, *_AFTER_SELECTION)
+_AFTER_JUDGEMENT = (JudgementEvent, AttemptDiscardedEvent, SelectionEvent, *_AFTER_SELECTION)
 
 
 #: The fields of `run_setup`, and the settings, that earlier versions did not record, in the order of their addition.

@@ -48,6 +48,7 @@ FREE_FIELDS: dict[str, frozenset[str]] = {
     "trace_complete": frozenset({"elapsed_s"}),
     "summary_complete": frozenset({"elapsed_s"}),
     "judgement": frozenset({"started_s", "elapsed_s"}),
+    "attempt_discarded": frozenset({"generated_tokens"}),
     "round_complete": frozenset({"memory_estimate_bytes", "elapsed_s"}),
     "trace_retry": frozenset({"message"}),
     "model_stats": frozenset({"stats.counts"}),

@@ -104,10 +104,11 @@ def _check_early_verdicts(
         possible = possible_answers(state, key, "math")
         if possible is not None and len(possible) == 1:
             candidates.append(Candidate.of(str(key), possible[0]))
-    before = Recalled(equal_text, candidates, entries)
+    stop = state.run.stopped_early
+    before, at_stop = (Recalled(equal_text, candidates, each) for each in (entries, stop.verdicts if stop else []))
     for pair in compared:
         earlier, verdict = before.recorded(*pair), verdicts.get(pair, "undecided")
-        agrees = earlier in (None, "undecided", verdict)
+        agrees = earlier in (None, "undecided", verdict) and at_stop.recorded(*pair) in (None, verdict)
         check(agrees, f"{pair[0]!r} and {pair[1]!r} were {earlier} when it was decided what to generate")
 
 

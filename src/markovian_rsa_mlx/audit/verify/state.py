@@ -62,6 +62,7 @@ class Session:
     ready_s: dict[tuple[str, str], float] = field(default_factory=dict)  #: the least seconds at which it could begin
     round_starts: dict[int, tuple[float, float]] = field(default_factory=dict)  #: first start: at least, at most
     judged: list[tuple[float, float]] = field(default_factory=list)  #: when judgements entered and left the engine
+    discarded: set[tuple[str, str, int]] = field(default_factory=set)  #: attempts, by purpose, name and number
     compared: int = 0  #: first final candidates whose open vote `answers_compared` recorded last
     memory_bytes: int = 0  #: the last estimate
 

@@ -294,6 +294,7 @@ const HANDLERS = {
     }
   },
   summary_complete: (run, line) => (run.of(line).summary = line),
+  attempt_discarded() {}, // its tokens are not in the total of the run
   judgement(run, line) {
     run.judgements.push(line);
     run.clockEnd = Math.max(run.clockEnd, line.started_s + line.elapsed_s);
