@@ -319,9 +319,14 @@ class _Engine:
         one, other = self._term(first), self._term(second)
         if not one.free_symbols | other.free_symbols:
             return None
-        start, *points = _points(one, other)
-        ends = [(one.subs(point), other.subs(point)) for point in (start, *points)]
-        if any(_is_not_zero(value) is not True for pair in ends for value in pair):
+        pairs = [(one.subs(point), other.subs(point)) for point in _points(one, other)]
+        not_zero = [tuple(map(_is_not_zero, pair)) for pair in pairs]
+        if any(None in pair for pair in not_zero):
+            return None
+        if any(pair[0] != pair[1] for pair in not_zero):
+            return False  # a solution of only one of them
+        ends = [pair for pair, found in zip(pairs, not_zero, strict=True) if found[0]]
+        if len(ends) < 2:
             return None
         differ = [_is_not_zero(ends[0][0] * pair[1] - pair[0] * ends[0][1]) for pair in ends[1:]]
         return None if None in differ else not any(differ)
@@ -334,7 +339,7 @@ class _Engine:
 
 
 def _points(*terms: Any) -> list[dict[Any, Any]]:
-    """Return three values for the variables of terms: small fractions of both signs, whole for n, k, m and j."""
+    """Return three values for the variables of terms: fractions of both signs, whole for n, k, m and j."""
     import sympy
 
     symbols = sorted(set().union(*(term.free_symbols for term in terms)), key=str)
@@ -342,7 +347,7 @@ def _points(*terms: Any) -> list[dict[Any, Any]]:
     for number, point in enumerate(points):
         for index, symbol in enumerate(symbols):
             sign = (-1) ** (number * (index + 1))
-            fraction = sympy.Rational(sign * (7 + 6 * index + 4 * number), 5 + 2 * index)
+            fraction = sympy.Rational(sign * (7 + 6 * index + 5 * number), 5 + 2 * index)
             point[symbol] = 3 + 2 * index + number if str(symbol)[:1] in ("n", "k", "m", "j") else fraction
     return points
 

@@ -17,6 +17,7 @@ _MIXED_FRACTION = re.compile(
     r"\s+(\d{1,9})\s?/\s?(\d{1,9})(?!\s?[/^\d.])|\s*\\frac\s?\{(\d{1,9})\}\s?\{(\d{1,9})\}(?!\s?\^)"
 )
 
+_POWER_SIGN = re.compile(r"\s*\^(?!\s*\{?\\(?:text|degree|circ|prime))")
 
 _NO_TOKEN = re.match(r"(?P<repeating>x)?(?P<number>x)?(?P<command>x)?(?P<letter>x)?(?P<sign>x)?", "")
 assert _NO_TOKEN is not None
@@ -130,15 +131,27 @@ class Arithmetic:
                 if double:
                     self.end = self._peek().end()
                 value = self._factorial(value, 2 if double else 1)
-            elif token["sign"] == "^" and not re.match(
-                r"\s*\^\s*\{?\\(?:text|degree|circ|prime)", self._text[self.end :]
-            ):
-                self.end = token.end()
-                exponent = self._argument(depth) if self._peek()["sign"] == "{" else self._signed(depth + 1)
-                value = self._raised(value, exponent)
+            elif (exponent_at := self._exponent_start()) is not None:
+                self.end = exponent_at
+                value = self._raised(value, self._exponent(depth + 1))
             else:
                 return value
             self.precision = (0, Fraction(0))
+
+    def _exponent_start(self) -> int | None:
+        """Return where an exponent begins, None if there is none. A degree sign or an ordinal ending is not one."""
+        sign = _POWER_SIGN.match(self._text, self.end)
+        return sign.end() if sign else None
+
+    def _exponent(self, depth: int) -> Fraction | None:
+        """Read an exponent. A tower of powers is read from the right: 2^3^2 is 2^9."""
+        if depth > _MAX_DEPTH:
+            raise TooLargeError
+        value = self._argument(depth) if self._peek()["sign"] == "{" else self._signed(depth)
+        if (exponent_at := self._exponent_start()) is not None:
+            self.end = exponent_at
+            value = self._raised(value, self._exponent(depth + 1))
+        return value
 
     def _atom(self, depth: int) -> Fraction | None:
         token = self._peek()

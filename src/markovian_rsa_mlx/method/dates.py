@@ -18,13 +18,15 @@ _DATE = tuple(
     for form in (
         rf"{_MONTH}\s+(?:the\s+)?{_DAY}(?:\s?,?\s+(?P<year>\d{{4}}))?",
         rf"(?:the\s+)?{_DAY}\.?\s+(?:of\s+)?{_MONTH}(?:,?\s+(?P<year>\d{{4}}))?",
-        r"(?P<year>\d{4})-(?P<month>0?[1-9]|1[0-2])-(?P<day>0?[1-9]|[12]\d|3[01])",
+        r"(?P<year>\d{4})(?P<sign>[-/.])(?P<month>0?[1-9]|1[0-2])(?P=sign)(?P<day>0?[1-9]|[12]\d|3[01])",
     )
 )
-_NUMBERS_ONLY = re.compile(r"\d{1,2}/\d{1,2}/\d{4}")
+_MONTH_OF_YEAR = re.compile(rf"{_MONTH},?\s+(?:of\s+)?(?P<year>\d{{4}})", re.IGNORECASE)
+#: 14.3.15 is a version, too, and 14/3/15 only a date.
+_NUMBERS_ONLY = re.compile(r"(0?[1-9]|[12]\d|3[01])([/.])(0?[1-9]|[12]\d|3[01])\2(\d{4}|(?<=/)\d{2})")
 _TIME = re.compile(
     r"(?P<hour>0?\d|1\d|2[0-3])(?::(?P<minute>[0-5]\d))?(?::(?P<second>[0-5]\d))?\s?(?P<half>[ap])\.?\s?m\.?"
-    r"|(?P<hour_alone>0?\d|1\d|2[0-3]):(?P<minute_alone>[0-5]\d)",
+    r"|(?P<hour_alone>0?\d|1\d|2[0-3])(?::(?P<minute_alone>[0-5]\d)|\s?o'?clock)",
     re.IGNORECASE,
 )
 
@@ -32,15 +34,24 @@ _NAMED_TIMES: Final = {"noon": "12:00 pm", "12 noon": "12:00 pm", "midnight": "1
 
 
 def written_date(text: str) -> str | None:
-    """Return a date, or the day of a year, in one form. Which number is the month in 3/4/2015 is not guessed."""
-    if _NUMBERS_ONLY.fullmatch(text):
-        return text
+    """Return a date, the day of a year, or a month, in one form. The month in 3/4/2015 is not guessed."""
+    if numbers := _NUMBERS_ONLY.fullmatch(text):
+        first, second, year = int(numbers[1]), int(numbers[3]), numbers[4]
+        if len(year) < 4 or max(first, second) <= 12 or min(first, second) > 12:
+            return f"{first}{numbers[2]}{second}{numbers[2]}{year}"
+        return f"{year}-{min(first, second):02}-{max(first, second):02}"
+    if named := _MONTH_OF_YEAR.fullmatch(text):
+        return f"{named['year']}-{_month_number(named['name']):02}"
     found = next((match for form in _DATE if (match := form.fullmatch(text))), None)
     if found is None:
         return None
     parts = found.groupdict()
-    month = parts.get("month") or _MONTHS.index(parts["name"][:3].lower()) + 1
+    month = parts.get("month") or _month_number(parts["name"])
     return f"{parts['year'] or '?'}-{int(month):02}-{int(parts['day']):02}"
+
+
+def _month_number(name: str) -> int:
+    return _MONTHS.index(name[:3].lower()) + 1
 
 
 def written_time(text: str) -> str | None:

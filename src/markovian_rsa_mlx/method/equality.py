@@ -22,6 +22,7 @@ from typing import Final, Literal
 from .answers import equal_text, normalise
 from .notation import in_base_units
 from .values import (
+    VECTOR,
     Choice,
     Equation,
     Group,
@@ -237,6 +238,8 @@ def _compare_groups(first: Group, second: Group, ask: Ask) -> Verdict:
         return _compare_as_sets(first.items, second.items, ask)
     if kinds <= {",", "{}"}:
         return _compare_lists(first, second, ask)
+    if kinds == {"or"}:
+        return _compare_in_any_order(first.items, second.items, ask)
     return "different"
 
 
@@ -366,6 +369,9 @@ def _compare_equations(first: Equation, second: Equation, ask: Ask) -> Verdict:
         if names[0] != names[1]:
             return "different"
         return _compare(_side(first.right), _side(second.right), ask)
+    if first.sign != "=" and not any(any(map(str.isalpha, side)) for pair in sides for side in pair):
+        one, other = ([_side(equation.left), _side(equation.right)] for equation in (first, second))
+        return _compare_in_order(one, other, ask)
     forms = []
     for equation in (first, second):
         left, right = engine_form(equation.left), engine_form(equation.right)
@@ -391,6 +397,12 @@ _MIXED_COEFFICIENT = re.compile(r"(?<![\d.^_])(\d{1,9})\s?\\frac\s?\{(\d{1,9})\}
 #: A quotient that binds before the factor after it: of two whole numbers, or by a number apart from the factor.
 _WHOLE_QUOTIENT = re.compile(r"(?<![\w./^}])(\d{1,50})\s?/\s?(\d{1,50})(?=\s?[a-zA-Z(\\])")
 _DIVISOR = re.compile(r"(?<![/^])\s?/\s?(\d{1,50})(?=\s[a-zA-Z\\]|\s?\()")
+#: A letter before a number that is no power (3 mod 5, 5C2, x2), a word, an index of a number, a tower of powers.
+_NO_TERM = re.compile(
+    r"(?<![\\a-zA-Z])(?!(?:arc)?(?:sin|cos|tan|log|ln|cot|sec|csc|exp)h?\b|pi\b)[a-zA-Z]+\s?\d+(?:\.\d+)?(?!\s?\^|[\d.])"
+    r"|(?<=[\w)}]\s)(?:mod|div|rem|xor|of|in|by|at|on|if|for|per|vs|to|is|as|not|but|out|off|up|via|the|nor)(?=\s[\w(\\])"
+    r"|\d\s?_|\^\s?(?:\{[^{}]{0,100}\}|\w)\s?\^"
+)
 _ENGINE_TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|[a-zA-Z]+|\d+(?:\.\d+)?|.", re.DOTALL)
 
 
@@ -399,9 +411,12 @@ def engine_form(text: str) -> str | None:
     r"""Return a term in LaTeX that the engine reads as a person does, None if it is not plain mathematics.
 
     The engine ignores the case of letters, so A becomes a_{U}; names of points become one symbol; degrees are
-    converted. The engine reads a/bc as a/(bc), but a quotient of numbers binds first: 1/2 x is \frac{1}{2} x.
+    converted. The engine reads a/bc as a/(bc), but a quotient of numbers binds first: 1/2 x is \frac{1}{2} x. It would
+    read words as products (3 out of 5), drop the index of a number, and reorder the product of two vectors.
     """
-    if re.search(r"!\s*!|[%$&#~\"?;:']|\d\s+\d|\\infty", text):
+    if re.search(r"!\s*!|[%$&#~\"?;:']|\d\s+\d|\\infty", text) or _NO_TERM.search(text):
+        return None
+    if r"\times" in text and VECTOR.search(text):
         return None
     text = _MIXED_COEFFICIENT.sub(_as_sum, _WHOLE_QUOTIENT.sub(r"\\frac{\1}{\2}", text))
     text = _DIVISOR.sub(r"\\cdot \\frac{1}{\1}", text)
@@ -410,7 +425,7 @@ def engine_form(text: str) -> str | None:
         if token.startswith("\\"):
             if not _ENGINE_COMMANDS.fullmatch(token):
                 return None
-            written.append(r"\cdot \frac{\pi}{180}" if token == r"\degree" else token + " ")
+            written.append(r"\cdot \frac{\pi}{180}" if token == r"\degree" else _engine_command(token))
         elif token.isalpha():
             letters = _engine_letters(token)
             if letters is None:
@@ -435,6 +450,11 @@ def _as_sum(mixed: re.Match[str]) -> str:
     """Write a mixed number as a sum: the engine would read a product."""
     is_proper = 0 < int(mixed[2]) < int(mixed[3])
     return rf"({mixed[1]}+\frac{{{mixed[2]}}}{{{mixed[3]}}})" if is_proper else mixed[0]
+
+
+def _engine_command(command: str) -> str:
+    r"""Write a command. A capital letter gets an index as Latin ones do: \Omega becomes \omega_{U}."""
+    return f"{command.lower()}_{{U}} " if command[1].isupper() else f"{command} "
 
 
 def _engine_letters(letters: str) -> str | None:

@@ -40,6 +40,8 @@ _SUM = re.compile(
     ),
     re.IGNORECASE,
 )
+#: Hours, minutes and seconds by their first letters. In these, "m" is not a meter.
+_HOURS = re.compile(r"(\d{1,9})\s?h\s?(\d{1,9})\s?m(?:in)?(?:\s?(\d{1,9})\s?s)?")
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s?([a-zA-Z]+)")
 
 
@@ -53,6 +55,10 @@ class Measure(NamedTuple):
 
 def sum_of_measures(text: str) -> Measure | None:
     """Read a measure in several units, the largest first. Return None for other texts, such as 2 days and 3 days."""
+    if hours := _HOURS.fullmatch(text):
+        text = " ".join(
+            f"{number} {unit}" for number, unit in zip(hours.groups(), ("h", "min", "s"), strict=True) if number
+        )
     if not _SUM.fullmatch(text):
         return None
     parts = [(Fraction(number), unit_of(f" {name}") or "") for number, name in _PART.findall(text)]

@@ -190,6 +190,12 @@ _UNITS: Final[dict[str, tuple[str, Fraction]]] = {
         "money": "¢:1/100 $:1",
         "angle": "°:1",
         "ordinal": "th:1",
+        "energy": "j:1 kJ:1000 MJ:1000000 Wh:3600 kWh:3600000 MWh:3600000000",
+        "power": "mW:1/1000 w:1 kW:1000 MW:1000000",
+        "force": "n:1 kN:1000 MN:1000000",
+        "pressure": "pa:1 hPa:100 kPa:1000 MPa:1000000",
+        "voltage": "mV:1/1000 v:1 kV:1000 MV:1000000",
+        "frequency": "hz:1 kHz:1000 MHz:1000000 GHz:1000000000",
         "percent": "%:1",
         **{
             name: f"{name}:1"
@@ -203,12 +209,6 @@ _UNITS: Final[dict[str, tuple[str, Fraction]]] = {
                 "₽",
                 "°c",
                 "°f",
-                "n",
-                "j",
-                "w",
-                "v",
-                "hz",
-                "pa",
                 "mol",
                 *"TSHMG",
             )
@@ -223,6 +223,8 @@ ton t  tonne t  pound lb  lbs lb  ounce oz  second s  sec s  secs s  minute min 
 millisecond ms  milliliter ml  millilitre ml  liter l  litre l  dollar $  usd $  \$ $  cent ¢  euro €  eur €
 rupee ₹  rs ₹  inr ₹  ruble ₽  rouble ₽  yen ¥  mo month  yr year
 micrometer μm  micrometre μm  micron μm  microgram μg  microsecond μs  microliter μl  microlitre μl
+joule j  kilojoule kJ  watt w  kilowatt kW  newton n  kilonewton kN  pascal pa  kilopascal kPa  volt v  kilovolt kV
+hertz hz  kilohertz kHz  megahertz MHz  gigahertz GHz  kwh kWh  khz kHz  ghz GHz  kpa kPa  hpa hPa
 tesla T  siemens S  henry H  henries H  molar M  gauss G
 degree °  deg °  \degree °  radian rad  percent %  pct %  \% %  st th  nd th  rd th  mole mol
 """)
@@ -230,8 +232,10 @@ _TEMPERATURE = re.compile(
     r"(?:\bdeg(?:rees?)?\b|\\degree)\s*([CF])(?:elsius|ahrenheit)?\b|\b([CF])(?:elsius|ahrenheit)\b", re.IGNORECASE
 )
 _UNIT_WORD = re.compile(r"\\degree(?:\s*[CF](?![a-zA-Z]))?|\\?[%$]|[€£¥¢₹₩₽]|[^\W\d_]+")
-#: Units that another case would change: Mm and mm, MW and mW, GB and Gb.
-_CASE_MATTERS = re.compile(r"M(?:m|g|W|Hz|Pa|J|N|V|L|l|s|eV)|[kMGT]i?[bB](?:ps)?|Cal")
+#: Units that another case would change: Mm and mm, MW and mW, GB and Gb, mV and the product mv.
+_CASE_MATTERS = re.compile(
+    r"M(?:m|g|Wh?|Hz|Pa|J|N|V|L|l|s|eV)|k(?:Wh?|Hz|Pa|J|N|V)|m[WV]|Wh|hPa|GHz|[kMGT]i?[bB](?:ps)?|Cal"
+)
 #: Symbols that are others in lower case: T (tesla) and t (ton), mS and ms, nM and nm, pA and Pa.
 _CAPITAL_SYMBOL = re.compile(r"[npμmckd]?[STHMGAKCF]")
 _NUMBER_WORDS = re.compile(

@@ -28,6 +28,13 @@ def number_in_words(text: str) -> Fraction | None:
     if not _WORDS.fullmatch(text):
         return None
     words = text.lower().replace("-", " ").split()
+    if words == ["half"]:
+        return Fraction(1, 2)
+    if "and" in words[1:-1]:  # two and a half
+        place = len(words) - 1 - words[::-1].index("and")
+        whole, rest = _whole_number(words[:place]), number_in_words(" ".join(words[place + 1 :]))
+        if whole and rest and rest < 1:
+            return whole + rest
     part = _PARTS.get(words[-1].removesuffix("s"))
     if part is None or len(words) == 1:
         whole = _whole_number(words)

@@ -60,7 +60,7 @@ class Choice:
 @dataclass(frozen=True)
 class Group:
     """Several values: "," is a list, "()" a tuple or open interval, "[]", "[)", "(]", "{}" a set, "u" a union,
-    "-" a range or a score.
+    "-" a range or a score, "or" alternatives in words. Numbers with "or" are a list: the solutions 2 or 3 are 2 and 3.
 
     A matrix has the kind "m2", with its number of columns.
     """
@@ -229,7 +229,8 @@ def read_cleaned(text: str, depth: int = 0) -> Value:
     if len(parts) > 1:
         items = _items(parts, depth)
         if _OR.search(text):
-            return items[0] if _is_one_number(items) else Group(",", items)
+            is_text = all(isinstance(item, Words | Choice) for item in items)
+            return items[0] if _is_one_number(items) else Group("or" if is_text else ",", items)
         return _between_bounds(items) or Group(",", items)
     brackets = _brackets(text)
     if brackets is not None:
@@ -376,12 +377,14 @@ def _items(parts: Sequence[str], depth: int) -> tuple[Value, ...]:
     """Read the items of a list. In "x = 1, 2" the name belongs to all of them."""
     if len(parts) > _MAX_ITEMS:
         raise _TooDeepError
-    values = [read_cleaned(part, depth + 1) for part in parts]
-    first = values[0]
-    named = isinstance(first, Equation) and first.sign == "=" and variable_name(first.left)
-    if named and isinstance(first, Equation) and not any(isinstance(value, Equation) for value in values[1:]):
-        values[0] = read_cleaned(first.right, depth + 1)
-    return tuple(values)
+    first, *others = values = [read_cleaned(part, depth + 1) for part in parts]
+    if not (isinstance(first, Equation) and first.sign == "=" and variable_name(first.left)):
+        return tuple(values)
+    if any(isinstance(value, Equation) for value in others):
+        return tuple(values)
+    if not all(isinstance(value, Quantity | Term) for value in others):
+        return (read_cleaned(first.right, depth + 1), *others)
+    return first, *(Equation("=", first.left, part) for part in parts[1:])
 
 
 def _is_one_number(values: Sequence[Value]) -> bool:
@@ -460,7 +463,9 @@ def _bracketed(kind: str, content: str, depth: int) -> Value:
         return Words(kind)
     if len(parts) > 1:
         return Group(kind, _items(parts, depth))
-    return Group(kind, (read_cleaned(content, depth + 1),)) if kind == "{}" else read_cleaned(content, depth + 1)
+    item = read_cleaned(content, depth + 1)
+    is_empty = item in (Words("[]"), Words("()"))  # [[]] is not []
+    return Group(kind, (item,)) if kind == "{}" or is_empty else item
 
 
 def _relation(text: str, depth: int) -> Value | None:
@@ -480,6 +485,8 @@ def _relation(text: str, depth: int) -> Value | None:
         return read_cleaned(sides[1], depth + 1) if variable_name(sides[0]) else None
     if set(names) == {"="}:
         left, right = sides[0], sides[-1]
+        if len(sides) > 2 and all(map(variable_name, sides[:-1])):
+            left = " = ".join(sides[:-1])  # x = y = 2 is not x = 2
         if variable_name(right) and not variable_name(left) and len(sides) == 2:
             left, right = right, left
         return Equation("=", left, right)
@@ -533,10 +540,16 @@ _BASES: Final = {
     },
 }
 _ORDINAL = re.compile(r"(\d+)(?:\^\s?\{?)?(?:\\text\s?\{\s*)?\s?(st|nd|rd|th)\s*\}{0,2}")
-_ORDINAL_WORDS: Final = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+_ORDINAL_WORDS: Final = (
+    *("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"),
+    *("eleventh", "twelfth", "thirteenth", "fourteenth", "fifteenth", "sixteenth", "seventeenth", "eighteenth"),
+    *("nineteenth", "twentieth"),
+)
 _RATIO = re.compile(r"(\d+)\s?(?::|to|\\text\s?\{\s*to\s*\})\s?(\d+)")
 _REMAINDER = re.compile(r"(\d+)\s?(?:,\s)?(?:[rR]|\\text\s?\{\s*(?:[rR]|remainder)\s*\}|remainder)\s?(\d+)")
 _CURRENCY = re.compile(r"(-?)\s?(?:\\text\s?\{\s*)?(\\\$|[€£¥₹₩₽])\s*\}?\s*")
+#: The letter after an amount of money, as in $5M.
+_AMOUNT_SUFFIX = re.compile(r"(?<=\d)\s?(?:[kK]|[mM]n?|[bB]n?)$")
 #: Two plain numbers with a dash between them, and the unit of both: 10-15 minutes, $5-$10.
 _RANGE = re.compile(
     r"(?P<currency>(?:\\text\s?\{\s*)?(?:\\\$|[€£¥₹₩₽])\s*\}?\s*)?(\d+(?:\.\d+)?)\s?(?:-|to(?=\s))\s?"
@@ -571,7 +584,7 @@ def _leaf(text: str) -> Value:
         return numbers
     currency = _CURRENCY.match(text)
     if currency is not None:
-        amount = _leaf(currency[1] + text[currency.end() :])
+        amount = _leaf(currency[1] + _AMOUNT_SUFFIX.sub(_in_full, text[currency.end() :]))
         name = unit_name(currency[2], False, True)
         unit = _price_unit(f"{name}^1", amount.unit) if isinstance(amount, Quantity | Term) else None
         if unit is not None and isinstance(amount, Quantity):
@@ -595,6 +608,10 @@ def _leaf(text: str) -> Value:
     if _is_words(text):
         return Words(_folded(text))
     return _term(text)
+
+
+def _in_full(suffix: re.Match[str]) -> str:
+    return {"k": " thousand", "m": " million", "b": " billion"}[suffix[0].strip()[0].lower()]
 
 
 def _range(text: str) -> Group | Words | None:
@@ -675,6 +692,8 @@ def _is_product(text: str) -> bool:
     return _PRODUCTS.fullmatch(text) is not None and len(set(text.replace(" ", ""))) == len(text.replace(" ", ""))
 
 
+#: Begins the name of a vector.
+VECTOR = re.compile(r"\\(?:vec|hat|overrightarrow)(?![a-zA-Z])")
 #: Pairs of one letter in two cases, as in AaBb.
 _GENES = re.compile(r"(?:([a-zA-Z])(?i:\1))+")
 
@@ -682,7 +701,7 @@ _GENES = re.compile(r"(?:([a-zA-Z])(?i:\1))+")
 def _folded(text: str) -> str:
     """Return a text in its form for comparison: words in lower case, without commands, marks and articles."""
     text = re.sub(r"\\text\s?\{([^{}]*)\}", r" \1 ", text)
-    text = re.sub(r"\\ldots", "...", text)
+    text = text.replace(r"\ldots", "...").replace(r"\times", "×")
     if any(c in text for c in r"\^_=+<>|") or re.search(r"\.\.\.", text):
         return compact_form(text)
     words = re.sub(r"(?<=[a-zA-Z])\.(?=[a-zA-Z\s]|$)", "", text)
@@ -697,9 +716,10 @@ def _folded(text: str) -> str:
 
 @lru_cache(maxsize=4_096)
 def variable_name(text: str) -> str | None:
-    """Return the name on the left of an equation in its form for comparison, None if it is not a name."""
+    """Return the name or names on the left of an equation in their form for comparison, None for other texts."""
     if not _VARIABLE.fullmatch(text):
-        return None
+        names = [variable_name(name) for name in text.split(" = ")] if " = " in text else [None]
+        return "=".join(name for name in names if name) if all(names) else None
     plain = re.sub(r"\\mathbb\{([EP])\}", r"\1", _without_text_commands(text))
     return plain.lower() if re.fullmatch(r"[a-zA-Z ]{3,}", plain) else compact_form(plain)
 
@@ -708,5 +728,6 @@ def variable_name(text: str) -> str | None:
 def compact_form(text: str) -> str:
     """Return a term without the spaces and braces that mean nothing."""
     text = re.sub(r"(\d)\s+(?=\d)", r"\1_", re.sub(r"\\([a-zA-Z]+)\s+(?=[a-zA-Z])", r"\\\1_", text))
-    text = re.sub(r"\s+", "", text.replace(r"\cdot", "*").replace(r"\times", "*"))
+    times = "*" if VECTOR.search(text) is None else "×"  # the product of vectors, not of numbers
+    text = re.sub(r"\s+", "", text.replace(r"\cdot", "*").replace(r"\times", times))
     return re.sub(r"\{(\w)\}", r"\1", text)
