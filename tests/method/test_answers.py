@@ -623,6 +623,22 @@ FOUND = [
     # money in the last sentence
     ("So Janet makes $18 every day.", "18", "weak"),
     ("Janet makes 9 * $2 = $18 per day.", "18", "weak"),
+    # bounds, names with an article, denials after a colon, names with a sign at the end
+    ("So the final answer is at most 12.", "at most 12", "announced"),
+    ("Answer: at least 5", "at least 5", "announced"),
+    ("Answer: The Great Gatsby", "The Great Gatsby", "announced"),
+    ("The answer is the Nile River.", "the Nile River", "announced"),
+    ("The answer is the number of ways.", "", "none"),
+    ("Answer: Not enough information", "Not enough information", "announced"),
+    ("Answer: not prime", "not prime", "announced"),
+    ("The answer is: not 5", "", "none"),
+    ("The answer is C++.", "C++", "announced"),
+    ("The answer is 5 +", "", "none"),
+    # rates, ranges in words and hours that a sentence states
+    ("The probability is 1 in 6.", "1 in 6", "weak"),
+    ("He won 3 out of 4 games.", "3 out of 4 games", "weak"),
+    ("It takes 3 to 4 hours.", "3 to 4 hours", "weak"),
+    ("It is 12 o'clock.", "12 o'clock", "weak"),
 ]
 
 

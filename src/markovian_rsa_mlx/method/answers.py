@@ -108,6 +108,11 @@ _LONE_AFTER_COLON = re.compile(
     "a|i|he|unknown|left|right|correct|incorrect|wrong|always|on|off|reasonable|unique|exact|accurate|approximate|consistent",
     re.IGNORECASE,
 )
+#: Begin an answer although their first words begin half sentences, too: a bound, a name, and after a colon a denial.
+_BOUND_OR_NAME = re.compile(r"(?i:at\s(?:least|most)\s)|(?:[Tt]he|An?)(?:\s(?:of|the|and|[A-Z][\w'\u2019-]*)){1,6}$")
+_DENIAL_AFTER_COLON = re.compile(r"not(?:\s[a-z-]+){1,3}", re.IGNORECASE)
+#: Names that end like a sum that was cut off.
+_ENDS_WITH_PLUS = re.compile(r"[a-zA-Z]\w{0,9}\+{1,2}")
 #: Repeats the instruction in the place of an answer.
 _INSTRUCTION = re.compile(
     r"(?:only |just |put |placed |written |presented |given |shown |is |should be |must be |it )*"
@@ -245,7 +250,9 @@ def _puzzle_answer(content: str, has_colon: bool) -> str:
         return ""
     if not has_colon and len(words) > 2 and _NO_ANSWER_WORDS.fullmatch(words[0]):
         return ""
-    return _stripped(content[:-1]) if re.search(r"[\w$*`)\]}][.\u3002]$", content) and "\n" not in content else content
+    return (
+        _stripped(content[:-1]) if re.search(r"[\w$*`)\]}+#][.\u3002]$", content) and "\n" not in content else content
+    )
 
 
 def _clause_answer(content: str, has_colon: bool) -> str:
@@ -266,7 +273,7 @@ def _clause_answer(content: str, has_colon: bool) -> str:
     clause = _DECORATION.sub("", clause).strip() or clause
     if quoted := re.fullmatch(r"[\"“]([^\"“”]+)[\"”]", clause):
         clause = quoted[1].strip()
-    if has_colon and _LONE_AFTER_COLON.fullmatch(clause):
+    if has_colon and (_LONE_AFTER_COLON.fullmatch(clause) or _DENIAL_AFTER_COLON.fullmatch(clause)):
         return clause
     if has_colon and (value := value_in_sentence(clause)):
         return value
@@ -287,18 +294,22 @@ def _inside(span: re.Match[str]) -> str:
 
 def _is_complete(value: str) -> bool:
     """Return whether mathematics has a letter, a digit or a sign, and does not end with an operator."""
-    return any(c.isalnum() or unicodedata.category(c) == "Sm" for c in value) and not OPEN_END.search(value)
+    is_cut_off = OPEN_END.search(value) and not _ENDS_WITH_PLUS.fullmatch(value)
+    return any(c.isalnum() or unicodedata.category(c) == "Sm" for c in value) and not is_cut_off
 
 
 def _can_be_announced(clause: str) -> bool:
     """Return whether a clause is a value or a short phrase, not half a sentence."""
-    if not _is_complete(clause) or CUT_OFF.search(clause):
+    if not _is_complete(clause):
         return False
-    if _NUMERALS.fullmatch(clause):
+    if _ENDS_WITH_PLUS.fullmatch(clause) or _NUMERALS.fullmatch(clause):
         return True
+    if CUT_OFF.search(clause):
+        return False
     first, *others = clause.split()
     is_operand = bool(others) and others[0][0] in "-+*/^=<>"  # i + 1
-    if _NO_ANSWER_WORDS.fullmatch(first.strip(",:")) and (others or not _LONE_ANSWERS.fullmatch(first)):
+    is_half = _NO_ANSWER_WORDS.fullmatch(first.strip(",:")) and not _BOUND_OR_NAME.match(clause)
+    if is_half and (others or not _LONE_ANSWERS.fullmatch(first)):
         return is_operand and len(first) == 1
     words = re.findall(r"(?<![\\\w])[^\W\d_]{2,}", clause)
     return len(words) <= (4 if any(c.isdigit() for c in clause) else 5)

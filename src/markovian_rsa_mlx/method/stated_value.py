@@ -19,14 +19,14 @@ _POWER = (
     r"|[\u2070\u00b9\u00b2\u00b3\u2074-\u207b\u207f]+)"
 )
 #: A number with all that belongs to it: powers of ten, fractions after it, thousands, roots, a base. Ranges such as
-#: 10-15, and digits with several points or commas, such as 1.10.0 and 1.234,5, are whole.
+#: 10-15, rates such as 1 in 6, and digits with several points or commas, such as 1.10.0 and 1.234,5, are whole.
 _ONE_NUMBER = rf"""
 (?:(?<![\w)}}\]])[-\u2212\u2013+])? (?:\\?\$)?
 (?: (?:\d+\s?)?\\[dt]?frac{_ARGUMENT}{_ARGUMENT} | (?:\d+\s?)?(?:\\sqrt{_ARGUMENT}|\u221a\d+)
   | \d{{4}}-\d{{2}}-\d{{2}} | \d{{1,2}}:\d{{2}}(?!\d) | \d+(?::\d+)+ | \d+\ \d+/\d+
   | (?:\d+\s?)?[\u00bc-\u00be\u2150-\u215e] | \d*\.\d*\\overline\{{\d+\}}
   | \d{{1,3}}(?:(?:[\ \u00a0\u2009\u202f~]|\\,|\{{,\}})\d{{3}})+(?!\d)(?:\.\d+)?
-  | \d+(?:\.\d+)?(?:[-\u2013]\d+(?:\.\d+)?)+ | \d+(?:[.,]+\d+)* | \.\d+ )
+  | \d+(?:\.\d+)?(?:(?:[-\u2013]|\ to\ )\d+(?:\.\d+)?)+ | \d+\ (?:in|out\ of)\ \d+ | \d+(?:[.,]+\d+)* | \.\d+ )
 (?:[eE][-+]?\d+(?!\w))? (?:{_POWER})? (?:\s?(?:\\times|\\cdot|[\u00d7\u00b7xX*])\s?10{_POWER})?
 (?:/\d+)? (?:!!?(?!\w))? (?:_\{{?\d+\}}?)? (?:\s?(?:\\pi(?![a-z])|\u03c0))? (?:\s?\\?%)?
 """
@@ -59,7 +59,7 @@ _NOT_UNITS = re.compile(
 _MONTH = rf"{MONTH_NAME}\b\.?"
 _DAY = r"\d{1,2}(?:st|nd|rd|th)?(?!\d)"
 _WHOLE_VALUE = re.compile(
-    rf"(?<![\w.])(?:\d{{1,2}}(?::\d{{2}}){{0,2}}\s?(?:[ap]\.m|[AP]\.M|[ap]m|[AP]M)\b\.?|{MEASURES}|{_MONTH}\s{_DAY},?\s\d{{4}}"
+    rf"(?<![\w.])(?:\d{{1,2}}(?::\d{{2}}){{0,2}}\s?(?:[ap]\.m|[AP]\.M|[ap]m|[AP]M)\b\.?|\d{{1,2}}\so['\u2019]clock\b|{MEASURES}|{_MONTH}\s{_DAY},?\s\d{{4}}"
     rf"|{_MONTH}\s{_DAY}(?=\s*(?:[,.;)]|$))|{_DAY}\s(?:of\s)?{_MONTH}(?:,?\s\d{{4}})?|{_MONTH},?\s\d{{4}})"
 )
 #: Magnitudes of Chinese and Japanese numbers, and words of other scripts after a number.
