@@ -64,6 +64,8 @@ class _Hook:
             sys.meta_path.remove(self)
         import logging
 
+        with _settings_while_loading():  # NumPy has an OpenBLAS of its own, which small models use
+            import numpy  # noqa: F401
         _in_use = _load()
         logging.getLogger(__name__).info("BLAS: %s", _in_use)
 

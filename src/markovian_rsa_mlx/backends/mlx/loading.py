@@ -17,6 +17,7 @@ from ...errors import ModelError
 from ...hub import check_revision, download, local_folder, model_digest, read_config, with_adapter
 from ...models import UnsupportedCheckpointError, loader_config, parameter_of, register
 from ...models.lean_llama import lean
+from ...models.numpy_llama import with_numpy
 from ..tokenizers import loader_options
 from .adapter import add_adapter, keep_switch
 from .memory import parameters
@@ -85,7 +86,9 @@ def load_model(
     folder = None if aggregation_adapter is None else Path(aggregation_adapter).expanduser().resolve()
     switched = "" if folder is None else add_adapter(built, folder)
     built = keep_switch(built, lean(built))
-    if kv_bits is not None:
+    if kv_bits is None:
+        built = with_numpy(built)
+    else:
         quantize_kv_cache(built, kv_bits)
     quantization = quantization_of({**config, **loader_config(config)})
     loaded = LoadedModel(built, tokenizer, config, model_id or str(model), path, digest, quantization, dtype, kv_bits)

@@ -18,6 +18,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
+from ...models.numpy_cache import NumpyKVCache
 from ..policy import MAX_TURNS, MIN_TURN_TOKENS, PrefixStore, PromptProgress
 from .adapter import adapter_on
 from .distribution import DrawnLogProbs
@@ -78,7 +79,7 @@ class TurnCache(PrefixStore[tuple[int, ...], list[Any]]):
 def _can_trim(cache: Any) -> bool:
     """Return whether a cache stays exact when its last tokens are removed: a plain KV cache, or several of them."""
     parts = list(getattr(cache, "caches", ()))
-    return type(cache) is KVCache or (bool(parts) and all(map(_can_trim, parts)))
+    return type(cache) in (KVCache, NumpyKVCache) or (bool(parts) and all(map(_can_trim, parts)))
 
 
 class Prefill(PromptProgress):

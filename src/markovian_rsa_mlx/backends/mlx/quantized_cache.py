@@ -15,6 +15,7 @@ from mlx_lm.models.cache import CacheList, KVCache, make_prompt_cache
 
 from ...config import RSAConfig
 from ...errors import ModelError
+from ...models.numpy_cache import NumpyKVCache
 
 #: Consecutive numbers of a key or value that share a scale and a bias. Groups of 64 would take 6% less memory, and
 #: change log-probabilities by 1.6 times as much (SmolLM2: 0.021 instead of 0.013 on average).
@@ -121,7 +122,7 @@ def _unsuitable(bits: int, reason: str) -> ModelError:
 
 
 def read_tokens(
-    model: Any, ids: Sequence[int], caches: list[Any], use: Callable[[int, mx.array], None] = lambda *_: None
+    model: Any, ids: Sequence[int], caches: list[Any], use: Callable[[int, mx.array], None] | None = None
 ) -> None:
     """Read ids into the caches of one sequence, and evaluate them.
 
@@ -133,6 +134,12 @@ def read_tokens(
         if isinstance(caches[0], BatchQuantizedKVCache):
             scores_per_token = caches[0].query_heads * (caches[0].offset + count)
             count = max(1, min(count, MAX_SCORES // scores_per_token))
-        use(start, model(mx.array([ids[start : start + count]]), cache=caches)[0])
+        part = mx.array([ids[start : start + count]])
+        if use is None and isinstance(caches[0], NumpyKVCache):
+            model.read(part, caches)  # MLX computes only what is evaluated
+        else:
+            logits = model(part, cache=caches)[0]
+            if use is not None:
+                use(start, logits)
         mx.eval([cache.state for cache in caches])
         start += count

@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import BatchKVCache, dynamic_roll
 
+from ...models.numpy_cache import NumpyKVCache
 from .quantized_cache import BatchQuantizedKVCache
 
 
@@ -30,7 +31,9 @@ def ragged(caches: Sequence[Any]) -> list[Any]:
 def are_ragged(caches: Sequence[Any]) -> bool:
     """Return whether all of a batch's caches can take back tokens."""
     return all(
-        are_ragged(cache.caches) if isinstance(cache, BatchQuantizedKVCache) else isinstance(cache, RaggedKVCache)
+        are_ragged(cache.caches)
+        if isinstance(cache, BatchQuantizedKVCache)
+        else isinstance(cache, (RaggedKVCache, NumpyKVCache))
         for cache in caches
     )
 
