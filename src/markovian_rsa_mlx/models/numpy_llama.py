@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
-from mlx import nn
-from mlx.utils import tree_flatten
 from mlx_lm.models import llama
+from mlx_lm.models.rope_utils import Llama3RoPE
 from numpy.typing import NDArray
 
 from .lean_llama import LeanLlama
@@ -28,8 +28,8 @@ from .numpy_cache import Floats, NumpyKVCache
 MAX_BYTES = 2**26
 #: Scores of one layer's attention that are computed at the same time: rows x query heads x positions x context.
 MAX_SCORES = 2**21
-#: The kinds of modules that may have weights.
-_PLAIN = (nn.Embedding, nn.Linear, nn.RMSNorm)
+#: The kinds of modules that may have arrays.
+_PLAIN = (nn.Embedding, nn.Linear, nn.RMSNorm, Llama3RoPE)
 #: Positions whose sines and cosines are computed together.
 _STEP = 1024
 
@@ -38,15 +38,15 @@ def with_numpy(model: Any) -> Any:
     """Return the model with a forward pass in NumPy, if it is a small Llama with 32-bit weights, else itself."""
     if not isinstance(model, LeanLlama) or os.environ.get("MRSA_NUMPY", "").lower() == "off":
         return model
-    weights = [array for _, array in tree_flatten(model.parameters())]
-    is_small = sum(array.nbytes for array in weights) <= MAX_BYTES
-    with_weights = [
-        module for _, module in model.named_modules() if any(isinstance(each, mx.array) for each in module.values())
-    ]
-    is_plain = all(array.dtype == mx.float32 for array in weights) and all(
-        type(each) in _PLAIN for each in with_weights
-    )
+    arrays = [(module, array) for _, module in model.named_modules() for array in _arrays(module)]
+    is_small = sum(array.nbytes for _, array in arrays) <= MAX_BYTES
+    is_plain = all(type(module) in _PLAIN and array.dtype == mx.float32 for module, array in arrays)
     return NumpyLlama(model) if is_small and is_plain else model
+
+
+def _arrays(module: nn.Module) -> list[mx.array]:
+    """Return the arrays of a module, without those of its children."""
+    return [value for value in module.values() if isinstance(value, mx.array)]
 
 
 class NumpyLlama(LeanLlama):
@@ -130,7 +130,7 @@ class _Norm:
 
     def __call__(self, hidden: Floats) -> Floats:
         squares = np.einsum("ij,ij->i", hidden, hidden)
-        return hidden * (1 / np.sqrt(squares + self._eps))[:, None]
+        return hidden / np.sqrt(squares + self._eps)[:, None]
 
     def folded(self, *weights: mx.array) -> Floats:
         """Return weights [out, in], joined along their outputs, as [in, out]."""
@@ -182,7 +182,7 @@ class _Block:
             by_position += mask
         scores -= scores.max(axis=-1, keepdims=True)
         np.exp(scores, out=scores)
-        found = scores @ values
+        found: Floats = np.matmul(scores, values)
         found /= scores.sum(axis=-1, keepdims=True)
         return found.reshape(rows, self._kv_heads, shared, length, self._size).transpose(0, 3, 1, 2, 4)
 
@@ -205,7 +205,7 @@ def _mask(ends: list[int], places: NDArray[np.int64]) -> Floats | None:
     if min(ends) == max(ends):
         places = places[:1]
     hidden = np.arange(places.max() + 1) > places[:, None, None, :, None]
-    return np.where(hidden, np.float32(-np.inf), np.float32(0))
+    return np.where(hidden, -np.inf, 0).astype(np.float32)
 
 
 def _biases(*modules: nn.Linear) -> Floats | None:
