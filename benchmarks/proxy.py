@@ -24,6 +24,7 @@ from statistics import median
 from typing import Any
 
 import httpx2
+import stamina
 from tokenizers import Tokenizer
 
 from markovian_rsa_mlx import MarkovianRSAOrchestrator, blas, reasoner
@@ -74,9 +75,14 @@ class StockServer:
             "temperature": request.sampling.temperature,
             **({"seed": request.seed % 2**32} if self._seeds else {}),
         }
-        answer = self._client.post("/v1/completions", json=body)
+        answer = self._post(body)
         answer.raise_for_status()
         return tuple(self._tokenizer.encode(answer.json()["choices"][0]["text"]).ids)
+
+    @stamina.retry(on=httpx2.TransportError, attempts=3)
+    def _post(self, body: dict[str, Any]) -> httpx2.Response:
+        """Send a request, again if the server of the standard library resets the connection on a busy machine."""
+        return self._client.post("/v1/completions", json=body)
 
     def _answers(self) -> bool:
         try:
