@@ -203,6 +203,7 @@ def _model(subject: Subject) -> Iterator[Line]:
     slow = info.dtype in ("float16", "bfloat16") and info.quantization == "none" and _on_linux_cpu()
     advice = "CPUs multiply 16-bit weights slowly; mrsa convert --dtype float32 makes a faster copy." if slow else ""
     facts = f"{config.get('model_type')}, quantization {info.quantization}, {info.dtype}, {context}"
+    facts += ", run by NumPy" if engine.runs_in_numpy else ""
     yield Line(2, "warn" if slow else "ok", facts, advice)
     yield from _profiles(subject)
     files = sum(file.stat().st_size for file in folder.glob("model*.safetensors"))

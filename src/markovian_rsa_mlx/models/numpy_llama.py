@@ -148,10 +148,10 @@ class _Block:
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
         self._attend_in = self._before_attention.folded(*(each.weight for each in projections))
         self._attend_bias = _biases(*projections)
-        self._attend_out, self._out_bias = _array(attention.o_proj.weight).T, _biases(attention.o_proj)
-        self._gate_up = self._before_mlp.folded(mlp.gate_proj.weight, mlp.up_proj.weight)
-        self._gate_up_bias = _biases(mlp.gate_proj, mlp.up_proj)
-        self._down, self._down_bias = _array(mlp.down_proj.weight).T, _biases(mlp.down_proj)
+        self._attend_out, self._out_bias = _array(attention.o_proj.weight.T), _biases(attention.o_proj)
+        self._gate, self._gate_bias = self._before_mlp.folded(mlp.gate_proj.weight), _biases(mlp.gate_proj)
+        self._up, self._up_bias = self._before_mlp.folded(mlp.up_proj.weight), _biases(mlp.up_proj)
+        self._down, self._down_bias = _array(mlp.down_proj.weight.T), _biases(mlp.down_proj)
 
     def __call__(
         self, hidden: Floats, turn: Turn, mask: Floats | None, cache: NumpyKVCache, needs_output: bool
@@ -167,8 +167,8 @@ class _Block:
             return hidden
         found = self._attend(turned[:, :, : self._heads], keys, values, mask).reshape(len(hidden), -1)
         hidden = _add(hidden + found @ self._attend_out, self._out_bias)
-        both = _add(self._before_mlp(hidden) @ self._gate_up, self._gate_up_bias)
-        gate, up = both[:, : len(self._down)], both[:, len(self._down) :]
+        normed = self._before_mlp(hidden)
+        gate, up = _add(normed @ self._gate, self._gate_bias), _add(normed @ self._up, self._up_bias)
         return _add(hidden + (up * gate / (1 + np.exp(-gate))) @ self._down, self._down_bias)
 
     def _attend(self, queries: Floats, keys: Floats, values: Floats, mask: Floats | None) -> Floats:
@@ -218,5 +218,5 @@ def _add(projected: Floats, bias: Floats | None) -> Floats:
 
 
 def _array(array: mx.array) -> Floats:
-    """Return an array of MLX as one of NumPy."""
-    return np.array(array, dtype=np.float32)
+    """Return an array of MLX as one of NumPy, row by row in memory: products with a transposed view are slower."""
+    return np.ascontiguousarray(np.array(array))

@@ -25,6 +25,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from ...config import Sampling
 from ...errors import BackendError, ContextLengthError, PromptError, SchemaError
+from ...models.numpy_llama import NumpyLlama
 from ...models.routing import start_counting
 from ...models.routing_report import summary
 from ...tokenizer import encode_text
@@ -60,6 +61,7 @@ class MLXEngine:
     ) -> None:
         self._worker = worker
         self.tokenizer = MLXTokenizer(loaded.tokenizer)
+        self.runs_in_numpy = isinstance(loaded.model, NumpyLlama)
         self._batchable = can_batch(loaded.model)
         self._available_bytes = available_bytes
         admission = MemoryBudget(
