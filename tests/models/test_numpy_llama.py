@@ -68,6 +68,15 @@ def test_positions_beyond_the_first_table() -> None:
     assert_close(*last)
 
 
+def test_rows_may_begin_together_in_new_caches() -> None:
+    model = build()
+    shorter = in_numpy(model)
+    ours, theirs = make_prompt_cache(shorter), make_prompt_cache(model)
+    for tokens in (mx.array([ids(5), ids(5, 2)]), mx.array([[1], [2]])):
+        assert_close(shorter(tokens, cache=ours), model(tokens, cache=theirs))
+    assert ours[0].ends == [6, 6]
+
+
 def test_reading_fills_the_same_caches_as_computing_logits() -> None:
     model = in_numpy(build())
     read, computed = make_prompt_cache(model), make_prompt_cache(model)

@@ -46,6 +46,8 @@ class NumpyKVCache:
     def update_and_fetch(self, keys: Floats, values: Floats) -> tuple[Floats, Floats]:
         """Append keys and values [B, heads, tokens, size] to the rows. Return those of all positions up to `offset`."""
         count = keys.shape[2]
+        if len(self.ends) < len(keys):  # rows that begin together in an empty cache
+            self.ends = self.ends * len(keys)
         ours, theirs = self._grown(self.offset + count, keys), (keys, values)
         if min(self.ends) == self.offset:
             start = self.offset

@@ -69,8 +69,9 @@ class NumpyLlama(LeanLlama):
         """Return the logits [B, L, V] after tokens [B, L]."""
         if cache is None or input_embeddings is not None or not isinstance(cache[0], NumpyKVCache):
             return super().__call__(inputs, cache, input_embeddings)
+        rows, size = len(inputs), self._output.shape[1]
         logits = [self._head_norm(self._read(part, cache)) @ self._output for part in self._parts(inputs, cache)]
-        return mx.concatenate([mx.array(part.reshape(len(inputs), -1, part.shape[-1])) for part in logits], axis=1)
+        return mx.array(np.concatenate([part.reshape(rows, -1, size) for part in logits], axis=1))
 
     def read(self, inputs: mx.array, cache: list[NumpyKVCache]) -> None:
         """Append tokens [B, L] to the caches. What only logits need is not computed."""
@@ -87,8 +88,8 @@ class NumpyLlama(LeanLlama):
 
     def _read(self, ids: NDArray[np.int64], cache: list[NumpyKVCache], needs_output: bool = True) -> Floats:
         """Append tokens [B, L] to the caches. Return the output [B * L, size] of the last layer if needed."""
-        ends, length = cache[0].ends, ids.shape[1]
-        places = np.array(ends)[:, None] + np.arange(length)
+        ends = cache[0].ends
+        places = np.broadcast_to(np.array(ends)[:, None] + np.arange(ids.shape[1]), ids.shape)
         turn, mask = self._rotation.at(places), _mask(ends, places)
         hidden = self._embeddings[ids.reshape(-1)]
         with np.errstate(over="ignore"):  # the exponential of a large number is infinite, and its inverse 0
