@@ -43,6 +43,13 @@ def test_quiet_prints_warnings_only(mrsa: Run, fake_model: Install) -> None:
     assert mrsa("solve", "What is 1+1?", *SMALL, "--quiet", "--temperature", "0").err.startswith("warning: temperature")
 
 
+def test_quiet_says_what_stopped_a_run_and_how_to_resume_it(mrsa: Run, fake_model: Install) -> None:
+    ran = mrsa("solve", "What is 1+1?", *SMALL, "--quiet", "--token-budget", "20")
+    assert ran.code == 1
+    assert ran.err.startswith("Stopped (out of tokens)")
+    assert " resume " in ran.err
+
+
 def test_json_has_all_documented_keys(mrsa: Run, fake_model: Install) -> None:
     ran = mrsa("solve", "What is 1+1?", *SMALL, "--json")
     value = json.loads(ran.out)

@@ -102,6 +102,8 @@ def answer_question(
             print_status(f"warning: {warning}{_experience(outcome, warning, choice)}")
     if not quiet:
         print_result(outcome, choice)
+    elif outcome.stopped:
+        _print_stopped(outcome, choice)
     if not outcome.stopped and not outcome.result.text:
         print_status(f"error: {_no_text(outcome.result)}")
     if json_output:
@@ -278,12 +280,7 @@ def print_result(outcome: Outcome, choice: ModelChoice) -> None:
     """Print the summary of a run of the chosen engine on standard error."""
     result, path = outcome.result, outcome.result.audit_path
     if outcome.stopped:
-        best = f"best answer so far, of {result.final_trace_id}, is not final" if result.text else "no answer yet"
-        print_status(f"Stopped ({_STOPPED.get(outcome.stopped, outcome.stopped)}): {best}.")
-        if path:
-            print_status(_resume_line(outcome.stopped, run_name(result), choice))
-        else:
-            print_status("Nothing was recorded (--no-audit), so this run cannot be resumed.")
+        _print_stopped(outcome, choice)
     elif result.text:
         print_status(_choice_line(result))
     if len(result.tally) > 1 or any(votes > 1 for _, votes in result.tally):
@@ -301,6 +298,17 @@ def print_result(outcome: Outcome, choice: ModelChoice) -> None:
         name = run_name(result)
         print_status(f"Trail: {path}")
         print_status(f"Show it, check it:\n  mrsa view {name} --open\n  mrsa runs verify {name}")
+
+
+def _print_stopped(outcome: Outcome, choice: ModelChoice) -> None:
+    """Print what stopped a run, what its answer is worth, and how to resume it."""
+    result, stopped = outcome.result, outcome.stopped or ""
+    best = f"best answer so far, of {result.final_trace_id}, is not final" if result.text else "no answer yet"
+    print_status(f"Stopped ({_STOPPED.get(stopped, stopped)}): {best}.")
+    if result.audit_path:
+        print_status(_resume_line(stopped, run_name(result), choice))
+    else:
+        print_status("Nothing was recorded (--no-audit), so this run cannot be resumed.")
 
 
 def _resume_line(stopped: str, name: str, choice: ModelChoice) -> str:
