@@ -126,7 +126,7 @@ ALLOWED = {
     "audit.verify": {"audit", "audit.state", "method", "confidence", "config", "errors", "marks", "tokenizer", "tools"},
     "run_store": {"audit", "audit.state", "errors", "json_strict", "locks"},
     "export": {"audit", "audit.state", "json_strict"},
-    "viewer": {"audit", "audit.state", "method", "config", "tools"},
+    "viewer": {"audit", "audit.state", "method", "config", "text_files", "tools"},
     "models": set(),
     "backends": {"models", *GROUND},
     "backends.policy": {"config", "errors"},

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..redact import redact
+from ..text_files import write_private_text
 
 FORMAT = "mrsa-doctor-1"
 DEFAULT_NAME = "mrsa-doctor.json"
@@ -35,11 +36,10 @@ _URL = re.compile(r"\b[a-z]+://[^\s'\"<>]+|(?<![\w.-])[\w-]+(?:\.[\w-]+)*:\d{2,5
 def write_report(file: Path, facts: Mapping[str, Any]) -> None:
     """Write the facts of `mrsa doctor --json` without private data. Raises `ConfigError` if `file` exists."""
     text = json.dumps({"format": FORMAT, **_scrubbed(facts)}, indent=2) + "\n"
+    if file.exists():
+        raise ConfigError(f"--report names {str(file)!r}, which exists. Choose another name or remove it.")
     try:
-        with file.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError as error:
-        raise ConfigError(f"--report names {str(file)!r}, which exists. Choose another name or remove it.") from error
+        write_private_text(file, text)
     except OSError as error:
         raise ConfigError(f"--report names {str(file)!r}, which cannot be written ({error.strerror}).") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import click
 
 from .. import run_store
 from ..errors import AuditError
+from ..text_files import write_private_text
 from .command import PATH, Command, option
 from .runs import RUN_HELP
 from .terminal import clean, print_status
@@ -55,9 +55,7 @@ def export(run: str | None, format_name: str, out: Path | None) -> None:
         raise AuditError(f"The export would replace its trail {str(path)!r}. Choose another file with --out.")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        # Like the trail, readable by its owner only: it has the texts of the run.
-        with open(out, "w", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-            file.write(text)
+        write_private_text(out, text)  # like the trail, it has the texts of the run
     except OSError as error:
         raise AuditError(f"{out} cannot be written ({error.strerror}). Choose another file with --out.") from error
     print_status(f"Written: {out}")

@@ -5,15 +5,14 @@ The browser unpacks a group of texts when it first needs one of them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..audit import LogFile
 from ..audit.log_file import Raw
 from ..method.answers import normalise
+from ..text_files import write_private_text
 from .assembly import Links, Policy, assemble, assemble_sharing, data_block, pack, pack_bytes
 from .view_model import build_view
 
@@ -93,15 +92,7 @@ def _judged(lines: Sequence[Raw], judge: Judge) -> dict[str, bool]:
 
 def write_page(target: Path, page: str) -> None:
     """Write a page completely or not at all, readable by its owner only, like the trail. Raises `OSError`."""
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        draft.touch(mode=0o600)
-        draft.write_text(page, encoding="utf-8")
-        draft.replace(target)
-    except BaseException:
-        with suppress(OSError):
-            draft.unlink()
-        raise
+    write_private_text(target, page)
 
 
 def live_page(run_id: str, base: str = "", keep_alive_s: float = 10) -> tuple[str, Policy]:
