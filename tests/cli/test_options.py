@@ -145,3 +145,7 @@ def test_small_population_lowers_c_of_the_profile_and_says_so(capsys: pytest.Cap
     with pytest.raises(ConfigError, match="aggregation_size"):
         resolve(None, None, {"population": 2, "aggregation_size": 3}, "default-16gb")
     assert resolve(None, None, {"population": 3}, "embedded").aggregation_size == 3
+    capsys.readouterr()
+    with pytest.raises(ConfigError, match=r"^population must be .*got True"):
+        resolve(None, None, {"population": True}, "embedded")
+    assert capsys.readouterr().err == ""

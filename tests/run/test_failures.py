@@ -128,7 +128,7 @@ def test_the_run_fails_only_when_no_final_candidate_is_left(tmp_path: Path) -> N
 
 def test_everything_failing_is_one_error_and_no_hang() -> None:
     backend = FakeEngine(fail=lambda r: (_ for _ in ()).throw(BackendError("down")))
-    with pytest.raises(RunFailedError):
+    with pytest.raises(RunFailedError, match=r"The first error: r0-.. failed: BackendError: down"):
         run(backend, small(**WHOLE, concurrency=1, max_retries=0))
     assert {r.trace_id[:2] for r in backend.requests} == {"r0"}
 

@@ -211,7 +211,11 @@ def _recorded_identity(file: Path) -> Identity:
         # A setting that an earlier version did not have was off.
         cells = {name: {**ADDED_SETTINGS, **settings} for name, settings in values["cells"].items()}
         return Identity(values["task"], values["model"], values["seed"], cells, values["weights"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise AuditError(
+            f"{file} cannot be read ({error.strerror}); name the folder of a benchmark, or choose another --out."
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise AuditError(f"{file} is damaged; choose another --out, or start again with --fresh.") from error
 
 

@@ -228,7 +228,7 @@ def _clamped(base: RSAConfig, given: Mapping[str, Any]) -> RSAConfig:
     population, most, rounds = given.get("population"), base.aggregation_size, given.get("rounds", base.rounds)
     if isinstance(population, list | tuple) and isinstance(rounds, int) and len(population) == rounds + 1 >= 2:
         population = population[-2]  # the fewest traces that a prompt reads from
-    if not isinstance(population, int) or not 1 <= population < most or rounds == 0:
+    if type(population) is not int or not 1 <= population < most or rounds == 0:
         return base
     print_status(f"aggregation_size is lowered from {most} to {population}, the population (C is at most N).")
     return base.replace(aggregation_size=population)

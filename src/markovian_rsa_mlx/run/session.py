@@ -28,6 +28,7 @@ from typing import Any
 
 from ..audit import RunState
 from ..audit.events import (
+    ErrorEvent,
     FinalEvent,
     JudgementEvent,
     ModelStatsEvent,
@@ -223,10 +224,7 @@ class RunSession:
                     equivalent.cancel()  # the thread that compares would hold up the end
                 raise
             if selection is None:
-                raise RunFailedError(
-                    "No final candidate is left: every trace of the final round failed. The audit file has the "
-                    "reasons. Resume with the same file to try these traces again."
-                )
+                raise self._failed()
             log.write(selection)
         self.warnings += selection_warnings(selection)
         chosen = traces[TraceKey.parse(selection.chosen_trace_id)]
@@ -258,6 +256,14 @@ class RunSession:
         )
         log.sync()
         return result
+
+    def _failed(self) -> RunFailedError:
+        """Return the error of a run without a final candidate, with the first reason if no file has them."""
+        advice = "The audit file has the reasons. Resume with the same file to try these traces again."
+        if self.log.path is None:
+            errors = (event for event in self.log.events if isinstance(event, ErrorEvent))
+            advice = f"The first error: {next(event.message for event in errors if event.stage == 'generation')}"
+        return RunFailedError(f"No final candidate is left: every trace of the final round failed. {advice}")
 
     def stopped(self, reason: str, traces: Mapping[TraceKey, Trace], equivalent: Equivalent) -> RunStoppedError:
         """Return the error of a stopped run, with the best result so far. May be slow: call it on a worker thread."""
