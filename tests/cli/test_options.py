@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from markovian_rsa_mlx.cli.options import HELP, read_value, resolve
+from markovian_rsa_mlx.cli.options import HELP, load_settings_files, read_value, resolve
 from markovian_rsa_mlx.config import FIELD_NAMES, PROFILES, RSAConfig
 from markovian_rsa_mlx.errors import ConfigError
 
@@ -130,6 +130,14 @@ def test_error_names_the_settings_file_only_if_it_is_the_cause(tmp_path: Path) -
         resolve(None, file, {}, "default-16gb")
     with pytest.raises(ConfigError, match=r"^population must be"):
         resolve(None, file, {"population": 0, "rounds": 1}, "default-16gb")
+
+
+def test_settings_files_are_based_on_the_default_profile_of_the_model(tmp_path: Path) -> None:
+    file = tmp_path / "narrow.toml"
+    file.write_text("population = 2\n")
+    expected = RSAConfig.embedded().replace(population=2, aggregation_size=2)
+    assert load_settings_files([file, file], (), "embedded") == {"narrow": expected}
+    assert resolve(None, file, {}, "embedded") == expected
 
 
 def test_small_population_lowers_c_of_the_profile_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -234,10 +234,11 @@ def _clamped(base: RSAConfig, given: Mapping[str, Any]) -> RSAConfig:
     return base.replace(aggregation_size=population)
 
 
-def load_settings_files(files: Sequence[Path], taken: Collection[str]) -> dict[str, RSAConfig]:
+def load_settings_files(files: Sequence[Path], taken: Collection[str], default: str) -> dict[str, RSAConfig]:
     """Read settings files, each under its stem, or under its path if the stem is `taken` or not unique.
 
-    A file that is given twice counts once. Raises `ConfigError` for a file that does not hold settings.
+    A file that names no profile is based on `default`, and one that is given twice counts once. Raises `ConfigError`
+    for a file that does not hold settings.
     """
     unique = list(dict.fromkeys(files))
     stems = Counter(path.stem for path in unique)
@@ -246,7 +247,7 @@ def load_settings_files(files: Sequence[Path], taken: Collection[str]) -> dict[s
     for path in unique:
         # The path of a file without a suffix in the working folder equals its stem.
         name = next((name for name in (path.stem, str(path)) if name not in reserved), str(path.absolute()))
-        found[name] = RSAConfig.from_toml(path)
+        found[name] = resolve(None, path, {}, default)
     return found
 
 

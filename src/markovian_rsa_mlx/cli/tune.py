@@ -151,7 +151,7 @@ def tune(
     choice = choose_model(model, revision, adapter)
     if profile or config:
         configs = {name: RSAConfig.profile(name) for name in profile}
-        configs |= load_settings_files(config, configs)
+        configs |= load_settings_files(config, configs, choice.default_profile)
     else:
         configs = {name: each for name, each in PROFILES.items() if (name == "embedded") == choice.embedded}
     if minutes is not None and not minutes > 0:
