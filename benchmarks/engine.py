@@ -3,8 +3,8 @@
 `python -m benchmarks.engine --seeds 5` prints ratios (baseline / ours) on the same model, problems and seeds, with
 N = 16, C = 4, T = 2 and one final candidate. Baselines are mlx-lm's own `generate_step`, `batch_generate` and
 `BatchGenerator`; prompts, tails and lineage come from this package for all of them, so only generation differs.
-`wall` is elapsed time, `cpu` the processor time of the process, which is the fairer one on shared cores. Ratios are
-medians over the seeds.
+MLX runs the model for all of them, unless MRSA_NUMPY is set. `wall` is elapsed time, `cpu` the processor time of the
+process, which is the fairer one on shared cores. Ratios are medians over the seeds.
 """
 
 from __future__ import annotations
@@ -320,4 +320,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("MRSA_NUMPY", "off")
     main()
