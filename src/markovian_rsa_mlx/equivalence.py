@@ -163,8 +163,8 @@ class Comparisons:
         return self._engine.ask(self, "raw", first, second)
 
 
-def equivalence_for(kind: AnswerKind | Literal["auto"], math: MathEquivalence, rules: int = ANSWER_RULES) -> Equivalent:
-    """Return the equivalence of a kind of answers: of plain text for puzzles, otherwise mathematical."""
+def equivalence_for(kind: AnswerKind | Literal["auto"], math: Equivalent, rules: int = ANSWER_RULES) -> Equivalent:
+    """Return the equivalence of a kind of answers: of plain text for puzzles, otherwise `math`."""
     if kind != "text":
         return math
     return equal_text_1 if rules == 1 else equal_text

@@ -40,8 +40,9 @@ Stopped = Callable[[], RunStoppedError]
 class MarkovianRSAOrchestrator(contextlib.AbstractContextManager["MarkovianRSAOrchestrator"]):
     """Answers questions with one engine. Close it (or use it as a context manager) to free the model.
 
-    `equivalent` decides whether answers are equal (default: math-verify, or plain text if `answer_kind` is "text"). If
-    `shared`, other runs use the engine too: limits and counters are its owner's, and `memory_limit_gb` has no effect.
+    `equivalent` decides whether answers of the kind `math` are equal (default: math-verify). Those of the kind `text`
+    are compared as text. If `shared`, other runs use the engine too: limits and counters are its owner's, and
+    `memory_limit_gb` has no effect.
     """
 
     def __init__(self, backend: Engine, *, equivalent: Equivalent | None = None, shared: bool = False) -> None:
@@ -185,7 +186,7 @@ class MarkovianRSAOrchestrator(contextlib.AbstractContextManager["MarkovianRSAOr
             log, rules = session.log, session.setup.answer_rules
             if log.history.finished:
                 return recorded_result(log.history, log.events, log.path)
-            equivalent = self._equivalent or equivalence_for(session.config.answer_kind, self._math, rules)
+            equivalent = equivalence_for(session.config.answer_kind, self._equivalent or self._math, rules)
             runner = Runner(session, equivalent := for_one_run(equivalent, rules), on_progress)
             begun.append(lambda: session.stopped("interrupted", runner.traces(), equivalent))
             try:

@@ -18,10 +18,11 @@ from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.cli.show import format_run
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import ConfigError, ResumeError, RunStoppedError, VerificationError
+from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 from markovian_rsa_mlx.viewer.view_model import build_view
 from tests.support.audit_files import read_lines, write_lines
 from tests.support.fakes import CharacterTokenizer, FakeEngine
-from tests.support.runs import cut, line_ends, of, of_file, run, small
+from tests.support.runs import QUESTION, cut, line_ends, of, of_file, run, small
 
 CONFIG = small(rounds=1, population=3, final_candidates=0, answer_tokens=0, answer_kind="auto")
 TOKENIZER = CharacterTokenizer()
@@ -196,3 +197,12 @@ def test_events_have_what_readers_of_json_need(tmp_path: Path) -> None:
     selection = selection_of(read_lines(path))
     assert json.loads(json.dumps(selection))["answers"][1] == "It is Paris."
     assert [e.requested_selection for e in of(read_events(path), SelectionEvent)] == ["majority"]
+
+
+def test_answers_of_kind_text_are_compared_as_text_whatever_the_equivalence_of_mathematics(tmp_path: Path) -> None:
+    path, config = tmp_path / "run.jsonl", CONFIG.replace(answer_kind="text", answer_selection="majority")
+    texts = {"r1-00": r"\boxed{(1 + 2)}", "r1-01": r"\boxed{(2 + 1)}", "r1-02": r"\boxed{(2 + 1)}"}
+    with MarkovianRSAOrchestrator(writing(texts), equivalent=lambda first, second: True) as orchestrator:
+        result = orchestrator.run(QUESTION, config, audit_path=path)
+    assert (result.answer, result.tally) == ("(2 + 1)", [("(1 + 2)", 1), ("(2 + 1)", 2)])
+    verify_file(path, codec=TOKENIZER)
