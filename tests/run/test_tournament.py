@@ -342,6 +342,8 @@ def test_tokens_of_attempts_at_judgements_count_against_the_budget_of_later_sess
     result, state = run(engine, JUDGED, path), RunState(read_events(path))
     assert state.spent_tokens == result.generated_tokens + sum(event.generated_tokens for event in events)
     assert outcome(path)[:3] == outcome(simple)[:3]
+    shown = format_run(path, read_lenient(path), full=True)
+    assert f"discarded  {sum(event.generated_tokens for event in events)} tokens" in shown
     assert verify_file(path, codec=CODEC).finished
 
 

@@ -181,6 +181,8 @@ class _RunText:
             yield f"settings   {self._settings()}"
         memory = f", peak memory {size(end.peak_memory_bytes)}" if end and end.peak_memory_bytes else ""
         yield f"cost       {amount(self.state.reported_tokens, 'token')} in {duration(self.state.elapsed_s)}{memory}"
+        if (discarded := self.state.spent_tokens - self.state.reported_tokens) > 0:
+            yield f"discarded  {amount(discarded, 'token')} of attempts that failed or were stopped, not in the total"
         if self.state.drafted:
             accepted = f"{count(self.state.accepted)} of {amount(self.state.drafted, 'guessed token')} accepted"
             yield f"guesses    {accepted}, which saved as many decode steps; {count(self.state.steps)} were run"
