@@ -13,6 +13,7 @@ from ..audit.state import prompt_lengths
 from ..backends.base import CallGrammar, Engine, EngineInfo
 from ..config import RSAConfig
 from ..errors import MemoryLimitError, SchemaError
+from ..formatting import size
 from ..method.answers import ANSWER_RULES
 from ..method.context import PromptLengths, context_error, longest_sequence
 from ..method.lineage import LINEAGE_VERSION, Lineage
@@ -204,8 +205,8 @@ def check_fits(config: RSAConfig, setup: RunSetupEvent, engine: Engine) -> None:
     needed, limit = engine.memory_estimate_bytes(1, longest), engine.info.memory_limit_bytes
     if limit is not None and needed > limit:
         raise MemoryLimitError(
-            f"One trace of this run can need {longest:,} tokens, {needed / 1e9:.2f} GB with the model's weights, and "
-            f"the limit is {limit / 1e9:.2f} GB. Lower thinking_tokens, tail_tokens, final_tokens or aggregation_size."
+            f"One trace of this run can need {longest:,} tokens, {size(needed)} with the model's weights, and "
+            f"the limit is {size(limit)}. Lower thinking_tokens, tail_tokens, final_tokens or aggregation_size."
         )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import mlx.core as mx
 
 from ...errors import BackendError, MemoryLimitError
+from ...formatting import size
 from ...models.routing import drop_pending
 from ..policy import MAX_POSITIONS, PREFILL_TOKENS, MemoryBudget, ReadingSpeed, TimeShare, evict_until_fits
 from .device import set_allocator_limits
@@ -313,8 +314,8 @@ def memory_error(admission: MemoryBudget, length: int) -> MemoryLimitError:
     """Return the error for a trace of `length` tokens that exceeds the memory limit on its own."""
     required, limit = admission.required_bytes(1, length), admission.memory_limit_bytes
     return MemoryLimitError(
-        f"One trace of {length} tokens needs {required / 1e9:.2f} GB with the model's weights, and the limit is "
-        f"{limit / 1e9:.2f} GB. Lower thinking_tokens, final_tokens or tail_tokens, raise memory_limit_gb, or use a "
+        f"One trace of {length} tokens needs {size(required)} with the model's weights, and the limit is "
+        f"{size(limit)}. Lower thinking_tokens, final_tokens or tail_tokens, raise memory_limit_gb, or use a "
         "smaller or more quantized model."
     )
 
