@@ -113,6 +113,24 @@ def test_answer_that_is_no_json_is_tried_again() -> None:
         run(engine(lambda *_: "so</think>Sure"), CONFIG.replace(max_retries=0))
 
 
+def test_answer_that_is_no_json_is_tried_again_after_a_kill(tmp_path: Path) -> None:
+    """The first session is killed after the last ids of the attempt, before the retry is recorded."""
+    seeds: list[int] = []
+
+    def write(request: GenerationRequest, rng: random.Random) -> str:
+        if request.trace_id == "r1-00" and not seeds:
+            seeds.append(request.seed)
+        return "so</think>no" if request.seed in seeds else writer(request, rng)
+
+    path = tmp_path / "run.jsonl"
+    run(engine(write), CONFIG, path)
+    retry = next(i for i, line in enumerate(read_lines(path)) if line["event"] == "trace_retry")
+    resumed = cut(path, line_ends(path)[retry - 1], tmp_path / "resumed.jsonl")
+    assert run(engine(write), CONFIG, resumed).answer == '{"a":1}'
+    assert [event.attempt for event in of_file(resumed, TraceRetryEvent)] == [1]
+    assert verify_file(resumed).finished
+
+
 def test_answer_that_no_grammar_prevents_is_tried_again() -> None:
     twice = {"type": "object", "minProperties": 2}
 

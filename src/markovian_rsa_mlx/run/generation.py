@@ -191,15 +191,17 @@ class Generator:
         start, limits = time.monotonic(), self.session.limits
         ended_s, decoding = None, None
         try:
-            result = self._recorded_result(request)
-            if result is not None:  # an earlier session stopped between its last token and its end
+            recorded = self._recorded_result(request)
+            if recorded is not None:  # an earlier session stopped between its last token and its end
                 recorder.started(limited=False)
+                result = recorded
             else:
                 limits.check()
                 result = await self.session.engine.generate(request, recorder)
                 decoding = result.decoding
                 recorder.count_unreported(result.token_ids)
-                self._check_answer(request, result)
+            self._check_answer(request, result)
+            if recorded is None:
                 closing = len(recorder.closed.token_ids) if recorder.closed is not None else 0
                 ended_s = limits.check(apart_from=len(result.token_ids) - closing)
         except FATAL:
