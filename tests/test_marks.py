@@ -151,6 +151,8 @@ def test_answer_marks_of_a_template_enclose_the_answer(ids: dict[str, int], name
     assert marks is not None
     assert ThinkingMarks.from_dict(marks.to_dict()) == marks
     assert marks.closing == f"\n{end}\n<answer>"
+    assert marks.belongs_to(ThinkingMarks(begin, end))
+    assert not replace(marks, wrappers=(("<b>", "</b>"),)).belongs_to(ThinkingMarks(begin, end))
     text = f"{begin}\nabc <answer> def\n{end}\n<answer>\nParis, </answers> or <answer>.\n</answer>\n"
     if "<answer>" not in ids:
         found = divide(marks, text)
@@ -167,6 +169,51 @@ def test_answer_marks_that_the_template_does_not_have_are_text(template: str) ->
     assert marks is not None
     assert marks.closing == "</think>"
     assert divide(marks, "<think>abc</think><answer>Paris</answer>")["answer"] == "<answer>Paris</answer>"
+
+
+def model_of(template: str, *tokens: str) -> ThinkingMarks:
+    marks = find_marks(template, {token: index for index, token in enumerate(tokens)}.get)
+    assert marks is not None
+    return marks
+
+
+@pytest.mark.parametrize(
+    "tokens", [(), ("<thinking>", "</thinking>", "[BEGIN FINAL RESPONSE]", "[END FINAL RESPONSE]")]
+)
+def test_the_end_of_the_thinking_may_enclose_the_answer(tokens: tuple[str, ...]) -> None:
+    """As in Apriel's models, whose templates mention <thinking> in an instruction or a comment."""
+    begin, end = "Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"
+    expecting = model_of(f"{{# or <thinking> #}}{{{{ '{begin}\\n' }}}}{{{{ '\\n{end}\\n' }}}}", *tokens)
+    assert (expecting.begin, expecting.expected, expecting.closing) == (begin, True, f"\n{end}\n")
+    writing = model_of(f"between <thinking> and </thinking> tags: {end} ... [END FINAL RESPONSE]", *tokens)
+    assert (writing.begin, writing.expected, writing.closing) == (begin, False, end)
+    answer = f"{end}\nfour\n[END FINAL RESPONSE]\n"
+    for found in (divide(expecting, f"hm\n{answer}", opened=True), divide(writing, f"{begin}\nhm\n{answer}")):
+        assert (found["thinking"].strip(), found["answer"].strip()) == ("hm", "four")
+    assert divide(PLAIN, "hm</think>four [END FINAL RESPONSE]")["answer"] == "four [END FINAL RESPONSE]"
+
+
+@pytest.mark.parametrize("ends", ["<|begin|>assistant<|think|><|end|><|begin|>assistant", "<|begin|>assistant"])
+def test_the_answer_may_follow_in_a_message_of_its_own(ends: str) -> None:
+    """As in Solar Open's models."""
+    marks = model_of("<|begin|>assistant<|think|>", "<|begin|>", "<|think|>", "<|end|>", "<|content|>")
+    assert marks.closing == "<|end|><|begin|>assistant<|content|>"
+    alphabet, texts = Alphabet(marks), {}
+    for text in ("<|think|>hm<|end|><|begin|>assistant<|content|>four", "<|content|>four"):
+        scanner = MarkScanner(marks, ends, thinking=True)
+        spans = [*scanner.feed(alphabet.mark(text)), *scanner.end()]
+        texts[text] = [(span.section, span.text) for span in spans]
+    assert list(texts.values()) == [[("thinking", "hm"), ("answer", "four")], [("answer", "four")]]
+    assert find_marks("{{ m }}<|end|>", {"<|end|>": 1}.get) is None  # ends a turn of other models
+
+
+def test_the_header_of_a_message_may_begin_the_thinking() -> None:
+    """As in Muse Spark, whose messages are to the model itself or to the user."""
+    marks = model_of("{{ messages }}", "<|start|>", "<|message|>", "<|eom|>", "<|eot|>")
+    assert marks.closing == "<|eom|><|start|>assistant to=user<|message|>"
+    found = divide(marks, f" to=self<|message|>hm{marks.closing}four")
+    assert (found["thinking"], found["answer"].strip()) == ("hm", "four")
+    assert divide(marks, " to=user<|message|>four")["answer"].strip() == "four"
 
 
 @pytest.mark.parametrize("opens", ["<response>", "<|begin_of_solution|>"])

@@ -24,6 +24,7 @@ _HEADER = "header"
 _SENTINELS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 #: A part of a mark that may be a token of its own.
 _PART = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]|◁[^◁▷]+▷")
+_JINJA_COMMENT = re.compile(r"\{#(?:[^#]|#(?!\}))*")
 _LINE_BREAKS = r"((?:\\n|\n)*)"
 #: Characters of a response without a begin mark in which an end mark still ends a thinking. A stream waits for them.
 _UNOPENED = 100
@@ -48,7 +49,8 @@ class ThinkingMarks:
     With `channels` (the harmony format) `begin` and `end` are those of the analysis channel, and the text of all other
     channels but `final` is neither thinking nor answer. `tokens` are the ids of the parts that are tokens of their own.
     `expected` is False if the template never begins a thinking. Such a model writes the begin mark itself if it thinks.
-    `closing` is the text that ends the thinking with the line breaks of the chat template and begins the answer.
+    `closing` is the text that ends the thinking with the line breaks of the chat template and begins the answer. A pair
+    of `wrappers` may begin with the end mark.
     """
 
     begin: str
@@ -85,6 +87,11 @@ class ThinkingMarks:
         texts = [self.begin, self.end, *(mark for pair in self.wrappers for mark in pair)]
         return {part for text in texts for part in _parts_of(text)} | (_CHANNEL_PARTS if self.channels else set())
 
+    def belongs_to(self, row: ThinkingMarks) -> bool:
+        """Return True if a model with this row of the table, or with these named marks, can have these marks."""
+        wrappers = (row.wrappers, (*row.wrappers, *_OF_TEMPLATE))
+        return self.channels == row.channels and self.wrappers in wrappers and self.tokens.keys() <= self.parts
+
     @property
     def beginning_ids(self) -> frozenset[int]:
         """The tokens with which a thinking begins. Empty if its begin mark is ordinary text."""
@@ -114,6 +121,17 @@ TABLE = (
     ThinkingMarks("<|START_THINKING|>", "<|END_THINKING|>"),
     ThinkingMarks("<|begin_of_thought|>", "<|end_of_thought|>"),
     ThinkingMarks("<|inner_prefix|>", "<|inner_suffix|>"),
+    ThinkingMarks("<|think|>", _END, wrappers=(("<|begin|>assistant<|content|>", ""), ("<|content|>", ""), *_RESPONSE)),
+    ThinkingMarks(
+        "to=self<|message|>",
+        "<|eom|>",
+        wrappers=(("<|start|>assistant to=user<|message|>", ""), ("to=user<|message|>", ""), *_RESPONSE),
+    ),
+    ThinkingMarks(
+        "Here are my reasoning steps:",
+        "[BEGIN FINAL RESPONSE]",
+        wrappers=(*_RESPONSE, ("[BEGIN FINAL RESPONSE]", "[END FINAL RESPONSE]")),
+    ),
     ThinkingMarks("<seed:think>", "</seed:think>"),
     ThinkingMarks("◁think▷", "◁/think▷"),
     ThinkingMarks("[THINK]", "[/THINK]"),
@@ -137,10 +155,14 @@ def find_marks(
     if named:
         rows = [row for row in TABLE if (row.begin, row.end) == tuple(named)]
         return _of_model(rows[0] if rows else ThinkingMarks(named[0], named[1]), template, token_id)
-    in_template = [row for row in TABLE if row.begin in template or (row.end in template and not row.channels)]
+    template = _JINJA_COMMENT.sub("", template)
+    # Other templates end a turn with <|end|>.
+    in_template = [row for row in TABLE if row.begin in template or (row.end in template and row.end != _END)]
     in_vocabulary = [row for row in TABLE if all(_is_written(mark, token_id) for mark in (row.begin, row.end))]
-    # Marks that the template writes and the vocabulary has come first.
-    rows = [row for row in in_template if row in in_vocabulary] or in_template or in_vocabulary
+    # Marks that the template writes and the vocabulary has come first. Words are in no vocabulary.
+    rows = (
+        [row for row in in_template if row in in_vocabulary or row.begin[0].isupper()] or in_template or in_vocabulary
+    )
     if not rows:
         return None
     return _of_model(replace(rows[0], expected=rows[0].begin in template), template, token_id)
@@ -166,7 +188,12 @@ def _closing(row: ThinkingMarks, template: str, tokens: Mapping[str, int]) -> st
     after = re.findall(end + _LINE_BREAKS, template)
     lead, trail = (max(found, key=len, default="").replace("\\n", "\n") for found in (before, after))
     opened = next(
-        (begin for begin, _ in row.wrappers if begin and (begin in template or _is_written(begin, tokens.get))), ""
+        (
+            begin
+            for begin, _ in row.wrappers
+            if begin not in ("", row.end) and (begin in template or _is_written(begin, tokens.get))
+        ),
+        "",
     )
     return lead + row.end + trail + opened
 
@@ -273,6 +300,7 @@ class MarkScanner:
         self._header = ""  # of the channel that begins
         self._blank = True  # since the last mark that counts, no text
         self._wrapped = False
+        self._end_opens = any(begin == marks.end for begin, _ in marks.wrappers)
         #: Whether the text is thinking only because the model is expected to think: neither prompt nor text has a mark.
         self.assumes_thinking = expected and not opened
         self.thought = expected  #: whether there was thinking
@@ -368,6 +396,7 @@ class MarkScanner:
             case "end", "thinking" | "undecided":
                 spans = self._decide("thinking")
                 self._enter("answer")
+                self._wrapped = self._end_opens
             case "begin", "answer" | "undecided" if counts:
                 spans = [] if self._blank else self._decide("answer")
                 self._undecided = []

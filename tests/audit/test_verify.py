@@ -15,9 +15,10 @@ from markovian_rsa_mlx.audit import read_events
 from markovian_rsa_mlx.audit.verify import Report, verify_file
 from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.errors import AuditError, VerificationError
+from markovian_rsa_mlx.marks import ThinkingMarks, find_marks
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 from tests.support.audit_files import QUESTION, SMALL, failing, read_lines, record, same, wordy, write_lines
-from tests.support.fakes import THINK_END, CharacterTokenizer, FakeBackend, boxed
+from tests.support.fakes import THINK_END, CharacterTokenizer, FakeBackend, FakeEngine, boxed
 from tests.support.sizes import places, sizes
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -220,6 +221,22 @@ def test_unfinished_run_is_consistent_so_far(step: int, trail: list[dict[str, An
     with path.open("a") as file:
         file.write('{"event": "run_e')
     assert verify_file(path).torn_bytes == 16
+
+
+class AnswerTagTokenizer(CharacterTokenizer):
+    """The tokenizer of a model whose template encloses answers, as Hunyuan's does."""
+
+    def find_marks(self, named: Sequence[str] | None = None) -> ThinkingMarks | None:
+        return find_marks("<think>\n</think>\n<answer>\n</answer>", self.reserved.get, named)
+
+
+def test_a_run_of_a_model_that_encloses_its_answers_is_verified(tmp_path: Path) -> None:
+    engine = FakeEngine(
+        lambda request, draws: f"hm</think>\n<answer>\n\\boxed{{{draws.randrange(3)}}}\n</answer>",
+        tokenizer=AnswerTagTokenizer(),
+    )
+    report = check(record(tmp_path / "run.jsonl", engine), AnswerTagTokenizer())
+    assert report.finished
 
 
 def as_version_1(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -164,9 +164,8 @@ def _check_marks(state: VerifierState, event: RunSetupEvent) -> None:
     check(named is None or (marks.begin, marks.end) == named, f"the thinking marks are not the setting's, {named}")
     row = next((row for row in TABLE if (row.begin, row.end) == (marks.begin, marks.end)), None)
     check(row is not None or named is not None, f"no model is known to have the thinking marks {marks.begin!r}")
-    row = row or ThinkingMarks(marks.begin, marks.end)
-    same = (marks.channels, marks.wrappers) == (row.channels, row.wrappers) and set(marks.tokens) <= row.parts
-    check(same, "thinking_marks are not those of the known model")
+    belongs = marks.belongs_to(row or ThinkingMarks(marks.begin, marks.end))
+    check(belongs, "thinking_marks are not those of the known model")
     ids = list(marks.tokens.values())
     check(all(0 <= i < LIMIT for i in ids) and len({*ids}) == len(ids), "the tokens of the marks have no ids")
     check(marks.end in marks.closing, "closing does not have the end of the thinking")
