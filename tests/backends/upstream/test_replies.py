@@ -43,6 +43,9 @@ def event(content: Any = None, finish: Any = None, **delta: Any) -> dict[str, An
         "FINISH_REASON_STOP",
         "FinishReason.STOP",
         "eos_token_id",
+        "eosFound",
+        "stopStringFound",
+        "word",
         {"type": "stop"},
     ],
 )
@@ -50,7 +53,10 @@ def test_words_for_a_stop(word: Any) -> None:
     assert read(event("a", word)).finish == "stop"
 
 
-@pytest.mark.parametrize("word", ["length", "max_tokens", "MAX_TOKENS", "maxOutputTokens", "model_length"])
+@pytest.mark.parametrize(
+    "word",
+    ["length", "max_tokens", "MAX_TOKENS", "maxOutputTokens", "model_length", "maxPredictedTokensReached"],
+)
 def test_words_for_the_length(word: str) -> None:
     assert read(event("a", word)).finish == "length"
 
@@ -88,6 +94,12 @@ def test_other_words_are_named(word: Any) -> None:
 def test_events_without_a_choice_are_passed_over(odd: Any) -> None:
     reply = read(event("a"), odd, event("b", "stop"))
     assert (reply.content, reply.finish) == ("ab", "stop")
+
+
+def test_the_index_of_a_choice_may_be_a_text() -> None:
+    choices = [{"index": str(index), "delta": {"content": f"{index}"}, "finish_reason": "stop"} for index in (1, 0)]
+    reply = read({"choices": choices})
+    assert (reply.content, reply.finish) == ("0", "stop")
 
 
 @pytest.mark.parametrize("extra", [{}, {"choices": None}, {"choices": []}])

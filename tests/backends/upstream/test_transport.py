@@ -18,6 +18,7 @@ from markovian_rsa_mlx import redact
 from markovian_rsa_mlx.backends.upstream import TimeLimits, Upstream, UpstreamEngine, probe, transport
 from markovian_rsa_mlx.backends.upstream.engine import RetryPolicy
 from markovian_rsa_mlx.backends.upstream.errors import (
+    Throttled,
     TransientError,
     Unreachable,
     UnsupportedRequest,
@@ -177,6 +178,25 @@ def test_names_of_refused_fields_in_an_error(body: Any, named: list[str]) -> Non
     assert isinstance(error, UnsupportedRequest)
     keys = {"error", "message", "detail", "msg", "loc", "param", "errors"}
     assert [name for name in error.named_fields if name not in keys] == named
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("Loading model", Throttled),
+        ("server busy, please try again. maximum pending requests exceeded", Throttled),
+        ("Model is overloaded", Throttled),
+        ("injected", TransientError),
+    ],
+)
+def test_a_server_without_room_for_a_request_is_throttling(message: str, kind: type[TransientError]) -> None:
+    error = error_from_response("u", 503, body={"error": {"message": message}}, headers={})
+    assert type(error) is kind
+
+
+def test_a_prompt_that_is_too_long_is_no_refused_field() -> None:
+    body = {"error": {"message": "Prompt length 5000 is greater than max_seq_len 4096"}}
+    assert isinstance(error_from_response("u", 400, body=body, headers={}), ContextLengthError)
 
 
 def test_refused_seeds_are_an_error_if_they_are_required() -> None:

@@ -30,11 +30,12 @@ Finish = Literal["stop", "length"]
 _STOP_REASONS = """
     stop eos eos_token eos_token_id eos_id eot end end_turn end_of_turn end_of_text end_of_sequence stop_token
     stop_token_id stop_tokens stop_word stop_words stop_sequence stop_string stop_str stop_id stopped complete completed
-    finish finished done
+    finish finished done word eos_found stop_string_found
 """
 _LENGTH_REASONS = """
     length limit max_tokens max_token max_new_tokens max_completion_tokens max_output_tokens max_length max_len
-    length_limit length_cap token_limit model_length context_length max_context_length
+    length_limit length_cap token_limit model_length context_length max_context_length context_length_reached
+    max_predicted_tokens_reached
 """
 FINISH_REASONS: dict[str, Finish] = {
     **dict.fromkeys(_STOP_REASONS.split(), "stop"),
@@ -229,7 +230,11 @@ class Dialect:
         if isinstance(model := payload.get("model"), str) and model:
             reply.model = model
         choices = payload.get("choices")
-        first = (c for c in choices if isinstance(c, dict) and not c.get("index")) if isinstance(choices, list) else ()
+        first = (
+            (c for c in choices if isinstance(c, dict) and str(c.get("index") or 0) == "0")
+            if isinstance(choices, list)
+            else ()
+        )
         choice = next(iter(first), None)
         if not choice:
             return

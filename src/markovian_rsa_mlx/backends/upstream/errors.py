@@ -17,13 +17,16 @@ _WORD = re.compile(r"[a-z_][a-z0-9_]*")
 #: A possible name of a field within a sentence: a word in quotes, or with an underscore.
 _NAME = re.compile(r"""(?<=["'`‘“])[a-z_][a-z0-9_.]*(?=["'`’”])|[a-z]+_[a-z0-9_]*""")
 _TOO_LONG = re.compile(
-    r"context[ _](length|size|window)|maximum context|max_model_len|exceed_context|prompt is too long|too many tokens",
+    r"context[ _](length|size|window)|maximum context|max_(model|seq)_len|exceed_context|prompt is too long"
+    r"|too many tokens",
     re.IGNORECASE,
 )
 #: llama-cpp-python and other servers in Python refuse a field with status 500 and such a message.
 _INVALID = re.compile(r"\bvalidation errors?\b|\bunexpected keyword argument\b", re.IGNORECASE)
-#: llama.cpp's server answers 503 with this message until it is ready.
-_LOADING = "loading model"
+#: llama.cpp's server answers 503 with such a message until it is ready, and Ollama while its queue is full.
+_BUSY = re.compile(
+    r"loading model|\b(?:busy|overloaded|at capacity)\b|maximum pending requests|queue is full|no slot", re.IGNORECASE
+)
 #: vLLM answers 500 with such a message before it ends.
 _DEAD = re.compile(r"enginedead|enginecore encountered|\bengine\b.{0,20}\b(dead|died)\b", re.IGNORECASE)
 #: Statuses of transient errors, next to every 5xx.
@@ -81,7 +84,7 @@ def error_from_response(
     wait = _retry_after(headers)
     if status == 500 and _INVALID.search(message):
         return UnsupportedRequest(failure, named_fields=_named_fields(body))
-    if status == 429 or (status == 503 and (wait is not None or _LOADING in message.lower())):
+    if status == 429 or (status == 503 and (wait is not None or _BUSY.search(message))):
         return Throttled(failure, wait)
     if status in _TRANSIENT or status >= 500 or (status == 404 and message == "generation thread died"):
         return (Crashed if _DEAD.search(message) else TransientError)(failure, wait)
