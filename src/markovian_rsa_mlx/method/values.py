@@ -382,8 +382,9 @@ def _items(parts: Sequence[str], depth: int) -> tuple[Value, ...]:
         return tuple(values)
     if any(isinstance(value, Equation) for value in others):
         return tuple(values)
-    if not all(isinstance(value, Quantity | Term) for value in others):
-        return (read_cleaned(first.right, depth + 1), *others)
+    plain = (read_cleaned(first.right, depth + 1), *others)
+    if not all(isinstance(value, Quantity | Term) for value in others) or _is_one_number(plain):
+        return plain
     return first, *(Equation("=", first.left, part) for part in parts[1:])
 
 
