@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from markovian_rsa_mlx.audit import AuditWriter
 from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import AuditError, CallbackError, ResumeError, TemplateError
@@ -137,3 +138,16 @@ def test_a_file_of_the_beginning_of_the_run_is_started_again(
     result = run(FakeEngine(), SETTINGS.replace(seed=seed), path)
     assert not result.resumed
     assert verify_file(path).finished
+
+
+def test_a_finished_run_gives_its_answer_where_nothing_can_be_written(tmp_path: Path) -> None:
+    """The lock of another process stands for a disk that is read-only, which root can write to in a test."""
+    path = tmp_path / "run.jsonl"
+    answer = run(FakeEngine(), small(), path).text
+    content, engine = path.read_bytes(), FakeEngine()
+    with AuditWriter(path, "a"):
+        assert run(engine, small(), path).text == answer
+        with pytest.raises(ResumeError):
+            run(engine, small(rounds=1), path)
+    assert not engine.requests
+    assert path.read_bytes() == content

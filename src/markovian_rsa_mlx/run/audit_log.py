@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..audit import AuditWriter, LogFile, RunState, TraceState, scan_file
+from ..audit import AuditWriter, LogFile, RunState, TraceState, is_finished, read_events, scan_file
 from ..audit.events import ErrorEvent, Event, RunStartEvent
 from ..audit.verify import verify_log
 from ..errors import AuditError, CallbackError, VerificationError
@@ -27,6 +27,13 @@ def callback_errors(name: str) -> Iterator[None]:
         raise CallbackError(
             f"The {name} callback raised {type(error).__name__}: {error}. Fix the callback and resume the run."
         ) from error
+
+
+def _is_finished(path: Path | None) -> bool:
+    try:
+        return path is not None and path.is_file() and is_finished(read_events(path))
+    except AuditError:
+        return False
 
 
 class AuditLog:
@@ -48,7 +55,12 @@ class AuditLog:
         self._used_failures: dict[TraceKey, bool] = {}
         self._on_event = on_event
         self._is_new = self.path is not None and not self.path.exists()
-        self._writer = AuditWriter(self.path, "a")
+        try:
+            self._writer = AuditWriter(self.path, "a")
+        except AuditError:
+            if not _is_finished(self.path):
+                raise
+            self._writer = AuditWriter(None)  # a finished run gives its answer where nothing can be written, too
         try:
             if self.path is not None and self.path.is_file():  # a pipe or a device has no history
                 self._read(self.path)
