@@ -95,6 +95,30 @@ def test_halves_of_characters_are_replaced(server: Running, text: bytes, shown: 
     assert called["tool_calls"][0]["function"]["arguments"] == {"a": shown}
 
 
+@pytest.mark.parametrize(
+    ("path", "keys", "param"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": ["x"]}]}, "messages.0.content.0"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{}]}]}, "messages.0.content.0.type"),
+        ("/v1/chat/completions", {"messages": CHAT, "stop": "x" * 1_001}, "stop"),
+        ("/v1/completions", {"prompt": "x", "logprobs": 21}, "logprobs"),
+        ("/v1/responses", {"input": [*CHAT, {"role": "tool", "content": "x"}]}, "input.1.role"),
+        ("/v1/responses", {"input": [{"role": "user", "content": [{"text": 5}]}]}, "input.0.content.0.type"),
+        ("/v1/responses", {"input": ["x"]}, "input.0"),
+        ("/v1/responses", {"input": None}, "input"),
+        ("/v1/responses", {"input": "x", "tool_choice": "any"}, "tool_choice"),
+        ("/v1/responses", {"input": "x", "tool_choice": {"name": "f"}}, "tool_choice.type"),
+    ],
+)
+def test_invalid_value_is_named_in_the_form_that_it_has(
+    server: Running, path: str, keys: dict[str, Any], param: str
+) -> None:
+    error = error_of(server.post(path, **keys), 400)
+    assert error["param"] == param
+    assert error["message"].startswith(f"{param} ")
+
+
 def test_other_content_type_is_400(server: Running) -> None:
     body = json.dumps({"messages": CHAT}).encode()
     for headers in ({"Content-Type": "text/plain"}, {}):

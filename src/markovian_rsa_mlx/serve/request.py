@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic_core import ErrorDetails
 from starlette.requests import ClientDisconnect, Request
 
 from ..content_parts import THINKING_PARTS
@@ -586,7 +587,7 @@ def parse(body: dict[str, Any], kind: type[R]) -> R:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise validation_error(error, given_as) from error
+        raise validation_error(error, values, given_as) from error
 
 
 def unknown_keys(request: RequestModel, path: str = "") -> Iterator[str]:
@@ -620,22 +621,40 @@ def unknown_key_error(path: str) -> RequestError:
     return RequestError(400, f"{path} is not a known key. {hint} /openapi.json for all keys.", "unknown_key", path)
 
 
-def validation_error(error: ValidationError, given_as: Mapping[str, str]) -> RequestError:
-    """Return the error that names the first invalid key. `given_as` has the client's names of keys."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    key, *rest = map(str, first["loc"])
+def validation_error(error: ValidationError, values: Mapping[str, Any], given_as: Mapping[str, str]) -> RequestError:
+    """Return the error that names the first invalid key of `values`. `given_as` has the client's names of keys.
+
+    A value that may have several forms has an error for each of them. The one that is deepest in the value counts,
+    since the value has that form.
+    """
+    errors = [(_path_in(values, each), each) for each in error.errors(include_url=False, include_context=False)]
+    start = errors[0][0]
+    forms = [(path, each) for path, each in errors if path[: len(start)] == start]
+    (key, *rest), first = max(forms, key=lambda form: (len(form[0]), not form[1]["type"].endswith("_type")))
     path, value = shortened(".".join([given_as.get(key, key), *rest]), 80), first["input"]
     if first["type"] == "missing":
         return RequestError(400, f"{path} is missing.", "missing_key", path)
     # Python refuses to print an integer of several thousand digits.
     huge = isinstance(value, int) and abs(value) >= 10**30
     given = "a number of many digits" if huge else shortened(repr(value), 80)
-    reason = first["msg"].removeprefix("Value error, ")
+    reason = "Input should be an object" if first["type"] == "model_type" else first["msg"]
+    reason = reason.removeprefix("Value error, ")
     if reason.startswith("Input should "):
         message = f"{path} {reason.removeprefix('Input ')} (got {given})."
     else:
         message = f"{path} is invalid (got {given}): {reason[:1].lower()}{reason[1:]}."
     return RequestError(400, message, param=path)
+
+
+def _path_in(values: Any, error: ErrorDetails) -> list[str]:
+    """Return the keys and positions that lead to an invalid value, without Pydantic's names of the forms."""
+    path = []
+    for key in error["loc"]:
+        is_position = isinstance(values, list) and isinstance(key, int) and key < len(values)
+        if is_position or (isinstance(values, dict) and key in values):
+            values = values[key]
+            path.append(str(key))
+    return [*path, str(error["loc"][-1])] if error["type"] == "missing" else path
 
 
 async def read_object(request: Request, max_bytes: int) -> dict[str, Any]:
