@@ -36,6 +36,7 @@ def test_models_lists_the_served_model(server: Running) -> None:
     (model,) = server.get("/v1/models").json()["data"]
     assert (model["id"], model["object"]) == ("fake", "model")
     assert server.get("/v1/models/fake").json() == model
+    assert server.get("/v1/models/").json()["data"] == [model]
     assert server.get("/v1/models/other/one").status_code == 404
 
 

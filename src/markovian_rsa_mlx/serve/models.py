@@ -25,6 +25,8 @@ async def get_model(request: Request) -> Response:
     """Return the served model by one of its names."""
     manager: RunManager = request.app.state.manager
     name = request.path_params["model"]
+    if not name:  # the path of the list with a slash at its end
+        return await list_models(request)
     manager.target(name)
     return JSONResponse(_model(manager, name).to_json())
 
