@@ -121,6 +121,10 @@ def test_keys_of_vllms_clients_without_effect_are_accepted(texts: Running) -> No
     assert texts.backend.requests[0].sampling.top_k == 0
 
 
+def test_best_of_as_many_as_the_choices_is_accepted(texts: Running) -> None:
+    assert len(ask(texts, n=2, best_of=2)["choices"]) == 2
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_failed_engine_is_502(serve: Serve, stream: bool) -> None:
     def fail(request: Any) -> None:

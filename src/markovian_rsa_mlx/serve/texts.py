@@ -84,7 +84,7 @@ class TextRequest(BoundRequest):
     prompt: Prompts = Field(description="A text, token ids, or a list of either.")
     echo: bool | None = Field(None, description="Refused unless false.")
     suffix: str | None = Field(None, description="Refused unless empty.")
-    best_of: int | None = Field(None, description="Refused unless 1.")
+    best_of: int | None = Field(None, description="Refused unless 1 or n.")
     logprobs: bool | Likeliest | None = Field(
         None, description="Number of likeliest tokens per place with log-probabilities. 0, false: none. true: 1."
     )
@@ -147,7 +147,7 @@ def _prepare(manager: RunManager, body: TextRequest) -> list[tuple[str, tuple[in
     refused = {
         "echo": bool(body.echo),
         "suffix": bool(body.suffix),
-        "best_of": body.best_of not in (None, 1),
+        "best_of": body.best_of not in (None, 1, body.n),
         "logprobs": bool(body.logprobs) and not manager.engine.info.gives_logprobs,
         "stop_token_ids": not set(body.stop_token_ids or ()) <= tokenizer.eos_ids,
     }
