@@ -123,6 +123,9 @@ class TestOrdinaryCompletions:
         texts = [choice["message"]["content"] for choice in whole["choices"]]
         assert len(set(texts)) == 3
         assert [choice["index"] for choice in whole["choices"]] == [0, 1, 2]
+        alone = server.post(messages=CHAT, seed=5).json()["usage"]
+        assert whole["usage"]["prompt_tokens"] == alone["prompt_tokens"]
+        assert whole["usage"]["completion_tokens"] > alone["completion_tokens"]
         if stream:
             chunks = chunks_of(server.post(messages=CHAT, n=3, seed=5, stream=True))
             assert [joined(chunks, "content", index) for index in range(3)] == texts

@@ -146,8 +146,13 @@ class CompletionBuilder:
         return chat_logprobs(self._tokenizer, finder.take(self._values[trace_id], characters))
 
     def usage(self) -> Usage:
-        """Return the tokens of all traces, summaries and judgements. A retried prompt counts once."""
+        """Return the tokens of all traces, summaries and judgements. A retried prompt counts once.
+
+        The choices of an ordinary completion have one prompt, which counts once, as in OpenAI's protocol.
+        """
         prompts, generated = self._state.prompt_tokens, self._result.generated_tokens
+        if not self._plan.rsa:
+            prompts = self._state.trace(self.choice_ids[0]).prompt_tokens
         answers = 0
         for trace_id in dict.fromkeys(map(self._state.origin, self.choice_ids)):
             parsed = self._parsed(trace_id)

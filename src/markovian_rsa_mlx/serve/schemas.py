@@ -117,7 +117,7 @@ class CompletionTokensDetails(ResponseModel):
 
 
 class Usage(ResponseModel):
-    """Tokens of all traces of the run."""
+    """Tokens of all traces of the run. The choices of an ordinary completion have one prompt."""
 
     prompt_tokens: int
     completion_tokens: int
