@@ -435,16 +435,19 @@ class Tools:
         return [{"anyOf": self._calls_with(schemas)} for schemas in (parameters, objects)]
 
     def _calls_with(self, schemas: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Return a schema of a call for each tool, with these schemas of the arguments."""
+        """Return a schema of a call for each tool, with these schemas of the arguments.
+
+        Each of them gets an `$id`: a `$ref` such as `#/$defs/City` counts from there, not from the whole schema.
+        """
         names = [tool["function"]["name"] for tool in self.offered]
         return [
             {
                 "type": "object",
-                "properties": {"name": {"const": name}, "arguments": schema},
+                "properties": {"name": {"const": name}, "arguments": {**schema, "$id": f"mrsa:/tools/{index}/"}},
                 "required": ["name", "arguments"],
                 "additionalProperties": False,
             }
-            for name, schema in zip(names, schemas, strict=True)
+            for index, (name, schema) in enumerate(zip(names, schemas, strict=True))
         ]
 
     def scanner(self) -> CallScanner:

@@ -255,6 +255,27 @@ def test_required_call_is_a_call_with_valid_arguments(embedded: MLXEngine, schem
         assert 3 <= json.loads(found.arguments)["n"] <= 99
 
 
+def test_calls_are_bound_to_parameters_with_references(embedded: MLXEngine) -> None:
+    number = {"type": "object", "properties": {"n": {"const": 1}}, "required": ["n"], "additionalProperties": False}
+    by_name = {"type": "object", "properties": {"a": {"$ref": "#/$defs/N"}}, "required": ["a"], "$defs": {"N": number}}
+    of_itself = number | {"properties": {"n": {"const": 2}, "next": {"$ref": "#"}}}
+    parameters = {"save": by_name, "walk": of_itself}
+    tools = Tools(
+        tuple({"type": "function", "function": {"name": name, "parameters": p}} for name, p in parameters.items()),
+        GENERIC,
+    )
+    matcher = embedded._grammars.matcher(tools.call_schemas()[0])
+    for name, arguments, is_valid in (
+        ("save", {"a": {"n": 1}}, True),
+        ("save", {"a": {"n": 2}}, False),
+        ("walk", {"n": 2, "next": {"n": 2}}, True),
+        ("walk", {"n": 2, "next": {"n": 1}}, False),
+    ):
+        text = json.dumps({"name": name, "arguments": arguments})
+        ids = embedded.tokenizer.encode(text)
+        assert (matcher.deep_copy().try_consume_tokens(ids) == len(ids)) is is_valid, text
+
+
 def test_answer_with_a_schema_may_be_a_call_instead(embedded: MLXEngine) -> None:
     tokenizer, begin = embedded.tokenizer, tuple(embedded.tokenizer.encode("<tool_call>"))
     call = CallGrammar(begin, (call_schema("weather"),))
