@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jinja2 import TemplateError
 
 from markovian_rsa_mlx.audit.events import RunSetupEvent
 from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.errors import PromptError, VerificationError
 from markovian_rsa_mlx.method.chat_form import accepted_form, render_chat
+from markovian_rsa_mlx.method.prompts import chat_frame
 from markovian_rsa_mlx.tokenizer import ChatMessage
 from markovian_rsa_mlx.tools import Chat
 
@@ -103,6 +107,45 @@ def test_results_of_calls_stay_apart_and_calls_stay_with_their_message() -> None
     assert "<system>s0\n\ns6" in text
     assert "<assistant>a2\n\nc3<tool_call>" in text
     assert "<user>(weather) t4<user>(weather) t5<user>u7" in text
+
+
+class MistralTokenizer(ToolTokenizer):
+    """A template that refuses ids of calls as Mistral's do, and shows them."""
+
+    def __init__(self) -> None:
+        super().__init__("mistral")
+        check = "{% if not ID is defined or ID | length != 9 %}{{ raise_exception('length 9') }}{% endif %}#{{ ID }}#"
+        in_call, in_result = (check.replace("ID", name) for name in ("call.id", "m.tool_call_id"))
+        self.template = self.template.replace("({{ m.name }})", in_result).replace(self.call, in_call + self.call)
+
+    def render_chat(self, *chat: Any, **tools: Any) -> str:
+        try:
+            return super().render_chat(*chat, **tools)
+        except TemplateError as error:
+            raise PromptError(str(error)) from error
+
+
+@pytest.mark.parametrize("given", ["toolu_01A09q90qw90lq917835lq9", "call_1", "", None])
+@pytest.mark.parametrize("letters", ["uctu", "suct", "suctsu"])
+def test_calls_of_other_servers_are_shown_with_ids_that_the_template_accepts(given: str | None, letters: str) -> None:
+    chat = chat_of(letters)
+    for message in chat:
+        if "tool_calls" in message:
+            message["tool_calls"] = [{**CALL, "id": given or ""}]
+        if message["role"] == "tool":
+            del message["tool_call_id"]
+            message |= {} if given is None else {"tool_call_id": given}
+    text = chat_frame(MistralTokenizer(), chat, True, [WEATHER]).prefix
+    in_call, in_result = re.findall("#([a-z0-9]{9})#", text)
+    assert in_call == in_result
+    assert "<system>s0" in text or letters[0] != "s"
+
+
+def test_ids_that_the_template_accepts_do_not_change() -> None:
+    chat = chat_of("uctu")
+    chat[1]["tool_calls"] = [{**CALL, "id": "D681PevKs"}]
+    chat[2]["tool_call_id"] = "D681PevKs"
+    assert render_chat(MistralTokenizer(), chat, True, [WEATHER]).count("D681PevKs") == 2
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

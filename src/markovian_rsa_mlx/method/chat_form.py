@@ -1,18 +1,23 @@
 """The form in which a chat is put into the model's chat template.
 
 A chat that the template accepts is rendered as it is. Many templates refuse some chats: a system message that is not
-the first message, two messages of one role in a row, or any system message. Such a chat is rendered in the first of a
-few other forms that the template accepts, so that the form of a chat depends on the chat and the template alone.
+the first message, two messages of one role in a row, any system message, or ids of calls that are not like their own.
+Such a chat is rendered in the first of a few other forms that the template accepts, so that the form of a chat depends
+on the chat and the template alone.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ..errors import PromptError
 from ..tokenizer import ChatMessage, Tokenizer
-from ..tools import has_tool_parts, join_texts, merge_neighbours, plain_messages
+from ..tools import call_id, has_tool_parts, join_texts, merge_neighbours, plain_messages
+
+#: Ids of calls that every template accepts: Mistral's refuse those of other models and servers.
+_ACCEPTED_ID: Final = re.compile(r"[a-zA-Z0-9]{9}")
 
 
 class RenderedChat(NamedTuple):
@@ -65,6 +70,13 @@ def render_form(
 
 
 def _forms(messages: Sequence[ChatMessage]) -> Iterator[Sequence[ChatMessage]]:
+    """Yield the chat in each arrangement, first with its own ids of calls and then, if they differ, with others."""
+    yield from _arrangements(messages)
+    if (changed := _with_accepted_ids(messages)) != list(messages):
+        yield from _arrangements(changed)
+
+
+def _arrangements(messages: Sequence[ChatMessage]) -> Iterator[Sequence[ChatMessage]]:
     """Yield the chat as it is, and then in each form that differs from the one before."""
     yield messages
     for change in (_with_system_first, merge_neighbours, _without_system):
@@ -90,3 +102,19 @@ def _without_system(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
         return list(messages)
     chat[place] = {**chat[place], "content": join_texts(system["content"], chat[place]["content"])}
     return chat
+
+
+def _with_accepted_ids(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """Give calls, and the results of them, ids that every template accepts."""
+    changed = list[ChatMessage]()
+    for message in messages:
+        if calls := message.get("tool_calls"):
+            message = {**message, "tool_calls": [{**call, "id": _accepted_id(call.get("id"))} for call in calls]}
+        if message["role"] == "tool":
+            message = {**message, "tool_call_id": _accepted_id(message.get("tool_call_id"))}
+        changed.append(message)
+    return changed
+
+
+def _accepted_id(given: str | None) -> str:
+    return given if given and _ACCEPTED_ID.fullmatch(given) else call_id(given or "", 0)
