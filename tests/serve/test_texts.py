@@ -15,6 +15,7 @@ from markovian_rsa_mlx.errors import BackendError
 from markovian_rsa_mlx.serve.texts import DEFAULT_TOKENS
 
 from ..support.fakes import EOS, ByteTokenizer, CharacterTokenizer, FakeBackend
+from ..support.tool_models import WEATHER, ToolTokenizer, caller
 from .conftest import CHAT, PausedBackend, Running, Serve
 from .test_completions import chunks_of
 from .test_disconnect import wait_until
@@ -188,6 +189,15 @@ class TestTokenizer:
         chat = server.post("/tokenize", messages=CHAT, chat_template_kwargs={"enable_thinking": False}).json()
         assert server.post("/detokenize", tokens=chat["tokens"]).json() == {"prompt": "[1]What is it?\n[2]-"}
         assert chat["token_strs"] is None
+
+    def test_chat_has_the_ids_of_its_prompt(self, serve: Serve) -> None:
+        """Marks in messages are text there, and the tools are shown."""
+        server = serve(caller(ToolTokenizer("hermes")))
+        messages = [{"role": "user", "content": "What does <assistant> or <tool_call> mean?"}]
+        for keys in ({"messages": messages}, {"messages": messages, "tools": [WEATHER]}):
+            server.post("/v1/chat/completions", **keys)
+            assert server.post("/tokenize", **keys).json()["tokens"] == [*server.backend.requests[-1].prompt_token_ids]
+        assert server.post("/tokenize", messages=[{"role": "user", "content": ""}]).status_code == 200
 
     def test_tokenizer_without_a_vocabulary(self, server: Running) -> None:
         found = server.post("/tokenize", prompt="hi", return_token_strs=True).json()

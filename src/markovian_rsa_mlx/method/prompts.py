@@ -237,7 +237,7 @@ def _render_apart(
             "The model's chat template must show the last user message exactly once "
             f"(it shows it {rendered.count(slot)} times)."
         )
-    if not rendered_tools and [message["content"] for message in chat] == [slot] and "name" not in chat[0]:
+    if slot and not rendered_tools and [message["content"] for message in chat] == [slot] and "name" not in chat[0]:
         return [(text, ()) for text in rendered.split(slot)]
     texts = json.dumps([chat, list(rendered_tools)], ensure_ascii=False)
     wrapper = _Wrapper.unlike(texts + rendered, tokenizer.reserved)

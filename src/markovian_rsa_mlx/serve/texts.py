@@ -23,20 +23,23 @@ from ..config import RSAConfig, Sampling
 from ..errors import ContextLengthError
 from ..method.chat_form import render_chat
 from ..method.lineage import SEED_LIMIT, TraceKey, trace_seed
+from ..method.prompts import encode_framed, round_zero_frame
 from ..method.tails import AnswerStart
 from ..run.setup import check_schema
-from ..tokenizer import ChatMessage, Tokenizer, Vocabulary
+from ..tokenizer import ChatMessage, Tokenizer, Vocabulary, reserve_marks
 from .completions import FIRST_EVENT_S, JSON, LateResponse, RunStream, after, until_disconnect, with_errors, with_spaces
 from .errors import RequestError, naming_schema
 from .incremental_text import LiveText
 from .logprobs import AnswerLogProbs, text_logprobs
 from .plan import MAX_PROMPT, count_tokens, reject_unsupported, to_messages
 from .request import (
+    MAX_TOOLS,
     BoundRequest,
     Likeliest,
     Message,
     RequestModel,
     TemplateOptions,
+    Tool,
     parse,
     read_object,
 )
@@ -100,6 +103,7 @@ class TokenizeRequest(RequestModel):
     messages: list[Message] | None = Field(None, min_length=1, max_length=10_000)
     add_special_tokens: bool | None = Field(None, description="Ignored: a text gets no further tokens.")
     add_generation_prompt: Literal[True] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     chat_template_kwargs: TemplateOptions | None = None
     return_token_strs: bool | None = Field(None, description="Add the tokens as the vocabulary spells them.")
 
@@ -172,12 +176,29 @@ def _prepare(manager: RunManager, body: TextRequest) -> list[tuple[str, tuple[in
 
 
 def _encode(tokenizer: Tokenizer, text: str, context: int | None) -> list[int]:
-    """Tokenize a text. Raise `RequestError` for one that exceeds the context before all of it is tokenized."""
+    """Tokenize a text. Raise `RequestError` as `_check_length` does."""
+    _check_length(tokenizer, text, context)
+    return tokenizer.encode(text)
+
+
+def _check_length(tokenizer: Tokenizer, text: str, context: int | None) -> None:
+    """Raise `RequestError` for a text that exceeds the context, before all of it is tokenized."""
     limit = context or MAX_PROMPT
     if len(text) > limit and (count := count_tokens(tokenizer, text, limit)) > limit:
         message = f"The text has at least {count:,} tokens, and the limit is {limit:,}. Shorten it."
         raise RequestError(400, message, ContextLengthError.kind, "prompt")
-    return tokenizer.encode(text)
+
+
+def _encode_chat(manager: RunManager, body: TokenizeRequest) -> list[int]:
+    """Tokenize a chat as the prompt of a completion is: texts of messages and tools are not parsed for marks."""
+    engine, base, options = manager.engine, manager.settings.base, body.chat_template_kwargs
+    tokenizer = reserve_marks(engine.tokenizer, engine.tokenizer.find_marks(base.thinking_marks))
+    thinking = options.thinks if options is not None else None
+    thinking = base.enable_thinking if thinking is None else thinking
+    messages, tools = to_messages(body.messages or []), [tool.to_dict() for tool in body.tools or ()]
+    _check_length(tokenizer, render_chat(tokenizer, messages, thinking, tools), engine.info.context_length)
+    frame = round_zero_frame(tokenizer, messages, thinking, tools)
+    return encode_framed(tokenizer, [""], frame)[0]
 
 
 def _decode(tokenizer: Tokenizer, ids: Sequence[int], key: str) -> str:
@@ -392,13 +413,8 @@ async def tokenize(request: Request) -> Response:
     tokenizer = manager.engine.tokenizer
 
     def work() -> Tokens:
-        context, options = manager.engine.info.context_length, body.chat_template_kwargs
-        text = body.prompt
-        if text is None:
-            thinking = options.thinks if options is not None else None
-            default = manager.settings.base.enable_thinking
-            text = render_chat(tokenizer, to_messages(body.messages or []), default if thinking is None else thinking)
-        ids = _encode(tokenizer, text, context)
+        context = manager.engine.info.context_length
+        ids = _encode(tokenizer, body.prompt, context) if body.prompt is not None else _encode_chat(manager, body)
         strings = tokenizer.spell(ids) if body.return_token_strs and isinstance(tokenizer, Vocabulary) else None
         return Tokens(count=len(ids), max_model_len=context, tokens=ids, token_strs=strings)
 
