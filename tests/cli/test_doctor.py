@@ -95,7 +95,7 @@ def test_tune_predicts_the_speed_of_the_named_revision(revision: Path, monkeypat
     assert planned == [revision]
 
 
-def test_a_context_without_room_for_a_profile_is_a_warning() -> None:
+def test_a_context_too_small_for_a_profile_is_a_warning() -> None:
     def found(context: int) -> Line:
         engine = FakeBackend(context_length=context)
         subject = SimpleNamespace(engine=engine, tokenizer=engine.tokenizer, choice=ModelChoice("x"))

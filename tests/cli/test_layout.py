@@ -104,7 +104,7 @@ def folder(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     (home / "runs" / "20261129-190005-damaged.jsonl").write_text("no json\n")
     os.utime(home / "runs" / "20261129-190005-damaged.jsonl", (9, 9))
     shutil.copy(TRAILS / "finished.jsonl", tmp_path)
-    cached = hub.CachedModel("somebody/a-model-with-a-name-longer-than-40-columns", reasoner.model_path(), 5_800_000)
+    cached = hub.CachedModel("publisher/a-model-with-a-name-longer-than-40-columns", reasoner.model_path(), 5_800_000)
     monkeypatch.setattr(hub, "cached_models", lambda: [cached])
     monkeypatch.setattr("markovian_rsa_mlx.cli.doctor.examine", lambda choice, **_: iter(FINDINGS))
     monkeypatch.setattr("markovian_rsa_mlx.cli.run.load_orchestrator", load_fake)

@@ -33,7 +33,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "vote+tournament": "vote",
     "vote-equal": "vote",
 }
-#: A difference of at most this share is none to a user: of two such methods, the cheaper one is recommended.
+#: A difference of at most this share does not matter to a user: of two such methods, the cheaper one is recommended.
 MARGIN: Final = 0.02
 #: The methods that a recommendation compares. Each kind has a method that answers once and one that votes.
 COMPARED: Final = (

@@ -26,7 +26,10 @@ Project = Callable[[mx.array], mx.array]
 
 
 def lean(model: Any) -> Any:
-    """Return the model with a shorter forward pass on the CPU, if it is a Llama of the plain kind, else itself."""
+    """Return the model with a shorter forward pass on the CPU, if it is a Llama of the plain kind.
+
+    Other models are returned as they are.
+    """
     if mx.default_device() != mx.cpu or type(model) is not llama.Model or model.model.swa_idx is not None:
         return model
     return LeanLlama(model) if all(map(_is_plain, model.layers)) else model

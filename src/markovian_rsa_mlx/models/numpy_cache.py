@@ -106,7 +106,7 @@ class NumpyKVCache:
         return self.merge([self])
 
     def _grown(self, length: int, example: Floats) -> tuple[Floats, Floats]:
-        """Return the keys and values, with room for `length` positions of the shape of `example`."""
+        """Return the keys and values, with capacity for `length` positions of the shape of `example`."""
         rows, heads, _, size = example.shape
         old = (self.keys, self.values)
         if self.keys is None or self.keys.shape[2] < length:

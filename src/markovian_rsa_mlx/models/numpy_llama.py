@@ -35,7 +35,10 @@ _STEP = 1024
 
 
 def with_numpy(model: Any) -> Any:
-    """Return the model with a forward pass in NumPy, if it is a small Llama with 32-bit weights, else itself."""
+    """Return the model with a forward pass in NumPy, if it is a small Llama with 32-bit weights.
+
+    Other models are returned as they are.
+    """
     if not isinstance(model, LeanLlama) or os.environ.get("MRSA_NUMPY", "").lower() == "off":
         return model
     arrays = [(module, array) for _, module in model.named_modules() for array in _arrays(module)]

@@ -1,4 +1,4 @@
-"""What the running traces of a run do now: their tokens, speeds and last lines, and the time that the run still takes.
+"""The state of the running traces of a run: their tokens, speeds and last lines, and the time that the run still takes.
 
 The audit trail has the ids of an unfinished trace only every few hundred tokens. A `ProgressMeter` sees each of them.
 """

@@ -1,4 +1,4 @@
-"""The confidence of a trace: the log-probabilities of its drawn tokens, however it came about."""
+"""The confidence of a trace: the log-probabilities of its drawn tokens, however they were produced."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ def test_names_of_refused_fields_in_an_error(body: Any, named: list[str]) -> Non
         ("injected", TransientError),
     ],
 )
-def test_a_server_without_room_for_a_request_is_throttling(message: str, kind: type[TransientError]) -> None:
+def test_a_server_without_capacity_for_a_request_is_throttling(message: str, kind: type[TransientError]) -> None:
     error = error_from_response("u", 503, body={"error": {"message": message}}, headers={})
     assert type(error) is kind
 

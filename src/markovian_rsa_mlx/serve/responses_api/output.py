@@ -152,7 +152,7 @@ class ResponseForm:
         return self._response("failed", [], error=reported(error)).to_json()
 
     def idle(self, comment: str = "") -> ServerSentEvent:
-        """Return a `response.in_progress` with the output so far, which clients may take in the place of theirs."""
+        """Return a `response.in_progress` with the output so far, which clients may use in the place of theirs."""
         response = self._response("in_progress", self._stream.output())
         return self._event("response.in_progress", comment, response=response.to_json())
 
