@@ -186,7 +186,7 @@ def settings(profiles: Sequence[str], files: Sequence[Path]) -> dict[str, RSACon
         for name in names
         for finals, label in ((1, "F=1"), (0, "F=N"))
     }
-    return found | load_settings_files(files, {*names, *found})
+    return found | load_settings_files(files, {*names, *found}, "default-16gb")
 
 
 def to_lines(name: str, results: Results) -> list[list[str]]:

@@ -18,6 +18,14 @@ EngineOf = Callable[[str], MLXEngine]
 Serve = Callable[[FakeUpstream], Running]
 
 
+@pytest.fixture(scope="package", autouse=True)
+def _without_numpy() -> Iterator[None]:
+    """Let MLX run all models, as on a GPU. On CPUs NumPy would run the small ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MRSA_NUMPY", "off")
+        yield
+
+
 @pytest.fixture(scope="session")
 def engine_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineOf]:
     """The engine of a model kind of `tiny_models.CONFIGS`, created on first use, without limits."""
