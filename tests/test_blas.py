@@ -151,6 +151,29 @@ def test_mlx_imported_first_is_left_alone(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="OpenBLAS has no more threads than cores")
+def test_numpy_gets_the_same_number_of_threads_whoever_imports_it() -> None:
+    program = """
+import os, sys
+import markovian_rsa_mlx
+from markovian_rsa_mlx import blas
+blas._threads = lambda: int(sys.argv[1])
+before = dict(os.environ)
+import numpy
+assert dict(os.environ) == before
+assert numpy.__spec__.name == "numpy" and not any(type(each) is blas._NumPyHook for each in sys.meta_path)
+product = numpy.ones((500, 500), numpy.float32) @ numpy.ones((500, 500), numpy.float32)
+assert (product == 500).all()
+print(len(os.listdir("/proc/self/task")))
+"""
+    environment = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
+    threads = [
+        int(subprocess.run([sys.executable, "-c", program, number], env=environment, capture_output=True).stdout)
+        for number in ("1", "2")
+    ]
+    assert threads == [1, 2]
+
+
 def test_the_command_line_names_an_unusable_library_and_prints_the_one_in_use(tmp_path: Path) -> None:
     plan = [sys.executable, "-m", "markovian_rsa_mlx", "--verbose", "plan"]
     done = subprocess.run(plan, env=environment(tmp_path, MRSA_BLAS="/no/such.so"), capture_output=True, text=True)

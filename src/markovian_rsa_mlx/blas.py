@@ -20,7 +20,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,8 +45,13 @@ def in_use() -> str:
 
 
 def install() -> None:
-    """Load the library when `mlx.core` is imported. Does nothing on other systems than Linux."""
+    """Load the library when `mlx.core` is imported. Does nothing on other systems than Linux.
+
+    NumPy, which runs small models, has an OpenBLAS of its own. It gets the same number of threads when it is imported.
+    """
     global _in_use
+    if sys.platform == "linux" and "numpy" not in sys.modules:
+        sys.meta_path.insert(0, _NumPyHook())
     if sys.platform != "linux":
         _in_use = "MLX's own"
     elif "mlx.core" in sys.modules:
@@ -64,10 +71,29 @@ class _Hook:
             sys.meta_path.remove(self)
         import logging
 
-        with _settings_while_loading():  # NumPy has an OpenBLAS of its own, which small models use
-            import numpy  # noqa: F401
         _in_use = _load()
         logging.getLogger(__name__).info("BLAS: %s", _in_use)
+
+
+class _NumPyHook:
+    """An import hook for NumPy, which is found and loaded as without it, with our settings in the environment."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name != "numpy":
+            return None
+        with contextlib.suppress(ValueError):
+            sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            with _settings_while_loading():
+                execute(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
 
 
 def _load() -> str:
