@@ -9,7 +9,7 @@ UV := $(shell command -v uv 2>/dev/null)
 demo: .venv/installed
 	@$(BIN)/mrsa demo $(if $(PUZZLE_SEED),--puzzle-seed $(PUZZLE_SEED))
 
-# All methods on the embedded reasoner's own Countdown puzzles, a quarter of an hour; BENCH="--limit 5" for a taste.
+# All methods on the embedded reasoner's own Countdown puzzles, about a minute on two cores; BENCH="--limit 5" for a taste.
 bench: .venv/measured
 	$(BIN)/mrsa bench countdown $(BENCH)
 

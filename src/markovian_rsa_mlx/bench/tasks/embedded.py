@@ -23,7 +23,7 @@ _COUNTDOWN: Final[dict[str, Any]] = {
 #: Puzzles of reasoning-gym's own draw, however few solutions they have.
 _UNFILTERED: Final = {**_COUNTDOWN, "max_target": 50}
 _CHAIN_SUM: Final[dict[str, Any]] = {"min_terms": 8, "max_terms": 12, "min_digits": 2, "max_digits": 2}
-#: Enough to distinguish the methods, and done in a quarter of an hour on two cores.
+#: Enough to distinguish the methods, and done in a minute or two on two cores.
 _COUNT = 50
 _INSTRUCTIONS = "\n\nFinal answer format"
 
