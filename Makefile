@@ -13,7 +13,7 @@ demo: .venv/installed
 bench: .venv/measured
 	$(BIN)/mrsa bench countdown $(BENCH)
 
-# Votes, C = 1 and Markovian RSA on puzzles and on long sums, half an hour; QUALITY="--limit 10 --epochs 1" for a taste.
+# Votes, C = 1 and Markovian RSA on puzzles and on long sums, about twenty minutes on two cores; QUALITY="--limit 10 --epochs 1" for a taste.
 quality: .venv/measured
 	$(BIN)/python -m benchmarks.quality $(QUALITY)
 
