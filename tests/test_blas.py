@@ -154,11 +154,12 @@ def test_mlx_imported_first_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="OpenBLAS has no more threads than cores")
 def test_numpy_gets_the_same_number_of_threads_whoever_imports_it() -> None:
     program = """
-import os, sys
+import importlib.util, os, sys
 import markovian_rsa_mlx
 from markovian_rsa_mlx import blas
 blas._threads = lambda: int(sys.argv[1])
 before = dict(os.environ)
+assert importlib.util.find_spec("numpy") is not None
 import numpy
 assert dict(os.environ) == before
 assert numpy.__spec__.name == "numpy" and not any(type(each) is blas._NumPyHook for each in sys.meta_path)

@@ -79,16 +79,14 @@ class _NumPyHook:
     """An import hook for NumPy, which is found and loaded as without it, with our settings in the environment."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name != "numpy":
-            return None
-        with contextlib.suppress(ValueError):
-            sys.meta_path.remove(self)
-        spec = PathFinder.find_spec(name, path, target)
+        spec = PathFinder.find_spec(name, path, target) if name == "numpy" else None
         if spec is None or spec.loader is None:
             return None
         execute = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
+            with contextlib.suppress(ValueError):  # not before: others look for NumPy without an import
+                sys.meta_path.remove(self)
             with _settings_while_loading():
                 execute(module)
 
