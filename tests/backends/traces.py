@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -17,6 +18,8 @@ from markovian_rsa_mlx.backends.mlx.sequence import Sequence as EngineSequence
 from markovian_rsa_mlx.config import Sampling
 
 PROMPT = tuple(b"what is six times seven? ")
+#: Seconds after which a test that waits for the engine fails.
+SECONDS = 60
 
 
 @dataclass
@@ -45,6 +48,51 @@ class RecordingListener:
 
     def warning(self, message: str) -> None:
         self.warnings.append(message)
+
+
+class HeldSteps:
+    """The steps of the runs in an engine, each of which waits for the test until `release`.
+
+    `rows` has the rows of each step up to the end of the context.
+    """
+
+    def __init__(self, engine: MLXEngine) -> None:
+        self.rows: list[int] = []
+        self._begun, self._next = threading.Semaphore(0), threading.Semaphore(0)
+        self._released = False
+        self._batch = batch = engine._scheduler._runs.batch
+        self._step = step = batch.step
+
+        def held(max_positions: int) -> Any:
+            self.rows.append(len(batch.sequences))
+            if not self._released:
+                self._begun.release()
+                assert self._next.acquire(timeout=SECONDS)
+            return step(max_positions)
+
+        batch.step = held  # type: ignore[method-assign]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._batch.step = self._step  # type: ignore[method-assign]
+        self.release()
+
+    async def begin(self) -> None:
+        """Wait until a step begins."""
+        assert await asyncio.to_thread(self._begun.acquire, timeout=SECONDS)
+
+    async def begin_with(self, rows: int) -> None:
+        """Run the engine up to the beginning of a step with so many rows."""
+        await self.begin()
+        while self.rows[-1] != rows:
+            self._next.release()
+            await self.begin()
+
+    def release(self) -> None:
+        self._released = True
+        self._next.release()
 
 
 def request(
@@ -98,12 +146,18 @@ def replace_stores(engine: MLXEngine) -> None:
     scheduler.ahead = ReadAhead(scheduler.model, scheduler._prefixes)
 
 
+def without_eos(engine: MLXEngine, monkeypatch: pytest.MonkeyPatch) -> MLXEngine:
+    """Let traces end at their limit alone: those of a test that acts while they decode must not end before that."""
+    monkeypatch.setattr(engine.tokenizer, "eos_ids", frozenset())
+    return engine
+
+
 async def wait_until(condition: Callable[[], bool]) -> None:
-    for _ in range(6000):
+    for _ in range(SECONDS * 100):
         if condition():
             return
         await asyncio.sleep(0.01)
-    raise AssertionError("the condition did not become true within a minute")
+    raise AssertionError(f"the condition did not become true within {SECONDS} s")
 
 
 def record_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -20,11 +20,19 @@ from markovian_rsa_mlx.config import Sampling
 from markovian_rsa_mlx.errors import BackendError, ContextLengthError, MemoryLimitError, PromptError
 
 from .. import tiny_models
-from ..traces import PROMPT, RecordingListener, gather, request, run, wait_until
+from ..traces import (
+    PROMPT,
+    SECONDS,
+    HeldSteps,
+    RecordingListener,
+    gather,
+    request,
+    run,
+    wait_until,
+    without_eos,
+)
 
 GREEDY = Sampling(temperature=0)
-#: Seconds after which a test that waits for the engine fails.
-SECONDS = 60
 
 
 def rows_seen(engine: MLXEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -39,38 +47,6 @@ def rows_seen(engine: MLXEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(batch, "step", recorded)
     return seen
-
-
-class HeldSteps:
-    """The steps of the engine, each of which waits for the test until `release`. `rows` has the rows of each."""
-
-    def __init__(self, engine: MLXEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.rows: list[int] = []
-        self._begun, self._next = threading.Semaphore(0), threading.Semaphore(0)
-        self._released = False
-        batch = engine._scheduler._runs.batch
-        step = batch.step
-
-        def held(max_positions: int) -> Any:
-            self.rows.append(len(batch.sequences))
-            if not self._released:
-                self._begun.release()
-                assert self._next.acquire(timeout=SECONDS)
-            return step(max_positions)
-
-        monkeypatch.setattr(batch, "step", held)
-
-    async def begin_with(self, rows: int) -> None:
-        """Run the engine up to the beginning of a step with so many rows."""
-        while True:
-            assert await asyncio.to_thread(self._begun.acquire, timeout=SECONDS)
-            if self.rows[-1] == rows:
-                return
-            self._next.release()
-
-    def release(self) -> None:
-        self._released = True
-        self._next.release()
 
 
 class TestEnds:
@@ -146,12 +122,8 @@ class TestCapacity:
             run(engine, [request(max_tokens=1000)])
         assert len(run(engine, [request(max_tokens=20)])[0]) == 20
 
-    def test_a_limit_lowered_while_a_trace_waits_fails_it(
-        self, engine: MLXEngine, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        steps = HeldSteps(engine, monkeypatch)
-
-        async def scenario() -> None:
+    def test_a_limit_lowered_while_a_trace_waits_fails_it(self, engine: MLXEngine) -> None:
+        async def scenario(steps: HeldSteps) -> None:
             engine.limit(1, None)
             running = asyncio.create_task(engine.generate(request(seed=77, max_tokens=60), RecordingListener()))
             waiting = asyncio.create_task(engine.generate(request(seed=2, max_tokens=900), RecordingListener()))
@@ -163,7 +135,8 @@ class TestCapacity:
             with pytest.raises(MemoryLimitError):
                 await waiting
 
-        asyncio.run(scenario())
+        with HeldSteps(engine) as steps:
+            asyncio.run(scenario(steps))
 
     def test_a_trace_longer_than_the_context_raises(self, engine: MLXEngine) -> None:
         assert engine.info.context_length == 4096
@@ -176,10 +149,8 @@ class TestCapacity:
 
 
 class TestCancellation:
-    def test_cancelling_frees_the_row_within_one_step(self, engine: MLXEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-        steps = HeldSteps(engine, monkeypatch)
-
-        async def scenario() -> int:
+    def test_cancelling_frees_the_row_within_one_step(self, engine: MLXEngine) -> None:
+        async def scenario(steps: HeldSteps) -> int:
             tasks = [
                 asyncio.create_task(engine.generate(request(seed=i, max_tokens=400), RecordingListener()))
                 for i in range(2)
@@ -193,7 +164,8 @@ class TestCancellation:
             await tasks[1]
             return begun
 
-        begun = asyncio.run(scenario())
+        with HeldSteps(engine) as steps:
+            begun = asyncio.run(scenario(steps))
         assert steps.rows[begun - 1] == 2  # the step under way still holds it
         assert set(steps.rows[begun:]) == {1}
 
@@ -354,11 +326,13 @@ def test_caches_that_cannot_be_merged_decode_one_row_at_a_time(
 
 
 class TestClosing:
-    def test_closing_fails_running_traces_and_ends_the_thread(self, llama_folder: Path) -> None:
+    def test_closing_fails_running_traces_and_ends_the_thread(
+        self, llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         before = {thread for thread in threading.enumerate() if thread.name == "mlx-engine"}
 
         async def scenario() -> None:
-            engine = MLXEngine.from_pretrained(llama_folder)
+            engine = without_eos(MLXEngine.from_pretrained(llama_folder), monkeypatch)
             listener = RecordingListener()
             task = asyncio.create_task(engine.generate(request(max_tokens=3000), listener))
             await listener.first.wait()

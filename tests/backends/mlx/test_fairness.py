@@ -28,9 +28,14 @@ from markovian_rsa_mlx.backends.policy import (
 )
 
 from ..conftest import EngineOf
-from ..traces import PROMPT, RecordingListener, request, run, sequence, wait_until
+from ..traces import PROMPT, HeldSteps, RecordingListener, request, run, sequence, wait_until, without_eos
 
-LONG = 400
+LONG = 800
+
+
+@pytest.fixture
+def engine(engine: MLXEngine, monkeypatch: pytest.MonkeyPatch) -> MLXEngine:
+    return without_eos(engine, monkeypatch)
 
 
 def chat(seed: int = 50, **values: Any) -> GenerationRequest:
@@ -44,15 +49,23 @@ def traces(count: int, **values: Any) -> list[GenerationRequest]:
 async def alongside(
     engine: MLXEngine, of_run: list[GenerationRequest], chats: list[GenerationRequest]
 ) -> tuple[list[tuple[int, ...]], list[int]]:
-    """Generate chats while a run is in progress. Return all ids, and the tokens of each trace when the chats ended."""
+    """Generate chats that arrive after the first steps of a run.
+
+    Return all ids, and the tokens of each trace when the chats ended.
+    """
     listeners = [RecordingListener() for _ in of_run]
-    async with asyncio.TaskGroup() as group:
-        running = [
-            group.create_task(engine.generate(each, listener)) for each, listener in zip(of_run, listeners, strict=True)
-        ]
-        await asyncio.wait_for(listeners[0].first.wait(), 10)
-        answers = await asyncio.gather(*(engine.generate(each, RecordingListener()) for each in chats))
-        meanwhile = [len(listener.ids) for listener in listeners]
+    with HeldSteps(engine) as steps:
+        async with asyncio.TaskGroup() as group:
+            running = [
+                group.create_task(engine.generate(each, listener))
+                for each, listener in zip(of_run, listeners, strict=True)
+            ]
+            await steps.begin()
+            asking = [group.create_task(engine.generate(each, RecordingListener())) for each in chats]
+            await asyncio.sleep(0.01)
+            steps.release()
+            answers = await asyncio.gather(*asking)
+            meanwhile = [len(listener.ids) for listener in listeners]
     for listener, task in zip(listeners, running, strict=True):
         assert tuple(listener.ids) == task.result().token_ids
         assert listener.starts == 1
@@ -77,7 +90,7 @@ def test_a_chat_gets_memory_that_a_run_holds_and_the_run_continues_from_its_toke
     length = len(PROMPT) + LONG
     alone = run(engine, of_run)
     engine.limit(None, engine.memory_estimate_bytes(4, length))
-    chats = [chat(max_tokens=LONG // 2)]
+    chats = [chat(max_tokens=LONG // 4)]
     ids, meanwhile = asyncio.run(alongside(engine, of_run, chats))
     assert ids[:4] == alone
     assert all(tokens < LONG for tokens in meanwhile)

@@ -17,7 +17,7 @@ from markovian_rsa_mlx.backends.mlx.read_ahead import Beginning, ReadAhead
 from markovian_rsa_mlx.reasoner import demo_puzzle
 from tests.support.runs import of
 
-from ..traces import PROMPT, RecordingListener, request, run, wait_until
+from ..traces import PROMPT, RecordingListener, replace_stores, request, run, wait_until, without_eos
 
 BEGINNING = PROMPT * 4
 KINDS = ("llama", "qwen3", "gemma3_text", "mamba2", "falcon_h1")
@@ -27,8 +27,9 @@ def child(seed: int = 9, beginning: Sequence[int] = BEGINNING) -> GenerationRequ
     return replace(request(seed, (*beginning, *range(40, 70)), max_tokens=10), trace_id="r1-00", run_id="run")
 
 
-def parent(seed: int = 1, max_tokens: int = 200, run_id: str = "run") -> GenerationRequest:
-    return replace(request(seed, max_tokens=max_tokens), run_id=run_id)
+def parent(seed: int = 1, run_id: str = "run") -> GenerationRequest:
+    """A trace that decodes for seconds, if no EOS ends it."""
+    return replace(request(seed, max_tokens=3_900), run_id=run_id)
 
 
 async def child_alongside(
@@ -43,6 +44,7 @@ async def child_alongside(
     engine.read_ahead("run", "r1-00", BEGINNING)
     await wait_until(until or (lambda: ahead.tokens_read > before and ahead._current is None))
     result = await engine.generate(child(), RecordingListener())
+    assert not any(task.done() for task in tasks)
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
@@ -55,7 +57,9 @@ def test_a_child_continues_from_what_was_read_and_its_tokens_are_the_same(
 ) -> None:
     engine = engine_of(kind)
     assert isinstance(engine, ReadsAhead)
+    without_eos(engine, monkeypatch)
     alone = run(engine, [child()])[0]
+    replace_stores(engine)  # another test may have read the beginning
     known: list[int] = []
     match = engine._scheduler._prefixes.match
 
@@ -65,15 +69,18 @@ def test_a_child_continues_from_what_was_read_and_its_tokens_are_the_same(
         return found
 
     monkeypatch.setattr(engine._scheduler._prefixes, "match", recorded)
-    assert asyncio.run(child_alongside(engine, [parent(max_tokens=2_000)])) == alone
+    assert asyncio.run(child_alongside(engine, [parent()])) == alone
     assert known[-1] == len(BEGINNING)
 
 
 @pytest.mark.parametrize("parents", [[parent(seed) for seed in range(5)], [parent(run_id="another")]])
 def test_nothing_is_read_beside_many_rows_or_for_a_run_that_does_not_decode(
-    engine: MLXEngine, parents: list[GenerationRequest]
+    engine: MLXEngine, parents: list[GenerationRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone, ahead = run(engine, [child()])[0], engine._scheduler.ahead
+    without_eos(engine, monkeypatch)
+    alone = run(engine, [child()])[0]
+    replace_stores(engine)
+    ahead = engine._scheduler.ahead
     before, waits = ahead.tokens_read, iter(range(30))
     assert asyncio.run(child_alongside(engine, parents, until=lambda: next(waits) == 29)) == alone
     assert ahead.tokens_read == before
