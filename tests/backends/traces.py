@@ -152,6 +152,12 @@ def without_eos(engine: MLXEngine, monkeypatch: pytest.MonkeyPatch) -> MLXEngine
     return engine
 
 
+async def start_tasks() -> None:
+    """Let new tasks run up to where they wait for the engine."""
+    for _ in range(10):  # a sleep of some milliseconds may end before them on a busy machine
+        await asyncio.sleep(0)
+
+
 async def wait_until(condition: Callable[[], bool]) -> None:
     for _ in range(SECONDS * 100):
         if condition():

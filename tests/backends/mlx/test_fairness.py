@@ -28,7 +28,7 @@ from markovian_rsa_mlx.backends.policy import (
 )
 
 from ..conftest import EngineOf
-from ..traces import PROMPT, HeldSteps, RecordingListener, request, run, sequence, wait_until, without_eos
+from ..traces import PROMPT, HeldSteps, RecordingListener, request, run, sequence, start_tasks, wait_until, without_eos
 
 LONG = 800
 
@@ -62,7 +62,7 @@ async def alongside(
             ]
             await steps.begin()
             asking = [group.create_task(engine.generate(each, RecordingListener())) for each in chats]
-            await asyncio.sleep(0.01)
+            await start_tasks()
             steps.release()
             answers = await asyncio.gather(*asking)
             meanwhile = [len(listener.ids) for listener in listeners]

@@ -11,7 +11,7 @@ import pytest
 
 from markovian_rsa_mlx.backends.base import GenerationRequest, GenerationResult, ThinkingLimit
 from markovian_rsa_mlx.backends.mlx import MLXEngine, batch
-from tests.backends.traces import RecordingListener, gather, request, run
+from tests.backends.traces import RecordingListener, gather, request, run, start_tasks
 
 CLOSING = (7, 8, 9)
 AT = 10
@@ -91,7 +91,7 @@ def test_a_failed_step_repeats_no_draw_and_no_closing_id(
     async def generate_both() -> list[GenerationResult]:
         engine._worker.post(lambda: both_wait.wait(10))
         generating = asyncio.create_task(gather(engine, [limited(1), request(2)]))
-        await asyncio.sleep(0.01)
+        await start_tasks()
         both_wait.set()
         return await generating
 
