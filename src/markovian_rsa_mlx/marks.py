@@ -294,15 +294,14 @@ class MarkScanner:
         self._buffer, self._at = "", 0  # the text that is not divided yet, and where it begins
         self._undecided: list[Span] = []
         self._left = _UNOPENED if marks.expected or marks.channels else 0  # characters that may stay undecided
-        opened = is_open(marks, suffix)
-        expected = opened or (thinking and expects_thinking(marks, suffix))
+        expected = begins_in_thinking(marks, suffix, thinking=thinking)
         self._state: str = "thinking" if expected else _UNDECIDED
         self._header = ""  # of the channel that begins
         self._blank = True  # since the last mark that counts, no text
         self._wrapped = False
         self._end_opens = any(begin == marks.end for begin, _ in marks.wrappers)
         #: Whether the text is thinking only because the model is expected to think: neither prompt nor text has a mark.
-        self.assumes_thinking = expected and not opened
+        self.assumes_thinking = expected and not is_open(marks, suffix)
         self.thought = expected  #: whether there was thinking
         self.answered = False  #: whether the answer has begun
 
@@ -450,6 +449,12 @@ def is_open(marks: ThinkingMarks, prompt: str) -> bool:
     return prompt.rfind(marks.begin) > prompt.rfind(marks.end)
 
 
-def expects_thinking(marks: ThinkingMarks, suffix: str) -> bool:
-    """Return True if text without marks is thinking after a prompt with this end, where the model is asked to think."""
-    return marks.expected and not marks.channels and suffix.rfind(marks.end) <= suffix.rfind(marks.begin)
+def begins_in_thinking(marks: ThinkingMarks, suffix: str, *, thinking: bool) -> bool:
+    """Return True if text without marks, after a prompt with this end, is thinking.
+
+    It is where the prompt has opened the thinking, and where the model was asked to think (`thinking`), is expected to,
+    and the prompt has not closed the thinking.
+    """
+    if is_open(marks, suffix):
+        return True
+    return thinking and marks.expected and not marks.channels and marks.end not in suffix

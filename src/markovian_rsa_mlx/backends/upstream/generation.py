@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ...confidence import Confidence, ConfidenceMeter
 from ...errors import BackendError, ContextLengthError, ModelError, PromptError
 from ...json_strict import is_valid_utf8, replace_surrogates
-from ...marks import ThinkingMarks
+from ...marks import ThinkingMarks, begins_in_thinking
 from ...redact import has_secrets, holds_secret
 from ...tokenizer import ChatMessage, Tokenizer, encode_text, reserve_marks
 from ..base import GenerationListener, GenerationRequest
@@ -254,10 +254,10 @@ class UpstreamGeneration:
         return written and not has_marks and self._begins_in_thinking(marks)
 
     def _begins_in_thinking(self, marks: ThinkingMarks) -> bool:
-        """Return True if text without marks is read as thinking."""
-        request, prompt = self.request, self.request.prompt_text.rstrip()
-        expected = request.enable_thinking and marks.expected and not marks.channels
-        return prompt.endswith(marks.begin) or (expected and not prompt.endswith(marks.end))
+        """Return True if a reply without marks is thinking."""
+        prompt, content = self.request.prompt_text, self.request.messages[-1]["content"].strip()
+        suffix = prompt.rpartition(content)[2] if content else ""
+        return begins_in_thinking(marks, suffix or prompt, thinking=self.request.enable_thinking)
 
 
 def _encode_marked(tokenizer: Tokenizer, pieces: Sequence[str], tokens: Mapping[str, int], end: str) -> list[int]:
