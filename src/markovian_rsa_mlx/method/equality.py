@@ -20,21 +20,10 @@ from functools import lru_cache
 from typing import Final, Literal
 
 from .answers import equal_text, normalise
+from .comparison_forms import VECTOR, compact_form, variable_name
 from .notation import in_base_units
-from .values import (
-    VECTOR,
-    Choice,
-    Equation,
-    Group,
-    Quantity,
-    Term,
-    Value,
-    Words,
-    compact_form,
-    read_cleaned,
-    readings,
-    variable_name,
-)
+from .value_reader import read_cleaned, readings
+from .values import Choice, Equation, Group, Quantity, Term, Value, Words
 
 #: "undecided": too slow, too long, too large or not readable. It counts as different.
 Verdict = Literal["same", "different", "undecided"]
