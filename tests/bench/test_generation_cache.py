@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import random
 from collections.abc import Sequence
@@ -197,6 +198,15 @@ def test_cached_generation_continues_an_interrupted_trace(tmp_path: Path) -> Non
     engine = CachingEngine(FakeBackend(lambda *_: pytest.fail("the generation is cached")), cache)
     assert asyncio.run(engine.generate(request, Listener())).token_ids == ids
     assert received == [-1, *ids[5:]]
+
+
+@pytest.mark.parametrize("name", ["read_ahead", "confidence"])
+def test_optional_methods_of_the_engine_are_found_without_calling_anything(name: str) -> None:
+    """As `isinstance` looks for the methods of a protocol from Python 3.12 on."""
+    with_it, without = FakeBackend(), FakeBackend()
+    setattr(with_it, name, print)
+    assert inspect.getattr_static(CachingEngine(with_it, GenerationCache()), name) is print
+    assert inspect.getattr_static(CachingEngine(without, GenerationCache()), name, None) is None
 
 
 def test_each_problem_and_epoch_has_its_own_seed(tmp_path: Path) -> None:

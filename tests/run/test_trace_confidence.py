@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,24 @@ from markovian_rsa_mlx.audit import read_events
 from markovian_rsa_mlx.audit.events import TraceCompleteEvent, TraceConfidenceEvent
 from markovian_rsa_mlx.audit.state import RunState
 from markovian_rsa_mlx.audit.verify import verify_file
-from markovian_rsa_mlx.confidence import confidence_of
-from markovian_rsa_mlx.errors import VerificationError
+from markovian_rsa_mlx.backends.base import GenerationRequest
+from markovian_rsa_mlx.confidence import Confidence, confidence_of
+from markovian_rsa_mlx.errors import RunStoppedError, VerificationError
 from markovian_rsa_mlx.export.rows import rows
 from tests.support.audit_files import read_lines, write_lines
-from tests.support.fakes import FakeEngine, SureEngine
+from tests.support.fakes import EOS, FakeEngine, SureEngine
 from tests.support.runs import cut, line_ends, of_file, run, small
 
 CONFIG = small(rounds=1, population=3, trace_confidence=True)
 
 
+def of_ids(_: GenerationRequest, ids: Sequence[int]) -> Confidence | None:
+    """Be surest of small ids."""
+    return confidence_of(-token / 64 for token in ids)
+
+
 def sure_engine() -> SureEngine:
-    """Return a fake engine that is surest of small ids."""
-    return SureEngine(sureness=lambda request, ids: confidence_of(-token / 64 for token in ids))
+    return SureEngine(sureness=of_ids)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +79,26 @@ def test_a_run_resumes_after_each_line(whole: Path, tmp_path: Path) -> None:
         found = {event.trace_id: event.mean_logprob for event in of_file(path, TraceConfidenceEvent)}
         assert found.items() <= expected.items()
         assert len(found) >= len(expected) - 1  # a session can end between a trace and its figures
+
+
+@dataclass
+class MeasuringEngine(SureEngine):
+    """A fake engine that measures recorded traces, too."""
+
+    async def confidence(self, request: GenerationRequest) -> Confidence | None:
+        return self.sureness(request, request.generated_ids)
+
+
+def test_traces_that_are_whole_in_their_checkpoints_are_measured(whole: Path, tmp_path: Path) -> None:
+    path, engine = tmp_path / "run.jsonl", MeasuringEngine(sureness=of_ids, chunk=10**6)
+    with pytest.raises(RunStoppedError):
+        run(engine, CONFIG.replace(token_budget=1), path)
+    stopped = RunState(read_events(path))
+    assert any(trace.checkpoint_ids[-1:] == [EOS] for trace in stopped.traces.values())
+    run(engine, CONFIG, path)
+    verify_file(path)
+    traces = {event.trace_id for event in of_file(path, TraceCompleteEvent)}
+    assert {event.trace_id for event in of_file(path, TraceConfidenceEvent)} == traces
 
 
 def _drop_trace(lines: list[dict[str, Any]], at: int) -> None:

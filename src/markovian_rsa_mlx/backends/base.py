@@ -174,6 +174,18 @@ class LogProbListener(GenerationListener, Protocol):
         """Receive the values of the ids of the next call."""
 
 
+class SilentListener:
+    """A listener that ignores everything."""
+
+    def started(self) -> None: ...
+
+    def tokens(self, ids: Sequence[int]) -> None: ...
+
+    def thinking_closed(self, closing_ids: Sequence[int]) -> None: ...
+
+    def warning(self, message: str) -> None: ...
+
+
 @dataclass(frozen=True)
 class EngineInfo:
     """Facts of an engine that a run records. `quantization` is "none" or like "4-bit"; sizes in tokens and bytes.
@@ -219,6 +231,15 @@ class ReadsAhead(Protocol):
 
         A hint: `generate` gives the same tokens without it. `adapter` is that of the request to come.
         """
+        ...
+
+
+@runtime_checkable
+class MeasuresConfidence(Protocol):
+    """An engine that can measure the confidence of a trace that an earlier session generated."""
+
+    async def confidence(self, request: GenerationRequest) -> Confidence | None:
+        """Return the confidence of `generated_ids`, which are the whole trace."""
         ...
 
 

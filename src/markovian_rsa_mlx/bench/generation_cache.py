@@ -241,6 +241,9 @@ class CachingEngine:
         self, engine: Engine, cache: GenerationCache, on_tokens: Callable[[int], None] = lambda _: None
     ) -> None:
         self._engine, self._cache, self._on_tokens = engine, cache, on_tokens
+        for name in ("read_ahead", "confidence"):  # from Python 3.12 on, `isinstance` does not call `__getattr__`
+            if hasattr(engine, name):
+                setattr(self, name, getattr(engine, name))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)

@@ -124,10 +124,11 @@ class Subject:
         """Return the ids of traces that are generated at the same time."""
         import asyncio
 
+        from ..backends.base import SilentListener
         from ..run.sync import run_sync
 
         async def gather() -> list[tuple[int, ...]]:
-            results = await asyncio.gather(*(self.engine.generate(each, _Silent()) for each in requests))
+            results = await asyncio.gather(*(self.engine.generate(each, SilentListener()) for each in requests))
             return [result.token_ids for result in results]
 
         return run_sync(gather())
@@ -136,18 +137,6 @@ class Subject:
         from ..run.sync import run_sync
 
         return run_sync(self.engine.log_probability(tuple(prompt), tuple(ids), Sampling()))
-
-
-class _Silent:
-    """A listener that ignores everything."""
-
-    def started(self) -> None: ...
-
-    def tokens(self, ids: Sequence[int]) -> None: ...
-
-    def thinking_closed(self, closing_ids: Sequence[int]) -> None: ...
-
-    def warning(self, message: str) -> None: ...
 
 
 def check_template(subject: Subject) -> Iterator[Line]:

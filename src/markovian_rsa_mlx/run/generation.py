@@ -24,6 +24,7 @@ from ..backends.base import (
     DecodingCounts,
     GenerationRequest,
     GenerationResult,
+    MeasuresConfidence,
     ThinkingLimit,
 )
 from ..confidence import Confidence
@@ -194,7 +195,7 @@ class Generator:
             recorded = self._recorded_result(request)
             if recorded is not None:  # an earlier session stopped between its last token and its end
                 recorder.started(limited=False)
-                result = recorded
+                result = await self._with_confidence(recorded, request)
             else:
                 limits.check()
                 result = await self.session.engine.generate(request, recorder)
@@ -222,6 +223,13 @@ class Generator:
         if ids and ids[-1] in self.session.setup.eos_token_ids:
             return GenerationResult(ids, "eos")
         return GenerationResult(ids, "max_tokens") if len(ids) >= request.max_tokens else None
+
+    async def _with_confidence(self, result: GenerationResult, request: GenerationRequest) -> GenerationResult:
+        """Return a recorded result with its confidence, if the request wants it and the engine can measure it."""
+        engine = self.session.engine
+        if not request.wants_confidence or not isinstance(engine, MeasuresConfidence):
+            return result
+        return dataclasses.replace(result, confidence=await engine.confidence(request))
 
 
 class _Recorder:

@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from markovian_rsa_mlx.backends.base import GenerationRequest, ThinkingLimit
+from markovian_rsa_mlx.backends.base import GenerationRequest, MeasuresConfidence, ThinkingLimit
 from markovian_rsa_mlx.backends.mlx import MLXEngine, batch
 from markovian_rsa_mlx.backends.mlx.distribution import DrawnLogProbs, log_softmax
 from markovian_rsa_mlx.backends.mlx.prefix_cache import SCORED_TOKENS
@@ -103,6 +103,19 @@ def test_a_resumed_trace_has_the_same_values(engine: MLXEngine, done: int) -> No
     for again, found in generate(engine, parts):  # the second one could read from stored caches
         assert again == ids
         assert close(found, whole)
+
+
+@pytest.mark.parametrize("end", ["eos", "max_tokens"])
+def test_a_whole_trace_is_measured(engine: MLXEngine, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    each = wanted(6, max_tokens=30, thinking_limit=ThinkingLimit(10, CLOSING, lambda ids: True))
+    ((ids, found),) = generate(engine, [each])
+    if end == "eos":
+        monkeypatch.setattr(engine.tokenizer, "eos_ids", frozenset({ids[-1]}))
+        each = replace(each, max_tokens=31)
+    assert isinstance(engine, MeasuresConfidence)
+    whole = replace(each, generated_ids=ids)
+    assert close(asyncio.run(engine.confidence(whole)), by_hand(engine, each.prompt_token_ids, ids, range(10, 13)))
+    assert close(found, asyncio.run(engine.confidence(whole)) or Confidence(1.0, 1.0))
 
 
 def test_rows_that_start_over_count_each_token_once(engine: MLXEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,13 +23,14 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
+from ...confidence import Confidence
 from ...config import Sampling
 from ...errors import BackendError, ContextLengthError, PromptError, SchemaError
 from ...models.numpy_llama import NumpyLlama
 from ...models.routing import start_counting
 from ...models.routing_report import summary
 from ...tokenizer import encode_text
-from ..base import EngineInfo, GenerationListener, GenerationRequest, GenerationResult
+from ..base import EngineInfo, GenerationListener, GenerationRequest, GenerationResult, SilentListener
 from ..grammar import GrammarCompiler
 from ..policy import DEFAULT_MAX_ROWS, MemoryBudget
 from ..tokenizers import MLXTokenizer, files_digest
@@ -190,7 +191,7 @@ class MLXEngine:
             raise memory_error(self.admission, length)
         future = asyncio.get_running_loop().create_future()
         sequence = Sequence(request, self.tokenizer.eos_ids, listener, future, grammar=await self._grammar(request))
-        if (reason := sequence.finish_reason) is not None:
+        if (reason := sequence.finish_reason) is not None and not request.wants_confidence:
             listener.started()
             return GenerationResult(tuple(sequence.tokens), reason)
         if not self._worker.post(lambda: self._scheduler.add(sequence)):
@@ -200,6 +201,10 @@ class MLXEngine:
         except BaseException:  # the task was cancelled, or the listener raised
             self._worker.post(lambda: self._scheduler.cancel(sequence))
             raise
+
+    async def confidence(self, request: GenerationRequest) -> Confidence | None:
+        """Measure the confidence of a whole trace; see `MeasuresConfidence`."""
+        return (await self.generate(request, SilentListener())).confidence
 
     def read_ahead(self, run_id: str, trace_id: str, prompt_token_ids: Iterable[int], *, adapter: str = "") -> None:
         """Read the first ids of a trace's prompt while few rows decode; see `ReadsAhead`."""

@@ -238,7 +238,11 @@ class Scheduler:
                 if sequence.score_from is not None:
                     sequence.measure(sequence.prefill.logprobs)
                 sequence.caches, sequence.prefill = sequence.prefill.caches, None
-                ready.append(lane.prefilling.popleft())
+                lane.prefilling.popleft()
+                if sequence.finish_reason is None:
+                    ready.append(sequence)
+                else:  # the ids of the request are the whole trace, and only their confidence was missing
+                    self._dispatcher.finished(sequence)
             if self._expects_chats and self._called():
                 break
         lane.batch.join(ready)
