@@ -12,7 +12,7 @@ from collections import Counter
 from fractions import Fraction
 from typing import Final
 
-from .tex_arguments import with_braces
+from .tex_braces import with_braces
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ", "0123456789+-ni")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")

@@ -1,6 +1,7 @@
 r"""Read the arguments of TeX commands, which need no braces: \frac12, \sqrt x and \frac\pi4 have one-token arguments.
 
-Nothing here changes a text. Every function takes time linear in the text that it reads.
+Nothing here changes a text; `tex_braces` writes arguments in braces. Every function takes time linear in the text that
+it reads.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 #: The number of arguments of each command that has any.
-_ARGUMENTS: Final = {
+ARGUMENTS: Final = {
     **dict.fromkeys(("frac", "dfrac", "tfrac", "cfrac", "nicefrac", "binom", "dbinom", "tbinom", "textcolor"), 2),
     **dict.fromkeys(("sqrt", "text", "textbf", "textit", "textrm", "textnormal", "mbox", "hbox", "operatorname"), 1),
     **dict.fromkeys(("mathrm", "mathbf", "mathbb", "mathcal", "mathsf", "mathit", "boldsymbol", "bm"), 1),
-    **dict.fromkeys(("overline", "underline", "bar", "vec", "hat", "overrightarrow", "widehat", "pmod"), 1),
+    **dict.fromkeys(("overline", "underline", "bar", "vec", "hat", "tilde", "overrightarrow", "widehat", "pmod"), 1),
 }
 #: Commands that are not an argument alone, since they only change what follows or are between values.
 _NO_ARGUMENT: Final = re.compile(
@@ -82,7 +83,7 @@ def _command_end(text: str, start: int, closed: Mapping[int, int], depth: int) -
         return None
     if name == "sqrt" and (option := _OPTION.match(text, end)):
         end = option.end()
-    for _ in range(_ARGUMENTS.get(name, 0)):
+    for _ in range(ARGUMENTS.get(name, 0)):
         argument = read_argument(text, end, closed, depth=depth + 1)
         if argument is None:
             return None
@@ -105,5 +106,6 @@ def paired_end(text: str, start: int, limit: int) -> int | None:
 
 
 def _after_spaces(text: str, position: int) -> int:
+    """Return the place of the next character that is not white space."""
     spaces = _SPACES.match(text, position)
     return spaces.end() if spaces else position

@@ -10,11 +10,11 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from .tex import ARGUMENTS
+
 _MAX_DEPTH: Final = 40
-#: Commands whose arguments are written in braces, and how many they have.
-_ARGUMENTS: Final = {r"\frac": 2, r"\binom": 2, r"\sqrt": 1}
-#: Commands with a group after them that belongs to them, as in \sqrt\overline{x}.
-_WITH_GROUP: Final = re.compile(r"\\(?:text|mathbb|mathcal|overline|overrightarrow|vec|hat|bar|tilde)")
+#: Commands whose arguments are written in braces.
+_IN_BRACES: Final = (r"\frac", r"\binom", r"\sqrt")
 #: Commands that change how their last argument looks, and the number of arguments before it.
 _LOOKS: Final = {
     **dict.fromkeys((r"\boldsymbol", r"\bm", r"\mathsf", r"\mathtt", r"\underline", r"\emph"), 0),
@@ -22,7 +22,7 @@ _LOOKS: Final = {
 }
 #: Signs of plain TeX between two arguments.
 _BETWEEN: Final = {r"\over": r"\frac", r"\choose": r"\binom"}
-_COMMAND = re.compile("|".join(re.escape(name) for name in (*_ARGUMENTS, *_LOOKS, *_BETWEEN)))
+_COMMAND = re.compile("|".join(re.escape(name) for name in (*_IN_BRACES, *_LOOKS, *_BETWEEN)))
 _TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|.", re.DOTALL)
 #: Tokens that a fraction of a whole text does not span.
 _SEPARATORS: Final = frozenset("=<>,;&()[]")
@@ -67,8 +67,8 @@ class _Reader:
             elif token == "(" and closing == ")" and depth < _MAX_DEPTH:
                 pieces.append(f"({self._parenthesized(depth + 1)}")
             else:
-                piece = self._command(depth) if token in _ARGUMENTS or token in _LOOKS else self._take()
-                pieces.append(f"{{{piece}}}" if is_script and token in _ARGUMENTS else piece)
+                piece = self._command(depth) if token in _IN_BRACES or token in _LOOKS else self._take()
+                pieces.append(f"{{{piece}}}" if is_script and token in _IN_BRACES else piece)
         return pieces
 
     def _group(self, depth: int) -> tuple[str, bool]:
@@ -99,7 +99,7 @@ class _Reader:
         return (
             command
             + self._degree(command)
-            + "".join(self._argument(command, depth + 1) for _ in range(_ARGUMENTS[command]))
+            + "".join(self._argument(command, depth + 1) for _ in range(ARGUMENTS[command[1:]]))
         )
 
     def _degree(self, command: str) -> str:
@@ -121,13 +121,14 @@ class _Reader:
         if token == "(" and command == r"\sqrt":
             content = self._parenthesized(depth)
             return f"{{{content[:-1]}}}" if content.endswith(")") else f"({content}"
-        if token in _ARGUMENTS or token in _LOOKS:
+        if token in _IN_BRACES or token in _LOOKS:
             return f"{{{self._command(depth)}}}"
         if token.isdigit() and command == r"\sqrt":
             return f"{{{self._number()}}}"
         if token.isalnum() or re.fullmatch(r"\\[a-zA-Z]+", token):
             self._take()
-            has_group = _WITH_GROUP.fullmatch(token) and self._next() == "{" and depth < _MAX_DEPTH
+            # A group after the command is its argument, as in \sqrt\overline{x}.
+            has_group = token[1:] in ARGUMENTS and self._next() == "{" and depth < _MAX_DEPTH
             return f"{{{token}{self._group(depth)[0] if has_group else ''}}}"
         self._position = start
         return ""
