@@ -23,7 +23,7 @@ from mlx_lm.utils import quantize_model
 from markovian_rsa_mlx.backends.mlx.device import default_limit_bytes, wired_limit_bytes
 from markovian_rsa_mlx.backends.mlx.memory import build_lazily, footprint_of
 from markovian_rsa_mlx.backends.policy import DEFAULT_MAX_ROWS, MemoryBudget
-from markovian_rsa_mlx.cli.plan import decode_work
+from markovian_rsa_mlx.cli.estimate import decode_work
 from markovian_rsa_mlx.config import PROFILES
 from markovian_rsa_mlx.convert.recipe import Recipe
 from markovian_rsa_mlx.method.context import PromptLengths, longest_sequence

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from markovian_rsa_mlx.cli.options import load_settings_files
+from markovian_rsa_mlx.cli.settings_options import load_settings_files
 from markovian_rsa_mlx.cli.terminal import table
 from markovian_rsa_mlx.cli.tune import read_speeds
 from markovian_rsa_mlx.config import PROFILES, RSAConfig

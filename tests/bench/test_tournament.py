@@ -7,7 +7,7 @@ from markovian_rsa_mlx.audit.events import JudgementEvent, RunEndEvent, Selectio
 from markovian_rsa_mlx.bench.generation_cache import GenerationCache
 from markovian_rsa_mlx.bench.results import RunRecord
 from markovian_rsa_mlx.bench.scoring import AnswerScorer, measure
-from markovian_rsa_mlx.cli.plan import decode_work
+from markovian_rsa_mlx.cli.estimate import decode_work
 from markovian_rsa_mlx.method.answers import equal_text
 from markovian_rsa_mlx.predict.lengths import LogNormal
 from markovian_rsa_mlx.predict.workload import PromptShape, workload

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from markovian_rsa_mlx.cli import main
-from markovian_rsa_mlx.cli.options import ModelChoice
+from markovian_rsa_mlx.cli.engine_options import ModelChoice
 from markovian_rsa_mlx.cli.plan import announce as _announce_plan
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 

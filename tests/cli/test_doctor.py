@@ -22,7 +22,7 @@ from markovian_rsa_mlx.backends.policy import ModelFootprint
 from markovian_rsa_mlx.backends.upstream import probe
 from markovian_rsa_mlx.cli import doctor, doctor_report, tune
 from markovian_rsa_mlx.cli.doctor_checks import Line, Subject, check_template
-from markovian_rsa_mlx.cli.options import ModelChoice
+from markovian_rsa_mlx.cli.engine_options import ModelChoice
 from markovian_rsa_mlx.method import prompts
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 from markovian_rsa_mlx.predict.expected import Prospect

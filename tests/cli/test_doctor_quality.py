@@ -12,7 +12,7 @@ from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.bench.recommend import COMPARED
 from markovian_rsa_mlx.cli.doctor_checks import Line, Subject
 from markovian_rsa_mlx.cli.doctor_quality import QUESTIONS, _Questions, check_quality
-from markovian_rsa_mlx.cli.options import ModelChoice
+from markovian_rsa_mlx.cli.engine_options import ModelChoice
 from markovian_rsa_mlx.equivalence import MathEquivalence
 from markovian_rsa_mlx.errors import TaskError
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator

@@ -11,7 +11,7 @@ import pytest
 from markovian_rsa_mlx import reasoner
 from markovian_rsa_mlx.backends.mlx import MLXEngine
 from markovian_rsa_mlx.backends.upstream import Upstream, UpstreamEngine, probe
-from markovian_rsa_mlx.cli import options as engine
+from markovian_rsa_mlx.cli.engine_options import ModelChoice, choose_engine, choose_model
 from markovian_rsa_mlx.cli.run import load_orchestrator
 from markovian_rsa_mlx.errors import ConfigError
 
@@ -97,25 +97,25 @@ def test_unreachable_server_exits_1_with_one_line(mrsa: Run) -> None:
 
 
 def test_choose_engine_without_options_is_the_embedded_reasoner() -> None:
-    choice = engine.choose_engine(upstream=[URL, URL], upstream_timeout=5.0)
+    choice = choose_engine(upstream=[URL, URL], upstream_timeout=5.0)
     assert choice.upstream is not None
     assert choice.upstream.urls == (URL,)
     assert (choice.upstream.times.first_token_s, choice.upstream.times.stall_s) == (5.0, 5.0)
     assert not choice.embedded
-    assert engine.choose_engine().embedded
-    assert engine.choose_model("a/b", "main") == engine.ModelChoice("a/b", "main")
+    assert choose_engine().embedded
+    assert choose_model("a/b", "main") == ModelChoice("a/b", "main")
 
 
 def test_speculation_is_on_unless_it_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [engine.choose_engine(speculate=given).speculate for given in (None, "on", "off")] == [True, True, False]
-    orchestrator = load_orchestrator(engine.choose_engine(speculate="off"), quiet=True)
+    assert [choose_engine(speculate=given).speculate for given in (None, "on", "off")] == [True, True, False]
+    orchestrator = load_orchestrator(choose_engine(speculate="off"), quiet=True)
     try:
         assert isinstance(orchestrator.engine, MLXEngine)
         assert not orchestrator.engine.speculate
     finally:
         orchestrator.close()
     with pytest.raises(ConfigError, match="--speculate has no effect with --upstream"):
-        engine.choose_engine(upstream=[URL], speculate="on")
+        choose_engine(upstream=[URL], speculate="on")
 
 
 def test_load_orchestrator_connects_to_the_chosen_servers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +126,7 @@ def test_load_orchestrator_connects_to_the_chosen_servers(monkeypatch: pytest.Mo
         raise ConfigError("connected")
 
     monkeypatch.setattr(UpstreamEngine, "connect", connect)
-    choice = engine.choose_engine(upstream=[URL], upstream_limit=3)
+    choice = choose_engine(upstream=[URL], upstream_limit=3)
     with pytest.raises(ConfigError, match="connected"):
         load_orchestrator(choice, quiet=True)
     assert connected == [dataclasses.replace(choice.upstream)] if choice.upstream else False
@@ -134,4 +134,4 @@ def test_load_orchestrator_connects_to_the_chosen_servers(monkeypatch: pytest.Mo
 
 def test_a_width_of_the_cache_is_refused_for_servers() -> None:
     with pytest.raises(ConfigError, match=r"^kv_bits is 8, but a server [^.]+\.$"):
-        load_orchestrator(engine.choose_engine(upstream=[URL]), kv_bits=8)
+        load_orchestrator(choose_engine(upstream=[URL]), kv_bits=8)

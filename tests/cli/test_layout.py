@@ -23,7 +23,7 @@ from markovian_rsa_mlx.bench.weighted_votes import MethodVotes, WeightedScore, W
 from markovian_rsa_mlx.cli import bench_output, main
 from markovian_rsa_mlx.cli.bench_votes import votes_text
 from markovian_rsa_mlx.cli.doctor_checks import Line
-from markovian_rsa_mlx.cli.options import ModelChoice
+from markovian_rsa_mlx.cli.engine_options import ModelChoice
 from markovian_rsa_mlx.cli.terminal import print_lines
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 from markovian_rsa_mlx.serve import server

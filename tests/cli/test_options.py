@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from markovian_rsa_mlx.cli.options import HELP, load_settings_files, read_value, resolve
+from markovian_rsa_mlx.cli.settings_options import HELP, load_settings_files, read_value, resolve
 from markovian_rsa_mlx.config import FIELD_NAMES, PROFILES, RSAConfig
 from markovian_rsa_mlx.errors import ConfigError
 
@@ -25,24 +25,24 @@ def test_every_setting_has_an_option(mrsa: Run) -> None:
 def test_options_override_the_file_and_the_file_the_profile(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     file.write_text("population = 5\nrounds = 3\n")
-    config = resolve("paper-16k", file, {"rounds": 1}, "embedded")
+    config = resolve(profile="paper-16k", file=file, settings={"rounds": 1}, default="embedded")
     assert (config.rounds, config.population, config.thinking_tokens) == (1, 5, 16_000)
-    assert resolve(None, None, {}, "embedded") == RSAConfig.embedded()
+    assert resolve(default="embedded") == RSAConfig.embedded()
 
 
 def test_file_with_another_profile_than_the_option_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     file.write_text('profile = "apex-xhigh"\n')
-    assert resolve(None, file, {}, "embedded").rounds == 8
-    assert resolve("apex-xhigh", file, {}, "embedded").rounds == 8
+    assert resolve(file=file, default="embedded").rounds == 8
+    assert resolve(profile="apex-xhigh", file=file, default="embedded").rounds == 8
     with pytest.raises(ConfigError, match="apex-xhigh"):
-        resolve("embedded", file, {}, "embedded")
+        resolve(profile="embedded", file=file, default="embedded")
 
 
 def test_settings_are_validated_after_merging(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     file.write_text("thinking_tokens = 16\n")  # less than the profile's tail of 32
-    assert resolve("embedded", file, {"tail_tokens": 8}, "embedded").tail_tokens == 8
+    assert resolve(profile="embedded", file=file, settings={"tail_tokens": 8}, default="embedded").tail_tokens == 8
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ def test_option_text_is_converted_to_a_value(name: str, text: str | Path, value:
 def test_profile_printed_as_toml_reads_back(name: str, tmp_path: Path, mrsa: Run) -> None:
     file = tmp_path / "profile.toml"
     file.write_text(mrsa("profiles", name).out)
-    assert resolve(None, file, {}, "apex-xhigh") == PROFILES[name]
-    for_questions = resolve(name, None, {}, "apex-xhigh", any_question=True)
-    assert resolve(None, file, {}, "apex-xhigh", any_question=True) == for_questions
+    assert resolve(file=file, default="apex-xhigh") == PROFILES[name]
+    for_questions = resolve(profile=name, default="apex-xhigh", any_question=True)
+    assert resolve(file=file, default="apex-xhigh", any_question=True) == for_questions
     assert json.loads(mrsa("profiles", name, "--json").out) == PROFILES[name].to_dict()
 
 
@@ -127,9 +127,9 @@ def test_error_names_the_settings_file_only_if_it_is_the_cause(tmp_path: Path) -
     file = tmp_path / "settings.toml"
     file.write_text("rounds = -1\n")
     with pytest.raises(ConfigError, match=r"settings\.toml.*rounds must be"):
-        resolve(None, file, {}, "default-16gb")
+        resolve(file=file, default="default-16gb")
     with pytest.raises(ConfigError, match=r"^population must be"):
-        resolve(None, file, {"population": 0, "rounds": 1}, "default-16gb")
+        resolve(file=file, settings={"population": 0, "rounds": 1}, default="default-16gb")
 
 
 def test_settings_files_are_based_on_the_default_profile_of_the_model(tmp_path: Path) -> None:
@@ -137,23 +137,23 @@ def test_settings_files_are_based_on_the_default_profile_of_the_model(tmp_path: 
     file.write_text("population = 2\n")
     expected = RSAConfig.embedded().replace(population=2, aggregation_size=2)
     assert load_settings_files([file, file], (), "embedded") == {"narrow": expected}
-    assert resolve(None, file, {}, "embedded") == expected
+    assert resolve(file=file, default="embedded") == expected
 
 
 def test_small_population_lowers_c_of_the_profile_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    lowered = resolve(None, None, {"population": 1}, "default-16gb")
+    lowered = resolve(settings={"population": 1}, default="default-16gb")
     assert (lowered.population, lowered.aggregation_size) == (1, 1)
     assert "aggregation_size is lowered from 2 to 1" in capsys.readouterr().err
-    lowered = resolve(None, None, {"population": (16, 2, 1)}, "paper-16k")
+    lowered = resolve(settings={"population": (16, 2, 1)}, default="paper-16k")
     assert (lowered.population, lowered.aggregation_size) == ((16, 2, 1), 2)
     assert "aggregation_size is lowered from 4 to 2" in capsys.readouterr().err
-    assert resolve(None, None, {"population": (16, 4, 1)}, "paper-16k").aggregation_size == 4
+    assert resolve(settings={"population": (16, 4, 1)}, default="paper-16k").aggregation_size == 4
     with pytest.raises(ConfigError, match=r"rounds \+ 1 = 2"):
-        resolve(None, None, {"population": (16, 2, 1), "rounds": 1}, "paper-16k")
+        resolve(settings={"population": (16, 2, 1), "rounds": 1}, default="paper-16k")
     with pytest.raises(ConfigError, match="aggregation_size"):
-        resolve(None, None, {"population": 2, "aggregation_size": 3}, "default-16gb")
-    assert resolve(None, None, {"population": 3}, "embedded").aggregation_size == 3
+        resolve(settings={"population": 2, "aggregation_size": 3}, default="default-16gb")
+    assert resolve(settings={"population": 3}, default="embedded").aggregation_size == 3
     capsys.readouterr()
     with pytest.raises(ConfigError, match=r"^population must be .*got True"):
-        resolve(None, None, {"population": True}, "embedded")
+        resolve(settings={"population": True}, default="embedded")
     assert capsys.readouterr().err == ""

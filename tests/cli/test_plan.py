@@ -11,8 +11,7 @@ import pytest
 
 from markovian_rsa_mlx import reasoner, run_store
 from markovian_rsa_mlx.audit.events import RunEndEvent
-from markovian_rsa_mlx.cli import plan
-from markovian_rsa_mlx.cli.plan import decode_work
+from markovian_rsa_mlx.cli.estimate import decode_work, suggested_model
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.method.lineage import Lineage
 from tests.support.fakes import FakeEngine
@@ -125,7 +124,7 @@ def test_time_of_a_plan_follows_from_the_last_run_of_the_model(tmp_path: Path, m
 @pytest.mark.parametrize(("memory", "model"), [(64e9, "1.7B"), (3.5e9, "0.6B"), (1e9, "0.6B")])
 def test_suggested_model_fits_if_one_does(memory: float, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("markovian_rsa_mlx.backends.mlx.device.available_memory_bytes", lambda: int(memory))
-    assert model in plan.suggested_model()
+    assert model in suggested_model()
 
 
 def test_weights_of_a_hub_model_follow_from_its_headers(model: str, mrsa: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +140,7 @@ def test_weights_of_a_hub_model_follow_from_its_headers(model: str, mrsa: Run, m
     found = SafetensorsRepoMetadata(
         None, False, dict.fromkeys(tensors, "model.safetensors"), {"model.safetensors": header}
     )
-    monkeypatch.setattr("markovian_rsa_mlx.cli.plan.fetch_files", lambda *_: Path(model))
+    monkeypatch.setattr("markovian_rsa_mlx.cli.estimate.fetch_files", lambda *_: Path(model))
     monkeypatch.setattr("huggingface_hub.HfApi.get_safetensors_metadata", lambda *_, **__: found)
     facts = json.loads(mrsa("plan", "--model", "an/id", "--json").out)
     assert facts["weight_bytes"] == end == 2 * WEIGHTS

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from markovian_rsa_mlx.audit import read_events
-from markovian_rsa_mlx.cli.options import ModelChoice
+from markovian_rsa_mlx.cli.engine_options import ModelChoice
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import BackendError, ModelError
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator

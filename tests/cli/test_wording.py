@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
-from markovian_rsa_mlx.cli.options import HELP as SETTINGS
+from markovian_rsa_mlx.cli.settings_options import HELP as SETTINGS
 
 from .conftest import SMALL, Run
 

@@ -19,8 +19,8 @@ from markovian_rsa_mlx.audit.verify import verify_file
 from markovian_rsa_mlx.backends.base import GenerationRequest
 from markovian_rsa_mlx.backends.mlx import MLXEngine
 from markovian_rsa_mlx.backends.upstream import Upstream
-from markovian_rsa_mlx.cli.options import ModelChoice
-from markovian_rsa_mlx.cli.plan import _facts
+from markovian_rsa_mlx.cli.engine_options import ModelChoice
+from markovian_rsa_mlx.cli.estimate import estimate
 from markovian_rsa_mlx.cli.run import load_orchestrator
 from markovian_rsa_mlx.errors import ConfigError, ResumeError, VerificationError
 from tests.backends.adapters import write_adapter, write_fused
@@ -133,7 +133,7 @@ def test_a_run_without_aggregation_warns_about_it() -> None:
 
 def test_the_plan_counts_its_memory(adapter: Path, config: RSAConfig) -> None:
     folder = reasoner.model_path()
-    plain = _facts("m", folder, {}, config.replace(aggregation_adapter=None), 20, None)
-    with_it = _facts("m", folder, {}, config, 20, None)
+    plain = estimate(ModelChoice(str(folder)), config.replace(aggregation_adapter=None), 20)
+    with_it = estimate(ModelChoice(str(folder)), config, 20)
     added = (adapter / "adapters.safetensors").stat().st_size
     assert with_it["weight_bytes"] == plain["weight_bytes"] + added

@@ -20,12 +20,12 @@ from .demo import demo
 from .doctor import doctor
 from .export import export
 from .models import models
-from .options import as_options
 from .plan import plan
 from .profiles import profiles
 from .resume import resume
 from .runs import runs
 from .serve import serve
+from .settings_options import as_options
 from .solve import solve
 from .terminal import clean, drop_output, prepare_streams, print_status
 from .tune import tune

@@ -17,7 +17,8 @@ from ..bench.methods import DEFAULT_METHODS, SELECTIONS
 from ..bench.methods import METHODS as FAMILIES
 from ..bench.tasks.options import OPTIONS, read_params
 from .command import PATH, Decorator, Group, json_option, option, option_group
-from .options import MODEL, ModelChoice, choose_model, engine_options, profile_options, resolve, settings_options
+from .engine_options import MODEL, ModelChoice, choose_model, engine_options
+from .settings_options import profile_options, resolve, settings_options
 
 TASK, METHODS, OUTPUT = "The task", "The methods", "Results"
 #: Settings that a benchmark decides: methods are compared at F = N and by their decode budgets alone.
@@ -181,7 +182,7 @@ def run(
             words=tuple(context.meta[_WORDS]),
             limit=limit or "",
             methods=tuple(methods.split(",")) if methods else (),
-            config=resolve(profile, config, settings, choice.default_profile),
+            config=resolve(profile=profile, file=config, settings=settings, default=choice.default_profile),
             choice=choice,
             **options,
         )

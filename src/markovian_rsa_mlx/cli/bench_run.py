@@ -23,8 +23,8 @@ from ..json_strict import replace_surrogates
 from ..run_store import runs_folder
 from .bench_output import changes_text, table_text, to_json, watch
 from .bench_report import INTERRUPTED, add_pages
-from .options import ModelChoice, absolute_folder, benchmarked_name, with_absolute_paths
-from .plan import known_context
+from .engine_options import ModelChoice, absolute_folder, benchmarked_name, with_absolute_paths
+from .estimate import known_context
 from .terminal import amount, clean, print_lines, print_status
 
 if TYPE_CHECKING:
@@ -289,7 +289,7 @@ def check_embedded(problems: Sequence[Problem]) -> str:
     Raises `PromptError` if it was trained for none.
     """
     from .. import reasoner
-    from .plan import suggested_model
+    from .estimate import suggested_model
 
     able = sum(reasoner.can_answer(problem.question) for problem in problems)
     if not able:

@@ -11,7 +11,7 @@ import click
 from ..config import RSAConfig
 from ..tokenizer import ChatMessage
 from .command import PATH, Command, option
-from .options import SPECULATE_OPTION, choose_engine
+from .engine_options import SPECULATE_OPTION, choose_engine
 from .terminal import amount, count, duration, one_line, print_status
 
 if TYPE_CHECKING:

@@ -24,8 +24,9 @@ from . import doctor_checks as checks
 from .command import PATH, Command, json_option, option
 from .doctor_checks import Line, Subject
 from .doctor_report import DEFAULT_NAME, write_report
+from .engine_options import ModelChoice, engine_options
 from .invocation import as_started
-from .options import ModelChoice, as_options, engine_options
+from .settings_options import as_options
 from .terminal import count, one_line, print_lines, print_status, size, width_of
 
 NAMES = {
@@ -223,7 +224,7 @@ def _profiles(subject: Subject) -> Iterator[Line]:
     """Name the profiles whose runs fit into the context, if it is known and the model is not the embedded one."""
     from ..method.context import context_error
     from ..run.setup import ANY_QUESTION, lengths_for_question, make_setup
-    from .plan import QUESTION_TOKENS
+    from .estimate import QUESTION_TOKENS
 
     context = subject.engine.info.context_length
     if context is None or subject.choice.embedded:

@@ -20,7 +20,7 @@ from ..config import RSAConfig, Sampling
 from ..errors import ContextLengthError, MarkovianRSAError
 from ..hub import TOKENIZER_FILES, cached_folder
 from ..tokenizer import ChatMessage
-from .options import ModelChoice
+from .engine_options import ModelChoice
 from .terminal import count, size
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import click
 from ..config import RSAConfig
 from ..errors import MarkovianRSAError
 from .command import Command, json_option
-from .options import ModelChoice, choose_model, profile_options, resolve
+from .engine_options import ModelChoice, choose_model
+from .settings_options import profile_options, resolve
 from .terminal import amount, clean, one_line, print_status, size, table, width_of
 
 
@@ -26,8 +27,8 @@ def models(profile: str | None, config: Any, json_output: bool) -> None:
     """
     from ..hub import cached_models
 
-    rows = [_row(choose_model(None), None, resolve(None, None, {}, "embedded"))]
-    run_config = resolve(profile, config, {}, "default-16gb")
+    rows = [_row(choose_model(None), None, resolve(default="embedded"))]
+    run_config = resolve(profile=profile, file=config, default="default-16gb")
     for cached in cached_models():
         choice = ModelChoice(str(cached.folder))
         rows.append(_row(choice, cached.size_bytes, run_config) | {"model": cached.model_id})
@@ -42,7 +43,7 @@ def models(profile: str | None, config: Any, json_output: bool) -> None:
 
 def _row(choice: ModelChoice, size_bytes: int | None, config: RSAConfig) -> dict[str, Any]:
     """Return what is printed about a model; `problem` says why it cannot be estimated."""
-    from .plan import QUESTION_TOKENS, estimate, fits
+    from .estimate import QUESTION_TOKENS, estimate, fits
 
     row: dict[str, Any] = {"model": choice.model_id, "size_bytes": size_bytes or 0, "fits": None, "traces_at_once": 0}
     try:

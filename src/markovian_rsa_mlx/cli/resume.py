@@ -14,7 +14,8 @@ from ..config import FIELD_NAMES, FREE_SETTINGS
 from ..errors import AuditError, ConfigError, ResumeError
 from ..tools import recorded_chat
 from .command import Command, json_option, option
-from .options import ModelChoice, choose_model, engine_options, settings_options
+from .engine_options import ModelChoice, choose_model, engine_options
+from .settings_options import settings_options
 
 OUTPUT = "Output"
 

@@ -17,7 +17,7 @@ from ..formatting import count, population
 from ..method.plain_text import plain_text
 from ..run_store import runs_folder
 from ..tools import Prompt
-from .options import ModelChoice, benchmarked_name
+from .engine_options import ModelChoice, benchmarked_name
 from .terminal import amount, clean, duration, one_line, print_status, show, size
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def answer_question(
     quiet: bool,
 ) -> int:
     """Run the question, print its warnings, summary and answer, and return the exit code."""
-    from .plan import known_context
+    from .estimate import known_context
 
     warnings = config.warnings(published_model=not choice.embedded, context_length=known_context(choice))
     for warning in warnings:

@@ -16,16 +16,8 @@ from ..config import read_toml
 from ..errors import ConfigError, ModelError
 from ..redact import protect
 from .command import Command, FiniteFloat, option
-from .options import (
-    FORCE_OPTION,
-    MODEL,
-    ModelChoice,
-    as_options,
-    engine_options,
-    profile_options,
-    resolve,
-    settings_options,
-)
+from .engine_options import FORCE_OPTION, MODEL, ModelChoice, engine_options
+from .settings_options import as_options, profile_options, resolve, settings_options
 from .terminal import print_status
 
 ACCESS, LIMITS = "Access", "Limits of the server"
@@ -169,7 +161,7 @@ def serve(
     for name in served_name:
         if not name.isprintable() or name != name.strip() or not name:
             raise ConfigError(f"--served-name is {name!r}; give a name of printable characters.")
-    base = resolve(profile, config, settings, choice.default_profile, any_question=True)
+    base = resolve(profile=profile, file=config, settings=settings, default=choice.default_profile, any_question=True)
     try:
         from ..serve.config import ServerSettings
         from ..serve.server import listen
@@ -202,7 +194,9 @@ def serve(
         orchestrator.backend.limit(*base.engine_limits())  # for all requests together
         if profile is None and "profile" not in (read_toml(config) if config else {}):
             named = _default_profile(orchestrator.backend, choice, config, settings)
-            server = dataclasses.replace(server, base=resolve(named, config, settings, named, any_question=True))
+            server = dataclasses.replace(
+                server, base=resolve(profile=named, file=config, settings=settings, default=named, any_question=True)
+            )
         run_server(orchestrator, server, listener, print_status)
     finally:
         orchestrator.close()
@@ -231,7 +225,7 @@ def _default_profile(engine: Any, choice: ModelChoice, config: Path | None, sett
     """Choose a profile for this machine, and report it with the reason."""
     from ..predict.default_profile import ELIGIBLE, DefaultProfile, choose_profile
     from ..run.sync import run_sync
-    from .plan import QUESTION_TOKENS
+    from .estimate import QUESTION_TOKENS
 
     if choice.embedded:
         chosen = DefaultProfile(choice.default_profile, "the one of the embedded reasoner")
@@ -241,7 +235,7 @@ def _default_profile(engine: Any, choice: ModelChoice, config: Path | None, sett
         configs = {}
         for name in ELIGIBLE:
             with contextlib.suppress(ConfigError):  # settings that do not suit this profile, such as a small population
-                configs[name] = resolve(name, config, settings, name, any_question=True)
+                configs[name] = resolve(profile=name, file=config, settings=settings, default=name, any_question=True)
         chosen = run_sync(choose_profile(engine, configs, question_tokens=QUESTION_TOKENS, report=print_status))
     if chosen.suits:
         print_status(f"Profile {chosen.name}: {chosen.reason}. --profile NAME names another.")

@@ -11,8 +11,9 @@ import click
 from ..errors import AuditError, ConfigError, PromptError
 from ..tokenizer import ChatMessage
 from .command import PATH, Command, json_option, option
+from .engine_options import FORCE_OPTION, MODEL, ModelChoice, engine_options
 from .inputs import read_messages
-from .options import FORCE_OPTION, MODEL, ModelChoice, engine_options, profile_options, resolve, settings_options
+from .settings_options import profile_options, resolve, settings_options
 from .terminal import one_line, print_status
 
 QUESTION, OUTPUT = "The question", "Output"
@@ -75,7 +76,8 @@ def solve(
     Ctrl-C stops the run within a step and prints the best answer so far. The same command with --audit FILE resumes
     the run.
     """
-    from .plan import announce, check_context
+    from .estimate import check_context
+    from .plan import announce
     from .run import answer_question
 
     if no_audit and audit is not None:
@@ -85,7 +87,9 @@ def solve(
         from ..method.answers import BOX_INSTRUCTION
 
         chat[-1]["content"] += BOX_INSTRUCTION
-    run_config = resolve(profile, config, settings, choice.default_profile, any_question=True)
+    run_config = resolve(
+        profile=profile, file=config, settings=settings, default=choice.default_profile, any_question=True
+    )
     if choice.embedded and not quiet:
         print_status("Model: the embedded reasoner (a tiny model for its puzzles; --model names another).")
     if choice.embedded and not force:
@@ -105,7 +109,7 @@ def _require_supported(chat: list[ChatMessage], quiet: bool) -> None:
     try:
         worded = reasoner.as_trained(chat[-1]["content"])
     except PromptError as error:
-        from .plan import suggested_model
+        from .estimate import suggested_model
 
         raise PromptError(
             f"{error}\nFor anything else name a model, as in --model {suggested_model()} "

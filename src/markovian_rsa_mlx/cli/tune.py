@@ -17,16 +17,9 @@ from ..hub import CONFIG_FILES, cached_folder
 from ..json_strict import loads
 from ..text_files import read_text
 from .command import PATH, Command, FiniteFloat, json_option, option
-from .options import (
-    ADAPTER_OPTION,
-    MODEL_OPTION,
-    REVISION_OPTION,
-    SPECULATE_OPTION,
-    ModelChoice,
-    choose_model,
-    load_settings_files,
-)
-from .plan import QUESTION_TOKENS
+from .engine_options import ADAPTER_OPTION, MODEL_OPTION, REVISION_OPTION, SPECULATE_OPTION, ModelChoice, choose_model
+from .estimate import QUESTION_TOKENS
+from .settings_options import load_settings_files
 from .terminal import count, duration, print_lines, print_status, size, table, width_of
 
 if TYPE_CHECKING:
