@@ -74,7 +74,7 @@ def working_set_of(memory_gib: int, share: float) -> int:
 def cell(memory_gib: int, chip: str, share: float, weights: str, profile: str) -> Cell:
     """Predict one profile."""
     limit, config, model = default_limit_bytes(working_set_of(memory_gib, share)), PROFILES[profile], model_of(weights)
-    most = min(DEFAULT_MAX_ROWS, decode_work(config).all_traces)
+    most = min(DEFAULT_MAX_ROWS, decode_work(config).at_once)
     budget = MemoryBudget(footprint_of(model), most, limit)
     longest = longest_sequence(config, PromptLengths.without_template(config, QUESTION_TOKENS)).tokens
     rows = next((rows for rows in range(most, 0, -1) if budget.required_bytes(rows, longest) <= limit), 0)

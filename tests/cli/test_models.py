@@ -26,7 +26,7 @@ def test_cached_models_are_listed_with_their_size_and_rows(
     rows = {row["model"]: row for row in json.loads(mrsa("models", "--profile", "embedded", "--json").out)}
     assert rows["owner/tiny"]["fits"] is True
     planned = json.loads(mrsa("plan", "--profile", "embedded", "--json").out)
-    assert rows["owner/tiny"]["traces_at_once"] == planned["traces_at_once"] == 17
+    assert rows["owner/tiny"]["traces_at_once"] == planned["traces_at_once"] == 8
     assert rows["owner/tiny"]["size_bytes"] > 5_000_000
     assert rows["owner/other"]["fits"] is None
     assert "config.json" in rows["owner/other"]["problem"]

@@ -113,6 +113,20 @@ def test_chance_that_a_tail_is_not_read(population: int, size: int, expected: fl
     assert unused / (rounds * population) == pytest.approx(expected, rel=0.15)
 
 
+@pytest.mark.parametrize(
+    ("population", "size", "rounds", "finals", "expected"),
+    [
+        (5, 2, 0, 5, 5),
+        (2, 2, 2, 1, 2),  # each trace waits for all of the round before
+        (16, 4, 2, 1, 16),  # 16, or 4 and the 12 that they do not read, ...
+        (8, 4, 1, 8, 12),  # all 8 of round 1 may read the same 4
+        (8, 1, 3, 8, 8),
+    ],
+)
+def test_traces_at_once(population: int, size: int, rounds: int, finals: int, expected: int) -> None:
+    assert Lineage(0, population, size, rounds, finals).max_at_once() == expected
+
+
 def test_one_parent_means_the_own_chain() -> None:
     lineage = Lineage(11, 6, 1, 4, 2)
     assert lineage.parents(TraceKey(4, 1)) == (TraceKey(3, 1),)

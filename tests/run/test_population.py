@@ -129,6 +129,18 @@ def test_parents_are_in_the_round_before_and_only_ancestors_are_needed(config: R
     assert draws >= config.aggregation_size * sum(len(needed[t]) for t in range(1, config.rounds + 1))
 
 
+@given(shapes(), st.randoms())
+def test_no_more_traces_are_generated_at_once_than_said(config: RSAConfig, rng: random.Random) -> None:
+    assert config.seed is not None
+    lineage = Lineage.of(config, config.seed)
+    waiting, finished = {key for keys in lineage.needed().values() for key in keys}, set[TraceKey]()
+    while waiting:  # nothing but the lineage holds a trace back, and traces end in any order
+        running = sorted(key for key in waiting if finished.issuperset(lineage.parents(key)))
+        assert len(running) <= lineage.max_at_once()
+        finished.add(key := rng.choice(running))
+        waiting.remove(key)
+
+
 @given(
     seed=st.integers(0, 2**63 - 1),
     one=st.integers(1, 9),

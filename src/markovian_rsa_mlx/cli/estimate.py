@@ -43,10 +43,14 @@ _SMALL_MODELS = (
 
 @dataclass(frozen=True)
 class Decode:
-    """Traces and tokens of a run: the needed ones (the mean over seeds, or exact for a given seed) and all."""
+    """Traces and tokens of a run: the needed ones (the mean over seeds, or exact for a given seed) and all.
+
+    `at_once` is an upper bound of the traces that are generated at the same time.
+    """
 
     traces: float
     all_traces: int
+    at_once: int
     tokens: float
     all_tokens: int
 
@@ -74,7 +78,7 @@ def estimate(
     max_rows, given = config.engine_limits()
     limit = available_memory_bytes() if given is None else given
     work = decode_work(config)
-    most = min(DEFAULT_MAX_ROWS if max_rows is None else max_rows, work.all_traces)
+    most = min(DEFAULT_MAX_ROWS if max_rows is None else max_rows, work.at_once)
     context, lengths = context_length_of(read_config(folder)), _prompt_lengths(_tokenizer(folder), config, question)
     sequence, too_long = longest_sequence(config, lengths), context_error(config, lengths, context)
     longest, prompt_tokens = sequence.tokens, question if isinstance(question, int) else lengths.first
@@ -158,7 +162,8 @@ def decode_work(config: RSAConfig) -> Decode:
 
     per_run = sum(config.populations)
     seeds = range(max(1, min(_MAX_SEEDS, _MAX_DRAWS // per_run))) if config.seed is None else [config.seed]
-    totals = [Lineage.of(config, seed).needed() for seed in seeds]
+    lineages = [Lineage.of(config, seed) for seed in seeds]
+    totals = [lineage.needed() for lineage in lineages]
     traces = sum(len(keys) for needed in totals for keys in needed.values()) / len(totals)
     tokens = sum(len(keys) * _cost(config, t) for needed in totals for t, keys in needed.items()) / len(totals)
     last = [config.rounds + 1] if config.answer_selection == "final_aggregation" else []
@@ -166,7 +171,7 @@ def decode_work(config: RSAConfig) -> Decode:
     every |= dict.fromkeys(last, 1)
     judged = most_judgements(config.final_count) * config.final_tokens if config.answer_selection == "tournament" else 0
     at_most = sum(n * _cost(config, t) for t, n in every.items()) + judged
-    return Decode(traces, sum(every.values()), tokens + judged, at_most)
+    return Decode(traces, sum(every.values()), lineages[0].max_at_once(), tokens + judged, at_most)
 
 
 def _cost(config: RSAConfig, round_number: int) -> int:

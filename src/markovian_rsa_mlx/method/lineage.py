@@ -167,13 +167,30 @@ class Lineage:
 
     def max_traces_and_draws(self) -> tuple[int, int]:
         """Return upper bounds of the needed traces and of the parents drawn for them, without drawing."""
-        wanted, draws = self.final_count, 0
-        traces = wanted + (self.aggregator is not None)
+        most = self._most_needed()
+        readers = (n if self.tail_order == "drawn" else self.population_at(t) for t, n in enumerate(most) if t)
+        return sum(most) + (self.aggregator is not None), sum(readers) * self.aggregation_size
+
+    def max_at_once(self) -> int:
+        """Return an upper bound of the traces that are generated at the same time, without drawing.
+
+        With a trace of a round in progress, C traces of each round before it are finished. With C = 1 the needed traces
+        are F chains.
+        """
+        if self.aggregation_size == 1:
+            return self.final_count
+        at_most, unfinished = 0, 0
+        for count in (*self._most_needed(), *([1] if self.final_aggregation else [])):
+            at_most = max(at_most, unfinished + count)
+            unfinished += count - min(self.aggregation_size, count)
+        return at_most
+
+    def _most_needed(self) -> list[int]:
+        """Return upper bounds of the needed traces of each round from 0 to T, without drawing."""
+        most = [self.final_count]
         for t in range(self.rounds, 0, -1):
-            draws += (wanted if self.tail_order == "drawn" else self.population_at(t)) * self.aggregation_size
-            wanted = min(wanted * self.aggregation_size, self.population_at(t - 1))
-            traces += wanted
-        return traces, draws
+            most.append(min(most[-1] * self.aggregation_size, self.population_at(t - 1)))
+        return most[::-1]
 
     @property
     def is_listable(self) -> bool:
