@@ -132,3 +132,12 @@ def test_a_changed_figure_is_noticed(whole: Path, tmp_path: Path, name: str) -> 
     write_lines(tmp_path / "run.jsonl", lines)
     with pytest.raises(VerificationError, match="trace_confidence"):
         verify_file(tmp_path / "run.jsonl")
+
+
+def test_a_check_trusts_figures_that_are_possible_and_says_so(whole: Path, tmp_path: Path) -> None:
+    lines = read_lines(whole)
+    line = next(line for line in lines if line["event"] == "trace_confidence")
+    line |= {"mean_logprob": -0.5, "lowest_window_logprob": -0.5}
+    write_lines(tmp_path / "run.jsonl", lines)
+    report = verify_file(tmp_path / "run.jsonl").to_dict()
+    assert any("log-probabilities" in fact for fact in report["trusted"])

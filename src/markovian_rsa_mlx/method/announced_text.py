@@ -17,7 +17,9 @@ from .tex import paired_end
 EMOJI: Final = "\u2600-\u27bf\u2b00-\u2bff\ufe0f\U0001f300-\U0001faff"
 _LEAD_IN = (
     r"so|thus|hence|therefore|consequently|then|and|but|finally|overall|clearly|indeed|in\ conclusion|in\ summary"
-    r"|in\ short|in\ fact|as\ a\ result|this\ means|which\ means|we\ see|wait|actually|no|oh|ok|okay|hmm|well|sorry"
+    r"|in\ short|in\ fact|as\ a\ result|this\ means|which\ means|wait|actually|no|oh|ok|okay|hmm|well|sorry|now"
+    r"|(?:in|at)\ the\ end|to\ (?:conclude|summari[sz]e|sum\ up)|putting\ (?:it|this|everything)(?:\ all)?\ together"
+    r"|i\ (?:think|believe|conclude)|we\ (?:see|find|get|have|know|conclude)|it\ follows"
 )
 _KIND = r"final|correct|best|right|revised|corrected|updated|new|actual|true|exact|overall|numerical|complete"
 #: Introduces the line with the answer. No two neighbours match the same white space, or long runs of it take for ever.

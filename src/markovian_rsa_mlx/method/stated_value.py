@@ -1,6 +1,8 @@
 """Find the value that the last sentence of a text states, where nothing announces an answer.
 
-It is the right side of the last equation, otherwise the last number with its unit. Takes time linear in the text.
+It is the right side of the last equation, otherwise the last number with its unit. An equation in a condition or a
+reason before the main clause ("If x = 3, it is 5.") states nothing where the main clause has a number. Takes
+time linear in the text.
 """
 
 from __future__ import annotations
@@ -94,6 +96,15 @@ _TERM = r"(?=[^$\s]*[\\^_+*/a-zA-Z\u03c0])(?![^$]*(?<![\\a-zA-Z])[a-zA-Z]{3})(?=
 _LAST_TERM = re.compile(rf"\$({_TERM})\$(?=[^\d$]*$)|\\\(\s?((?:(?!\\\))[^$]){{1,100}})\\\)(?=[^\d$]*$)")
 _MATH_DELIMITERS = re.compile(r"\\[()\[\]]|(?<!\\)\$|(?<![\w)}\s])\*\*|\*\*(?!\s?[-\d({])|__|`")
 _AFTER_VALUE = re.compile(rf"\s*(?:$|[,;)]|[a-zA-Z\u00b0\\]*[a-zA-Z]{{2}}|[{_OTHER_SCRIPT}])")
+#: A sentence that begins with a condition or a reason, and the main clause after the last equation in it.
+_CONDITION = re.compile(
+    r"(?:(?:so|then|thus|hence|therefore|and|but|now),?\ )?"
+    r"(?:if|when|whenever|where|for|with|since|because|as|given|assuming|using|substituting|taking|setting)\b",
+    re.IGNORECASE,
+)
+_MAIN_CLAUSE = re.compile(
+    r"(?:,\ (?!(?:and|or)\b)|\ (?=(?:the|then|there|it|we|he|she|they)\b))(?=[a-z]{2})", re.IGNORECASE
+)
 _EQUALS = re.compile(r"(?<![<>!:=\\])=(?!=)")
 #: A closing sentence about the answer that gives none, and the step of a calculation that may precede it.
 _ABOUT_ANSWER = re.compile(r"(?:the|this|your)\ (?:final\ |correct\ )?answer\b[^\d=]*", re.IGNORECASE)
@@ -135,6 +146,9 @@ def stated_value(text: str) -> str:
         if equals is None:
             return _last_number(plain)
         right = plain[equals.end() :]
+        main = _MAIN_CLAUSE.search(right) if _CONDITION.match(plain) else None
+        if main is not None and (value := _last_number(right[main.end() :])):
+            return value
         return "" if _is_denied(plain[: equals.start()]) else value_at_start(right.strip()) or _last_number(right)
     return ""
 

@@ -46,6 +46,7 @@ FREE_FIELDS: dict[str, frozenset[str]] = {
     ),
     "trace_clock": frozenset({"elapsed_s", "steps", "drafted", "accepted"}),
     "trace_complete": frozenset({"elapsed_s"}),
+    "trace_confidence": frozenset({"mean_logprob", "lowest_window_logprob"}),
     "summary_complete": frozenset({"elapsed_s"}),
     "judgement": frozenset({"started_s", "elapsed_s"}),
     "attempt_discarded": frozenset({"generated_tokens"}),
@@ -60,6 +61,7 @@ TRUSTED = (
     "that the model generates these ids with these seeds (only generating again shows it)",
     "names and versions of the model, the engine and the package",
     "times, memory and limits, as far as they are possible",
+    "log-probabilities of traces, as far as they are possible, and whether some are missing",
     "sampling settings, and the reasons of failures",
 )
 #: The same for a file of an earlier version.
