@@ -100,7 +100,10 @@ def compare(
     found = []
     for schedule in schedules:
         runs = [
-            [workload(config, batch * problems + problem, shape, lengths, schedule) for problem in range(problems)]
+            [
+                workload(config, batch * problems + problem, shape=shape, lengths=lengths, schedule=schedule)
+                for problem in range(problems)
+            ]
             for batch in range(batches)
         ]
         results = [simulate(each, costs, RowLimit(rows), servers=servers) for each in runs]

@@ -82,7 +82,7 @@ def work_of(events: Sequence[Event]) -> list[Generation]:
         for trace_id, trace in history.traces.items()
         if trace.complete
     }
-    return workload(history.start.config, history.setup.seed, shape_of(events), Recorded(lengths))
+    return workload(history.start.config, history.setup.seed, shape=shape_of(events), lengths=Recorded(lengths))
 
 
 def shape_of(events: Sequence[Event]) -> PromptShape:
@@ -211,7 +211,9 @@ def from_others(name: str, runs: dict[str, list[Real]], costs: Costs, capacity: 
     """Return mean seconds predicted from the lengths of the other settings' runs, with other problems and seeds."""
     paths = [real.path for other, found in runs.items() if other != name for real in found]
     lengths = length_data.from_paths(paths).length_model().lengths
-    return predict(name, SETTINGS[name], shape_of(runs[name][0].events), lengths, costs, capacity).seconds
+    return predict(
+        name, SETTINGS[name], shape=shape_of(runs[name][0].events), lengths=lengths, costs=costs, capacity=capacity
+    ).seconds
 
 
 def main() -> None:

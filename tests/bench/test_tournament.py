@@ -24,7 +24,7 @@ def test_the_judgements_count_in_tokens_and_the_winner_in_the_score() -> None:
     assert cache.add_run(state) == 0
     record = RunRecord(index=0, problem_id="0", epoch=1, seed=1, trail="")
     scorer = AnswerScorer(lambda answer: float(answer == max(selection.answers)))
-    measured = measure(record, state, "math", equal_text, scorer, cache)
+    measured = measure(record, state, kind="math", equivalent=equal_text, scorer=scorer, cache=cache)
     assert measured.correct == 1
     assert measured.answer == selection.answer
     assert measured.generated_tokens == end.total_generated_tokens
@@ -37,7 +37,9 @@ def test_plans_and_simulations_have_the_judgements() -> None:
     assert more == 4 * 3 * 3 * JUDGED.final_tokens
     shape = PromptShape(30, 25, ((40, 20), (40, 5, 20)), judge=(40, 5, 20))
     lengths = LogNormal(50, 0.5)
-    judged = [g for g in workload(JUDGED, 1, shape, lengths) if g.name.startswith("judgement")]
+    judged = [g for g in workload(JUDGED, 1, shape=shape, lengths=lengths) if g.name.startswith("judgement")]
     assert len(judged) == 2 * 3 * 3
-    assert len(workload(plain, 1, shape, lengths)) + len(judged) == len(workload(JUDGED, 1, shape, lengths))
+    assert len(workload(plain, 1, shape=shape, lengths=lengths)) + len(judged) == len(
+        workload(JUDGED, 1, shape=shape, lengths=lengths)
+    )
     assert all(generation.prompt_tokens <= 65 + 2 * JUDGED.tail_limit for generation in judged)

@@ -42,21 +42,23 @@ def test_the_first_member_is_the_first_argument_of_the_equivalence() -> None:
 
 
 def test_the_first_member_of_the_largest_class_is_chosen() -> None:
-    chosen, tally = choose("majority", candidates("x", "y", "$y$", "z"), None, equal_text)
+    chosen, tally = choose("majority", candidates("x", "y", "$y$", "z"), aggregated=None, equivalent=equal_text)
     assert chosen.trace_id == "r2-01"
     assert tally.tally == (1, 2, 1)
     assert not tally.tie
 
 
 def test_ties_go_to_the_lowest_index() -> None:
-    chosen, tally = choose("majority", candidates("b", "a", "a", "b"), None, equal_text)
+    chosen, tally = choose("majority", candidates("b", "a", "a", "b"), aggregated=None, equivalent=equal_text)
     assert chosen.trace_id == "r2-00"
     assert tally.tie
 
 
 @pytest.mark.parametrize("nothing", ["", " ", "$$", "."])
 def test_an_empty_answer_is_no_class_and_never_wins(nothing: str) -> None:
-    chosen, tally = choose("majority", candidates(nothing, nothing, nothing, "5"), None, equal_text)
+    chosen, tally = choose(
+        "majority", candidates(nothing, nothing, nothing, "5"), aggregated=None, equivalent=equal_text
+    )
     assert chosen.answer == "5"
     assert tally.tally == (1,)
 
@@ -66,7 +68,7 @@ def test_only_the_strongest_level_votes() -> None:
     marked = [Candidate.of(f"r0-{i:02d}", FoundAnswer(text, level)) for i, (text, level) in enumerate(found)]
     assert vote(marked, equal_text).classes == ((marked[3],),)
     assert vote(marked[:3], equal_text).tally == (2,)
-    assert choose("single", marked, None, equal_text)[0] == marked[0]
+    assert choose("single", marked, aggregated=None, equivalent=equal_text)[0] == marked[0]
 
 
 def test_recorded_equivalence_keeps_the_verdicts_that_no_rule_gives() -> None:
@@ -78,7 +80,7 @@ def test_recorded_equivalence_keeps_the_verdicts_that_no_rule_gives() -> None:
 
 
 def test_a_vote_without_answers_falls_back_to_the_first() -> None:
-    chosen, tally = choose("majority", candidates("", ""), None, equal_text)
+    chosen, tally = choose("majority", candidates("", ""), aggregated=None, equivalent=equal_text)
     assert chosen.trace_id == "r2-00"
     assert tally.winner is None
     assert tally.tally == ()
@@ -86,18 +88,23 @@ def test_a_vote_without_answers_falls_back_to_the_first() -> None:
 
 
 def test_single_is_the_first_that_answers_else_the_first() -> None:
-    assert choose("single", candidates("", "7", "8", "8"), None, equal_text)[0].answer == "7"
+    assert choose("single", candidates("", "7", "8", "8"), aggregated=None, equivalent=equal_text)[0].answer == "7"
     assert first_with_answer(candidates("", "")).trace_id == "r2-00"
 
 
 def test_the_aggregator_is_chosen_unless_it_failed_or_has_no_answer() -> None:
     finals = candidates("1", "2", "2")
     last = Candidate("r3-00", "9")
-    assert choose("final_aggregation", finals, last, equal_text)[0] == last
-    assert choose("final_aggregation", finals, None, equal_text)[0] == finals[0]
-    assert choose("final_aggregation", finals, Candidate("r3-00", ""), equal_text)[0] == finals[0]
+    assert choose("final_aggregation", finals, aggregated=last, equivalent=equal_text)[0] == last
+    assert choose("final_aggregation", finals, aggregated=None, equivalent=equal_text)[0] == finals[0]
+    assert choose("final_aggregation", finals, aggregated=Candidate("r3-00", ""), equivalent=equal_text)[0] == finals[0]
     without_answers = candidates("", "")
-    assert choose("final_aggregation", without_answers, Candidate("r3-00", ""), equal_text)[0].trace_id == "r3-00"
+    assert (
+        choose("final_aggregation", without_answers, aggregated=Candidate("r3-00", ""), equivalent=equal_text)[
+            0
+        ].trace_id
+        == "r3-00"
+    )
 
 
 @given(st.lists(st.sampled_from(["", "a", "b", "c", " a "]), min_size=1, max_size=12))

@@ -186,10 +186,13 @@ def test_the_points_of_an_answer_are_those_of_its_candidates() -> None:
 def test_a_candidate_that_was_cut_off_never_wins_against_one_that_finished() -> None:
     field = [Candidate("r0-00", "1", finished=False), Candidate("r0-01", "2")]
     points = Tournament(1, field, "math").points
-    assert choose("tournament", field, None, equal_text, points=points)[0] == field[1]
+    assert choose("tournament", field, aggregated=None, equivalent=equal_text, points=points)[0] == field[1]
     open_ended = [Candidate("r0-00", "long", finished=False), Candidate("r0-01", "whole")]
-    assert choose("tournament", open_ended, None, equal_text, "open", points={"r0-01": 0.0})[0] == open_ended[1]
-    assert choose("tournament", field[:1], None, equal_text)[0] == field[0]
+    assert (
+        choose("tournament", open_ended, aggregated=None, equivalent=equal_text, kind="open", points={"r0-01": 0.0})[0]
+        == open_ended[1]
+    )
+    assert choose("tournament", field[:1], aggregated=None, equivalent=equal_text)[0] == field[0]
 
 
 @pytest.mark.parametrize(

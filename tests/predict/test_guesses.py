@@ -17,7 +17,7 @@ from .test_simulator import SHAPE, all_of, small, workload
 
 def seconds_of(guesses: Guesses | None, rows: int = 1) -> float:
     config = small(rounds=0, population=rows)
-    run = workload(config, 0, SHAPE, all_of(config, 70))
+    run = workload(config, 0, shape=SHAPE, lengths=all_of(config, 70))
     return simulate([run], LinearCosts(1.0), RowLimit(32), guesses=guesses).seconds
 
 
@@ -38,7 +38,7 @@ def test_many_rows_leave_no_positions_for_guesses() -> None:
 
 def test_the_chance_is_that_of_the_round() -> None:
     config = small(rounds=1, population=4, aggregation_size=2, final_candidates=1)
-    run = workload(config, 0, SHAPE, all_of(config, 40))
+    run = workload(config, 0, shape=SHAPE, lengths=all_of(config, 40))
     first, later, both, none = (
         simulate([run], LinearCosts(1.0), RowLimit(8), guesses=Guesses(chances, 0.05)).seconds
         for chances in ((0.9, 0.0), (0.0, 0.9), (0.9, 0.9), (0.0, 0.0))

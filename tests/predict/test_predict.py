@@ -24,8 +24,11 @@ SHAPE = PromptShape(30, 25, ((40, 20), (40, 5, 20)))
 
 def test_a_prediction_summarises_the_simulated_runs() -> None:
     config, lengths = small(seed=None), LogNormal(60, 0.6)
-    found = predict("p", config, SHAPE, lengths, LinearCosts(1.0), RowLimit(8), runs=10)
-    runs = [simulate([workload(config, seed, SHAPE, lengths)], LinearCosts(1.0), RowLimit(8)) for seed in range(10)]
+    found = predict("p", config, shape=SHAPE, lengths=lengths, costs=LinearCosts(1.0), capacity=RowLimit(8), runs=10)
+    runs = [
+        simulate([workload(config, seed, shape=SHAPE, lengths=lengths)], LinearCosts(1.0), RowLimit(8))
+        for seed in range(10)
+    ]
     assert found.seconds == statistics.mean(run.seconds for run in runs)
     assert found.seconds_p90 == sorted(run.seconds for run in runs)[8]
     assert found.generated_tokens == statistics.mean(run.generated_tokens for run in runs)
@@ -35,7 +38,7 @@ def test_a_prediction_summarises_the_simulated_runs() -> None:
 @pytest.mark.parametrize("pruned", [True, False])
 def test_a_population_by_round_is_simulated(pruned: bool) -> None:
     config = small(population=(6, 4, 2), final_candidates=0)
-    found = workload(config, 3, SHAPE, LogNormal(60, 0.6), Schedule(pruned=pruned))
+    found = workload(config, 3, shape=SHAPE, lengths=LogNormal(60, 0.6), schedule=Schedule(pruned=pruned))
     needed = Lineage.of(config, 3).needed()
     by_round = Counter(generation.round for generation in found)
     assert by_round == ({t: len(keys) for t, keys in needed.items()} if pruned else {0: 6, 1: 4, 2: 2})
@@ -45,7 +48,14 @@ def test_a_population_by_round_is_simulated(pruned: bool) -> None:
 
 def test_concurrency_bounds_the_rows() -> None:
     both = [
-        predict("p", small(concurrency=rows), SHAPE, LogNormal(60, 0.6), LinearCosts(1.0), RowLimit(8))
+        predict(
+            "p",
+            small(concurrency=rows),
+            shape=SHAPE,
+            lengths=LogNormal(60, 0.6),
+            costs=LinearCosts(1.0),
+            capacity=RowLimit(8),
+        )
         for rows in (1, "auto")
     ]
     assert both[0].rows == 1
@@ -72,7 +82,7 @@ def test_a_quantile_is_one_of_the_values() -> None:
 def test_prompts_have_the_lengths_of_real_ones() -> None:
     engine, config = TimedFake(), small()
     question = "What is it? " * 9
-    setup = make_setup("x", 1, [{"role": "user", "content": question}], config, engine)
+    setup = make_setup(run_id="x", seed=1, prompt=[{"role": "user", "content": question}], config=config, engine=engine)
     shape = candidate("p", config, engine, question_tokens=len(question), prompt_tokens=None).shape
     assert shape.first == len(setup.prompt_token_ids)
     assert shape.segments == tuple(tuple(map(len, pieces)) for pieces in setup.segment_token_ids)

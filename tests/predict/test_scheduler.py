@@ -177,7 +177,7 @@ def test_the_simulation_takes_the_steps_of_the_scheduler(
     budget = MemoryBudget(footprint_of(model), max_rows, 2**40)
     if memory_rows:
         budget = MemoryBudget(budget.footprint, max_rows, budget.required_bytes(memory_rows, 113))
-    generations = workload(config, 1, SHAPE, LogNormal(15, 0.7), schedule)
+    generations = workload(config, 1, shape=SHAPE, lengths=LogNormal(15, 0.7), schedule=schedule)
     monkeypatch.setattr(scheduler, "PREFILL_TOKENS", prefill_tokens)
     real = run_on_scheduler(model, generations, budget, monkeypatch)
     found = simulate([generations], LinearCosts(1.0), budget, prefill_tokens=prefill_tokens)

@@ -13,7 +13,7 @@ from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import AuditError, CallbackError, ResumeError, TemplateError
 from markovian_rsa_mlx.orchestrator import MarkovianRSAOrchestrator
 from markovian_rsa_mlx.run.audit_log import AuditLog
-from markovian_rsa_mlx.run.session import check_may_restart
+from markovian_rsa_mlx.run.same_run import check_may_restart
 
 from ..support.fakes import FakeEngine
 from ..support.runs import run, small
@@ -114,7 +114,7 @@ def test_a_first_line_torn_anywhere_is_started_again(lines: list[bytes], tmp_pat
         path.write_bytes(first[:size])
         log = AuditLog(path, None)
         try:
-            check_may_restart(log, "What is it?", SETTINGS, FakeEngine())
+            check_may_restart(log, prompt="What is it?", config=SETTINGS, engine=FakeEngine())
         finally:
             log.close()
 

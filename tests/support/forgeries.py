@@ -125,7 +125,7 @@ class Forger:
         texts = {line["trace_id"]: self.answer_text(line["text"]) for line in self.all("trace_complete")}
         kind, rule = self.config.answer_kind, self.config.answer_selection
         candidates = [Candidate(t, find_answer(texts[t], kind).text) for t in selection["candidate_trace_ids"]]
-        chosen, votes = choose(rule, candidates, None, equal_text)
+        chosen, votes = choose(rule, candidates, aggregated=None, equivalent=equal_text)
         selection |= {
             "answers": [candidate.answer for candidate in candidates],
             "classes": [[member.trace_id for member in members] for members in votes.classes],

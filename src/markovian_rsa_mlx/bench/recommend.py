@@ -115,7 +115,8 @@ def recommend(results: Results) -> Recommendation:
     of_long = next((row for row in rows if row.kind == "long trace"), None)
     more = _more_problems(others or undecided)
     return Recommendation(
-        sentence=_sentence(results, best, sure, beaten, undecided, more) + _long_clause(best, of_long),
+        sentence=_sentence(results, best=best, sure=sure, beaten=beaten, undecided=undecided, more=more)
+        + _long_clause(best, of_long),
         sure=sure,
         method=best.name,
         kind=best.kind,
@@ -178,6 +179,7 @@ def _more_problems(undecided: Sequence[Comparison]) -> int | None:
 
 def _sentence(
     results: Results,
+    *,
     best: _Row,
     sure: bool,
     beaten: Sequence[Comparison],

@@ -59,6 +59,7 @@ class _Trace:
 def measure(
     record: RunRecord,
     state: RunState,
+    *,
     kind: AnswerKind,
     equivalent: Equivalent,
     scorer: AnswerScorer,
@@ -87,8 +88,8 @@ def measure(
     chosen, _ = choose(
         selection.answer_selection,
         [final.candidate for final in finals],
-        aggregated.candidate if aggregated and aggregated.finish_reason != "error" else None,
-        equivalent,
+        aggregated=aggregated.candidate if aggregated and aggregated.finish_reason != "error" else None,
+        equivalent=equivalent,
         points={
             trace_id: points
             for trace_id, points in zip(selection.candidate_trace_ids, selection.points, strict=False)
@@ -243,4 +244,6 @@ class ProblemScores:
         """Return `record` with the figures of a finished run. Call it for the variants in their order."""
         self.cache.add_run(state)
         counted = replace(record, new_tokens=self._counted.add_run(state))
-        return measure(counted, state, self._kind, self._equivalent, self._scorer, self.cache)
+        return measure(
+            counted, state, kind=self._kind, equivalent=self._equivalent, scorer=self._scorer, cache=self.cache
+        )

@@ -142,7 +142,7 @@ def _replay(
     return _Replay(
         index=record.index,
         plain=score(plain.winner),
-        weighted={rule: score(choose(plain, confidence, equivalent)) for rule, choose in RULES.items()},
+        weighted={rule: score(rule_vote(plain, confidence, equivalent)) for rule, rule_vote in RULES.items()},
         tie=plain.tie,
         traces=len(correct),
         voting=len(confidence),

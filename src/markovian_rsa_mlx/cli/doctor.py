@@ -233,7 +233,7 @@ def _profiles(subject: Subject) -> Iterator[Line]:
     for name, config in PROFILES.items():
         if name != "embedded":
             try:
-                setup = make_setup("doctor", 1, ANY_QUESTION, config, subject.engine)
+                setup = make_setup(run_id="doctor", seed=1, prompt=ANY_QUESTION, config=config, engine=subject.engine)
             except PromptError:  # a chat template that refuses a plain question; its own check says so
                 return
             lengths = lengths_for_question(setup, subject.tokenizer, QUESTION_TOKENS)

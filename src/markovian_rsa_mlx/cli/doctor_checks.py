@@ -105,7 +105,13 @@ class Subject:
         """Return the setup of a run on this chat: its prompt as a run makes it."""
         from ..run.setup import make_setup
 
-        return make_setup("doctor", 1, messages, RSAConfig(rounds=0, population=1, seed=1), self.engine)
+        return make_setup(
+            run_id="doctor",
+            seed=1,
+            prompt=messages,
+            config=RSAConfig(rounds=0, population=1, seed=1),
+            engine=self.engine,
+        )
 
     def request(self, question: str, seed: int, max_tokens: int, *, temperature: float = 1.0) -> GenerationRequest:
         from ..backends.base import GenerationRequest

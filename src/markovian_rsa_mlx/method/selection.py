@@ -163,10 +163,10 @@ def selection_used(requested: str, kind: AnswerKind) -> AnswerSelection:
 def choose(
     answer_selection: str,
     finals: Sequence[Candidate],
+    *,
     aggregated: Candidate | None,
     equivalent: Equivalent,
     kind: AnswerKind = "math",
-    *,
     points: Mapping[str, float] | None = None,
 ) -> tuple[Candidate, Vote]:
     """Return the chosen candidate and the vote over the final candidates.

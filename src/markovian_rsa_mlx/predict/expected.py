@@ -83,7 +83,7 @@ class Prospect:
         slow, fast = CHIPS[self.chip]
         costs = BandwidthCosts(1e9 * fast, self.reads, self.kv_bytes_per_token, READING_FACTOR)
         shape = rough_shape(prompt_tokens, config.aggregation_size)
-        bound = predict("", config, shape, lengths, costs, capacity, runs=_RUNS).seconds
+        bound = predict("", config, shape=shape, lengths=lengths, costs=costs, capacity=capacity, runs=_RUNS).seconds
         if self.shares is None:
             return Estimate(bound, None, None)
         return Estimate(bound, bound / self.shares[1], bound / self.shares[0] * fast / slow)

@@ -53,11 +53,11 @@ class Prediction:
 def predict(
     profile: str,
     config: RSAConfig,
+    *,
     shape: PromptShape,
     lengths: Lengths,
     costs: Costs,
     capacity: Capacity,
-    *,
     runs: int | None = None,
     guesses: Guesses | None = None,
 ) -> Prediction:
@@ -70,7 +70,7 @@ def predict(
     concurrency = config.engine_limits().max_rows
     per_run = sum(config.populations)
     seeds = range(runs or max(MIN_RUNS, min(MAX_RUNS, TRACES // per_run))) if config.seed is None else [config.seed]
-    workloads = [workload(config, seed, shape, lengths) for seed in seeds]
+    workloads = [workload(config, seed, shape=shape, lengths=lengths) for seed in seeds]
     found = [simulate([each], costs, capacity, concurrency=concurrency, guesses=guesses) for each in workloads]
     seconds = [each.seconds for each in found]
     return Prediction(
@@ -116,7 +116,15 @@ class ProfileOnEngine:
         if self.refused:
             return Prediction(self.name, refused=self.refused)
         try:
-            return predict(self.name, self.config, self.shape, lengths, costs, self.capacity, guesses=guesses)
+            return predict(
+                self.name,
+                self.config,
+                shape=self.shape,
+                lengths=lengths,
+                costs=costs,
+                capacity=self.capacity,
+                guesses=guesses,
+            )
         except MarkovianRSAError as error:
             return Prediction(self.name, refused=str(error))
 
@@ -125,7 +133,7 @@ def candidate(
     name: str, config: RSAConfig, engine: MLXEngine, *, question_tokens: int | None, prompt_tokens: int | None
 ) -> ProfileOnEngine:
     """Put a profile on this engine, for a question of `question_tokens` or a whole prompt of `prompt_tokens`."""
-    setup = make_setup("tune", 0, ANY_QUESTION, config, engine)
+    setup = make_setup(run_id="tune", seed=0, prompt=ANY_QUESTION, config=config, engine=engine)
     if question_tokens is not None:
         lengths = lengths_for_question(setup, engine.tokenizer, question_tokens)
     else:
@@ -158,7 +166,7 @@ async def measure_for(
     """Measure the range of lengths and rows that these candidates need."""
     usable = [each for each in candidates if not each.refused]
     rough = [
-        simulate([workload(each.config, seed, each.shape, lengths)], LinearCosts(1.0), each.capacity)
+        simulate([workload(each.config, seed, shape=each.shape, lengths=lengths)], LinearCosts(1.0), each.capacity)
         for each in usable
         for seed in range(_ROUGH_RUNS)
     ]

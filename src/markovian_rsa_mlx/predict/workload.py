@@ -122,7 +122,7 @@ class PromptShape:
 
 
 def workload(
-    config: RSAConfig, seed: int, shape: PromptShape, lengths: Lengths, schedule: Schedule = Schedule()
+    config: RSAConfig, seed: int, *, shape: PromptShape, lengths: Lengths, schedule: Schedule = Schedule()
 ) -> list[Generation]:
     """Return all generations of a run with this seed, in the order in which a runner requests them.
 
@@ -164,12 +164,14 @@ def workload(
             prompt = ((f"summary {seed}", before), (f"notes {seed} {key}", shown), ("summary end", after))
             found.append(Generation(summaries[key], key.round, (str(key),), prompt, tau, tau))
     if config.answer_selection == "tournament":
-        found += _judgements(config, seed, shape, lengths, {key: drawn[key].reasoning for key in lineage.finals})
+        found += _judgements(
+            config, seed, shape=shape, lengths=lengths, reasoning={key: drawn[key].reasoning for key in lineage.finals}
+        )
     return found
 
 
 def _judgements(
-    config: RSAConfig, seed: int, shape: PromptShape, lengths: Lengths, reasoning: Mapping[TraceKey, int]
+    config: RSAConfig, seed: int, *, shape: PromptShape, lengths: Lengths, reasoning: Mapping[TraceKey, int]
 ) -> list[Generation]:
     """Return the judgements of a tournament. The pairs of a round, drawn at random, wait for all of the round before.
 

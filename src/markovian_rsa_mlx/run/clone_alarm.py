@@ -35,6 +35,7 @@ class CloneAlarm:
     def compare(
         self,
         key: TraceKey,
+        *,
         prompt: Prompt,
         ids: tuple[int, ...],
         sampling: Sampling,
@@ -49,9 +50,9 @@ class CloneAlarm:
         if closed is not None:  # the closing ids were not drawn
             before, after = ids[: closed.position], ids[closed.position + len(closed.token_ids) :]
             drawn = [(prompt.token_ids, before), (prompt.token_ids + ids[: len(ids) - len(after)], after)]
-        return self._check(key, twin, drawn, sampling)
+        return self._check(key, twin=twin, drawn=drawn, sampling=sampling)
 
-    async def _check(self, key: TraceKey, twin: TraceKey, drawn: list[Drawn], sampling: Sampling) -> None:
+    async def _check(self, key: TraceKey, *, twin: TraceKey, drawn: list[Drawn], sampling: Sampling) -> None:
         async with self._lock:
             if self._raised:
                 return

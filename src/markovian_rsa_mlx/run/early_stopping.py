@@ -153,7 +153,7 @@ def _candidates(session: RunSession, traces: Sequence[Trace]) -> tuple[AnswerKin
     """Return the kind of answers of these traces, and the traces as candidates of a vote, in order."""
     by_key, tools = {trace.key: trace for trace in traces}, session.tools
     kind = kind_of(session.config, by_key, by_key, tools)
-    return kind, candidates_of(by_key, kind, session.setup.answer_rules, list(by_key), tools)
+    return kind, candidates_of(by_key, kind=kind, rules=session.setup.answer_rules, keys=list(by_key), tools=tools)
 
 
 async def _on_a_thread(equivalent: Equivalent, compare: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

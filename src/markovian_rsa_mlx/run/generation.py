@@ -124,7 +124,7 @@ class Generator:
                 adapter=session.setup.adapter_digest if is_trace and key.round >= 1 else "",
                 wants_confidence=is_trace and session.config.trace_confidence,
             )
-            recorder = _Recorder(self, key, purpose, parents, attempt + retry, request)
+            recorder = _Recorder(self, key, purpose=purpose, parents=parents, attempt=attempt + retry, request=request)
             if is_trace and not retry:
                 recorder.resume(history)
             if retry or failed_before:
@@ -239,6 +239,7 @@ class _Recorder:
         self,
         generator: Generator,
         key: TraceKey,
+        *,
         purpose: Purpose,
         parents: Sequence[TraceKey],
         attempt: int,

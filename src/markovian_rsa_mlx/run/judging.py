@@ -52,7 +52,9 @@ class Judging:
         known = {(event.number, event.full, event.order): event for event in session.log.history.judgements}
         finals = session.lineage.finals
         self._kind = kind_of(session.config, traces, finals, session.tools)
-        candidates = candidates_of(traces, self._kind, session.setup.answer_rules, finals, session.tools)
+        candidates = candidates_of(
+            traces, kind=self._kind, rules=session.setup.answer_rules, keys=finals, tools=session.tools
+        )
         tournament = Tournament(session.setup.seed, candidates, self._kind)
         while questions := tournament.open_questions():
             missing = [q for q in questions if (q.number, q.full, q.order) not in known]
@@ -77,14 +79,19 @@ class Judging:
             try:
                 async with self._generator.slots:
                     return self._record(
-                        question, (a, b), request, attempt, listener, await self._ask(request, listener)
+                        question,
+                        (a, b),
+                        request=request,
+                        attempt=attempt,
+                        listener=listener,
+                        result=await self._ask(request, listener),
                     )
             except (*FATAL, LimitReached):
                 raise
             except Exception as error:  # an engine may raise anything, and another seed may succeed
                 session.log.record_error("judgement", f"{question}: {type(error).__name__}: {error}")
         session.warnings.append(f"the judgement {question} of {' and '.join(question.pair)} failed: it has no verdict")
-        return self._record(question, (a, b), request, attempts[-1], listener, None)
+        return self._record(question, (a, b), request=request, attempt=attempts[-1], listener=listener, result=None)
 
     def _request(self, question: Question, prompt: Prompt, attempt: int, siblings: int) -> GenerationRequest:
         session, config = self._session, self._session.config
@@ -123,6 +130,7 @@ class Judging:
         self,
         question: Question,
         shown: tuple[Tail, Tail],
+        *,
         request: GenerationRequest,
         attempt: int,
         listener: _Listener,

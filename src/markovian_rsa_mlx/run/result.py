@@ -176,19 +176,30 @@ def select_answer(
     tools = Tools.of(setup.tools, setup.tool_form)
     kind = kind_of(config, traces, lineage.finals, tools)
     equivalent = equivalence_of(kind, equivalent)
-    finals = candidates_of(traces, kind, rules, lineage.finals, tools)
+    finals = candidates_of(traces, kind=kind, rules=rules, keys=lineage.finals, tools=tools)
     if not finals:
         return None
-    aggregated = candidates_of(traces, kind, rules, [lineage.aggregator] if lineage.aggregator else [], tools)
+    aggregated = candidates_of(
+        traces, kind=kind, rules=rules, keys=[lineage.aggregator] if lineage.aggregator else [], tools=tools
+    )
     if kind == "math" and rules > 1:
         compared = sorted({TraceKey.parse(trace_id) for *pair, _ in early_verdicts for trace_id in pair})
-        recalled = Recalled(equivalent, candidates_of(traces, kind, rules, compared, tools), early_verdicts)
+        recalled = Recalled(
+            equivalent, candidates_of(traces, kind=kind, rules=rules, keys=compared, tools=tools), early_verdicts
+        )
         equivalent = RecordedEquivalence(recalled)
     used = selection_used(config.answer_selection, kind)
     points = _points(Tournament(setup.seed, finals, kind), traces, judgements) if used == "tournament" else {}
-    chosen, votes = choose(used, finals, aggregated[0] if aggregated else None, equivalent, kind, points=points)
-    round_zero = baseline_vote(kind, rules, traces, equivalent, tools)
-    known = [*candidates_of(traces, kind, rules, sorted(key for key in traces if key.round == 0), tools), *finals]
+    chosen, votes = choose(
+        used, finals, aggregated=aggregated[0] if aggregated else None, equivalent=equivalent, kind=kind, points=points
+    )
+    round_zero = baseline_vote(kind=kind, rules=rules, traces=traces, equivalent=equivalent, tools=tools)
+    known = [
+        *candidates_of(
+            traces, kind=kind, rules=rules, keys=sorted(key for key in traces if key.round == 0), tools=tools
+        ),
+        *finals,
+    ]
     ids = {candidate.answer: candidate.trace_id for candidate in reversed(known)}
     verdicts = equivalent.verdicts if isinstance(equivalent, RecordedEquivalence) else {}
     return SelectionEvent(
@@ -242,6 +253,7 @@ def _calls(trace: Trace, tools: Tools | None) -> str:
 
 
 def baseline_vote(
+    *,
     kind: AnswerKind,
     rules: int,
     traces: Mapping[TraceKey, Trace],
@@ -249,13 +261,16 @@ def baseline_vote(
     tools: Tools | None = None,
 ) -> dict[str, Any]:
     """Vote over the round-0 traces that were generated. Return their number, the answer and its votes."""
-    candidates = candidates_of(traces, kind, rules, sorted(key for key in traces if key.round == 0), tools)
+    candidates = candidates_of(
+        traces, kind=kind, rules=rules, keys=sorted(key for key in traces if key.round == 0), tools=tools
+    )
     votes = Vote(()) if kind == "open" else vote(candidates, equivalence_of(kind, equivalent))
     answer = votes.winner.answer if votes.winner else ""
     return {"traces": len(candidates), "answer": answer, "votes": max(votes.tally, default=0)}
 
 
 def best_so_far(
+    *,
     config: RSAConfig,
     rules: int,
     traces: Mapping[TraceKey, Trace],
@@ -267,7 +282,7 @@ def best_so_far(
     for round_index in sorted({key.round for key in traces}, reverse=True):
         keys = sorted(key for key in traces if key.round == round_index and traces[key].text)
         kind = kind_of(config, traces, keys, tools)
-        candidates = candidates_of(traces, kind, rules, keys, tools)
+        candidates = candidates_of(traces, kind=kind, rules=rules, keys=keys, tools=tools)
         if kind == "open" and candidates:
             return first_finished(candidates), Vote(()), kind
         votes = vote(candidates, equivalence_of(kind, equivalent))
@@ -278,6 +293,7 @@ def best_so_far(
 
 def candidates_of(
     traces: Mapping[TraceKey, Trace],
+    *,
     kind: AnswerKind,
     rules: int,
     keys: Sequence[TraceKey],

@@ -172,7 +172,9 @@ class Runner:
                 return self._fail(key, generated.message)
             complete, closed = self._record_generated(TraceCompleteEvent, key, generated), generated.closed
         trace = self._finished[key] = self._parse(key, complete)
-        check = self._clone_alarm.compare(key, prompt, tuple(complete.token_ids), sampling, closed)
+        check = self._clone_alarm.compare(
+            key, prompt=prompt, ids=tuple(complete.token_ids), sampling=sampling, closed=closed
+        )
         if check is not None:
             self._clone_checks.append(self._group.create_task(check))
         if self._children[key]:

@@ -19,10 +19,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import re
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,31 +33,26 @@ from ..audit.events import (
     RunEndEvent,
     RunResumedEvent,
     RunSetupEvent,
-    RunStartEvent,
     TraceCompleteEvent,
 )
-from ..audit.log_file import encode_line
 from ..backends.base import Engine
-from ..config import ADDED_SETTINGS, FREE_SETTINGS, RSAConfig
+from ..config import FREE_SETTINGS, RSAConfig
 from ..equivalence import Comparisons
 from ..errors import (
     AuditError,
     CallbackError,
     ConfigError,
     MarkovianRSAError,
-    ResumeError,
     RunFailedError,
     RunStoppedError,
 )
-from ..hub import digest_parts
 from ..marks import unknown_mark
 from ..method.answers import AnswerKind, resolve_kind
-from ..method.lineage import LINEAGE_VERSION, SEED_LIMIT, Lineage, TraceKey
-from ..method.prompts import PromptTemplate, encode_framed, recorded_round_zero
+from ..method.lineage import SEED_LIMIT, Lineage, TraceKey
 from ..method.selection import AnswerSelection, Equivalent, selection_used
 from ..method.tails import TraceParser
-from ..tokenizer import ChatMessage, reserve_marks
-from ..tools import Chat, Tools, ends_with_question, question_of, record_message, without_surrogates
+from ..tokenizer import ChatMessage
+from ..tools import Chat, Tools, without_surrogates
 from .audit_log import AuditLog, OnEvent
 from .limits import RunLimits
 from .result import (
@@ -72,7 +65,8 @@ from .result import (
     select_answer,
     selection_warnings,
 )
-from .setup import Prompts, check_fits, check_schema, make_setup, offered_tools, package_version
+from .same_run import check_may_restart, check_same_run
+from .setup import Prompts, check_fits, check_schema, make_setup, make_start, package_version, timestamp
 
 _STOPPED = {
     "interrupted": "The run was interrupted",
@@ -81,18 +75,11 @@ _STOPPED = {
 }
 
 
-_DEFAULTS = RSAConfig()
-#: The fields of the first line that differ from run to run, and the beginnings of them that may end a torn line.
-_OWN_FIELDS = rb'"run_id": "\w*"?|"seed": (?:\d+|null)?|"created_at": .*'
-_FIELD_NAMES = (b'"run_id": ', b'"seed": nul', b'"created_at": ')
-_TORN_FIELD = b"(?:%b)$" % b"|".join(name[:end] for name in _FIELD_NAMES for end in range(len(name), 0, -1))
-
-
 class RunSession:
     """One session of a run, from opening its audit file to closing it. Use `open`."""
 
     def __init__(
-        self, engine: Engine, config: RSAConfig, setup: RunSetupEvent, log: AuditLog, elapsed_before_s: float = 0.0
+        self, engine: Engine, config: RSAConfig, setup: RunSetupEvent, log: AuditLog, *, elapsed_before_s: float = 0.0
     ) -> None:
         self.engine, self.config, self.setup, self.log = engine, config, setup, log
         self.lineage = Lineage.of(config, setup.seed)
@@ -155,16 +142,18 @@ class RunSession:
 
     @classmethod
     async def _start(cls, engine: Engine, chat: Chat, config: RSAConfig, log: AuditLog) -> RunSession:
-        check_may_restart(log, chat.question, config, engine)
+        check_may_restart(log, prompt=chat.question, config=config, engine=engine)
         await asyncio.to_thread(check_schema, config, engine, chat.tools)
         seed = secrets.randbelow(SEED_LIMIT) if config.seed is None else config.seed
         config = config.replace(seed=seed)
         log.run_id = secrets.token_hex(8)
         # On a worker thread, since tokenizing a prompt of megabytes takes long.
-        setup = await asyncio.to_thread(make_setup, log.run_id, seed, chat, config, engine)
+        setup = await asyncio.to_thread(
+            make_setup, run_id=log.run_id, seed=seed, prompt=chat, config=config, engine=engine
+        )
         check_fits(config, setup, engine)
         log.restart()
-        log.write(_start_event(log.run_id, chat.question, config, engine))
+        log.write(make_start(log.run_id, prompt=chat.question, config=config, engine=engine))
         log.write(setup)
         log.sync()
         return cls(engine, config, setup, log)
@@ -174,7 +163,9 @@ class RunSession:
         history = log.history
         assert history.start is not None
         assert log.path is not None
-        setup = await asyncio.to_thread(check_same_run, history, log.path, chat, config, engine)
+        setup = await asyncio.to_thread(
+            check_same_run, history, path=log.path, prompt=chat, config=config, engine=engine
+        )
         log.run_id = setup.run_id
         free = {name: getattr(config, name) for name in FREE_SETTINGS}
         config = dataclasses.replace(history.start.config, **free)
@@ -185,13 +176,13 @@ class RunSession:
         elapsed_s = history.elapsed_s  # not by the file's time, which copies and synchronisation change
         log.record(
             RunResumedEvent,
-            created_at=_now(),
+            created_at=timestamp(),
             package_version=package_version(),
             elapsed_before_s=elapsed_s,
             dropped_bytes=log.recorded.torn_bytes,
             **free,
         )
-        return cls(engine, config, setup, log, elapsed_s)
+        return cls(engine, config, setup, log, elapsed_before_s=elapsed_s)
 
     def warn(self, stage: str, message: str) -> None:
         """Record a recoverable error and add it to the warnings of the result."""
@@ -267,12 +258,16 @@ class RunSession:
 
     def stopped(self, reason: str, traces: Mapping[TraceKey, Trace], equivalent: Equivalent) -> RunStoppedError:
         """Return the error of a stopped run, with the best result so far. May be slow: call it on a worker thread."""
-        best, votes, kind = best_so_far(self.config, self.setup.answer_rules, traces, equivalent, self.tools)
+        best, votes, kind = best_so_far(
+            config=self.config, rules=self.setup.answer_rules, traces=traces, equivalent=equivalent, tools=self.tools
+        )
         partial = self._result(
             traces[TraceKey.parse(best.trace_id)] if best else None,
             answer=best.answer if best else "",
             tally=[(members[0].answer, len(members)) for members in votes.classes],
-            round_zero=baseline_vote(kind, self.setup.answer_rules, traces, equivalent, self.tools),
+            round_zero=baseline_vote(
+                kind=kind, rules=self.setup.answer_rules, traces=traces, equivalent=equivalent, tools=self.tools
+            ),
             generated_tokens=self.limits.tokens,
             answer_kind=kind,
             answer_selection=selection_used(self.config.answer_selection, kind),
@@ -342,121 +337,6 @@ def _check_adapter(config: RSAConfig, engine: Engine) -> None:
     )
 
 
-def check_same_run(
-    history: RunState, path: Path, prompt: Chat | Sequence[ChatMessage], config: RSAConfig, engine: Engine
-) -> RunSetupEvent:
-    """Return the recorded setup. Raise `ResumeError` with the first difference from the requested run."""
-    start, setup = history.start, history.setup
-    assert start is not None
-    assert setup is not None
-    chat = Chat.of(prompt)
-    if (messages := [record_message(message) for message in chat.messages]) != setup.messages:
-        recorded, requested = question_of(setup.messages), chat.question
-        if recorded == requested:
-            if ends_with_question(setup.messages) and ends_with_question(messages):
-                raise mismatch(path, "chat before the prompt", setup.messages[:-1], messages[:-1])
-            raise mismatch(path, "chat around the prompt", setup.messages, messages)
-        raise prompt_mismatch(path, recorded, requested)
-    tools = offered_tools(chat, engine)
-    if ([*tools.offered], tools.to_dict()) != (setup.tools, setup.tool_form) if tools else setup.tools:
-        raise mismatch(path, "choice of tools", setup.tools, list(chat.tools))
-    check_same_start(start, path, config, engine)
-    if PromptTemplate.load(config.template).source != setup.template_source:
-        raise mismatch(path, "text of the template", setup.template_source, config.template)
-    if setup.lineage_version != LINEAGE_VERSION:
-        raise mismatch(path, "version of the lineage hash", setup.lineage_version, LINEAGE_VERSION)
-    if setup.model_digest and setup.model_digest != engine.info.model_digest:
-        (recorded, adapter), (requested, own) = map(digest_parts, (setup.model_digest, engine.info.model_digest))
-        if recorded == requested:
-            raise mismatch(path, "adapter (--adapter)", adapter or "none", own or "none")
-        raise mismatch(path, "content of the model's files", setup.model_digest, engine.info.model_digest)
-    digest = engine.info.adapter_digest if config.aggregation_adapter is not None else ""
-    if setup.adapter_digest != digest:
-        raise mismatch(path, "aggregation adapter", setup.adapter_digest or "none", digest or "none")
-    frame = recorded_round_zero(setup)
-    tokenizer = reserve_marks(engine.tokenizer, engine.tokenizer.find_marks(config.thinking_marks))
-    if encode_framed(tokenizer, [frame.content_of(setup.prompt_text)], frame)[0] != setup.prompt_token_ids:
-        raise mismatch(path, "tokenizer", f"{len(setup.prompt_token_ids)} ids of the prompt", "another tokenisation")
-    if setup.closing_token_ids and not engine.info.closes_thinking:
-        raise ResumeError(
-            f"The run in {path} keeps tokens for the answer (answer_tokens), and {engine.info.engine} cannot close "
-            "unfinished thinking. Resume it on an engine that takes token ids."
-        )
-    return setup
-
-
-def check_same_start(start: RunStartEvent, path: Path, config: RSAConfig, engine: Engine) -> None:
-    """Raise `ResumeError` if the model or a setting of the recorded run differs from the requested one."""
-    if start.model_id != engine.info.model_id:
-        raise mismatch(path, "model", start.model_id, engine.info.model_id)
-    if start.quantization != engine.info.quantization:
-        raise mismatch(path, "quantization of the model", start.quantization, engine.info.quantization)
-    for name, value in config.to_dict().items():
-        recorded = getattr(start.config, name)
-        if name == "aggregation_adapter" and None not in (recorded, value):
-            continue  # a folder may have moved: its digest decides
-        if name in FREE_SETTINGS or recorded == value or (name == "seed" and value is None):
-            continue
-        # A file of an earlier version is resumed by the command that made it, which leaves the setting out.
-        is_older = name in ADDED_SETTINGS and recorded == ADDED_SETTINGS[name] and value == getattr(_DEFAULTS, name)
-        if not is_older and (name, recorded, value) != ("answer_kind", "math", "auto"):
-            raise mismatch(path, name, recorded, value)
-
-
-def check_may_restart(log: AuditLog, prompt: str, config: RSAConfig, engine: Engine) -> None:
-    """Raise an `AuditError` unless the file is empty or holds only the start of the requested run.
-
-    A crash can leave such a file, whose last line may be torn. Nothing is lost when that run starts again.
-    """
-    if log.path is None or not log.recorded.content:
-        return
-    torn = log.recorded.content[log.recorded.complete_bytes :]
-    if log.recorded.start is not None:
-        check_same_start(log.recorded.start, log.path, config, engine)
-        if log.recorded.start.prompt != prompt:
-            raise prompt_mismatch(log.path, log.recorded.start.prompt, prompt)
-        is_own = b'{"event": "run_setup"'.startswith(torn[:21])
-    else:
-        seeded = config.replace(seed=config.seed or 0)
-        line = encode_line(_start_event("", prompt, seeded, engine))
-        begun = re.sub(_TORN_FIELD, b"", re.sub(_OWN_FIELDS, b"", torn.rstrip(b"\0")))
-        is_own = re.sub(_OWN_FIELDS, b"", line).startswith(begun)
-    if not is_own:
-        raise ResumeError(f"The audit file {log.path} does not begin with the requested run. Write to another file.")
-
-
-def mismatch(path: Path, name: str, recorded: object, requested: object) -> ResumeError:
-    """Return the error for a file that holds another run."""
-    return ResumeError(
-        f"The audit file {path} holds a run with another {name}: {_short(recorded)} there, {_short(requested)} "
-        "requested. Request the same run, or write to another file."
-    )
-
-
-def prompt_mismatch(path: Path, recorded: str, requested: str) -> ResumeError:
-    """Return the error for another prompt. It shows both from shortly before the first difference."""
-    pairs = enumerate(zip(recorded, requested, strict=False))
-    differ = next((i for i, (a, b) in pairs if a != b), min(len(recorded), len(requested)))
-    near = max(0, differ - 20)
-    return mismatch(path, "prompt", recorded[near:], requested[near:])
-
-
-def _start_event(run_id: str, prompt: str, config: RSAConfig, engine: Engine) -> RunStartEvent:
-    info = engine.info
-    return RunStartEvent(run_id, info.model_id, info.quantization, config, prompt, created_at=_now())
-
-
 def _close_opened(opening: asyncio.Future[AuditLog]) -> None:
     if not opening.cancelled() and opening.exception() is None:
         opening.result().close()
-
-
-def _short(value: object) -> str:
-    if isinstance(value, str) and len(value) > 78:
-        value = value[:75] + "..."
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from importlib import metadata
 from types import SimpleNamespace
 from typing import Any, cast
 
-from ..audit.events import RunSetupEvent
+from ..audit.events import RunSetupEvent, RunStartEvent
 from ..audit.state import prompt_lengths
 from ..backends.base import CallGrammar, Engine, EngineInfo
 from ..config import RSAConfig
@@ -52,14 +53,25 @@ from ..tools import (
 )
 
 
+def timestamp() -> str:
+    """Return the present time in UTC, as events record it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
 @functools.cache
 def package_version() -> str:
     """Return the installed version of this package."""
     return metadata.version("markovian-rsa-mlx")
 
 
+def make_start(run_id: str, *, prompt: str, config: RSAConfig, engine: Engine) -> RunStartEvent:
+    """Return the first event of a new run."""
+    info = engine.info
+    return RunStartEvent(run_id, info.model_id, info.quantization, config, prompt, created_at=timestamp())
+
+
 def make_setup(
-    run_id: str, seed: int, prompt: Chat | Sequence[ChatMessage], config: RSAConfig, engine: Engine
+    *, run_id: str, seed: int, prompt: Chat | Sequence[ChatMessage], config: RSAConfig, engine: Engine
 ) -> RunSetupEvent:
     """Make the setup of a new run. Raise `TemplateError` for a template that cannot be used."""
     chat = Chat.of(prompt)
@@ -138,7 +150,13 @@ def setup_without_engine(
 ) -> RunSetupEvent:
     """Make the setup of a run for its lengths, before an engine is loaded. Facts of the engine are empty."""
     info = EngineInfo("", "none", "", "", "none", context_length=None, max_rows=None, memory_limit_bytes=None)
-    return make_setup("", 0, prompt, config, cast(Engine, SimpleNamespace(info=info, tokenizer=tokenizer)))
+    return make_setup(
+        run_id="",
+        seed=0,
+        prompt=prompt,
+        config=config,
+        engine=cast(Engine, SimpleNamespace(info=info, tokenizer=tokenizer)),
+    )
 
 
 def lengths_for_question(setup: RunSetupEvent, tokenizer: Tokenizer, tokens: int) -> PromptLengths:

@@ -39,7 +39,7 @@ class PlainEngine:
         values = list[TokenLogProbs]()
         if self.values is not None:
             self.values[request.trace_id] = values
-        trace = _Trace(request, listener, self._new_trace(), StopCutter(self._stops), values)
+        trace = _Trace(request, listener, text=self._new_trace(), cutter=StopCutter(self._stops), values=values)
         request = replace(request, top_logprobs=self._top_logprobs)
         trace.generation = asyncio.ensure_future(self._engine.generate(request, trace))
         try:
@@ -56,6 +56,7 @@ class _Trace:
         self,
         request: GenerationRequest,
         listener: GenerationListener,
+        *,
         text: LiveTrace,
         cutter: StopCutter,
         values: list[TokenLogProbs],

@@ -211,7 +211,7 @@ class RunManager:
         """Tokenize the prompt that the first traces of a run get, and return its length. Raise `PromptError`."""
         check_chat(plan.chat)
         chat = choose_model(self.engine.info.model_id).worded(plan.chat, any_question=True)
-        return len(make_setup("", 0, chat, plan.config, self.engine).prompt_token_ids)
+        return len(make_setup(run_id="", seed=0, prompt=chat, config=plan.config, engine=self.engine).prompt_token_ids)
 
     def find_active(self, run_id: str) -> ActiveRun | None:
         """Return the run with this id if it is in progress in this server."""

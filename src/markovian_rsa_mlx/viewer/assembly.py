@@ -45,7 +45,7 @@ def assemble(entry: str, *, title: str, blocks: Sequence[str], connect: str, mat
     library = asset(_LIBRARY) if maths else ""
     policy = _policy(" ".join(_hash(content) for content in (library, script) if content), connect)
     scripts = f'{f"<script>{library}</script>" if library else ""}\n<script type="module">{script}</script>'
-    return _fill(policy, title, f"<style>{styles}</style>", blocks, scripts), policy
+    return _fill(policy=policy, title=title, styles=f"<style>{styles}</style>", blocks=blocks, scripts=scripts), policy
 
 
 def assemble_sharing(*, title: str, blocks: Sequence[str], folder: str) -> str:
@@ -57,7 +57,7 @@ def assemble_sharing(*, title: str, blocks: Sequence[str], folder: str) -> str:
     """
     loader = asset("loader.js").replace("{address}", folder + shared_script()[0])
     policy = _policy(f"'strict-dynamic' {_hash(loader)}", "'none'", "; trusted-types mrsa-shared")
-    return _fill(policy, title, "", blocks, f"<script>{loader}</script>")
+    return _fill(policy=policy, title=title, styles="", blocks=blocks, scripts=f"<script>{loader}</script>")
 
 
 @cache
@@ -90,7 +90,7 @@ def _hash(content: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
-def _fill(policy: Policy, title: str, styles: str, blocks: Sequence[str], scripts: str) -> str:
+def _fill(*, policy: Policy, title: str, styles: str, blocks: Sequence[str], scripts: str) -> str:
     values: Mapping[str, str] = {
         "policy": policy.header,
         "title": title,

@@ -83,7 +83,10 @@ def check_selection(state: VerifierState, event: SelectionEvent, points: Mapping
     expected_points = [points.get(str(key)) for key in finals] if event.answer_selection == "tournament" else []
     check(event.points == expected_points, f"the points are {expected_points}")
     rule = event.answer_selection
-    chosen = [choose(rule, candidates, one, equivalent, kind, points=points)[0] for one in aggregated]
+    chosen = [
+        choose(rule, candidates, aggregated=one, equivalent=equivalent, kind=kind, points=points)[0]
+        for one in aggregated
+    ]
     is_chosen = any((event.chosen_trace_id, event.answer) == (one.trace_id, one.answer) for one in chosen)
     check(is_chosen, f"the choice is {chosen[0].trace_id} with {chosen[0].answer!r}")
     _check_baseline_vote(state, event, equivalent)
