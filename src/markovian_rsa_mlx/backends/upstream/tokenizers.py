@@ -339,6 +339,9 @@ class GGUFTokenizer:
         self.template = str(self._model.metadata.get("tokenizer.chat_template", ""))
         self.eos_ids = frozenset(i for i in tokens if llama_cpp.llama_vocab_is_eog(vocabulary, i))
         control = frozenset(i for i in tokens if llama_cpp.llama_vocab_is_control(vocabulary, i))
+        # llama.cpp makes these of any text, also of text that must have no special tokens.
+        added = llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+        self._added = frozenset(i for i in tokens if llama_cpp.llama_vocab_get_attr(vocabulary, i) & added)
         marks = self.find_marks()
         self.end_of_thinking, self.closing_ids, self.control_ids = marked_ids(
             marks, self.encode, control | self.eos_ids
@@ -353,7 +356,9 @@ class GGUFTokenizer:
     def _token_id(self, text: str) -> int | None:
         """Return the id of a text that is a token of its own, which its characters are not."""
         ids = self.encode(text)
-        is_token = len(ids) == 1 and self._model.tokenize(text.encode(), add_bos=False, special=False) != ids
+        if len(ids) != 1:
+            return None
+        is_token = ids[0] in self._added or self._model.tokenize(text.encode(), add_bos=False, special=False) != ids
         return ids[0] if is_token else None
 
     def encode(self, text: str) -> list[int]:
