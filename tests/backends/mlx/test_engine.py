@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import ConcatenateKVCache
 
@@ -28,6 +29,7 @@ from ..traces import (
     gather,
     request,
     run,
+    start_tasks,
     wait_until,
     without_eos,
 )
@@ -275,6 +277,27 @@ class TestSharing:
         run(engine, [request(seed=i, prompt=PROMPT * 30, max_tokens=3) for i in range(8)])
         assert engine.peak_memory_bytes() > idle
         assert engine.memory_estimate_bytes(8, 800) > engine.memory_estimate_bytes(1, 800) > 0
+
+    @pytest.mark.skipif(mx.default_device() != mx.cpu, reason="GPUs run all models with MLX")
+    def test_peak_memory_includes_caches_in_numpy(self, llama_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("MRSA_NUMPY", raising=False)
+        engine = MLXEngine.from_pretrained(llama_folder)
+
+        async def scenario(steps: HeldSteps) -> int:
+            requests = [request(seed=i, prompt=(i, 1, 2), max_tokens=200) for i in range(3)]
+            tasks = [asyncio.create_task(engine.generate(each, RecordingListener())) for each in requests]
+            await start_tasks()
+            await steps.begin_with(3)
+            peak = engine.peak_memory_bytes() - mx.get_peak_memory()
+            steps.release()
+            await asyncio.gather(*tasks)
+            return peak
+
+        assert engine.runs_in_numpy
+        layers, kv_heads, head_size, cache_step = 2, 2, 16, 256
+        with HeldSteps(engine) as steps:
+            assert asyncio.run(scenario(steps)) == 3 * layers * 2 * kv_heads * head_size * cache_step * 4
+        engine.close()
 
 
 class TestLogProbability:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -51,9 +52,17 @@ async def alongside(
 ) -> tuple[list[tuple[int, ...]], list[int]]:
     """Generate chats that arrive after the first steps of a run.
 
-    Return all ids, and the tokens of each trace when the chats ended.
+    Return all ids, and the tokens of each trace at the last ones of the chats, in the order in which the engine reports
+    them: the event loop may be late.
     """
     listeners = [RecordingListener() for _ in of_run]
+    meanwhile: list[int] = []
+
+    class ChatListener(RecordingListener):
+        def tokens(self, ids: Sequence[int]) -> None:
+            super().tokens(ids)
+            meanwhile[:] = [len(listener.ids) for listener in listeners]
+
     with HeldSteps(engine) as steps:
         async with asyncio.TaskGroup() as group:
             running = [
@@ -61,11 +70,10 @@ async def alongside(
                 for each, listener in zip(of_run, listeners, strict=True)
             ]
             await steps.begin()
-            asking = [group.create_task(engine.generate(each, RecordingListener())) for each in chats]
+            asking = [group.create_task(engine.generate(each, ChatListener())) for each in chats]
             await start_tasks()
             steps.release()
             answers = await asyncio.gather(*asking)
-            meanwhile = [len(listener.ids) for listener in listeners]
     for listener, task in zip(listeners, running, strict=True):
         assert tuple(listener.ids) == task.result().token_ids
         assert listener.starts == 1

@@ -278,8 +278,8 @@ class MLXEngine:
         return self.admission.required_bytes(rows, longest)
 
     def peak_memory_bytes(self) -> int:
-        """Return the peak of MLX memory since construction or the last reset, in the whole process."""
-        return int(max(mx.get_peak_memory(), mx.get_active_memory()))
+        """Return the peak since construction or the last reset: MLX's memory of the process, and caches in NumPy."""
+        return int(max(mx.get_peak_memory(), mx.get_active_memory())) + self._scheduler.peak_numpy_bytes
 
     async def model_stats(self) -> dict[str, Any] | None:
         """Return `routing_report.summary` of the routers' choices since the last reset, by all runs of this engine.
@@ -304,6 +304,7 @@ class MLXEngine:
     def reset_peak_memory(self) -> None:
         """Reset the peak and the model's counters."""
         mx.reset_peak_memory()
+        self._scheduler.peak_numpy_bytes = 0
         if self._stats is not None:
             self._worker.post(self._stats.reset)
 

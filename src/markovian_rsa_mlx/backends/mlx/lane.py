@@ -35,6 +35,13 @@ class Lane:
         return [sequence.final_length for sequence in self.admitted]
 
     @property
+    def cache_bytes(self) -> int:
+        """The size of the caches of its batch, and of the prompts that have not joined it."""
+        singles = [each.prefill.caches for each in self.prefilling if each.prefill is not None]
+        singles += [each.caches for each in self.batch.sequences if each.caches is not None]
+        return self.batch.cache_bytes + int(sum(cache.nbytes for caches in singles for cache in caches))
+
+    @property
     def is_capped(self) -> bool:
         """Whether it has as many sequences as `row_cap` allows."""
         return self.row_cap is not None and len(self.admitted) >= self.row_cap

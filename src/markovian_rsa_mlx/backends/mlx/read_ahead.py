@@ -42,6 +42,11 @@ class ReadAhead:
         self._done = 0
         self.tokens_read = 0  #: since the engine was made
 
+    @property
+    def cache_bytes(self) -> int:
+        """The size of the caches of the prompt that is being read."""
+        return sum(cache.nbytes for cache in self._caches)
+
     def add(self, beginning: Beginning) -> None:
         """Take the place of what is known about the same prompt."""
         self.drop(beginning.run_id, beginning.trace_id)

@@ -20,6 +20,7 @@ import mlx.core as mx
 
 from ...errors import BackendError, MemoryLimitError
 from ...formatting import size
+from ...models.numpy_llama import NumpyLlama
 from ...models.routing import drop_pending
 from ..policy import MAX_POSITIONS, PREFILL_TOKENS, MemoryBudget, ReadingSpeed, TimeShare, evict_until_fits
 from .device import set_allocator_limits
@@ -64,6 +65,8 @@ class Scheduler:
         self._lanes = (self._chats, self._runs)
         self._share, self._speed, self._expects_chats = TimeShare(), ReadingSpeed(), False
         self._steps_are_long = False
+        self._runs_in_numpy = isinstance(model, NumpyLlama)
+        self.peak_numpy_bytes = 0  #: of caches that MLX does not count
         self._restore_limits = set_allocator_limits(admission.footprint.weight_bytes)
 
     @property
@@ -156,6 +159,8 @@ class Scheduler:
 
     def _advance(self, lane: Lane, prefill_tokens: int) -> None:
         self._read_prompts(lane, prefill_tokens)
+        if self._runs_in_numpy:
+            self.peak_numpy_bytes = max(self.peak_numpy_bytes, self._cache_bytes())
         self._decode(lane)
         self._read_ahead(prefill_tokens)
         decoding = [sequence for each in self._lanes for sequence in each.batch.sequences]
@@ -172,6 +177,11 @@ class Scheduler:
         if lane.waiting and not any(each.busy for each in self._lanes):
             sequence = lane.waiting.pop()
             self._dispatcher.failed(sequence, memory_error(self.admission, sequence.final_length))
+
+    def _cache_bytes(self) -> int:
+        """Return the size of all caches, those of stored prompts included."""
+        in_use = sum(lane.cache_bytes for lane in self._lanes) + self.ahead.cache_bytes
+        return in_use + self._prefixes.nbytes + self._turns.nbytes
 
     def _fits(self, lane: Lane, newcomer: Sequence) -> bool:
         if lane.is_capped:
