@@ -134,7 +134,7 @@ def test_a_changed_figure_is_noticed(whole: Path, tmp_path: Path, name: str) -> 
         verify_file(tmp_path / "run.jsonl")
 
 
-def test_a_check_trusts_figures_that_are_possible_and_says_so(whole: Path, tmp_path: Path) -> None:
+def test_a_check_lists_possible_figures_as_trusted(whole: Path, tmp_path: Path) -> None:
     lines = read_lines(whole)
     line = next(line for line in lines if line["event"] == "trace_confidence")
     line |= {"mean_logprob": -0.5, "lowest_window_logprob": -0.5}
