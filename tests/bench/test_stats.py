@@ -116,6 +116,11 @@ def test_problems_needed_is_at_least_what_the_exact_test_needs() -> None:
     assert sign_flip_test([1.0] * 6).p_value < 0.05 < sign_flip_test([1.0] * 5).p_value
 
 
+def test_one_difference_is_not_significant_whatever_its_denominator() -> None:
+    assert sign_flip_test([math.pi / 4]).p_value == 1
+    assert difference([0.0, 0.5], [1 / 47 + 1 / 53, 0.5]).test.p_value == 1
+
+
 def exact_number(effect: float, level: float) -> int:
     """Return the number of problems by the noncentral t distribution."""
     for count in range(2, 10_000):

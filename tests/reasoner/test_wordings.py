@@ -27,7 +27,8 @@ def is_in_range(question: str) -> bool:
         signed = re.search(r"[+-] -|: -", task)
         return not signed and 2 <= len(terms) <= 12 and all(len(term) == 2 for term in terms)
     numbers = [int(number) for number in re.findall(r"\d+", task)]
-    return 4 <= len(numbers) <= 5 and max(numbers) < 100
+    target = numbers.pop(-1 if task.startswith("Using") else 0)
+    return 3 <= len(numbers) <= 4 and max(numbers) <= 20 and 10 <= target <= 99
 
 
 @pytest.mark.parametrize(
@@ -155,6 +156,7 @@ def test_variants_are_worded_as_trained(worded: str, variant: str) -> None:
         "What is 7 + 8?",
         "112 + 30",
         "12 + 30 * 2",
+        "05 + 30",
         "12 + -30",
         "12 ++ 30",
         "12",
@@ -171,6 +173,10 @@ def test_variants_are_worded_as_trained(worded: str, variant: str) -> None:
         "Calculate 124 using all of these numbers: 3, 8, 1.",
         "Calculate 24 using all of these numbers: 3, 8, 1, 5, 7.",
         "Calculate 24 using some of these numbers: 3, 8, 1.",
+        "Calculate 24 using all of these numbers: 3, 21, 1.",
+        "Calculate 24 using all of these numbers: 3, 08, 1.",
+        "Calculate 24 using all of these numbers: 3, 8, 0.",
+        "Calculate 09 using all of these numbers: 3, 8, 1.",
         '"',
         "''",
         "\u00a0",

@@ -168,7 +168,7 @@ def sign_flip_test(pairs: Sequence[float], seed: int = 0) -> TestResult:
     import numpy as np
 
     nonzero = [d for d in pairs if d != 0]
-    if not nonzero:
+    if len(nonzero) < 2:  # both signs of one difference are as extreme
         return TestResult(1.0, "exact")
     fractions = [Fraction(value).limit_denominator(_MAX_DENOMINATOR) for value in nonzero]
     scale = math.lcm(*(fraction.denominator for fraction in fractions))

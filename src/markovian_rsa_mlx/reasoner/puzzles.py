@@ -143,16 +143,21 @@ def plain_sum(question: str) -> str:
     return question[len(before) : len(question) - len(after)] if is_sum else question
 
 
+#: A number of a puzzle, from 1 to 20, and a target or a term, from 10 to 99.
+_VALUE, _TWO_DIGITS = r"(?:20|1\d|[1-9])", r"[1-9]\d"
+
+
 def _exactly(wording: str) -> str:
-    return re.escape(wording).replace(r"\{numbers\}", r"\d{1,2}(?:, \d{1,2}){2,3}").replace(r"\{target\}", r"\d{2}")
+    numbers = rf"{_VALUE}(?:, {_VALUE}){{2,3}}"
+    return re.escape(wording).replace(r"\{numbers\}", numbers).replace(r"\{target\}", _TWO_DIGITS)
 
 
 def _loosely(wording: str) -> re.Pattern[str]:
     """Return a pattern for a wording on one line, in any case, whose second sentence and full stops may be missing."""
     task, rule = (re.escape(sentence.rstrip(".")) for sentence in wording.split("\n"))
-    task = task.replace(",", " ?,?").replace(":", " ?:?").replace(r"\{target\}", r"(?P<target>\d{2})")
+    task = task.replace(",", " ?,?").replace(":", " ?:?").replace(r"\{target\}", rf"(?P<target>{_TWO_DIGITS})")
     task = task.replace(
-        r"\{numbers\}", r"[\[(]? ?(?P<numbers>\d{1,2}(?:(?: ?[,;] ?(?:and )?| (?:and )?)\d{1,2}){2,3}) ?[\])]?"
+        r"\{numbers\}", rf"[\[(]? ?(?P<numbers>{_VALUE}(?:(?: ?[,;] ?(?:and )?| (?:and )?){_VALUE}){{2,3}}) ?[\])]?"
     )
     return re.compile(rf"{task} ?[.:?!]?(?: {rule} ?[.!]?)?", re.IGNORECASE | re.ASCII)
 
@@ -167,7 +172,7 @@ _PLAIN = str.maketrans(
 )
 _QUOTED = re.compile(r"""(?P<mark>["'])(?P<text>[^"].*)(?P=mark)""")
 _NUMBER = re.compile(r"[0-9]+")
-_SUM_TERMS = rf"\d{{2}}(?: [+-] \d{{2}}){{1,{_MAX_TERMS - 1}}}"
+_SUM_TERMS = rf"{_TWO_DIGITS}(?: [+-] {_TWO_DIGITS}){{1,{_MAX_TERMS - 1}}}"
 _KNOWN = re.compile(
     rf"(?:(?:{'|'.join(map(_exactly, WORDINGS))})(?:{re.escape(INSTRUCTIONS.removeprefix('{question}').rstrip())})?"
     rf"|{re.escape(SUM_WORDING).replace(re.escape('{terms}'), _SUM_TERMS)})\s*",
@@ -177,7 +182,7 @@ _LOOSE_WORDINGS = tuple(map(_loosely, WORDINGS))
 _LOOSE_SUM = re.compile(
     r"(?:(?:state the final answer to the following arithmetic problem|(?:what|how much) is|what's|what does|calculate"
     r"|compute|evaluate|solve)(?: ?: ?| ))?"
-    rf"(?P<terms>\d{{2}}(?: ?[+-] ?\d{{2}}){{1,{_MAX_TERMS - 1}}})(?: equals?)? ?=? ?[?.!]*",
+    rf"(?P<terms>{_TWO_DIGITS}(?: ?[+-] ?{_TWO_DIGITS}){{1,{_MAX_TERMS - 1}}})(?: equals?)? ?=? ?[?.!]*",
     re.IGNORECASE | re.ASCII,
 )
 _LOOSE_INSTRUCTIONS = re.compile(
