@@ -75,6 +75,7 @@ class FakeUpstream:
     active: int = 0
     max_active: int = 0
     abandoned: int = 0
+    sent: int = 0
     throttled: int = 0
     entropy: random.Random = field(default_factory=lambda: random.Random(5))
 
@@ -310,6 +311,7 @@ class FakeUpstream:
                             yield "data: {not json\n\n"
                     await asyncio.sleep(self.pause)
                     yield f"data: {json.dumps({'choices': [self.piece(ids, index)]})}\n\n"
+                    self.sent += 1
                 yield f"data: {json.dumps(self.finished(body, ids, {'text': '', 'delta': {}}))}\n\n"
                 yield "data: [DONE]\n\n"
                 done = True

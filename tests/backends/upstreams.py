@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +28,12 @@ async def with_timeout(work: Coroutine[Any, Any, T], seconds: float = 20) -> T:
     """Fail the test instead of hanging."""
     async with asyncio.timeout(seconds):
         return await work
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for a condition that a server in another thread makes true. Use it within `with_timeout`."""
+    while not holds():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
 
 
 async def connect(*urls: str, **settings: Any) -> UpstreamEngine:

@@ -10,7 +10,6 @@ import random
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from markovian_rsa_mlx.orchestrator import RunResult
 from ...support.runs import of, small
 from ..conftest import Serve
 from ..fake_upstream import FakeUpstream, free_port
-from ..upstreams import TOKENIZER, RecordingListener, connect, generate, solve, trace_request, with_timeout
+from ..upstreams import TOKENIZER, RecordingListener, connect, generate, solve, trace_request, until, with_timeout
 
 WHOLE = ("500", "503", "429:0.1", "html", "truncated")
 STREAMED = ("500", "503", "429:0.1", "html", "cut", "end", "garbage", "stall")
@@ -48,11 +47,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "_FIRST_WAIT_S", 0.01)
     monkeypatch.setattr(engine_module, "_JITTER_S", 0.0)
     monkeypatch.setattr(servers, "_MAX_PAUSE_S", 0.05)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    while not holds():  # noqa: ASYNC110  the server runs in another thread
-        await asyncio.sleep(0.01)
 
 
 def generate_at(url: str, listener: RecordingListener | None = None) -> list[int]:
@@ -214,9 +208,8 @@ def test_server_that_comes_back_in_time_loses_nothing(serve: Serve) -> None:
         server.stop()
         listener = RecordingListener()
         trace = asyncio.create_task(generate(engine, listener))
-        await asyncio.sleep(0.4)
+        await until(lambda: bool(listener.warnings))
         server.start()
-        assert listener.warnings
         return await trace
 
     assert asyncio.run(with_timeout(one())) == server.fake.ids[-1]
@@ -228,8 +221,9 @@ def test_another_model_on_the_same_port_is_refused(serve: Serve) -> None:
     async def one() -> None:
         engine = await connect(server.url)
         server.stop()
-        trace = asyncio.create_task(generate(engine))
-        await asyncio.sleep(0.3)
+        listener = RecordingListener()
+        trace = asyncio.create_task(generate(engine, listener))
+        await until(lambda: bool(listener.warnings))
         server.fake.model = "another/model"
         server.start()
         await trace
@@ -256,7 +250,6 @@ def test_cancelled_trace_stops_at_the_server_within_a_second(serve: Serve, kind:
         engine = await connect(server.url)
         traces = [asyncio.create_task(generate(engine, seed=seed)) for seed in range(3)]
         await until(lambda: server.fake.active == 3)
-        await asyncio.sleep(0.2)
         for trace in traces:
             trace.cancel()
         await asyncio.gather(*traces, return_exceptions=True)
@@ -369,11 +362,12 @@ def test_interrupted_run_continues_from_its_checkpoint_if_the_server_takes_ids(s
     path, config = tmp_path / "run.jsonl", small(rounds=0, population=2)
 
     async def run(stop: bool) -> RunResult | None:
-        work = asyncio.create_task(solve(await connect(server.url), path, config))
+        engine = await connect(server.url)
+        server.fake.sent = 0
+        work = asyncio.create_task(solve(engine, path, config))
         if not stop:
             return await work
-        await until(lambda: server.fake.active == 2)
-        await asyncio.sleep(0.05)
+        await until(lambda: server.fake.active == 2 and server.fake.sent > 10)
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
         return None
@@ -392,10 +386,11 @@ def test_checkpoint_that_a_server_cannot_continue_costs_a_recorded_attempt(serve
     path, config = tmp_path / "run.jsonl", small(rounds=0, population=2, answer_tokens=0)
 
     async def run(url: str, stop: bool) -> None:
-        work = asyncio.create_task(solve(await connect(url), path, config))
+        engine = await connect(url)
+        ids.fake.sent = 0
+        work = asyncio.create_task(solve(engine, path, config))
         if stop:
-            await until(lambda: ids.fake.active == 2)
-            await asyncio.sleep(0.05)
+            await until(lambda: ids.fake.active == 2 and ids.fake.sent > 10)
             work.cancel()
         await asyncio.gather(work, return_exceptions=stop)
 

@@ -44,7 +44,7 @@ from ...support.fakes import (
 )
 from ...support.smollm2 import write_vocabulary
 from ..fake_upstream import FakeUpstream, Running, free_port
-from ..upstreams import TIMES, TOKENIZER, RecordingListener, connect, solve, trace_request, with_timeout
+from ..upstreams import TIMES, TOKENIZER, RecordingListener, connect, solve, trace_request, until, with_timeout
 
 #: The chat template. Like real tokenizers, the fake one accepts its EOS as text, too.
 TEMPLATE = "<system> <user> <assistant> </think>"
@@ -275,7 +275,7 @@ def test_run_survives_the_death_of_the_server_with_the_tokenizer(
     async def run() -> None:
         engine = await connect(*(each.url for each in servers))
         work = asyncio.create_task(solve(engine, tmp_path / "run.jsonl"))
-        await asyncio.sleep(0.3)
+        await until(lambda: servers[dead].fake.active > 0)
         servers[dead].stop()
         await work
 
@@ -289,7 +289,7 @@ def test_run_survives_a_restart_of_the_only_server(server: Running, tmp_path: Pa
     async def run() -> None:
         engine = await connect(server.url, times=replace(TIMES, unreachable_timeout_s=10))
         work = asyncio.create_task(solve(engine, tmp_path / "run.jsonl"))
-        await asyncio.sleep(0.3)
+        await until(lambda: server.fake.active > 0)
         server.stop()
         await asyncio.sleep(3)
         server.start()
