@@ -397,10 +397,10 @@ def test_a_limit_that_ends_comparisons_leaves_the_run_to_be_resumed(tmp_path: Pa
     class Slow(Algebra):
         def compare(self, first: str, second: str) -> Any:
             started.set()
-            time.sleep(0.5)
+            time.sleep(1.5)
             return super().compare(first, second)
 
-    path, config = tmp_path / "run.jsonl", VOTE.replace(concurrency=16, time_budget_s=0.3)
+    path, config = tmp_path / "run.jsonl", VOTE.replace(concurrency=16, time_budget_s=1.0)
     engine = FakeEngine(lambda request, rng: boxed((r"\sin(x)^2", r"1-\cos(x)^2")[int(request.trace_id[-1]) % 2]))
     with (
         MarkovianRSAOrchestrator(engine, equivalent=Slow()) as orchestrator,
