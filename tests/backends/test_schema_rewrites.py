@@ -1,4 +1,4 @@
-"""Schemas are rewritten only where llguidance accepts too much."""
+"""Schemas are rewritten only where llguidance accepts too much, or refuses what allows every answer."""
 
 from __future__ import annotations
 
@@ -43,4 +43,22 @@ def test_classes_do_not_have_backspace(pattern: str, rewritten: str) -> None:
     ],
 )
 def test_whole_exclusive_bounds_become_inclusive_ones(schema: Any, rewritten: Any) -> None:
+    assert rewrite_schema(schema) == rewritten
+
+
+@pytest.mark.parametrize(
+    ("schema", "rewritten"),
+    [
+        ({"type": "string", "format": "password", "writeOnly": True}, {"type": "string", "writeOnly": True}),
+        ({"type": "string", "format": "date-time"}, {"type": "string", "format": "date-time"}),
+        ({"properties": {"format": {"format": "path"}}}, {"properties": {"format": {}}}),
+        ({"const": {"format": "path"}}, {"const": {"format": "path"}}),
+        ({"items": {}, "uniqueItems": False}, {"items": {}}),
+        ({"items": {}, "uniqueItems": True}, {"items": {}, "uniqueItems": True}),
+        ({"propertyNames": {"type": "string"}, "unevaluatedProperties": True}, {}),
+        ({"propertyNames": {"pattern": "^a"}}, {"propertyNames": {"pattern": "^a"}}),
+        ({"unevaluatedProperties": False}, {"unevaluatedProperties": False}),
+    ],
+)
+def test_keywords_that_allow_every_answer_are_left_out(schema: Any, rewritten: Any) -> None:
     assert rewrite_schema(schema) == rewritten

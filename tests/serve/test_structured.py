@@ -17,7 +17,7 @@ from tests.support.json_schemas import UNUSABLE, random_schema
 
 CHAT = [{"role": "user", "content": "Tell me."}]
 #: Seconds until an unusable schema is refused, on a busy machine.
-LIMIT_S = 2.0
+LIMIT_S = 5.0
 RUN = {"rsa_t": 1, "rsa_n": 2, "rsa_k": 2, "rsa_final_n": 2, "rsa_selection": "majority"}
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
 

@@ -85,7 +85,7 @@ UNUSABLE: tuple[Schema, ...] = (
     {"oneOf": [{"type": "object", "required": ["a"]}, {"type": "object", "required": ["b"]}]},
     {"$dynamicRef": "#node"},
     {"x-guidance": {"lenient": True}, "not": {"type": "string"}},
-    {"type": "string", "format": "nonsense"},
+    {"type": "string", "format": 7},
     {"type": "word"},
     {"type": 7},
     {"type": ["string", "word"]},

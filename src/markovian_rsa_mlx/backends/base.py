@@ -46,9 +46,10 @@ class AnswerWatch(Protocol):
 
 @dataclass(frozen=True)
 class CallGrammar:
-    """A call of a tool as an answer. It begins with `begin_ids`, and the first usable one of `schemas` binds the rest.
+    """A call of a tool as an answer: `begin_ids`, then what `schemas` bind. Without them it is free.
 
-    Without `schemas` the rest is free. `required`: the answer is a call, and nothing else.
+    The schemas have the same alternatives (`anyOf`), the strictest first. Each alternative is bound by the first of its
+    forms that can be used. `required`: the answer is a call, and nothing else.
     """
 
     begin_ids: tuple[int, ...]

@@ -10,9 +10,9 @@ import json
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import SchemaError
 from ..formatting import shortened
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 COMPILE_LIMIT_S = 1.0
 #: Bytes of memory that a worker may use for it, in addition to the tokenizer.
 _WORKER_MEMORY = 512 * 2**20
+T = TypeVar("T")
 _MAX_COMPILED = 32
 #: States of a grammar's lexer, of about 2 kB. A generation that needs more of them fails.
 _MAX_LEXER_STATES = 50_000
@@ -52,7 +53,8 @@ class GrammarCompiler:
         self._tokenizer: LLTokenizer | None = None
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
         self._worker: Worker | None = None
-        self._lock = threading.Lock()
+        self._usable_calls: OrderedDict[str, dict[str, Any] | None] = OrderedDict()
+        self._lock = threading.RLock()
 
     def matcher(self, schema: Mapping[str, Any]) -> LLMatcher:
         """Return a new matcher for the schema, within seconds. Raise `SchemaError` if it cannot be used."""
@@ -68,10 +70,35 @@ class GrammarCompiler:
                     self._compiled[text] = _compile(self._tokenizer, text)
                 except ValueError as error:
                     raise _unusable(str(error)) from error
-                if len(self._compiled) > _MAX_COMPILED:
-                    self._compiled.popitem(last=False)
-            self._compiled.move_to_end(text)
-            return self._compiled[text].deep_copy()
+            return _latest(self._compiled, text).deep_copy()
+
+    def call_matcher(self, schemas: Sequence[Mapping[str, Any]]) -> LLMatcher | None:
+        """Return a new matcher for the calls that `CallGrammar.schemas` allow, None if none of them can be used."""
+        key = json.dumps(schemas)
+        with self._lock:
+            if key not in self._usable_calls:
+                forms = list(zip(*(schema.get("anyOf", [schema]) for schema in schemas), strict=True))
+                choices = (self._usable_forms(forms), [each[-1] for each in forms])  # the first may be too large
+                self._usable_calls[key] = next(({"anyOf": c} for c in choices if self._is_usable({"anyOf": c})), None)
+            schema = _latest(self._usable_calls, key)
+        return None if schema is None else self.matcher(schema)
+
+    def _usable_forms(self, alternatives: Sequence[tuple[Mapping[str, Any], ...]]) -> list[Mapping[str, Any]]:
+        """Return the first form of each alternative that can be used. Those that have none are left out."""
+        first = [forms[0] for forms in alternatives if forms]
+        if not first or self._is_usable({"anyOf": first}):
+            return first
+        if len(alternatives) == 1:
+            return self._usable_forms([alternatives[0][1:]])
+        half = len(alternatives) // 2
+        return [*self._usable_forms(alternatives[:half]), *self._usable_forms(alternatives[half:])]
+
+    def _is_usable(self, schema: Mapping[str, Any]) -> bool:
+        try:
+            self._check(json.dumps(schema))
+        except SchemaError:
+            return False
+        return True
 
     def close(self) -> None:
         """End the worker process."""
@@ -96,6 +123,14 @@ class GrammarCompiler:
             reason = f"it takes more than {COMPILE_LIMIT_S:g} s to compile" if slow else "it is too large to compile"
         if reason:
             raise _unusable(reason)
+
+
+def _latest(recent: OrderedDict[str, T], key: str) -> T:
+    """Return a value, which becomes the latest of its cache. The oldest one leaves a full cache."""
+    recent.move_to_end(key)
+    if len(recent) > _MAX_COMPILED:
+        recent.popitem(last=False)
+    return recent[key]
 
 
 def _unusable(reason: str) -> SchemaError:

@@ -1,5 +1,8 @@
 """Rewrite a JSON Schema for llguidance 1.9 so that it accepts nothing that the schema does not allow.
 
+It refuses keywords that it does not know. Those that allow every answer are left out, as generators of schemas write
+them: a `format` of another vocabulary (`password`, `path`), `"uniqueItems": false` and the like.
+
 Two of its regular expressions accept too much, so their schemas are replaced by slightly stricter ones:
 
 - `{"exclusiveMinimum": 7, "maximum": 7.5}` accepts 7: a whole exclusive bound, and the other bound within 1 of it.
@@ -20,6 +23,17 @@ _DATA: Final = frozenset({"const", "enum", "default", "examples"})
 #: Directions in which an exclusive bound becomes an inclusive one.
 _EXCLUSIVE: Final = {"exclusiveMinimum": ("minimum", 1), "exclusiveMaximum": ("maximum", -1)}
 _LEAST_STEP: Final = 1e-9
+#: The formats that bind an answer. JSON Schema takes other ones as notes.
+_FORMATS: Final = frozenset({
+    "date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid",
+})  # fmt: skip
+#: Values with which a keyword allows every answer.
+_ALLOW_ALL: Final[dict[str, tuple[Any, ...]]] = {
+    "uniqueItems": (False,),
+    "propertyNames": (True, {}, {"type": "string"}),
+    "unevaluatedProperties": (True, {}),
+    "unevaluatedItems": (True, {}),
+}
 #: The parts of a regular expression: classes of Unicode, escapes, named classes, and the brackets of classes.
 _PART = re.compile(r"\\[pP](?:\{[^}]*\}|.)|\\.|\[:\^?\w+:\]|\[\^?|\]|[^\\\[\]]+", re.DOTALL)
 
@@ -33,6 +47,8 @@ def rewrite_schema(schema: Any) -> Any:
     found: dict[str, Any] = {}
     bounds = list[tuple[str, float, int]]()
     for key, value in schema.items():
+        if value in _ALLOW_ALL.get(key, ()) or (key == "format" and isinstance(value, str) and value not in _FORMATS):
+            continue
         if key in _EXCLUSIVE and _is_whole(value):
             name, direction = _EXCLUSIVE[key]
             bounds.append((name, value + direction * max(_LEAST_STEP, 2 * math.ulp(value)), direction))

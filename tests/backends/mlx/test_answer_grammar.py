@@ -276,6 +276,23 @@ def test_calls_are_bound_to_parameters_with_references(embedded: MLXEngine) -> N
         assert (matcher.deep_copy().try_consume_tokens(ids) == len(ids)) is is_valid, text
 
 
+def test_a_tool_that_cannot_be_bound_leaves_the_others_bound(embedded: MLXEngine) -> None:
+    one = {"type": "object", "properties": {"n": {"const": 1}}, "required": ["n"], "additionalProperties": False}
+    parameters = {"a": one, "b": one, "free": {"not": {}}, "c": one, "d": one}
+    tools = Tools(
+        tuple({"type": "function", "function": {"name": name, "parameters": p}} for name, p in parameters.items()),
+        GENERIC,
+    )
+    matcher = embedded._grammars.call_matcher(tools.call_schemas())
+    assert matcher is not None
+    for name in parameters:
+        for n in (1, 2):
+            text = json.dumps({"name": name, "arguments": {"n": n}})
+            ids = embedded.tokenizer.encode(text)
+            assert (matcher.deep_copy().try_consume_tokens(ids) == len(ids)) is (n == 1 or name == "free"), text
+    assert embedded._grammars.call_matcher([{"not": {}}]) is None
+
+
 def test_answer_with_a_schema_may_be_a_call_instead(embedded: MLXEngine) -> None:
     tokenizer, begin = embedded.tokenizer, tuple(embedded.tokenizer.encode("<tool_call>"))
     call = CallGrammar(begin, (call_schema("weather"),))

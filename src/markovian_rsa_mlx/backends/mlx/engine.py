@@ -7,7 +7,6 @@ whose docstring says why the engine does not build on mlx-lm's `BatchGenerator`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 import dataclasses
 import hashlib
@@ -25,7 +24,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from ...confidence import Confidence
 from ...config import Sampling
-from ...errors import BackendError, ContextLengthError, PromptError, SchemaError
+from ...errors import BackendError, ContextLengthError, PromptError
 from ...models.numpy_llama import NumpyLlama
 from ...models.routing import start_counting
 from ...models.routing_report import summary
@@ -220,10 +219,8 @@ class MLXEngine:
         if bound is None:
             return None
         tokenizer, call_matcher = self.tokenizer, None
-        for schema in bound.call.schemas if bound.call else ():
-            with contextlib.suppress(SchemaError):
-                call_matcher = await asyncio.to_thread(self._grammars.matcher, schema)
-                break
+        if bound.call is not None and bound.call.schemas:
+            call_matcher = await asyncio.to_thread(self._grammars.call_matcher, bound.call.schemas)
         return AnswerGrammar(
             bound,
             None if bound.schema is None else await asyncio.to_thread(self._grammars.matcher, bound.schema),
