@@ -109,8 +109,8 @@ def test_times_are_the_sum_over_the_traces(one_row: Results) -> None:
     for row in one_row.table:
         seconds = [r.wall_s for r in row.rounds]
         assert seconds == sorted(seconds)
-        least_s = row.generated_tokens / STEP_TOKENS * STEP_S
-        assert least_s <= row.wall_s
+        min_s = row.generated_tokens / STEP_TOKENS * STEP_S
+        assert min_s <= row.wall_s
 
 
 def test_times_do_not_include_waiting(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_right_answer_and_valid_trail_exit_0(mrsa: Run, fake_model: Callable[...
     assert (ran.code, ran.out) == (0, f"{total(2)}\n")
     assert demo_sum(2).split(": ")[1] in ran.err
     assert f"round 0   {total(2)} ×4; 4 traces without an answer" in ran.err
-    assert f"would have said {total(2)} (4 of 8)" in ran.err
+    assert f"would have answered {total(2)} (4 of 8)" in ran.err
     assert "right by exact arithmetic" in ran.err
     assert "Trail structure verified" in ran.err  # the fake model has no tokenizer on disk
     assert "mrsa view --open" in ran.err

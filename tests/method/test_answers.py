@@ -17,7 +17,7 @@ from markovian_rsa_mlx.method.answers import (
     normalise,
     strongest_level,
 )
-from tests.support.timing import least_cpu_seconds
+from tests.support.timing import min_cpu_seconds
 
 #: How a text ends, the answer in it, and its level.
 FOUND = [
@@ -845,4 +845,4 @@ def test_nested_boxes_take_memory_linear_in_the_text() -> None:
 @pytest.mark.parametrize("text", ["answer" + " " * 200_000, "answer: " + "\t" * 200_000, *DEGENERATE])
 @pytest.mark.parametrize("kind", ["math", "text"])
 def test_a_degenerate_text_takes_no_longer_than_others(text: str, kind: AnswerKind) -> None:
-    assert least_cpu_seconds(lambda: find_answer(text, kind), enough=1) < 1
+    assert min_cpu_seconds(lambda: find_answer(text, kind), enough=1) < 1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from markovian_rsa_mlx.equivalence import MathEquivalence
 from markovian_rsa_mlx.method.equality import Relation, Verdict, compare, no_engine
-from tests.support.timing import least_cpu_seconds
+from tests.support.timing import min_cpu_seconds
 
 TABLE = Path(__file__).parents[1] / "data" / "answer_pairs.tsv"
 ROWS = [line.split("\t") for line in TABLE.read_text(encoding="utf-8").split("\n") if line and not line.startswith("#")]
@@ -259,8 +259,8 @@ LARGE = [
 
 @pytest.mark.parametrize("text", [*HOSTILE, *LARGE])
 def test_a_hostile_text_takes_no_longer_than_others(text: str) -> None:
-    assert least_cpu_seconds(lambda: compare(text, text + "1", no_engine), enough=0.5) < 0.5
-    assert least_cpu_seconds(lambda: compare("1" + text, "2" + text, no_engine), enough=0.5) < 0.5
+    assert min_cpu_seconds(lambda: compare(text, text + "1", no_engine), enough=0.5) < 0.5
+    assert min_cpu_seconds(lambda: compare("1" + text, "2" + text, no_engine), enough=0.5) < 0.5
 
 
 @pytest.mark.parametrize("piece", ["y+{}x", "y+{}x=3", "x={}y+3", "\\{{{0}y,{0}x\\}}", "A: {}y", "5 apples{}"])
@@ -269,4 +269,4 @@ def test_a_hostile_text_takes_no_longer_than_others(text: str) -> None:
 def test_long_lists_without_order_take_no_longer_than_others(number: int, form: str, piece: str) -> None:
     first = form.format(",".join(piece.format(place) for place in range(100, 100 + number)))
     second = first.replace("y", "z").replace("5 ", "6 ")
-    assert least_cpu_seconds(lambda: compare(first, second, no_engine), enough=1) < 1
+    assert min_cpu_seconds(lambda: compare(first, second, no_engine), enough=1) < 1

@@ -130,7 +130,7 @@ def test_parents_are_in_the_round_before_and_only_ancestors_are_needed(config: R
 
 
 @given(shapes(), st.randoms())
-def test_no_more_traces_are_generated_at_once_than_said(config: RSAConfig, rng: random.Random) -> None:
+def test_no_more_traces_run_concurrently_than_the_lineage_allows(config: RSAConfig, rng: random.Random) -> None:
     assert config.seed is not None
     lineage = Lineage.of(config, config.seed)
     waiting, finished = {key for keys in lineage.needed().values() for key in keys}, set[TraceKey]()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-def least_cpu_seconds(action: Callable[[], object], *, enough: float, tries: int = 3) -> float:
+def min_cpu_seconds(action: Callable[[], object], *, enough: float, tries: int = 3) -> float:
     """Return the least CPU time of up to `tries` calls, and stop at the first that takes less than `enough` seconds.
 
     One call may include a garbage collection of all that the test process holds; quadratic work is slow every time.

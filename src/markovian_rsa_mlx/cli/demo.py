@@ -111,4 +111,4 @@ def _vote_of_round_zero(round_zero: dict[str, object]) -> str:
     answer, votes, traces = (round_zero.get(key) for key in ("answer", "votes", "traces"))
     if not answer:
         return f"A vote of the {traces} traces of round 0 would have had no answer."
-    return f"A vote of round 0 would have said {one_line(str(answer), 30)} ({votes} of {traces})."
+    return f"A vote of round 0 would have answered {one_line(str(answer), 30)} ({votes} of {traces})."

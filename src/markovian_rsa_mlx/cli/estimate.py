@@ -158,7 +158,7 @@ def exceeds_context(facts: Mapping[str, Any]) -> bool:
 def decode_work(config: RSAConfig) -> Decode:
     """Return upper bounds for the traces to generate and the tokens to decode."""
     from ..method.lineage import Lineage
-    from ..method.tournament import most_judgements
+    from ..method.tournament import max_judgements
 
     per_run = sum(config.populations)
     seeds = range(max(1, min(_MAX_SEEDS, _MAX_DRAWS // per_run))) if config.seed is None else [config.seed]
@@ -169,7 +169,7 @@ def decode_work(config: RSAConfig) -> Decode:
     last = [config.rounds + 1] if config.answer_selection == "final_aggregation" else []
     every = dict(enumerate(config.populations[:-1])) | {config.rounds: config.final_count}
     every |= dict.fromkeys(last, 1)
-    judged = most_judgements(config.final_count) * config.final_tokens if config.answer_selection == "tournament" else 0
+    judged = max_judgements(config.final_count) * config.final_tokens if config.answer_selection == "tournament" else 0
     at_most = sum(n * _cost(config, t) for t, n in every.items()) + judged
     return Decode(traces, sum(every.values()), lineages[0].max_at_once(), tokens + judged, at_most)
 

@@ -107,7 +107,7 @@ def swiss_rounds(count: int) -> int:
     return math.ceil(math.log2(count)) if count > 1 else 0
 
 
-def most_judgements(count: int) -> int:
+def max_judgements(count: int) -> int:
     """Return how many judgements `count` candidates can need: all pairs in both orders, by tails and in full."""
     return 4 * swiss_rounds(count) * (count // 2)
 

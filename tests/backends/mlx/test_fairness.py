@@ -188,9 +188,9 @@ def test_a_chat_is_served_between_two_chunks_of_a_long_prompt(
     assert asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(("rows", "least_s", "waits"), [(20, 0.0, True), (20, 100.0, False), (4, 0.0, False)])
+@pytest.mark.parametrize(("rows", "min_s", "waits"), [(20, 0.0, True), (20, 100.0, False), (4, 0.0, False)])
 def test_long_steps_of_many_rows_do_not_run_ahead_of_a_chat(
-    engine: MLXEngine, monkeypatch: pytest.MonkeyPatch, rows: int, least_s: float, waits: bool
+    engine: MLXEngine, monkeypatch: pytest.MonkeyPatch, rows: int, min_s: float, waits: bool
 ) -> None:
     of_run = traces(rows, max_tokens=20)
     alone = run(engine, of_run)
@@ -205,7 +205,7 @@ def test_long_steps_of_many_rows_do_not_run_ahead_of_a_chat(
         settle()
 
     monkeypatch.setattr(batch, "settle", counted)
-    monkeypatch.setattr(scheduler, "LONG_STEP_S", least_s)
+    monkeypatch.setattr(scheduler, "LONG_STEP_S", min_s)
     assert run(engine, of_run) == alone
     assert (settled > 0) == waits
 

@@ -83,8 +83,8 @@ def check_round(state: VerifierState, event: RoundCompleteEvent) -> None:
     if first is None:
         check(event.elapsed_s == 0, "elapsed_s is not 0, and nothing of the round started in this session")
     else:
-        least_s = state.now_s - first[1]
-        check(event.elapsed_s >= least_s - _ROUNDING_S, f"elapsed_s is less than the {least_s} s since the first start")
+        min_s = state.now_s - first[1]
+        check(event.elapsed_s >= min_s - _ROUNDING_S, f"elapsed_s is less than the {min_s} s since the first start")
         state.now_s = max(state.now_s, first[0] + event.elapsed_s)
     estimate = event.memory_estimate_bytes
     check(estimate >= session.memory_bytes, f"memory_estimate_bytes was {session.memory_bytes} before")
