@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from .errors import ConfigError, MarkovianRSAError, ModelError, TaskError
+from .formatting import size
 from .network import hub_client, names_network, proxy_for
 from .redact import protect
 
@@ -123,11 +124,11 @@ def download(model: str, revision: str | None, progress: Callable[[str], None]) 
         free = shutil.disk_usage(folder).free
         if missing + _SPARE_BYTES > free:
             raise ModelError(
-                f"{model} needs {missing / 1e9:.1f} GB and {str(folder)!r} has {free / 1e9:.1f} GB free; free some "
+                f"{model} needs {size(missing)} and {str(folder)!r} has {size(free)} free; free some "
                 "space, or set HF_HOME to a folder on a larger disk."
             )
         proxy = proxy_for(constants.ENDPOINT)
-        progress(f"Downloading {model} ({missing / 1e9:.1f} GB){f' through {proxy}' if proxy else ''}")
+        progress(f"Downloading {model} ({size(missing)}){f' through {proxy}' if proxy else ''}")
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(MODEL_FILES)))
     except (errors.RepositoryNotFoundError, errors.GatedRepoError) as error:

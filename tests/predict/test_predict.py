@@ -91,13 +91,17 @@ def test_prompts_have_the_lengths_of_real_ones() -> None:
     )
 
 
+@pytest.mark.parametrize(("limit_gb", "shown"), [(1.1, "1.1 GB"), (0.006, "6.0 MB")])
+def test_a_profile_that_does_not_fit_is_refused(limit_gb: float, shown: str) -> None:
+    tight = candidate("p", small(memory_limit_gb=limit_gb), TimedFake(), question_tokens=100, prompt_tokens=None)
+    assert f"does not fit into {shown}" in tight.refused
+
+
 def test_a_profile_that_would_not_start_is_refused() -> None:
     narrow = TimedFake(context_length=300)
     found = candidate("p", small(), narrow, question_tokens=100, prompt_tokens=None)
     assert "the model has 300" in found.refused
     assert found.predict(LogNormal(60, 0.6), LinearCosts(1.0)).refused == found.refused
-    tight = candidate("p", small(memory_limit_gb=1.1), TimedFake(), question_tokens=100, prompt_tokens=None)
-    assert "does not fit into 1.1 GB" in tight.refused
 
 
 def test_a_memory_limit_bounds_the_rows_as_in_the_engine() -> None:

@@ -18,6 +18,7 @@ from ..backends.mlx.loading import loading_error
 from ..backends.mlx.memory import named_parameters, parameters
 from ..backends.mlx.weight_files import INDEX, corruption, weight_files
 from ..errors import ConfigError, ModelError
+from ..formatting import size
 from ..hub import download, local_folder, read_config
 from ..models import loader_config, register
 from ..models.zaya_config import native_config
@@ -73,7 +74,7 @@ def convert(
     free = shutil.disk_usage(target.parent).free
     if needed + _SPARE_BYTES > free:
         raise ModelError(
-            f"The converted model takes {needed / 1e9:.1f} GB and {str(target.parent)!r} has {free / 1e9:.1f} GB free. "
+            f"The converted model takes {size(needed)} and {str(target.parent)!r} has {size(free)} free. "
             "Free some space or choose a folder on a larger disk."
         )
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))

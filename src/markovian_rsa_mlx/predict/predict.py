@@ -13,6 +13,7 @@ from ..audit.state import prompt_lengths
 from ..backends.policy import Capacity
 from ..config import RSAConfig
 from ..errors import ContextLengthError, MarkovianRSAError
+from ..formatting import size
 from ..method.context import context_error, longest_sequence
 from ..run.setup import ANY_QUESTION, lengths_for_question, make_setup
 from .costs import Costs, LinearCosts
@@ -156,7 +157,7 @@ def candidate(
     if too_long is not None:
         refused = too_long.facts.rstrip(".")
     elif not capacity.fits((), longest):
-        refused = f"a trace of {longest:,} tokens does not fit into {capacity.memory_limit_bytes / 1e9:.1f} GB"
+        refused = f"a trace of {longest:,} tokens does not fit into {size(capacity.memory_limit_bytes)}"
     return ProfileOnEngine(name, config, shape.with_question(more), longest, capacity, refused, too_long)
 
 

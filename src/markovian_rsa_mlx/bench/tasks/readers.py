@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ...errors import TaskError
+from ...formatting import size
 from ..utils import require_extra
 
 #: A longer line is taken for a file without line ends, which must not be read whole.
@@ -67,7 +68,7 @@ def _json(path: Path) -> Iterator[Row]:
                 yield _row(path, f"line {number}", _parse_json(path, number, line))
         return
     if path.stat().st_size > _MAX_JSON_BYTES:
-        raise TaskError(f"{path} is one JSON list of {path.stat().st_size / 1e9:.1f} GB; convert it to JSONL.")
+        raise TaskError(f"{path} is one JSON list of {size(path.stat().st_size)}; convert it to JSONL.")
     entries = _parse_json(path, 1, "".join(line for _, line in _lines(path)))
     for number, entry in enumerate(entries, start=1):
         yield _row(path, f"entry {number}", entry)
