@@ -178,9 +178,10 @@ def test_page_adds_no_other_script(browser: Browser, report: Path, attack: str) 
     page.close()
 
 
-def test_markup_in_a_page_cannot_load_a_script(browser: Browser, report: Path) -> None:
+def test_markup_in_a_page_cannot_load_a_script(browser: Browser, report: Path, tmp_path: Path) -> None:
     """A script element in the file, as if a text had become markup: the policy trusts no address."""
-    source = report.parent / "pages/markovian/00001-1.html"
+    shutil.copytree(report.parent / "pages", tmp_path / "pages")
+    source = tmp_path / "pages/markovian/00001-1.html"
     (source.parent / "evil.js").write_text("window.PWNED = 1")
     file = source.parent / "changed.html"
     file.write_text(source.read_text().replace("<main", '<script src="evil.js"></script><main', 1))

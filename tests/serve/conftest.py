@@ -93,7 +93,7 @@ def serve(home: Path) -> Iterator[Serve]:
             backend = backend or FakeBackend()
             values = {"base": small(rounds=1, seed=None), "grace_s": 0.2, "rsa_models": "none"} | settings
             url, app, server = stack.enter_context(serving(backend, ServerSettings(**values), limits))
-            client = stack.enter_context(httpx2.Client(base_url=url, timeout=20))
+            client = stack.enter_context(httpx2.Client(base_url=url, timeout=60))
             return Running(url, app, backend, server, client)
 
         yield start
