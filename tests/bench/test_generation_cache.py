@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import inspect
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ import pytest
 
 from markovian_rsa_mlx.audit import RunState, read_events
 from markovian_rsa_mlx.audit.verify import verify_file
-from markovian_rsa_mlx.backends.base import GenerationListener, GenerationRequest, GenerationResult
+from markovian_rsa_mlx.backends.base import EngineInfo, GenerationListener, GenerationRequest, GenerationResult
 from markovian_rsa_mlx.bench.generation_cache import (
     CachingEngine,
+    Generation,
     GenerationCache,
     cancelled_rows,
     generations,
@@ -198,6 +201,52 @@ def test_cached_generation_continues_an_interrupted_trace(tmp_path: Path) -> Non
     engine = CachingEngine(FakeBackend(lambda *_: pytest.fail("the generation is cached")), cache)
     assert asyncio.run(engine.generate(request, Listener())).token_ids == ids
     assert received == [-1, *ids[5:]]
+
+
+@dataclass
+class Running:
+    """A listener of one trace, which counts those that have begun and not ended."""
+
+    names: set[str]
+    name: str
+    most: list[int]
+
+    def started(self) -> None:
+        self.names.add(self.name)
+        self.most.append(len(self.names))
+
+    def tokens(self, ids: Sequence[int]) -> None: ...
+
+    def thinking_closed(self, closing_ids: Sequence[int]) -> None: ...
+
+    def warning(self, message: str) -> None: ...
+
+
+class TwoRows(FakeEngine):
+    @property
+    def info(self) -> EngineInfo:
+        return dataclasses.replace(super().info, max_rows=2)
+
+
+def test_known_generations_take_rows_of_the_engine_where_a_vote_stops_early(tmp_path: Path) -> None:
+    """Otherwise all of them would end at once, and an early stop would have none to cancel."""
+    (record,) = records(run_bench(tmp_path, make_spec(FakeTask(1), ["single"])), "parallel")
+    history, cache = RunState(read_events(tmp_path / record.trail)), GenerationCache()
+    cache.add_run(history)
+    engine, running, most = CachingEngine(TwoRows(), cache), set[str](), list[int]()
+    engine.stops_early = True
+
+    async def generate(known: Generation) -> None:
+        prompt, seed, max_tokens, sampling, _, _ = known.key
+        request = GenerationRequest(known.trace_id, (), prompt, max_tokens, seed, sampling)
+        await engine.generate(request, Running(running, known.trace_id, most))
+        running.remove(known.trace_id)
+
+    async def generate_all() -> None:
+        await asyncio.gather(*map(generate, generations(history)))
+
+    asyncio.run(generate_all())
+    assert (len(most), max(most)) == (4, 2)
 
 
 @pytest.mark.parametrize("name", ["read_ahead", "confidence"])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -231,8 +232,9 @@ class GenerationCache:
 class CachingEngine:
     """An `Engine` for the runs on one problem that does not repeat known generations.
 
-    `on_tokens` receives the number of tokens that the engine generates. If `stops_early`, known ids are reported piece
-    by piece, in step with other generations, so that an early stop cancels what it would have cancelled.
+    `on_tokens` receives the number of tokens that the engine generates. If `stops_early`, known generations take rows
+    of the engine as others do, and their ids are reported piece by piece, in step with these, so that an early stop
+    cancels what it would have cancelled.
     """
 
     stops_early = False
@@ -241,6 +243,8 @@ class CachingEngine:
         self, engine: Engine, cache: GenerationCache, on_tokens: Callable[[int], None] = lambda _: None
     ) -> None:
         self._engine, self._cache, self._on_tokens = engine, cache, on_tokens
+        rows = engine.info.max_rows
+        self._rows = nullcontext() if rows is None else asyncio.Semaphore(rows)
         for name in ("read_ahead", "confidence"):  # from Python 3.12 on, `isinstance` does not call `__getattr__`
             if hasattr(engine, name):
                 setattr(self, name, getattr(engine, name))
@@ -249,6 +253,10 @@ class CachingEngine:
         return getattr(self._engine, name)
 
     async def generate(self, request: GenerationRequest, listener: GenerationListener) -> GenerationResult:
+        async with self._rows if self.stops_early else nullcontext():
+            return await self._find_or_generate(request, listener)
+
+    async def _find_or_generate(self, request: GenerationRequest, listener: GenerationListener) -> GenerationResult:
         found = self._cache.find(request)
         if found is None:
             return await self._engine.generate(request, _CountingListener(listener, self._on_tokens))
