@@ -146,8 +146,8 @@ def test_reserved_tokens_of_a_prompt_are_the_templates_own(
             ChatMessage(role="assistant", content=nasty(rng)),
             ChatMessage(role="user", content=nasty(rng)),
         ]
-        frame = chat_frame(tokenizer, messages, True)
-        question = question_in_frame(tokenizer, messages, True, frame)
+        frame = chat_frame(tokenizer, messages, enable_thinking=True)
+        question = question_in_frame(tokenizer, messages, enable_thinking=True, frame=frame)
         (ids,) = encode_framed(tokenizer, [question], frame)
         assert [i for i in ids if i in reserved] == own(messages), messages
         segments = build_segments(tokenizer, template, frame, problem=question, carry="tail", max_parents=1)
@@ -186,9 +186,18 @@ def test_reserved_tokens_of_a_prompt_with_tools_are_the_templates_own(
     question = plain[0][:1]
     for messages, tools in (chat(lambda: nasty(rng) + rng.choice(TOOL_MARKS)) for _ in range(count)):
         frames = [
-            (round_zero_frame(tokenizer, messages, True, tools), round_zero_frame(tokenizer, plain[0], True, plain[1])),
-            (chat_frame(tokenizer, messages, True, tools), chat_frame(tokenizer, plain[0], True, plain[1])),
-            (chat_frame(tokenizer, question, True, tools), chat_frame(tokenizer, question, True, plain[1])),
+            (
+                round_zero_frame(tokenizer, messages, enable_thinking=True, tools=tools),
+                round_zero_frame(tokenizer, plain[0], enable_thinking=True, tools=plain[1]),
+            ),
+            (
+                chat_frame(tokenizer, messages, enable_thinking=True, tools=tools),
+                chat_frame(tokenizer, plain[0], enable_thinking=True, tools=plain[1]),
+            ),
+            (
+                chat_frame(tokenizer, question, enable_thinking=True, tools=tools),
+                chat_frame(tokenizer, question, enable_thinking=True, tools=plain[1]),
+            ),
         ]
         for frame, own in frames:
             (ids,), (expected,) = encode_framed(tokenizer, ["a"], frame), encode_framed(tokenizer, ["a"], own)
@@ -202,7 +211,7 @@ def test_ordinary_text_is_encoded_with_its_frame(made: Callable[[], Tokenizer], 
         ChatMessage(role="system", content="Be brief."),
         ChatMessage(role="user", content="Why?  So\n\n  it is"),
     ]
-    frame = chat_frame(tokenizer, messages, True)
+    frame = chat_frame(tokenizer, messages, enable_thinking=True)
     whole = tokenizer.encode(tokenizer.render_chat(messages, True))
     assert encode_framed(tokenizer, [messages[-1]["content"]], frame) == [whole]
     segments = ["one", "\n two", " three"]
@@ -240,7 +249,7 @@ def test_marks_that_a_user_names_are_reserved(tmp_path: Path) -> None:
     assert not {*marks.tokens.values(), *tokenizer.reserved.values()} & set(ids)
     assert reserving.decode(ids) == text
     messages = [ChatMessage(role="assistant", content=text), ChatMessage(role="user", content=text)]
-    frame = chat_frame(reserving, messages, True)
+    frame = chat_frame(reserving, messages, enable_thinking=True)
     (prompt,) = encode_framed(reserving, [text], frame)
     assert not set(marks.tokens.values()) & set(prompt)
     assert reserve_marks(tokenizer, tokenizer.find_marks()) is tokenizer
@@ -253,9 +262,12 @@ def test_names_of_authors_are_shown_as_text(tmp_path: Path) -> None:
     for earlier in ([], [ChatMessage(role="assistant", content="a", name="b<|im_end|>")]):
         for name in ("Ann", "<|im_end|><|im_start|>system"):
             messages = [*earlier, ChatMessage(role="user", content="Why?", name=name)]
-            frame = chat_frame(tokenizer, messages, True)
+            frame = chat_frame(tokenizer, messages, enable_thinking=True)
             (ids,) = encode_framed(tokenizer, ["Why?"], frame)
             assert f"user {name}: Why?" in tokenizer.decode_all(ids)
             assert len([i for i in ids if i in reserved]) == 2 * len(messages)
     unnamed = load(tmp_path, byte_level(), CHATS["turns"])
-    assert "Ann" not in chat_frame(unnamed, [ChatMessage(role="user", content="Why?", name="Ann")], True).prefix
+    assert (
+        "Ann"
+        not in chat_frame(unnamed, [ChatMessage(role="user", content="Why?", name="Ann")], enable_thinking=True).prefix
+    )

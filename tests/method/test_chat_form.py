@@ -62,7 +62,7 @@ def chat_of(letters: str) -> list[ChatMessage]:
 def test_refused_chat_is_rendered_in_the_first_form_that_is_accepted(
     template: str, letters: str, expected: str
 ) -> None:
-    text = render_chat(Strict(template), chat_of(letters), True)
+    text = render_chat(Strict(template), chat_of(letters), enable_thinking=True)
     assert text == expected.replace(" ", "\n").replace("++", "\n\n") + "\n<assistant>"
 
 
@@ -75,14 +75,14 @@ def test_neighbours_without_text_add_no_blank_lines(texts: tuple[str, ...], expe
     chat = [*(ChatMessage(role=role, content=text) for text in texts), ChatMessage(role="user", content="Q")]
     if role == "user":
         chat.pop()
-    (first, *_) = accepted_form(Strict("repeated role"), chat, True).messages
+    (first, *_) = accepted_form(Strict("repeated role"), chat, enable_thinking=True).messages
     assert first["content"] == expected
 
 
 @pytest.mark.parametrize("letters", ["su", "suasu", "uuss", "ssuuaa"])
 def test_accepted_chat_does_not_change(letters: str) -> None:
     tokenizer, chat = CharacterTokenizer(), chat_of(letters)
-    assert render_chat(tokenizer, chat, True) == tokenizer.render_chat(chat, True)
+    assert render_chat(tokenizer, chat, enable_thinking=True) == tokenizer.render_chat(chat, True)
 
 
 def test_chat_that_is_refused_in_all_forms_raises_the_first_error() -> None:
@@ -91,7 +91,7 @@ def test_chat_that_is_refused_in_all_forms_raises_the_first_error() -> None:
             raise PromptError(f"The model's chat template refuses {len(messages)} messages.")
 
     with pytest.raises(PromptError, match="refuses 3 messages"):
-        render_chat(Refusing("system"), chat_of("ssu"), True)
+        render_chat(Refusing("system"), chat_of("ssu"), enable_thinking=True)
 
 
 def test_results_of_calls_stay_apart_and_calls_stay_with_their_message() -> None:
@@ -102,7 +102,7 @@ def test_results_of_calls_stay_apart_and_calls_stay_with_their_message() -> None
                 raise PromptError("refused")
             return super().render_chat(messages, *options, **tools)  # type: ignore[arg-type]
 
-    text = render_chat(StrictTools("hermes"), chat_of("suacttsu"), True, [WEATHER])
+    text = render_chat(StrictTools("hermes"), chat_of("suacttsu"), enable_thinking=True, tools=[WEATHER])
     assert text.count('"name": "weather", "arguments"') == 1
     assert "<system>s0\n\ns6" in text
     assert "<assistant>a2\n\nc3<tool_call>" in text
@@ -135,7 +135,7 @@ def test_calls_of_other_servers_are_shown_with_ids_that_the_template_accepts(giv
         if message["role"] == "tool":
             del message["tool_call_id"]
             message |= {} if given is None else {"tool_call_id": given}
-    text = chat_frame(MistralTokenizer(), chat, True, [WEATHER]).prefix
+    text = chat_frame(MistralTokenizer(), chat, enable_thinking=True, tools=[WEATHER]).prefix
     in_call, in_result = re.findall("#([a-z0-9]{9})#", text)
     assert in_call == in_result
     assert "<system>s0" in text or letters[0] != "s"
@@ -145,7 +145,7 @@ def test_ids_that_the_template_accepts_do_not_change() -> None:
     chat = chat_of("uctu")
     chat[1]["tool_calls"] = [{**CALL, "id": "D681PevKs"}]
     chat[2]["tool_call_id"] = "D681PevKs"
-    assert render_chat(MistralTokenizer(), chat, True, [WEATHER]).count("D681PevKs") == 2
+    assert render_chat(MistralTokenizer(), chat, enable_thinking=True, tools=[WEATHER]).count("D681PevKs") == 2
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -156,7 +156,7 @@ def test_run_records_the_chat_as_it_was_given_and_verifies(template: str, letter
     run(FakeEngine(tokenizer=tokenizer), small(rounds=1, carry="summary"), path, Chat(tuple(chat)))
     (setup,) = of_file(path, RunSetupEvent)
     assert setup.messages == chat
-    assert setup.prompt_text == render_chat(tokenizer, chat, True)
+    assert setup.prompt_text == render_chat(tokenizer, chat, enable_thinking=True)
     assert verify_file(path, codec=tokenizer).finished
     if (other := CharacterTokenizer()).render_chat(chat, True) != setup.prompt_text:
         with pytest.raises(VerificationError, match="another chat frame"):

@@ -282,14 +282,18 @@ def test_the_frame_holds_system_message_and_earlier_turns() -> None:
         ChatMessage(role="assistant", content="Yes."),
         user("Now?"),
     ]
-    frame = chat_frame(CODEC, chat, True)
+    frame = chat_frame(CODEC, chat, enable_thinking=True)
     assert frame.prefix == "<system>Be brief.\n<user>Earlier?\n<assistant>Yes.\n<user>"
     assert frame.prefix + "Now?" + frame.suffix == CODEC.render_chat(chat, True)
-    assert chat_frame(CODEC, chat, False).suffix != frame.suffix  # enable_thinking reaches the chat template
+    assert (
+        chat_frame(CODEC, chat, enable_thinking=False).suffix != frame.suffix
+    )  # enable_thinking reaches the chat template
 
 
 def test_an_earlier_turn_with_equal_content_does_not_change_the_frame() -> None:
-    frame = chat_frame(CODEC, [user("Same"), ChatMessage(role="assistant", content="Same"), user("Same")], True)
+    frame = chat_frame(
+        CODEC, [user("Same"), ChatMessage(role="assistant", content="Same"), user("Same")], enable_thinking=True
+    )
     assert frame.prefix.count("Same") == 2
 
 
@@ -300,7 +304,7 @@ def test_an_earlier_turn_with_equal_content_does_not_change_the_frame() -> None:
 def test_a_chat_template_that_drops_or_doubles_the_question_is_refused(template: Any, times: int) -> None:
     chat = [ChatMessage(role="system", content="s"), user("q")]
     with pytest.raises(TemplateError, match=f"{times} times"):
-        chat_frame(Chat(template), chat, True)
+        chat_frame(Chat(template), chat, enable_thinking=True)
 
 
 @pytest.mark.parametrize(

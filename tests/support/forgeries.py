@@ -59,7 +59,7 @@ class Forger:
         before = copy.deepcopy(setup)
         self.start["prompt"] = setup["messages"][-1]["content"] = question
         messages = [ChatMessage(role=m["role"], content=m["content"]) for m in setup["messages"]]
-        frame = chat_frame(self.tokenizer, messages, self.config.enable_thinking)
+        frame = chat_frame(self.tokenizer, messages, enable_thinking=self.config.enable_thinking)
         setup["prompt_text"] = self.tokenizer.render_chat(messages, self.config.enable_thinking)
         setup["prompt_token_ids"] = encode(setup["prompt_text"])
         template = PromptTemplate(setup["template_source"], setup["template_name"])

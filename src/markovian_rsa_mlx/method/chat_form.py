@@ -31,16 +31,18 @@ class RenderedChat(NamedTuple):
 def render_chat(
     tokenizer: Tokenizer,
     messages: Sequence[ChatMessage],
+    *,
     enable_thinking: bool,
     tools: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Render a chat with tools in the model's chat template. Raise `PromptError` if the template refuses all forms."""
-    return accepted_form(tokenizer, messages, enable_thinking, tools).text
+    return accepted_form(tokenizer, messages, enable_thinking=enable_thinking, tools=tools).text
 
 
 def accepted_form(
     tokenizer: Tokenizer,
     messages: Sequence[ChatMessage],
+    *,
     enable_thinking: bool,
     tools: Sequence[Mapping[str, Any]] = (),
 ) -> RenderedChat:
@@ -53,7 +55,7 @@ def accepted_form(
     refusal: PromptError | None = None
     for form in _forms(messages):
         try:
-            return RenderedChat(form, tools, render_form(tokenizer, form, tools, enable_thinking))
+            return RenderedChat(form, tools, render_form(tokenizer, form, tools=tools, enable_thinking=enable_thinking))
         except PromptError as error:
             refusal = refusal or error
     assert refusal is not None
@@ -61,7 +63,7 @@ def accepted_form(
 
 
 def render_form(
-    tokenizer: Tokenizer, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]], enable_thinking: bool
+    tokenizer: Tokenizer, messages: Sequence[ChatMessage], *, tools: Sequence[Mapping[str, Any]], enable_thinking: bool
 ) -> str:
     """Render a chat in the form that `accepted_form` gives."""
     if not tools and not has_tool_parts(messages):

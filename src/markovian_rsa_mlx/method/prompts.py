@@ -178,6 +178,7 @@ class _Wrapper:
 def chat_frame(
     tokenizer: Tokenizer,
     messages: Sequence[ChatMessage],
+    *,
     enable_thinking: bool,
     tools: Sequence[Mapping[str, Any]] = (),
 ) -> ChatFrame:
@@ -188,13 +189,13 @@ def chat_frame(
     placeholder = _SLOT.format("message")
     chat = [*earlier_messages(messages), user_message(messages, placeholder)]
     try:
-        sides = _render_apart(tokenizer, chat, enable_thinking, tools, placeholder)
+        sides = _render_apart(tokenizer, chat, enable_thinking=enable_thinking, tools=tools, slot=placeholder)
     except PromptError:
         if ends_with_question(messages):
             raise
         # Some templates require an answer between two messages of the user.
         chat.insert(-1, ChatMessage(role="assistant", content=_AFTER_RESULTS))
-        sides = _render_apart(tokenizer, chat, enable_thinking, tools, placeholder)
+        sides = _render_apart(tokenizer, chat, enable_thinking=enable_thinking, tools=tools, slot=placeholder)
     (before, places_before), (after, places_after) = sides
     return ChatFrame(before, after, (places_before, places_after))
 
@@ -215,23 +216,25 @@ def user_message(messages: Sequence[ChatMessage], content: str) -> ChatMessage:
 def round_zero_frame(
     tokenizer: Tokenizer,
     messages: Sequence[ChatMessage],
+    *,
     enable_thinking: bool,
     tools: Sequence[Mapping[str, Any]],
 ) -> ChatFrame:
     """Render a chat that ends with results of calls. All of it is the prefix of the frame, which encloses nothing."""
-    ((text, places),) = _render_apart(tokenizer, messages, enable_thinking, tools, "")
+    ((text, places),) = _render_apart(tokenizer, messages, enable_thinking=enable_thinking, tools=tools, slot="")
     return ChatFrame(text, "", (places, ()))
 
 
 def _render_apart(
     tokenizer: Tokenizer,
     messages: Sequence[ChatMessage],
+    *,
     enable_thinking: bool,
     tools: Sequence[Mapping[str, Any]],
     slot: str,
 ) -> list[tuple[str, Places]]:
     """Render a chat. Return the text on each side of the slot, and where texts of messages and tools are in it."""
-    chat, rendered_tools, rendered = accepted_form(tokenizer, messages, enable_thinking, tools)
+    chat, rendered_tools, rendered = accepted_form(tokenizer, messages, enable_thinking=enable_thinking, tools=tools)
     if slot and rendered.count(slot) != 1:
         raise TemplateError(
             "The model's chat template must show the last user message exactly once "
@@ -243,7 +246,9 @@ def _render_apart(
     wrapper = _Wrapper.unlike(texts + rendered, tokenizer.reserved)
     # A template that looks at the beginning of a message does not find a mark there: messages are text.
     wrapped_chat = [wrapper.wrap_message(message, slot or "\0") for message in chat]
-    wrapped = render_form(tokenizer, wrapped_chat, wrapper.wrap_all(rendered_tools), enable_thinking)
+    wrapped = render_form(
+        tokenizer, wrapped_chat, tools=wrapper.wrap_all(rendered_tools), enable_thinking=enable_thinking
+    )
     sides = wrapped.partition(slot)[::2] if slot else (wrapped,)
     return [wrapper.read(side) for side in sides]
 
@@ -251,6 +256,7 @@ def _render_apart(
 def question_in_frame(
     tokenizer: Tokenizer,
     messages: Sequence[ChatMessage],
+    *,
     enable_thinking: bool,
     frame: ChatFrame,
     tools: Sequence[Mapping[str, Any]] = (),
@@ -259,7 +265,7 @@ def question_in_frame(
     content = messages[-1]["content"]
     if content == content.strip():
         return content
-    rendered = render_chat(tokenizer, messages, enable_thinking, tools)
+    rendered = render_chat(tokenizer, messages, enable_thinking=enable_thinking, tools=tools)
     inner = frame.content_of(rendered)
     # A template that reads the clock may make another frame than before.
     return inner if frame.prefix + inner + frame.suffix == rendered and inner.strip() == content.strip() else content

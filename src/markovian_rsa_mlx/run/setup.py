@@ -79,15 +79,17 @@ def make_setup(
     info, marks = engine.info, engine.tokenizer.find_marks(config.thinking_marks)
     tokenizer = reserve_marks(engine.tokenizer, marks)
     template = PromptTemplate.load(config.template)
-    frame = chat_frame(tokenizer, messages, config.enable_thinking, tools)
+    frame = chat_frame(tokenizer, messages, enable_thinking=config.enable_thinking, tools=tools)
     problem = chat.question
     max_parents = Lineage.of(config, seed).max_parents
     segments = build_segments(tokenizer, template, frame, problem=problem, carry=config.carry, max_parents=max_parents)
     round_zero, question = frame, ""
     if ends_with_question(messages):
-        question = question_in_frame(tokenizer, messages, config.enable_thinking, frame, tools)
+        question = question_in_frame(
+            tokenizer, messages, enable_thinking=config.enable_thinking, frame=frame, tools=tools
+        )
     else:
-        round_zero = round_zero_frame(tokenizer, messages, config.enable_thinking, tools)
+        round_zero = round_zero_frame(tokenizer, messages, enable_thinking=config.enable_thinking, tools=tools)
     texts = {"chat": frame.texts} | ({} if round_zero is frame else {"round_zero": round_zero.texts})
     summary: dict[str, Any] = {"summary_source": "", "summary_segments": [], "summary_segment_token_ids": []}
     if config.carry == "summary":
@@ -170,7 +172,10 @@ def _summary_fields(
     """Return the setup's fields about summaries, and the places of texts in their frame."""
     template = summary_template(config.summary_prompt)
     # A summary needs no thinking, so render the chat without it where the model can do that.
-    inner, quiet = summary_segments(template, question_of(messages)), chat_frame(tokenizer, messages, False)
+    inner, quiet = (
+        summary_segments(template, question_of(messages)),
+        chat_frame(tokenizer, messages, enable_thinking=False),
+    )
     fields = {
         "summary_source": template.source,
         "summary_segments": framed(inner, quiet),

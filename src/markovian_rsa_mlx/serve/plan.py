@@ -132,7 +132,7 @@ def remaining_tokens(engine: Engine, chat: Chat, thinking: bool) -> RemainingTok
         lengths = range(_MAX_SEQUENCE)
         memory = bisect_right(lengths, memory, key=lambda tokens: engine.memory_estimate_bytes(1, tokens)) - 1
     limits = [limit for limit in (context, memory) if limit is not None]
-    text = render_chat(engine.tokenizer, chat.messages, thinking, chat.tools)
+    text = render_chat(engine.tokenizer, chat.messages, enable_thinking=thinking, tools=chat.tools)
     prompt = count_tokens(engine.tokenizer, text, min(limits, default=MAX_PROMPT))
     if not limits:
         return RemainingTokens(context=None if prompt <= MAX_PROMPT else MAX_PROMPT - prompt)

@@ -91,7 +91,7 @@ def live_traces(plan: Plan, tokenizer: Tokenizer, tools: Tools | None = None) ->
     chat, thinking = plan.chat, plan.config.enable_thinking
     marks = tokenizer.find_marks(plan.config.thinking_marks)
     decode = show_marks(tokenizer.decode, tools.form.tokens) if tools else tokenizer.decode
-    suffix = chat_frame(tokenizer, chat.messages, thinking, chat.tools).suffix if marks else ""
+    suffix = chat_frame(tokenizer, chat.messages, enable_thinking=thinking, tools=chat.tools).suffix if marks else ""
     return lambda: LiveTrace(decode, marks, suffix=suffix, thinking=thinking)
 
 

@@ -196,8 +196,10 @@ def _encode_chat(manager: RunManager, body: TokenizeRequest) -> list[int]:
     thinking = options.thinks if options is not None else None
     thinking = base.enable_thinking if thinking is None else thinking
     messages, tools = to_messages(body.messages or []), [tool.to_dict() for tool in body.tools or ()]
-    _check_length(tokenizer, render_chat(tokenizer, messages, thinking, tools), engine.info.context_length)
-    frame = round_zero_frame(tokenizer, messages, thinking, tools)
+    _check_length(
+        tokenizer, render_chat(tokenizer, messages, enable_thinking=thinking, tools=tools), engine.info.context_length
+    )
+    frame = round_zero_frame(tokenizer, messages, enable_thinking=thinking, tools=tools)
     return encode_framed(tokenizer, [""], frame)[0]
 
 

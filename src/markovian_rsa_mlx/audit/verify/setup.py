@@ -247,18 +247,20 @@ def _check_rendered_chat(state: VerifierState, event: RunSetupEvent, tokenizer: 
     """Check the frames and the prompt of round 0 against the rendered chat. May raise errors of the template."""
     messages, thinking = list(map(recorded_message, event.messages)), state.run.config.enable_thinking
     frame = recorded_frame(event)
-    rendered_frame = chat_frame(tokenizer, messages, thinking, event.tools)
+    rendered_frame = chat_frame(tokenizer, messages, enable_thinking=thinking, tools=event.tools)
     _check_frame(tokenizer, frame, rendered_frame)
     if ends_with_question(messages):
-        shown = question_in_frame(tokenizer, messages, thinking, rendered_frame, event.tools)
+        shown = question_in_frame(
+            tokenizer, messages, enable_thinking=thinking, frame=rendered_frame, tools=event.tools
+        )
         check(frame.content_of(event.prompt_text) == shown, "prompt_text is not the chat of the messages")
     else:
-        rendered_chat = round_zero_frame(tokenizer, messages, thinking, event.tools)
+        rendered_chat = round_zero_frame(tokenizer, messages, enable_thinking=thinking, tools=event.tools)
         _check_frame(tokenizer, recorded_round_zero(event), rendered_chat)
     if inner := _inner_summary(event):
         quiet = summary_frame(event)
         check(event.summary_segments == framed(inner, quiet), "summary_segments are not what the template gives")
-        _check_frame(tokenizer, quiet, chat_frame(tokenizer, messages, False))
+        _check_frame(tokenizer, quiet, chat_frame(tokenizer, messages, enable_thinking=False))
 
 
 def _check_marks_of_model(
