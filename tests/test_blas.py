@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -107,6 +108,33 @@ def test_a_torn_copy_is_made_again(copy: Path, tmp_path: Path) -> None:
     copy.write_bytes(whole[: len(whole) // 2])
     assert outcome(WITHOUT_SYSTEM, environment(tmp_path))[1] == str(copy)
     assert len(copy.read_bytes()) == len(whole)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", '{"file": 1}'])
+def test_a_damaged_file_of_verdicts_is_written_again(copy: Path, tmp_path: Path, content: str) -> None:
+    verdicts = copy.with_name("checked.json")
+    verdicts.write_text(content)
+    assert outcome(WITHOUT_SYSTEM, environment(tmp_path))[1] == str(copy)
+    assert str(copy) in json.loads(verdicts.read_text())
+
+
+@pytest.mark.parametrize(
+    ("openblas", "omp", "expected"),
+    [("3", None, "3"), ("", "2", "2"), ("0", None, "1"), ("many", None, None), (None, None, None)],
+)
+def test_a_library_reads_the_number_of_threads_that_is_printed(
+    monkeypatch: pytest.MonkeyPatch, openblas: str | None, omp: str | None, expected: str | None
+) -> None:
+    for name, value in (("OPENBLAS_NUM_THREADS", openblas), ("OMP_NUM_THREADS", omp)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    before = dict(os.environ)
+    with blas._settings_while_loading():
+        assert os.environ["OPENBLAS_NUM_THREADS"] == (expected or str(blas._threads()))
+        assert os.environ["OMP_WAIT_POLICY"] == "active"
+    assert dict(os.environ) == before
 
 
 def test_off_and_a_path_are_obeyed(copy: Path, tmp_path: Path) -> None:

@@ -263,7 +263,8 @@ def _verdicts() -> dict[str, list[Any]]:
         known = json.loads((_cache() / "checked.json").read_text())
     except (OSError, ValueError):
         return {}
-    return {path: entry for path, entry in known.items() if isinstance(entry, list) and entry}
+    entries = known.items() if isinstance(known, dict) else ()
+    return {path: entry for path, entry in entries if isinstance(entry, list) and entry}
 
 
 def _identity(path: Path) -> list[int]:
@@ -292,14 +293,17 @@ def _threads() -> int:
 @contextlib.contextmanager
 def _settings_while_loading() -> Iterator[None]:
     """Set the number of threads and passive waiting, which a library reads when loaded, for as long as that takes."""
-    wanted = {"OPENBLAS_NUM_THREADS": str(_threads()), "OPENBLAS_THREAD_TIMEOUT": "4", "OMP_WAIT_POLICY": "passive"}
-    added = [name for name in wanted if name not in os.environ]
-    os.environ.update({name: wanted[name] for name in added})
+    defaults = {"OPENBLAS_THREAD_TIMEOUT": "4", "OMP_WAIT_POLICY": "passive"}
+    before = dict(os.environ)
+    os.environ.update(defaults | before | {"OPENBLAS_NUM_THREADS": str(_threads())})
     try:
         yield
     finally:
-        for name in added:
-            os.environ.pop(name, None)
+        for name in (*defaults, "OPENBLAS_NUM_THREADS"):
+            if name in before:
+                os.environ[name] = before[name]
+            else:
+                os.environ.pop(name, None)
 
 
 def _check_products(path: str) -> None:
