@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from markovian_rsa_mlx.marks import TABLE, Alphabet, MarkScanner, ThinkingMarks, find_marks, is_open, unknown_mark
+from markovian_rsa_mlx.marks import TABLE, ThinkingMarks, find_marks, is_open, unknown_mark
+from markovian_rsa_mlx.method.mark_scanner import Alphabet, MarkScanner
 
 ROWS = [pytest.param(row, id=row.begin) for row in TABLE]
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from ..marks import Alphabet, MarkScanner, Section, ThinkingMarks, clean
+from ..marks import ThinkingMarks
 from ..tools import ToolForm, show_marks
 from .live_text import MAX_TORN_IDS, LiveText
+from .mark_scanner import Alphabet, MarkScanner, Section, clean
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..marks import Alphabet, MarkScanner, Span, ThinkingMarks, clean
+from ..marks import ThinkingMarks
 from ..method.live_text import LiveText
+from ..method.mark_scanner import Alphabet, MarkScanner, Span, clean
 
 __all__ = ["LiveText", "LiveTrace", "Trimmer"]
 

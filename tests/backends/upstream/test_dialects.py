@@ -30,7 +30,7 @@ from markovian_rsa_mlx.backends.upstream.generation import UpstreamGeneration
 from markovian_rsa_mlx.backends.upstream.probe import ServerInfo
 from markovian_rsa_mlx.config import RSAConfig
 from markovian_rsa_mlx.errors import ModelError
-from markovian_rsa_mlx.marks import MarkScanner
+from markovian_rsa_mlx.method.mark_scanner import MarkScanner
 from markovian_rsa_mlx.orchestrator import RunResult
 from markovian_rsa_mlx.tokenizer import thinking_switches
 
