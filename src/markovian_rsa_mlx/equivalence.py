@@ -215,7 +215,7 @@ class _WorkerPool:
         began = time.monotonic()
         limit_s = 60.0 if is_first else max(deadline - began, 0.0)
         try:
-            worker = Worker(__name__, [], limit_s, cancelled=lambda: comparisons.cancelled)
+            worker = Worker(__name__, [], start_limit_s=limit_s, cancelled=lambda: comparisons.cancelled)
         except BaseException as error:
             self._give_back(None)
             if isinstance(error, OSError):

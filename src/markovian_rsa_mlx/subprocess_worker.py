@@ -31,6 +31,7 @@ class Worker:
         self,
         module: str,
         arguments: Sequence[str] = (),
+        *,
         start_limit_s: float = 60.0,
         env: Mapping[str, str] = {},
         cancelled: Callable[[], bool] | None = None,

@@ -39,7 +39,7 @@ def outdated(results: Results, **scores: float) -> Results:
 
 
 def again(results: Results, folder: Path, spec: BenchmarkSpec) -> Results:
-    return rescore(results, folder, spec.task, spec.problems, equal_text)
+    return rescore(results, folder, task=spec.task, problems=spec.problems, equivalent=equal_text)
 
 
 def figures(results: Results) -> Any:
@@ -133,4 +133,4 @@ def test_other_problems_are_rejected(tmp_path: Path) -> None:
     results = run_bench(tmp_path, spec)
     for task in (FakeTask(2, name="other"), FakeTask(1)):
         with pytest.raises(ConfigError):
-            rescore(results, tmp_path, task, task.problems(None), equal_text)
+            rescore(results, tmp_path, task=task, problems=task.problems(None), equivalent=equal_text)

@@ -419,11 +419,11 @@ def test_fatal_error_leaves_table_and_report_of_the_results_so_far(
 def _breaks_at_the_third(error: Exception) -> Callable[..., Any]:
     calls: list[int] = []
 
-    def measured(*arguments: Any) -> Any:
+    def measured(*arguments: Any, **named: Any) -> Any:
         calls.append(1)
         if len(calls) == 3:
             raise error
-        return measure(*arguments)
+        return measure(*arguments, **named)
 
     return measured
 

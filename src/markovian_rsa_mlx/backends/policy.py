@@ -251,7 +251,7 @@ def split_point(shared_lengths: Iterable[int], known: int) -> int:
 
 
 def evict_until_fits(
-    capacity: Capacity, lengths: list[int], newcomer: int, prefixes: PrefixStore[Any, Any], other_bytes: int = 0
+    capacity: Capacity, lengths: list[int], *, newcomer: int, prefixes: PrefixStore[Any, Any], other_bytes: int = 0
 ) -> bool:
     """Return whether `newcomer` fits next to `lengths` and `other_bytes`, dropping stored prefixes if that helps."""
     while not capacity.fits(lengths, newcomer, prefixes.nbytes + other_bytes):

@@ -236,7 +236,7 @@ def _adapter_digest(config: RSAConfig) -> dict[str, str]:
     return {} if folder is None else {_ADAPTER: sampled_adapter_digest(Path(folder).expanduser())}
 
 
-def default_folder(task: str, model: str, seed: int, base: RSAConfig, points: object = None) -> Path:
+def default_folder(task: str, model: str, *, seed: int, base: RSAConfig, points: object = None) -> Path:
     """Return the folder of a benchmark without `--out`. The same command finds the same folder."""
     own = method_settings(base) | _adapter_digest(base)
     settings = json.dumps([task, model, seed, own, points], sort_keys=True, default=str)

@@ -24,7 +24,9 @@ from .tasks.base import Problem, Task
 from .tasks.options import base_task_name
 
 
-def rescore(results: Results, folder: Path, task: Task, problems: Sequence[Problem], equivalent: Equivalent) -> Results:
+def rescore(
+    results: Results, folder: Path, *, task: Task, problems: Sequence[Problem], equivalent: Equivalent
+) -> Results:
     """Return the results by today's rules, with the changes.
 
     Runs without a readable audit log keep their scores, and a warning counts them. Raises `ConfigError` if the task has
@@ -58,7 +60,7 @@ def rescore(results: Results, folder: Path, task: Task, problems: Sequence[Probl
         for place, (record, state) in runs.items():
             known = replace(record, reference=problem.reference, content=problem.content)
             found[place] = measured = scores.measure(known, state)
-            earlier = _EarlierScores(record, results.answer_rules, state, task.answer_kind, scores)
+            earlier = _EarlierScores(record, results.answer_rules, state=state, kind=task.answer_kind, scores=scores)
             changes += earlier.changes(place[0], measured)
     if unread and len(unread) == sum(not record.error for record in found.values()):
         raise unread[0]
@@ -94,7 +96,9 @@ def read_finished(trail: Path) -> RunState:
 class _EarlierScores:
     """The answers and scores of one run by the rules of its results."""
 
-    def __init__(self, record: RunRecord, rules: int, state: RunState, kind: AnswerKind, scores: ProblemScores) -> None:
+    def __init__(
+        self, record: RunRecord, rules: int, *, state: RunState, kind: AnswerKind, scores: ProblemScores
+    ) -> None:
         self._record, self._rules, self._state, self._kind, self._scores = record, rules, state, kind, scores
 
     def changes(self, cell: str, now: RunRecord) -> Iterator[Change]:

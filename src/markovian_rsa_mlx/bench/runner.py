@@ -131,7 +131,9 @@ class Benchmark:
         assert self.outdated is not None
         indices = {record.index for record in self.records.values()}
         problems = self.spec.task.problems((min(indices) + 1, max(indices) + 1))
-        results = rescore(self.outdated, self.folder.path, self.spec.task, problems, equivalent)
+        results = rescore(
+            self.outdated, self.folder.path, task=self.spec.task, problems=problems, equivalent=equivalent
+        )
         for variant in results.cells:
             self.records |= {(variant.name, record.index, record.epoch): record for record in variant.records}
         self.warnings = results.warnings[len(self.outdated.warnings) :]
@@ -179,7 +181,7 @@ class Benchmark:
         """Run these problems, `concurrency` at a time. Write results during the run and when it ends in any way."""
         names = ("engine", "engine_version", "dtype", "quantization")
         self.engine = {name: getattr(engine.info, name) for name in names}
-        runner = Runner(self, engine, equivalent, progress)
+        runner = Runner(self, engine, equivalent=equivalent, progress=progress)
         await runner.run(units, concurrency or self.concurrency(engine))
 
     def concurrency(self, engine: Engine) -> int:
@@ -260,7 +262,9 @@ def write_report(folder: ExperimentDir, results: Results) -> None:
 class Runner:
     """One session of a benchmark: runs problems and fills the benchmark's records."""
 
-    def __init__(self, benchmark: Benchmark, engine: Engine, equivalent: Equivalent, progress: BenchProgress) -> None:
+    def __init__(
+        self, benchmark: Benchmark, engine: Engine, *, equivalent: Equivalent, progress: BenchProgress
+    ) -> None:
         self._benchmark, self._spec, self._folder = benchmark, benchmark.spec, benchmark.folder
         self._records, self._progress = benchmark.records, progress
         self._engine, self._equivalent = engine, equivalent
@@ -296,7 +300,9 @@ class Runner:
 
     async def _solve(self, problem: Problem, epoch: int) -> list[RunRecord]:
         """Run all variants on one problem."""
-        session = _ProblemSession(problem, self._spec.task, self._engine, self._equivalent, self._progress.tokens)
+        session = _ProblemSession(
+            problem, self._spec.task, engine=self._engine, equivalent=self._equivalent, on_tokens=self._progress.tokens
+        )
         for path in self._folder.trails(problem.index, epoch):
             await session.recall(path)
         records = []
@@ -350,6 +356,7 @@ class _ProblemSession:
         self,
         problem: Problem,
         task: Task,
+        *,
         engine: Engine,
         equivalent: Equivalent,
         on_tokens: Callable[[int], None],

@@ -189,7 +189,9 @@ def rescore_folder(
         MathEquivalence() as math,
     ):
         problems = task.problems((min(indices) + 1, max(indices) + 1))
-        results = rescore(recorded, path, task, problems, equivalence_for(task.answer_kind, math))
+        results = rescore(
+            recorded, path, task=task, problems=problems, equivalent=equivalence_for(task.answer_kind, math)
+        )
         write_files(folder, results)
         add_pages(folder, results, None)
     if json_output:
@@ -248,7 +250,7 @@ def _make_spec(options: BenchOptions, task: Task, served_model: Callable[[], str
         weights=_weights_of(choice),
     )
     points = None if options.grid is None else [grid.points, grid.combinations]
-    return spec, options.out or default_folder(task.name, model, options.seed, base, points)
+    return spec, options.out or default_folder(task.name, model, seed=options.seed, base=base, points=points)
 
 
 def _parse_limit(text: str) -> tuple[int, int] | None:

@@ -255,7 +255,7 @@ class SimulatedEngine:
         # As in the engine, prefixes are dropped only if that helps.
         if not self.capacity.fits(lengths, newcomer):
             return False
-        return evict_until_fits(self.capacity, lengths, newcomer, self._prefixes)
+        return evict_until_fits(self.capacity, lengths, newcomer=newcomer, prefixes=self._prefixes)
 
     def _lengths(self) -> list[int]:
         inside = (*self.prefilling, *(row.generation for row in self.rows))

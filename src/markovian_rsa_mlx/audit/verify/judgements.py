@@ -43,7 +43,7 @@ def check_judgement(state: VerifierState, event: JudgementEvent) -> None:
     check(event.seed == seed, f"the seed of {question}, attempt {event.attempt}, is {seed}, not {event.seed}")
     check(len(event.shown_token_ids) == len(event.shown_texts) == 2, "it does not show two attempts")
     for trace_id, ids, text in zip(event.pair, event.shown_token_ids, event.shown_texts, strict=True):
-        _check_shown(state, TraceKey.parse(trace_id), ids, text, tournament.kind, full=event.full)
+        _check_shown(state, TraceKey.parse(trace_id), ids=ids, text=text, kind=tournament.kind, full=event.full)
     _check_prompt(state, event)
     _check_generation(state, event, question)
 
@@ -130,7 +130,7 @@ def _question(tournament: Tournament, event: JudgementEvent) -> Question:
 
 
 def _check_shown(
-    state: VerifierState, key: TraceKey, ids: list[int], text: str, kind: AnswerKind, *, full: bool
+    state: VerifierState, key: TraceKey, *, ids: list[int], text: str, kind: AnswerKind, full: bool
 ) -> None:
     """Check what the judge sees of a candidate: the end of its answer section in full, or its tail."""
     config = state.run.config

@@ -192,7 +192,9 @@ class Scheduler:
             return False  # without anything stored it would not fit either, so the stores are kept
         for store in (self._turns, self._prefixes):
             kept = others + self._turns.nbytes + self._prefixes.nbytes - store.nbytes
-            if evict_until_fits(self.admission, lane.lengths, newcomer.final_length, store, kept):
+            if evict_until_fits(
+                self.admission, lane.lengths, newcomer=newcomer.final_length, prefixes=store, other_bytes=kept
+            ):
                 return True
         return False
 
