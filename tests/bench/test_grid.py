@@ -66,6 +66,26 @@ def test_templates_are_compared_where_there_are_prompts_with_tails(tmp_path: Pat
     assert found.configs["markovian template=rsa_v1"].template == "rsa_v1"
 
 
+@pytest.mark.parametrize(
+    ("axis", "methods", "varying"),
+    [
+        ("stop_confidence = [0.9, 0.99]", ["vote", "vote+posterior", "markovian"], "vote+posterior"),
+        ('tail_order = ["drawn", "shared"]', ["vote-equal", "delethink", "markovian"], "markovian"),
+        (
+            'tail_order = ["drawn", "shared"]',
+            ["delethink", "delethink:final_aggregation"],
+            "delethink:final_aggregation",
+        ),
+        ('summary_prompt = ["a", "b"]', ["single", "markovian", "summary"], "summary"),
+    ],
+)
+def test_settings_vary_only_where_they_have_an_effect(
+    axis: str, methods: list[str], varying: str, tmp_path: Path
+) -> None:
+    names = [method.name.split(" ")[0] for method in read(tmp_path, f"[grid]\n{axis}", *methods).methods]
+    assert {name: names.count(name) for name in methods} == {name: 1 + (name == varying) for name in methods}
+
+
 def test_invalid_combination_is_left_out_with_a_note(tmp_path: Path) -> None:
     found = read(tmp_path, "[grid]\nN = [2, 16]\nC = [4]")
     assert [c.population for c in found.configs.values()] == [16]
@@ -121,7 +141,7 @@ def test_invalid_grid_is_rejected(tmp_path: Path, text: str, words: str) -> None
     ],
 )
 def test_texts_are_shortened_in_names_but_folders_stay_unique(tmp_path: Path, choices: str) -> None:
-    found = read(tmp_path, f"[grid]\n{choices}")
+    found = read(tmp_path, f"[grid]\n{choices}", "summary")
     assert len(found.configs) == choices.count(",") + 1
     assert all(len(name) < 60 for name in found.configs)
     assert len({cell_folder(name).lower() for name in found.configs}) == len(found.configs)

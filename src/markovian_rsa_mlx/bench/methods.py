@@ -266,8 +266,7 @@ def plan(base: RSAConfig, methods: Sequence[str], grid: Grid | None = None) -> P
     for spec in read_methods(methods):
         family = METHODS[spec.family]
         score = SELECTIONS[spec.selection] if spec.selection else family.score
-        points = [_without_prompts(point, base) for point in bases] if family.parallel else bases
-        own = list(dict.fromkeys(map(spec.config, points)))
+        own = list(dict.fromkeys(_without_unused(spec.config(point), base, family) for point in bases))
         # The settings that distinguish a variant from the others of its family name it, as in " N=16 beta=8000".
         varying = [key for key in FIELD_NAMES if len({getattr(config, key) for config in own}) > 1]
         if "final_tokens" in varying and all(config.final_tokens == config.thinking_tokens for config in own):
@@ -289,9 +288,16 @@ def _at(base: RSAConfig, point: Point) -> RSAConfig:
     return base.replace(**changes)
 
 
-def _without_prompts(point: RSAConfig, base: RSAConfig) -> RSAConfig:
-    """Return a point of a grid with the settings of `base` for aggregation prompts: parallel traces have none."""
-    return point.replace(template=base.template, tail_order=base.tail_order, summary_prompt=base.summary_prompt)
+def _without_unused(config: RSAConfig, base: RSAConfig, family: MethodFamily) -> RSAConfig:
+    """Return settings with those of `base` where they have no effect, so that equal runs have equal settings."""
+    aggregates = config.answer_selection == "final_aggregation"
+    is_unused = {
+        "stop_confidence": config.early_stop != "posterior",
+        "template": family.parallel,
+        "tail_order": config.aggregation_size == 1 and not aggregates,
+        "summary_prompt": config.carry != "summary",
+    }
+    return config.replace(**{name: getattr(base, name) for name, unused in is_unused.items() if unused})
 
 
 def _value_text(value: object) -> str:
