@@ -257,7 +257,7 @@ def _names_several(text: str, start: int) -> bool:
 # Equations, inequalities, intervals
 
 _RELATION = re.compile(r"\\(?:le|ge|ne|in|notin|approx|equiv|sim|to|mapsto|subseteq?)(?![a-zA-Z])|<=|>=|!=|[<>=]")
-_RELATION_SIGNS: Final = {r"\le": "<=", r"\ge": ">=", r"\ne": "!=", r"\in": "in", r"\approx": "="}
+_RELATION_SIGNS: Final = {r"\le": "<=", r"\ge": ">=", r"\ne": "!=", r"\in": "in", r"\approx": "=", r"\equiv": "="}
 #: Equations below each other: x = 1 \\ y = 2.
 _SYSTEM = re.compile(
     r"(?:\\\{\s*)?\\begin\{(cases|aligned|align\*?|gathered|array)\}(?:\{[clr| ]*\})?(.*)\\end\{\1\}", re.DOTALL
