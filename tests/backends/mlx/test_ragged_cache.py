@@ -54,8 +54,28 @@ def test_any_course_of_a_batch_gives_the_logits_of_each_row_alone(seed: int) -> 
     assert caches[0].ends == [len(ids) + int(pad) for ids, pad in zip(rows, caches[0].left_padding, strict=True)]
 
 
+def test_a_row_that_gains_more_tokens_makes_the_cache_no_longer_than_the_longest_row() -> None:
+    model, rng = tiny_models.build("llama"), random.Random(1)
+    rows = [[rng.randrange(300) for _ in range(count)] for count in (600, 20)]
+    caches = merged(model, rows)
+    for _ in range(60):
+        new = [[rng.randrange(300) for _ in range(8)] for _ in rows]
+        logits = model(mx.array(new), cache=caches)
+        for cache in caches:
+            cache.take_back([7, 0])
+        mx.eval([cache.state for cache in caches])
+        rows = [[*rows[0], new[0][0]], [*rows[1], *new[1]]]
+        assert caches[0].keys.shape[2] <= len(rows[0]) + 7 + 256  # storage grows by 256
+    assert caches[0].ends == [660, 500]
+    assert mx.allclose(logits[0, 0], model(mx.array([rows[0]]))[0, -1], atol=1e-4).item()
+    assert mx.allclose(logits[1], model(mx.array([rows[1]]))[0, -8:], atol=1e-4).item()
+
+
 def test_a_window_hides_what_is_too_far_back() -> None:
-    cache = merged(tiny_models.build("llama"), [[1, 2, 3, 4, 5], [1, 2, 3]])[0]
+    model = tiny_models.build("llama")
+    caches = merged(model, [[1, 2, 3, 4], [1, 2]])
+    model(mx.array([[5], [3]]), cache=caches)  # storage grows, so that the padding of the second row stays
+    cache = caches[0]
     cache.take_back([2, 0])
     mask = cache.make_mask(2, window_size=2)
     assert mask[:, 0].astype(mx.int32).tolist() == [

@@ -2,7 +2,7 @@
 
 mlx-lm's `BatchKVCache` pads rows on the left, so all rows end together, and taking back a different number of tokens
 per row means to move whole rows. Here each row keeps its own end. The next keys of a row are written at its end, over
-what was taken back, and the mask hides what lies after it. Nothing is moved.
+what was taken back, and the mask hides what lies after it. Rows are moved only before the cache grows.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import BatchKVCache, dynamic_roll
 
 from ...models.numpy_cache import NumpyKVCache
+from ..policy import WIDTHS
 from .quantized_cache import BatchQuantizedKVCache
 
 
@@ -62,10 +63,16 @@ class RaggedKVCache(BatchKVCache):  # type: ignore[misc]
         return min(self.ends) < self._idx
 
     def take_back(self, counts: list[int]) -> None:
-        """Remove the last `counts[i]` tokens of row i."""
+        """Remove the last `counts[i]` tokens of row i.
+
+        A padded row that gains more tokens than the others would make the cache longer than any sequence is. So before
+        the cache has to grow, the padding is removed.
+        """
         self.ends = [end - count for end, count in zip(self.ends, counts, strict=True)]
         self._idx = max(self.ends)
         self.offset = self.offset - mx.array(counts)
+        if self._idx + WIDTHS[-1] > self.keys.shape[2] and not self._begin_together:
+            self._remove_padding()
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append keys and values [B, heads, tokens, size] to the rows, and return all."""
@@ -120,6 +127,15 @@ class RaggedKVCache(BatchKVCache):  # type: ignore[misc]
         super().extend(other)
         self.ends = [self._idx] * self.offset.size
         self._begin_together = self._are_not_padded()
+
+    def _remove_padding(self) -> None:
+        """Let all rows begin at position 0."""
+        shifts = -self.left_padding[:, None]
+        self.keys = dynamic_roll(self.keys, shifts, axis=2)
+        self.values = dynamic_roll(self.values, shifts, axis=2)
+        self.ends = [end - count for end, count in zip(self.ends, self.left_padding.tolist(), strict=True)]
+        self._idx = max(self.ends)
+        self.left_padding, self._begin_together = mx.zeros_like(self.left_padding), True
 
     def _are_not_padded(self) -> bool:
         return not any(self.left_padding.tolist())
