@@ -210,6 +210,21 @@ def test_choices_of_tools(tools_server: Running) -> None:
     assert answer(stop=["I look"])["message"]["content"] == ""
 
 
+def test_tools_in_the_form_of_responses_are_those_of_a_chat(tools_server: Running) -> None:
+    def called(tool: dict[str, Any], **keys: Any) -> list[Any]:
+        reply = tools_server.post(messages=[QUESTION], tools=[tool], seed=1, **keys).json()
+        return [call["function"] for call in reply["choices"][0]["message"]["tool_calls"]]
+
+    flat = {"type": "function", **WEATHER["function"]}
+    name = {"name": flat["name"]}
+    assert called(flat) == called(WEATHER)
+    for choice in ({"type": "function", **name}, {"type": "function", "function": name}):
+        assert called(flat, tool_choice=choice)[0]["name"] == flat["name"]
+    for wrong, param in (({"type": "function"}, "tools.0.function"), (flat | {"name": "a b"}, "tools.0.name")):
+        reply = tools_server.post(messages=[QUESTION], tools=[wrong])
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
+
+
 def test_schema_alongside_tools_needs_an_engine_that_leaves_the_choice(serve: Serve) -> None:
     server = serve(FakeBackend(binds_answers=True))
     form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}

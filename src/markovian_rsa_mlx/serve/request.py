@@ -319,18 +319,36 @@ class FunctionTool(RequestModel):
     parameters: dict[str, Any] | None = None
     strict: bool | None = Field(None, description="Ignored.")
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the tool for chat templates, without keys that are unset or unknown."""
+        parameters = self.parameters or {"type": "object", "properties": {}}
+        function = {"name": self.name, "description": self.description or "", "parameters": parameters}
+        return {"type": "function", "function": function}
 
-class Tool(RequestModel):
+
+class NestedTool(RequestModel):
     """A tool that the model may call. Only functions are supported."""
 
     type: Literal["function"]
     function: FunctionTool
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the tool for chat templates, without keys that are unset or unknown."""
-        function = {"name": self.function.name, "description": self.function.description or ""}
-        parameters = self.function.parameters or {"type": "object", "properties": {}}
-        return {"type": self.type, "function": function | {"parameters": parameters}}
+        """Return the tool for chat templates."""
+        return self.function.to_dict()
+
+
+class FlatTool(FunctionTool):
+    """A tool in the form of `/v1/responses`, which some clients of chats send."""
+
+    type: Literal["function"]
+
+    @property
+    def function(self) -> FunctionTool:
+        """The function of the tool."""
+        return self
+
+
+Tool = Annotated[NestedTool | FlatTool, Field(union_mode="left_to_right")]
 
 
 class NamedFunction(RequestModel):
@@ -360,6 +378,8 @@ def _tool_choice(value: Any) -> Any:
     if value is None or value in ("none", "auto", "required"):
         return value
     is_selection = isinstance(value, dict) and value.get("type") == "allowed_tools"
+    if isinstance(value, dict) and "name" in value and "function" not in value:  # the form of /v1/responses
+        value = {"type": value.get("type"), "function": {"name": value["name"]}}
     try:
         return (AllowedToolsChoice if is_selection else NamedTool).model_validate(value)
     except ValidationError as error:
@@ -372,14 +392,11 @@ def _object_schema(properties: dict[str, Any], *required: str) -> dict[str, Any]
     return {"type": "object", "properties": properties, "required": list(required)}
 
 
+_NAME_SCHEMA = {"type": "string", "pattern": NAME_PATTERN}
 _NAMED_TOOL_SCHEMA = _object_schema(
-    {
-        "type": {"const": "function"},
-        "function": _object_schema({"name": {"type": "string", "pattern": NAME_PATTERN}}, "name"),
-    },
-    "type",
-    "function",
+    {"type": {"const": "function"}, "function": _object_schema({"name": _NAME_SCHEMA}, "name")}, "type", "function"
 )
+_FLAT_NAMED_TOOL_SCHEMA = _object_schema({"type": {"const": "function"}, "name": _NAME_SCHEMA}, "type", "name")
 _ALLOWED_TOOLS_SCHEMA = _object_schema(
     {
         "type": {"const": "allowed_tools"},
@@ -402,6 +419,7 @@ ToolChoice = Annotated[
             "anyOf": [
                 {"type": "string", "enum": ["none", "auto", "required"]},
                 _NAMED_TOOL_SCHEMA,
+                _FLAT_NAMED_TOOL_SCHEMA,
                 _ALLOWED_TOOLS_SCHEMA,
             ]
         }
@@ -625,12 +643,16 @@ def validation_error(error: ValidationError, values: Mapping[str, Any], given_as
     """Return the error that names the first invalid key of `values`. `given_as` has the client's names of keys.
 
     A value that may have several forms has an error for each of them. The one that is deepest in the value counts,
-    since the value has that form.
+    since the value has that form, and one about a value rather than about a missing key.
     """
     errors = [(_path_in(values, each), each) for each in error.errors(include_url=False, include_context=False)]
-    start = errors[0][0]
+    start, first = errors[0]
+    if first["type"] == "missing" and len(start) > 1:  # another form has another key there
+        start = start[:-1]
     forms = [(path, each) for path, each in errors if path[: len(start)] == start]
-    (key, *rest), first = max(forms, key=lambda form: (len(form[0]), not form[1]["type"].endswith("_type")))
+    (key, *rest), first = max(
+        forms, key=lambda form: (len(form[0]), not form[1]["type"].endswith(("_type", "missing")))
+    )
     path, value = shortened(".".join([given_as.get(key, key), *rest]), 80), first["input"]
     if first["type"] == "missing":
         return RequestError(400, f"{path} is missing.", "missing_key", path)
