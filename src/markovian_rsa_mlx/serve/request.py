@@ -326,7 +326,7 @@ class FunctionTool(RequestModel):
         return {"type": "function", "function": function}
 
 
-class NestedTool(RequestModel):
+class Tool(RequestModel):
     """A tool that the model may call. Only functions are supported."""
 
     type: Literal["function"]
@@ -348,7 +348,7 @@ class FlatTool(FunctionTool):
         return self
 
 
-Tool = Annotated[NestedTool | FlatTool, Field(union_mode="left_to_right")]
+AnyTool = Annotated[Tool | FlatTool, Field(union_mode="left_to_right")]
 
 
 class NamedFunction(RequestModel):
@@ -569,7 +569,7 @@ class ChatRequest(RunOptions, BoundRequest):
 
     logprobs: bool | None = Field(None, description="Log-probabilities of the answer's tokens. Not in runs.")
     top_logprobs: Likeliest | None = Field(None, description="Number of likeliest tokens per place. Needs logprobs.")
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tools: Annotated[list[AnyTool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: ToolChoice | None = Field(
         None,
         description='Default: "auto". A name offers only this tool, and requires a call, as "required" does.',

@@ -34,12 +34,12 @@ from .logprobs import AnswerLogProbs, text_logprobs
 from .plan import MAX_PROMPT, count_tokens, reject_unsupported, to_messages
 from .request import (
     MAX_TOOLS,
+    AnyTool,
     BoundRequest,
     Likeliest,
     Message,
     RequestModel,
     TemplateOptions,
-    Tool,
     parse,
     read_object,
 )
@@ -103,7 +103,7 @@ class TokenizeRequest(RequestModel):
     messages: list[Message] | None = Field(None, min_length=1, max_length=10_000)
     add_special_tokens: bool | None = Field(None, description="Ignored: a text gets no further tokens.")
     add_generation_prompt: Literal[True] | None = None
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tools: Annotated[list[AnyTool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     chat_template_kwargs: TemplateOptions | None = None
     return_token_strs: bool | None = Field(None, description="Add the tokens as the vocabulary spells them.")
 
