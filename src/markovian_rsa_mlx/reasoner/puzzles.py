@@ -143,8 +143,8 @@ def plain_sum(question: str) -> str:
     return question[len(before) : len(question) - len(after)] if is_sum else question
 
 
-#: A number of a puzzle, from 1 to 20, and a target or a term, from 10 to 99.
-_VALUE, _TWO_DIGITS = r"(?:20|1\d|[1-9])", r"[1-9]\d"
+#: A number of a puzzle, which may be above those of the training, and a target or a term, from 10 to 99.
+_VALUE, _TWO_DIGITS = r"[1-9]\d?", r"[1-9]\d"
 
 
 def _exactly(wording: str) -> str:
