@@ -221,6 +221,8 @@ def test_separate_reasoning_gets_the_marks_that_the_run_names(thinking: bool, be
 
 
 ANSWER = "The answer is 4."
+HI: Any = ({"role": "user", "content": "hi"},)
+OPEN, CLOSED = "<user>hi<assistant><think>\n", "<user>hi<assistant><think>\n\n</think>\n\n"
 
 
 @pytest.mark.parametrize(
@@ -234,6 +236,8 @@ ANSWER = "The answer is 4."
         (ANSWER, "stop", {"enable_thinking": False}, ANSWER),
         (ANSWER, "stop", {"enable_thinking": False, "prompt_text": "<user>?<assistant><think>\n"}, f"</think>{ANSWER}"),
         (ANSWER, "stop", {"prompt_text": "<user>?<assistant><think>\n\n</think>\n\n"}, ANSWER),
+        (ANSWER, "stop", {"messages": HI, "enable_thinking": False, "prompt_text": OPEN}, f"</think>{ANSWER}"),
+        (ANSWER, "stop", {"messages": HI, "prompt_text": CLOSED}, ANSWER),
         (ANSWER, "stop", {"thinking_marks": ("<hm>", "</hm>")}, f"</hm>{ANSWER}"),
         (ANSWER, "stop", {"thinking_marks": ("<|channel|>analysis<|message|>", "<|end|>")}, ANSWER),
     ],

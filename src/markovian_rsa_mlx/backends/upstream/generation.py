@@ -256,8 +256,11 @@ class UpstreamGeneration:
     def _begins_in_thinking(self, marks: ThinkingMarks) -> bool:
         """Return True if a reply without marks is thinking."""
         prompt, content = self.request.prompt_text, self.request.messages[-1]["content"].strip()
-        suffix = prompt.rpartition(content)[2] if content else ""
-        return begins_in_thinking(marks, suffix or prompt, thinking=self.request.enable_thinking)
+        shown = prompt
+        for mark in (marks.begin, marks.end):  # a question like "hi" is not that part of <think>
+            shown = shown.replace(mark, "\0" * len(mark))
+        end = shown.rfind(content) + len(content) if content and content in shown else 0
+        return begins_in_thinking(marks, prompt[end:], thinking=self.request.enable_thinking)
 
 
 def _encode_marked(tokenizer: Tokenizer, pieces: Sequence[str], tokens: Mapping[str, int], end: str) -> list[int]:
