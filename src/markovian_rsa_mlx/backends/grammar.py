@@ -95,7 +95,7 @@ class GrammarCompiler:
 
     def _is_usable(self, schema: Mapping[str, Any]) -> bool:
         try:
-            self._check(json.dumps(schema))
+            self.matcher(schema)
         except SchemaError:
             return False
         return True
